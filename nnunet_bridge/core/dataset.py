@@ -1,0 +1,107 @@
+"""Cases, datasets and trainings, as values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nnunet_bridge.core.errors import GeometryError, InputError
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+
+CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+LOOKS_LIKE_A_CHANNEL = re.compile(r".*_\d{4}")
+
+
+def checked_case_id(case_id: str) -> str:
+    """Return `case_id`, or refuse one that could not be a file name everywhere.
+
+    nnU-Net cuts ``_0000`` from image names, so no id may end like that.
+
+    Examples
+    --------
+    >>> checked_case_id("msk_001")
+    'msk_001'
+    """
+    if not CASE_ID.fullmatch(case_id):
+        raise InputError(
+            f"{case_id!r} cannot name a case: use letters, digits, '-' and '_', "
+            "63 at most, a letter or digit first.",
+            code="F02",
+        )
+    if LOOKS_LIKE_A_CHANNEL.fullmatch(case_id):
+        raise InputError(
+            f"{case_id!r} cannot name a case: nnU-Net reads '_0000' at the end of a "
+            "name as a channel.",
+            code="F03",
+        )
+    return case_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One patient's images on one grid, with a reference labelmap or without."""
+
+    case_id: str
+    """Pseudonym; carries no patient name."""
+
+    images: tuple[Volume, ...]
+    """One volume a channel; all on the same grid."""
+
+    reference: Labelmap | None = None
+    """What a person drew, or None."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not lie on one grid."""
+        checked_case_id(self.case_id)
+        if not self.images:
+            raise InputError(f"Case {self.case_id} has no image.")
+        grids = [image.grid for image in self.images]
+        if self.reference is not None:
+            grids.append(self.reference.grid)
+        if not all(grids[0].matches(grid) for grid in grids[1:]):
+            raise GeometryError(f"Case {self.case_id}: its grids differ.")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """What a dataset is called and holds; `nnunet.names` turns it into folder names."""
+
+    number: int
+    """1..999."""
+
+    name: str
+    """Letters, digits and inner underscores, such as ``Tibia``."""
+
+    channels: tuple[str, ...]
+    """Name of every channel; nnU-Net chooses the normalisation by it."""
+
+    labels: LabelTable
+
+    def __post_init__(self) -> None:
+        """Refuse a number or name that nnU-Net could not find again."""
+        if not 1 <= self.number <= 999:  # noqa: PLR2004 - nnU-Net writes three digits
+            raise InputError(f"A dataset number lies in 1..999, not {self.number}.")
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", self.name):
+            raise InputError(f"{self.name!r} cannot name a dataset.")
+        if not self.channels:
+            raise InputError("A dataset needs a channel.")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TrainingRun:
+    """One training: what is learnt, how, and on which part of the cases."""
+
+    dataset: str
+    """Full name, such as ``Dataset001_Tibia``."""
+
+    configuration: str
+    """``2d``, ``3d_fullres``, ..."""
+
+    fold: int | str
+    """0, 1, ... or ``all``."""
+
+    trainer: str
+    """Name of nnU-Net's trainer class."""
+
+    plans: str
+    """Name of the plans, such as ``nnUNetPlans``."""

@@ -1,0 +1,228 @@
+"""Images and labelmaps: arrays that never travel without their place in the patient.
+
+Arrays are indexed ``[i, j, k]`` along the columns of the grid's affine, whatever
+their order in memory (most are Fortran-ordered, because files are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.errors import GeometryError, InputError
+from nnunet_bridge.core.grid import Grid
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+LabelArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+VoxelArray: TypeAlias = npt.NDArray[Any]
+
+Colour: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, each 0..255."""
+
+SIDES = ("", "left", "right", "middle")
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of `array` through which nobody can write."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """A scalar image in the patient."""
+
+    grid: Grid
+    """Where its voxels lie."""
+
+    voxels: VoxelArray
+    """(I, J, K), read-only, real and finite."""
+
+    def __post_init__(self) -> None:
+        """Refuse an array that does not fit the grid, or that is not a real image."""
+        _check_shape(self.grid, self.voxels)
+        if self.voxels.dtype.kind not in "iuf":
+            raise InputError(f"An image needs real numbers, not {self.voxels.dtype}.")
+        if self.voxels.dtype.kind == "f" and not np.isfinite(self.voxels).all():
+            raise InputError(
+                "The image holds NaN or infinite values: export it again.", code="P11"
+            )
+        object.__setattr__(self, "voxels", read_only(self.voxels))
+
+    def with_voxels(self, voxels: VoxelArray) -> Volume:
+        """Return another image in the same place."""
+        return Volume(self.grid, voxels)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One structure that a labelmap can hold."""
+
+    value: int
+    """Its voxels hold this number; 0 is the background and no label."""
+
+    name: str
+    """Name of the structure, such as ``tibia`` or ``tibia_left``."""
+
+    colour: Colour
+    """Colour of its mesh and overlay."""
+
+    side: str = ""
+    """``left``, ``right``, ``middle``, or empty where sides are merged."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no table can hold."""
+        if self.value < 1:
+            raise InputError(f"Label {self.name!r} needs a value from 1, not 0.")
+        if self.side not in SIDES:
+            raise InputError(f"Label {self.name!r}: {self.side!r} is no side.")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """The structures of a dataset, in the order of their values 1..n.
+
+    Examples
+    --------
+    >>> table = LabelTable.from_names(["tibia", "femur"])
+    >>> table["femur"].value, [label.name for label in table]
+    (2, ['tibia', 'femur'])
+    """
+
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse gaps and repetitions: nnU-Net needs values 1..n."""
+        values = [label.value for label in self.labels]
+        if values != list(range(1, len(values) + 1)):
+            raise InputError(f"Label values must be 1, 2, ... without gap: {values}.")
+        names = [label.name for label in self.labels]
+        if len(set(names)) != len(names):
+            raise InputError(f"Label names must differ: {', '.join(names)}.")
+
+    @classmethod
+    def from_names(cls, names: list[str]) -> LabelTable:
+        """Return a table with the given names, values 1..n and default colours."""
+        return cls(
+            tuple(
+                Label(value, name, default_colour(value), side_of(name))
+                for value, name in enumerate(names, start=1)
+            )
+        )
+
+    def __iter__(self) -> Iterator[Label]:
+        """Go through the labels in the order of their values."""
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        """Return the number of labels, background not counted."""
+        return len(self.labels)
+
+    def __getitem__(self, name: str) -> Label:
+        """Return the label of that name; KeyError if there is none."""
+        for label in self.labels:
+            if label.name == name:
+                return label
+        raise KeyError(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the order of the values."""
+        return tuple(label.name for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelmap:
+    """Which structure every voxel belongs to."""
+
+    grid: Grid
+    """Where its voxels lie."""
+
+    voxels: LabelArray
+    """(I, J, K) uint8 or uint16, read-only; 0 is background."""
+
+    labels: LabelTable
+    """What the values mean."""
+
+    def __post_init__(self) -> None:
+        """Refuse an array that does not fit the grid or the table."""
+        _check_shape(self.grid, self.voxels)
+        if self.voxels.dtype not in (np.uint8, np.uint16):
+            raise InputError(
+                f"A labelmap holds uint8 or uint16, not {self.voxels.dtype}."
+            )
+        highest = int(self.voxels.max(initial=0))
+        if highest > len(self.labels):
+            raise InputError(
+                f"The labelmap holds the value {highest}, but the table ends at "
+                f"{len(self.labels)} ({', '.join(self.labels.names)})."
+            )
+        object.__setattr__(self, "voxels", read_only(self.voxels))
+
+    def mask(self, label: Label) -> BoolArray:
+        """Return the (I, J, K) mask of one structure."""
+        mask: BoolArray = self.voxels == label.value
+        return mask
+
+    def with_voxels(self, voxels: LabelArray) -> Labelmap:
+        """Return another labelmap in the same place with the same table."""
+        return Labelmap(self.grid, voxels, self.labels)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return the (n + 1,) number of voxels of background and every label."""
+        return np.bincount(
+            self.voxels.ravel(order="K"), minlength=len(self.labels) + 1
+        ).astype(np.int64)
+
+    def volumes_mm3(self) -> dict[str, float]:
+        """Return the volume of every structure: its voxels times the voxel volume."""
+        counts = self.counts()
+        return {
+            label.name: float(counts[label.value]) * self.grid.voxel_volume_mm3
+            for label in self.labels
+        }
+
+
+PALETTE: tuple[Colour, ...] = (
+    (230, 85, 70),
+    (80, 180, 105),
+    (75, 130, 230),
+    (240, 200, 65),
+    (170, 100, 210),
+    (60, 190, 200),
+    (240, 140, 50),
+    (225, 120, 170),
+    (150, 120, 90),
+    (140, 165, 60),
+)
+"""Colours that can be told apart on a grey image; the first four follow the source
+report: red, green, blue, yellow."""
+
+
+def default_colour(value: int) -> Colour:
+    """Return the colour of label `value`; they repeat after the palette's end."""
+    return PALETTE[(value - 1) % len(PALETTE)]
+
+
+def side_of(name: str) -> str:
+    """Return the side that a label name ends with, or an empty string.
+
+    Examples
+    --------
+    >>> side_of("tibia_left"), side_of("tibia")
+    ('left', '')
+    """
+    ending = name.rpartition("_")[2]
+    return ending if "_" in name and ending in SIDES else ""
+
+
+def _check_shape(grid: Grid, voxels: VoxelArray) -> None:
+    if voxels.shape != grid.shape:
+        raise GeometryError(
+            f"An array of {voxels.shape} voxels cannot lie on a grid of {grid.shape}."
+        )

@@ -1,0 +1,48 @@
+"""A surface in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.core.image import Label, read_only
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mesh:
+    """A triangle mesh in patient millimetres, LPS+; faces turn outwards."""
+
+    vertices_mm: FloatArray
+    """(V, 3) float64 positions in mm, LPS+."""
+
+    faces: npt.NDArray[np.int32]
+    """(F, 3) indices of vertices, counter-clockwise seen from outside."""
+
+    label: Label
+    """The structure it bounds."""
+
+    watertight: bool
+    """Whether every edge has two faces."""
+
+    touches_border: bool
+    """Whether the structure reaches the border of its image, so that it may go on."""
+
+    def __post_init__(self) -> None:
+        """Refuse faces that name vertices that do not exist."""
+        if self.faces.size and (
+            self.faces.min() < 0 or self.faces.max() >= len(self.vertices_mm)
+        ):
+            raise InputError(f"The mesh of {self.label.name} names missing vertices.")
+        object.__setattr__(self, "vertices_mm", read_only(self.vertices_mm))
+        object.__setattr__(self, "faces", read_only(self.faces))
+
+    @property
+    def volume_mm3(self) -> float:
+        """Signed volume enclosed by the faces in mm3 (divergence theorem)."""
+        corners = self.vertices_mm[self.faces]
+        a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+        return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)

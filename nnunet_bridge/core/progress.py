@@ -1,0 +1,31 @@
+"""How a long task tells how far it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a pipeline reports to; the command line shows it, tests ignore it."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """Begin the stage `name`, which has `steps` steps; ends the one before."""
+
+    def advance(self, done: float, note: str = "") -> None:
+        """Say that `done` steps of the current stage are finished."""
+
+    def say(self, line: str) -> None:
+        """Show one line that stays: a warning, or a result."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """Ignore the stage."""
+
+    def advance(self, done: float, note: str = "") -> None:
+        """Ignore the step."""
+
+    def say(self, line: str) -> None:
+        """Ignore the line."""

@@ -1,0 +1,51 @@
+"""How well one structure of one case was predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STATES = ("scored", "both_empty", "missed", "invented")
+"""`scored`: both hold the structure. `both_empty`: neither. `missed`: only the
+reference. `invented`: only the prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoneScore:
+    """The measures of one structure in one case.
+
+    Where a measure is not defined it is None, and `state` says why; it is never 0 or
+    infinite for that reason. A missed or invented structure has Dice 0 (nothing
+    overlaps), but no surface distance.
+    """
+
+    case_id: str
+    structure: str
+    configuration: str
+    """Which model made the prediction; empty when unknown."""
+
+    state: str
+    dice: float | None
+    hd95_mm: float | None
+    assd_mm: float | None
+    nsd: float | None
+    """Normalised surface Dice at the tolerance named beside the table."""
+
+    volume_reference_mm3: float
+    volume_prediction_mm3: float
+
+    @property
+    def volume_error_mm3(self) -> float:
+        """Prediction minus reference, signed."""
+        return self.volume_prediction_mm3 - self.volume_reference_mm3
+
+    @property
+    def volume_error_cm3(self) -> float:
+        """Prediction minus reference, signed, in cubic centimetres."""
+        return self.volume_error_mm3 / 1000.0
+
+    @property
+    def volume_error_percent(self) -> float | None:
+        """Signed error in percent of the reference; None where that is empty."""
+        if self.volume_reference_mm3 == 0:
+            return None
+        return 100.0 * self.volume_error_mm3 / self.volume_reference_mm3
