@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,8 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
         )
     grid = _grid(file, shape, image.header)
     slope, intercept = image.header.get_slope_inter()
-    raw = np.asarray(image.dataobj.get_unscaled()).reshape(shape, order="F")
+    stored: Any = image.dataobj
+    raw = np.asarray(stored.get_unscaled()).reshape(shape, order="F")
     if raw.dtype.kind not in "iuf":
         raise Refused.because("K08", f"{file.name} holds {raw.dtype}, not numbers.")
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
@@ -173,11 +175,8 @@ def _bytes_declared(file: Path, content: bytes) -> int:
     return offset + voxels * item_bytes
 
 
-def _grid(file: Path, shape: tuple[int, ...], header: object) -> Grid:
+def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN401 - nibabel's own type is not exported
     """Return the grid of which sform and qform both approve."""
-    import nibabel
-
-    assert isinstance(header, nibabel.Nifti1Header)  # noqa: S101 - for the type checker
     to_mm = _TO_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     forms = []
     for name, read in (("sform", header.get_sform), ("qform", header.get_qform)):
@@ -218,7 +217,8 @@ def _write(file: Path, grid: Grid, voxels: VoxelArray, level: int) -> None:
     from isal import igzip
 
     header = _header(grid, voxels.dtype)
-    payload = memoryview(np.asfortranarray(voxels).ravel(order="K")).cast("B")
+    in_file_order: Any = np.asfortranarray(voxels).ravel(order="K")
+    payload = memoryview(in_file_order).cast("B")
     with whole_file(file) as temporary:
         with temporary.open("wb") as stream:
             if file.name.endswith(".gz"):
