@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
 class Progress(Protocol):
     """What a pipeline reports to; the command line shows it, tests ignore it."""
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Say which stages will come, and about how many seconds each takes."""
 
     def stage(self, name: str, steps: int) -> None:
         """Begin the stage `name`, which has `steps` steps; ends the one before."""
@@ -20,6 +24,9 @@ class Progress(Protocol):
 
 class Silent:
     """A listener that shows nothing."""
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Ignore the outline."""
 
     def stage(self, name: str, steps: int) -> None:
         """Ignore the stage."""

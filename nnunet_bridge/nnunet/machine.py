@@ -1,0 +1,88 @@
+"""What the machine offers, asked without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge.core.errors import EnvironmentFault
+
+DEVICES = ("auto", "cuda", "cpu", "mps")
+MANY_CORES = 8
+BYTES_PER_WORKER = 3 << 30
+"""What one worker of nnU-Net may need for itself: 3 GiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Cores, memory and GPUs that this process may use."""
+
+    cores: int
+    free_memory_bytes: int
+    gpus: int
+
+    @property
+    def workers(self) -> int:
+        """How many worker processes pay here; 1 on a small machine."""
+        if self.cores < MANY_CORES:
+            return 1
+        return max(1, min(self.cores // 2, self.free_memory_bytes // BYTES_PER_WORKER))
+
+
+def this_machine() -> Machine:
+    """Return what this machine offers now."""
+    return Machine(_cores(), _free_memory_bytes(), _cuda_devices())
+
+
+def chosen_device(asked: str, machine: Machine) -> str:
+    """Return ``cuda``, ``cpu`` or ``mps`` for what the user asked.
+
+    Raises
+    ------
+    EnvironmentFault
+        If a GPU is asked for and there is none.
+    """
+    if asked == "cuda" and machine.gpus == 0:
+        raise EnvironmentFault(
+            "--device cuda was asked for, but this machine shows no NVIDIA GPU: check "
+            "`nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu."
+        )
+    if asked == "mps" and sys.platform != "darwin":
+        raise EnvironmentFault(
+            "--device mps was asked for, but only Apple computers have it: use "
+            "--device auto."
+        )
+    if asked != "auto":
+        return asked
+    return "cuda" if machine.gpus else "cpu"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_memory_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cuda_devices() -> int:
+    """Ask the driver; 0 where there is none or `CUDA_VISIBLE_DEVICES` hides them."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,168 @@
+"""nnU-Net's names for folders, files and environment variables, as functions.
+
+Nothing else in the package spells them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge.core.dataset import DatasetSpec, TrainingRun
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+
+FILE_ENDING = ".nii.gz"
+CHECKPOINT_FINAL = "checkpoint_final.pth"
+CHECKPOINT_LATEST = "checkpoint_latest.pth"
+DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The four folders in which everything lies."""
+
+    raw_dir: Path
+    preprocessed_dir: Path
+    results_dir: Path
+    runs_dir: Path
+
+    @classmethod
+    def at(cls, root: Path, environment: Mapping[str, str] | None = None) -> Workspace:
+        """Return the workspace in `root`; each of nnU-Net's own variables wins.
+
+        Raises
+        ------
+        EnvironmentFault
+            If `root` does not exist or is not a folder.
+        """
+        variables = os.environ if environment is None else environment
+        if not root.is_dir():
+            raise EnvironmentFault(
+                f"The workspace {root} is not a folder: make it, or name another with "
+                "-w or NNUNET_BRIDGE_WORKSPACE."
+            )
+
+        def folder(name: str) -> Path:
+            return Path(variables.get(name) or root / name).absolute()
+
+        return cls(
+            folder("nnUNet_raw"),
+            folder("nnUNet_preprocessed"),
+            folder("nnUNet_results"),
+            root.absolute() / "runs",
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which nnU-Net finds its folders."""
+        return {
+            "nnUNet_raw": str(self.raw_dir),
+            "nnUNet_preprocessed": str(self.preprocessed_dir),
+            "nnUNet_results": str(self.results_dir),
+        }
+
+    def dataset_dir(self, dataset: str) -> Path:
+        """Return the raw dataset's folder."""
+        return self.raw_dir / dataset
+
+    def planned_dir(self, dataset: str) -> Path:
+        """Return the folder of plans, splits and preprocessed cases."""
+        return self.preprocessed_dir / dataset
+
+    def plans_file(self, dataset: str, plans: str) -> Path:
+        """Return the file that holds the plans of that name."""
+        return self.planned_dir(dataset) / f"{plans}.json"
+
+    def splits_file(self, dataset: str) -> Path:
+        """Return the file that says which cases each fold validates."""
+        return self.planned_dir(dataset) / "splits_final.json"
+
+    def model_dir(self, run: TrainingRun) -> Path:
+        """Return the folder of all folds of a model."""
+        name = f"{run.trainer}__{run.plans}__{run.configuration}"
+        return self.results_dir / run.dataset / name
+
+    def fold_dir(self, run: TrainingRun) -> Path:
+        """Return the folder of one fold of a model."""
+        return self.model_dir(run) / f"fold_{run.fold}"
+
+    def record_dir(self, dataset: str) -> Path:
+        """Return the folder of our own records of a dataset."""
+        return self.runs_dir / dataset
+
+    def run_dir(self, run: TrainingRun) -> Path:
+        """Return the folder of our own record of one training."""
+        return (
+            self.record_dir(run.dataset) / self.model_dir(run).name / f"fold_{run.fold}"
+        )
+
+
+def dataset_folder_name(spec: DatasetSpec) -> str:
+    """Return nnU-Net's folder name of a dataset.
+
+    Examples
+    --------
+    >>> from nnunet_bridge.core.image import LabelTable
+    >>> table = LabelTable.from_names(["tibia"])
+    >>> dataset_folder_name(DatasetSpec(1, "Tibia", ("MRI",), table))
+    'Dataset001_Tibia'
+    """
+    return f"Dataset{spec.number:03d}_{spec.name}"
+
+
+def number_of(dataset: str) -> int:
+    """Return the number in a dataset's full name.
+
+    Examples
+    --------
+    >>> number_of("Dataset001_Tibia")
+    1
+    """
+    match = DATASET_FOLDER.fullmatch(dataset)
+    if match is None:
+        raise UsageError(f"{dataset!r} is no dataset name such as Dataset001_Tibia.")
+    return int(match[1])
+
+
+def find_dataset(workspace: Workspace, asked: str) -> str:
+    """Return the full name of a dataset given by number or name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or the word is neither.
+    InputError
+        If two folders bear the same number (FAULTS N07).
+    """
+    found: set[str] = set()
+    for folder in (
+        workspace.raw_dir,
+        workspace.preprocessed_dir,
+        workspace.results_dir,
+    ):
+        if folder.is_dir():
+            found |= {
+                entry.name
+                for entry in folder.iterdir()
+                if entry.is_dir() and DATASET_FOLDER.fullmatch(entry.name)
+            }
+    if asked.isdigit():
+        wanted = {name for name in found if number_of(name) == int(asked)}
+    else:
+        wanted = found & {asked}
+    if not wanted:
+        raise UsageError(
+            f"There is no dataset {asked} in {workspace.raw_dir}: run `convert` first"
+            + (f", or name one of {', '.join(sorted(found))}." if found else ".")
+        )
+    name = min(wanted)
+    twins = {other for other in found if number_of(other) == number_of(name)}
+    if len(twins) > 1:
+        raise InputError(
+            f"{' and '.join(sorted(twins))} bear the same number, which confuses "
+            "nnU-Net: give one of them another.",
+            code="N07",
+        )
+    return name

@@ -1,0 +1,168 @@
+"""Budgets: how much training, and the plans that go with it.
+
+`full` is nnU-Net untouched. `quick` is nnU-Net's plan and trainer with 2 % of its
+steps. `smoke` is a small network and few steps, for a CPU and a trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Plans: TypeAlias = dict[str, Any]
+
+STOCK_PLANS = "nnUNetPlans"
+CONFIGURATIONS = ("2d", "3d_fullres")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a training may cost."""
+
+    name: str
+    trainer: str
+    """nnU-Net finds the class by this name."""
+
+    plans: str
+    """Name of the plans file, without ending."""
+
+    caveat: str
+    """What a reader must know about figures made with it; empty for none."""
+
+
+BUDGETS = {
+    "full": Budget("full", "nnUNetTrainer", STOCK_PLANS, ""),
+    "quick": Budget(
+        "quick",
+        "BridgeQuickTrainer",
+        "nnUNetPlansQuick",
+        "quick run: 2 % of nnU-Net's training steps; a first look, not a result",
+    ),
+    "smoke": Budget(
+        "smoke",
+        "BridgeSmokeTrainer",
+        "nnUNetPlansSmoke",
+        "smoke run: proves the chain, not a result",
+    ),
+}
+
+QUICK_STEPS = {"epochs": 50, "iterations": 100, "validation_iterations": 20}
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeSize:
+    """The small network of a smoke run, and its steps."""
+
+    features: tuple[int, ...]
+    convolutions: int
+    """In every stage of the encoder; the decoder has one."""
+
+    batch_size: int
+    largest_patch: int
+    """No patch holds more voxels."""
+
+    steps: dict[str, float]
+
+
+SMOKE_SIZES = {
+    "2d": SmokeSize(
+        features=(16, 32, 64, 128),
+        convolutions=2,
+        batch_size=12,
+        largest_patch=128 * 128,
+        steps={
+            "epochs": 12,
+            "iterations": 50,
+            "validation_iterations": 4,
+            "learning_rate": 3e-3,
+            "foreground_share": 0.5,
+        },
+    ),
+    "3d_fullres": SmokeSize(
+        features=(16, 32, 64, 128),
+        convolutions=1,
+        batch_size=2,
+        largest_patch=96_000,
+        steps={
+            "epochs": 8,
+            "iterations": 50,
+            "validation_iterations": 4,
+            "learning_rate": 3e-3,
+            "foreground_share": 0.5,
+        },
+    ),
+}
+
+
+def plans_for(budget: Budget, stock: Plans) -> Plans:
+    """Return the plans of a budget, made from nnU-Net's own.
+
+    They share the preprocessed data of the stock plans (same ``data_identifier``), so
+    a change of budget preprocesses nothing again.
+
+    Parameters
+    ----------
+    budget : Budget
+    stock : dict
+        Content of ``nnUNetPlans.json``; not changed.
+    """
+    plans = deepcopy(stock)
+    plans["plans_name"] = budget.plans
+    if budget.name == "quick":
+        plans["nnunet_bridge"] = {name: dict(QUICK_STEPS) for name in CONFIGURATIONS}
+    elif budget.name == "smoke":
+        plans["nnunet_bridge"] = {}
+        for name, size in SMOKE_SIZES.items():
+            if name in plans["configurations"]:
+                _make_small(plans["configurations"][name], size)
+                plans["nnunet_bridge"][name] = dict(size.steps)
+    return plans
+
+
+def _make_small(configuration: dict[str, Any], size: SmokeSize) -> None:
+    """Cut a planned network down to the first stages, keeping their strides."""
+    architecture = configuration["architecture"]["arch_kwargs"]
+    stages = min(len(size.features), architecture["n_stages"])
+    strides = [list(stride) for stride in architecture["strides"][:stages]]
+    architecture["n_stages"] = stages
+    architecture["features_per_stage"] = list(size.features[:stages])
+    architecture["kernel_sizes"] = architecture["kernel_sizes"][:stages]
+    architecture["strides"] = strides
+    architecture["n_conv_per_stage"] = [size.convolutions] * stages
+    architecture["n_conv_per_stage_decoder"] = [1] * (stages - 1)
+    configuration["batch_size"] = size.batch_size
+    divisors = [math.prod(steps) for steps in zip(*strides, strict=True)]
+    configuration["patch_size"] = patch_within(
+        size.largest_patch, configuration["patch_size"], divisors
+    )
+
+
+def patch_within(
+    largest: int, planned: Sequence[int], divisors: Sequence[int]
+) -> list[int]:
+    """Return a patch of at most `largest` voxels whose edges the strides divide.
+
+    The longest edge gives way first, so that a patch stays as near to a cube as the
+    image allows.
+
+    Examples
+    --------
+    >>> patch_within(96_000, [40, 56, 40], [8, 8, 8])
+    [40, 56, 40]
+    >>> patch_within(96_000, [64, 48, 96], [8, 8, 8])
+    [40, 48, 48]
+    """
+    patch = [
+        max(edge // divisor, 1) * divisor
+        for edge, divisor in zip(planned, divisors, strict=True)
+    ]
+    while math.prod(patch) > largest:
+        shrinkable = [n for n, edge in enumerate(patch) if edge > divisors[n]]
+        if not shrinkable:
+            break
+        longest = max(shrinkable, key=lambda n: patch[n])
+        patch[longest] -= divisors[longest]
+    return patch

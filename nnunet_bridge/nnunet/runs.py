@@ -1,0 +1,180 @@
+"""The state of trainings, read from their files and from nothing else.
+
+A run is ``done`` when its last checkpoint and its validation are on the disk,
+``running`` while a living process holds its lock, ``failed`` when its record says so,
+``stopped`` when there is something to resume, and ``planned`` before all that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import is_locked, read_json, write_json
+from nnunet_bridge.nnunet.names import (
+    CHECKPOINT_FINAL,
+    CHECKPOINT_LATEST,
+    Workspace,
+)
+from nnunet_bridge.nnunet.plans import BUDGETS, Budget
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where one training stands."""
+
+    run: TrainingRun
+    budget: str
+    state: str
+    epochs_done: int
+    epochs: int | None
+    mean_dice: float | None
+    """Mean over the structures of nnU-Net's own validation; None before it."""
+
+    seconds: float | None
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state == "done"
+
+    def as_json(self) -> JsonObject:
+        """Return the entry of `runs` that `status` and `train` print."""
+        return {
+            "configuration": self.run.configuration,
+            "fold": self.run.fold,
+            "model": "nnunet",
+            "budget": self.budget,
+            "state": self.state,
+            "epochs": self.epochs_done,
+            "epochs_planned": self.epochs,
+            "mean_dice": self.mean_dice,
+            "seconds": self.seconds,
+            "folder": str(self.folder),
+        }
+
+
+def read_events(file: Path) -> list[JsonObject]:
+    """Return the events of a training; a half-written last line is left out."""
+    if not file.exists():
+        return []
+    events = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def events_file(workspace: Workspace, run: TrainingRun) -> Path:
+    """Return the file to which the training writes one line an epoch."""
+    return workspace.run_dir(run) / "events.jsonl"
+
+
+def record_file(workspace: Workspace, run: TrainingRun) -> Path:
+    """Return the file that says how the training was started and how it ended."""
+    return workspace.run_dir(run) / "run.json"
+
+
+def lock_file(workspace: Workspace, run: TrainingRun) -> Path:
+    """Return the file whose lock the training process's parent holds."""
+    return workspace.run_dir(run) / "lock"
+
+
+def write_record(workspace: Workspace, run: TrainingRun, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Update the record of a training."""
+    file = record_file(workspace, run)
+    known = read_json(file) if file.exists() else {}
+    write_json(file, {**known, **content})
+
+
+def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
+    """Return where a training stands, from its files."""
+    fold_dir = workspace.fold_dir(run)
+    events = read_events(events_file(workspace, run))
+    epochs = [event for event in events if event.get("event") == "epoch"]
+    starts = [event for event in events if event.get("event") == "start"]
+    summary = fold_dir / "validation" / "summary.json"
+    finished = (fold_dir / CHECKPOINT_FINAL).exists() and summary.exists()
+    record = record_file(workspace, run)
+    ended_as = read_json(record).get("state") if record.exists() else None
+    if is_locked(lock_file(workspace, run)):
+        state = "running"
+    elif finished:
+        state = "done"
+    elif ended_as == "failed":
+        state = "failed"
+    elif can_resume(workspace, run):
+        state = "stopped"
+    else:
+        state = "planned"
+    return RunState(
+        run,
+        budget,
+        state,
+        epochs_done=1 + max((int(e["epoch"]) for e in epochs), default=-1),
+        epochs=starts[-1]["epochs"] if starts else None,
+        mean_dice=_mean_dice(summary) if finished else None,
+        seconds=sum(float(e.get("seconds") or 0) for e in epochs) if epochs else None,
+        folder=fold_dir,
+    )
+
+
+def can_resume(workspace: Workspace, run: TrainingRun) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    fold_dir = workspace.fold_dir(run)
+    return any(
+        (fold_dir / name).exists() for name in (CHECKPOINT_LATEST, CHECKPOINT_FINAL)
+    )
+
+
+def planned_runs(
+    dataset: str,
+    configurations: Iterable[str],
+    folds: Iterable[int | str],
+    budget: Budget,
+) -> list[TrainingRun]:
+    """Return one run for every configuration and fold."""
+    return [
+        TrainingRun(dataset, configuration, fold, budget.trainer, budget.plans)
+        for configuration in configurations
+        for fold in folds
+    ]
+
+
+def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
+    """Return every training of a dataset that has left a folder."""
+    states = []
+    for budget in BUDGETS.values():
+        prefix = f"{budget.trainer}__{budget.plans}__"
+        for parent in (workspace.results_dir / dataset, workspace.record_dir(dataset)):
+            for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
+                configuration = folder.parent.name.removeprefix(prefix)
+                fold = folder.name.removeprefix("fold_")
+                run = TrainingRun(
+                    dataset,
+                    configuration,
+                    int(fold) if fold.isdigit() else fold,
+                    budget.trainer,
+                    budget.plans,
+                )
+                states.append(run_state(workspace, run, budget.name))
+    unique = {(s.budget, s.run.configuration, str(s.run.fold)): s for s in states}
+    return [unique[key] for key in sorted(unique)]
+
+
+def _mean_dice(summary: Path) -> float | None:
+    """Return the mean over the structures that any case holds."""
+    means = read_json(summary).get("mean", {})
+    dice = [entry["Dice"] for entry in means.values()]
+    present = [value for value in dice if value is not None and value == value]  # noqa: PLR0124 - NaN differs from itself
+    return sum(present) / len(present) if present else None

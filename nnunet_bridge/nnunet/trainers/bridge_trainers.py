@@ -1,0 +1,128 @@
+"""The trainers of the budgets `smoke` and `quick`.
+
+Both are nnU-Net's own trainer with fewer steps; how many is written in the plans, under
+the key ``nnunet_bridge``, so that a checkpoint carries everything that made it:
+``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+WARM_UP = 0.05
+"""Share of the steps in which the learning rate rises to its full height."""
+
+LAST_LEARNING_RATE = 0.02
+"""What is left of the learning rate at the end, as a share of its full height."""
+
+
+class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer, augmentation and optimiser, with the steps of the plans."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.steps: dict[str, Any] = plans["nnunet_bridge"][configuration]
+        self.num_epochs = int(self.steps["epochs"])
+        self.num_iterations_per_epoch = int(self.steps["iterations"])
+        self.num_val_iterations_per_epoch = int(self.steps["validation_iterations"])
+        self.save_every = 1
+
+
+class BridgeSmokeTrainer(BridgeQuickTrainer):
+    """As few steps as learn anything on a CPU; proves the chain, gives no result.
+
+    AdamW with a short warm-up and a cosine to nearly nothing, one output, nnU-Net's
+    augmentation without its mirroring (which makes prediction four to eight times as
+    long).
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self.initial_lr = float(self.steps["learning_rate"])
+        self.oversample_foreground_percent = float(self.steps["foreground_share"])
+        self._step = 0
+
+    def configure_optimizers(
+        self,
+    ) -> tuple[torch.optim.Optimizer, Any]:
+        """Return AdamW and a scheduler that `train_step` moves, not the epoch."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.initial_lr, weight_decay=1e-2
+        )
+        return optimizer, _PerStep()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Set the learning rate of this very step, then do what nnU-Net does."""
+        step = self.current_epoch * self.num_iterations_per_epoch + self._step
+        self._step = (self._step + 1) % self.num_iterations_per_epoch
+        share = share_of_learning_rate(
+            step / (self.num_epochs * self.num_iterations_per_epoch)
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_lr * share
+        result: dict[str, Any] = super().train_step(batch)
+        return result
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
+        self,
+    ) -> tuple[Any, bool, Any, None]:
+        """Augment as nnU-Net does, but mirror nothing: it makes prediction dear."""
+        rotation, flat, patch_size, _ = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        self.inference_allowed_mirroring_axes = None
+        return rotation, flat, patch_size, None
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
+        """Keep one output; nnU-Net asks for several around its validation."""
+        super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
+
+    def plot_network_architecture(self) -> None:
+        """Leave out a plot that needs a package nobody has."""
+
+
+class _PerStep:
+    """A scheduler that leaves the learning rate to `train_step`."""
+
+    def step(self, epoch: int) -> None:
+        """Do nothing."""
+
+
+def share_of_learning_rate(progress: float) -> float:
+    """Return the share of the full learning rate at `progress` (0..1) of a training.
+
+    Examples
+    --------
+    >>> share_of_learning_rate(WARM_UP), round(share_of_learning_rate(1.0), 2)
+    (1.0, 0.02)
+    """
+    if progress < WARM_UP:
+        return max(progress / WARM_UP, 0.02)
+    down = (progress - WARM_UP) / (1 - WARM_UP)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(down, 1.0)))
+    return LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine
+
+
+def trainable_parameters(network: nn.Module) -> int:
+    """Return how many numbers a training of `network` changes."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
