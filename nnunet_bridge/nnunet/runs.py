@@ -7,7 +7,6 @@ A run is ``done`` when its last checkpoint and its validation are on the disk,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.events import read_events
 from nnunet_bridge.formats.files import is_locked, read_json, write_json
 from nnunet_bridge.nnunet.names import (
     CHECKPOINT_FINAL,
@@ -60,24 +60,15 @@ class RunState:
         }
 
 
-def read_events(file: Path) -> list[JsonObject]:
-    """Return the events of a training; a half-written last line is left out."""
-    if not file.exists():
-        return []
-    events = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
-
-
 def events_file(workspace: Workspace, run: TrainingRun) -> Path:
     """Return the file to which the training writes one line an epoch."""
     return workspace.run_dir(run) / "events.jsonl"
+
+
+def events_of(workspace: Workspace, run: TrainingRun) -> tuple[JsonObject, ...]:
+    """Return what the training has written so far; nothing before it began."""
+    file = events_file(workspace, run)
+    return read_events(file) if file.exists() else ()
 
 
 def record_file(workspace: Workspace, run: TrainingRun) -> Path:
@@ -100,7 +91,7 @@ def write_record(workspace: Workspace, run: TrainingRun, **content: Any) -> None
 def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     """Return where a training stands, from its files."""
     fold_dir = workspace.fold_dir(run)
-    events = read_events(events_file(workspace, run))
+    events = events_of(workspace, run)
     epochs = [event for event in events if event.get("event") == "epoch"]
     starts = [event for event in events if event.get("event") == "start"]
     summary = fold_dir / "validation" / "summary.json"

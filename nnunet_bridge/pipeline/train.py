@@ -52,9 +52,9 @@ from nnunet_bridge.nnunet.runs import (
     RunState,
     can_resume,
     events_file,
+    events_of,
     lock_file,
     planned_runs,
-    read_events,
     run_state,
     write_record,
 )
@@ -374,7 +374,7 @@ class _Batch:
         """Return the epochs done (validation counts as one more) and a short note."""
         done, notes = 0.0, []
         for run in todo:
-            events = read_events(events_file(self.workspace, run))
+            events = events_of(self.workspace, run)
             epochs = [event for event in events if event["event"] == "epoch"]
             done += len({event["epoch"] for event in epochs})
             done += any(event["event"] == "end" for event in events)

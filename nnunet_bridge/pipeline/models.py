@@ -1,0 +1,104 @@
+"""Which trained model answers: chosen from what has finished, and said aloud."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
+from nnunet_bridge.nnunet.plans import BUDGETS
+from nnunet_bridge.nnunet.runs import RunState, known_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Finished trainings that predict together: folds of one configuration or more."""
+
+    dataset: str
+    budget: str
+    states: tuple[RunState, ...]
+    reason: str
+    """Why these and no others."""
+
+    @property
+    def configurations(self) -> tuple[str, ...]:
+        """The configurations whose mean is taken."""
+        return tuple(dict.fromkeys(state.run.configuration for state in self.states))
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``2d`` or ``2d+3d_fullres``."""
+        return "+".join(self.configurations)
+
+    def members(self) -> dict[str, list[RunState]]:
+        """Return the folds of every configuration."""
+        return {
+            configuration: [
+                s for s in self.states if s.run.configuration == configuration
+            ]
+            for configuration in self.configurations
+        }
+
+    def sha256(self, workspace: Workspace) -> str:
+        """Return a hash of all its checkpoints."""
+        digest = hashlib.sha256()
+        for state in self.states:
+            digest.update(
+                sha256_of(workspace.fold_dir(state.run) / CHECKPOINT_FINAL).encode()
+            )
+        return digest.hexdigest()
+
+
+def choose_model(
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str] = (),
+    folds: Sequence[str] = (),
+    budget: str | None = None,
+) -> Model:
+    """Return the model that the words of a command mean.
+
+    Without configurations, the one with the higher Dice on its own validation; without
+    a budget, the largest that has finished runs; without folds, all that are done.
+
+    Raises
+    ------
+    InputError
+        If nothing that was asked for has finished.
+    """
+    done = [state for state in known_runs(workspace, dataset) if state.done]
+    budgets = [budget] if budget else list(BUDGETS)
+    for name in budgets:
+        able = [
+            state
+            for state in done
+            if state.budget == name and (not folds or str(state.run.fold) in folds)
+        ]
+        wanted = configurations or _best_configuration(able)
+        if able and all(any(s.run.configuration == c for s in able) for c in wanted):
+            states = tuple(s for s in able if s.run.configuration in wanted)
+            return Model(dataset, name, states, _reason(states, asked=configurations))
+    asked = " ".join(["", *configurations, *(f"fold {fold}" for fold in folds)])
+    raise InputError(
+        f"{dataset} has no finished model{asked}"
+        + (f" of the budget {budget}" if budget else "")
+        + ": train one first (`nnunet-bridge status` shows what there is)."
+    )
+
+
+def _best_configuration(states: Sequence[RunState]) -> list[str]:
+    means: dict[str, list[float]] = {}
+    for state in states:
+        means.setdefault(state.run.configuration, []).append(state.mean_dice or 0.0)
+    return sorted(means, key=lambda name: -sum(means[name]) / len(means[name]))[:1]
+
+
+def _reason(states: Sequence[RunState], *, asked: Sequence[str]) -> str:
+    folds = ", ".join(sorted({str(state.run.fold) for state in states}))
+    name = "+".join(dict.fromkeys(state.run.configuration for state in states))
+    if asked:
+        return f"{name}, as asked, fold {folds}"
+    return f"{name}, which has the higher Dice on its own validation, fold {folds}"

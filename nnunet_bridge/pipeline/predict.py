@@ -1,0 +1,379 @@
+"""New images -> predictions -> clean labelmaps, volumes and meshes.
+
+Every case ends in a folder of its own, on the grid of its input. A case counts as
+finished when its ``prediction.json`` fits the input, the model and the labels beside
+it; such a case is not predicted again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge import __version__
+from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import (
+    clear_os_errors,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
+from nnunet_bridge.formats.tables import write_volumes
+from nnunet_bridge.nnunet.commands import (
+    Resources,
+    ensemble_command,
+    nnunet_environment,
+    predict_command,
+    run_to_end,
+    shared_among,
+)
+from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
+from nnunet_bridge.ops.metrics import structure_volumes
+from nnunet_bridge.pipeline.evaluate import write_meshes
+from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
+from nnunet_bridge.pipeline.models import Model, choose_model
+
+CLEANINGS = ("none", "slice", "volume")
+SMALLEST_PIECE_MM3 = 500.0
+"""What `--clean volume` removes: pieces of a structure below half a cm3."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionOptions:
+    """How a prediction is finished."""
+
+    clean: str = "none"
+    """``none``, ``slice`` (the source report's rule) or ``volume``."""
+
+    meshes: bool = False
+    image_type: str | None = None
+    """Which contrast of a mixed DICOM series; None where there is one."""
+
+    force: bool = False
+    """Predict again what is already there."""
+
+    def as_json(self) -> JsonObject:
+        """Return what decides whether a finished case still holds."""
+        return {"clean": self.clean, "meshes": self.meshes}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCase:
+    """What became of one image."""
+
+    case_id: str
+    findings: tuple[Finding, ...]
+    volumes_mm3: dict[str, float]
+    files: tuple[str, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The gravest finding."""
+        return worst(self.findings)
+
+    def as_json(self) -> JsonObject:
+        """Return the entry of `cases`."""
+        return {
+            "case": self.case_id,
+            "outcome": str(self.outcome),
+            "codes": [finding.code for finding in self.findings],
+            "messages": [finding.message for finding in self.findings],
+            "volumes_mm3": self.volumes_mm3,
+            "files": list(self.files),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSummary:
+    """What became of all images."""
+
+    dataset: str
+    model: str
+    cases: tuple[PredictedCase, ...]
+    out: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0; 4 if some cases were refused; 3 if all were."""
+        refused = sum(case.outcome is Outcome.REFUSED for case in self.cases)
+        if not refused:
+            return 0
+        return 3 if refused == len(self.cases) else 4
+
+    def as_json(self) -> JsonObject:
+        """Return the object that `predict --json` prints."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "cases": [case.as_json() for case in self.cases],
+            "out": str(self.out),
+        }
+
+    def as_text(self) -> str:
+        """Return the volumes of every case."""
+        lines = [f"Predicted with {self.model}; results in {self.out}"]
+        for case in self.cases:
+            volumes = ", ".join(
+                f"{name} {volume / 1000:.1f}"
+                for name, volume in case.volumes_mm3.items()
+            )
+            said = f"{volumes} cm3" if volumes else "not predicted"
+            lines.append(f"  {case.case_id:16} {case.outcome!s:9} {said}")
+            lines += [f"    {finding}" for finding in case.findings]
+        return "\n".join(lines)
+
+
+def predict_images(  # noqa: PLR0913 - each is a word of the command
+    workspace: Workspace,
+    dataset: str,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    configurations: Sequence[str] = (),
+    folds: Sequence[str] = (),
+    budget: str | None = None,
+    device: str = "auto",
+    options: PredictionOptions | None = None,
+    progress: Progress | None = None,
+) -> PredictSummary:
+    """Predict every image that `inputs` name; several configurations are averaged.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or no finished model.
+    EnvironmentFault
+        If there is no GPU where one is asked for, or the disk refuses.
+    NnUNetError
+        If nnU-Net fails.
+    """
+    wishes = options or PredictionOptions()
+    shown = progress or Silent()
+    model = choose_model(workspace, dataset, configurations, folds, budget)
+    labels = RawDataset.open(next(iter(_model_dirs(workspace, model)))).labels
+    chosen = chosen_device(device, this_machine())
+    sources = find_images(inputs)
+    with clear_os_errors(f"write {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    shown.stage(f"predict {model.name}", 3 * len(sources))
+    with _work_folder(out) as work:
+        story = _Story(workspace, model, labels, out, work, wishes, shown)
+        cases = story.predict(sources, shared_among(1, chosen, this_machine()))
+    write_volumes(
+        out / "volumes.csv",
+        [
+            volume
+            for case in cases
+            if case.files
+            for volume in structure_volumes(
+                read_labelmap(out / case.case_id / f"labels{FILE_ENDING}", labels),
+                case_id=case.case_id,
+            )
+        ],
+    )
+    return PredictSummary(dataset, model.reason, cases, out)
+
+
+@dataclass(slots=True)
+class _Story:
+    """One call of `predict_images`."""
+
+    workspace: Workspace
+    model: Model
+    labels: LabelTable
+    out: Path
+    work: Path
+    options: PredictionOptions
+    progress: Progress
+
+    def predict(
+        self, sources: Sequence[ImageSource], resources: Resources
+    ) -> tuple[PredictedCase, ...]:
+        """Read all images, predict those that need it, finish them one by one."""
+        model_hash = self.model.sha256(self.workspace)
+        read: dict[str, tuple[Grid, JsonObject, tuple[Finding, ...]]] = {}
+        cases: dict[str, PredictedCase] = {}
+        for number, source in enumerate(sources, start=1):
+            try:
+                reading = read_image(source.path, image_type=self.options.image_type)
+            except BridgeError as error:
+                cases[source.case_id] = _refused(source.case_id, error)
+            else:
+                facts = {
+                    "input_sha256": reading.sha256(),
+                    "model_sha256": model_hash,
+                    "options": self.options.as_json(),
+                }
+                finished = self._finished(source.case_id, facts, reading.findings)
+                if finished:
+                    cases[source.case_id] = finished
+                else:
+                    name = f"{source.case_id}_0000{FILE_ENDING}"
+                    write_volume(self.work / "images" / name, reading.volume)
+                    grid = reading.volume.grid
+                    read[source.case_id] = (grid, facts, reading.findings)
+            self.progress.advance(number, source.case_id)
+        if read:
+            predicted_dir = self._run_nnunet(resources, len(sources), len(read))
+            for number, (case_id, (grid, facts, findings)) in enumerate(read.items()):
+                cases[case_id] = self._finish(
+                    case_id, predicted_dir, grid, facts, findings
+                )
+                self.progress.advance(2 * len(sources) + number + 1, case_id)
+        return tuple(cases[source.case_id] for source in sources)
+
+    def _run_nnunet(self, resources: Resources, offset: int, count: int) -> Path:
+        """Predict the folder of images; return the folder of labelmaps."""
+        environment = nnunet_environment(self.workspace, resources, os.environ)
+        members = self.model.members()
+        several = len(members) > 1
+        folders = []
+        for number, (configuration, states) in enumerate(members.items()):
+            folder = self.work / configuration
+            command = predict_command(
+                self.workspace.model_dir(states[0].run),
+                [state.run.fold for state in states],
+                self.work / "images",
+                folder,
+                resources,
+                probabilities=several,
+            )
+            task = f"predict {configuration}"
+            for _ in run_to_end(command, environment, self._log(), task):
+                done = number * count + len(list(folder.glob(f"*{FILE_ENDING}")))
+                self.progress.advance(offset + done / len(members))
+            folders.append(folder)
+        if not several:
+            return folders[0]
+        command = ensemble_command(folders, self.work / "mean", resources)
+        for _ in run_to_end(command, environment, self._log(), "ensemble"):
+            pass
+        return self.work / "mean"
+
+    def _log(self) -> Path:
+        return self.workspace.record_dir(self.model.dataset) / "predict.log"
+
+    def _finish(
+        self,
+        case_id: str,
+        predicted_dir: Path,
+        grid: Grid,
+        facts: JsonObject,
+        findings: tuple[Finding, ...],
+    ) -> PredictedCase:
+        """Clean, measure and write one case; its record comes last."""
+        file = predicted_dir / f"{case_id}{FILE_ENDING}"
+        if not file.exists():
+            raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
+        predicted = read_labelmap(file, self.labels)
+        if not grid.matches(predicted.grid):
+            raise GeometryError(
+                f"{case_id}: nnU-Net's prediction lies "
+                f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
+            )
+        on_input_grid = Labelmap(grid, predicted.voxels, self.labels)
+        labelmap, account = _cleaned(on_input_grid, self.options.clean)
+        case_dir = self.out / case_id
+        labels_file = case_dir / f"labels{FILE_ENDING}"
+        record = case_dir / "prediction.json"
+        record.unlink(missing_ok=True)
+        write_labelmap(labels_file, labelmap)
+        if self.options.meshes:
+            write_meshes(labelmap, case_dir / "meshes")
+        write_json(
+            record,
+            {
+                **facts,
+                "software": f"nnunet-bridge {__version__}",
+                "model": self.model.reason,
+                "budget": self.model.budget,
+                "cleaning": account,
+                "volumes_mm3": labelmap.volumes_mm3(),
+                "labels_sha256": sha256_of(labels_file),
+            },
+        )
+        return self._case(case_id, labelmap.volumes_mm3(), findings)
+
+    def _finished(
+        self, case_id: str, facts: JsonObject, findings: tuple[Finding, ...]
+    ) -> PredictedCase | None:
+        """Return a case that needs no prediction, or None (FAULTS N03)."""
+        record = self.out / case_id / "prediction.json"
+        labels_file = self.out / case_id / f"labels{FILE_ENDING}"
+        if self.options.force or not (record.exists() and labels_file.exists()):
+            return None
+        known = read_json(record)
+        same = all(known.get(key) == value for key, value in facts.items())
+        if not same or known.get("labels_sha256") != sha256_of(labels_file):
+            return None
+        return self._case(case_id, known["volumes_mm3"], findings)
+
+    def _case(
+        self,
+        case_id: str,
+        volumes_mm3: dict[str, float],
+        findings: tuple[Finding, ...],
+    ) -> PredictedCase:
+        files = sorted(
+            str(file.relative_to(self.out))
+            for file in (self.out / case_id).rglob("*")
+            if file.is_file()
+        )
+        return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+
+
+def _cleaned(labelmap: Labelmap, rule: str) -> tuple[Labelmap, JsonObject]:
+    """Return the labelmap after the rule, and the account of what it did."""
+    if rule == "none":
+        return labelmap, {"rule": "none"}
+    if rule == "slice":
+        cleaned = clean_slices(labelmap)
+    else:
+        cleaned = clean_volume(labelmap, min_volume_mm3=SMALLEST_PIECE_MM3)
+    return cleaned.labelmap, {
+        "rule": cleaned.rule,
+        "removed_mm3": dict(cleaned.removed_mm3),
+        "filled_mm3": dict(cleaned.filled_mm3),
+        "contested_voxels": cleaned.contested_voxels,
+    }
+
+
+def _refused(case_id: str, error: BridgeError) -> PredictedCase:
+    if isinstance(error, Refused):
+        return PredictedCase(case_id, error.findings, {}, ())
+    finding = Finding(error.code, Outcome.REFUSED, str(error))
+    return PredictedCase(case_id, (finding,), {}, ())
+
+
+def _model_dirs(workspace: Workspace, model: Model) -> Iterator[Path]:
+    for states in model.members().values():
+        yield workspace.model_dir(states[0].run)
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """Give a folder for what nobody keeps; remove it, and those of dead processes."""
+    for stale in out.glob(".work-*"):
+        owner = stale.name.removeprefix(".work-")
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(stale, ignore_errors=True)
+    work = out / f".work-{os.getpid()}"
+    with clear_os_errors(f"write {out}"):
+        (work / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
