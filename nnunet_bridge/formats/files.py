@@ -10,8 +10,10 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import hmac
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from nnunet_bridge.core.errors import EnvironmentFault
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
+_QUOTED = re.compile("“[^”]*”")
 
 
 @contextlib.contextmanager
@@ -77,6 +80,44 @@ def sha256_of(file: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def quoted(name: str) -> str:
+    """Return a name from outside as it may stand in a message.
+
+    Whatever comes from a user's files stands between these quotes, and nothing else
+    does, so that `without_quotes` can take it out again. Control and direction marks
+    are shown as ``?``.
+
+    Examples
+    --------
+    >>> quoted("4_R_tibia_5A.nii.gz")
+    '“4_R_tibia_5A.nii.gz”'
+    """
+    visible = "".join(c if c.isprintable() and c not in "“”" else "?" for c in name)
+    return f"“{visible}”"
+
+
+def without_quotes(message: str) -> str:
+    """Return `message` without the names that `quoted` put in: they may tell a patient.
+
+    Examples
+    --------
+    >>> without_quotes(f"{quoted('Doe, Jane')} is damaged")
+    'a file is damaged'
+    """
+    return _QUOTED.sub("a file", message)
+
+
+def pseudonym(value: str, key: bytes) -> str:
+    """Return 16 hexadecimal digits that stand for `value`; only `key` can tell why.
+
+    Examples
+    --------
+    >>> pseudonym("DOE^JANE", b"k") == pseudonym("DOE^JANE", b"k")
+    True
+    """
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def remove_stale_partials(folder: Path) -> None:

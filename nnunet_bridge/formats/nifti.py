@@ -23,7 +23,7 @@ from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import quoted, whole_file
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 """(4, 4) turns RAS+ millimetres into LPS+ millimetres, and back."""
@@ -71,11 +71,11 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
     grid, voxels = read_array(file)
     highest = max(len(labels), 1)
     if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.round(voxels)):
-        raise Refused.because("K07", f"{file.name} holds fractions, not labels.")
+        raise Refused.because("K07", f"{quoted(file.name)} holds fractions, not labels.")
     if voxels.size and (voxels.min() < 0 or voxels.max() > highest):
         raise Refused.because(
             "K06",
-            f"{file.name} holds values from {voxels.min()} to {voxels.max()}, but the "
+            f"{quoted(file.name)} holds values from {voxels.min()} to {voxels.max()}, but the "
             f"labels are 0 to {len(labels)}.",
         )
     kind = np.uint8 if highest < 256 else np.uint16  # noqa: PLR2004 - one byte
@@ -104,21 +104,21 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
         image = nibabel.Nifti1Image.from_bytes(content)
     except Exception as error:  # one boundary around one untrusted file
         raise Refused.because(
-            "K19", f"{file.name} is not a readable NIfTI file ({error})."
+            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
         ) from error
     shape = tuple(int(size) for size in image.shape)
     while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
         shape = shape[:-1]
     if len(shape) != 3:  # noqa: PLR2004 - likewise
         raise Refused.because(
-            "K08", f"{file.name} has the shape {image.shape}; one 3-D image is needed."
+            "K08", f"{quoted(file.name)} has the shape {image.shape}; one 3-D image is needed."
         )
     grid = _grid(file, shape, image.header)
     slope, intercept = image.header.get_slope_inter()
     stored: Any = image.dataobj
     raw = np.asarray(stored.get_unscaled()).reshape(shape, order="F")
     if raw.dtype.kind not in "iuf":
-        raise Refused.because("K08", f"{file.name} holds {raw.dtype}, not numbers.")
+        raise Refused.because("K08", f"{quoted(file.name)} holds {raw.dtype}, not numbers.")
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     if slope not in (None, 1.0) or intercept not in (None, 0.0):
         voxels = (voxels * float(slope) + float(intercept or 0.0)).astype(np.float32)
@@ -132,7 +132,7 @@ def _whole_content(file: Path) -> bytes:
     try:
         stored = file.read_bytes()
     except OSError as error:
-        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+        raise InputError(f"Cannot read {quoted(str(file))}: {error.strerror}.") from error
     if stored[:2] != b"\x1f\x8b":
         content = stored
     else:
@@ -144,13 +144,13 @@ def _whole_content(file: Path) -> bytes:
             raise
         except Exception as error:  # one boundary around one untrusted file
             raise Refused.because(
-                "K19", f"{file.name} is damaged ({error}): copy or export it again."
+                "K19", f"{quoted(file.name)} is damaged ({error}): copy or export it again."
             ) from error
     needed = _bytes_declared(file, content)
     if not needed <= len(content) < needed + _SPARE_BYTES:
         raise Refused.because(
             "K19",
-            f"{file.name} is damaged: its header announces {needed} bytes, the file "
+            f"{quoted(file.name)} is damaged: its header announces {needed} bytes, the file "
             f"holds {len(content)}. Copy or export it again.",
         )
     return content
@@ -167,11 +167,11 @@ def _bytes_declared(file: Path, content: bytes) -> int:
         item_bytes = int(header.get_data_dtype().itemsize)
     except Exception as error:  # one boundary around one untrusted file
         raise Refused.because(
-            "K19", f"{file.name} is not a readable NIfTI file ({error})."
+            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
         ) from error
     voxels = int(np.prod(shape, dtype=np.float64)) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or not 0 <= offset <= MAX_VOXELS:
-        raise Refused.because("S07", f"{file.name} announces the shape {shape}.")
+        raise Refused.because("S07", f"{quoted(file.name)} announces the shape {shape}.")
     return offset + voxels * item_bytes
 
 
@@ -184,7 +184,7 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
             affine, code = read(coded=True)
         except Exception as error:  # a damaged quaternion raises several kinds
             raise Refused.because(
-                "K11", f"{file.name}: its {name} cannot be read ({error})."
+                "K11", f"{quoted(file.name)}: its {name} cannot be read ({error})."
             ) from error
         if code > 0:
             scale = np.diag([to_mm, to_mm, to_mm, 1.0])
@@ -195,19 +195,19 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
                 )
             except GeometryError as error:
                 raise Refused.because(
-                    "K11", f"{file.name}: its {name} cannot be used: {error}"
+                    "K11", f"{quoted(file.name)}: its {name} cannot be used: {error}"
                 ) from error
     if not forms:
         raise Refused.because(
             "K11",
-            f"{file.name} does not say where it lies (sform and qform codes are 0): "
+            f"{quoted(file.name)} does not say where it lies (sform and qform codes are 0): "
             "export it again with its geometry.",
         )
     drift_mm = forms[0].displacement_mm(forms[-1])
     if drift_mm > FORMS_AGREE_WITHIN * forms[0].spacing_mm.min():
         raise Refused.because(
             "K11",
-            f"{file.name}: sform and qform place the image {drift_mm:.3f} mm apart, "
+            f"{quoted(file.name)}: sform and qform place the image {drift_mm:.3f} mm apart, "
             "so two programs would read two places: export it again.",
         )
     return forms[0]

@@ -223,8 +223,8 @@ class _EventWriter:
     def write(self, event: str, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
         """Append one line."""
         line = json.dumps({"event": event, "time": time.time(), **_plain(content)})
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        with self.file.open("ab") as stream:
+            stream.write(line.encode() + b"\n")
 
 
 def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
@@ -235,15 +235,15 @@ def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
         "epochs": trainer.num_epochs,
         "iterations_per_epoch": trainer.num_iterations_per_epoch,
         "first_epoch": trainer.current_epoch,
-        "network": type(network).__name__,
+        "architecture": type(network).__name__,
         "parameters": sum(p.numel() for p in network.parameters()),
         "loss": type(getattr(trainer.loss, "loss", trainer.loss)).__name__,
         "optimizer": type(trainer.optimizer).__name__,
         "initial_learning_rate": trainer.initial_lr,
         "batch_size": trainer.configuration_manager.batch_size,
         "patch_size": [int(n) for n in trainer.configuration_manager.patch_size],
-        "spacing_mm": [float(s) for s in trainer.configuration_manager.spacing],
-        "mirrored_axes": trainer.inference_allowed_mirroring_axes,
+        "spacing": [float(s) for s in trainer.configuration_manager.spacing],
+        "augmentation": _augmentation(trainer),
         "training_cases": len(train_keys),
         "validation_cases": len(validation_keys),
         "device": str(trainer.device),
@@ -251,6 +251,11 @@ def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
         "threads": torch.get_num_threads(),
         "seed": SEED,
     }
+
+
+def _augmentation(trainer: Any) -> str:  # noqa: ANN401 - nnU-Net's types
+    axes = trainer.inference_allowed_mirroring_axes
+    return "nnU-Net's" + (", mirrored" if axes else ", without mirroring")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -1,13 +1,8 @@
-"""Plan, preprocess, and train one run for every configuration and fold.
-
-Every step looks at its files first and does only what is missing.
-"""
+"""Train one run for every configuration and fold; only what is missing."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import platform
 import shutil
@@ -15,11 +10,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
-    InputError,
     Interrupted,
     NnUNetError,
     UsageError,
@@ -27,24 +20,20 @@ from nnunet_bridge.core.errors import (
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
-    clear_os_errors,
     only_writer,
     read_json,
     sha256_of,
     write_json,
 )
-from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
     Resources,
     nnunet_environment,
-    plan_command,
-    run_to_end,
     shared_among,
     train_command,
 )
-from nnunet_bridge.nnunet.dataset import RawDataset, Splits, patient_splits
+from nnunet_bridge.nnunet.dataset import Splits
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
@@ -53,48 +42,17 @@ from nnunet_bridge.nnunet.runs import (
     can_resume,
     events_file,
     events_of,
+    known_runs,
     lock_file,
     planned_runs,
     run_state,
     write_record,
 )
+from nnunet_bridge.pipeline.plan import require_plan
 
 ALL_FIVE = "all5"
 FULL_EPOCHS = 1000
 """Epochs of nnU-Net's own trainer."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """What was planned."""
-
-    dataset: str
-    plans: str
-    configurations: dict[str, JsonObject]
-    folds: int
-    already_done: bool
-    exit_code: int = 0
-
-    def as_json(self) -> JsonObject:
-        """Return the object that `plan --json` prints."""
-        return {
-            "dataset": self.dataset,
-            "plans": self.plans,
-            "configurations": self.configurations,
-            "folds": self.folds,
-        }
-
-    def as_text(self) -> str:
-        """Return one line a configuration."""
-        done = " (nothing had changed)" if self.already_done else ""
-        lines = [f"{self.dataset}: planned for {self.folds} folds{done}."]
-        for name, facts in self.configurations.items():
-            patch = " x ".join(str(edge) for edge in facts["patch_size"])
-            lines.append(
-                f"  {name:12} patch {patch}, batch {facts['batch_size']}, "
-                f"{facts['stages']} stages up to {facts['features']} features"
-            )
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,76 +96,6 @@ class TrainSummary:
         )
 
 
-def plan_dataset(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str],
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> PlanSummary:
-    """Verify, plan and preprocess a dataset, and split it by patient.
-
-    Raises
-    ------
-    InputError
-        If our check, or nnU-Net's, finds the dataset wrong.
-    NnUNetError
-        If nnU-Net fails.
-    EnvironmentFault
-        If another process works on the dataset, or the disk refuses.
-    """
-    shown = progress or Silent()
-    raw = RawDataset.open(workspace.dataset_dir(dataset))
-    state = _dataset_state(raw)
-    if not force and _is_planned(workspace, dataset, configurations, state):
-        return _plan_summary(workspace, dataset, configurations, already_done=True)
-    cases = raw.training_cases()
-    shown.stage("plan", 1 + len(cases) * len(configurations))
-    raw.check()
-    splits = patient_splits(_patients(raw))
-    planned_dir = workspace.planned_dir(dataset)
-    with only_writer(workspace.record_dir(dataset) / "lock", f"Dataset {dataset}"):
-        _forget_plan(workspace, dataset)
-        with clear_os_errors(f"write {planned_dir}"):
-            planned_dir.mkdir(parents=True, exist_ok=True)
-        write_json(workspace.splits_file(dataset), splits)
-        shown.advance(1)
-        _plan_and_preprocess(workspace, dataset, configurations, shown)
-        write_json(
-            _marker(workspace, dataset),
-            {"dataset_state": state, "configurations": list(configurations)},
-        )
-    return _plan_summary(workspace, dataset, configurations, already_done=False)
-
-
-def _plan_and_preprocess(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str],
-    progress: Progress,
-) -> None:
-    resources = shared_among(1, "cpu", this_machine())
-    log_file = workspace.record_dir(dataset) / "plan.log"
-    log_file.unlink(missing_ok=True)
-    planned_dir = workspace.planned_dir(dataset)
-    for _ in run_to_end(
-        plan_command(dataset, configurations, resources),
-        nnunet_environment(workspace, resources, os.environ),
-        log_file,
-        f"plan {dataset}",
-    ):
-        progress.advance(1 + len(list(planned_dir.glob("*/*.pkl"))))
-    log = log_file.read_text(encoding="utf-8", errors="replace")
-    for warning in ("Origin mismatch", "Direction mismatch"):
-        if warning in log:
-            raise InputError(
-                f"nnU-Net reports '{warning}' for {dataset}: an image and its label "
-                f"do not lie in the same place. See {log_file}.",
-                code="N01",
-            )
-
-
 def train_dataset(  # noqa: PLR0913 - each is an option of the command
     workspace: Workspace,
     dataset: str,
@@ -233,7 +121,7 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     """
     machine = this_machine()
     chosen = chosen_device(device, machine)
-    _require_plan(workspace, dataset, configurations)
+    state = require_plan(workspace, dataset, configurations)
     _write_plans(workspace, dataset, budget)
     splits: Splits = read_json(workspace.splits_file(dataset))
     runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), budget)
@@ -248,7 +136,7 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
         resources = shared_among(side_by_side, chosen, machine)
         if gpus > 1:
             resources = Resources(chosen, 0, resources.workers, resources.loaders, gpus)
-        batch = _Batch(workspace, budget, resources, restart=restart)
+        batch = _Batch(workspace, budget, resources, state, restart=restart)
         failures = batch.train(todo, side_by_side, progress or Silent())
     states = tuple(run_state(workspace, run, budget.name) for run in runs)
     return TrainSummary(dataset, states, tuple(failures), budget.caveat)
@@ -288,6 +176,7 @@ class _Batch:
     workspace: Workspace
     budget: Budget
     resources: Resources
+    dataset_state: str
     restart: bool
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
 
@@ -336,7 +225,8 @@ class _Batch:
             run,
             state="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **_facts_of_a_run(self.workspace, run, self.budget, command),
+            dataset_state=self.dataset_state,
+            **_facts_of_a_run(self.workspace, run, self.budget),
         )
         process = NnUNetProcess(
             command,
@@ -389,7 +279,7 @@ class _Batch:
 
 
 def _facts_of_a_run(
-    workspace: Workspace, run: TrainingRun, budget: Budget, command: Sequence[str]
+    workspace: Workspace, run: TrainingRun, budget: Budget
 ) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     return {
@@ -399,8 +289,6 @@ def _facts_of_a_run(
         "trainer": run.trainer,
         "plans": run.plans,
         "budget": budget.name,
-        "task": list(command[3:4]),
-        "dataset_state": read_json(_marker(workspace, run.dataset))["dataset_state"],
         "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
         "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
         "versions": {
@@ -410,23 +298,6 @@ def _facts_of_a_run(
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
-
-
-def _require_plan(
-    workspace: Workspace, dataset: str, configurations: Sequence[str]
-) -> None:
-    raw = RawDataset.open(workspace.dataset_dir(dataset))
-    marker = _marker(workspace, dataset)
-    if not marker.exists():
-        raise InputError(
-            f"{dataset} is not planned: run `nnunet-bridge plan {dataset}` first."
-        )
-    if not _is_planned(workspace, dataset, configurations, _dataset_state(raw)):
-        raise InputError(
-            f"{dataset} has changed since it was planned, or lacks one of "
-            f"{', '.join(configurations)}: run `nnunet-bridge plan {dataset}` again.",
-            code="N06",
-        )
 
 
 def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:
@@ -440,84 +311,6 @@ def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:
         write_json(file, plans)
 
 
-def _is_planned(
-    workspace: Workspace, dataset: str, configurations: Sequence[str], state: str
-) -> bool:
-    marker = _marker(workspace, dataset)
-    plans_file = workspace.plans_file(dataset, STOCK_PLANS)
-    if not (marker.exists() and plans_file.exists()):
-        return False
-    known = read_json(marker)
-    return (
-        known["dataset_state"] == state
-        and set(configurations) <= set(known["configurations"])
-        and workspace.splits_file(dataset).exists()
-    )
-
-
-def _forget_plan(workspace: Workspace, dataset: str) -> None:
-    """Remove what nnU-Net would take over from an older version of the dataset."""
-    _marker(workspace, dataset).unlink(missing_ok=True)
-    planned_dir = workspace.planned_dir(dataset)
-    for stale in ("dataset_fingerprint.json", f"{STOCK_PLANS}.json", "dataset.json"):
-        (planned_dir / stale).unlink(missing_ok=True)
-    for folder in (
-        "gt_segmentations",
-        *(f.name for f in planned_dir.glob("nnUNetPlans_*")),
-    ):
-        shutil.rmtree(planned_dir / folder, ignore_errors=True)
-
-
-def _plan_summary(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str],
-    *,
-    already_done: bool,
-) -> PlanSummary:
-    plans = read_json(workspace.plans_file(dataset, STOCK_PLANS))
-    facts: dict[str, JsonObject] = {}
-    for name in configurations:
-        if name not in plans["configurations"]:
-            raise UsageError(
-                f"nnU-Net plans no {name} for {dataset}; it plans "
-                f"{', '.join(plans['configurations'])}."
-            )
-        planned = plans["configurations"][name]
-        architecture = planned["architecture"]["arch_kwargs"]
-        facts[name] = {
-            "patch_size": planned["patch_size"],
-            "batch_size": planned["batch_size"],
-            "spacing_mm": planned["spacing"],
-            "stages": architecture["n_stages"],
-            "features": architecture["features_per_stage"][-1],
-        }
-    splits: Splits = read_json(workspace.splits_file(dataset))
-    return PlanSummary(dataset, STOCK_PLANS, facts, len(splits), already_done)
-
-
-def _patients(raw: RawDataset) -> dict[str, str]:
-    """Return the patient of every training case; by default a case is its own."""
-    known = read_patient_groups(raw.folder)
-    return {case: known.get(case, case) for case in raw.training_cases()}
-
-
-def _dataset_state(raw: RawDataset) -> str:
-    """Return a hash that changes when the dataset does (FAULTS F09, N06).
-
-    The manifest holds the hash of every file that `convert` wrote; for a dataset made
-    by hand, names, sizes and times must do.
-    """
-    digest = hashlib.sha256()
-    for folder in ("imagesTr", "labelsTr"):
-        for file in sorted((raw.folder / folder).glob("*")):
-            facts = file.stat()
-            digest.update(f"{folder}/{file.name} {facts.st_size}".encode())
-            digest.update(f" {facts.st_mtime_ns}\n".encode())
-    content = read_json(raw.folder / "dataset.json")
-    digest.update(json.dumps(content, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _marker(workspace: Workspace, dataset: str) -> Path:
-    return workspace.record_dir(dataset) / "planned.json"
+def status_of(workspace: Workspace, dataset: str) -> TrainSummary:
+    """Return where every training of a dataset stands, from its files."""
+    return TrainSummary(dataset, tuple(known_runs(workspace, dataset)))

@@ -1,0 +1,50 @@
+"""The command `nnunet-bridge`: its groups, and nothing heavy until one is called."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from nnunet_bridge.cli.ingest import check, convert
+from nnunet_bridge.cli.machine import doctor
+from nnunet_bridge.cli.results import clean, mesh, predict, score, view
+from nnunet_bridge.cli.study import compare, demo, run
+from nnunet_bridge.cli.training import plan, status, train
+
+click.rich_click.USE_MARKDOWN = False
+click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"
+click.rich_click.STYLE_COMMANDS_PANEL_BORDER = "dim"
+click.rich_click.COMMAND_GROUPS = {
+    "nnunet-bridge": [
+        {"name": "Everything at once", "commands": ["demo", "run"]},
+        {"name": "From DICOM and masks to a dataset", "commands": ["check", "convert"]},
+        {"name": "Training", "commands": ["plan", "train", "status"]},
+        {
+            "name": "Results",
+            "commands": ["predict", "clean", "score", "mesh", "view", "compare"],
+        },
+        {"name": "The machine", "commands": ["doctor"]},
+    ]
+}
+
+HELP_ON = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=HELP_ON)
+@click.version_option(package_name="nnunet-bridge")
+def main() -> None:
+    """Carry bone images from DICOM and 3D Slicer to nnU-Net, and back.
+
+    Then answer: is 3D better than 2D on my data?
+
+    Try it:  nnunet-bridge demo
+    """
+
+
+for command in (
+    *(check, convert),
+    *(plan, train, status),
+    *(predict, clean, score, mesh, view),
+    *(compare, run, demo),
+    doctor,
+):
+    main.add_command(command)

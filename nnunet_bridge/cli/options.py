@@ -1,0 +1,87 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING = click.Path(path_type=Path, exists=True)
+
+dataset_argument = click.argument("dataset", metavar="DATASET")
+
+recipe_option = click.option(
+    "-r",
+    "--recipe",
+    "recipe_name",
+    required=True,
+    metavar="RECIPE",
+    help="A dataset.toml, or the name of a recipe that ships with the package.",
+)
+
+force_option = click.option(
+    "--force", is_flag=True, help="Do anew what is already done."
+)
+
+configurations_option = click.option(
+    "-c",
+    "--configuration",
+    "configurations",
+    multiple=True,
+    type=click.Choice(["2d", "3d_fullres"]),
+    help="Once for each. [default: 2d and 3d_fullres]",
+)
+
+folds_option = click.option(
+    "-f",
+    "--fold",
+    "folds",
+    multiple=True,
+    metavar="FOLD",
+    help="0, 1, ... once for each; all5 for every fold; all to train on every case.",
+)
+
+budget_option = click.option(
+    "--budget",
+    type=click.Choice(["full", "quick", "smoke"]),
+    default="full",
+    show_default=True,
+    help="full: nnU-Net untouched (a GPU). quick: 2 % of its steps. smoke: a small "
+    "network for a trial on a CPU, not a result.",
+)
+
+finished_budget_option = click.option(
+    "--budget",
+    type=click.Choice(["full", "quick", "smoke"]),
+    default=None,
+    help="Which finished models. [default: the largest budget that has some]",
+)
+
+model_option = click.option(
+    "--model",
+    type=click.Choice(["nnunet"]),
+    default="nnunet",
+    show_default=True,
+    help="Which network and trainer.",
+)
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu", "mps"]),
+    default="auto",
+    show_default=True,
+    help="auto takes a GPU if there is one.",
+)
+
+labels_option = click.option(
+    "--labels",
+    "labels_file",
+    type=EXISTING,
+    default=None,
+    help="A dataset.json that names the labels. [default: the one beside the files]",
+)
+
+BOTH = ("2d", "3d_fullres")
+"""What is trained and compared unless something else is asked for."""

@@ -1,0 +1,224 @@
+"""How far a long task is, and how long it will still take, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+from nnunet_bridge.core.progress import Progress
+
+PLAIN_EVERY_S = 20.0
+"""How often a task without a terminal says how far it is."""
+
+_KNOWN_ENOUGH = 0.03
+_SLOWER_OR_FASTER = (0.2, 5.0)
+
+
+@dataclass(slots=True)
+class Forecast:
+    """How long the stages will still take, learnt from how long they have taken.
+
+    Examples
+    --------
+    >>> forecast = Forecast()
+    >>> forecast.outline([("train", 60.0), ("predict", 30.0)])
+    >>> forecast.begin("train", 10, now_s=0.0)
+    >>> forecast.advance(5)
+    >>> forecast.left_s(now_s=60.0)  # as much again, and a predict twice as slow
+    120.0
+    """
+
+    expected_s: dict[str, float] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)
+    spent_s: float = 0.0
+    """In the finished stages that the outline knew."""
+
+    stage: str = ""
+    steps: float = 0.0
+    done: float = 0.0
+    started_s: float = 0.0
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Take note of the stages to come, with about how long each takes."""
+        self.expected_s = dict(stages)
+
+    def begin(self, stage: str, steps: float, *, now_s: float) -> None:
+        """End the stage before and begin the next."""
+        self.end(now_s=now_s)
+        self.stage, self.steps, self.done, self.started_s = stage, steps, 0.0, now_s
+
+    def advance(self, done: float) -> None:
+        """Take note of how many steps of the stage are done; it never falls."""
+        self.done = max(self.done, min(done, self.steps))
+
+    def end(self, *, now_s: float) -> None:
+        """Close the current stage."""
+        if self.stage in self.expected_s and self.stage not in self.finished:
+            self.finished.append(self.stage)
+            self.spent_s += now_s - self.started_s
+        self.stage = ""
+
+    @property
+    def share(self) -> float:
+        """How much of the current stage is done, 0..1."""
+        return self.done / self.steps if self.steps else 0.0
+
+    @property
+    def number(self) -> str:
+        """Which of the outlined stages this is, such as ``[2/6]``; empty without."""
+        names = list(self.expected_s)
+        if self.stage not in names:
+            return ""
+        return f"[{names.index(self.stage) + 1}/{len(names)}]"
+
+    def left_s(self, *, now_s: float) -> float | None:
+        """Return the seconds that are still to come; None while nothing is known."""
+        elapsed = now_s - self.started_s
+        expected = self.expected_s.get(self.stage)
+        if self.share >= _KNOWN_ENOUGH:
+            total: float | None = elapsed / self.share
+        else:
+            total = expected
+        if total is None:
+            return None
+        later = sum(
+            seconds
+            for name, seconds in self.expected_s.items()
+            if name not in self.finished and name != self.stage
+        )
+        return max(total - elapsed, 0.0) + later * self._pace(total)
+
+    def _pace(self, stage_total_s: float) -> float:
+        """Return how much slower than outlined this machine is."""
+        known = sum(self.expected_s[name] for name in self.finished)
+        spent = self.spent_s
+        if self.stage in self.expected_s:
+            known += self.expected_s[self.stage]
+            spent += stage_total_s
+        low, high = _SLOWER_OR_FASTER
+        return min(max(spent / known, low), high) if known else 1.0
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as a person says it.
+
+    Examples
+    --------
+    >>> duration_text(42), duration_text(200), duration_text(7300)
+    ('42 s', '3 min 20 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004 - a minute
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004 - an hour
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextlib.contextmanager
+def shown_progress(*, talkative: bool) -> Iterator[Progress]:
+    """Show a bar on a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        bar = _Bar()
+        with bar.display:
+            yield bar
+            bar.close()
+    else:
+        lines = _Lines(every_s=0.0 if talkative else PLAIN_EVERY_S)
+        yield lines
+        lines.close()
+
+
+class _Bar:
+    """One line that changes: stage, bar, time left, note."""
+
+    def __init__(self) -> None:
+        self.forecast = Forecast()
+        self.display = RichProgress(
+            TextColumn("{task.fields[number]} [bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.display.add_task("", total=1.0, number="", left="", note="")
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        self.forecast.outline(stages)
+
+    def stage(self, name: str, steps: int) -> None:
+        self.forecast.begin(name, steps, now_s=time.monotonic())
+        self._show("")
+
+    def advance(self, done: float, note: str = "") -> None:
+        self.forecast.advance(done)
+        self._show(note)
+
+    def say(self, line: str) -> None:
+        self.display.console.print(line, highlight=False)
+
+    def close(self) -> None:
+        self.forecast.end(now_s=time.monotonic())
+
+    def _show(self, note: str) -> None:
+        left = self.forecast.left_s(now_s=time.monotonic())
+        self.display.update(
+            self.task,
+            description=self.forecast.stage,
+            completed=self.forecast.share,
+            number=self.forecast.number,
+            left="" if left is None else f"about {duration_text(left)} left",
+            note=note,
+        )
+
+
+class _Lines:
+    """A line when a stage begins, and one now and then."""
+
+    def __init__(
+        self, every_s: float, write: Callable[[str], object] = sys.stderr.write
+    ) -> None:
+        self.forecast = Forecast()
+        self.every_s = every_s
+        self.write = write
+        self.last_s = 0.0
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        self.forecast.outline(stages)
+
+    def stage(self, name: str, steps: int) -> None:
+        now_s = time.monotonic()
+        self.forecast.begin(name, steps, now_s=now_s)
+        self.last_s = now_s
+        self._line(f"{self.forecast.number} {name}{self._left(now_s)}".strip())
+
+    def advance(self, done: float, note: str = "") -> None:
+        self.forecast.advance(done)
+        now_s = time.monotonic()
+        if now_s - self.last_s >= self.every_s:
+            self.last_s = now_s
+            share = f"  {self.forecast.stage} {100 * self.forecast.share:.0f} %"
+            self._line(f"{share}{self._left(now_s)}{': ' + note if note else ''}")
+
+    def say(self, line: str) -> None:
+        self._line(line)
+
+    def close(self) -> None:
+        self.forecast.end(now_s=time.monotonic())
+
+    def _left(self, now_s: float) -> str:
+        left = self.forecast.left_s(now_s=now_s)
+        return "" if left is None else f", about {duration_text(left)} left"
+
+    def _line(self, text: str) -> None:
+        self.write(f"{text}\n")
+        sys.stderr.flush()

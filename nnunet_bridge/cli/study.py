@@ -1,0 +1,121 @@
+"""`compare`, `run` and `demo`: the answer, and the whole way to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from nnunet_bridge.cli.options import (
+    BOTH,
+    EXISTING,
+    FOLDER,
+    budget_option,
+    configurations_option,
+    dataset_argument,
+    device_option,
+    finished_budget_option,
+    folds_option,
+    force_option,
+    model_option,
+    recipe_option,
+)
+from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.core.summary import Summary
+
+
+@click.command()
+@dataset_argument
+@configurations_option
+@model_option
+@finished_budget_option
+@click.option("-o", "--out", type=FOLDER, required=True, help="For index.html.")
+@bridge_command
+def compare(
+    session: Session,
+    dataset: str,
+    configurations: tuple[str, ...],
+    model: str,  # noqa: ARG001 - there is one so far
+    budget: str | None,
+    out: Path,
+) -> Summary:
+    """Test one configuration against another on the same validation cases.
+
+    Example:  nnunet-bridge compare 1 -c 2d -c 3d_fullres -o comparison
+    """
+    from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.pipeline.study import compare_dataset
+
+    workspace = Workspace.at(session.root)
+    with session.progress() as progress:
+        return compare_dataset(
+            workspace,
+            find_dataset(workspace, dataset),
+            configurations or BOTH,
+            out,
+            budget=budget,
+            progress=progress,
+        )
+
+
+@click.command()
+@click.argument("study", type=EXISTING)
+@recipe_option
+@budget_option
+@configurations_option
+@folds_option
+@device_option
+@force_option
+@bridge_command
+def run(
+    session: Session,
+    study: Path,
+    recipe_name: str,
+    budget: str,
+    configurations: tuple[str, ...],
+    folds: tuple[str, ...],
+    device: str,
+    *,
+    force: bool,
+) -> Summary:
+    """Convert, plan, train, predict, clean, score, mesh and compare a study.
+
+    Example:  nnunet-bridge run knee_study -r dataset.toml -w /data/work --budget smoke
+    """
+    from nnunet_bridge.formats.recipe import read_recipe
+    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.nnunet.plans import BUDGETS
+    from nnunet_bridge.pipeline.study import StudyOptions, run_study
+
+    options = StudyOptions(
+        BUDGETS[budget], configurations or BOTH, folds or ("0",), device, force
+    )
+    workspace = Workspace.at(session.root)
+    with session.progress() as progress:
+        return run_study(
+            study, read_recipe(recipe_name), workspace, options, progress=progress
+        )
+
+
+@click.command()
+@click.argument("folder", type=FOLDER, default="demo", metavar="[DIR]")
+@click.option(
+    "--patients",
+    type=click.IntRange(3),
+    default=10,
+    show_default=True,
+    help="Synthetic patients, the unseen ones among them.",
+)
+@device_option
+@bridge_command
+def demo(session: Session, folder: Path, patients: int, device: str) -> Summary:
+    """Make a synthetic lower limb in DIR and take it all the way, on a CPU.
+
+    Proves the chain in about ten minutes; it is a smoke run, not a result.
+
+    Example:  nnunet-bridge demo
+    """
+    from nnunet_bridge.pipeline.demo import run_demo
+
+    with session.progress() as progress:
+        return run_demo(folder, patients=patients, device=device, progress=progress)

@@ -1,0 +1,202 @@
+"""What a folder holds: every file is used, excluded with a reason, or failed with one.
+
+Files are known by their content, whatever their names. An index (DICOMDIR) is never
+followed, nor is a link to a folder, nor a link that leaves the folder (FAULTS D13, D14,
+F01).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.formats.dicom.headers import (
+    Damaged,
+    NotUsed,
+    SliceHeader,
+    read_headers,
+)
+from nnunet_bridge.formats.files import quoted
+
+_LOOKS_NUMBERED = {"", ".dcm", ".ima"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileAccount:
+    """What became of every file of a folder; names are relative to it."""
+
+    used: tuple[str, ...] = ()
+    excluded: tuple[tuple[str, str], ...] = ()
+    """Name and reason."""
+
+    failed: tuple[tuple[str, str], ...] = ()
+    """Name and reason."""
+
+    @property
+    def found(self) -> int:
+        """Number of files in the folder: the sum of the three kinds."""
+        return len(self.used) + len(self.excluded) + len(self.failed)
+
+
+@dataclass(slots=True)
+class Scan:
+    """The slices in a folder while their fate is being decided."""
+
+    headers: list[SliceHeader] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def exclude(self, headers: list[SliceHeader], reason: str) -> None:
+        """Take slices out; the files that hold nothing else are excluded."""
+        gone = set(map(id, headers))
+        self.headers = [header for header in self.headers if id(header) not in gone]
+        still_there = {header.name for header in self.headers}
+        for header in headers:
+            if header.name not in still_there:
+                self.excluded[header.name] = reason
+
+    def account(self) -> FileAccount:
+        """Return the fate of every file, sorted by name."""
+        used = {header.name for header in self.headers}
+        return FileAccount(
+            used=tuple(sorted(used)),
+            excluded=tuple(sorted(self.excluded.items())),
+            failed=tuple(sorted(self.failed.items())),
+        )
+
+
+def scan_folder(folder: Path) -> Scan:
+    """Return the slices in `folder` and below, sorted by name.
+
+    Raises
+    ------
+    InputError
+        If `folder` is no folder that can be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.")
+    scan = Scan()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters about a header, we check
+        for name, file in sorted(_files(folder, scan.excluded)):
+            _take(scan, file, name)
+    scan.findings += _about_the_rest(scan)
+    _drop_copies(scan)
+    return scan
+
+
+def _files(folder: Path, excluded: dict[str, str]) -> Iterator[tuple[str, Path]]:
+    """Go through the regular files; note the links that are not followed."""
+    root = folder.resolve()
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        for name in [*folders, *names]:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink() and not _stays_inside(path, root):
+                excluded[relative] = "link that is not followed"
+            elif path.is_file():
+                yield relative, path
+            elif name in names:
+                excluded[relative] = "not a regular file"
+
+
+def _stays_inside(link: Path, root: Path) -> bool:
+    """Whether a link leads to a file inside `root`."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return False
+    return target.is_file() and target.is_relative_to(root)
+
+
+def _take(scan: Scan, file: Path, name: str) -> None:
+    try:
+        scan.headers += read_headers(file, name)
+    except NotUsed as reason:
+        scan.excluded[name] = str(reason)
+    except Damaged as reason:
+        scan.failed[name] = str(reason)
+        scan.findings.append(
+            Finding(
+                reason.code,
+                Outcome.REFUSED,
+                f"{quoted(name)} is damaged: {reason}. Copy or export it again.",
+            )
+        )
+    except OSError as error:
+        scan.failed[name] = f"cannot be read ({error.strerror})"
+        scan.findings.append(
+            Finding(
+                "P10",
+                Outcome.REFUSED,
+                f"{quoted(name)} cannot be read: {error.strerror}.",
+            )
+        )
+
+
+def _about_the_rest(scan: Scan) -> list[Finding]:
+    empty = [
+        name
+        for name, reason in sorted(scan.excluded.items())
+        if reason == "empty file"
+        and not Path(name).name.startswith(".")
+        and Path(name).suffix.lower() in _LOOKS_NUMBERED
+    ]
+    if not empty:
+        return []
+    return [
+        Finding(
+            "D14",
+            Outcome.WARNED,
+            f"{len(empty)} file(s) of the folder are empty, the first is "
+            f"{quoted(empty[0])}: copy the folder again if they were slices.",
+        )
+    ]
+
+
+def _drop_copies(scan: Scan) -> None:
+    """Keep one of several copies of an instance; refuse two that differ (D07)."""
+    kept: dict[tuple[str, int], SliceHeader] = {}
+    copies: list[SliceHeader] = []
+    for header in sorted(scan.headers, key=lambda header: (header.name, header.frame)):
+        if not header.identity.instance:
+            continue
+        first = kept.setdefault((header.identity.instance, header.frame), header)
+        if first is header:
+            continue
+        if _pixel_hash(first) == _pixel_hash(header):
+            copies.append(header)
+        else:
+            scan.findings.append(
+                Finding(
+                    "D07",
+                    Outcome.REFUSED,
+                    f"{quoted(first.name)} and {quoted(header.name)} claim to be the "
+                    "same instance, but their pixels differ: remove the wrong one.",
+                )
+            )
+    if copies:
+        scan.exclude(copies, "copy of another file")
+        scan.findings.append(
+            Finding(
+                "D07",
+                Outcome.FIXED,
+                f"{len(copies)} slice(s) were there twice, the first is "
+                f"{quoted(copies[0].name)}; one copy of each is used.",
+            )
+        )
+
+
+def _pixel_hash(header: SliceHeader) -> bytes:
+    """Return a hash of the stored pixels (of the whole file where they are packed)."""
+    with header.file.open("rb") as stream:
+        stream.seek(max(header.pixels.offset, 0))
+        stored = stream.read(header.pixels.length)
+    return hashlib.sha256(stored).digest()

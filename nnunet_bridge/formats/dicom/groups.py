@@ -1,0 +1,360 @@
+"""Which slices belong together: from all slices of a folder to the ones of one volume.
+
+A series is split by what distinguishes images at the same place (image type, echo,
+repetition) and by what no volume can mix (orientation, spacing, matrix). Slices of two
+groups are never interleaved; where more than one group could be meant, the choice is
+the user's (FAULTS D01-D06).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.formats.dicom.folder import Scan
+from nnunet_bridge.formats.dicom.headers import SliceHeader
+from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
+
+FEWEST_SLICES = 3
+MAIN_SHARE = 0.8
+"""A stack must hold this share of the images of its group; the rest is left out."""
+
+_DIXON = frozenset(
+    {"WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP", "FF"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Slices of one series and one contrast."""
+
+    headers: tuple[SliceHeader, ...]
+    repetition: str = ""
+    """What tells repeated acquisitions apart; empty where nothing repeats."""
+
+    @property
+    def first(self) -> SliceHeader:
+        """The slice that speaks for the group."""
+        return self.headers[0]
+
+    @property
+    def kind(self) -> str:
+        """Contrast and size; nothing that tells a patient."""
+        contrast = self.first.contrast
+        parts = ["\\".join(contrast.image_type) or "no image type"]
+        if contrast.echo_time_ms is not None:
+            parts.append(f"TE {contrast.echo_time_ms:g} ms")
+        if self.repetition:
+            parts.append(self.repetition)
+        parts.append(f"{len(self.headers)} images")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        """Return the group's line in a table."""
+        spacing = self.first.plane.pixel_spacing_mm
+        pixels = (
+            "" if spacing is None else f", pixels of {spacing[0]:g} x {spacing[1]:g} mm"
+        )
+        return (
+            f"series {self.first.series_number or '?'} "
+            f"{quoted(self.first.description)}: {self.kind}{pixels}"
+        )
+
+
+def choose(
+    scan: Scan,
+    *,
+    image_type: str | None = None,
+    series: str | None = None,
+    echo: int | None = None,
+) -> tuple[Group, tuple[Group, ...]]:
+    """Return the group that is meant and the rejected ones.
+
+    Parameters
+    ----------
+    scan : Scan
+        Changed: slices that are not chosen become excluded, with a reason.
+    image_type : str or None
+        A word of *Image Type*, such as ``WATER``.
+    series : str or None
+        Number, description or UID of a series.
+    echo : int or None
+        The value of *Echo Number(s)*.
+
+    Raises
+    ------
+    Refused
+        If no group, or more than one, could be meant (D01-D06, D09, D15).
+    """
+    _prefer_mr(scan)
+    groups = _groups(scan.headers)
+    if not groups:
+        raise Refused.because(
+            "D15", "The folder holds no MR image: choose the folder of a DICOM series."
+        )
+    candidates = _of_series(groups, series)
+    candidates = _worth_a_volume(candidates, scan)
+    candidates = _of_contrast(candidates, image_type, scan)
+    if echo is not None:
+        candidates = _of_echo(candidates, echo)
+    if len(candidates) > 1:
+        raise _ambiguous(candidates)
+    chosen = candidates[0]
+    rejected = tuple(group for group in groups if group is not chosen)
+    for group in rejected:
+        scan.exclude(list(group.headers), "belongs to another series or contrast")
+    return _main_stack(chosen, scan), rejected
+
+
+def positions_held_twice(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+    """Return the sets of slices that lie at one place, in the order of the places."""
+    places: dict[tuple[float, ...], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        if header.plane.position_mm is not None:
+            places[_place(header)].append(header)
+    return [places[place] for place in sorted(places) if len(places[place]) > 1]
+
+
+def _place(header: SliceHeader) -> tuple[float, ...]:
+    """Return where a slice lies: to 0.01 mm, and to 0.1 in its cosines."""
+    position = tuple(round(x, 2) + 0.0 for x in header.plane.position_mm or ())
+    turned = tuple(round(x, 1) + 0.0 for x in header.plane.orientation or ())
+    return position + turned
+
+
+def _prefer_mr(scan: Scan) -> None:
+    """Leave other images out where there is MR: this is a tool for MR (D03)."""
+    kinds = {header.contrast.modality for header in scan.headers}
+    if "MR" in kinds and len(kinds) > 1:
+        others = [h for h in scan.headers if h.contrast.modality != "MR"]
+        scan.exclude(others, "not an MR image")
+
+
+def _groups(headers: Iterable[SliceHeader]) -> list[Group]:
+    contrasts = _split(
+        headers,
+        lambda h: (
+            h.identity.series,
+            h.contrast.image_type,
+            h.contrast.echo_time_ms or 0.0,
+            h.contrast.echo,
+        ),
+    )
+    return [
+        Group(tuple(members), repetition)
+        for together in contrasts
+        for repetition, members in _repetitions(together)
+    ]
+
+
+def _split(
+    headers: Iterable[SliceHeader], key: Callable[[SliceHeader], tuple[Hashable, ...]]
+) -> list[list[SliceHeader]]:
+    parts: dict[tuple[Hashable, ...], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        parts[key(header)].append(header)
+    return [parts[chosen] for chosen in sorted(parts)]  # type: ignore[type-var]  # texts and numbers
+
+
+def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader]]]:
+    """Split images that lie at the same places by what repeats (D06)."""
+    if not positions_held_twice(headers):
+        return [("", headers)]
+    repeats: tuple[tuple[str, Callable[[SliceHeader], str]], ...] = (
+        ("acquisition", lambda h: h.contrast.acquisition),
+        ("temporal position", lambda h: h.contrast.temporal_position),
+        ("trigger time", lambda h: h.contrast.trigger_time),
+    )
+    for name, value in repeats:
+        parts = _split(headers, lambda h, value=value: (value(h),))  # type: ignore[misc]
+        if len(parts) > 1 and not any(map(positions_held_twice, parts)):
+            return [(f"{name} {value(part[0])}", part) for part in parts]
+    return [("", headers)]
+
+
+def _of_series(groups: list[Group], series: str | None) -> list[Group]:
+    if series is None:
+        return groups
+    wanted = series.strip().casefold()
+    found = [
+        group
+        for group in groups
+        if wanted
+        in (
+            group.first.identity.series,
+            group.first.series_number,
+            group.first.description.casefold(),
+        )
+    ]
+    if not found:
+        raise Refused.because(
+            "D01",
+            f"No series of the folder is called {quoted(series)}. It holds: "
+            f"{_table(groups)}.",
+        )
+    return found
+
+
+def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
+    """Leave out scouts and images without a place where there is a real stack (D02)."""
+    worthy = [
+        group
+        for group in groups
+        if len(_parallel(group.headers)[0]) >= FEWEST_SLICES
+        and any(header.plane.position_mm for header in group.headers)
+    ]
+    if not worthy:
+        large = [group for group in groups if len(group.headers) >= FEWEST_SLICES]
+        if not large:
+            raise Refused.because(
+                "D15",
+                f"A volume needs at least {FEWEST_SLICES} slices; the folder holds "
+                f"{_table(groups)}.",
+            )
+        return large
+    left_out = [group for group in groups if group not in worthy]
+    for group in left_out:
+        scan.exclude(list(group.headers), "too few images for a volume")
+    if left_out:
+        scan.findings.append(
+            Finding(
+                "D02",
+                Outcome.WARNED,
+                f"Left out, because they are no volumes: {_table(left_out)}.",
+            )
+        )
+    return worthy
+
+
+def _of_contrast(
+    groups: list[Group], image_type: str | None, scan: Scan
+) -> list[Group]:
+    if image_type is None:
+        return groups
+    wanted = image_type.strip().upper()
+    named = [g for g in groups if wanted in g.first.contrast.image_type]
+    described = [
+        g
+        for g in groups
+        if wanted in re.split(r"[^A-Z0-9]+", g.first.description.upper())
+    ]
+    found = named or described
+    if found:
+        return found
+    (only, *others) = groups
+    if others or _DIXON & set(only.first.contrast.image_type):
+        raise Refused.because(
+            "D04",
+            f"No images of the folder are called {wanted}. It holds: "
+            f"{_table(groups)}. Set `image_type` in [scans] to one of their words.",
+        )
+    scan.findings.append(
+        Finding(
+            "D04",
+            Outcome.WARNED,
+            f"The images do not say that they are {wanted} ({only.kind}); they are "
+            "used because there are no others.",
+        )
+    )
+    return groups
+
+
+def _of_echo(groups: list[Group], echo: int) -> list[Group]:
+    found = [group for group in groups if group.first.contrast.echo == str(echo)]
+    if not found:
+        raise Refused.because(
+            "D05", f"There is no echo {echo}. The folder holds: {_table(groups)}."
+        )
+    return found
+
+
+def _ambiguous(groups: list[Group]) -> Refused:
+    """Return the refusal that lists what could be meant and how to choose."""
+    first, *others = (group.first for group in groups)
+    if any(h.identity.series != first.identity.series for h in others):
+        code, how = "D01", "name one with `series` in [scans]"
+    elif any(h.contrast.image_type != first.contrast.image_type for h in others):
+        code, how = "D04", "name one with `image_type` in [scans]"
+    elif any(
+        (h.contrast.echo_time_ms, h.contrast.echo)
+        != (first.contrast.echo_time_ms, first.contrast.echo)
+        for h in others
+    ):
+        code, how = "D05", "name one with `echo` in [scans]"
+    elif len({frozenset(map(_place, group.headers)) for group in groups}) == 1:
+        code, how = "D06", "keep the files of one acquisition only"
+    else:
+        code, how = "D09", "export the composed series of the scanner"
+    return Refused.because(
+        code,
+        f"The folder holds {len(groups)} sets of images that could be meant: "
+        f"{_table(groups)}. They are never mixed: {how}.",
+    )
+
+
+def _table(groups: Iterable[Group]) -> str:
+    return "; ".join(map(str, groups))
+
+
+def _main_stack(group: Group, scan: Scan) -> Group:
+    """Return the part of a group that is one stack; the rest is left out (D02, G14)."""
+    main, *rest = _parallel(group.headers)
+    if not rest:
+        return group
+    others = [header for part in rest for header in part]
+    turned = any(_orientations_differ(main[0], header) for header in others)
+    code = "D02" if turned else "G14"
+    why = "orientation" if turned else "pixel spacing or matrix"
+    named = ", ".join(quoted(header.name) for header in others[:5])
+    if len(main) < FEWEST_SLICES or len(main) < MAIN_SHARE * len(group.headers):
+        raise Refused.because(
+            code,
+            f"The series mixes images of different {why}: {len(main)} agree, "
+            f"{len(others)} do not ({named}). Export one stack alone.",
+        )
+    scan.exclude(others, f"differs in {why} from the other slices")
+    scan.findings.append(
+        Finding(
+            code,
+            Outcome.WARNED,
+            f"{len(others)} of {len(group.headers)} images differ in {why} and were "
+            f"left out: {named}.",
+        )
+    )
+    return Group(tuple(main), group.repetition)
+
+
+def _parallel(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+    """Split by orientation, pixel spacing and matrix; the largest part first."""
+    parts: list[list[SliceHeader]] = []
+    for header in sorted(headers, key=_shape_key):
+        for part in parts:
+            same_shape = _shape_key(part[0])[0] == _shape_key(header)[0]
+            if same_shape and not _orientations_differ(part[0], header):
+                part.append(header)
+                break
+        else:
+            parts.append([header])
+    return sorted(parts, key=len, reverse=True)
+
+
+def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    plane = header.plane
+    spacing = tuple(round(size, 4) for size in plane.pixel_spacing_mm or ())
+    spacing = tuple(size for size in spacing if size == size)  # noqa: PLR0124 - NaN differs from itself
+    return (plane.rows, plane.columns, *spacing), plane.orientation or ()
+
+
+def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:
+    first, second = one.plane.orientation, other.plane.orientation
+    if first is None or second is None:
+        return False  # what a slice does not say is asked later (G16)
+    return bool(
+        np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9  # noqa: PLR2004 - rounding of decimals
+    )

@@ -1,0 +1,479 @@
+"""What the header of one DICOM file says about each slice that it holds.
+
+pydicom parses the header; the pixels are not touched, only where they begin is noted
+(`PixelPlace`), so that an uncompressed slice can later be read with one seek. A faster
+parser for plain files may take the place of `read_headers` alone.
+
+Anything may be wrong with a file from outside. `read_headers` is the boundary: whatever
+happens inside, it returns headers or raises `NotUsed` or `Damaged`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from nnunet_bridge.core.errors import InputError
+
+MAX_MATRIX = 4096
+MAX_FRAMES = 20_000
+MAX_INFLATED_BYTES = 256 * 2**20
+
+MR_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.4",  # MR Image
+        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR Image
+        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR Image
+    }
+)
+CT_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.2",  # CT Image
+        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image
+        "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
+    }
+)
+_INDEX_CLASS = "1.2.840.10008.1.3.10"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_PREAMBLE_BYTES = 128
+_SNIFF_BYTES = 1024
+_UNDEFINED = 0xFFFFFFFF
+
+_TAGS: list[Any] = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "PatientID", "Modality", "ImageType", "SeriesNumber",
+    "SeriesDescription", "InstanceNumber", "AcquisitionNumber", "ImagesInAcquisition",
+    "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "EchoNumbers",
+    "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+    "PixelPaddingValue", "LossyImageCompression", "BurnedInAnnotation",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+
+
+class NotUsed(InputError):
+    """The file is healthy, or no DICOM at all, and holds no slice of a volume."""
+
+
+class Damaged(InputError):
+    """The file starts as DICOM but cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose image this is. Never written anywhere, except as a salted hash."""
+
+    patient: str = field(repr=False)
+    study: str = field(repr=False)
+    series: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
+    instance: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """What distinguishes images that may lie at the same place."""
+
+    modality: str
+    image_type: tuple[str, ...]
+    echo_time_ms: float | None
+    """Rounded to 0.01 ms."""
+
+    echo: str
+    acquisition: str
+    temporal_position: str
+    trigger_time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where a slice lies; None for what the header does not say."""
+
+    position_mm: tuple[float, float, float] | None
+    orientation: tuple[float, ...] | None
+    """(6,) direction cosines of a row, then of a column."""
+
+    pixel_spacing_mm: tuple[float, float] | None
+    """Between rows, then between columns."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How stored bits become values."""
+
+    syntax: str
+    """Transfer syntax UID."""
+
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    inverted: bool
+    """MONOCHROME1: the smallest value is white."""
+
+    slope: float
+    intercept: float
+    padding: int | None
+    """Stored value that means "no image here"."""
+
+    lossy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PixelPlace:
+    """Where the pixels lie in the file; a negative offset means: ask pydicom."""
+
+    keyword: str = "PixelData"
+    offset: int = -1
+    length: int = -1
+    available: int = -1
+    """Bytes from the offset to the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """One slice: a single-frame file, or one frame of a multi-frame file."""
+
+    file: Path
+    name: str
+    """Path below the scanned folder."""
+
+    frame: int
+    """0 for a single-frame file."""
+
+    frames: int
+    identity: Identity
+    contrast: Contrast
+    plane: Plane
+    encoding: Encoding
+    pixels: PixelPlace
+    series_number: str
+    description: str = field(repr=False)
+    instance_number: int | None
+    images_in_acquisition: int | None
+    thickness_mm: float | None
+    declared_spacing_mm: float | None
+    burned_in: bool
+
+
+def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
+    """Return one header for every slice that the file holds.
+
+    Parameters
+    ----------
+    file : Path
+        A regular file of any kind.
+    name : str
+        Its path below the scanned folder, for messages.
+
+    Raises
+    ------
+    NotUsed
+        If it is no DICOM image of a plane in the patient (D03, D13, D14).
+    Damaged
+        If it starts as DICOM but cannot be parsed, or would harm (P10, S06-S08).
+    """
+    with file.open("rb") as stream:
+        start = stream.read(_SNIFF_BYTES)
+        if not start:
+            raise NotUsed("empty file", code="D14")
+        announced = start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
+        if not announced and not _may_lack_a_preamble(start):
+            raise NotUsed("not a DICOM file", code="D14")
+        try:
+            return _parsed(file, name, stream, start, announced=announced)
+        except (NotUsed, Damaged):
+            raise
+        except Exception as error:  # the boundary around one untrusted file
+            problem = f"its header cannot be read ({type(error).__name__})"
+            kind = Damaged if announced else NotUsed
+            raise kind(problem, code="P10") from error
+
+
+def _may_lack_a_preamble(start: bytes) -> bool:
+    """Whether a file without 'DICM' may be DICOM: it starts with a low group number."""
+    return len(start) > 8 and start[0] in (2, 8) and start[1] == 0  # noqa: PLR2004 - a tag and a length
+
+
+def _parsed(
+    file: Path, name: str, stream: BinaryIO, start: bytes, *, announced: bool
+) -> tuple[SliceHeader, ...]:
+    _refuse_a_bomb(file, start)
+    stream.seek(0)
+    dataset = pydicom.dcmread(
+        stream, stop_before_pixels=True, force=not announced, specific_tags=_TAGS
+    )
+    meta = dataset.file_meta
+    sop_class = _text(dataset, "SOPClassUID") or str(
+        meta.get("MediaStorageSOPClassUID", "")
+    )
+    _refuse_other_kinds(dataset, sop_class)
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    if rows is None or columns is None:
+        if not announced:
+            raise NotUsed("not a DICOM file", code="D14")
+        raise Damaged("its header breaks off before Rows and Columns", code="P10")
+    frames = _whole(dataset, "NumberOfFrames") or 1
+    if not (0 < rows <= MAX_MATRIX and 0 < columns <= MAX_MATRIX):
+        raise Damaged(f"its matrix of {rows} x {columns} is impossible", code="S07")
+    if not 0 < frames <= MAX_FRAMES:
+        raise Damaged(f"its number of frames, {frames}, is impossible", code="S07")
+    syntax = str(meta.get("TransferSyntaxUID", "")) or _guessed_syntax(dataset)
+    pixels = _pixel_place(stream, syntax)
+    shared, per_frame = _functional_groups(dataset, sop_class, frames)
+    return tuple(
+        _slice(_Source(file, name, dataset, syntax, pixels), index, frames, groups)
+        for index, groups in enumerate(
+            [dataset, *_flattened(shared), *_flattened(own)] for own in per_frame
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What all frames of one file share."""
+
+    file: Path
+    name: str
+    dataset: Dataset
+    syntax: str
+    pixels: PixelPlace
+
+
+def _slice(
+    source: _Source, frame: int, frames: int, groups: Sequence[Dataset]
+) -> SliceHeader:
+    """Return one slice; later members of `groups` overrule earlier ones."""
+    dataset = source.dataset
+    thickness = _number(_first(groups, "SliceThickness"))
+    return SliceHeader(
+        file=source.file,
+        name=source.name,
+        frame=frame,
+        frames=frames,
+        identity=Identity(
+            patient=_text(dataset, "PatientID"),
+            study=_text(dataset, "StudyInstanceUID"),
+            series=_text(dataset, "SeriesInstanceUID"),
+            frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+            instance=_text(dataset, "SOPInstanceUID"),
+        ),
+        contrast=_contrast(groups),
+        plane=Plane(
+            position_mm=_triple(_first(groups, "ImagePositionPatient")),
+            orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
+            pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+        ),
+        encoding=_encoding(source, groups),
+        pixels=source.pixels,
+        series_number=_text(dataset, "SeriesNumber"),
+        description=_text(dataset, "SeriesDescription"),
+        instance_number=_whole(dataset, "InstanceNumber"),
+        images_in_acquisition=_whole(dataset, "ImagesInAcquisition"),
+        thickness_mm=thickness,
+        declared_spacing_mm=_number(_first(groups, "SpacingBetweenSlices")),
+        burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
+    )
+
+
+def _contrast(groups: Sequence[Dataset]) -> Contrast:
+    echo_time = _number(_first(groups, "EffectiveEchoTime", "EchoTime"))
+    kinds = _first(groups, "FrameType") or _first(groups, "ImageType") or ()
+    return Contrast(
+        modality=_text(groups[0], "Modality"),
+        image_type=tuple(
+            str(kind).strip().upper()
+            for kind in ([kinds] if isinstance(kinds, str) else kinds)
+        ),
+        echo_time_ms=None if echo_time is None else round(echo_time, 2),
+        echo=_joined(_first(groups, "EchoNumbers")),
+        acquisition=_joined(
+            _first(groups, "FrameAcquisitionNumber", "AcquisitionNumber")
+        ),
+        temporal_position=_joined(
+            _first(groups, "TemporalPositionIndex", "TemporalPositionIdentifier")
+        ),
+        trigger_time=_joined(
+            _first(groups, "NominalCardiacTriggerDelayTime", "TriggerTime")
+        ),
+    )
+
+
+def _encoding(source: _Source, groups: Sequence[Dataset]) -> Encoding:
+    dataset = source.dataset
+    allocated = _whole(dataset, "BitsAllocated") or 16
+    stored = _whole(dataset, "BitsStored") or allocated
+    high = _whole(dataset, "HighBit")
+    slope = _number(_first(groups, "RescaleSlope"))
+    intercept = _number(_first(groups, "RescaleIntercept"))
+    return Encoding(
+        syntax=source.syntax,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=stored - 1 if high is None else high,
+        signed=_whole(dataset, "PixelRepresentation") == 1,
+        inverted=_text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1",
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        padding=_whole(dataset, "PixelPaddingValue"),
+        lossy=_text(dataset, "LossyImageCompression") == "01",
+    )
+
+
+def _refuse_a_bomb(file: Path, start: bytes) -> None:
+    """Refuse a deflated file that would inflate beyond measure (S06)."""
+    if _DEFLATED not in start:
+        return
+    meta_length = struct.unpack_from("<I", start, _PREAMBLE_BYTES + 4 + 8)[0]
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + 12 + meta_length :]
+    inflater.decompress(body, MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise Damaged(
+            f"it inflates to more than {MAX_INFLATED_BYTES >> 20} MiB", code="S06"
+        )
+
+
+def _refuse_other_kinds(dataset: Dataset, sop_class: str) -> None:
+    if sop_class == _INDEX_CLASS:
+        raise NotUsed("index of a file set (DICOMDIR)", code="D13")
+    by_modality = not sop_class and _text(dataset, "Modality") in ("MR", "CT")
+    if sop_class not in MR_CLASSES | CT_CLASSES and not by_modality:
+        kind = UID(sop_class).name if sop_class else "a file without an SOP class"
+        raise NotUsed(f"not an MR image but {kind}", code="D03")
+    if (_whole(dataset, "SamplesPerPixel") or 1) > 1:
+        raise NotUsed("colour image", code="D03")
+
+
+def _functional_groups(
+    dataset: Dataset, sop_class: str, frames: int
+) -> tuple[Dataset, list[Dataset]]:
+    """Return the shared group and one own group a frame (PS3.3 C.7.6.16)."""
+    enhanced = sop_class.endswith((".4.1", ".4.4", ".2.1", ".2.2"))
+    if not enhanced and frames == 1:
+        return Dataset(), [Dataset()]
+    per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    if len(per_frame) != frames:
+        raise Damaged(
+            f"it holds {frames} frames, but says where {len(per_frame)} of them lie",
+            code="D12",
+        )
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    return shared[0], per_frame
+
+
+_GROUPS = (
+    "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence",
+    "PixelValueTransformationSequence", "MREchoSequence", "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence", "FrameContentSequence",
+    "CardiacSynchronizationSequence", "UnassignedSharedConvertedAttributesSequence",
+    "UnassignedPerFrameConvertedAttributesSequence",
+)  # fmt: skip
+"""The functional groups that place a frame or tell its contrast."""
+
+
+def _flattened(group: Dataset) -> list[Dataset]:
+    return [
+        sequence[0] for keyword in _GROUPS if (sequence := group.get(keyword)) is not None
+        and len(sequence)
+    ]
+
+
+def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
+    """Return where the pixels lie; pydicom has stopped at the tag that begins them."""
+    offset = stream.tell()
+    head = stream.read(12)
+    end = stream.seek(0, 2)
+    if syntax.encode() == _DEFLATED:
+        return PixelPlace()
+    order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
+    if len(head) < 8:  # noqa: PLR2004 - a tag and a length
+        return PixelPlace(offset=offset, length=0, available=0)
+    tag = struct.unpack_from(order + "HH", head)
+    keyword = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}.get(
+        tag[1], "PixelData"
+    )
+    if tag[0] != 0x7FE0:  # noqa: PLR2004 - the group of the pixels
+        return PixelPlace(offset=offset, length=0, available=0)
+    implicit = syntax == "1.2.840.10008.1.2"
+    begin, at = (offset + 8, 4) if implicit else (offset + 12, 8)
+    length = struct.unpack_from(order + "I", head, at)[0]
+    available = max(0, end - begin)
+    return PixelPlace(
+        keyword, begin, available if length == _UNDEFINED else length, available
+    )
+
+
+def _guessed_syntax(dataset: Dataset) -> str:
+    """Return the syntax in which pydicom read a file that does not name it."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return "1.2.840.10008.1.2"
+    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+
+
+def _first(groups: Sequence[Dataset], *keywords: str) -> Any:  # noqa: ANN401 - any value representation
+    """Return the most specific value of the first keyword that has one."""
+    for keyword in keywords:
+        for group in reversed(groups):
+            value = group.get(keyword)
+            if value is not None and value != "":
+                return value
+    return None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Return a text, or nothing where it cannot be decoded (P12)."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # noqa: BLE001 - a text never decides whether pixels are read
+        return ""
+    return "" if value is None else str(value).strip()
+
+
+def _whole(dataset: Dataset, keyword: str) -> int | None:
+    value = dataset.get(keyword)
+    return None if value is None or value == "" else int(value)
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - any value representation
+    return None if value is None or value == "" else float(value)
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:  # noqa: ANN401 - likewise
+    if value is None or isinstance(value, (str, float, int)) or len(value) != count:
+        return None
+    return tuple(float(number) for number in value)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:  # noqa: ANN401 - likewise
+    numbers = _numbers(value, 2)
+    return None if numbers is None else (numbers[0], numbers[1])
+
+
+def _triple(value: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - likewise
+    numbers = _numbers(value, 3)
+    return None if numbers is None else (numbers[0], numbers[1], numbers[2])
+
+
+def _joined(value: Any) -> str:  # noqa: ANN401 - likewise
+    if value is None:
+        return ""
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    return "/".join(str(part) for part in value)

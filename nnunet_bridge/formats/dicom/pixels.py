@@ -1,0 +1,332 @@
+"""The pixels of a stack: each slice decoded and scaled by its own tags.
+
+Uncompressed slices are read with one seek, straight from the place that the header
+noted; everything else goes through pydicom and its decoders. The slices fill one array
+that is allocated once; nothing holds a second copy of the volume, except while numbers
+of a wider type are narrowed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.image import VoxelArray
+from nnunet_bridge.formats.dicom.headers import Encoding, SliceHeader
+from nnunet_bridge.formats.files import quoted
+
+_NATIVE = {
+    "1.2.840.10008.1.2": "<",
+    "1.2.840.10008.1.2.1": "<",
+    "1.2.840.10008.1.2.2": ">",
+}
+"""Byte order of the syntaxes that store plain numbers."""
+
+_LOSSY = frozenset(
+    f"1.2.840.10008.1.2.4.{ending}"
+    for ending in ("50", "51", "81", "91", "93", "203")
+)
+_FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """The values of a stack and how they came about."""
+
+    voxels: VoxelArray
+    """(I, J, K), Fortran-ordered."""
+
+    slopes: tuple[float, float]
+    """Smallest and largest Rescale Slope."""
+
+    intercepts: tuple[float, float]
+    """Smallest and largest Rescale Intercept."""
+
+    findings: tuple[Finding, ...]
+
+
+def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
+    """Return the values of slices that are in stacking order.
+
+    Raises
+    ------
+    Refused
+        If a slice cannot be decoded (P07), is cut off (P09), holds no finite numbers
+        or the whole volume only one value (P11).
+    """
+    findings = [*_encodings(headers)]
+    rows, columns = headers[0].plane.rows, headers[0].plane.columns
+    buffer = np.empty((len(headers), rows, columns), _working_type(headers))
+    notes = _Notes()
+    source = _FrameSource()
+    for k, header in enumerate(headers):
+        stored = _stored(header, source)
+        notes.look_at(k, header, stored)
+        buffer[k] = _scaled(stored, header.encoding)
+    if buffer.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in buffer):
+        raise Refused.because(
+            "P11", "The image holds NaN or infinite values: export it again."
+        )
+    findings += notes.padded(buffer)
+    findings += notes.constant(buffer)
+    slopes = [header.encoding.slope for header in headers]
+    intercepts = [header.encoding.intercept for header in headers]
+    return Pixels(
+        voxels=_narrowed(buffer).transpose(2, 1, 0),
+        slopes=(min(slopes), max(slopes)),
+        intercepts=(min(intercepts), max(intercepts)),
+        findings=tuple(findings),
+    )
+
+
+def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
+    """Refuse what cannot be decoded before any pixel is read (P01, P07)."""
+    for syntax in sorted({header.encoding.syntax for header in headers} - set(_NATIVE)):
+        _check_decoder(syntax)
+    for header in headers:
+        scale = (header.encoding.slope, header.encoding.intercept)
+        if not np.isfinite(scale).all() or header.encoding.slope == 0:
+            raise Refused.because(
+                "P01",
+                f"{quoted(header.name)} has Rescale Slope {scale[0]:g} and Intercept "
+                f"{scale[1]:g}, which make no image: export it again.",
+            )
+    lossy = sum(h.encoding.lossy or h.encoding.syntax in _LOSSY for h in headers)
+    if not lossy:
+        return []
+    return [
+        Finding(
+            "P07",
+            Outcome.WARNED,
+            f"{lossy} of {len(headers)} slices were compressed with loss.",
+        )
+    ]
+
+
+def _check_decoder(syntax: str) -> None:
+    uid = UID(syntax)
+    try:
+        available = get_decoder(uid).is_available
+    except NotImplementedError:
+        available = False
+    if not available and uid != "1.2.840.10008.1.2.1.99":
+        raise Refused.because(
+            "P07",
+            f"No decoder for the transfer syntax {uid.name} is installed: install "
+            "`pylibjpeg[all]` or `python-gdcm`.",
+        )
+
+
+def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
+    """Return a type that holds every value the headers allow."""
+    scales = {(h.encoding.slope, h.encoding.intercept) for h in headers}
+    whole = all(float(a).is_integer() and float(b).is_integer() for a, b in scales)
+    if not whole or any(h.pixels.keyword in _FLOATS for h in headers):
+        return np.float32
+    bounds = [bound for h in headers for bound in _bounds(h.encoding)]
+    for kind in (np.int16, np.uint16, np.int32):
+        limits = np.iinfo(kind)
+        if limits.min <= min(bounds) and max(bounds) <= limits.max:
+            return kind
+    return np.float32
+
+
+def _bounds(encoding: Encoding) -> tuple[float, float]:
+    bits = encoding.bits_stored
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if encoding.signed else (0, 2**bits - 1)
+    ends = [end * encoding.slope + encoding.intercept for end in (low, high)]
+    return min(ends), max(ends)
+
+
+def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
+    """Return the (rows, columns) numbers as they are stored."""
+    order = _NATIVE.get(header.encoding.syntax)
+    if header.pixels.keyword in _FLOATS and order:
+        return _plain(header, order + _FLOATS[header.pixels.keyword])
+    allocated = header.encoding.bits_allocated
+    plain = allocated in (16, 32) or (allocated == 8 and order == "<")  # noqa: PLR2004 - bits
+    if order and plain and header.pixels.offset >= 0:
+        sign = "i" if header.encoding.signed else "u"
+        values = _plain(header, f"{order}{sign}{allocated // 8}")
+    else:
+        values = source.frame(header)
+    return _significant(values, header.encoding)
+
+
+def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
+    """Read one uncompressed frame; refuse one that is cut off (P09)."""
+    plane = header.plane
+    size = plane.rows * plane.columns * np.dtype(kind).itemsize
+    expected = size * header.frames
+    found = min(header.pixels.length, header.pixels.available)
+    if found < expected:
+        raise _cut_off(header, f"{expected} bytes of pixels announced, {found} found")
+    with header.file.open("rb") as stream:
+        stream.seek(header.pixels.offset + size * header.frame)
+        stored = stream.read(size)
+    if len(stored) < size:
+        raise _cut_off(header, f"{size} bytes of pixels expected, {len(stored)} read")
+    return np.frombuffer(stored, kind).reshape(plane.rows, plane.columns)
+
+
+def _cut_off(header: SliceHeader, what: str) -> Refused:
+    return Refused.because(
+        "P09",
+        f"{quoted(header.name)} is cut off ({what}): copy or export it again.",
+    )
+
+
+@dataclass(slots=True)
+class _FrameSource:
+    """Decodes through pydicom; holds the dataset of the last file."""
+
+    file: Path | None = None
+    dataset: Any = None
+
+    def frame(self, header: SliceHeader) -> npt.NDArray[Any]:
+        """Return the decoded (rows, columns) frame of a slice."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters, we check
+                if self.file != header.file:
+                    self.dataset = pydicom.dcmread(header.file, force=True)
+                    self.file = header.file
+                index = header.frame if header.frames > 1 else 0
+                values = pydicom.pixels.pixel_array(self.dataset, index=index, raw=True)
+        except Exception as error:  # the boundary around one untrusted file
+            raise _cut_off(
+                header, f"its pixels cannot be decoded: {type(error).__name__}"
+            ) from error
+        shape = (header.plane.rows, header.plane.columns)
+        if values.shape != shape:
+            raise _cut_off(header, f"it decodes to {values.shape}, not {shape}")
+        return values
+
+
+def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    """Clear the bits that do not belong to the value: overlays, rubbish (P06)."""
+    if values.dtype.kind not in "iu":
+        return values
+    width = values.dtype.itemsize * 8
+    above = width - 1 - encoding.high_bit
+    unused = width - encoding.bits_stored
+    if unused <= 0 or above < 0:
+        return values
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    # Left, so that the value's own sign bit is on top; right, so that it spreads.
+    return np.right_shift(np.left_shift(native, above), unused)
+
+
+def _scaled(stored: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    if encoding.slope == 1.0 and encoding.intercept == 0.0:
+        return stored
+    return stored * np.float64(encoding.slope) + np.float64(encoding.intercept)
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What is noticed while slice after slice goes by."""
+
+    padding: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    """Packed bits: which pixels of slice k are padding."""
+
+    def look_at(self, k: int, header: SliceHeader, stored: npt.NDArray[Any]) -> None:
+        """Remember which pixels of slice `k` are padding."""
+        if header.encoding.padding is None:
+            return
+        is_padding = stored == _as_stored(header.encoding.padding, stored.dtype)
+        if is_padding.any():
+            self.padding[k] = np.packbits(is_padding)
+
+    def padded(self, buffer: npt.NDArray[Any]) -> list[Finding]:
+        """Set padding to the smallest real value (P05)."""
+        if not self.padding:
+            return []
+        shape, size = buffer.shape[1:], int(np.prod(buffer.shape[1:]))
+        smallest: Any = None
+        count = 0
+        for k, plane in enumerate(buffer):
+            is_padding = self._mask(k, shape)
+            count += int(is_padding.sum())
+            real = plane[~is_padding]
+            if real.size:
+                lowest = real.min()
+                smallest = lowest if smallest is None else min(smallest, lowest)
+        if smallest is None:
+            raise Refused.because("P11", "The whole image is padding: export it again.")
+        for k in self.padding:
+            buffer[k][self._mask(k, shape)] = smallest
+        share = count / buffer.size
+        return [
+            Finding(
+                "P05",
+                Outcome.WARNED if share > _MOSTLY else Outcome.FIXED,
+                f"{count} voxels ({share:.1%}) are padding and were set to the "
+                f"smallest real value, {smallest:g}.",
+            )
+        ]
+
+    def _mask(self, k: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        size = int(np.prod(shape))
+        if k not in self.padding:
+            return np.zeros(shape, bool)
+        return np.unpackbits(self.padding[k], count=size).astype(bool).reshape(shape)
+
+    def constant(self, buffer: npt.NDArray[Any]) -> list[Finding]:
+        """Refuse a volume of one value; name inner slices of one value (P11)."""
+        lowest, highest = buffer.min(axis=(1, 2)), buffer.max(axis=(1, 2))
+        if lowest.min() == highest.max():
+            raise Refused.because(
+                "P11",
+                f"Every voxel of the image is {lowest[0]:g}: export it again.",
+            )
+        lively = np.flatnonzero(lowest != highest)
+        inside = np.arange(lively[0], lively[-1] + 1)
+        flat = np.setdiff1d(inside, lively)
+        if not len(flat):
+            return []
+        named = ", ".join(map(str, flat[:5]))
+        return [
+            Finding(
+                "P11",
+                Outcome.WARNED,
+                f"{len(flat)} slice(s) inside the stack hold one value only: {named}.",
+            )
+        ]
+
+
+def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
+    """Return the padding value as a slice of that type would store it."""
+    if kind.kind == "f":
+        return padding
+    bits = kind.itemsize * 8
+    wrapped = padding & (2**bits - 1)
+    if kind.kind == "i" and wrapped >= 2 ** (bits - 1):
+        wrapped -= 2**bits
+    return wrapped
+
+
+def _narrowed(buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the values as int16 if they fit, as they are otherwise."""
+    if buffer.dtype == np.int16:
+        return buffer
+    if buffer.dtype.kind == "f" and not all(
+        np.array_equal(plane, np.rint(plane)) for plane in buffer
+    ):
+        return buffer
+    low, high = float(buffer.min()), float(buffer.max())
+    limits = np.iinfo(np.int16)
+    if limits.min <= low and high <= limits.max:
+        return buffer.view(np.int16) if buffer.dtype == np.uint16 else buffer.astype(np.int16)
+    return buffer

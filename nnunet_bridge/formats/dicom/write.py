@@ -1,0 +1,143 @@
+"""A volume as a clean single-frame MR series: for the demo and for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.files import whole_file
+
+_DECIMAL_LENGTH = 16
+"""Characters of a Decimal String, PS3.5 section 6.2."""
+
+
+def write_series(  # noqa: PLR0913 - keywords, each a field of the header
+    folder: Path,
+    volume: Volume,
+    *,
+    patient_id: str,
+    description: str,
+    image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "DIXON", "WATER"),
+    series_number: int = 6,
+    echo_time_ms: float = 2.46,
+) -> tuple[Path, ...]:
+    """Write one file a slice, ``IM-0006-0001.dcm`` and so on; return their paths.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if need be.
+    volume : Volume
+        (I, J, K) whole numbers that fit int16; slices run along k.
+    patient_id : str
+        An invented one: this is not a tool to write patient data.
+    description : str
+        *Series Description*.
+    image_type : tuple of str, optional
+        *Image Type*.
+    series_number : int, optional
+        *Series Number*.
+    echo_time_ms : float, optional
+        *Echo Time*.
+
+    Raises
+    ------
+    InputError
+        If the voxels are not whole numbers of 16 bits.
+
+    Notes
+    -----
+    All UIDs follow from the arguments and the voxels, so that the same volume gives
+    the same files, byte for byte.
+    """
+    stored = _as_int16(volume)
+    digest = hashlib.sha256(stored.tobytes()).hexdigest()
+    seeds = [patient_id, description, str(series_number), digest, *image_type]
+    common = _common(volume, seeds)
+    common.PatientID = common.PatientName = patient_id
+    common.SeriesDescription, common.SeriesNumber = description, series_number
+    common.ImageType, common.EchoTime = list(image_type), echo_time_ms
+    files = []
+    for k in range(volume.grid.shape[2]):
+        dataset = _slice(common, volume, k, seeds)
+        dataset.PixelData = np.ascontiguousarray(stored[:, :, k].T).tobytes()
+        file = folder / f"IM-{series_number:04d}-{k + 1:04d}.dcm"
+        with whole_file(file) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+        files.append(file)
+    return tuple(files)
+
+
+def _as_int16(volume: Volume) -> npt.NDArray[np.int16]:
+    limits = np.iinfo(np.int16)
+    voxels: npt.NDArray[Any] = volume.voxels
+    if (
+        voxels.min() < limits.min
+        or voxels.max() > limits.max
+        or not np.array_equal(voxels, np.rint(voxels))
+    ):
+        raise InputError("A synthetic series holds whole numbers of 16 bits.")
+    return voxels.astype(np.dtype("<i2"), copy=False)
+
+
+def _common(volume: Volume, seeds: list[str]) -> Dataset:
+    """Return what all slices share."""
+    columns, rows, _ = volume.grid.shape
+    column_spacing, row_spacing, slice_spacing = map(float, volume.grid.spacing_mm)
+    axes = volume.grid.affine[:3, :2] / volume.grid.spacing_mm[:2]
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.Modality = MRImageStorage, "MR"
+    dataset.StudyInstanceUID = generate_uid(entropy_srcs=[*seeds, "study"])
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[*seeds, "series"])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[*seeds, "frame"])
+    dataset.Manufacturer, dataset.PatientPosition = "SYNTHETIC", "HFS"
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.PatientBirthDate, dataset.StudyDate, dataset.StudyTime = "", "", ""
+    dataset.EchoNumbers, dataset.AcquisitionNumber = 1, 1
+    dataset.ImageOrientationPatient = [_decimal(x) for x in axes.T.ravel()]
+    dataset.PixelSpacing = [_decimal(row_spacing), _decimal(column_spacing)]
+    dataset.SliceThickness = _decimal(slice_spacing)
+    dataset.SpacingBetweenSlices = _decimal(slice_spacing)
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = rows, columns, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = 1
+    return dataset
+
+
+def _slice(common: Dataset, volume: Volume, k: int, seeds: list[str]) -> Dataset:
+    dataset = Dataset()
+    dataset.update(common)
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[*seeds, f"slice {k}"])
+    dataset.InstanceNumber = k + 1
+    position = volume.grid.to_patient([0, 0, k])
+    dataset.ImagePositionPatient = [_decimal(x) for x in position]
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def _decimal(number: float) -> str:
+    """Return a number with as many digits as a Decimal String takes.
+
+    Examples
+    --------
+    >>> _decimal(0.7), _decimal(-1 / 3), _decimal(1e-17)
+    ('0.7', '-0.3333333333', '0')
+    """
+    rounded = round(float(number), 10) + 0.0
+    for digits in range(_DECIMAL_LENGTH, 0, -1):
+        text = f"{rounded:.{digits}g}"
+        if len(text) <= _DECIMAL_LENGTH:
+            return text
+    raise InputError(f"{number} cannot be written as a Decimal String.")

@@ -1,0 +1,90 @@
+"""Everything that the page shows, as values; a part that is empty is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnunet_bridge.core.comparison import Comparison, Verdict
+from nnunet_bridge.core.mesh import Mesh
+from nnunet_bridge.formats.events import Curve
+from nnunet_bridge.formats.sprites import SliceStack
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model in a few words."""
+
+    name: str
+    configuration: str
+    folds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a table with a column for each model."""
+
+    name: str
+    values: tuple[str, ...]
+    """In the order of the models; empty where nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshSet:
+    """The surfaces of one labelmap."""
+
+    name: str
+    """``reference``, or the name of a model."""
+
+    meshes: tuple[Mesh, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    """One case to look at."""
+
+    case_id: str
+    reason: str
+    """Why this one, such as ``worst case``."""
+
+    dice: tuple[tuple[str, float], ...]
+    """Model and mean Dice over the structures."""
+
+    stacks: tuple[SliceStack, ...]
+    """One for each plane."""
+
+    meshes: tuple[MeshSet, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PageContent:
+    """The input of the page."""
+
+    title: str
+    dataset: str
+    created: str
+    """Date, as it is to be read."""
+
+    budget: str
+    """``full``, ``quick`` or ``smoke``; the page warns of the last two."""
+
+    verdict: Verdict
+    comparison: Comparison
+    models: tuple[ModelCard, ...]
+    """In the order of `comparison.models`."""
+
+    colours: tuple[tuple[str, str], ...] = ()
+    """Structure and its colour as ``#rrggbb``."""
+
+    curves: tuple[Curve, ...] = ()
+    cases: tuple[CaseView, ...] = ()
+    test: Comparison | None = None
+    """The same models on the cases kept for testing."""
+
+    settings: tuple[Setting, ...] = ()
+    costs: tuple[Setting, ...] = ()
+    versions: tuple[Setting, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader has to know, one sentence each."""
+
+    tolerance_mm: float = 1.0
+    """Of the normalised surface Dice."""

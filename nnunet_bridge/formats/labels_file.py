@@ -1,0 +1,103 @@
+"""The label table of nnU-Net's ``dataset.json``, and what to do where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.files import read_json
+
+DATASET_FILE = "dataset.json"
+MOST_UNNAMED = 255
+"""Without a table, values above this are taken for something else than labels."""
+
+
+def read_label_table(dataset_json: Path) -> LabelTable:
+    """Return the labels that a ``dataset.json`` of nnU-Net defines.
+
+    Parameters
+    ----------
+    dataset_json : Path
+        With ``"labels": {"background": 0, "tibia": 1, ...}``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has no such labels, or their values are not
+        1, 2, ... without gap. Regions (several values for one name) and nnU-Net's
+        ``ignore`` label have no place in a table of structures.
+    """
+    labels = _labels(dataset_json)
+    numbers = [value for value in labels.values() if type(value) is int]
+    if len(numbers) != len(labels):
+        odd = [name for name, value in labels.items() if type(value) is not int]
+        raise InputError(
+            f"{dataset_json}: {', '.join(odd)} must have one whole number each "
+            '(regions, and the {"1": "tibia"} of nnU-Net 1, are not supported).'
+        )
+    if labels.get("background") != 0 or numbers.count(0) != 1:
+        raise InputError(f"{dataset_json}: 0 must be 'background', and nothing else.")
+    if "ignore" in labels:
+        raise InputError(f"{dataset_json}: the label 'ignore' is not supported.")
+    names = sorted(labels, key=lambda name: int(labels[name]))
+    if sorted(numbers) != list(range(len(names))):
+        raise InputError(
+            f"{dataset_json}: label values must be 0, 1, 2, ... without gap, not "
+            f"{', '.join(str(number) for number in sorted(numbers))}."
+        )
+    return LabelTable.from_names(names[1:])
+
+
+def label_file_beside(labels_dir: Path) -> Path | None:
+    """Return the ``dataset.json`` that describes the label files of a folder, if any.
+
+    nnU-Net puts it beside its predictions; in a raw dataset it lies one folder above
+    ``labelsTr`` and ``labelsTs``.
+    """
+    folders = [labels_dir]
+    if labels_dir.name.startswith("labels"):
+        folders.append(labels_dir.parent)
+    for folder in folders:
+        if (folder / DATASET_FILE).is_file():
+            return folder / DATASET_FILE
+    return None
+
+
+def unnamed_labels(highest: int) -> LabelTable:
+    """Return the table ``label_1`` ... for files that come without one.
+
+    Raises
+    ------
+    InputError
+        If `highest` is no plausible label: the file may hold an image.
+
+    Examples
+    --------
+    >>> unnamed_labels(2).names
+    ('label_1', 'label_2')
+    """
+    if highest > MOST_UNNAMED:
+        raise InputError(
+            f"The value {highest} is no plausible label: is this an image? Otherwise "
+            f"name the labels in a {DATASET_FILE}."
+        )
+    return LabelTable.from_names([f"label_{value + 1}" for value in range(highest)])
+
+
+def _labels(dataset_json: Path) -> dict[str, Any]:
+    try:
+        content = read_json(dataset_json)
+    except OSError as error:
+        raise InputError(f"Cannot read {dataset_json}: {error.strerror}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{dataset_json} is not valid JSON ({error}).") from error
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(
+            f'{dataset_json} has no labels: expected "labels": {{"background": 0, '
+            '"tibia": 1, ...}.'
+        )
+    return labels

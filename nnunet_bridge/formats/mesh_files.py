@@ -1,0 +1,228 @@
+"""Mesh files: PLY, STL and OBJ, in patient millimetres.
+
+None of the three formats has a field for the coordinate system. So the frame (LPS or
+RAS) and the unit stand in a comment of every file, with the structure and the version
+of this software, and nothing else: no name, no case (FAULTS M05, M09).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.mesh import Mesh
+from nnunet_bridge.formats.same import write_if_changed
+
+FRAMES = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
+"""Factors from LPS+ millimetres to those of the file. Both frames are right-handed, so
+faces keep their turn."""
+
+TOGETHER = "all"
+"""Stem of the file that holds all structures."""
+
+_VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
+_FACE = np.dtype([("corners", "u1"), ("vertices", "<i4", 3)])
+_STL_FACE = np.dtype(
+    [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("spare", "<u2")]
+)
+_STL_HEADER_BYTES = 80
+
+
+def write_mesh_files(
+    out_dir: Path,
+    meshes: Sequence[Mesh],
+    *,
+    frame: str = "LPS",
+    file_format: str = "ply",
+) -> dict[str, Path]:
+    """Write one file per structure and one with all of them.
+
+    Parameters
+    ----------
+    out_dir : Path
+    meshes : sequence of Mesh
+        With distinct label names. Nothing is written if there is none.
+    frame : {"LPS", "RAS"}
+    file_format : {"ply", "stl", "obj"}
+
+    Returns
+    -------
+    files : dict
+        By structure name, and the joint file by `TOGETHER`.
+
+    Raises
+    ------
+    InputError
+        If the frame or the format is unknown.
+    EnvironmentFault
+        If the folder cannot be written.
+    """
+    if file_format not in _WRITERS:
+        raise InputError(
+            f"{file_format!r} is no mesh format; choose {', '.join(_WRITERS)}."
+        )
+    write = _WRITERS[file_format]
+    names = [mesh.label.name for mesh in meshes]
+    files = {
+        name: out_dir / f"{stem}.{file_format}"
+        for name, stem in zip(names, file_stems(names), strict=True)
+    }
+    for mesh in meshes:
+        write(files[mesh.label.name], [mesh], frame=frame)
+    if meshes:
+        together = out_dir / f"{TOGETHER}.{file_format}"
+        write(together, meshes, frame=frame)
+        files.setdefault(TOGETHER, together)
+    return files
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """Return a file name for every structure, safe on every system and distinct.
+
+    Label names come from files of others: a name such as ``../x`` must not lead out of
+    the folder.
+
+    Examples
+    --------
+    >>> file_stems(["tibia", "../../etc", "Tibia", "all"])
+    ['tibia', 'etc', 'Tibia_3', 'all_4']
+    """
+    taken = {TOGETHER}
+    stems = []
+    for place, name in enumerate(names, start=1):
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:63] or "structure"
+        while stem.lower() in taken:
+            stem = f"{stem}_{place}"
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
+    """Write meshes into one binary PLY file, every vertex in its structure's colour."""
+    joint = _Joint.of(meshes, frame)
+    vertices = np.empty(len(joint.vertices_mm), dtype=_VERTEX)
+    vertices["position"] = joint.vertices_mm
+    vertices["colour"] = joint.colours
+    faces = np.empty(len(joint.faces), dtype=_FACE)
+    faces["corners"] = 3
+    faces["vertices"] = joint.faces
+    header = "\n".join(
+        (
+            "ply",
+            "format binary_little_endian 1.0",
+            *(f"comment {line}" for line in joint.remarks),
+            f"element vertex {len(vertices)}",
+            "property float x",
+            "property float y",
+            "property float z",
+            "property uchar red",
+            "property uchar green",
+            "property uchar blue",
+            f"element face {len(faces)}",
+            "property list uchar int vertex_indices",
+            "end_header\n",
+        )
+    )
+    write_if_changed(
+        file, b"".join((header.encode("ascii"), vertices.tobytes(), faces.tobytes()))
+    )
+
+
+def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
+    """Write meshes into one binary STL file; the format knows no colours."""
+    joint = _Joint.of(meshes, frame)
+    corners = joint.vertices_mm[joint.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    faces = np.zeros(len(joint.faces), dtype=_STL_FACE)
+    faces["normal"] = normals / np.where(lengths > 0, lengths, 1.0)
+    faces["corners"] = corners
+    header = "; ".join(joint.remarks).encode("ascii")[:_STL_HEADER_BYTES]
+    count = np.array(len(faces), dtype="<u4")
+    write_if_changed(
+        file,
+        b"".join((header.ljust(_STL_HEADER_BYTES), count.tobytes(), faces.tobytes())),
+    )
+
+
+def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
+    """Write meshes into one OBJ file, an object each, coloured vertex by vertex."""
+    parts = [f"# {line}\n" for line in _Joint.of(meshes, frame).remarks]
+    before = 1  # OBJ counts vertices from one, through the whole file
+    for mesh in meshes:
+        one = _Joint.of([mesh], frame)
+        red, green, blue = (channel / 255.0 for channel in mesh.label.colour)
+        vertex = f"v %.6g %.6g %.6g {red:.4f} {green:.4f} {blue:.4f}\n"
+        parts.append(f"o {_printable(mesh.label.name)}\n")
+        parts.append(_repeated(vertex, one.vertices_mm))
+        parts.append(_repeated("f %d %d %d\n", one.faces + before))
+        before += len(one.vertices_mm)
+    write_if_changed(file, "".join(parts).encode("ascii"))
+
+
+_WRITERS: dict[str, Callable[..., None]] = {
+    "ply": write_ply,
+    "stl": write_stl,
+    "obj": write_obj,
+}
+MESH_FORMATS = tuple(_WRITERS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joint:
+    """Several meshes as one, in the frame of the file."""
+
+    vertices_mm: npt.NDArray[np.float32]
+    """(V, 3)"""
+
+    faces: npt.NDArray[np.int32]
+    """(F, 3) into all vertices."""
+
+    colours: npt.NDArray[np.uint8]
+    """(V, 3)"""
+
+    remarks: tuple[str, ...]
+    """What a comment of the file says."""
+
+    @classmethod
+    def of(cls, meshes: Sequence[Mesh], frame: str) -> _Joint:
+        if frame not in FRAMES:
+            raise InputError(f"{frame!r} is no frame; choose {' or '.join(FRAMES)}.")
+        sizes = [len(mesh.vertices_mm) for mesh in meshes]
+        begins = np.cumsum([0, *sizes])
+        vertices_mm = [mesh.vertices_mm * FRAMES[frame] for mesh in meshes]
+        faces = [
+            mesh.faces + begin for mesh, begin in zip(meshes, begins, strict=False)
+        ]
+        colours = [mesh.label.colour for mesh in meshes]
+        return cls(
+            np.concatenate([np.zeros((0, 3)), *vertices_mm]).astype(np.float32),
+            np.concatenate([np.zeros((0, 3), np.int32), *faces]).astype(np.int32),
+            np.repeat(np.array(colours, np.uint8).reshape(-1, 3), sizes, axis=0),
+            _remarks(meshes, frame),
+        )
+
+
+def _remarks(meshes: Sequence[Mesh], frame: str) -> tuple[str, ...]:
+    from nnunet_bridge import __version__
+
+    structures = (f"structure {_printable(mesh.label.name)}" for mesh in meshes)
+    return (f"nnunet-bridge {__version__}", f"frame {frame}", "unit mm", *structures)
+
+
+def _printable(name: str) -> str:
+    """Return a name that cannot end the line it stands in."""
+    return re.sub(r"[^ -~]", "_", name)
+
+
+def _repeated(line: str, rows: npt.NDArray[Any]) -> str:
+    """Return the (N, 3) rows as text, one line each."""
+    return (line * len(rows)) % tuple(rows.ravel().tolist())

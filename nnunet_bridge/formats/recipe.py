@@ -1,0 +1,468 @@
+"""The recipe `dataset.toml`: how a study folder becomes a dataset.
+
+All mistakes of a recipe are reported at once, each with its place, such as
+``merge.priority``. A recipe that was read is true: its patterns compile, its names
+exist, its labels have no gap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import string
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+import nnunet_bridge
+from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
+from nnunet_bridge.core.errors import BridgeError, RecipeError
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
+from nnunet_bridge.formats.files import quoted
+
+IGNORE = "ignore"
+"""nnU-Net's name for voxels that nobody judged."""
+
+SIDE_WORDS = {
+    "l": "left", "left": "left", "r": "right", "right": "right",
+    "m": "middle", "middle": "middle",
+}  # fmt: skip
+
+Groups: TypeAlias = Mapping[str, str | None]
+"""The named groups of a pattern that matched a name."""
+
+_SHIPPED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LOWER_LIMB_MASKS = [
+    "Raw NIFITI Segmentation Masks (3D Slicer Output)",
+    "Raw NIFTI Segmentation Masks (3D Slicer Output)",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetPart(_Part):
+    """``[dataset]``: number, name, channel and how cases are called."""
+
+    id: int = Field(ge=1, le=999)
+    name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")
+    channel: str = Field(default="MRI", min_length=1)
+    case: str = "case_{index:03d}"
+
+
+class ScansPart(_Part):
+    """``[scans]``: one folder a patient, and which of its series."""
+
+    folder: str = "Raw DICOM MRI Scans"
+    pattern: str = r"(?P<index>\d+)_.*_(?P<code>[^_]+)"
+    image_type: str | None = None
+    series: str | None = None
+    echo: int | None = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        return _checked_pattern(pattern, needs=("index",))
+
+
+class MasksPart(_Part):
+    """``[masks]``: where masks lie and what their names mean."""
+
+    folder: tuple[str, ...] = tuple(_LOWER_LIMB_MASKS)
+    pattern: str = (
+        r"(?P<index>\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)"
+    )
+    segmentation: str = r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
+    test: tuple[str, ...] = ()
+
+    @field_validator("folder", "test", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        return _checked_pattern(pattern, needs=("index", "structure"))
+
+    @field_validator("segmentation")
+    @classmethod
+    def _compiles_too(cls, pattern: str) -> str:
+        return _checked_pattern(pattern, needs=("index",))
+
+
+class MergePart(_Part):
+    """``[merge]``: sides, overlaps, and structures that are not drawn."""
+
+    sides: Literal["merge", "separate"] = "merge"
+    overlap: Literal["background", "priority", "refuse"] = "background"
+    priority: tuple[str, ...] = ()
+    overlap_limit_percent: float = Field(default=0.5, ge=0, le=100)
+    missing: Literal["refuse", "absent", "ignore"] = "refuse"
+
+
+class RegionPart(_Part):
+    """``[region]``: which slices of a scan are kept."""
+
+    crop: Literal["none", "labels", "slices"] = "none"
+    slices: tuple[int, int] | None = None
+
+
+class Recipe(_Part):
+    """A whole recipe; `read_recipe` makes one."""
+
+    dataset: DatasetPart
+    scans: ScansPart = ScansPart()
+    masks: MasksPart = MasksPart()
+    labels: dict[str, int] = Field(min_length=1)
+    aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    merge: MergePart = MergePart()
+    region: RegionPart = RegionPart()
+    cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
+        default_factory=dict
+    )
+
+    @cached_property
+    def structures(self) -> tuple[str, ...]:
+        """What can be drawn, in the order of the label values, sides not counted."""
+        names = sorted(self.labels, key=lambda name: self.labels[name])
+        return tuple(dict.fromkeys(map(self._without_side, names)))
+
+    @cached_property
+    def table(self) -> LabelTable:
+        """The labels of the dataset, values 1..n; ``ignore`` last where it is used."""
+        names: list[str] = []
+        for name in sorted(self.labels, key=lambda name: self.labels[name]):
+            if self.merge.sides == "merge" or side_of(name):
+                names.append(name)
+            else:
+                names += [f"{name}_left", f"{name}_right"]
+        if self.uses_ignore:
+            names.append(IGNORE)
+        return LabelTable(
+            tuple(
+                Label(value, name, default_colour(value), self._side_of(name))
+                for value, name in enumerate(names, start=1)
+            )
+        )
+
+    @property
+    def uses_ignore(self) -> bool:
+        """Whether voxels nobody judged can occur."""
+        return self.merge.missing == IGNORE or any(
+            state == IGNORE for states in self.cases.values() for state in states.values()
+        )
+
+    def spec(self) -> DatasetSpec:
+        """Return what the dataset is called and holds."""
+        return DatasetSpec(
+            self.dataset.id, self.dataset.name, (self.dataset.channel,), self.table
+        )
+
+    def case_id(self, groups: Groups) -> str:
+        """Return the id of the case with these named groups.
+
+        Raises
+        ------
+        InputError
+            If the id could not be a file name everywhere (F02, F03).
+        """
+        values = {key: _as_number(value) for key, value in groups.items()}
+        return checked_case_id(self.dataset.case.format(**values))
+
+    def structure_of(self, written: str, side: str = "") -> tuple[str, str]:
+        """Return which structure, and of which side, a written name means.
+
+        Parameters
+        ----------
+        written : str
+            From a file name or a segment; compared case-folded and trimmed.
+        side : str
+            What is known of the side already.
+
+        Raises
+        ------
+        Refused
+            If no structure is called so; names the nearest one (K21).
+        """
+        name = _folded(written)
+        if name in self._names:
+            return self._names[name], side or _side_in(name)[1]
+        bare, found_side = _side_in(name)
+        if found_side and bare in self._names:
+            return self._names[bare], side or found_side
+        near = difflib.get_close_matches(name, list(self._names), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise Refused.because(
+            "K21",
+            f"{quoted(written)} is no structure of the recipe "
+            f"({', '.join(self.structures)}).{hint} Rename it, or add it to "
+            "[labels.aliases].",
+        )
+
+    def label_of(self, structure: str, side: str) -> Label:
+        """Return the label of a structure on a side.
+
+        Raises
+        ------
+        Refused
+            If sides are kept apart and the mask's side is not known (K21).
+        """
+        names = {label.name for label in self.table}
+        for name in (f"{structure}_{side or 'middle'}", structure):
+            if name in names:
+                return self.table[name]
+        known = ", ".join(sorted(n for n in names if self._without_side(n) == structure))
+        raise Refused.because(
+            "K21",
+            f"A mask of {structure} says {side or 'no side'}, but the dataset has "
+            f"{known}: name its side, or set `sides = \"merge\"`.",
+        )
+
+    def digest(self) -> str:
+        """Return a hash that changes when anything in the recipe does."""
+        resolved = json.dumps(self.model_dump(mode="json"), sort_keys=False)
+        return hashlib.sha256(resolved.encode()).hexdigest()
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Every folded name and alias, and the structure it means."""
+        names = {_folded(name): name for name in self.structures}
+        for structure, others in self.aliases.items():
+            names |= {_folded(other): structure for other in others}
+        return names
+
+    def _without_side(self, name: str) -> str:
+        side = self._side_of(name)
+        return name.removesuffix(f"_{side}") if side else name
+
+    def _side_of(self, name: str) -> str:
+        return side_of(name) if self.merge.sides == "separate" else ""
+
+
+def read_recipe(source: str | Path) -> Recipe:
+    """Return the recipe in a file, or a shipped one by its name.
+
+    Parameters
+    ----------
+    source : str or Path
+        A TOML file, or a bare name such as ``hippocampus``.
+
+    Raises
+    ------
+    RecipeError
+        If there is none, or it is not valid; with all mistakes.
+    """
+    file = _recipe_file(source)
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"Cannot read {file}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file.name} is not valid TOML: {error}.") from error
+    return recipe_from(raw, name=file.name)
+
+
+def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
+    """Return the recipe that parsed TOML describes.
+
+    Raises
+    ------
+    RecipeError
+        With every mistake and its place.
+    """
+    parts = dict(raw)
+    labels = parts.get("labels")
+    if isinstance(labels, dict):
+        parts["labels"] = {k: v for k, v in labels.items() if k != "aliases"}
+        parts["aliases"] = labels.get("aliases", {})
+    faults = [] if "aliases" not in raw else ["aliases: belongs in [labels.aliases]"]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(parts)
+    except ValidationError as error:
+        faults += [_described(fault) for fault in error.errors()]
+    faults += _contradictions(parts)
+    if faults or recipe is None:
+        count = "one mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
+        raise RecipeError(f"{name} has {count}:\n  " + "\n  ".join(faults))
+    return recipe
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    package = Path(nnunet_bridge.__file__).parent
+    return {
+        file.parent.name: file
+        for root in (package.parent / "datasets", package / "datasets")
+        for file in sorted(root.glob("*/dataset.toml"))
+    }
+
+
+def _recipe_file(source: str | Path) -> Path:
+    file = Path(source)
+    if file.is_dir():
+        file /= "dataset.toml"
+    if file.is_file():
+        return file
+    shipped = shipped_recipes()
+    if _SHIPPED_NAME.fullmatch(str(source)) and str(source) in shipped:
+        return shipped[str(source)]
+    raise RecipeError(
+        f"There is no recipe {source}: name a file, or one of those that come with "
+        f"the package ({', '.join(sorted(shipped))})."
+    )
+
+
+def _described(fault: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
+    place = ".".join(str(step) for step in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: is no entry that a recipe knows"
+    return f"{place}: {str(fault['msg']).removeprefix('Value error, ')}"
+
+
+def _contradictions(raw: Mapping[str, Any]) -> list[str]:
+    """Find what no single entry can show; bear any other mistake in silence."""
+    labels = {
+        name: value
+        for name, value in _table(raw, "labels").items()
+        if isinstance(value, int)
+    }
+    faults = []
+    if sorted(labels.values()) != list(range(1, len(labels) + 1)) and labels:
+        faults.append(
+            f"labels: the values must be 1, 2, ... without gap, not "
+            f"{sorted(labels.values())}"
+        )
+    faults += [f"labels.{n}: this name is nnU-Net's own" for n in labels if n in ("background", IGNORE)]
+    return [
+        *faults,
+        *_unknown_names(raw, labels),
+        *_unclear_aliases(raw, labels),
+        *_case_faults(raw),
+        *_region_faults(raw),
+    ]
+
+
+def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
+    """Find names of structures that [labels] does not have."""
+    known = set(labels)
+    for name in labels:
+        known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
+    asked = [("labels.aliases", name) for name in _table(raw, "aliases")]
+    priority = _table(raw, "merge").get("priority", [])
+    if isinstance(priority, list):
+        asked += [("merge.priority", name) for name in priority]
+    for case, states in _table(raw, "cases").items():
+        if isinstance(states, dict):
+            asked += [(f"cases.{case}", name) for name in states]
+    faults = []
+    for place, name in asked:
+        if isinstance(name, str) and known and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            faults.append(f"{place}: {name!r} is no label{hint}")
+    return faults
+
+
+def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
+    meanings: dict[str, str] = {_folded(name): name for name in labels}
+    faults = []
+    if len(meanings) < len(labels):
+        faults.append("labels: two names differ only in case or spaces")
+    for structure, others in _table(raw, "aliases").items():
+        for other in others if isinstance(others, list) else []:
+            meant = meanings.setdefault(_folded(str(other)), structure)
+            if meant != structure:
+                faults.append(
+                    f"labels.aliases.{structure}: {other!r} already means {meant}"
+                )
+    return faults
+
+
+def _case_faults(raw: Mapping[str, Any]) -> list[str]:
+    """Try the case format on the groups of the pattern."""
+    form = _table(raw, "dataset").get("case", "")
+    pattern = _table(raw, "scans").get("pattern", ScansPart().pattern)
+    if not isinstance(form, str) or not isinstance(pattern, str) or not form:
+        return []
+    try:
+        known = set(re.compile(pattern).groupindex)
+        used = {field for _, field, _, _ in string.Formatter().parse(form) if field}
+    except (re.error, ValueError) as error:
+        return [] if isinstance(error, re.error) else [f"dataset.case: {error}"]
+    if unknown := sorted(used - known):
+        return [
+            f"dataset.case: {{{unknown[0]}}} is no named group of scans.pattern "
+            f"({', '.join(sorted(known)) or 'it has none'})"
+        ]
+    if not used:
+        return ["dataset.case: all cases would be called the same; use {index:03d}"]
+    try:
+        checked_case_id(form.format(**dict.fromkeys(used, 1)))
+    except (BridgeError, ValueError) as error:
+        return [f"dataset.case: {error}"]
+    return []
+
+
+def _region_faults(raw: Mapping[str, Any]) -> list[str]:
+    region = _table(raw, "region")
+    slices = region.get("slices")
+    if region.get("crop") == "slices" and slices is None:
+        return ["region.slices: `crop = \"slices\"` needs the first and the last one"]
+    if isinstance(slices, list) and len(slices) == 2 and all(isinstance(s, int) for s in slices):  # noqa: PLR2004 - first and last
+        if not 0 <= slices[0] < slices[1]:
+            return ["region.slices: needs [first, end] with 0 <= first < end"]
+    return []
+
+
+def _table(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _checked_pattern(pattern: str, *, needs: tuple[str, ...]) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    missing = [name for name in needs if name not in groups]
+    if missing:
+        raise ValueError(f"needs a named group (?P<{missing[0]}>...)")
+    return pattern
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _side_in(name: str) -> tuple[str, str]:
+    """Return a folded name without a side at its end or start, and that side.
+
+    Examples
+    --------
+    >>> _side_in("femur l"), _side_in("left femur"), _side_in("l1")
+    (('femur', 'left'), ('femur', 'left'), ('l1', ''))
+    """
+    words = [word for word in re.split(r"[\s_,.-]+", name) if word]
+    for place in (-1, 0):
+        if len(words) > 1 and words[place] in SIDE_WORDS:
+            side = SIDE_WORDS[words.pop(place)]
+            return " ".join(words), side
+    return name, ""
+
+
+def _as_number(value: str | None) -> int | str:
+    if value is None:
+        return ""
+    return int(value) if value.isascii() and value.isdigit() else value
+
+

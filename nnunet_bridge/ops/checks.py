@@ -1,0 +1,212 @@
+"""Do masks make sense on their image? Sides, specks, air, and the border.
+
+Each check returns findings and changes nothing: truth is never corrected silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.grid import FloatArray, Grid
+from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
+
+AIR_SHARE = 0.05
+"""Below this share of the 99th percentile of the image is air."""
+
+AIR_LIMIT = 0.20
+"""A structure with more than this in air belongs to another image."""
+
+VOID_LIMIT = 0.01
+"""A structure with more than this outside the non-zero image is refused."""
+
+WHOLE_SHARE = 0.99
+"""The largest component of one bone should hold this share of it."""
+
+_SAMPLES = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnStructure:
+    """What a check needs to know about one mask."""
+
+    structure: str
+    side: str
+    centroid_mm: FloatArray
+    """(3,) LPS+: x grows towards the patient's left."""
+
+
+def centroid_mm(grid: Grid, mask: BoolArray) -> FloatArray:
+    """Return the (3,) centre of a mask that is not empty, in mm, LPS+.
+
+    Examples
+    --------
+    >>> mask = np.zeros((5, 1, 1), bool)
+    >>> mask[1:4] = True
+    >>> centroid_mm(Grid((5, 1, 1), np.diag([2.0, 1.0, 1.0, 1.0])), mask).tolist()
+    [4.0, 0.0, 0.0]
+    """
+    others = ((1, 2), (0, 2), (0, 1))
+    profiles = [np.count_nonzero(mask, axis=axes) for axes in others]
+    index = [
+        float(profile @ np.arange(len(profile))) / float(profile.sum())
+        for profile in profiles
+    ]
+    return grid.to_patient(index)
+
+
+def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
+    """Compare the side in a mask's name with where it lies (K13).
+
+    A structure drawn on both sides is compared with its twin; one drawn alone with the
+    middle of the image, which only warrants a warning.
+    """
+    middle_x = float(grid.to_patient((np.array(grid.shape) - 1) / 2)[0])
+    by_name: dict[str, dict[str, float]] = {}
+    for part in drawn:
+        if part.side in ("left", "right"):
+            by_name.setdefault(part.structure, {})[part.side] = float(
+                part.centroid_mm[0]
+            )
+    findings = []
+    for structure, sides in sorted(by_name.items()):
+        if len(sides) == 2:  # noqa: PLR2004 - left and right
+            findings += _exchanged(structure, sides)
+        else:
+            findings += _beyond_the_middle(structure, sides, middle_x)
+    return findings
+
+
+def _exchanged(structure: str, sides: Mapping[str, float]) -> list[Finding]:
+    if sides["left"] > sides["right"]:
+        return []
+    return [
+        Finding(
+            "K13",
+            Outcome.REFUSED,
+            f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
+            "right of the right one: their names are exchanged, or the image is "
+            "mirrored.",
+        )
+    ]
+
+
+def _beyond_the_middle(
+    structure: str, sides: Mapping[str, float], middle_x: float
+) -> list[Finding]:
+    ((side, x),) = sides.items()
+    leftwards = x - middle_x
+    if leftwards >= 0 if side == "left" else leftwards <= 0:
+        return []
+    return [
+        Finding(
+            "K13",
+            Outcome.WARNED,
+            f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
+            "the image, on the other side: is its name right?",
+        )
+    ]
+
+
+def specks(mask: BoolArray, *, name: str, parts: int = 1) -> list[Finding]:
+    """Warn of a mask that is not in one piece, or in `parts` pieces (K22)."""
+    from scipy import ndimage
+
+    box = ndimage.find_objects(mask.view(np.uint8))
+    if not box or box[0] is None:
+        return []
+    pieces, count = ndimage.label(mask[box[0]])
+    if count <= parts:
+        return []
+    sizes = np.sort(np.bincount(pieces.ravel())[1:])
+    share = float(sizes[-parts:].sum() / sizes.sum())
+    if share >= WHOLE_SHARE:
+        return []
+    return [
+        Finding(
+            "K22",
+            Outcome.WARNED,
+            f"{name} is in {count} pieces; the largest holds {share:.1%} of it.",
+        )
+    ]
+
+
+def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
+    """Compare where the structures lie with where the image shows anything (K17, K18).
+
+    "Nothing" is a zero voxel that non-zero ones do not enclose within its slice: black
+    cortical bone is not outside the body, but the empty rim of an image is.
+    """
+    threshold = AIR_SHARE * _high_value(volume.voxels)
+    size = len(labelmap.labels) + 1
+    total, air, void = (np.zeros(size, np.int64) for _ in range(3))
+    for k in range(volume.grid.shape[2]):
+        values = labelmap.voxels[:, :, k]
+        drawn = values != 0
+        if not drawn.any():
+            continue
+        image = volume.voxels[:, :, k]
+        total += np.bincount(values[drawn], minlength=size)
+        air += np.bincount(values[drawn & (image < threshold)], minlength=size)
+        void += np.bincount(values[drawn & ~_enclosed(image != 0)], minlength=size)
+    findings = []
+    for label in labelmap.labels:
+        counts = (int(total[label.value]), int(air[label.value]), int(void[label.value]))
+        if counts[0] and label.name != "ignore":
+            findings += _in_air(label.name, counts[0], counts[1])
+            findings += _in_the_void(label.name, counts[0], counts[2])
+    return findings
+
+
+def touches_an_end(labelmap: Labelmap) -> bool:
+    """Whether a structure reaches the first or the last slice."""
+    return bool(labelmap.voxels[:, :, 0].any() or labelmap.voxels[:, :, -1].any())
+
+
+def _high_value(voxels: VoxelArray) -> float:
+    """Return the 99th percentile, of every n-th voxel where there are many."""
+    flat = voxels.ravel(order="K")
+    step = max(1, flat.size // _SAMPLES)
+    return float(np.percentile(flat[::step], 99))
+
+
+def _enclosed(shown: BoolArray) -> BoolArray:
+    """Return the pixels that are shown, or lie between shown ones both ways."""
+    inside = np.ones_like(shown)
+    for axis in (0, 1):
+        before = np.logical_or.accumulate(shown, axis=axis)
+        after = np.flip(
+            np.logical_or.accumulate(np.flip(shown, axis), axis=axis), axis
+        )
+        inside &= before & after
+    return inside | shown
+
+
+def _in_air(name: str, total: int, air: int) -> list[Finding]:
+    if air <= AIR_LIMIT * total:
+        return []
+    return [
+        Finding(
+            "K17",
+            Outcome.REFUSED,
+            f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): does the "
+            "mask belong to another scan?",
+        )
+    ]
+
+
+def _in_the_void(name: str, total: int, void: int) -> list[Finding]:
+    if void == 0:
+        return []
+    share = void / total
+    return [
+        Finding(
+            "K18",
+            Outcome.REFUSED if share > VOID_LIMIT else Outcome.WARNED,
+            f"{void} of {total} voxels of {name} ({share:.1%}) lie where the image is "
+            "empty, which nnU-Net would cut off.",
+        )
+    ]

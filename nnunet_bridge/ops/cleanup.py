@@ -1,0 +1,304 @@
+"""Cleaning of predicted labelmaps: holes filled, stray pieces removed, all accounted.
+
+Each structure is cleaned on its own, from the input. Then a voxel that one result
+claims gets that structure; a voxel that several claim is contested: it keeps its input
+label if that structure is among them, and is background otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.cleaned import Cleaned
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap
+from nnunet_bridge.ops.components import Components, IndexArray, connected
+from nnunet_bridge.ops.occupancy import label_boxes
+
+_SLICES_AT_ONCE = 64
+"""Slices are independent; a few at a time stay in the processor's cache."""
+
+
+def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
+    """Return the labelmap cleaned slice by slice, by the rule of the source report.
+
+    For every structure and every slice ``[:, :, k]`` on its own, 4-connected, with
+    ``limit = int(ratio * area)`` and the area in pixels before any change:
+
+    1. components of the complement below `limit` pixels become part of the structure
+       (the outer background is a component like any other);
+    2. components of the result below `limit` pixels are removed.
+
+    Parameters
+    ----------
+    labelmap : Labelmap
+    ratio : float
+        0..1; 0.01 in the source. Slices with fewer than ``2 / ratio`` pixels never
+        change.
+
+    Raises
+    ------
+    InputError
+        If the ratio is not within 0..1.
+    """
+    if not 0 <= ratio <= 1:
+        raise InputError(f"The ratio lies within 0..1, not {ratio}.")
+    changes = [
+        change
+        for label, box in _found(labelmap)
+        for change in _slice_changes(labelmap, label, box, ratio)
+    ]
+    return _merged(
+        labelmap,
+        changes,
+        rule="slice: in every slice, holes and pieces below "
+        f"{ratio:g} of the area of the structure there, 4-connected",
+    )
+
+
+def clean_volume(
+    labelmap: Labelmap, *, min_volume_mm3: float, keep_largest: int | None = None
+) -> Cleaned:
+    """Return the labelmap cleaned in 3-D.
+
+    For every structure on its own, 6-connected: cavities that it encloses on all sides
+    are filled, whatever their size; then pieces below `min_volume_mm3` are removed, and
+    all but the `keep_largest` largest of the others.
+
+    Parameters
+    ----------
+    labelmap : Labelmap
+    min_volume_mm3 : float
+        Pieces of exactly this volume stay. 0 removes none.
+    keep_largest : int, optional
+        How many pieces of a structure may stay, such as 2 where left and right share a
+        label. Of equal pieces the one that comes first (by k, j, i) stays.
+
+    Raises
+    ------
+    InputError
+        If a limit makes no sense.
+    """
+    if not 0 <= min_volume_mm3 < np.inf:
+        raise InputError(f"The smallest volume is 0 mm3 or more, not {min_volume_mm3}.")
+    if keep_largest is not None and keep_largest < 1:
+        raise InputError(f"At least one piece must stay, not {keep_largest}.")
+    limits = _VolumeLimits(
+        voxels=min_volume_mm3 / labelmap.grid.voxel_volume_mm3, pieces=keep_largest
+    )
+    changes = [
+        _volume_change(labelmap, label, box, limits) for label, box in _found(labelmap)
+    ]
+    largest = "" if keep_largest is None else f"; the {keep_largest} largest kept"
+    return _merged(
+        labelmap,
+        changes,
+        rule="volume: enclosed cavities filled, pieces below "
+        f"{min_volume_mm3:g} mm3 removed{largest}, 6-connected",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Crop:
+    """Ranges of k, j and i around a structure: its box, wider by one where possible.
+
+    Arrays are seen as [k, j, i] here: planes, lines, voxels of a line. That is how most
+    of them lie in memory.
+    """
+
+    planes: tuple[int, int]
+    lines: tuple[int, int]
+    voxels: tuple[int, int]
+    full: tuple[int, int, int]
+    """(K, J, I) of the whole labelmap."""
+
+    @property
+    def ranges(self) -> tuple[slice, slice, slice]:
+        """The crop as an index of a (K, J, I) array."""
+        return slice(*self.planes), slice(*self.lines), slice(*self.voxels)
+
+    def places(self, local: IndexArray) -> IndexArray:
+        """Return where flat places of the crop lie in the flat (K, J, I) array."""
+        ranges = self.planes, self.lines, self.voxels
+        k, j, i = np.unravel_index(local, [end - begin for begin, end in ranges])
+        _, lines, voxels = self.full
+        rows = (k + self.planes[0]) * lines + j + self.lines[0]
+        places: IndexArray = rows * voxels + i + self.voxels[0]
+        return places
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """What cleaning one structure would change; flat places in a (K, J, I) array."""
+
+    value: int
+    filled: IndexArray
+    removed: IndexArray
+
+
+@dataclass(frozen=True, slots=True)
+class _VolumeLimits:
+    """Which pieces stay: those of enough voxels, and not more than so many."""
+
+    voxels: float
+    pieces: int | None
+
+    def too_small(self, sizes: IndexArray) -> BoolArray:
+        """Return which of the pieces of (count,) `sizes` voxels go."""
+        gone: BoolArray = sizes < self.voxels
+        if self.pieces is not None:
+            largest_first = np.argsort(-sizes, kind="stable")
+            gone[largest_first[self.pieces :]] = True
+        return gone
+
+
+def _found(labelmap: Labelmap) -> Iterator[tuple[Label, _Crop]]:
+    """Go through the structures that the labelmap holds, with their surroundings."""
+    size_i, size_j, size_k = labelmap.grid.shape
+    full = size_k, size_j, size_i
+    for label, box in zip(labelmap.labels, label_boxes(labelmap), strict=True):
+        if box is not None:
+            k, j, i = (
+                (max(along.start - 1, 0), min(along.stop + 1, size))
+                for along, size in zip(box[::-1], full, strict=True)
+            )
+            yield label, _Crop(k, j, i, full)
+
+
+def _slice_changes(
+    labelmap: Labelmap, label: Label, crop: _Crop, ratio: float
+) -> Iterator[_Change]:
+    """Go through the changes of one structure, some slices at a time."""
+    for begin in range(*crop.planes, _SLICES_AT_ONCE):
+        end = min(begin + _SLICES_AT_ONCE, crop.planes[1])
+        part = _Crop((begin, end), crop.lines, crop.voxels, crop.full)
+        mask = labelmap.voxels.T[part.ranges] == label.value
+        areas = np.count_nonzero(mask.reshape(end - begin, -1), axis=1)
+        limits = (ratio * areas).astype(np.int64)
+        busy = np.flatnonzero(limits > 1)  # no component is smaller than one pixel
+        if len(busy):
+            cleaned = mask.copy()
+            cleaned[busy] = _cleaned_slices(mask[busy], limits[busy], part)
+            yield _change(label, mask, cleaned, part)
+
+
+def _cleaned_slices(mask: BoolArray, limits: IndexArray, crop: _Crop) -> BoolArray:
+    """Return the (P, R, L) mask after the rule of the source."""
+    cleaned = mask.copy()
+    flat = cleaned.reshape(-1)
+    holes = connected(~mask, across_planes=False)
+    sizes = holes.sizes(_whole_lengths(holes, crop))
+    flat[holes.places(sizes < limits[holes.plane_of_each()])] = True
+    pieces = connected(cleaned, across_planes=False)
+    flat[pieces.places(pieces.sizes() < limits[pieces.plane_of_each()])] = False
+    return cleaned
+
+
+def _whole_lengths(background: Components, crop: _Crop) -> IndexArray:
+    """Return what each run of background counts for in the whole slice.
+
+    Where the crop ends inside the slice, its outermost line is all background, and so
+    is everything beyond. A run that reaches such an end goes on to the border of the
+    image; the line itself stands for all lines beyond it.
+    """
+    _, lines, length = background.shape
+    _, full_lines, full_length = crop.full
+    first, last = background.first, background.first + background.lengths
+    lengths = (
+        background.lengths
+        + np.where(first == 0, crop.voxels[0], 0)
+        + np.where(last == length, full_length - crop.voxels[1], 0)
+        + np.where(background.lines == 0, crop.lines[0] * full_length, 0)
+    )
+    beyond = (full_lines - crop.lines[1]) * full_length
+    whole: IndexArray = lengths + np.where(background.lines == lines - 1, beyond, 0)
+    return whole
+
+
+def _volume_change(
+    labelmap: Labelmap, label: Label, crop: _Crop, limits: _VolumeLimits
+) -> _Change:
+    mask = labelmap.voxels.T[crop.ranges] == label.value
+    cleaned = mask.copy()
+    flat = cleaned.reshape(-1)
+    cavities = connected(~mask, across_planes=True)
+    flat[cavities.places(~cavities.at_border())] = True
+    pieces = connected(cleaned, across_planes=True)
+    flat[pieces.places(limits.too_small(pieces.sizes()))] = False
+    return _change(label, mask, cleaned, crop)
+
+
+def _change(label: Label, before: BoolArray, after: BoolArray, crop: _Crop) -> _Change:
+    differing = np.flatnonzero(before != after)
+    gained = after.reshape(-1)[differing]
+    return _Change(
+        value=label.value,
+        filled=crop.places(differing[gained]),
+        removed=crop.places(differing[~gained]),
+    )
+
+
+def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cleaned:
+    """Put the results of all structures together and account for the differences."""
+    before = labelmap.voxels.T
+    after: LabelArray = np.array(before, order="C")
+    flat = after.reshape(-1)
+    removed = _joined(change.removed for change in changes)
+    flat[removed] = 0
+    claims = _Claims.of(changes)
+    free = (claims.claimants == 1) & (flat[claims.places] == 0)
+    flat[claims.places[free]] = claims.values[free]
+
+    touched = np.union1d(removed, claims.places[free])
+    old, new = before.reshape(-1)[touched], flat[touched]
+    return Cleaned(
+        labelmap=labelmap.with_voxels(after.T),
+        removed_mm3=_volumes_mm3(labelmap, old[old != new]),
+        filled_mm3=_volumes_mm3(labelmap, new[old != new]),
+        contested_voxels=int(np.count_nonzero(~free)),
+        rule=rule,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Claims:
+    """Voxels that structures would fill."""
+
+    places: IndexArray
+    """(N,) flat places, each once, ascending."""
+
+    values: npt.NDArray[Any]
+    """(N,) label of one structure that claims it."""
+
+    claimants: IndexArray
+    """(N,) how many claim it."""
+
+    @classmethod
+    def of(cls, changes: Iterable[_Change]) -> _Claims:
+        """Gather the claims of all changes."""
+        changes = list(changes)
+        values = [np.full(len(change.filled), change.value) for change in changes]
+        places, first, claimants = np.unique(
+            _joined(change.filled for change in changes),
+            return_index=True,
+            return_counts=True,
+        )
+        return cls(places, _joined(values)[first], claimants)
+
+
+def _joined(arrays: Iterable[IndexArray]) -> IndexArray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
+
+
+def _volumes_mm3(labelmap: Labelmap, values: LabelArray) -> dict[str, float]:
+    """Return the volume of the given voxels by structure."""
+    counts = np.bincount(values, minlength=len(labelmap.labels) + 1)
+    return {
+        label.name: float(counts[label.value]) * labelmap.grid.voxel_volume_mm3
+        for label in labelmap.labels
+    }

@@ -1,0 +1,121 @@
+"""What a labelmap holds, and where: counts and boxes, at the speed of memory.
+
+Most voxels of a labelmap are background. Arrays are therefore read in the order in
+which they lie in memory, eight bytes at a time, and only words that are not all zero
+are looked at closely. A block at a time keeps the memory small.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.image import LabelArray, Labelmap
+
+Box: TypeAlias = tuple[slice, slice, slice]
+"""Ranges of i, j and k."""
+
+CountArray: TypeAlias = npt.NDArray[np.int64]
+
+_WORD_BYTES = 8
+_BLOCK_VOXELS = 1 << 22
+
+
+def label_boxes(labelmap: Labelmap) -> tuple[Box | None, ...]:
+    """Return the bounding box of every label, in the order of their values.
+
+    Returns
+    -------
+    boxes : tuple of (3,) slices or None
+        None where the labelmap holds no voxel of that label.
+    """
+    order = _memory_order(labelmap.voxels)
+    lowest, highest = _extents(labelmap.voxels.transpose(order), len(labelmap.labels))
+    back = np.argsort(order)
+    boxes: list[Box | None] = []
+    for first, last in zip(lowest[:, back], highest[:, back], strict=True):
+        i, j, k = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+        boxes.append((i, j, k) if i.stop > i.start else None)
+    return tuple(boxes)
+
+
+def label_counts(labelmap: Labelmap) -> CountArray:
+    """Return the (n + 1,) number of voxels of background and every label."""
+    return pair_counts(labelmap, labelmap).diagonal().copy()
+
+
+def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
+    """Return how often every pair of labels meets in one voxel.
+
+    Parameters
+    ----------
+    prediction, reference : Labelmap
+        Of the same shape and with tables of the same length n; not checked here.
+
+    Returns
+    -------
+    counts : (n + 1, n + 1) int64
+        ``counts[p, r]`` voxels are `p` in the prediction and `r` in the reference.
+    """
+    sizes = len(reference.labels) + 1
+    order = _memory_order(reference.voxels)
+    predicted = prediction.voxels.transpose(order).reshape(-1)
+    drawn = reference.voxels.transpose(order).reshape(-1)
+    counts = np.zeros(sizes * sizes, dtype=np.int64)
+    for begin in range(0, drawn.size, _BLOCK_VOXELS):
+        block = slice(begin, begin + _BLOCK_VOXELS)
+        some_predicted, some_drawn = _where_any(predicted[block], drawn[block])
+        codes = some_predicted.astype(np.intp) * sizes + some_drawn
+        counts += np.bincount(codes, minlength=sizes * sizes)
+    counts[0] = drawn.size - counts[1:].sum()
+    return counts.reshape(sizes, sizes)
+
+
+def _memory_order(voxels: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Return the axes from the slowest to the fastest in memory."""
+    return tuple(int(axis) for axis in np.argsort([-abs(s) for s in voxels.strides]))
+
+
+def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
+    """Return the (n, 3) first and last index of every label; -1 before 0 if absent."""
+    lowest = np.full((labels, 3), np.iinfo(np.int64).max)
+    highest = np.full((labels, 3), -1)
+    flat = voxels.reshape(-1)
+    for begin in range(0, flat.size, _BLOCK_VOXELS):
+        block = flat[begin : begin + _BLOCK_VOXELS]
+        places = _places_of_any(block)
+        values = block[places]
+        for value in np.flatnonzero(np.bincount(values, minlength=1)[1:]) + 1:
+            found = places[values == value] + begin
+            index = np.stack(np.unravel_index(found, voxels.shape))
+            row = value - 1
+            lowest[row] = np.minimum(lowest[row], index.min(axis=1))
+            highest[row] = np.maximum(highest[row], index.max(axis=1))
+    return np.minimum(lowest, highest + 1), highest
+
+
+def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
+    """Return the places of all labelled voxels in a flat block, ascending."""
+    width = _WORD_BYTES // block.itemsize
+    if block.size % width:
+        return np.flatnonzero(block)
+    words = np.flatnonzero(np.ascontiguousarray(block).view(np.uint64))
+    places = (words[:, np.newaxis] * width + np.arange(width)).reshape(-1)
+    labelled: npt.NDArray[np.int64] = places[block[places] != 0]
+    return labelled
+
+
+def _where_any(
+    predicted: LabelArray, drawn: LabelArray
+) -> tuple[LabelArray, LabelArray]:
+    """Return the voxels of all words in which either array holds a label."""
+    width = _WORD_BYTES // drawn.itemsize
+    if predicted.dtype != drawn.dtype or drawn.size % width:
+        some = (predicted != 0) | (drawn != 0)
+        return predicted[some], drawn[some]
+    words = np.ascontiguousarray(predicted).view(np.uint64)
+    others = np.ascontiguousarray(drawn).view(np.uint64)
+    some = np.flatnonzero(words | others)
+    return words[some].view(predicted.dtype), others[some].view(drawn.dtype)

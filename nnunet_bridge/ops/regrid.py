@@ -1,0 +1,315 @@
+"""Put a mask on an image's grid: copied where it is aligned, resampled where not.
+
+3D Slicer writes masks flipped, permuted, cropped, padded or oversampled; their place in
+the patient says where each voxel belongs, and nothing is ever matched by shape alone.
+What cannot be exact is said, with figures in mm (FAULTS K01-K05, K20).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.grid import FloatArray, Grid
+from nnunet_bridge.core.image import BoolArray
+
+SAME_WITHIN = 0.01
+"""Grids whose corners agree to this share of the smallest spacing are one grid."""
+
+SNAP_WITHIN = 0.10
+"""Up to this share, the mask is moved onto the grid, with a warning."""
+
+OUTSIDE_LIMIT = 0.001
+"""Share of a mask that may lie outside the image."""
+
+ELSEWHERE_LIMIT = 0.01
+"""A mask of the image's shape with more than this outside belongs elsewhere."""
+
+VOLUME_LIMIT = 0.02
+"""Resampling may change the volume of a mask by this share."""
+
+_TIE = 1e-6
+_WHOLE_FACTOR_WITHIN = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """A mask on the grid of an image, and how it got there."""
+
+    voxels: BoolArray
+    """(I, J, K) on the image's grid, Fortran-ordered."""
+
+    method: str
+    """``empty``, ``same grid``, ``snapped``, ``pasted``, ``whole factor`` or
+    ``nearest neighbour``."""
+
+    voxels_before: int
+    voxels_after: int
+    voxels_outside: int
+    """Voxels of the mask (counted on its own grid) whose centres miss the image."""
+
+    volume_change: float
+    """Relative change of volume, what lies outside not counted."""
+
+    findings: tuple[Finding, ...]
+
+
+def placed_on(grid: Grid, mask_grid: Grid, mask: BoolArray, *, name: str) -> Placement:
+    """Return `mask` on `grid`.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the image.
+    mask_grid : Grid
+        Of the mask.
+    mask : (i, j, k) bool
+        What was drawn, on `mask_grid`.
+    name : str
+        What messages call the mask.
+
+    Raises
+    ------
+    Refused
+        If the mask lies elsewhere (K05), was drawn on part of the stack without saying
+        where (K20), leaves the image (K02), or would change its volume (K03).
+    """
+    before = int(np.count_nonzero(mask))
+    if before == 0:
+        nothing = np.zeros(grid.shape, bool, order="F")
+        return Placement(nothing, "empty", 0, 0, 0, 0.0, ())
+    if grid.shape == mask_grid.shape:
+        apart_mm = mask_grid.displacement_mm(grid)
+        if apart_mm <= SNAP_WITHIN * grid.spacing_mm.min():
+            return _copied(mask, before, apart_mm, grid, name)
+    _refuse_an_identity_matrix(grid, mask_grid, name)
+    to_image = np.linalg.inv(grid.affine) @ mask_grid.affine
+    turn = _signed_permutation(to_image)
+    if turn is not None:
+        snapped = Grid(mask_grid.shape, grid.affine @ turn)
+        apart_mm = snapped.displacement_mm(mask_grid)
+        aligned = apart_mm <= SNAP_WITHIN * grid.spacing_mm.min()
+        if np.array_equal(turn[:3, :3], np.eye(3)) and grid.shape == mask_grid.shape:
+            raise _elsewhere(grid, mask_grid, name)
+        if aligned:
+            return _pasted(grid, mask_grid, mask, turn, (before, apart_mm), name)
+    return _resampled(grid, mask_grid, mask, to_image, before, name)
+
+
+def _copied(
+    mask: BoolArray, before: int, apart_mm: float, grid: Grid, name: str
+) -> Placement:
+    moved = _moved(apart_mm, grid, name)
+    return Placement(
+        np.asfortranarray(mask),
+        "snapped" if moved else "same grid",
+        before, before, 0, 0.0, tuple(moved),
+    )  # fmt: skip
+
+
+def _moved(apart_mm: float, grid: Grid, name: str) -> list[Finding]:
+    """Say that a mask was moved onto the grid, if it was by more than a rounding."""
+    if apart_mm <= SAME_WITHIN * grid.spacing_mm.min():
+        return []
+    return [
+        Finding(
+            "K04",
+            Outcome.WARNED,
+            f"{name} lies {apart_mm:.3f} mm beside the image's voxels and was moved "
+            "onto them.",
+        )
+    ]
+
+
+def _refuse_an_identity_matrix(grid: Grid, mask_grid: Grid, name: str) -> None:
+    """Refuse a mask that was saved without its place (K05, K20)."""
+    if not _is_identity(mask_grid.affine) or _is_identity(grid.affine):
+        return
+    if mask_grid.shape[:2] == grid.shape[:2] and mask_grid.shape != grid.shape:
+        raise Refused.because(
+            "K20",
+            f"{name} has {mask_grid.shape[2]} slices, the image {grid.shape[2]}, and "
+            "an identity matrix instead of a place: nothing says which slices it "
+            "shows. Export it from 3D Slicer again, with the MR as reference.",
+        )
+    raise Refused.because(
+        "K05",
+        f"{name} has an identity matrix instead of a place in the patient, while the "
+        "image has one: export it from 3D Slicer again, with the MR as reference.",
+    )
+
+
+def _is_identity(affine: FloatArray) -> bool:
+    """Whether the affine is the identity, in LPS or as RAS files have it."""
+    return bool(
+        np.allclose(np.abs(affine), np.eye(4), atol=1e-6) and affine[2, 2] > 0
+    )
+
+
+def _elsewhere(grid: Grid, mask_grid: Grid, name: str) -> Refused:
+    shift = mask_grid.affine[:3, 3] - grid.affine[:3, 3]
+    return Refused.because(
+        "K05",
+        f"{name} has the image's shape, but lies up to "
+        f"{mask_grid.displacement_mm(grid):.2f} mm away (its first voxel by "
+        f"{shift[0]:+.2f}, {shift[1]:+.2f}, {shift[2]:+.2f} mm to left, back and head): "
+        "it belongs to another scan, or lost its place. Export it again.",
+    )
+
+
+def _signed_permutation(to_image: FloatArray) -> FloatArray | None:
+    """Return the nearest exact map between voxels, if axes only swap and flip."""
+    rounded = np.rint(to_image)
+    axes = np.abs(rounded[:3, :3])
+    close = np.allclose(to_image[:3, :3], rounded[:3, :3], atol=0.05)  # noqa: PLR2004 - the corners decide
+    if close and np.all(axes.sum(axis=0) == 1) and np.all(axes.sum(axis=1) == 1):
+        return rounded
+    return None
+
+
+def _pasted(  # noqa: PLR0913 - a step of `placed_on`
+    grid: Grid,
+    mask_grid: Grid,
+    mask: BoolArray,
+    turn: FloatArray,
+    known: tuple[int, float],
+    name: str,
+) -> Placement:
+    """Copy voxel by voxel: axes swapped and flipped, offset by whole voxels."""
+    before, apart_mm = known
+    order = [int(np.abs(turn[axis, :3]).argmax()) for axis in range(3)]
+    view = mask.transpose(order)
+    into, out_of = [], []
+    for axis in range(3):
+        size, sign = view.shape[axis], int(turn[axis, order[axis]])
+        start = int(turn[axis, 3])
+        if sign < 0:
+            view = np.flip(view, axis)
+            start -= size - 1
+        low, high = max(start, 0), min(start + size, grid.shape[axis])
+        into.append(slice(low, max(low, high)))
+        out_of.append(slice(low - start, max(low, high) - start))
+    voxels = np.zeros(grid.shape, bool, order="F")
+    voxels[tuple(into)] = view[tuple(out_of)]
+    after = int(np.count_nonzero(voxels))
+    same_shape = grid.shape == mask_grid.shape
+    findings = [
+        *_moved(apart_mm, grid, name),
+        *_outside(before, before - after, name, same_shape=same_shape),
+        Finding(
+            "K01" if same_shape else "K02",
+            Outcome.FIXED,
+            f"{name} was put in its place voxel by voxel: its grid is "
+            + ("turned or flipped." if same_shape else "cropped, padded or turned."),
+        ),
+    ]
+    return Placement(
+        voxels, "pasted", before, after, before - after, 0.0, tuple(findings)
+    )
+
+
+def _outside(
+    before: int, outside: int, name: str, *, same_shape: bool
+) -> list[Finding]:
+    if outside == 0:
+        return []
+    share = outside / before
+    what = f"{outside} of {before} voxels of {name} ({share:.2%}) lie outside the image"
+    if same_shape and share > ELSEWHERE_LIMIT:
+        raise Refused.because(
+            "K05", f"{what}: it belongs to another scan, or lost its place."
+        )
+    if share > OUTSIDE_LIMIT:
+        raise Refused.because(
+            "K02",
+            f"{what} (limit {OUTSIDE_LIMIT:.1%}): does it belong to another scan?",
+        )
+    return [Finding("K02", Outcome.WARNED, f"{what} and were dropped.")]
+
+
+def _resampled(  # noqa: PLR0913 - a step of `placed_on`
+    grid: Grid,
+    mask_grid: Grid,
+    mask: BoolArray,
+    to_image: FloatArray,
+    before: int,
+    name: str,
+) -> Placement:
+    """Give every image voxel the value of the nearest mask voxel."""
+    inside = _count_inside(grid, mask, to_image)
+    same_shape = grid.shape == mask_grid.shape
+    findings = _outside(before, before - inside, name, same_shape=same_shape)
+    to_mask = np.linalg.inv(to_image)
+    voxels = _nearest(grid.shape, mask, to_mask)
+    after = int(np.count_nonzero(voxels))
+    expected_mm3 = inside * mask_grid.voxel_volume_mm3
+    change = after * grid.voxel_volume_mm3 / expected_mm3 - 1.0
+    spacings = " x ".join(f"{size:.3g}" for size in mask_grid.spacing_mm)
+    if abs(change) > VOLUME_LIMIT:
+        raise Refused.because(
+            "K03",
+            f"{name} lies on another grid (voxels of {spacings} mm), and moving it "
+            f"changes its volume by {change:+.1%} (limit {VOLUME_LIMIT:.0%}): export "
+            "it from 3D Slicer with the MR as reference.",
+        )
+    whole = _is_whole_factor(to_image, mask.shape)
+    findings.append(
+        Finding(
+            "K03",
+            Outcome.FIXED if whole else Outcome.WARNED,
+            f"{name} was moved from voxels of {spacings} mm to the image's nearest "
+            f"ones; its volume changed by {change:+.2%}.",
+        )
+    )
+    method = "whole factor" if whole else "nearest neighbour"
+    return Placement(
+        voxels, method, before, after, before - inside, change, tuple(findings)
+    )
+
+
+def _count_inside(grid: Grid, mask: BoolArray, to_image: FloatArray) -> int:
+    """Return how many voxels of the mask have their centre in the image."""
+    total = 0
+    highest = np.array(grid.shape) - 0.5
+    for k in np.flatnonzero(mask.any(axis=(0, 1))):
+        i, j = np.nonzero(mask[:, :, k])
+        indices = np.stack([i, j, np.full_like(i, k)], axis=1)
+        centres = indices @ to_image[:3, :3].T + to_image[:3, 3]
+        # Sums of many roundings must not push a border voxel out.
+        within = (centres >= -0.5 - _TIE) & (centres <= highest + _TIE)
+        total += int(np.count_nonzero(within.all(axis=1)))
+    return total
+
+
+def _nearest(
+    shape: tuple[int, int, int], mask: BoolArray, to_mask: FloatArray
+) -> BoolArray:
+    """Sample the mask at the image's voxel centres; outside it there is nothing."""
+    voxels = np.zeros(shape, bool, order="F")
+    plane = np.stack(np.meshgrid(*map(np.arange, shape[:2]), indexing="ij"), axis=-1)
+    in_plane = plane @ to_mask[:3, :2].T
+    sizes = np.array(mask.shape)
+    for k in range(shape[2]):
+        centres = in_plane + (to_mask[:3, 2] * k + to_mask[:3, 3])
+        indices = np.floor(centres + (0.5 - _TIE)).astype(np.intp)
+        within = ((indices >= 0) & (indices < sizes)).all(axis=-1)
+        i, j, m = indices[within].T
+        voxels[:, :, k][within] = mask[i, j, m]
+    return voxels
+
+
+def _is_whole_factor(to_image: FloatArray, shape: tuple[int, ...]) -> bool:
+    """Whether axes only swap, flip and scale by whole numbers or their inverses."""
+    axes = to_image[:3, :3]
+    largest = np.abs(axes).argmax(axis=0)
+    scales = np.abs(axes[largest, np.arange(3)])
+    rest: npt.NDArray[np.float64] = np.abs(axes).sum(axis=0) - scales
+    factors = np.maximum(scales, 1 / scales)
+    return bool(
+        len(set(largest.tolist())) == len(shape)
+        and np.all(rest * np.array(shape) <= SNAP_WITHIN)
+        and np.all(np.abs(factors - np.rint(factors)) <= _WHOLE_FACTOR_WITHIN)
+    )

@@ -1,0 +1,62 @@
+"""The synthetic lower limb, all the way, on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.formats.files import clear_os_errors
+from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.plans import BUDGETS, CONFIGURATIONS
+from nnunet_bridge.pipeline.phantom_study import write_phantom_study
+from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
+
+UNSEEN = 2
+"""Patients that no training sees."""
+
+FEWEST_FOR_TRAINING = 2
+
+
+def run_demo(
+    folder: Path,
+    *,
+    patients: int = 10,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> StudySummary:
+    """Make synthetic patients in `folder` and run the whole study on them.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``study/`` (DICOM and masks) and ``work/`` (everything made from them).
+    patients : int
+        In all; the last two are kept unseen.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    progress : Progress, optional
+
+    Raises
+    ------
+    UsageError
+        If there are too few patients to train and to validate.
+    """
+    if patients < UNSEEN + FEWEST_FOR_TRAINING:
+        raise UsageError(
+            f"The demo needs {UNSEEN + FEWEST_FOR_TRAINING} patients: two unseen, one "
+            "to train on, one to validate."
+        )
+    shown = progress or Silent()
+    work = folder / "work"
+    with clear_os_errors(f"write {work}"):
+        work.mkdir(parents=True, exist_ok=True)
+    study = write_phantom_study(
+        folder / "study", patients=patients - UNSEEN, unseen=UNSEEN, progress=shown
+    )
+    options = StudyOptions(BUDGETS["smoke"], CONFIGURATIONS, ("0",), device)
+    workspace = Workspace.at(work, environment={})
+    return run_study(
+        study.folder, read_recipe(study.recipe_file), workspace, options, progress=shown
+    )

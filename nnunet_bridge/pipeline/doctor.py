@@ -1,0 +1,151 @@
+"""What the machine and the installation offer, in plain words."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.nnunet.machine import Machine, this_machine
+from nnunet_bridge.nnunet.names import Workspace
+
+OLDEST_PYTHON = (3, 11)
+TESTED_NNUNET = "2.8"
+ENOUGH_MEMORY_BYTES = 6 << 30
+ENOUGH_DISK_BYTES = 10 << 30
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    needed: bool = True
+    """Whether nothing works without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorSummary:
+    """All that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """5 if something is missing without which nothing works."""
+        broken = any(check.needed and not check.ok for check in self.checks)
+        return EnvironmentFault.exit_code if broken else 0
+
+    def as_json(self) -> JsonObject:
+        """Return the object that `doctor --json` prints."""
+        return {
+            "checks": [
+                {"name": check.name, "ok": check.ok, "detail": check.detail}
+                for check in self.checks
+            ]
+        }
+
+    def as_text(self) -> str:
+        """Return one line a check."""
+        marks = {(True, True): "ok", (True, False): "ok"}
+        marks |= {(False, True): "MISSING", (False, False): "-"}
+        return "\n".join(
+            f"{marks[check.ok, check.needed]:>8}  {check.name:10} {check.detail}"
+            for check in self.checks
+        )
+
+
+def examine(root: Path) -> DoctorSummary:
+    """Look at Python, nnU-Net, torch, GPU, cores, memory, disk, decoders and Slurm."""
+    machine = this_machine()
+    return DoctorSummary(
+        (
+            _python(),
+            _package("nnU-Net", "nnunetv2", TESTED_NNUNET),
+            _package("torch", "torch"),
+            _gpu(machine),
+            _cores(machine),
+            _memory(machine),
+            _workspace(root),
+            _disk(root),
+            _decoders(),
+            _slurm(),
+        )
+    )
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    return Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, version)
+
+
+def _package(name: str, distribution: str, tested: str = "") -> Check:
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return Check(name, ok=False, detail="not installed: pip install nnunet-bridge")
+    if not version.startswith(tested):
+        return Check(
+            name, ok=False, detail=f"{version}; only {tested} is tested", needed=False
+        )
+    return Check(name, ok=True, detail=version)
+
+
+def _gpu(machine: Machine) -> Check:
+    if machine.gpus:
+        return Check("GPU", ok=True, detail=f"{machine.gpus} NVIDIA", needed=False)
+    detail = "none: smoke runs work on the CPU, full trainings need one"
+    return Check("GPU", ok=False, detail=detail, needed=False)
+
+
+def _cores(machine: Machine) -> Check:
+    return Check("cores", machine.cores >= 1, f"{machine.cores}")
+
+
+def _memory(machine: Machine) -> Check:
+    free = machine.free_memory_bytes
+    detail = f"{free / GIB:.1f} GiB free"
+    enough = free >= ENOUGH_MEMORY_BYTES
+    wish = "" if enough else f"; {ENOUGH_MEMORY_BYTES // GIB} GiB are better"
+    return Check("memory", enough, detail + wish, needed=False)
+
+
+def _workspace(root: Path) -> Check:
+    try:
+        workspace = Workspace.at(root)
+    except BridgeError as error:
+        return Check("workspace", ok=False, detail=str(error))
+    if not os.access(root, os.W_OK):
+        detail = f"{root.absolute()} cannot be written: name another with -w"
+        return Check("workspace", ok=False, detail=detail)
+    return Check("workspace", ok=True, detail=f"data in {workspace.raw_dir}")
+
+
+def _disk(root: Path) -> Check:
+    if not root.is_dir():
+        return Check("disk", ok=False, detail="unknown, there is no workspace")
+    free = shutil.disk_usage(root).free
+    enough = free >= ENOUGH_DISK_BYTES
+    detail = f"{free / GIB:.0f} GiB free in {root.absolute()}"
+    return Check("disk", enough, detail, needed=False)
+
+
+def _decoders() -> Check:
+    found = util.find_spec("gdcm") is not None
+    detail = "JPEG, JPEG-LS, JPEG 2000, RLE" if found else "python-gdcm is missing"
+    return Check("decoders", found, detail, needed=False)
+
+
+def _slurm() -> Check:
+    sbatch = shutil.which("sbatch")
+    return Check("Slurm", sbatch is not None, sbatch or "not here", needed=False)

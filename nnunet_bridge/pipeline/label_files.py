@@ -1,0 +1,164 @@
+"""Folders of label files: which cases they hold, and what their labels mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from nnunet_bridge.core.errors import GeometryError, InputError
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.labels_file import (
+    label_file_beside,
+    read_label_table,
+    unnamed_labels,
+)
+from nnunet_bridge.formats.nifti import read_array
+
+ENDINGS = (".nii.gz", ".nii")
+IN_CASE_FOLDER = "labels"
+"""Stem of the label file in the folder that `predict` writes for each case."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutcome:
+    """What happened to a case, without its results."""
+
+    case_id: str
+    outcome: Outcome
+    findings: tuple[Finding, ...] = ()
+
+    def as_json(self) -> JsonObject:
+        """Return the fields that every case has in the output of a command."""
+        return {
+            "case": self.case_id,
+            "outcome": str(self.outcome),
+            "codes": [finding.code for finding in self.findings],
+            "messages": [finding.message for finding in self.findings],
+        }
+
+    def as_text(self) -> str:
+        """Return the line that a person reads."""
+        reasons = " ".join(str(finding) for finding in self.findings)
+        return f"{self.case_id}: {self.outcome}. {reasons}".rstrip()
+
+
+def exit_code_of(cases: Iterable[CaseOutcome]) -> int:
+    """Return 0 if no case was refused, 4 if some were, 3 if all were."""
+    refused = [case.outcome is Outcome.REFUSED for case in cases]
+    if not any(refused):
+        return 0
+    return 3 if all(refused) else 4
+
+
+def attempted(
+    case_id: str, work: Callable[[], Result]
+) -> tuple[CaseOutcome, Result | None]:
+    """Do the work of one case; a case that must be refused does not stop the others.
+
+    A full disk or a missing permission does: it would strike every case.
+    """
+    try:
+        result = work()
+    except Refused as error:
+        return CaseOutcome(case_id, Outcome.REFUSED, error.findings), None
+    except (GeometryError, InputError) as error:
+        reason = Finding(error.code, Outcome.REFUSED, str(error))
+        return CaseOutcome(case_id, Outcome.REFUSED, (reason,)), None
+    return CaseOutcome(case_id, Outcome.ACCEPTED), result
+
+
+def label_files(path: Path) -> dict[str, Path]:
+    """Return the label files at a path by case, in order of the case names.
+
+    Parameters
+    ----------
+    path : Path
+        One NIfTI file, or a folder of ``<case>.nii.gz`` and ``<case>.nii``, or of
+        ``<case>/labels.nii.gz`` as `predict` writes them.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, or two files are of the same case.
+    """
+    if path.is_file():
+        if not path.name.endswith(ENDINGS):
+            raise InputError(f"{path} is no NIfTI file (.nii.gz or .nii).")
+        return {_stem(path): path}
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist.")
+    found: dict[str, Path] = {}
+    for file in sorted([*path.iterdir(), *path.glob(f"*/{IN_CASE_FOLDER}.nii*")]):
+        if file.is_file() and file.name.endswith(ENDINGS) and file.name[0] != ".":
+            case_id = _stem(file) if file.parent == path else file.parent.name
+            if case_id in found:
+                raise InputError(
+                    f"{found[case_id]} and {file} are both of case {case_id}: "
+                    "remove one."
+                )
+            found[case_id] = file
+    if not found:
+        raise InputError(f"{path} holds no label files (<case>.nii.gz).")
+    return dict(sorted(found.items()))
+
+
+def table_file_for(paths: Iterable[Path], labels_file: Path | None) -> Path | None:
+    """Return the ``dataset.json`` to read: the one asked for, or one beside the files.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Label files or their folders, the most trusted first.
+    labels_file : Path or None
+        What the user named.
+    """
+    if labels_file is not None:
+        return labels_file
+    for path in paths:
+        beside = label_file_beside(path if path.is_dir() else path.absolute().parent)
+        if beside is not None:
+            return beside
+    return None
+
+
+def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
+    """Return the labels of a ``dataset.json``, or unnamed ones for the values found.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be used, or no file can be read to find values in.
+    """
+    if table_file is not None:
+        return read_label_table(table_file)
+    highest = [value for value in map(_highest_value, files) if value is not None]
+    if not highest:
+        raise InputError("None of the label files can be read.")
+    return unnamed_labels(max(highest))
+
+
+def unpaired(files: Mapping[str, Path], others: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return the cases of `files` that `others` lack."""
+    return tuple(case_id for case_id in files if case_id not in others)
+
+
+def _highest_value(file: Path) -> int | None:
+    """Return the highest value in a file; None if it is to be refused anyway."""
+    try:
+        _, voxels = read_array(file)
+    except (Refused, InputError):
+        return None
+    return int(voxels.max(initial=0))
+
+
+def _stem(file: Path) -> str:
+    name = file.name
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    return name

@@ -1,0 +1,255 @@
+"""Write a study of synthetic patients, as a scanner and 3D Slicer would leave it.
+
+The folder follows the convention of the source report: one folder of DICOM files a
+patient, and one mask file a bone and side. Two calls with the same parameters give the
+same bytes, and the second one writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import BoolArray, Labelmap, LabelTable
+from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.formats.dicom.write import write_series
+from nnunet_bridge.formats.files import read_json, write_json, write_text
+from nnunet_bridge.formats.nifti import write_labelmap
+from nnunet_bridge.ops.phantom import GENERATION, Phantom, lower_limb, places
+
+SCANS = "Raw DICOM MRI Scans"
+MASKS = "Raw NIFTI Segmentation Masks (3D Slicer Output)"
+TEST_MASKS = "test_masks"
+RECIPE = "dataset.toml"
+PARAMETERS = "phantom.json"
+
+SCAN_NAME = "AutoBindWATER_650"
+WATER_IMAGE = ("ORIGINAL", "PRIMARY", "M", "WATER")
+"""*Image Type* of a Dixon water image; the recipe chooses the series by it."""
+
+CROPPED_PATIENT = 2
+"""The masks of this one are cropped to their bone, as 3D Slicer can export them."""
+
+CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+"""Without I and O, which are mistaken for 1 and 0."""
+SEEDS_PER_STUDY = 1000
+"""Patients of two studies with neighbouring seeds are never the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomStudy:
+    """A folder of synthetic patients, ready for ``convert``."""
+
+    folder: Path
+
+    recipe_file: Path
+    """The `dataset.toml` that fits the folder."""
+
+    train_ids: tuple[str, ...]
+    """Cases with masks for training."""
+
+    test_ids: tuple[str, ...]
+    """Cases whose masks are kept apart, for scoring predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """What decides every byte of a study."""
+
+    patients: int
+    unseen: int
+    seed: int
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    generation: int = GENERATION
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """Where one patient's files lie."""
+
+    index: int
+    code: str
+    """De-identified code, such as ``9K``."""
+
+    scan_dir: Path
+    masks_dir: Path
+    slices: int
+
+    @property
+    def case_id(self) -> str:
+        """Return the id that the recipe gives this patient."""
+        return f"msk_{self.index:03d}"
+
+    def mask_file(self, structure: str, side: str) -> Path:
+        """Return the name that 3D Slicer's user gives this mask."""
+        letter = side[0].upper()
+        return self.masks_dir / f"{self.index}_{letter}_{structure}_{self.code}.nii.gz"
+
+    def is_written(self) -> bool:
+        """Whether every file of this patient is there (each is whole or absent)."""
+        scanned = len(list(self.scan_dir.glob("*.dcm"))) == self.slices
+        return scanned and all(self.mask_file(*place).is_file() for place in places())
+
+
+def write_phantom_study(  # noqa: PLR0913 - each is a plain choice with a default
+    folder: Path,
+    *,
+    patients: int = 10,
+    unseen: int = 2,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (96, 48, 64),
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 12.0),
+    progress: Progress | None = None,
+) -> PhantomStudy:
+    """Write a study of synthetic patients and the recipe that reads it.
+
+    A call that was interrupted is taken up where it ended; a study that is already
+    there with the same parameters is left alone.
+
+    Parameters
+    ----------
+    folder : Path
+        The study folder; made if need be.
+    patients : int
+        Patients with masks for training.
+    unseen : int
+        Further patients, whose masks go to ``test_masks``.
+    seed : int
+        The same seed gives the same study.
+    shape, spacing_mm : (3,)
+        Voxels and their distances in mm, as for `ops.phantom.lower_limb`.
+    progress : Progress, optional
+        Hears of every patient.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another study.
+    """
+    progress = progress or Silent()
+    parameters = _Parameters(patients, unseen, seed, shape, spacing_mm)
+    _claim(folder, parameters)
+    everyone = list(_everyone(folder, parameters))
+    progress.stage("synthetic patients", len(everyone))
+    for done, patient in enumerate(everyone, start=1):
+        if not patient.is_written():
+            limb = lower_limb(
+                seed * SEEDS_PER_STUDY + patient.index,
+                shape=shape,
+                spacing_mm=spacing_mm,
+            )
+            _write_patient(patient, limb)
+        progress.advance(done, patient.case_id)
+    case_ids = tuple(patient.case_id for patient in everyone)
+    return PhantomStudy(
+        folder, folder / RECIPE, case_ids[:patients], case_ids[patients:]
+    )
+
+
+def _claim(folder: Path, parameters: _Parameters) -> None:
+    """Mark the folder as this study's, or refuse one that belongs to another."""
+    stamp_file = folder / PARAMETERS
+    stamp = {**asdict(parameters), "shape": list(parameters.shape)}
+    stamp["spacing_mm"] = [float(spacing) for spacing in parameters.spacing_mm]
+    if stamp_file.is_file():
+        if read_json(stamp_file) != stamp:
+            raise InputError(
+                f"{folder} holds synthetic patients of other parameters "
+                f"({stamp_file.name}): choose another folder, or remove it."
+            )
+    elif (folder / SCANS).exists():
+        raise InputError(
+            f"{folder} holds a study that is not synthetic: choose another folder."
+        )
+    else:
+        write_json(stamp_file, stamp)
+    if not (folder / RECIPE).is_file():
+        write_text(folder / RECIPE, RECIPE_TEXT)
+
+
+def _everyone(folder: Path, parameters: _Parameters) -> Iterator[_Patient]:
+    """Go through the patients for training, then the unseen ones."""
+    for index in range(1, parameters.patients + parameters.unseen + 1):
+        known = index <= parameters.patients
+        code = f"{index}{CODE_LETTERS[index % len(CODE_LETTERS)]}"
+        yield _Patient(
+            index,
+            code,
+            scan_dir=folder / SCANS / f"{index}_{SCAN_NAME}_{code}",
+            masks_dir=folder / (MASKS if known else TEST_MASKS),
+            slices=parameters.shape[2],
+        )
+
+
+def _write_patient(patient: _Patient, limb: Phantom) -> None:
+    write_series(
+        patient.scan_dir,
+        limb.volume,
+        patient_id=patient.code,
+        description=f"{SCAN_NAME}_synthetic",
+        image_type=WATER_IMAGE,
+        series_number=1,
+    )
+    for (structure, side), mask in limb.masks.items():
+        labels = LabelTable.from_names([structure])
+        segment = Labelmap(limb.volume.grid, mask.astype(np.uint8), labels)
+        if patient.index == CROPPED_PATIENT:
+            segment = _cropped(segment)
+        write_labelmap(patient.mask_file(structure, side), segment)
+
+
+def _cropped(segment: Labelmap) -> Labelmap:
+    """Return the smallest labelmap that holds the whole segment, in the same place."""
+    lows, highs = _extent(segment.voxels > 0)
+    box = tuple(slice(low, high) for low, high in zip(lows, highs, strict=True))
+    affine = segment.grid.affine.copy()
+    affine[:3, 3] = segment.grid.to_patient(lows)
+    voxels = segment.voxels[box]
+    size_i, size_j, size_k = voxels.shape
+    return Labelmap(Grid((size_i, size_j, size_k), affine), voxels, segment.labels)
+
+
+def _extent(mask: BoolArray) -> tuple[list[int], list[int]]:
+    """Return the lowest indices of the mask, and those one past its highest."""
+    where = np.argwhere(mask)
+    lows: list[int] = where.min(axis=0).tolist()
+    highs: list[int] = (where.max(axis=0) + 1).tolist()
+    return lows, highs
+
+
+RECIPE_TEXT = rf"""# Synthetic lower limbs by nnunet_bridge: there is no patient.
+
+[dataset]
+id = 1
+name = "LowerLimb"
+channel = "MRI"
+case = "msk_{{index:03d}}"
+
+[scans]
+folder = "{SCANS}"
+pattern = '(?P<index>\d+)_.*_(?P<code>[^_]+)'
+image_type = "WATER"
+
+[masks]
+folder = "{MASKS}"
+pattern = '(?P<index>\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)'
+segmentation = '(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd'
+test = "{TEST_MASKS}"
+
+[labels]
+tibia = 1
+femur = 2
+fibula = 3
+pelvis = 4
+
+[merge]
+sides = "merge"
+overlap = "background"
+missing = "refuse"
+"""

@@ -1,0 +1,457 @@
+"""Trained models and their validation predictions -> scores, comparison, page.
+
+The folder that `write_comparison` fills holds `index.html` for people,
+`comparison.json` for programs and `comparison.csv` for spreadsheets; all three carry
+the same numbers. `write_view` draws one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import TypeAlias
+
+from nnunet_bridge import __version__
+from nnunet_bridge.core.comparison import (
+    ALL_STRUCTURES,
+    Comparison,
+    PairedDifference,
+    Verdict,
+)
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.comparison_files import (
+    comparison_csv,
+    comparison_json,
+    scores_json,
+)
+from nnunet_bridge.formats.files import write_json, write_text
+from nnunet_bridge.formats.html import (
+    CaseView,
+    MeshSet,
+    ModelCard,
+    PageContent,
+    write_page,
+)
+from nnunet_bridge.formats.nifti import read_array, read_labelmap, read_volume
+from nnunet_bridge.formats.pictures import PLANES, write_panels
+from nnunet_bridge.formats.sprites import slice_stack
+from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.ops.metrics import bone_scores
+from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.pipeline.run_facts import (
+    FoldRun,
+    ModelRun,
+    costs_of,
+    curves_of,
+    settings_of,
+    versions_of,
+)
+
+__all__ = [
+    "ComparisonSummary",
+    "FoldRun",
+    "ModelRun",
+    "ViewSummary",
+    "write_comparison",
+    "write_view",
+]
+
+SMOKE_CAVEAT = "a smoke run proves the chain, it is not a result"
+
+Scores: TypeAlias = dict[str, list[BoneScore]]
+"""Model -> its scores."""
+
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSummary:
+    """What a comparison found, and where it stands."""
+
+    folder: Path
+    comparison: Comparison
+    verdict: Verdict
+    notes: tuple[str, ...]
+    page_bytes: int
+    test: Comparison | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: whoever gets a summary has a report."""
+        return 0
+
+    def as_json(self) -> JsonObject:
+        """Return what `--json` prints: the comparison, and where the files are."""
+        return {
+            "report": str(self.folder / "index.html"),
+            "page_bytes": self.page_bytes,
+            **comparison_json(self.comparison),
+            "verdict": {
+                "winner": self.verdict.winner or None,
+                "sentences": list(self.verdict.sentences),
+            },
+            "notes": list(self.notes),
+            "test": comparison_json(self.test) if self.test else None,
+        }
+
+    def as_text(self) -> str:
+        """Return the verdict, the Dice table, and where to look."""
+        lines = [*self.verdict.sentences, ""]
+        rows = [row for row in self.comparison.rows if row.metric.key == "dice"]
+        lines += [_dice_line(row) for row in rows]
+        lines += ["", *self.notes, f"Report: {self.folder / 'index.html'}"]
+        return "\n".join(lines).replace("\n\n\n", "\n\n")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSummary:
+    """One picture that was written."""
+
+    file: Path
+    plane: str
+    slice_index: int
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: the picture is there."""
+        return 0
+
+    def as_json(self) -> JsonObject:
+        """Return where the picture is, and what it shows."""
+        return {
+            "file": str(self.file),
+            "plane": self.plane,
+            "slice": self.slice_index,
+        }
+
+    def as_text(self) -> str:
+        """Return one line."""
+        return f"{self.file}: {self.plane} slice {self.slice_index}"
+
+
+def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thing
+    out_dir: Path,
+    *,
+    title: str,
+    runs: Sequence[ModelRun],
+    references_dir: Path,
+    images_dir: Path,
+    labels: LabelTable,
+    patients: Mapping[str, str],
+    budget: str = "full",
+    test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
+    progress: Progress | None = None,
+    dataset: str = "",
+    tolerance_mm: float = 1.0,
+) -> ComparisonSummary:
+    """Score the validation predictions of all models, compare them, write the report.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Gets ``index.html``, ``comparison.csv`` and ``comparison.json``, each whole or
+        absent.
+    title : str
+        Heading of the page.
+    runs : sequence of ModelRun
+        The models; a difference is a later one minus an earlier one.
+    references_dir, images_dir : Path
+        ``labelsTr`` with ``<case>.nii.gz``, ``imagesTr`` with ``<case>_0000.nii.gz``.
+        Without images the page has no slices.
+    labels : LabelTable
+        What the values of all labelmaps mean.
+    patients : mapping
+        Case id -> patient.
+    budget : str
+        ``full``, ``quick`` or ``smoke``.
+    test_scores : mapping, optional
+        Model -> scores on the cases kept for testing.
+    progress : Progress, optional
+        Told how far it is.
+    dataset : str
+        Name of the dataset, for the page.
+    tolerance_mm : float
+        Of the normalised surface Dice.
+
+    Raises
+    ------
+    InputError
+        If nothing can be scored, or a case was validated twice by one model.
+    """
+    progress = progress or Silent()
+    study = _Study(tuple(runs), references_dir, images_dir, labels, tolerance_mm)
+    scores = _scored(study, progress)
+    comparison = compare_models(scores, patients=patients)
+    found = verdict(comparison, caveat=SMOKE_CAVEAT if budget == "smoke" else "")
+    test = _test_comparison(test_scores, patients)
+    notes = _notes(study, comparison)
+    progress.stage("page", 1)
+    content = PageContent(
+        title=title,
+        dataset=dataset,
+        created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        budget=budget,
+        verdict=found,
+        comparison=comparison,
+        models=tuple(_card(run) for run in runs),
+        colours=tuple((label.name, _hex(label.colour)) for label in labels),
+        curves=curves_of(runs),
+        cases=tuple(_case_views(study, comparison)),
+        test=test,
+        settings=settings_of(runs),
+        costs=costs_of(runs),
+        versions=versions_of(runs),
+        notes=notes,
+        tolerance_mm=tolerance_mm,
+    )
+    page_bytes = write_page(out_dir / "index.html", content)
+    summary = ComparisonSummary(out_dir, comparison, found, notes, page_bytes, test)
+    write_text(out_dir / "comparison.csv", comparison_csv(comparison))
+    write_json(
+        out_dir / "comparison.json",
+        {
+            "title": title,
+            "dataset": dataset,
+            "budget": budget,
+            "tolerance_mm": tolerance_mm,
+            "version": __version__,
+            **summary.as_json(),
+            "scores": scores_json(scores),
+        },
+    )
+    progress.advance(1)
+    return summary
+
+
+def write_view(  # noqa: PLR0913 - two inputs, one output, and three choices
+    image: Path,
+    labels: Path | None,
+    out: Path,
+    *,
+    plane: str = "axial",
+    slice_number: int | None = None,
+    read_image: Callable[[Path], Volume] = read_volume,
+    table: LabelTable | None = None,
+) -> ViewSummary:
+    """Draw one slice of an image, its labels and both together.
+
+    Parameters
+    ----------
+    image : Path
+        Whatever `read_image` reads.
+    labels : Path or None
+        A NIfTI labelmap on the same grid.
+    out : Path
+        The PNG.
+    plane : str
+        ``axial``, ``coronal`` or ``sagittal``.
+    slice_number : int, optional
+        Index along the array, from 0; by default the slice with the most labels.
+    read_image : callable
+        Path -> Volume.
+    table : LabelTable, optional
+        Names and colours; by default "label 1", "label 2", ...
+    """
+    volume = read_image(image)
+    labelmap = None
+    if labels is not None:
+        labelmap = read_labelmap(labels, table or _table_of(labels))
+    drawn = write_panels(out, volume, labelmap, plane=plane, slice_index=slice_number)
+    return ViewSummary(out, plane, drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """Where everything lies that a comparison reads."""
+
+    runs: tuple[ModelRun, ...]
+    references_dir: Path
+    images_dir: Path
+    labels: LabelTable
+    tolerance_mm: float
+
+    def predictions(self) -> dict[str, dict[str, list[Path]]]:
+        """Return case -> model -> the files that predict it, in the order of cases."""
+        found: dict[str, dict[str, list[Path]]] = {}
+        for run in self.runs:
+            for fold in run.folds:
+                for file in sorted(fold.validation_dir.glob(f"*{ENDING}")):
+                    case_id = file.name.removesuffix(ENDING)
+                    found.setdefault(case_id, {}).setdefault(run.name, []).append(file)
+        return dict(sorted(found.items()))
+
+    def reference(self, case_id: str) -> Labelmap:
+        """Return what a person drew."""
+        return read_labelmap(self.references_dir / f"{case_id}{ENDING}", self.labels)
+
+    def image(self, case_id: str) -> Volume | None:
+        """Return the first channel of a case; None where it is not there."""
+        file = self.images_dir / f"{case_id}_0000{ENDING}"
+        return read_volume(file) if file.is_file() else None
+
+
+def _scored(study: _Study, progress: Progress) -> Scores:
+    """Return the scores of every model, reading one case at a time."""
+    predictions = study.predictions()
+    without = [
+        run.name
+        for run in study.runs
+        if not any(run.name in by_model for by_model in predictions.values())
+    ]
+    if without or not predictions:
+        raise InputError(
+            f"No validation prediction of {', '.join(without) or 'any model'} was "
+            "found: train first, and let the validation end."
+        )
+    scores: Scores = {run.name: [] for run in study.runs}
+    progress.stage("scores", len(predictions))
+    for done, (case_id, by_model) in enumerate(predictions.items(), start=1):
+        reference = study.reference(case_id)
+        for model, files in by_model.items():
+            for file in files:
+                scores[model] += bone_scores(
+                    read_labelmap(file, study.labels),
+                    reference,
+                    case_id=case_id,
+                    configuration=model,
+                    tolerance_mm=study.tolerance_mm,
+                )
+        progress.advance(done, case_id)
+    return scores
+
+
+def _test_comparison(
+    test_scores: Mapping[str, Sequence[BoneScore]] | None, patients: Mapping[str, str]
+) -> Comparison | None:
+    """Compare on the test set; a case of an unnamed patient is its own patient."""
+    if not test_scores or not any(test_scores.values()):
+        return None
+    cases = {score.case_id for found in test_scores.values() for score in found}
+    known = {case_id: patients.get(case_id, case_id) for case_id in cases}
+    return compare_models(test_scores, patients=known)
+
+
+def _case_views(study: _Study, comparison: Comparison) -> Iterator[CaseView]:
+    """Return the worst and the median case by the mean Dice of all models."""
+    dice = _case_dice(comparison)
+    ranked = sorted(dice, key=lambda case_id: sum(dice[case_id].values()))
+    if not ranked:
+        return
+    chosen = {ranked[len(ranked) // 2]: "median case", ranked[0]: "worst case"}
+    if len(ranked) == 1:
+        chosen = {ranked[0]: "the case"}
+    predictions = study.predictions()
+    for case_id, reason in reversed(chosen.items()):
+        yield _case_view(
+            study, case_id, reason, dice=dice[case_id], files=predictions[case_id]
+        )
+
+
+def _case_view(
+    study: _Study,
+    case_id: str,
+    reason: str,
+    *,
+    dice: Mapping[str, float],
+    files: Mapping[str, Sequence[Path]],
+) -> CaseView:
+    reference = study.reference(case_id)
+    predicted = {
+        model: read_labelmap(found[0], study.labels) for model, found in files.items()
+    }
+    image = study.image(case_id)
+    stacks = (
+        tuple(slice_stack(image, reference, predicted, plane=plane) for plane in PLANES)
+        if image is not None
+        else ()
+    )
+    meshes = [
+        MeshSet(name, tuple(mesh for mesh in surfaces_of(found).values() if mesh))
+        for name, found in {"reference": reference, **predicted}.items()
+    ]
+    return CaseView(
+        case_id=case_id,
+        reason=reason,
+        dice=tuple(dice.items()),
+        stacks=stacks,
+        meshes=tuple(found for found in meshes if found.meshes),
+    )
+
+
+def _case_dice(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """Return case -> model -> mean Dice over the structures."""
+    dice: dict[str, dict[str, float]] = {}
+    for row in comparison.rows:
+        if row.metric.key == "dice" and row.structure == ALL_STRUCTURES:
+            pairs = zip(row.case_ids, row.first_values, row.second_values, strict=True)
+            for case_id, first, second in pairs:
+                dice.setdefault(case_id, {}).update(
+                    {row.first: first, row.second: second}
+                )
+    return dice
+
+
+def _notes(study: _Study, comparison: Comparison) -> tuple[str, ...]:
+    """Return what a reader has to know before trusting the numbers."""
+    notes = [
+        f"{run.name}: fold “all” trains on every case, so its validation is no test."
+        for run in study.runs
+        if any(fold.fold == "all" for fold in run.folds)
+    ]
+    for model in comparison.models:
+        only = [case_id for case_id, having in comparison.left_out if having == model]
+        if only:
+            notes.append(
+                f"Not compared, because not every model predicted them: "
+                f"{', '.join(only)} (in {model})."
+            )
+    for miss in comparison.misses:
+        for count, word in ((miss.missed, "missed"), (miss.invented, "invented")):
+            if count:
+                notes.append(
+                    f"{miss.model} {word} the structure {miss.structure} in {count} "
+                    f"{'case' if count == 1 else 'cases'}."
+                )
+    return tuple(notes)
+
+
+def _card(run: ModelRun) -> ModelCard:
+    return ModelCard(
+        run.name, run.configuration, tuple(fold.fold for fold in run.folds)
+    )
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _table_of(file: Path) -> LabelTable:
+    """Return a table that names every value of a labelmap by its number."""
+    _, voxels = read_array(file)
+    highest = int(voxels.max())
+    return LabelTable.from_names([f"label {value}" for value in range(1, highest + 1)])
+
+
+def _dice_line(row: PairedDifference) -> str:
+    """Return one line of the table that the terminal shows."""
+    if row.median_difference is None:
+        return f"{row.structure:<20} no case with a Dice in both models"
+    interval = ""
+    if row.interval_95 is not None:
+        low, high = row.interval_95
+        interval = f"  [{low:+.3f}, {high:+.3f}]"
+    p = ""
+    if row.p is not None and row.p_holm is not None:
+        p = f"  p {row.p:.3f}, Holm {row.p_holm:.3f}"
+    first, second = fmean(row.first_values), fmean(row.second_values)
+    return (
+        f"{row.structure:<20} {row.first} {first:.3f}  {row.second} {second:.3f}  "
+        f"difference {row.median_difference:+.3f}{interval}{p}  n = {row.n}"
+    )

@@ -1,0 +1,311 @@
+"""The whole way: a study in, two compared models out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Outcome
+from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.summary import JsonObject, Summary
+from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.recipe import Recipe
+from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.names import Workspace, dataset_folder_name
+from nnunet_bridge.nnunet.plans import Budget
+from nnunet_bridge.nnunet.runs import RunState, events_file, record_file
+from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
+from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
+from nnunet_bridge.pipeline.models import choose_model
+from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
+from nnunet_bridge.pipeline.predict import (
+    PredictionOptions,
+    PredictSummary,
+    predict_images,
+)
+from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
+from nnunet_bridge.pipeline.run_facts import FoldRun, ModelRun
+from nnunet_bridge.pipeline.train import TrainSummary, train_dataset
+
+CLEANING = "slice"
+"""`run` cleans as the source report did; `prediction.json` says what changed."""
+
+_SMOKE_SECONDS = {"convert": 10.0, "plan": 25.0, "train": 270.0, "predict": 25.0}
+_LAST_SECONDS = {"score": 3.0, "compare": 15.0}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOptions:
+    """How a study is run."""
+
+    budget: Budget
+    configurations: tuple[str, ...]
+    folds: tuple[str, ...]
+    device: str = "auto"
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """The summaries of all stages, and where their results are."""
+
+    conversion: ConversionSummary
+    plan: PlanSummary
+    training: TrainSummary
+    predictions: Mapping[str, PredictSummary]
+    scores: Mapping[str, ScoreSummary]
+    comparison: ComparisonSummary | None
+    results_dir: Path
+    caveat: str
+
+    @property
+    def exit_code(self) -> int:
+        """The first that is not 0 among conversion, training, prediction and score."""
+        stages = (
+            self.training,
+            self.conversion,
+            *self.predictions.values(),
+            *self.scores.values(),
+        )
+        return next((stage.exit_code for stage in stages if stage.exit_code), 0)
+
+    def as_json(self) -> JsonObject:
+        """Return the object that `run --json` and `demo --json` print."""
+        return {
+            "conversion": self.conversion.as_json(),
+            "plan": self.plan.as_json(),
+            "training": self.training.as_json(),
+            "predictions": _each_as_json(self.predictions),
+            "scores": _each_as_json(self.scores),
+            "comparison": self.comparison.as_json() if self.comparison else None,
+            "results": str(self.results_dir),
+            "caveat": self.caveat,
+        }
+
+    def as_text(self) -> str:
+        """Return every stage in short, and last where to look."""
+        blocks = [self.conversion.as_text(), self.training.as_text()]
+        for name, summary in self.scores.items():
+            blocks.append(f"Unseen patients, {name}:\n{summary.as_text()}")
+        if self.comparison:
+            blocks.append(self.comparison.as_text())
+        lines = []
+        if self.comparison:
+            lines.append(f"Page:    {self.comparison.folder / 'index.html'}")
+        lines += [
+            f"Scores:  {self.results_dir / 'scores' / name / 'scores.csv'}"
+            for name in self.scores
+        ]
+        lines += [
+            f"Meshes:  {self.results_dir / 'predictions' / name}/<case>/meshes"
+            for name in self.predictions
+        ]
+        if self.caveat:
+            lines.append(f"Note:    {self.caveat}")
+        return "\n\n".join([*blocks, "\n".join(lines)])
+
+
+def run_study(
+    study: Path,
+    recipe: Recipe,
+    workspace: Workspace,
+    options: StudyOptions,
+    *,
+    progress: Progress | None = None,
+) -> StudySummary:
+    """Convert, plan, train, predict, clean, score, mesh and compare.
+
+    Every stage does only what is missing, so that an interrupted run goes on where it
+    stopped when it is called again.
+
+    Raises
+    ------
+    BridgeError
+        As the stages do. Refused cases do not stop the others; a study of which no
+        case can be used does.
+    """
+    shown = progress or Silent()
+    shown.outline(_outline(options))
+    dataset = dataset_folder_name(recipe.spec())
+    converted = convert_study(
+        study, recipe, workspace.raw_dir, force=options.force, progress=shown
+    )
+    _require_cases(converted)
+    planned = plan_dataset(
+        workspace, dataset, options.configurations, force=options.force, progress=shown
+    )
+    trained = train_dataset(
+        workspace,
+        dataset,
+        options.configurations,
+        options.folds,
+        budget=options.budget,
+        device=options.device,
+        restart=options.force,
+        progress=shown,
+    )
+    results_dir = workspace.record_dir(dataset) / "results" / options.budget.name
+    predictions: dict[str, PredictSummary] = {}
+    scores: dict[str, ScoreSummary] = {}
+    comparison = None
+    if not trained.failures:
+        predictions = _predict(workspace, dataset, options, results_dir, shown)
+        scores = _score(workspace, dataset, predictions, results_dir, shown)
+        if len(options.configurations) > 1 and "all" not in options.folds:
+            comparison = compare_dataset(
+                workspace,
+                dataset,
+                options.configurations,
+                results_dir / "comparison",
+                budget=options.budget.name,
+                test_scores={name: found.scores for name, found in scores.items()},
+                progress=shown,
+            )
+    return StudySummary(
+        converted,
+        planned,
+        trained,
+        predictions,
+        scores,
+        comparison,
+        results_dir,
+        options.budget.caveat,
+    )
+
+
+def compare_dataset(  # noqa: PLR0913 - the words of the command
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str],
+    out_dir: Path,
+    *,
+    budget: str | None = None,
+    test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
+    progress: Progress | None = None,
+) -> ComparisonSummary:
+    """Compare configurations on the validation cases that their folds share.
+
+    Raises
+    ------
+    InputError
+        If one of them has no finished fold.
+    """
+    model = choose_model(workspace, dataset, configurations, budget=budget)
+    raw = RawDataset.open(workspace.dataset_dir(dataset))
+    runs = [
+        ModelRun(
+            name,
+            name,
+            tuple(
+                _fold_run(workspace, state)
+                for state in states
+                if state.run.fold != "all"
+            ),
+        )
+        for name, states in model.members().items()
+    ]
+    if not all(run.folds for run in runs):
+        raise InputError(
+            "Fold `all` validates nothing, so there is nothing to compare: train "
+            "numbered folds."
+        )
+    groups = read_patient_groups(raw.folder)
+    cases = [*raw.training_cases(), *raw.test_cases()]
+    return write_comparison(
+        out_dir,
+        title=f"{dataset}: {' against '.join(configurations)}",
+        runs=runs,
+        references_dir=raw.folder / "labelsTr",
+        images_dir=raw.folder / "imagesTr",
+        labels=raw.labels,
+        patients={case: groups.get(case, case) for case in cases},
+        budget=model.budget,
+        test_scores=test_scores,
+        progress=progress,
+        dataset=dataset,
+    )
+
+
+def _fold_run(workspace: Workspace, state: RunState) -> FoldRun:
+    record = record_file(workspace, state.run)
+    return FoldRun(
+        str(state.run.fold),
+        workspace.fold_dir(state.run) / "validation",
+        events_file(workspace, state.run),
+        read_json(record) if record.exists() else {},
+    )
+
+
+def _predict(
+    workspace: Workspace,
+    dataset: str,
+    options: StudyOptions,
+    results_dir: Path,
+    progress: Progress,
+) -> dict[str, PredictSummary]:
+    """Predict the patients kept for testing, once with each configuration."""
+    raw = RawDataset.open(workspace.dataset_dir(dataset))
+    images = [raw.image_files(case, "Ts")[0] for case in raw.test_cases()]
+    if not images:
+        return {}
+    return {
+        configuration: predict_images(
+            workspace,
+            dataset,
+            images,
+            results_dir / "predictions" / configuration,
+            configurations=[configuration],
+            budget=options.budget.name,
+            device=options.device,
+            options=PredictionOptions(CLEANING, meshes=True, force=options.force),
+            progress=progress,
+        )
+        for configuration in options.configurations
+    }
+
+
+def _score(
+    workspace: Workspace,
+    dataset: str,
+    predictions: Mapping[str, PredictSummary],
+    results_dir: Path,
+    progress: Progress,
+) -> dict[str, ScoreSummary]:
+    """Score the predictions of the patients that have a reference."""
+    references = workspace.dataset_dir(dataset) / "labelsTs"
+    if not references.is_dir() or not any(references.iterdir()):
+        return {}
+    return {
+        configuration: score_folders(
+            summary.out,
+            references,
+            results_dir / "scores" / configuration,
+            labels=workspace.dataset_dir(dataset) / "dataset.json",
+            configuration=configuration,
+            progress=progress,
+        )
+        for configuration, summary in predictions.items()
+    }
+
+
+def _require_cases(converted: ConversionSummary) -> None:
+    """Stop where no case is left to train on."""
+    usable = [c for c in converted.cases if c.outcome is not Outcome.REFUSED]
+    if not usable:
+        raise InputError(f"No case of the study can be used.\n{converted.as_text()}")
+
+
+def _outline(options: StudyOptions) -> list[tuple[str, float]]:
+    """Return the stages to come, with about how long each takes on two cores."""
+    predict = [f"predict {name}" for name in options.configurations]
+    seconds = {**_SMOKE_SECONDS, **_LAST_SECONDS}
+    stages = ["convert", "plan", "train", *predict, "score", "compare"]
+    return [(stage, seconds[stage.split()[0]]) for stage in stages]
+
+
+def _each_as_json(summaries: Mapping[str, Summary]) -> JsonObject:
+    return {name: summary.as_json() for name, summary in summaries.items()}

@@ -1,0 +1,279 @@
+"""Scores: equal to surface-distance, to closed forms, and honest about nothing."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nnunet_bridge.core.errors import GeometryError, InputError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.ops import metrics, occupancy
+from nnunet_bridge.ops.metrics import bone_scores, structure_volumes
+
+TABLE = LabelTable.from_names(["tibia", "femur", "fibula"])
+ONE = LabelTable.from_names(["tibia"])
+DATA = Path(os.environ.get("NNUNET_BRIDGE_TEST_DATA", "../shared/data"))
+
+
+def labelmap(voxels, spacing_mm=(1.0, 1.0, 1.0), table=TABLE, affine=None):
+    affine = np.diag([*spacing_mm, 1.0]) if affine is None else affine
+    return Labelmap(Grid(voxels.shape, affine), voxels.astype(np.uint8), table)
+
+
+def blobs(rng, shape, labels=3, smooth=1.5):
+    """Return random smooth regions: some thin, some at the border, some in pieces."""
+    fields = [ndimage.gaussian_filter(rng.normal(size=shape), smooth)]
+    fields += [
+        ndimage.gaussian_filter(rng.normal(size=shape), smooth) for _ in range(labels)
+    ]
+    return np.argmax(fields, axis=0).astype(np.uint8)
+
+
+def by_the_package(prediction, reference, spacing_mm, tolerance_mm):
+    """Return HD95, ASSD and NSD as surface-distance computes them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses names that scipy will remove
+        import surface_distance as sd
+
+        found = sd.compute_surface_distances(reference, prediction, tuple(spacing_mm))
+        areas = found["surfel_areas_gt"], found["surfel_areas_pred"]
+        distances = found["distances_gt_to_pred"], found["distances_pred_to_gt"]
+        assd = sum((d * a).sum() for d, a in zip(distances, areas, strict=True))
+        return (
+            sd.compute_robust_hausdorff(found, 95),
+            assd / sum(a.sum() for a in areas),
+            sd.compute_surface_dice_at_tolerance(found, tolerance_mm),
+        )
+
+
+def check_against_the_package(prediction, reference, tolerance_mm):
+    scores = bone_scores(prediction, reference, case_id="c", tolerance_mm=tolerance_mm)
+    compared = 0
+    for label, score in zip(reference.labels, scores, strict=True):
+        one, other = prediction.mask(label), reference.mask(label)
+        if score.state == "scored":
+            expected = by_the_package(
+                one, other, reference.grid.spacing_mm, tolerance_mm
+            )
+            ours = (score.hd95_mm, score.assd_mm, score.nsd)
+            np.testing.assert_allclose(ours, expected, atol=1e-9, rtol=0)
+            common = np.count_nonzero(one & other)
+            assert score.dice == 2 * common / (one.sum() + other.sum())
+            compared += 1
+    return compared
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scores_equal_those_of_surface_distance(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(3, 22, 3))
+    spacing_mm = rng.uniform(0.4, 4.0, 3)
+    order = "F" if seed % 2 else "C"
+    reference = labelmap(blobs(rng, shape).copy(order=order), spacing_mm)
+    moved = (
+        blobs(rng, shape) if seed % 3 == 0 else np.roll(reference.voxels, 1, seed % 3)
+    )
+    noisy = np.where(rng.random(shape) < 0.02, 0, moved)
+    prediction = labelmap(noisy.copy(order="C"), spacing_mm)
+
+    assert check_against_the_package(prediction, reference, rng.uniform(0, 3)) > 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scattered_voxels_score_as_in_surface_distance(seed):
+    rng = np.random.default_rng(seed)
+    spacing_mm = rng.choice([0.5, 0.7, 0.9375, 3.0], 3)
+    one, other = (
+        np.where(rng.random((9, 8, 7)) < 0.1, rng.integers(1, 4, (9, 8, 7)), 0)
+        for _ in range(2)
+    )
+
+    assert check_against_the_package(
+        labelmap(one, spacing_mm), labelmap(other, spacing_mm), spacing_mm[0]
+    )
+
+
+def test_real_labels_score_as_in_surface_distance():
+    files = sorted((DATA / "train/spine_vb_2mm/labelsTs").glob("*.nii.gz"))[:1]
+    files += sorted((DATA / "train/msd_hippocampus/labelsTs").glob("*.nii.gz"))[:2]
+    if not files:
+        pytest.skip("NNUNET_BRIDGE_TEST_DATA names no folder with real labels")
+    table = LabelTable.from_names(["a", "b", "c", "d", "e"])
+    for file in files:
+        reference = read_labelmap(file, table)
+        prediction = reference.with_voxels(np.roll(reference.voxels, (1, 2), (0, 2)))
+
+        assert check_against_the_package(prediction, reference, 1.0)
+
+
+def test_a_shifted_box_has_the_distances_of_its_closed_form():
+    # Box 20 x 20 x 21 mm on voxels 1 x 1 x 3 mm, shifted by 6 mm: area-weighted
+    # ASSD 2.05 mm analytically; counting voxels gives 3.15.
+    voxels = np.zeros((30, 30, 15))
+    voxels[5:25, 5:25, 3:10] = 1
+    shifted = np.roll(voxels, 2, axis=2)
+    spacing_mm = (1.0, 1.0, 3.0)
+
+    (score,) = bone_scores(
+        labelmap(shifted, spacing_mm, ONE),
+        labelmap(voxels, spacing_mm, ONE),
+        case_id="c",
+    )
+
+    assert score.hd95_mm == pytest.approx(6.0)
+    assert score.assd_mm == pytest.approx(2.05, rel=0.03)
+    assert score.dice == pytest.approx(5 / 7)
+    assert score.volume_error_mm3 == 0.0
+
+
+def test_spheres_within_each_other_are_as_far_apart_as_their_radii():
+    centre = (np.indices((64, 64, 64)) - 31.5) ** 2
+    distance = np.sqrt(centre.sum(axis=0))
+
+    (score,) = bone_scores(
+        labelmap(distance < 27, table=ONE),
+        labelmap(distance < 20, table=ONE),
+        case_id="c",
+    )
+
+    assert score.assd_mm == pytest.approx(7.0, rel=0.03)
+    assert score.hd95_mm == pytest.approx(7.0, rel=0.05)
+    assert score.dice == pytest.approx(2 * 20**3 / (20**3 + 27**3), rel=0.03)
+    assert score.volume_error_percent == pytest.approx(
+        100 * (27**3 / 20**3 - 1), rel=0.03
+    )
+
+
+def test_an_equal_prediction_is_perfect():
+    voxels = blobs(np.random.default_rng(5), (12, 13, 14))
+    for score in bone_scores(labelmap(voxels), labelmap(voxels), case_id="c"):
+        assert (score.dice, score.nsd, score.hd95_mm, score.assd_mm) == (1, 1, 0, 0)
+
+
+def test_what_one_side_lacks_has_a_state_instead_of_a_number():
+    reference, prediction = np.zeros((4, 4, 4)), np.zeros((4, 4, 4))
+    reference[1, 1, 1] = 1
+    prediction[2, 2, 2] = 2
+
+    missed, invented, empty = bone_scores(
+        labelmap(prediction), labelmap(reference), case_id="c", configuration="2d"
+    )
+
+    assert (missed.state, missed.dice, missed.hd95_mm) == ("missed", 0.0, None)
+    assert (invented.state, invented.dice, invented.assd_mm) == ("invented", 0.0, None)
+    assert (empty.state, empty.dice, empty.nsd) == ("both_empty", None, None)
+    assert missed.volume_error_mm3 == -1.0
+    assert invented.volume_error_percent is None
+    assert missed.configuration == "2d"
+
+
+def test_other_grids_are_refused_and_the_distance_is_named():
+    voxels = np.ones((3, 3, 3))
+    moved = np.eye(4)
+    moved[0, 3] = 100.0
+
+    with pytest.raises(GeometryError, match=r"100\.000 mm apart") as refusal:
+        bone_scores(labelmap(voxels, affine=moved), labelmap(voxels), case_id="c")
+
+    assert refusal.value.code == "M02"
+
+
+def test_the_same_place_with_another_shape_is_refused():
+    with pytest.raises(GeometryError, match="3 x 3 x 4"):
+        bone_scores(
+            labelmap(np.ones((3, 3, 4))), labelmap(np.ones((3, 3, 3))), case_id="c"
+        )
+
+
+def test_the_rounding_of_a_file_is_no_other_grid():
+    voxels = np.ones((3, 3, 3))
+    rounded = np.eye(4)
+    rounded[0, 3] = 2e-3
+
+    bone_scores(labelmap(voxels, affine=rounded), labelmap(voxels), case_id="c")
+
+
+def test_other_label_names_are_refused():
+    with pytest.raises(InputError, match="tibia, femur, fibula"):
+        bone_scores(
+            labelmap(np.ones((3, 3, 3)), table=ONE),
+            labelmap(np.ones((3, 3, 3))),
+            case_id="c",
+        )
+
+
+@pytest.mark.parametrize("tolerance_mm", [-1.0, np.inf, np.nan])
+def test_a_tolerance_that_is_no_distance_is_refused(tolerance_mm):
+    one = labelmap(np.ones((3, 3, 3)))
+
+    with pytest.raises(InputError, match="tolerance"):
+        bone_scores(one, one, case_id="c", tolerance_mm=tolerance_mm)
+
+
+@st.composite
+def grids(draw):
+    """Return a grid of any spacing, turned any way, mirrored or not."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = turn * rng.uniform(0.2, 5.0, 3)
+    affine[:3, 3] = rng.uniform(-500, 500, 3)
+    return Grid(tuple(rng.integers(1, 9, 3)), affine)
+
+
+@settings(max_examples=200, deadline=None)
+@given(grid=grids(), seed=st.integers(0, 1000))
+def test_a_volume_is_its_voxels_times_the_determinant(grid, seed):
+    voxels = np.random.default_rng(seed).integers(0, 4, grid.shape).astype(np.uint8)
+    one = Labelmap(grid, voxels, TABLE)
+
+    for volume, label in zip(structure_volumes(one, case_id="c"), TABLE, strict=True):
+        count = np.count_nonzero(voxels == label.value)
+        exact = count * abs(np.linalg.det(grid.affine[:3, :3]))
+        assert volume.voxels == count
+        assert volume.volume_mm3 == pytest.approx(exact, rel=1e-6)
+        assert volume.volume_cm3 == volume.volume_mm3 / 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("block", [64, 1 << 22])
+def test_counts_and_boxes_are_those_of_a_plain_search(seed, block, monkeypatch):
+    monkeypatch.setattr(occupancy, "_BLOCK_VOXELS", block)
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 12, 3))
+    kinds = [np.uint8, np.uint16]
+    one, other = (
+        Labelmap(
+            Grid(shape, np.eye(4)),
+            np.where(rng.random(shape) < 0.1, rng.integers(0, 4, shape), 0)
+            .astype(kinds[rng.integers(2)])
+            .transpose(rng.permutation(3))
+            .copy(order="CF"[rng.integers(2)])
+            .reshape(shape),
+            TABLE,
+        )
+        for _ in range(2)
+    )
+
+    counts = occupancy.pair_counts(one, other)
+    boxes = occupancy.label_boxes(one)
+
+    for p in range(4):
+        for r in range(4):
+            both = (one.voxels == p) & (other.voxels == r)
+            assert counts[p, r] == np.count_nonzero(both)
+    for label, box in zip(TABLE, boxes, strict=True):
+        found = ndimage.find_objects(one.mask(label).astype(int))
+        assert box == (found[0] if found else None)
+
+
+def test_the_definition_names_the_package_that_it_follows():
+    assert "surface-distance" in metrics.SURFACE_DEFINITION
