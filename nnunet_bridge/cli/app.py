@@ -10,7 +10,6 @@ from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
 from nnunet_bridge.cli.training import plan, status, train
 
-click.rich_click.USE_MARKDOWN = False
 click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"
 click.rich_click.STYLE_COMMANDS_PANEL_BORDER = "dim"
 click.rich_click.COMMAND_GROUPS = {

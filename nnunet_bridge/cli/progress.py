@@ -88,11 +88,10 @@ class Forecast:
             total = expected
         if total is None:
             return None
-        later = sum(
-            seconds
-            for name, seconds in self.expected_s.items()
-            if name not in self.finished and name != self.stage
-        )
+        names = list(self.expected_s)
+        here = names.index(self.stage) + 1 if self.stage in names else 0
+        coming = [name for name in names[here:] if name not in self.finished]
+        later = sum(self.expected_s[name] for name in coming)
         return max(total - elapsed, 0.0) + later * self._pace(total)
 
     def _pace(self, stage_total_s: float) -> float:

@@ -1,0 +1,197 @@
+"""nnU-Net's process: what is called, and that nothing of it outlives us."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import EnvironmentFault, NnUNetError
+from nnunet_bridge.nnunet.commands import (
+    NnUNetProcess,
+    Resources,
+    nnunet_environment,
+    predict_command,
+    run_to_end,
+    shared_among,
+    train_command,
+    watch,
+)
+from nnunet_bridge.nnunet.machine import Machine, chosen_device
+from nnunet_bridge.nnunet.names import Workspace
+
+RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+CPU = Resources("cpu", threads=1, workers=1, loaders=0)
+LAPTOP = Machine(cores=2, free_memory_bytes=8 << 30, gpus=0)
+SERVER = Machine(cores=32, free_memory_bytes=256 << 30, gpus=4)
+
+
+def python(program):
+    return [sys.executable, "-c", program]
+
+
+def lives(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")")[-1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_training_is_called_with_all_that_names_it():
+    command = train_command(RUN, Path("events.jsonl"), CPU, resume=True)
+
+    assert command[1:4] == ["-m", "nnunet_bridge.nnunet.launch", "train"]
+    for words in (
+        ["--dataset", "Dataset001_Tibia"],
+        ["--fold", "0"],
+        ["--plans", "nnUNetPlans"],
+        ["--resume"],
+    ):
+        at = command.index(words[0])
+        assert command[at : at + len(words)] == words
+
+
+def test_every_fold_of_a_prediction_is_named():
+    command = predict_command(
+        Path("model"), [0, "all"], Path("in"), Path("out"), CPU, probabilities=False
+    )
+
+    assert [command[n + 1] for n, word in enumerate(command) if word == "--fold"] == [
+        "0",
+        "all",
+    ]
+
+
+def test_two_trainings_on_two_cores_get_one_thread_each():
+    assert shared_among(2, "cpu", LAPTOP) == Resources("cpu", 1, 1, loaders=0)
+
+
+def test_beside_a_gpu_the_cores_prepare_the_data():
+    resources = shared_among(1, "cuda", SERVER)
+
+    assert resources.loaders == 12
+    assert resources.workers > 1
+
+
+def test_the_environment_holds_what_was_found_to_matter(tmp_path):
+    workspace = Workspace.at(tmp_path, environment={})
+
+    environment = nnunet_environment(
+        workspace, CPU, {"HOME": "/h", "nnUNet_compile": "1", "nnUNet_raw": "/old"}
+    )
+
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["nnUNet_n_proc_DA"] == "0"
+    assert environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+    assert environment["nnUNet_raw"] == str(workspace.raw_dir)
+    assert environment["HOME"] == "/h"
+    assert "nnUNet_compile" not in environment
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(EnvironmentFault, match="shows no NVIDIA GPU") as caught:
+        chosen_device("cuda", LAPTOP)
+
+    assert caught.value.exit_code == 5
+    assert chosen_device("auto", LAPTOP) == "cpu"
+    assert chosen_device("auto", SERVER) == "cuda"
+
+
+def test_a_failure_is_told_by_the_line_that_matters(tmp_path):
+    program = "print('Predicting msk_001'); raise RuntimeError('no such plans')"
+
+    with pytest.raises(NnUNetError, match=r"plan it.*RuntimeError: no such plans"):
+        for _ in run_to_end(python(program), os.environ, tmp_path / "log", "plan it"):
+            pass
+
+    assert "Predicting msk_001" in (tmp_path / "log").read_text()
+
+
+def test_an_older_log_is_kept_and_not_mistaken_for_this_call(tmp_path):
+    (tmp_path / "log").write_text("ValueError: of yesterday\n")
+
+    with pytest.raises(NnUNetError, match="KeyError: 'today'"):
+        for _ in run_to_end(
+            python("{}['today']"), os.environ, tmp_path / "log", "task"
+        ):
+            pass
+
+    assert "of yesterday" in (tmp_path / "log").read_text()
+
+
+def test_a_killed_process_is_said_to_have_run_out_of_memory(tmp_path):
+    program = "import os; os.kill(os.getpid(), 9)"
+
+    with NnUNetProcess(python(program), os.environ, tmp_path / "log") as process:
+        for _ in watch([process]):
+            pass
+
+        with pytest.raises(NnUNetError, match="memory ran out"):
+            process.check("task")
+
+
+PARENT_AND_WORKER = (
+    "import subprocess, sys, time;"
+    "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+    "print(worker.pid, flush=True); time.sleep(60)"
+)
+
+
+def test_leaving_the_block_ends_the_process_and_its_workers(tmp_path):
+    with NnUNetProcess(
+        python(PARENT_AND_WORKER), os.environ, tmp_path / "log"
+    ) as process:
+        assert wait_until(lambda: process.output().strip().isdigit())
+        worker = int(process.output())
+        assert lives(worker)
+
+    assert wait_until(lambda: not lives(worker))
+    assert process.ended
+
+
+def test_workers_are_gone_soon_after_their_grandparent_was_killed(tmp_path):
+    """The launcher watches its parent: kill -9 of ours leaves nothing behind."""
+    ours = (
+        "import sys, time; from pathlib import Path;"
+        "from nnunet_bridge.nnunet.commands import NnUNetProcess;"
+        "import os;"
+        f"launch = [sys.executable, '-c', {_launcher_with_a_worker()!r}];"
+        f"p = NnUNetProcess(launch, os.environ, Path({str(tmp_path / 'log')!r}));"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen(python(ours))
+    log = tmp_path / "log"
+    assert wait_until(lambda: log.exists() and len(log.read_text().split()) == 2, 60)
+    launcher, worker = map(int, log.read_text().split())
+
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+
+    assert wait_until(lambda: not lives(launcher) and not lives(worker), 5)
+
+
+def _launcher_with_a_worker():
+    """A process that prepares itself as the launcher does, without torch."""
+    return (
+        "import sys, types, os, subprocess, time;"
+        "sys.modules['torch'] = types.ModuleType('torch');"
+        "from nnunet_bridge.nnunet.launch import _end_with_parent;"
+        "_end_with_parent();"
+        "w = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(os.getpid(), w.pid, flush=True); time.sleep(60)"
+    )

@@ -1,0 +1,164 @@
+"""The raw dataset is checked by us, and split by patient."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.nnunet.dataset import RawDataset, patient_splits
+
+TABLE = LabelTable.from_names(["tibia", "femur"])
+
+
+def grid(origin_mm=0.0, size=6):
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    affine[0, 3] = origin_mm
+    return Grid((size, 6, 6), affine)
+
+
+def write_case(folder, case, *, image_grid=None, label_grid=None):
+    image_grid, label_grid = image_grid or grid(), label_grid or grid()
+    voxels = np.arange(np.prod(image_grid.shape), dtype=np.int16)
+    write_volume(
+        folder / "imagesTr" / f"{case}_0000.nii.gz",
+        Volume(image_grid, voxels.reshape(image_grid.shape)),
+    )
+    labels = np.zeros(label_grid.shape, np.uint8)
+    labels[1:3, 1:3, 1:3] = 1
+    write_labelmap(
+        folder / "labelsTr" / f"{case}.nii.gz", Labelmap(label_grid, labels, TABLE)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "Dataset001_Tibia"
+    write_case(folder, "msk_001")
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "tibia": 1, "femur": 2},
+            "numTraining": 1,
+            "file_ending": ".nii.gz",
+        },
+    )
+    return folder
+
+
+def test_a_good_dataset_passes(folder):
+    raw = RawDataset.open(folder)
+
+    raw.check()
+
+    assert raw.labels.names == ("tibia", "femur")
+    assert raw.training_cases() == ["msk_001"]
+
+
+def test_N01_a_label_5_mm_beside_its_image_is_refused(folder):
+    write_case(folder, "msk_002", label_grid=grid(origin_mm=5.0))
+
+    with pytest.raises(InputError, match=r"msk_002: image and label lie 5\.000 mm"):
+        RawDataset.open(folder).check()
+
+
+def test_N01_a_label_of_another_shape_is_refused(folder):
+    write_case(folder, "msk_002", label_grid=grid(size=5))
+
+    with pytest.raises(InputError, match=r"msk_002: its image has \(6, 6, 6\)"):
+        RawDataset.open(folder).check()
+
+
+def test_N01_every_fault_is_reported_at_once(folder):
+    write_case(folder, "msk_002", label_grid=grid(origin_mm=5.0))
+    write_case(folder, "msk_003")
+    (folder / "imagesTr" / "msk_003_0000.nii.gz").unlink()
+    write_case(folder, "msk_004")
+    (folder / "labelsTr" / "msk_004.nii.gz").unlink()
+
+    with pytest.raises(InputError) as caught:
+        RawDataset.open(folder).check()
+
+    assert "msk_002: image and label lie" in str(caught.value)
+    assert "msk_003: its label has no image" in str(caught.value)
+    assert "msk_004: its image has no label" in str(caught.value)
+
+
+def test_K19_a_truncated_label_is_refused(folder):
+    file = folder / "labelsTr" / "msk_001.nii.gz"
+    file.write_bytes(file.read_bytes()[:-9])
+
+    with pytest.raises(InputError, match=r"msk_001: \[K19\].*is damaged"):
+        RawDataset.open(folder).check()
+
+
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [
+        ({"tibia": 1}, "need a background"),
+        ({"background": 0, "tibia": 1, "femur": 3}, "without gap"),
+    ],
+)
+def test_N01_labels_that_nnunet_would_not_take_are_refused(folder, labels, complaint):
+    write_json(
+        folder / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": labels}
+    )
+
+    with pytest.raises(InputError, match=complaint):
+        RawDataset.open(folder)
+
+
+def test_a_folder_without_dataset_json_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match="run `convert` first"):
+        RawDataset.open(tmp_path)
+
+
+patients_of_cases = st.dictionaries(
+    st.from_regex(r"case_[0-9]{2}", fullmatch=True),
+    st.sampled_from(["p1", "p2", "p3", "p4", "p5", "p6", "p7"]),
+    min_size=2,
+    max_size=30,
+).filter(lambda patients: len(set(patients.values())) > 1)
+
+
+@given(patients_of_cases)
+def test_no_patient_is_on_both_sides_of_a_fold(patients):
+    for fold in patient_splits(patients):
+        on_one_side = {patients[case] for case in fold["train"]}
+        on_the_other = {patients[case] for case in fold["val"]}
+        assert not on_one_side & on_the_other
+
+
+@given(patients_of_cases)
+def test_every_case_is_validated_once_and_trained_on_otherwise(patients):
+    splits = patient_splits(patients)
+
+    assert sorted(case for fold in splits for case in fold["val"]) == sorted(patients)
+    for fold in splits:
+        assert sorted(fold["train"] + fold["val"]) == sorted(patients)
+        assert fold["train"]
+        assert fold["val"]
+
+
+@given(patients_of_cases)
+def test_splits_do_not_depend_on_the_order_of_the_cases(patients):
+    backwards = dict(reversed(patients.items()))
+
+    assert patient_splits(patients) == patient_splits(backwards)
+
+
+@pytest.mark.parametrize(("cases", "folds"), [(2, 2), (3, 3), (4, 4), (5, 5), (12, 5)])
+def test_fewer_than_five_patients_give_fewer_folds(cases, folds):
+    splits = patient_splits({f"c{n}": f"p{n}" for n in range(cases)})
+
+    assert len(splits) == folds
+
+
+def test_one_patient_alone_cannot_be_split():
+    with pytest.raises(InputError, match="needs two patients; there is 1"):
+        patient_splits({"a": "p", "b": "p"})

@@ -1,0 +1,62 @@
+"""Where things lie, and how a dataset is found."""
+
+import pytest
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.nnunet.names import Workspace, find_dataset, number_of
+
+RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace.at(tmp_path, environment={})
+
+
+def test_a_run_lies_where_nnunet_looks_for_it(workspace, tmp_path):
+    assert workspace.fold_dir(RUN) == (
+        tmp_path
+        / "nnUNet_results/Dataset001_Tibia/nnUNetTrainer__nnUNetPlans__2d/fold_0"
+    )
+
+
+def test_each_of_nnunets_own_variables_wins_for_its_folder(tmp_path):
+    workspace = Workspace.at(tmp_path, environment={"nnUNet_raw": "/somewhere/raw"})
+
+    assert str(workspace.raw_dir) == "/somewhere/raw"
+    assert workspace.results_dir == tmp_path / "nnUNet_results"
+
+
+def test_a_workspace_that_is_not_there_is_an_environment_fault(tmp_path):
+    with pytest.raises(EnvironmentFault, match="is not a folder: make it"):
+        Workspace.at(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("asked", ["1", "001", "Dataset001_Tibia"])
+def test_a_dataset_is_found_by_number_and_by_name(workspace, asked):
+    workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
+
+    assert find_dataset(workspace, asked) == "Dataset001_Tibia"
+
+
+def test_an_unknown_dataset_names_those_there_are(workspace):
+    workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
+
+    with pytest.raises(UsageError, match=r"no dataset 7 .* one of Dataset001_Tibia"):
+        find_dataset(workspace, "7")
+
+
+def test_N07_two_datasets_with_one_number_are_refused(workspace):
+    workspace.dataset_dir("Dataset005_a").mkdir(parents=True)
+    workspace.dataset_dir("Dataset005_b").mkdir(parents=True)
+
+    with pytest.raises(InputError, match="Dataset005_a and Dataset005_b") as caught:
+        find_dataset(workspace, "5")
+
+    assert caught.value.code == "N07"
+
+
+def test_a_name_without_a_number_is_no_dataset():
+    with pytest.raises(UsageError, match="no dataset name"):
+        number_of("Tibia")
