@@ -18,7 +18,9 @@ PLAIN_EVERY_S = 20.0
 """How often a task without a terminal says how far it is."""
 
 _KNOWN_ENOUGH = 0.03
-_SLOWER_OR_FASTER = (0.2, 5.0)
+_TRUSTED = 0.25
+_PRIOR_S = 30.0
+"""So much time must have passed before the pace seen outweighs the outline's."""
 
 
 @dataclass(slots=True)
@@ -31,8 +33,8 @@ class Forecast:
     >>> forecast.outline([("train", 60.0), ("predict", 30.0)])
     >>> forecast.begin("train", 10, now_s=0.0)
     >>> forecast.advance(5)
-    >>> forecast.left_s(now_s=60.0)  # as much again, and a predict twice as slow
-    120.0
+    >>> forecast.left_s(now_s=60.0)  # as much again, and a slower predict
+    110.0
     """
 
     expected_s: dict[str, float] = field(default_factory=dict)
@@ -81,11 +83,7 @@ class Forecast:
     def left_s(self, *, now_s: float) -> float | None:
         """Return the seconds that are still to come; None while nothing is known."""
         elapsed = now_s - self.started_s
-        expected = self.expected_s.get(self.stage)
-        if self.share >= _KNOWN_ENOUGH:
-            total: float | None = elapsed / self.share
-        else:
-            total = expected
+        total = self._stage_total_s(elapsed)
         if total is None:
             return None
         names = list(self.expected_s)
@@ -94,6 +92,21 @@ class Forecast:
         later = sum(self.expected_s[name] for name in coming)
         return max(total - elapsed, 0.0) + later * self._pace(total)
 
+    def _stage_total_s(self, elapsed: float) -> float | None:
+        """Return how long the stage takes in all, as far as one can say.
+
+        The first steps of a stage say little about the rest, so what was expected
+        counts until a quarter is done.
+        """
+        expected = self.expected_s.get(self.stage)
+        if self.share < _KNOWN_ENOUGH:
+            return expected
+        seen = elapsed / self.share
+        if expected is None:
+            return seen
+        trust = min(self.share / _TRUSTED, 1.0)
+        return max(trust * seen + (1 - trust) * expected, elapsed)
+
     def _pace(self, stage_total_s: float) -> float:
         """Return how much slower than outlined this machine is."""
         known = sum(self.expected_s[name] for name in self.finished)
@@ -101,8 +114,7 @@ class Forecast:
         if self.stage in self.expected_s:
             known += self.expected_s[self.stage]
             spent += stage_total_s
-        low, high = _SLOWER_OR_FASTER
-        return min(max(spent / known, low), high) if known else 1.0
+        return (spent + _PRIOR_S) / (known + _PRIOR_S)
 
 
 def duration_text(seconds: float) -> str:
@@ -110,7 +122,7 @@ def duration_text(seconds: float) -> str:
 
     Examples
     --------
-    >>> duration_text(42), duration_text(200), duration_text(7300)
+    >>> duration_text(42), duration_text(200), duration_text(7330)
     ('42 s', '3 min 20 s', '2 h 2 min')
     """
     whole = round(seconds)

@@ -98,6 +98,7 @@ def predict(
 @click.option("--ratio", type=click.FloatRange(0, 1), default=0.01, show_default=True)
 @click.option("--min-volume-mm3", type=click.FloatRange(0), default=None)
 @labels_option
+@force_option
 @bridge_command
 def clean(
     session: Session,
@@ -107,6 +108,8 @@ def clean(
     ratio: float,
     min_volume_mm3: float | None,
     labels_file: Path | None,
+    *,
+    force: bool,
 ) -> Summary:
     """Fill holes and remove specks in a labelmap, or in a folder of them.
 
@@ -122,6 +125,7 @@ def clean(
             ratio=ratio,
             min_volume_mm3=min_volume_mm3,
             labels_file=labels_file,
+            force=force,
             progress=progress,
         )
 
@@ -179,6 +183,7 @@ def score(
     default="ply",
     show_default=True,
 )
+@force_option
 @bridge_command
 def mesh(
     session: Session,
@@ -188,6 +193,8 @@ def mesh(
     frame: str,
     smooth: int,
     file_format: str,
+    *,
+    force: bool,
 ) -> Summary:
     """Write the surface of every structure, in patient millimetres.
 
@@ -203,6 +210,7 @@ def mesh(
             frame=frame,
             smooth=smooth,
             file_format=file_format,
+            force=force,
             progress=progress,
         )
 

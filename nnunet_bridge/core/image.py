@@ -23,6 +23,9 @@ VoxelArray: TypeAlias = npt.NDArray[Any]
 Colour: TypeAlias = tuple[int, int, int]
 """Red, green and blue, each 0..255."""
 
+_BLOCK_VOXELS = 1 << 22
+"""NumPy counts in eight bytes a voxel; a block at a time keeps that small."""
+
 SIDES = ("", "left", "right", "middle")
 
 
@@ -175,9 +178,13 @@ class Labelmap:
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Return the (n + 1,) number of voxels of background and every label."""
-        return np.bincount(
-            self.voxels.ravel(order="K"), minlength=len(self.labels) + 1
-        ).astype(np.int64)
+        counts = np.zeros(len(self.labels) + 1, np.int64)
+        flat = self.voxels.ravel(order="K")
+        for start in range(0, flat.size, _BLOCK_VOXELS):
+            counts += np.bincount(
+                flat[start : start + _BLOCK_VOXELS], minlength=counts.size
+            )
+        return counts
 
     def volumes_mm3(self) -> dict[str, float]:
         """Return the volume of every structure: its voxels times the voxel volume."""

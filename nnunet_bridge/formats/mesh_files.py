@@ -197,15 +197,19 @@ class _Joint:
         if frame not in FRAMES:
             raise InputError(f"{frame!r} is no frame; choose {' or '.join(FRAMES)}.")
         sizes = [len(mesh.vertices_mm) for mesh in meshes]
-        begins = np.cumsum([0, *sizes])
-        vertices_mm = [mesh.vertices_mm * FRAMES[frame] for mesh in meshes]
-        faces = [
-            mesh.faces + begin for mesh, begin in zip(meshes, begins, strict=False)
-        ]
+        begins = np.cumsum([0, *sizes], dtype=np.int32)
+        vertices_mm = np.empty((begins[-1], 3), dtype=np.float32)
+        faces = np.empty((sum(len(mesh.faces) for mesh in meshes), 3), dtype=np.int32)
+        done = 0
+        for mesh, begin, size in zip(meshes, begins, sizes, strict=False):
+            here = vertices_mm[begin : begin + size]
+            np.multiply(mesh.vertices_mm, FRAMES[frame], out=here, casting="same_kind")
+            np.add(mesh.faces, begin, out=faces[done : done + len(mesh.faces)])
+            done += len(mesh.faces)
         colours = [mesh.label.colour for mesh in meshes]
         return cls(
-            np.concatenate([np.zeros((0, 3)), *vertices_mm]).astype(np.float32),
-            np.concatenate([np.zeros((0, 3), np.int32), *faces]).astype(np.int32),
+            vertices_mm,
+            faces,
             np.repeat(np.array(colours, np.uint8).reshape(-1, 3), sizes, axis=0),
             _remarks(meshes, frame),
         )

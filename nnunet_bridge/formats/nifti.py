@@ -37,6 +37,7 @@ IMAGE_LEVEL = 2
 
 LABELS_LEVEL = 1
 _HEADER_BYTES = 352
+_STRUCT_BYTES = 348
 _SPARE_BYTES = 4096
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
@@ -71,12 +72,14 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
     grid, voxels = read_array(file)
     highest = max(len(labels), 1)
     if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.round(voxels)):
-        raise Refused.because("K07", f"{quoted(file.name)} holds fractions, not labels.")
+        raise Refused.because(
+            "K07", f"{quoted(file.name)} holds fractions, not labels."
+        )
     if voxels.size and (voxels.min() < 0 or voxels.max() > highest):
         raise Refused.because(
             "K06",
-            f"{quoted(file.name)} holds values from {voxels.min()} to {voxels.max()}, but the "
-            f"labels are 0 to {len(labels)}.",
+            f"{quoted(file.name)} holds values from {voxels.min()} to {voxels.max()}, "
+            f"but the labels are 0 to {len(labels)}.",
         )
     kind = np.uint8 if highest < 256 else np.uint16  # noqa: PLR2004 - one byte
     return Labelmap(grid, voxels.astype(kind), labels)
@@ -111,14 +114,18 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
         shape = shape[:-1]
     if len(shape) != 3:  # noqa: PLR2004 - likewise
         raise Refused.because(
-            "K08", f"{quoted(file.name)} has the shape {image.shape}; one 3-D image is needed."
+            "K08",
+            f"{quoted(file.name)} has the shape {image.shape}; one 3-D image is "
+            "needed.",
         )
     grid = _grid(file, shape, image.header)
     slope, intercept = image.header.get_slope_inter()
     stored: Any = image.dataobj
     raw = np.asarray(stored.get_unscaled()).reshape(shape, order="F")
     if raw.dtype.kind not in "iuf":
-        raise Refused.because("K08", f"{quoted(file.name)} holds {raw.dtype}, not numbers.")
+        raise Refused.because(
+            "K08", f"{quoted(file.name)} holds {raw.dtype}, not numbers."
+        )
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     if slope not in (None, 1.0) or intercept not in (None, 0.0):
         voxels = (voxels * float(slope) + float(intercept or 0.0)).astype(np.float32)
@@ -132,7 +139,9 @@ def _whole_content(file: Path) -> bytes:
     try:
         stored = file.read_bytes()
     except OSError as error:
-        raise InputError(f"Cannot read {quoted(str(file))}: {error.strerror}.") from error
+        raise InputError(
+            f"Cannot read {quoted(str(file))}: {error.strerror}."
+        ) from error
     if stored[:2] != b"\x1f\x8b":
         content = stored
     else:
@@ -144,14 +153,15 @@ def _whole_content(file: Path) -> bytes:
             raise
         except Exception as error:  # one boundary around one untrusted file
             raise Refused.because(
-                "K19", f"{quoted(file.name)} is damaged ({error}): copy or export it again."
+                "K19",
+                f"{quoted(file.name)} is damaged ({error}): copy or export it again.",
             ) from error
     needed = _bytes_declared(file, content)
     if not needed <= len(content) < needed + _SPARE_BYTES:
         raise Refused.because(
             "K19",
-            f"{quoted(file.name)} is damaged: its header announces {needed} bytes, the file "
-            f"holds {len(content)}. Copy or export it again.",
+            f"{quoted(file.name)} is damaged: its header announces {needed} bytes, the "
+            f"file holds {len(content)}. Copy or export it again.",
         )
     return content
 
@@ -161,7 +171,7 @@ def _bytes_declared(file: Path, content: bytes) -> int:
     import nibabel
 
     try:
-        header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(content), check=True)
+        header = nibabel.Nifti1Header(content[:_STRUCT_BYTES], check=True)
         shape = [int(size) for size in header.get_data_shape()]
         offset = int(header["vox_offset"])
         item_bytes = int(header.get_data_dtype().itemsize)
@@ -171,7 +181,9 @@ def _bytes_declared(file: Path, content: bytes) -> int:
         ) from error
     voxels = int(np.prod(shape, dtype=np.float64)) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or not 0 <= offset <= MAX_VOXELS:
-        raise Refused.because("S07", f"{quoted(file.name)} announces the shape {shape}.")
+        raise Refused.because(
+            "S07", f"{quoted(file.name)} announces the shape {shape}."
+        )
     return offset + voxels * item_bytes
 
 
@@ -200,15 +212,15 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
     if not forms:
         raise Refused.because(
             "K11",
-            f"{quoted(file.name)} does not say where it lies (sform and qform codes are 0): "
-            "export it again with its geometry.",
+            f"{quoted(file.name)} does not say where it lies (sform and qform codes "
+            "are 0): export it again with its geometry.",
         )
     drift_mm = forms[0].displacement_mm(forms[-1])
     if drift_mm > FORMS_AGREE_WITHIN * forms[0].spacing_mm.min():
         raise Refused.because(
             "K11",
-            f"{quoted(file.name)}: sform and qform place the image {drift_mm:.3f} mm apart, "
-            "so two programs would read two places: export it again.",
+            f"{quoted(file.name)}: sform and qform place the image {drift_mm:.3f} mm "
+            "apart, so two programs would read two places: export it again.",
         )
     return forms[0]
 

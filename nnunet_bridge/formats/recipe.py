@@ -158,7 +158,9 @@ class Recipe(_Part):
     def uses_ignore(self) -> bool:
         """Whether voxels nobody judged can occur."""
         return self.merge.missing == IGNORE or any(
-            state == IGNORE for states in self.cases.values() for state in states.values()
+            state == IGNORE
+            for states in self.cases.values()
+            for state in states.values()
         )
 
     def spec(self) -> DatasetSpec:
@@ -199,7 +201,7 @@ class Recipe(_Part):
         bare, found_side = _side_in(name)
         if found_side and bare in self._names:
             return self._names[bare], side or found_side
-        near = difflib.get_close_matches(name, list(self._names), n=1)
+        near = difflib.get_close_matches(bare, map(_folded, self.structures), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise Refused.because(
             "K21",
@@ -220,16 +222,18 @@ class Recipe(_Part):
         for name in (f"{structure}_{side or 'middle'}", structure):
             if name in names:
                 return self.table[name]
-        known = ", ".join(sorted(n for n in names if self._without_side(n) == structure))
+        known = ", ".join(
+            sorted(n for n in names if self._without_side(n) == structure)
+        )
         raise Refused.because(
             "K21",
             f"A mask of {structure} says {side or 'no side'}, but the dataset has "
-            f"{known}: name its side, or set `sides = \"merge\"`.",
+            f'{known}: name its side, or set `sides = "merge"`.',
         )
 
     def digest(self) -> str:
         """Return a hash that changes when anything in the recipe does."""
-        resolved = json.dumps(self.model_dump(mode="json"), sort_keys=False)
+        resolved = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()
 
     @cached_property
@@ -342,7 +346,11 @@ def _contradictions(raw: Mapping[str, Any]) -> list[str]:
             f"labels: the values must be 1, 2, ... without gap, not "
             f"{sorted(labels.values())}"
         )
-    faults += [f"labels.{n}: this name is nnU-Net's own" for n in labels if n in ("background", IGNORE)]
+    faults += [
+        f"labels.{n}: this name is nnU-Net's own"
+        for n in labels
+        if n in ("background", IGNORE)
+    ]
     return [
         *faults,
         *_unknown_names(raw, labels),
@@ -401,8 +409,10 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
         return [] if isinstance(error, re.error) else [f"dataset.case: {error}"]
     if unknown := sorted(used - known):
         return [
-            f"dataset.case: {{{unknown[0]}}} is no named group of scans.pattern "
-            f"({', '.join(sorted(known)) or 'it has none'})"
+            (
+                f"dataset.case: {{{unknown[0]}}} is no named group of scans.pattern "
+                f"({', '.join(sorted(known)) or 'it has none'})"
+            )
         ]
     if not used:
         return ["dataset.case: all cases would be called the same; use {index:03d}"]
@@ -417,10 +427,10 @@ def _region_faults(raw: Mapping[str, Any]) -> list[str]:
     region = _table(raw, "region")
     slices = region.get("slices")
     if region.get("crop") == "slices" and slices is None:
-        return ["region.slices: `crop = \"slices\"` needs the first and the last one"]
-    if isinstance(slices, list) and len(slices) == 2 and all(isinstance(s, int) for s in slices):  # noqa: PLR2004 - first and last
-        if not 0 <= slices[0] < slices[1]:
-            return ["region.slices: needs [first, end] with 0 <= first < end"]
+        return ['region.slices: `crop = "slices"` needs the first and the last one']
+    numbers = isinstance(slices, list) and all(isinstance(s, int) for s in slices)
+    if numbers and slices and not 0 <= slices[0] < slices[-1]:
+        return ["region.slices: needs [first, end] with 0 <= first < end"]
     return []
 
 
@@ -464,5 +474,3 @@ def _as_number(value: str | None) -> int | str:
     if value is None:
         return ""
     return int(value) if value.isascii() and value.isdigit() else value
-
-

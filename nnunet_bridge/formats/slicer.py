@@ -146,7 +146,9 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
     if nrrd.grid is None:
         nothing = np.zeros((1, 1, 1), bool)
         for name, _, _ in segments:
-            yield StructureMask(name, "", Grid((1, 1, 1), np.eye(4)), nothing, file.name)
+            yield StructureMask(
+                name, "", Grid((1, 1, 1), np.eye(4)), nothing, file.name
+            )
         return
     if not segments:
         raise Refused.because(
@@ -273,7 +275,14 @@ def _inflated(
     count = int(np.prod(sizes, dtype=np.float64)) if sizes else 0
     if not 0 < count <= MAX_VOXELS or min(sizes) < 1:
         raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
-    unusual = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
+    unusual = {
+        "data file",
+        "datafile",
+        "line skip",
+        "lineskip",
+        "byte skip",
+        "byteskip",
+    }
     if unusual & set(header):
         raise Refused.because(
             "K19", f"{quoted(name)} keeps its voxels elsewhere: save it as one file."
@@ -386,10 +395,11 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
     for number, keys in sorted(found.items()):
         missing = {"Name", "Layer", "LabelValue"} - set(keys)
         if missing:
+            keys_named = " and no ".join(sorted(missing))
             raise Refused.because(
                 "K09",
-                f"{quoted(name)}: segment {number} has no {' and no '.join(sorted(missing))}"
-                ": save the segmentation again with a newer 3D Slicer.",
+                f"{quoted(name)}: segment {number} has no {keys_named}: save the "
+                "segmentation again with a newer 3D Slicer.",
             )
         try:
             segments.append((keys["Name"], int(keys["Layer"]), int(keys["LabelValue"])))
@@ -405,14 +415,18 @@ def _read_mha(file: Path) -> tuple[Grid, VoxelArray]:
 
     _prove_whole_mha(file)
     try:
-        image = sitk.ReadImage(str(file))
+        image: Any = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise Refused.because(
             "K19", f"{quoted(file.name)} is not a readable MetaImage file."
         ) from error
-    if image.GetDimension() != _SPACE_DIMENSIONS or image.GetNumberOfComponentsPerPixel() > 1:
+    if (
+        image.GetDimension() != _SPACE_DIMENSIONS
+        or image.GetNumberOfComponentsPerPixel() > 1
+    ):
         raise Refused.because(
-            "K08", f"{quoted(file.name)} has the sizes {image.GetSize()}; 3-D is needed."
+            "K08",
+            f"{quoted(file.name)} has the sizes {image.GetSize()}; 3-D is needed.",
         )
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(3, 3)
@@ -430,7 +444,7 @@ _MHA_BYTES = {
 
 
 def _prove_whole_mha(file: Path) -> None:
-    """Refuse a MetaImage that lacks voxels: SimpleITK may read it all the same (K19)."""
+    """Refuse a MetaImage that lacks voxels; SimpleITK may read one (K19)."""
     try:
         stored = file.read_bytes()
     except OSError as error:
@@ -439,21 +453,21 @@ def _prove_whole_mha(file: Path) -> None:
         ) from error
     head, mark, body = stored.partition(b"ElementDataFile")
     where, _, body = body.partition(b"\n")
-    fields = dict(
-        (part.strip() for part in line.split("=", 1))
-        for line in head.decode("latin-1").splitlines()
-        if "=" in line
-    )
+    lines = [line.partition("=") for line in head.decode("latin-1").splitlines()]
+    fields = {name.strip(): value.strip() for name, _, value in lines}
     try:
         sizes = [int(size) for size in fields["DimSize"].split()]
-        needed = int(np.prod(sizes, dtype=np.float64)) * _MHA_BYTES[fields["ElementType"]]
+        needed = (
+            int(np.prod(sizes, dtype=np.float64)) * _MHA_BYTES[fields["ElementType"]]
+        )
     except (KeyError, ValueError) as error:
         raise Refused.because(
             "K19", f"{quoted(file.name)} is not a readable MetaImage file."
         ) from error
     if not mark or where.strip(b" =\r") != b"LOCAL" or not 0 < needed <= 8 * MAX_VOXELS:
         raise Refused.because(
-            "K19", f"{quoted(file.name)} keeps its voxels elsewhere: save it as one file."
+            "K19",
+            f"{quoted(file.name)} keeps its voxels elsewhere: save it as one file.",
         )
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":

@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -39,6 +40,9 @@ MARGIN_MM = 12.0
 
 LABEL_SCALE = 2
 """Pixels of a label frame for one pixel of an image frame."""
+
+OUTLINE_PIXELS = 2
+"""Thickness of an outline; it lies inside the structure."""
 
 JPEG_QUALITY = 82
 FILL_OPACITY = 120
@@ -241,17 +245,18 @@ class _Sheet:
 
 
 def outline(values: Pixels) -> Pixels:
-    """Return 1 on the pixels of a label that touch another value, 0 elsewhere.
+    """Return 1 on the pixels of a label that are near another value, 0 elsewhere.
 
     Examples
     --------
-    >>> outline(np.pad(np.ones((3, 3), np.uint8), 1))[1:4, 1:4].tolist()
-    [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+    >>> outline(np.pad(np.ones((5, 5), np.uint8), 1))[3].tolist()
+    [0, 1, 1, 0, 1, 1, 0]
     """
-    padded = np.pad(values, 1, mode="edge")
+    height, width = values.shape
+    reach = OUTLINE_PIXELS
+    padded = np.pad(values, reach, mode="edge")
     inner = np.ones(values.shape, dtype=bool)
-    for rows, columns in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        height, width = values.shape
+    for rows, columns in product(range(2 * reach + 1), repeat=2):
         neighbour = padded[rows : rows + height, columns : columns + width]
         inner &= neighbour == values
     edge: Pixels = ((values > 0) & ~inner).astype(np.uint8)

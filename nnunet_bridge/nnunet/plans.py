@@ -74,7 +74,7 @@ SMOKE_SIZES = {
         batch_size=12,
         largest_patch=128 * 128,
         steps={
-            "epochs": 12,
+            "epochs": 20,
             "iterations": 50,
             "validation_iterations": 4,
             "learning_rate": 3e-3,
@@ -87,7 +87,7 @@ SMOKE_SIZES = {
         batch_size=2,
         largest_patch=96_000,
         steps={
-            "epochs": 8,
+            "epochs": 10,
             "iterations": 50,
             "validation_iterations": 4,
             "learning_rate": 3e-3,

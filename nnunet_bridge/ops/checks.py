@@ -73,7 +73,7 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
             )
     findings = []
     for structure, sides in sorted(by_name.items()):
-        if len(sides) == 2:  # noqa: PLR2004 - left and right
+        if len(sides) > 1:
             findings += _exchanged(structure, sides)
         else:
             findings += _beyond_the_middle(structure, sides, middle_x)
@@ -154,7 +154,11 @@ def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
         void += np.bincount(values[drawn & ~_enclosed(image != 0)], minlength=size)
     findings = []
     for label in labelmap.labels:
-        counts = (int(total[label.value]), int(air[label.value]), int(void[label.value]))
+        counts = (
+            int(total[label.value]),
+            int(air[label.value]),
+            int(void[label.value]),
+        )
         if counts[0] and label.name != "ignore":
             findings += _in_air(label.name, counts[0], counts[1])
             findings += _in_the_void(label.name, counts[0], counts[2])
@@ -178,9 +182,7 @@ def _enclosed(shown: BoolArray) -> BoolArray:
     inside = np.ones_like(shown)
     for axis in (0, 1):
         before = np.logical_or.accumulate(shown, axis=axis)
-        after = np.flip(
-            np.logical_or.accumulate(np.flip(shown, axis), axis=axis), axis
-        )
+        after = np.flip(np.logical_or.accumulate(np.flip(shown, axis), axis=axis), axis)
         inside &= before & after
     return inside | shown
 

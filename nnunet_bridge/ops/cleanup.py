@@ -122,6 +122,11 @@ class _Crop:
         """The crop as an index of a (K, J, I) array."""
         return slice(*self.planes), slice(*self.lines), slice(*self.voxels)
 
+    def whole_slices(self) -> _Crop:
+        """Return the same planes in full."""
+        _, lines, voxels = self.full
+        return _Crop(self.planes, (0, lines), (0, voxels), self.full)
+
     def places(self, local: IndexArray) -> IndexArray:
         """Return where flat places of the crop lie in the flat (K, J, I) array."""
         ranges = self.planes, self.lines, self.voxels
@@ -181,19 +186,32 @@ def _slice_changes(
         areas = np.count_nonzero(mask.reshape(end - begin, -1), axis=1)
         limits = (ratio * areas).astype(np.int64)
         busy = np.flatnonzero(limits > 1)  # no component is smaller than one pixel
-        if len(busy):
+        if not len(busy):
+            continue
+        busy_cleaned = _cleaned_slices(mask[busy], limits[busy], part)
+        if busy_cleaned is None:
+            yield from _slice_changes(labelmap, label, part.whole_slices(), ratio)
+        else:
             cleaned = mask.copy()
-            cleaned[busy] = _cleaned_slices(mask[busy], limits[busy], part)
+            cleaned[busy] = busy_cleaned
             yield _change(label, mask, cleaned, part)
 
 
-def _cleaned_slices(mask: BoolArray, limits: IndexArray, crop: _Crop) -> BoolArray:
-    """Return the (P, R, L) mask after the rule of the source."""
-    cleaned = mask.copy()
-    flat = cleaned.reshape(-1)
+def _cleaned_slices(
+    mask: BoolArray, limits: IndexArray, crop: _Crop
+) -> BoolArray | None:
+    """Return the (P, R, L) mask after the rule of the source.
+
+    None if a part of the outer background is to be filled that goes on beyond the crop.
+    """
     holes = connected(~mask, across_planes=False)
     sizes = holes.sizes(_whole_lengths(holes, crop))
-    flat[holes.places(sizes < limits[holes.plane_of_each()])] = True
+    small = sizes < limits[holes.plane_of_each()]
+    if np.any(holes.sizes()[small] < sizes[small]):
+        return None
+    cleaned = mask.copy()
+    flat = cleaned.reshape(-1)
+    flat[holes.places(small)] = True
     pieces = connected(cleaned, across_planes=False)
     flat[pieces.places(pieces.sizes() < limits[pieces.plane_of_each()])] = False
     return cleaned

@@ -33,6 +33,7 @@ from nnunet_bridge.ops.paired import (
     cluster_table,
     clustered_intervals,
     holm,
+    p_words,
     rank_biserial,
     signed_rank_p,
     smallest_p,
@@ -370,13 +371,13 @@ def _measured(row: PairedDifference, p: float | None) -> str:
     uncertainty = []
     if row.interval_95 is not None:
         low, high = row.interval_95
-        uncertainty.append(f"95 % interval {low:+.3f} to {high:+.3f}")
+        uncertainty.append(f"95 % interval {low:+z.3f} to {high:+z.3f}")
     if p is not None:
-        uncertainty.append(f"Wilcoxon p {p_text(p)}")
+        uncertainty.append(f"Wilcoxon p {p_words(p)}")
     in_brackets = f" ({', '.join(uncertainty)})" if uncertainty else ""
     return (
         f"the median difference ({row.second} minus {row.first}) is "
-        f"{row.median_difference:+.3f}{in_brackets}, over {_number(row.n, 'case')} of "
+        f"{row.median_difference:+z.3f}{in_brackets}, over {_number(row.n, 'case')} of "
         f"{_number(row.patients, 'patient')}"
     )
 
@@ -401,17 +402,6 @@ def _limits(row: PairedDifference, *, decided: bool) -> str:
         "That is not proof of equality: a difference within the interval may exist; "
         f"and {OVERLAP_NOTE}."
     )
-
-
-def p_text(p: float) -> str:
-    """Return p as a person writes it.
-
-    Examples
-    --------
-    >>> p_text(0.0312), p_text(0.00004)
-    ('= 0.031', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"  # noqa: PLR2004 - the custom
 
 
 def _number(count: int, noun: str) -> str:

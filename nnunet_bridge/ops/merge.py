@@ -50,7 +50,7 @@ class Merged:
     findings: tuple[Finding, ...]
 
 
-def merge_masks(  # noqa: PLR0913 - keywords, each a line of the recipe
+def merge_masks(
     grid: Grid,
     labels: LabelTable,
     masks: Iterable[tuple[Label, BoolArray]],
@@ -95,9 +95,7 @@ def merge_masks(  # noqa: PLR0913 - keywords, each a line of the recipe
         np.bitwise_or(claims, bit, out=claims, where=mask)
     counts = _counts(claims)
     order = _order(labels, priority)
-    winners = {
-        pattern: _winner(int(pattern), policy, order) for pattern in counts
-    }
+    winners = {pattern: _winner(int(pattern), policy, order) for pattern in counts}
     drawn = {
         label.name: sum(n for p, n in counts.items() if p >> (label.value - 1) & 1)
         for label in labels

@@ -108,6 +108,21 @@ def smallest_p(pairs: int) -> float:
     return float(min(1.0, 2.0 ** (1 - pairs)))
 
 
+def p_words(p: float) -> str:
+    """Return p as a reader wants it, with its sign of equality.
+
+    Examples
+    --------
+    >>> p_words(0.0625), p_words(0.19531), p_words(0.0078125), p_words(0.00004)
+    ('= 0.0625', '= 0.195', '= 0.0078', '< 0.001')
+    """
+    if p < 0.001:  # noqa: PLR2004 - the custom
+        return "< 0.001"
+    if p < 0.01:  # noqa: PLR2004 - two digits are enough
+        return f"= {p:.2g}"
+    return f"= {p:.3f}" if p >= 0.1 else f"= {p:.3g}"  # noqa: PLR2004 - three digits
+
+
 @dataclass(frozen=True, slots=True)
 class Intervals:
     """95 % intervals of one set of paired differences."""

@@ -76,7 +76,9 @@ def common_orientation(
     if worst(findings) is Outcome.REFUSED:
         return np.concatenate([along_row, down_column]), tuple(findings)
     # The polar factor is the orthonormal pair nearest to the measured one.
-    left, _, right = np.linalg.svd(np.stack([along_row, down_column], axis=1), False)  # noqa: FBT003 - numpy's own parameter
+    left, _, right = np.linalg.svd(
+        np.stack([along_row, down_column], axis=1), full_matrices=False
+    )
     return (left @ right).T.reshape(6), tuple(findings)
 
 
@@ -201,7 +203,10 @@ def _skewed(cosines: FloatArray) -> list[Finding]:
     rows, columns = cosines[:, :3], cosines[:, 3:]
     lengths = np.linalg.norm(np.stack([rows, columns]), axis=2)
     error = float(
-        max(np.abs(lengths - 1).max(), np.abs(np.einsum("ki,ki->k", rows, columns)).max())
+        max(
+            np.abs(lengths - 1).max(),
+            np.abs(np.einsum("ki,ki->k", rows, columns)).max(),
+        )
     )
     if error <= _ROUNDING:
         return []
@@ -238,7 +243,9 @@ def _unusable_spacing(between_rows: float, between_columns: float) -> list[Findi
     ]
 
 
-def _misfits(positions: FloatArray, normal: FloatArray, step: FloatArray) -> list[Finding]:
+def _misfits(
+    positions: FloatArray, normal: FloatArray, step: FloatArray
+) -> list[Finding]:
     """Name what keeps the slices from being a regular, upright stack."""
     heights = (positions - positions[0]) @ normal
     spacing = float(step @ normal)
@@ -281,7 +288,9 @@ def _sheared(step: FloatArray, normal: FloatArray, count: int) -> list[Finding]:
     ]
 
 
-def _uneven(heights: FloatArray, positions: FloatArray, step: FloatArray) -> list[Finding]:
+def _uneven(
+    heights: FloatArray, positions: FloatArray, step: FloatArray
+) -> list[Finding]:
     """Find missing slices (G03), two interleaved stacks (D10) and jitter (G06)."""
     regular = positions[0] + np.outer(np.arange(len(positions)), step)
     error = float(np.linalg.norm(positions - regular, axis=1).max())
@@ -290,7 +299,7 @@ def _uneven(heights: FloatArray, positions: FloatArray, step: FloatArray) -> lis
         return []
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
-    holes = np.flatnonzero(np.rint(gaps / usual) > 1) if usual > 0 else []
+    holes = np.flatnonzero(gaps > 1.5 * usual)
     rest = np.delete(gaps, holes)
     if len(holes) and np.abs(rest - usual).max(initial=0.0) <= UNEVEN_LIMIT * usual:
         if len(holes) <= max(1, len(gaps) // 4):
@@ -346,16 +355,14 @@ def _irregular(
 
 
 def _two_stations(heights: FloatArray) -> bool:
-    """Whether the heights are two regular stacks that interleave where they overlap."""
+    """Whether two regular stacks interleave in the middle, and are alone at the ends."""
     gaps = np.diff(heights)
     period = float(gaps.max())
-    phases = np.mod(heights, period)
-    second = np.flatnonzero(
-        np.minimum(phases, period - phases) > UNEVEN_LIMIT * period
-    )
-    first = np.setdiff1d(np.arange(len(heights)), second)
+    phases = np.mod(heights - heights[0], period)
+    off_grid = np.minimum(phases, period - phases) > UNEVEN_LIMIT * period
+    if off_grid[1] or not off_grid[-2:].all():
+        return False
     return all(
-        len(part) > 1
-        and bool(np.all(np.abs(np.diff(heights[part]) - period) <= 0.02 * period))  # noqa: PLR2004 - two per cent, as R1
-        for part in (first, second)
+        bool(np.all(np.abs(np.diff(heights[part]) - period) <= POSITION_TOLERANCE * period))
+        for part in (off_grid, ~off_grid)
     )

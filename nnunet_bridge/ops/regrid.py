@@ -144,9 +144,7 @@ def _refuse_an_identity_matrix(grid: Grid, mask_grid: Grid, name: str) -> None:
 
 def _is_identity(affine: FloatArray) -> bool:
     """Whether the affine is the identity, in LPS or as RAS files have it."""
-    return bool(
-        np.allclose(np.abs(affine), np.eye(4), atol=1e-6) and affine[2, 2] > 0
-    )
+    return bool(np.allclose(np.abs(affine), np.eye(4), atol=1e-6) and affine[2, 2] > 0)
 
 
 def _elsewhere(grid: Grid, mask_grid: Grid, name: str) -> Refused:
@@ -155,8 +153,8 @@ def _elsewhere(grid: Grid, mask_grid: Grid, name: str) -> Refused:
         "K05",
         f"{name} has the image's shape, but lies up to "
         f"{mask_grid.displacement_mm(grid):.2f} mm away (its first voxel by "
-        f"{shift[0]:+.2f}, {shift[1]:+.2f}, {shift[2]:+.2f} mm to left, back and head): "
-        "it belongs to another scan, or lost its place. Export it again.",
+        f"{shift[0]:+.2f}, {shift[1]:+.2f}, {shift[2]:+.2f} mm to left, back and "
+        "head): it belongs to another scan, or lost its place. Export it again.",
     )
 
 
@@ -164,13 +162,13 @@ def _signed_permutation(to_image: FloatArray) -> FloatArray | None:
     """Return the nearest exact map between voxels, if axes only swap and flip."""
     rounded = np.rint(to_image)
     axes = np.abs(rounded[:3, :3])
-    close = np.allclose(to_image[:3, :3], rounded[:3, :3], atol=0.05)  # noqa: PLR2004 - the corners decide
+    close = np.allclose(to_image[:3, :3], rounded[:3, :3], atol=0.05)
     if close and np.all(axes.sum(axis=0) == 1) and np.all(axes.sum(axis=1) == 1):
         return rounded
     return None
 
 
-def _pasted(  # noqa: PLR0913 - a step of `placed_on`
+def _pasted(
     grid: Grid,
     mask_grid: Grid,
     mask: BoolArray,
@@ -230,7 +228,7 @@ def _outside(
     return [Finding("K02", Outcome.WARNED, f"{what} and were dropped.")]
 
 
-def _resampled(  # noqa: PLR0913 - a step of `placed_on`
+def _resampled(
     grid: Grid,
     mask_grid: Grid,
     mask: BoolArray,
@@ -242,7 +240,7 @@ def _resampled(  # noqa: PLR0913 - a step of `placed_on`
     inside = _count_inside(grid, mask, to_image)
     same_shape = grid.shape == mask_grid.shape
     findings = _outside(before, before - inside, name, same_shape=same_shape)
-    to_mask = np.linalg.inv(to_image)
+    to_mask = np.linalg.inv(to_image).astype(np.float64)
     voxels = _nearest(grid.shape, mask, to_mask)
     after = int(np.count_nonzero(voxels))
     expected_mm3 = inside * mask_grid.voxel_volume_mm3

@@ -137,24 +137,22 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
     """
     if table_file is not None:
         return read_label_table(table_file)
-    highest = [value for value in map(_highest_value, files) if value is not None]
+    highest, reasons = [], []
+    for file in files:
+        try:
+            _, voxels = read_array(file)
+        except (Refused, InputError) as error:
+            reasons.append(str(error))
+        else:
+            highest.append(int(voxels.max(initial=0)))
     if not highest:
-        raise InputError("None of the label files can be read.")
+        raise InputError("No label file can be read:\n" + "\n".join(reasons))
     return unnamed_labels(max(highest))
 
 
 def unpaired(files: Mapping[str, Path], others: Mapping[str, Path]) -> tuple[str, ...]:
     """Return the cases of `files` that `others` lack."""
     return tuple(case_id for case_id in files if case_id not in others)
-
-
-def _highest_value(file: Path) -> int | None:
-    """Return the highest value in a file; None if it is to be refused anyway."""
-    try:
-        _, voxels = read_array(file)
-    except (Refused, InputError):
-        return None
-    return int(voxels.max(initial=0))
 
 
 def _stem(file: Path) -> str:

@@ -1,8 +1,9 @@
 """Write a study of synthetic patients, as a scanner and 3D Slicer would leave it.
 
 The folder follows the convention of the source report: one folder of DICOM files a
-patient, and one mask file a bone and side. Two calls with the same parameters give the
-same bytes, and the second one writes nothing.
+patient, and one mask file a bone and side. One patient's masks are cropped, and those
+of another one are segments of a single file, as 3D Slicer can save them. Two calls with
+the same parameters give the same bytes, and the second one writes nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ import numpy as np
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import BoolArray, Labelmap, LabelTable
+from nnunet_bridge.core.image import BoolArray, Labelmap, LabelTable, default_colour
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.formats.dicom.write import write_series
 from nnunet_bridge.formats.files import read_json, write_json, write_text
 from nnunet_bridge.formats.nifti import write_labelmap
-from nnunet_bridge.ops.phantom import GENERATION, Phantom, lower_limb, places
+from nnunet_bridge.formats.slicer import SEGMENTATION_ENDING
+from nnunet_bridge.formats.slicer_write import write_segmentation
+from nnunet_bridge.ops.phantom import (
+    GENERATION,
+    STRUCTURES,
+    Phantom,
+    lower_limb,
+    places,
+)
 
 SCANS = "Raw DICOM MRI Scans"
 MASKS = "Raw NIFTI Segmentation Masks (3D Slicer Output)"
@@ -34,6 +43,12 @@ WATER_IMAGE = ("ORIGINAL", "PRIMARY", "M", "WATER")
 
 CROPPED_PATIENT = 2
 """The masks of this one are cropped to their bone, as 3D Slicer can export them."""
+
+SEGMENTED_PATIENT = 3
+"""The masks of this one, if it is for training, are segments of one file."""
+
+LAYOUT = 2
+"""Raised when the same patients begin to be written as other files."""
 
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 """Without I and O, which are mistaken for 1 and 0."""
@@ -67,6 +82,7 @@ class _Parameters:
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     generation: int = GENERATION
+    layout: int = LAYOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,9 @@ class _Patient:
     masks_dir: Path
     slices: int
 
+    segmented: bool
+    """Whether one segmentation holds all masks."""
+
     @property
     def case_id(self) -> str:
         """Return the id that the recipe gives this patient."""
@@ -91,10 +110,21 @@ class _Patient:
         letter = side[0].upper()
         return self.masks_dir / f"{self.index}_{letter}_{structure}_{self.code}.nii.gz"
 
+    @property
+    def segmentation_file(self) -> Path:
+        """Return the name that 3D Slicer's user gives the segmentation."""
+        return self.masks_dir / f"{self.index}_{self.code}{SEGMENTATION_ENDING}"
+
+    def mask_files(self) -> list[Path]:
+        """Return every file that holds masks of this patient."""
+        if self.segmented:
+            return [self.segmentation_file]
+        return [self.mask_file(*place) for place in places()]
+
     def is_written(self) -> bool:
         """Whether every file of this patient is there (each is whole or absent)."""
         scanned = len(list(self.scan_dir.glob("*.dcm"))) == self.slices
-        return scanned and all(self.mask_file(*place).is_file() for place in places())
+        return scanned and all(file.is_file() for file in self.mask_files())
 
 
 def write_phantom_study(  # noqa: PLR0913 - each is a plain choice with a default
@@ -184,6 +214,7 @@ def _everyone(folder: Path, parameters: _Parameters) -> Iterator[_Patient]:
             scan_dir=folder / SCANS / f"{index}_{SCAN_NAME}_{code}",
             masks_dir=folder / (MASKS if known else TEST_MASKS),
             slices=parameters.shape[2],
+            segmented=known and index == SEGMENTED_PATIENT,
         )
 
 
@@ -196,6 +227,21 @@ def _write_patient(patient: _Patient, limb: Phantom) -> None:
         image_type=WATER_IMAGE,
         series_number=1,
     )
+    if patient.segmented:
+        _write_segments(patient, limb)
+    else:
+        _write_masks(patient, limb)
+
+
+def _write_segments(patient: _Patient, limb: Phantom) -> None:
+    segments = [
+        (f"{side} {structure}", default_colour(1 + STRUCTURES.index(structure)), mask)
+        for (structure, side), mask in limb.masks.items()
+    ]
+    write_segmentation(patient.segmentation_file, limb.volume.grid, segments)
+
+
+def _write_masks(patient: _Patient, limb: Phantom) -> None:
     for (structure, side), mask in limb.masks.items():
         labels = LabelTable.from_names([structure])
         segment = Labelmap(limb.volume.grid, mask.astype(np.uint8), labels)

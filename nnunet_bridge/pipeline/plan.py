@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError, UsageError
@@ -118,7 +118,8 @@ def _plan_and_preprocess(
     configurations: Sequence[str],
     progress: Progress,
 ) -> None:
-    resources = shared_among(1, "cpu", this_machine())
+    # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
+    resources = replace(shared_among(1, "cpu", this_machine()), loaders=1)
     log_file = workspace.record_dir(dataset) / "plan.log"
     log_file.unlink(missing_ok=True)
     planned_dir = workspace.planned_dir(dataset)

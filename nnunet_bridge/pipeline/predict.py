@@ -42,13 +42,12 @@ from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
 from nnunet_bridge.ops.metrics import structure_volumes
-from nnunet_bridge.pipeline.evaluate import write_meshes
+from nnunet_bridge.pipeline.clean import DEFAULT_MIN_VOLUME_MM3
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
+from nnunet_bridge.pipeline.mesh import write_meshes
 from nnunet_bridge.pipeline.models import Model, choose_model
 
 CLEANINGS = ("none", "slice", "volume")
-SMALLEST_PIECE_MM3 = 500.0
-"""What `--clean volume` removes: pieces of a structure below half a cm3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +341,7 @@ def _cleaned(labelmap: Labelmap, rule: str) -> tuple[Labelmap, JsonObject]:
     if rule == "slice":
         cleaned = clean_slices(labelmap)
     else:
-        cleaned = clean_volume(labelmap, min_volume_mm3=SMALLEST_PIECE_MM3)
+        cleaned = clean_volume(labelmap, min_volume_mm3=DEFAULT_MIN_VOLUME_MM3)
     return cleaned.labelmap, {
         "rule": cleaned.rule,
         "removed_mm3": dict(cleaned.removed_mm3),

@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 from nnunet_bridge import __version__
 from nnunet_bridge.core.comparison import (
-    ALL_STRUCTURES,
     Comparison,
     PairedDifference,
     Verdict,
@@ -44,6 +43,7 @@ from nnunet_bridge.formats.pictures import PLANES, write_panels
 from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.ops.comparison import compare_models, verdict
 from nnunet_bridge.ops.metrics import bone_scores
+from nnunet_bridge.ops.paired import p_words
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.pipeline.run_facts import (
     FoldRun,
@@ -203,7 +203,7 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         models=tuple(_card(run) for run in runs),
         colours=tuple((label.name, _hex(label.colour)) for label in labels),
         curves=curves_of(runs),
-        cases=tuple(_case_views(study, comparison)),
+        cases=tuple(_case_views(study, scores, comparison.case_ids)),
         test=test,
         settings=settings_of(runs),
         costs=costs_of(runs),
@@ -338,10 +338,12 @@ def _test_comparison(
     return compare_models(test_scores, patients=known)
 
 
-def _case_views(study: _Study, comparison: Comparison) -> Iterator[CaseView]:
+def _case_views(
+    study: _Study, scores: Scores, case_ids: Sequence[str]
+) -> Iterator[CaseView]:
     """Return the worst and the median case by the mean Dice of all models."""
-    dice = _case_dice(comparison)
-    ranked = sorted(dice, key=lambda case_id: sum(dice[case_id].values()))
+    dice = _case_dice(scores, case_ids)
+    ranked = sorted(dice, key=lambda case_id: fmean(dice[case_id].values()))
     if not ranked:
         return
     chosen = {ranked[len(ranked) // 2]: "median case", ranked[0]: "worst case"}
@@ -385,17 +387,18 @@ def _case_view(
     )
 
 
-def _case_dice(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """Return case -> model -> mean Dice over the structures."""
-    dice: dict[str, dict[str, float]] = {}
-    for row in comparison.rows:
-        if row.metric.key == "dice" and row.structure == ALL_STRUCTURES:
-            pairs = zip(row.case_ids, row.first_values, row.second_values, strict=True)
-            for case_id, first, second in pairs:
-                dice.setdefault(case_id, {}).update(
-                    {row.first: first, row.second: second}
-                )
-    return dice
+def _case_dice(scores: Scores, case_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return case -> model -> mean Dice over the structures that have one."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for model, found in scores.items():
+        for score in found:
+            if score.dice is not None and score.case_id in case_ids:
+                of_case = values.setdefault(score.case_id, {})
+                of_case.setdefault(model, []).append(score.dice)
+    return {
+        case_id: {model: fmean(dice) for model, dice in by_model.items()}
+        for case_id, by_model in values.items()
+    }
 
 
 def _notes(study: _Study, comparison: Comparison) -> tuple[str, ...]:
@@ -446,12 +449,12 @@ def _dice_line(row: PairedDifference) -> str:
     interval = ""
     if row.interval_95 is not None:
         low, high = row.interval_95
-        interval = f"  [{low:+.3f}, {high:+.3f}]"
+        interval = f"  [{low:+z.3f}, {high:+z.3f}]"
     p = ""
     if row.p is not None and row.p_holm is not None:
-        p = f"  p {row.p:.3f}, Holm {row.p_holm:.3f}"
+        p = f"  p {p_words(row.p)}, Holm {p_words(row.p_holm)}"
     first, second = fmean(row.first_values), fmean(row.second_values)
     return (
         f"{row.structure:<20} {row.first} {first:.3f}  {row.second} {second:.3f}  "
-        f"difference {row.median_difference:+.3f}{interval}{p}  n = {row.n}"
+        f"difference {row.median_difference:+z.3f}{interval}{p}  n = {row.n}"
     )

@@ -21,6 +21,7 @@ _COSTS = {
     "predict_seconds": "prediction",
     "parameters": "parameters",
     "peak_memory_bytes": "peak memory",
+    "peak_gpu_memory_bytes": "peak GPU memory",
 }
 """Facts that are costs, and what the page calls them."""
 
@@ -40,13 +41,20 @@ _SETTINGS = {
     "spacing": "spacing (mm)",
     "augmentation": "augmentation",
     "patients": "patients",
+    "training_cases": "training cases",
+    "validation_cases": "validation cases",
     "seed": "seed",
     "device": "device",
+    "processor": "processor",
+    "threads": "threads",
 }
 """Facts that are settings, in the order of the page."""
 
-_NOT_SHOWN = ("event", "time", "fold", "epoch", "run_id", "command", "folder")
-_VERSION_ENDINGS = ("version", "versions", "sha256", "hash", "commit")
+_NOT_SHOWN = (
+    *("event", "time", "fold", "epoch", "first_epoch", "run_id", "command", "folder"),
+    *("state", "started", "ended", "dataset"),
+)
+_VERSION_ENDINGS = ("version", "sha256", "hash", "commit", "python", "dataset_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +104,22 @@ def _facts(fold: FoldRun) -> dict[str, Any]:
             if event.get("event") in ("start", "end"):
                 facts |= event
         facts |= _measured(events)
-    return facts | dict(fold.run_facts)
+    facts |= dict(fold.run_facts)
+    versions = facts.pop("versions", None)
+    if isinstance(versions, Mapping):
+        facts |= {f"{name} version": version for name, version in versions.items()}
+        facts.pop("torch", None)
+    return facts
 
 
 def _measured(events: Sequence[JsonObject]) -> dict[str, Any]:
     """Return the time of all epochs and the highest memory of any."""
     epochs = [event for event in events if event.get("event") == "epoch"]
-    seconds = [
-        e["seconds"] for e in epochs if isinstance(e.get("seconds"), int | float)
-    ]
-    peaks = [
-        e["peak_memory_bytes"]
-        for e in epochs
-        if isinstance(e.get("peak_memory_bytes"), int | float)
-    ]
     measured: dict[str, Any] = {}
-    if seconds:
-        measured["seconds"] = sum(seconds)
-    if peaks:
-        measured["peak_memory_bytes"] = max(peaks)
+    for key in ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes"):
+        known = [e[key] for e in epochs if isinstance(e.get(key), int | float)]
+        if known:
+            measured[key] = sum(known) if key == "seconds" else max(known)
     return measured
 
 

@@ -159,6 +159,13 @@ def test_background_that_goes_on_beyond_the_box_is_not_filled():
     assert not clean_slices(labelmap(voxels)).changed
 
 
+def test_a_small_part_of_the_outer_background_is_filled_to_the_border():
+    voxels = np.zeros((40, 12, 1))
+    voxels[:30] = 1  # 120 voxels of background go on beyond the box: fewer than 360
+
+    assert clean_slices(labelmap(voxels), ratio=1.0).labelmap.voxels.all()
+
+
 def test_slices_of_fewer_than_200_voxels_never_change():
     voxels = np.zeros((40, 40, 1))
     voxels[5:19, 5:19] = 1

@@ -134,21 +134,23 @@ def test_a_shifted_box_has_the_distances_of_its_closed_form():
 
 
 def test_spheres_within_each_other_are_as_far_apart_as_their_radii():
-    centre = (np.indices((64, 64, 64)) - 31.5) ** 2
-    distance = np.sqrt(centre.sum(axis=0))
+    spacing_mm = 0.4  # elements are corners, so each side gives half a voxel
+    offsets_mm = (np.indices((130, 130, 130)) - 64.5) * spacing_mm
+    radius_mm = np.sqrt((offsets_mm**2).sum(axis=0))
 
     (score,) = bone_scores(
-        labelmap(distance < 27, table=ONE),
-        labelmap(distance < 20, table=ONE),
+        labelmap(radius_mm < 25, [spacing_mm] * 3, ONE),
+        labelmap(radius_mm < 15, [spacing_mm] * 3, ONE),
         case_id="c",
     )
 
-    assert score.assd_mm == pytest.approx(7.0, rel=0.03)
-    assert score.hd95_mm == pytest.approx(7.0, rel=0.05)
-    assert score.dice == pytest.approx(2 * 20**3 / (20**3 + 27**3), rel=0.03)
-    assert score.volume_error_percent == pytest.approx(
-        100 * (27**3 / 20**3 - 1), rel=0.03
-    )
+    assert score.assd_mm == pytest.approx(10.0, rel=0.03)
+    assert score.hd95_mm == pytest.approx(10.0, rel=0.03)
+    assert score.nsd == 0.0
+    assert score.dice == pytest.approx(2 * 15**3 / (15**3 + 25**3), rel=0.03)
+    assert score.volume_reference_mm3 == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.03)
+    percent = 100 * (25**3 / 15**3 - 1)
+    assert score.volume_error_percent == pytest.approx(percent, rel=0.03)
 
 
 def test_an_equal_prediction_is_perfect():

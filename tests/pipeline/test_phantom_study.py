@@ -11,17 +11,20 @@ import SimpleITK as sitk  # noqa: N813 - the name everybody knows it by
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.nifti import read_array
+from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.formats.slicer import read_segments
 from nnunet_bridge.ops.phantom import STRUCTURES, lower_limb, places
 from nnunet_bridge.pipeline.phantom_study import (
     CROPPED_PATIENT,
     MASKS,
     SCANS,
+    SEGMENTED_PATIENT,
     TEST_MASKS,
     write_phantom_study,
 )
 
 SMALL = {
-    "patients": 2,
+    "patients": 3,
     "unseen": 1,
     "shape": (48, 24, 32),
     "spacing_mm": (8.0, 8.0, 24.0),
@@ -57,26 +60,28 @@ def read_by_simpleitk(folder):
 
 
 def test_patients_are_named_by_the_convention_of_the_source(study):
-    assert study.train_ids == ("msk_001", "msk_002")
-    assert study.test_ids == ("msk_003",)
+    assert study.train_ids == ("msk_001", "msk_002", "msk_003")
+    assert study.test_ids == ("msk_004",)
     assert sorted(folder.name for folder in (study.folder / SCANS).iterdir()) == [
         "1_AutoBindWATER_650_1B",
         "2_AutoBindWATER_650_2C",
         "3_AutoBindWATER_650_3D",
+        "4_AutoBindWATER_650_4E",
     ]
     assert (study.folder / MASKS / "1_R_tibia_1B.nii.gz").is_file()
-    assert len(list((study.folder / MASKS).iterdir())) == 2 * len(places())
+    assert (study.folder / MASKS / "3_3D.seg.nrrd").is_file()
+    assert len(list((study.folder / MASKS).iterdir())) == 2 * len(places()) + 1
 
 
 def test_masks_of_unseen_patients_are_kept_apart(study):
     names = {file.name for file in (study.folder / TEST_MASKS).iterdir()}
 
     assert names == {
-        f"3_{side}_{structure}_3D.nii.gz" for side in "LR" for structure in STRUCTURES
+        f"4_{side}_{structure}_4E.nii.gz" for side in "LR" for structure in STRUCTURES
     }
 
 
-@pytest.mark.parametrize("index", [1, 2, 3])
+@pytest.mark.parametrize("index", [1, 2, 3, 4])
 def test_simpleitk_reads_the_image_and_its_place_from_the_dicom_files(study, index):
     expected = patient_of(index).volume
     image = read_by_simpleitk(scan_dir(study, index))
@@ -152,6 +157,27 @@ def test_one_patient_s_masks_are_cropped_to_the_bone_and_stay_in_place(study):
         )
 
 
+def test_one_patient_s_masks_are_segments_of_one_file_that_the_recipe_knows(study):
+    expected = patient_of(SEGMENTED_PATIENT)
+    recipe = read_recipe(study.recipe_file)
+
+    segments = list(read_segments(study.folder / MASKS / "3_3D.seg.nrrd"))
+
+    drawn = {recipe.structure_of(mask.name): mask for mask in segments}
+    assert list(drawn) == places()
+    for place, mask in drawn.items():
+        assert mask.grid.matches(expected.volume.grid)
+        np.testing.assert_array_equal(mask.voxels, expected.masks[place])
+
+
+def test_an_unseen_patient_has_one_file_a_bone_and_side_whatever_its_number(tmp_path):
+    study = write_phantom_study(tmp_path, **(SMALL | {"patients": 2, "unseen": 1}))
+
+    names = [file.name for file in (study.folder / TEST_MASKS).iterdir()]
+    assert len(names) == len(places())
+    assert all(name.startswith(f"{SEGMENTED_PATIENT}_") for name in names)
+
+
 def test_the_recipe_names_what_is_in_the_folder(study):
     recipe = tomllib.loads(study.recipe_file.read_text(encoding="utf-8"))
 
@@ -190,6 +216,17 @@ def test_an_interrupted_study_is_completed(tmp_path):
     next((tmp_path / MASKS).iterdir()).unlink()
 
     write_phantom_study(tmp_path, **one)
+
+    assert fingerprint(tmp_path) == whole
+
+
+def test_a_lost_segmentation_is_written_again(tmp_path):
+    few = SMALL | {"unseen": 0}
+    study = write_phantom_study(tmp_path, **few)
+    whole = fingerprint(tmp_path)
+    (study.folder / MASKS / "3_3D.seg.nrrd").unlink()
+
+    write_phantom_study(tmp_path, **few)
 
     assert fingerprint(tmp_path) == whole
 

@@ -8,6 +8,7 @@ the user's (FAULTS D01-D06).
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -98,6 +99,12 @@ def choose(
         raise Refused.because(
             "D15", "The folder holds no MR image: choose the folder of a DICOM series."
         )
+    if all("MOSAIC" in group.first.contrast.image_type for group in groups):
+        raise Refused.because(
+            "D12",
+            "Each image is a mosaic of many slices (Siemens MOSAIC) and does not say "
+            "in the standard way where they lie: export single slices.",
+        )
     candidates = _of_series(groups, series)
     candidates = _worth_a_volume(candidates, scan)
     candidates = _of_contrast(candidates, image_type, scan)
@@ -159,7 +166,7 @@ def _split(
     parts: dict[tuple[Hashable, ...], list[SliceHeader]] = defaultdict(list)
     for header in headers:
         parts[key(header)].append(header)
-    return [parts[chosen] for chosen in sorted(parts)]  # type: ignore[type-var]  # texts and numbers
+    return [parts[chosen] for chosen in sorted(parts)]
 
 
 def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader]]]:
@@ -347,7 +354,7 @@ def _parallel(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
 def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...]]:
     plane = header.plane
     spacing = tuple(round(size, 4) for size in plane.pixel_spacing_mm or ())
-    spacing = tuple(size for size in spacing if size == size)  # noqa: PLR0124 - NaN differs from itself
+    spacing = tuple(size for size in spacing if not math.isnan(size))
     return (plane.rows, plane.columns, *spacing), plane.orientation or ()
 
 
@@ -355,6 +362,4 @@ def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:
     first, second = one.plane.orientation, other.plane.orientation
     if first is None or second is None:
         return False  # what a slice does not say is asked later (G16)
-    return bool(
-        np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9  # noqa: PLR2004 - rounding of decimals
-    )
+    return bool(np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9)

@@ -61,11 +61,11 @@ _TAGS: list[Any] = [
 ]  # fmt: skip
 
 
-class NotUsed(InputError):
+class NotUsed(InputError):  # noqa: N818 - it is a verdict, not an error
     """The file is healthy, or no DICOM at all, and holds no slice of a volume."""
 
 
-class Damaged(InputError):
+class Damaged(InputError):  # noqa: N818 - likewise
     """The file starts as DICOM but cannot be understood."""
 
 
@@ -389,8 +389,9 @@ _GROUPS = (
 
 def _flattened(group: Dataset) -> list[Dataset]:
     return [
-        sequence[0] for keyword in _GROUPS if (sequence := group.get(keyword)) is not None
-        and len(sequence)
+        sequence[0]
+        for keyword in _GROUPS
+        if (sequence := group.get(keyword)) is not None and len(sequence)
     ]
 
 
@@ -451,7 +452,7 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
     return None if value is None or value == "" else int(value)
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401 - any value representation
+def _number(value: Any) -> float | None:  # noqa: ANN401 - likewise
     return None if value is None or value == "" else float(value)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
@@ -33,11 +34,11 @@ _NATIVE = {
 """Byte order of the syntaxes that store plain numbers."""
 
 _LOSSY = frozenset(
-    f"1.2.840.10008.1.2.4.{ending}"
-    for ending in ("50", "51", "81", "91", "93", "203")
+    f"1.2.840.10008.1.2.4.{ending}" for ending in ("50", "51", "81", "91", "93", "203")
 )
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
+_WIDE, _BYTE = (16, 32), (8,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +73,12 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
     source = _FrameSource()
     for k, header in enumerate(headers):
         stored = _stored(header, source)
-        notes.look_at(k, header, stored)
-        buffer[k] = _scaled(stored, header.encoding)
-    if buffer.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in buffer):
+        values = _significant(stored, header.encoding)
+        notes.look_at(k, header, stored, values)
+        buffer[k] = _scaled(values, header.encoding)
+    if buffer.dtype.kind == "f" and not all(
+        np.isfinite(plane).all() for plane in buffer
+    ):
         raise Refused.because(
             "P11", "The image holds NaN or infinite values: export it again."
         )
@@ -115,16 +119,18 @@ def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
 
 
 def _check_decoder(syntax: str) -> None:
-    uid = UID(syntax)
-    try:
-        available = get_decoder(uid).is_available
-    except NotImplementedError:
-        available = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a damaged UID has no decoder, we say so
+        uid = UID(syntax)
+        try:
+            available = get_decoder(uid).is_available
+        except NotImplementedError:
+            available = False
     if not available and uid != "1.2.840.10008.1.2.1.99":
         raise Refused.because(
             "P07",
-            f"No decoder for the transfer syntax {uid.name} is installed: install "
-            "`pylibjpeg[all]` or `python-gdcm`.",
+            f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
+            "install `python-gdcm` or `pylibjpeg[all]`.",
         )
 
 
@@ -144,7 +150,11 @@ def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
 
 def _bounds(encoding: Encoding) -> tuple[float, float]:
     bits = encoding.bits_stored
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if encoding.signed else (0, 2**bits - 1)
+    low, high = (
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if encoding.signed
+        else (0, 2**bits - 1)
+    )
     ends = [end * encoding.slope + encoding.intercept for end in (low, high)]
     return min(ends), max(ends)
 
@@ -155,13 +165,11 @@ def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
     if header.pixels.keyword in _FLOATS and order:
         return _plain(header, order + _FLOATS[header.pixels.keyword])
     allocated = header.encoding.bits_allocated
-    plain = allocated in (16, 32) or (allocated == 8 and order == "<")  # noqa: PLR2004 - bits
+    plain = allocated in _WIDE or (allocated in _BYTE and order == "<")
     if order and plain and header.pixels.offset >= 0:
         sign = "i" if header.encoding.signed else "u"
-        values = _plain(header, f"{order}{sign}{allocated // 8}")
-    else:
-        values = source.frame(header)
-    return _significant(values, header.encoding)
+        return _plain(header, f"{order}{sign}{allocated // 8}")
+    return source.frame(header)
 
 
 def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
@@ -203,7 +211,7 @@ class _FrameSource:
                     self.dataset = pydicom.dcmread(header.file, force=True)
                     self.file = header.file
                 index = header.frame if header.frames > 1 else 0
-                values = pydicom.pixels.pixel_array(self.dataset, index=index, raw=True)
+                values = pixel_array(self.dataset, index=index, raw=True)
         except Exception as error:  # the boundary around one untrusted file
             raise _cut_off(
                 header, f"its pixels cannot be decoded: {type(error).__name__}"
@@ -211,7 +219,8 @@ class _FrameSource:
         shape = (header.plane.rows, header.plane.columns)
         if values.shape != shape:
             raise _cut_off(header, f"it decodes to {values.shape}, not {shape}")
-        return values
+        decoded: npt.NDArray[Any] = values
+        return decoded
 
 
 def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
@@ -223,9 +232,11 @@ def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[An
     unused = width - encoding.bits_stored
     if unused <= 0 or above < 0:
         return values
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    native: npt.NDArray[Any] = values.astype(values.dtype.newbyteorder("="))
     # Left, so that the value's own sign bit is on top; right, so that it spreads.
-    return np.right_shift(np.left_shift(native, above), unused)
+    np.left_shift(native, above, out=native)
+    np.right_shift(native, unused, out=native)
+    return native
 
 
 def _scaled(stored: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
@@ -241,11 +252,21 @@ class _Notes:
     padding: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """Packed bits: which pixels of slice k are padding."""
 
-    def look_at(self, k: int, header: SliceHeader, stored: npt.NDArray[Any]) -> None:
-        """Remember which pixels of slice `k` are padding."""
+    def look_at(
+        self,
+        k: int,
+        header: SliceHeader,
+        stored: npt.NDArray[Any],
+        values: npt.NDArray[Any],
+    ) -> None:
+        """Remember which pixels of slice `k` are padding.
+
+        Padding may use bits that values may not, so both readings are asked.
+        """
         if header.encoding.padding is None:
             return
-        is_padding = stored == _as_stored(header.encoding.padding, stored.dtype)
+        padding = _as_stored(header.encoding.padding, stored.dtype)
+        is_padding = (stored == padding) | (values == padding)
         if is_padding.any():
             self.padding[k] = np.packbits(is_padding)
 
@@ -253,7 +274,7 @@ class _Notes:
         """Set padding to the smallest real value (P05)."""
         if not self.padding:
             return []
-        shape, size = buffer.shape[1:], int(np.prod(buffer.shape[1:]))
+        shape = buffer.shape[1:]
         smallest: Any = None
         count = 0
         for k, plane in enumerate(buffer):
@@ -311,10 +332,9 @@ def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
     if kind.kind == "f":
         return padding
     bits = kind.itemsize * 8
-    wrapped = padding & (2**bits - 1)
-    if kind.kind == "i" and wrapped >= 2 ** (bits - 1):
-        wrapped -= 2**bits
-    return wrapped
+    wrapped = padding % (1 << bits)
+    negative = kind.kind == "i" and wrapped >= 1 << (bits - 1)
+    return wrapped - (1 << bits) if negative else wrapped
 
 
 def _narrowed(buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -328,5 +348,9 @@ def _narrowed(buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
     low, high = float(buffer.min()), float(buffer.max())
     limits = np.iinfo(np.int16)
     if limits.min <= low and high <= limits.max:
-        return buffer.view(np.int16) if buffer.dtype == np.uint16 else buffer.astype(np.int16)
+        return (
+            buffer.view(np.int16)
+            if buffer.dtype == np.uint16
+            else buffer.astype(np.int16)
+        )
     return buffer

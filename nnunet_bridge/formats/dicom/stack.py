@@ -54,7 +54,7 @@ def arrange(group: Group, *, whole_series: bool) -> Stack:
     findings = [*_identity(headers), *_missing_geometry(headers), *_appearance(headers)]
     _stop_if_refused(findings)
     orientation, about_orientation = common_orientation(
-        [header.plane.orientation for header in headers]
+        [header.plane.orientation or () for header in headers]
     )
     findings += about_orientation
     normal = np.cross(orientation[:3], orientation[3:])
@@ -64,7 +64,7 @@ def arrange(group: Group, *, whole_series: bool) -> Stack:
     placement = place_stack(
         orientation,
         ordered[0].plane.pixel_spacing_mm or (np.nan, np.nan),
-        [header.plane.position_mm for header in ordered],
+        [header.plane.position_mm or () for header in ordered],
     )
     findings += placement.findings
     findings += _numbering(ordered, whole_series=whole_series)
@@ -162,17 +162,7 @@ def _appearance(headers: Sequence[SliceHeader]) -> list[Finding]:
                 "YES), which may name the patient: export them without.",
             )
         )
-    kinds = first.contrast.image_type
-    if "MOSAIC" in kinds:
-        findings.append(
-            Finding(
-                "D12",
-                Outcome.REFUSED,
-                "Each image is a mosaic of many slices (Siemens MOSAIC), whose places "
-                "it does not state in the standard way: export single slices.",
-            )
-        )
-    if kinds[:2] == ("DERIVED", "SECONDARY"):
+    if first.contrast.image_type[:2] == ("DERIVED", "SECONDARY"):
         findings.append(
             Finding(
                 "D03",
@@ -190,9 +180,9 @@ def _appearance(headers: Sequence[SliceHeader]) -> list[Finding]:
 
 
 def _repeated(ordered: Sequence[SliceHeader]) -> list[Finding]:
-    """Refuse slices at one place: another image (D08), or stations that overlap (D09)."""
+    """Refuse slices at one place: other images (D08) or overlapping stations (D09)."""
     twice = positions_held_twice(ordered)
-    if not twice or len(twice) == 1 and len(twice[0]) == len(ordered):
+    if not twice or len(twice[0]) == len(ordered):
         return []  # all in one place is G17, which says it better
     pair = min(twice, key=lambda group: sorted(header.name for header in group))
     place = ", ".join(f"{x:.2f}" for x in pair[0].plane.position_mm or ())
@@ -220,7 +210,7 @@ def _repeated(ordered: Sequence[SliceHeader]) -> list[Finding]:
 def _differences(headers: Sequence[SliceHeader]) -> str:
     """Name the attributes in which slices at one place differ."""
     first, *others = headers
-    asked = {
+    asked: dict[str, Callable[[SliceHeader], object]] = {
         "InstanceNumber": lambda h: h.instance_number,
         "AcquisitionNumber": lambda h: h.contrast.acquisition,
         "TemporalPositionIdentifier": lambda h: h.contrast.temporal_position,
@@ -235,9 +225,7 @@ def _differences(headers: Sequence[SliceHeader]) -> str:
     return f" (they differ in {', '.join(differing)})" if differing else ""
 
 
-def _numbering(
-    ordered: Sequence[SliceHeader], *, whole_series: bool
-) -> list[Finding]:
+def _numbering(ordered: Sequence[SliceHeader], *, whole_series: bool) -> list[Finding]:
     """Compare the order and number of slices with what the headers declare."""
     numbers = [header.instance_number for header in ordered]
     findings = []
@@ -269,7 +257,9 @@ def _end_missing(ordered: Sequence[SliceHeader], numbers: Sequence[int]) -> str:
     declared = {header.images_in_acquisition for header in ordered} - {None, 0}
     expected = max((count for count in declared if count is not None), default=0)
     if len(declared) == 1 and expected > len(ordered):
-        return f"the header announces {expected} images, the folder holds {len(ordered)}"
+        return (
+            f"the header announces {expected} images, the folder holds {len(ordered)}"
+        )
     consecutive = len(numbers) == len(ordered) and bool(
         np.all(np.diff(numbers) == 1) or np.all(np.diff(numbers) == -1)
     )

@@ -18,6 +18,22 @@ from nnunet_bridge.formats.files import whole_file
 _DECIMAL_LENGTH = 16
 """Characters of a Decimal String, PS3.5 section 6.2."""
 
+_UNKNOWN = (
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+    "ScanOptions",
+    "MRAcquisitionType",
+    "RepetitionTime",
+    "EchoTrainLength",
+)
+"""Attributes that an MR image must have but may leave empty: type 2, PS3.3 A.4."""
+
 
 def write_series(  # noqa: PLR0913 - keywords, each a field of the header
     folder: Path,
@@ -100,7 +116,10 @@ def _common(volume: Volume, seeds: list[str]) -> Dataset:
     dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[*seeds, "frame"])
     dataset.Manufacturer, dataset.PatientPosition = "SYNTHETIC", "HFS"
     dataset.PatientIdentityRemoved = "YES"
-    dataset.PatientBirthDate, dataset.StudyDate, dataset.StudyTime = "", "", ""
+    dataset.DeidentificationMethod = "Synthetic: there is no patient"
+    dataset.ScanningSequence, dataset.SequenceVariant = "RM", "NONE"
+    for keyword in _UNKNOWN:
+        setattr(dataset, keyword, None)
     dataset.EchoNumbers, dataset.AcquisitionNumber = 1, 1
     dataset.ImageOrientationPatient = [_decimal(x) for x in axes.T.ravel()]
     dataset.PixelSpacing = [_decimal(row_spacing), _decimal(column_spacing)]

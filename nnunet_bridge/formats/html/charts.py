@@ -37,13 +37,13 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, most: int = 5) -> list[float]:
+    def ticks(self, most: int = 6) -> list[float]:
         """Return round values within the range.
 
         Examples
         --------
         >>> Scale(0, 1, 0, 100).ticks()
-        [0.0, 0.25, 0.5, 0.75, 1.0]
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
         """
         raw = (self.high - self.low) / max(1, most - 1)
         power = 10.0 ** np.floor(np.log10(raw))
@@ -145,7 +145,7 @@ def estimation_plot(
 
 def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     """Return the median difference of every structure with its 95 % interval."""
-    width, line_height, top = 380, 30, 12
+    width, line_height, top = 400, 30, 12
     ends = [end for row in rows for end in (row.interval_95 or ())]
     medians = [
         row.median_difference for row in rows if row.median_difference is not None
@@ -153,16 +153,18 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     scale = scale_of([*ends, *medians], 128, width - 14, zero=True)
     bottom = top + line_height * len(rows)
     parts = [_line(scale(t), top, scale(t), bottom, "grid") for t in scale.ticks(4)]
+    shown = min(decimals, _decimals(scale))
     parts += [
-        _text(scale(t), bottom + 16, _signed(t, decimals), "tick", "middle")
+        _text(scale(t), bottom + 16, _signed(t, shown), "tick", "middle")
         for t in scale.ticks(4)
     ]
+    parts += _directions(rows[0], scale, bottom + 37)
     parts.append(_line(scale(0), top - 4, scale(0), bottom, "zero"))
     for number, row in enumerate(rows):
         y = top + line_height * (number + 0.5)
         parts.append(_text(118, y + 4, _short(row.structure, 17), "row", "end"))
         parts.append(_interval_across(row, scale, y, decimals))
-    return _svg(width, bottom + 24, parts, "Median differences with 95 % intervals")
+    return _svg(width, bottom + 42, parts, "Median differences with 95 % intervals")
 
 
 def loss_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
@@ -307,6 +309,20 @@ def _interval_across(
     return bar + _median(scale(row.median_difference), y, row, decimals)
 
 
+def _directions(row: PairedDifference, scale: Scale, y: float) -> list[Markup]:
+    """Return which model is better on which side of 0."""
+    zero = scale(0.0)
+    down, up = _short(row.first, 14), _short(row.second, 14)
+    if row.metric.better == "lower":
+        down, up = up, down
+    return [
+        mark(0 if down == _short(row.first, 14) else 1, zero - 12, y - 4, ""),
+        _text(zero - 22, y, f"\u2190 {down} better", "row", "end"),
+        mark(1 if up == _short(row.second, 14) else 0, zero + 12, y - 4, ""),
+        _text(zero + 22, y, f"{up} better \u2192", "row", "start"),
+    ]
+
+
 def _median(x: float, y: float, row: PairedDifference, decimals: int) -> Markup:
     words = f"median {_signed(row.median_difference or 0.0, decimals)}"
     if row.interval_95 is not None:
@@ -324,7 +340,7 @@ def _axis(
     parts = []
     for tick in scale.ticks():
         y = scale(tick)
-        words = _signed(tick, shown) if towards > 0 else f"{tick:.{shown}f}"
+        words = _signed(tick, shown) if towards > 0 else _plain(tick, shown)
         parts.append(_line(x, y, grid_to, y, "grid"))
         parts.append(_text(x + 6 * towards, y + 4, words, "tick", anchor))
     return Markup().join(parts)
@@ -351,7 +367,11 @@ def _all_differences(rows: Sequence[PairedDifference]) -> list[float]:
 
 
 def _signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "\u2212") if value else "0"
+    return f"{value:+z.{decimals}f}".replace("-", "\u2212") if value else "0"
+
+
+def _plain(value: float, decimals: int) -> str:
+    return f"{value:z.{decimals}f}".replace("-", "\u2212")
 
 
 def _short(name: str, most: int = 12) -> str:

@@ -189,9 +189,9 @@
     const withMeshes = cases.filter((found) => found.meshes.length);
     const names = withMeshes.map((found) => `${found.reason}: ${found.id}`);
     const cameras = {
-      front: { eye: { x: 0, y: -1.9, z: 0.15 } }, back: { eye: { x: 0, y: 1.9, z: 0.15 } },
-      "left side": { eye: { x: 1.9, y: 0, z: 0.15 } }, "right side": { eye: { x: -1.9, y: 0, z: 0.15 } },
-      above: { eye: { x: 0, y: -0.05, z: 2 } },
+      front: { eye: { x: 0, y: -1, z: 0.08 } }, back: { eye: { x: 0, y: 1, z: 0.08 } },
+      "left side": { eye: { x: 1, y: 0, z: 0.08 } }, "right side": { eye: { x: -1, y: 0, z: 0.08 } },
+      above: { eye: { x: 0, y: 0, z: 1 }, up: { x: 0, y: -1, z: 0 } },
     };
     let chosen = withMeshes[0];
     let source = chosen.meshes[0].name;
@@ -210,15 +210,31 @@
         lightposition: { x: -2000, y: -6000, z: 4000 },
       };
     };
+    const hidden = { visible: false, showspikes: false };
+    /* How far the eye must be, in plotly's units, for the whole to be seen. */
+    const distance = (traces) => {
+      const size = ["x", "y", "z"].map((axis) => {
+        let low = Infinity;
+        let high = -Infinity;
+        for (const found of traces) for (const value of found[axis]) { low = Math.min(low, value); high = Math.max(high, value); }
+        return Math.max(high - low, 1);
+      });
+      const mean = Math.cbrt(size[0] * size[1] * size[2]);
+      const shape = plot.clientWidth / plot.clientHeight;
+      return 1.25 * Math.max(size[2] / mean, Math.max(size[0], size[1]) / mean / Math.min(shape, 1));
+    };
     const draw = () => {
       const style = getComputedStyle(document.documentElement);
       const ink = style.getPropertyValue("--ink").trim();
-      const axis = (title) => ({ title: { text: title }, color: ink, showbackground: false, gridcolor: style.getPropertyValue("--rule").trim(), zeroline: false, showspikes: false });
       const meshes = (chosen.meshes.find((found) => found.name === source) || chosen.meshes[0]).meshes;
-      window.Plotly.react(plot, meshes.map(trace), {
+      const traces = meshes.map(trace);
+      const eye = camera.eye;
+      const reach = distance(traces);
+      const placed = { up: camera.up || { x: 0, y: 0, z: 1 }, eye: { x: eye.x * reach, y: eye.y * reach, z: eye.z * reach } };
+      window.Plotly.react(plot, traces, {
         margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
         legend: { orientation: "h", y: 0 }, uirevision: chosen.id + JSON.stringify(camera),
-        scene: { aspectmode: "data", camera, xaxis: axis("to the left, mm"), yaxis: axis("to the back, mm"), zaxis: axis("to the head, mm") },
+        scene: { aspectmode: "data", camera: placed, xaxis: hidden, yaxis: hidden, zaxis: hidden },
       }, { responsive: true, displaylogo: false, displayModeBar: false });
     };
     const offerSources = () => choice(part("source"), chosen.meshes.map((found) => found.name), { pressed: [source] }, (state) => { source = [...state][0]; draw(); });

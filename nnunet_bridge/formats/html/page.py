@@ -29,6 +29,7 @@ from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.html import charts
 from nnunet_bridge.formats.html.content import CaseView, PageContent
 from nnunet_bridge.formats.html.meshes import packed_mesh
+from nnunet_bridge.ops.paired import p_words
 
 MAX_BYTES = 15_000_000
 """The page stays below this, so that it can be sent by mail."""
@@ -167,21 +168,8 @@ def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
     """
     if value is None:
         return "\u2013"
-    words = f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+    words = f"{value:+z.{decimals}f}" if signed else f"{value:z.{decimals}f}"
     return words.replace("-", "\u2212")
-
-
-def p_value(p: float | None) -> str:
-    """Return p with as many digits as are worth reading.
-
-    Examples
-    --------
-    >>> p_value(0.0625), p_value(0.00001), p_value(1.0)
-    ('0.062', '< 0.001', '1.000')
-    """
-    if p is None:
-        return "\u2013"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"  # noqa: PLR2004 - the custom
 
 
 def _paired_row(row: PairedDifference, plot: Markup | None) -> TableRow:
@@ -195,8 +183,8 @@ def _paired_row(row: PairedDifference, plot: Markup | None) -> TableRow:
         ),
         difference=number(row.median_difference, digits, signed=True),
         interval=_interval(row.interval_95, digits),
-        p=p_value(row.p),
-        p_holm=p_value(row.p_holm),
+        p=_p(row.p),
+        p_holm=_p(row.p_holm),
         effect=number(row.effect, 2, signed=True),
         n=str(row.n),
         favours=row.favours if _excludes_zero(row.interval_95) else "",
@@ -254,6 +242,10 @@ def _remark(row: PairedDifference) -> str:
         missing = f"without {', '.join(row.left_out)}: no value in one model"
         words = f"{words}; {missing}" if words else missing
     return words
+
+
+def _p(p: float | None) -> str:
+    return "\u2013" if p is None else p_words(p).removeprefix("= ")
 
 
 def _interval(ends: tuple[float, float] | None, digits: int) -> str:

@@ -1,0 +1,156 @@
+"""The manifest: how a dataset came about, without telling whose it is.
+
+`manifest.json` lies beside `dataset.json`. Names of inputs, patients and UIDs stand in
+it only as salted hashes; the key lies outside the dataset, readable by its owner alone
+(FAULTS F13). It is written after everything that it describes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.formats.files import (
+    PARTIAL,
+    clear_os_errors,
+    quoted,
+    read_json,
+    sha256_of,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+KEY_FOLDER = ".nnunet_bridge"
+_KEY_BYTES = 32
+_IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+
+Record: TypeAlias = dict[str, Any]
+"""What the manifest says of one case, as JSON holds it."""
+
+
+def read_manifest(dataset_dir: Path) -> Record:
+    """Return the manifest of a dataset; an empty one where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, or of a newer version of this package.
+    """
+    file = dataset_dir / MANIFEST
+    if not file.is_file():
+        return {"cases": []}
+    try:
+        content: Record = read_json(file)
+        schema = content["schema"]
+        content["cases"][:]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged: remove it and run `convert` again."
+        ) from error
+    if schema != SCHEMA:
+        raise InputError(
+            f"{file} has the schema {schema}, this version knows {SCHEMA}: update the "
+            "package, or convert into a new folder."
+        )
+    return content
+
+
+def write_manifest(dataset_dir: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest; whole, or not at all."""
+    write_json(dataset_dir / MANIFEST, {"schema": SCHEMA, **content})
+
+
+def records_by_case(manifest: Mapping[str, Any]) -> dict[str, Record]:
+    """Return the records of a manifest by case id."""
+    return {record["case"]: record for record in manifest["cases"]}
+
+
+def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
+    """Return the patient of every case, as a salted hash; empty without a manifest.
+
+    Two scans of one patient share their hash, so that a split can keep them together.
+    """
+    cases = records_by_case(read_manifest(dataset_dir))
+    return {case: str(record["patient"]) for case, record in cases.items()}
+
+
+def outputs_intact(dataset_dir: Path, record: Record) -> bool:
+    """Whether every file that a case wrote is still there, byte for byte."""
+    return bool(record.get("outputs")) and all(
+        (dataset_dir / output["file"]).is_file()
+        and sha256_of(dataset_dir / output["file"]) == output["sha256"]
+        for output in record["outputs"]
+    )
+
+
+def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
+    """Compare the files of a dataset with its manifest (F04).
+
+    Returns
+    -------
+    findings : tuple of Finding
+        A refusal for each file that nnU-Net would take for a case although nobody
+        converted it, and for each that is missing.
+    """
+    expected = {
+        output["file"]
+        for record in read_manifest(dataset_dir)["cases"]
+        for output in record.get("outputs", [])
+    }
+    found = set(_files_that_count(dataset_dir))
+    strays = [
+        Finding(
+            "F04",
+            Outcome.REFUSED,
+            f"{quoted(name)} was not written by `convert`, but nnU-Net would take it "
+            "for a case: move it away.",
+        )
+        for name in sorted(found - expected)
+    ]
+    lost = [
+        Finding("F04", Outcome.REFUSED, f"{name} is missing: run `convert` again.")
+        for name in sorted(expected - found)
+    ]
+    return (*strays, *lost)
+
+
+def _files_that_count(dataset_dir: Path) -> Iterator[str]:
+    for folder in _IMAGE_FOLDERS:
+        if (dataset_dir / folder).is_dir():
+            for file in (dataset_dir / folder).iterdir():
+                if not file.name.endswith(PARTIAL):
+                    yield f"{folder}/{file.name}"
+
+
+def salt_of(raw_dir: Path) -> bytes:
+    """Return the key of the salted hashes of a workspace; made on first use.
+
+    Raises
+    ------
+    EnvironmentFault
+        If it can be neither read nor made.
+    """
+    file = raw_dir.parent / KEY_FOLDER / "key"
+    with clear_os_errors(f"make {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.is_file():
+            _make_key(file)
+        return file.read_bytes()
+
+
+def _make_key(file: Path) -> None:
+    """Make a key that appears whole, and only once, whoever else tries."""
+    temporary = file.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(_KEY_BYTES))
+        temporary.replace(file) if not file.exists() else None
+    finally:
+        temporary.unlink(missing_ok=True)

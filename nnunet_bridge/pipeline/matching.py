@@ -1,0 +1,324 @@
+"""Which files of a study folder make which case.
+
+Names say it: the named groups of the recipe's patterns. A mask belongs to a scan when
+every group that both have in common (number and code, by convention) is equal; nothing
+is guessed, and nothing that looks like a mask is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_bridge.core.errors import BridgeError, InputError
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
+from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, mask_stem
+
+_OWN_GROUPS = frozenset({"structure", "side"})
+"""Groups that tell masks of one scan apart, and never belong to the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """One mask file of a case."""
+
+    path: Path
+    structure: str | None
+    """As the file name has it; None for a segmentation, whose segments say it."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class CasePlan:
+    """The files of one case, before any of them is opened."""
+
+    case_id: str
+    scan_dir: Path
+    masks: tuple[MaskFile, ...]
+    split: str
+    """``train`` or ``test``."""
+
+    patient: str = field(repr=False)
+    """Scans of one patient share it; written as a salted hash only."""
+
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def image_folder(self) -> str:
+        """The folder that nnU-Net expects the image in."""
+        return "imagesTr" if self.split == "train" else "imagesTs"
+
+    @property
+    def label_folder(self) -> str:
+        """The folder that nnU-Net expects the labelmap in."""
+        return "labelsTr" if self.split == "train" else "labelsTs"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """All cases of a study, and what belongs to none."""
+
+    cases: tuple[CasePlan, ...]
+    findings: tuple[Finding, ...]
+    """About the study as a whole."""
+
+    unmatched_masks: int
+    """Mask files that belong to no case."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    folder: Path
+    groups: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    file: MaskFile
+    groups: Mapping[str, str | None]
+    for_testing: bool
+
+
+def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
+    """Find the cases of a study folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no scan that the recipe knows.
+    """
+    findings: list[Finding] = []
+    scans = _scans(study, recipe, findings)
+    masks, unread = _masks(study, recipe, findings)
+    claimed: set[Path] = set()
+    plans = []
+    for scan in scans:
+        own = [mask for mask in masks if _belong_together(scan.groups, mask.groups)]
+        claimed |= {mask.file.path for mask in own}
+        plans.append(_case(scan, own, recipe))
+    orphans = [mask for mask in masks if mask.file.path not in claimed]
+    findings += _about_orphans(orphans)
+    plans = [
+        _with_lost_masks(plan, scan, orphans)
+        for plan, scan in zip(plans, scans, strict=True)
+    ]
+    plans = _without_collisions(plans)
+    findings += _patients_on_both_sides(plans)
+    return StudyPlan(tuple(plans), tuple(findings), unread + len(orphans))
+
+
+def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
+    root = study / recipe.scans.folder
+    if not root.is_dir():
+        there = ", ".join(quoted(p.name) for p in sorted(study.glob("*"))[:8])
+        raise InputError(
+            f"{study} has no folder {recipe.scans.folder!r} (`scans.folder` of the "
+            f"recipe). It holds: {there or 'nothing'}."
+        )
+    scans = []
+    for folder in sorted(root.iterdir(), key=lambda path: _natural(path.name)):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        match = re.fullmatch(recipe.scans.pattern, folder.name)
+        if match:
+            scans.append(_Scan(folder, match.groupdict()))
+        else:
+            findings.append(
+                Finding(
+                    "",
+                    Outcome.WARNED,
+                    f"The folder {quoted(folder.name)} was left out: its name does not "
+                    "fit `scans.pattern` of the recipe.",
+                )
+            )
+    if not scans:
+        raise InputError(
+            f"{root} holds no folder whose name fits `scans.pattern` of the recipe "
+            f"({recipe.scans.pattern})."
+        )
+    return scans
+
+
+def _masks(
+    study: Path, recipe: Recipe, findings: list[Finding]
+) -> tuple[list[_Mask], int]:
+    """Return the masks whose names can be understood, and the number of the others."""
+    masks: list[_Mask] = []
+    unread = 0
+    places = [(name, False) for name in recipe.masks.folder]
+    places += [(name, True) for name in recipe.masks.test]
+    for folder_name, for_testing in places:
+        folder = study / folder_name
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
+            if not path.is_file() or not is_mask_file(path.name):
+                continue
+            mask = _mask(path, recipe, for_testing=for_testing)
+            if mask is not None:
+                masks.append(mask)
+                continue
+            unread += 1
+            findings.append(
+                Finding(
+                    "K21",
+                    Outcome.WARNED,
+                    f"The mask {quoted(path.name)} belongs to no scan: its name fits "
+                    "neither `masks.pattern` nor `masks.segmentation`.",
+                )
+            )
+    return masks, unread
+
+
+def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:
+    if is_segmentation(path.name):
+        match = re.fullmatch(recipe.masks.segmentation, path.name, re.IGNORECASE)
+        if match:
+            return _Mask(MaskFile(path, None, ""), match.groupdict(), for_testing)
+    pattern = recipe.masks.pattern
+    match = re.fullmatch(pattern, mask_stem(path.name))
+    match = match or re.fullmatch(pattern, path.name)
+    if not match:
+        return None
+    groups = match.groupdict()
+    letter = (groups.get("side") or "").casefold()
+    side = SIDE_WORDS.get(letter, "")
+    return _Mask(MaskFile(path, groups["structure"], side), groups, for_testing)
+
+
+def _belong_together(
+    scan: Mapping[str, str | None], mask: Mapping[str, str | None]
+) -> bool:
+    common = (set(scan) & set(mask)) - _OWN_GROUPS
+    return all(_key(scan[name]) == _key(mask[name]) for name in common)
+
+
+def _key(value: str | None) -> str:
+    """Return what is compared: 06 is 6, and 9b is 9B."""
+    text = (value or "").strip().casefold()
+    return str(int(text)) if text.isascii() and text.isdigit() else text
+
+
+def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
+    findings = []
+    try:
+        case_id = recipe.case_id(scan.groups)
+    except (BridgeError, ValueError) as error:
+        case_id = f"case-{_key(scan.groups.get('index'))}"
+        code = error.code if isinstance(error, BridgeError) else "F02"
+        findings.append(Finding(code, Outcome.REFUSED, str(error)))
+    roles = {mask.for_testing for mask in masks}
+    if len(roles) > 1:
+        findings.append(
+            Finding(
+                "K21",
+                Outcome.REFUSED,
+                "The scan has masks for training and masks for testing: move them all "
+                "to one of the two folders.",
+            )
+        )
+    code_group = scan.groups.get("code")
+    return CasePlan(
+        case_id=case_id,
+        scan_dir=scan.folder,
+        masks=tuple(mask.file for mask in masks),
+        split="train" if roles == {False} else "test",
+        patient=_key(code_group) if code_group else case_id,
+        findings=tuple(findings),
+    )
+
+
+def _about_orphans(orphans: Iterable[_Mask]) -> list[Finding]:
+    return [
+        Finding(
+            "K21",
+            Outcome.WARNED,
+            f"The mask {quoted(mask.file.path.name)} belongs to no scan: no folder has "
+            "its number and code.",
+        )
+        for mask in orphans
+    ]
+
+
+def _with_lost_masks(plan: CasePlan, scan: _Scan, orphans: list[_Mask]) -> CasePlan:
+    """Refuse a scan whose masks carry its number, but another patient's code."""
+    index = _key(scan.groups.get("index"))
+    lost = [mask for mask in orphans if _key(mask.groups.get("index")) == index]
+    if not lost:
+        return plan
+    names = ", ".join(quoted(mask.file.path.name) for mask in lost[:3])
+    finding = Finding(
+        "K17",
+        Outcome.REFUSED,
+        f"Masks with this scan's number carry another code ({names}): rename them or "
+        "the scan's folder.",
+    )
+    return _with_findings(plan, finding)
+
+
+def _without_collisions(plans: list[CasePlan]) -> list[CasePlan]:
+    """Refuse cases that would write the same files (F02)."""
+    by_name: dict[str, list[CasePlan]] = defaultdict(list)
+    for plan in plans:
+        by_name[plan.case_id.casefold()].append(plan)
+    return [_alone(plan, by_name[plan.case_id.casefold()]) for plan in plans]
+
+
+def _alone(plan: CasePlan, twins: list[CasePlan]) -> CasePlan:
+    if len(twins) == 1:
+        return plan
+    names = " and ".join(quoted(twin.scan_dir.name) for twin in twins)
+    return _with_findings(
+        plan,
+        Finding(
+            "F02",
+            Outcome.REFUSED,
+            f"{names} would both be case {plan.case_id}: give them different numbers, "
+            "or use {code} in `dataset.case`.",
+        ),
+    )
+
+
+def _patients_on_both_sides(plans: list[CasePlan]) -> list[Finding]:
+    splits: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for plan in plans:
+        splits[plan.patient][plan.split].append(plan.case_id)
+    return [
+        Finding(
+            "",
+            Outcome.WARNED,
+            f"{', '.join(cases['train'])} (training) and {', '.join(cases['test'])} "
+            "(test) are scans of one patient: the test will look better than it is.",
+        )
+        for cases in splits.values()
+        if len(cases) > 1
+    ]
+
+
+def _with_findings(plan: CasePlan, *findings: Finding) -> CasePlan:
+    return CasePlan(
+        plan.case_id,
+        plan.scan_dir,
+        plan.masks,
+        plan.split,
+        plan.patient,
+        (*plan.findings, *findings),
+    )
+
+
+def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort 2 before 10.
+
+    Examples
+    --------
+    >>> sorted(["10_a", "2_b"], key=_natural)
+    ['2_b', '10_a']
+    """
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)

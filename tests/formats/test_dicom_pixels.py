@@ -1,0 +1,287 @@
+"""FAULTS 3.3: pixels, encodings and damaged files."""
+
+import numpy as np
+import pytest
+from dicom_base import base, expected, pixels, save
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+from test_dicom_series import assert_base_stack, codes, refusal
+
+from nnunet_bridge.core.findings import Outcome, worst
+from nnunet_bridge.formats.dicom import SeriesRefused, read_series
+
+
+def test_P01_each_slice_is_scaled_by_its_own_slope(tmp_path):
+    slices = base()
+    for k, ds in enumerate(slices):
+        slope = 1 + 0.1 * k
+        stored = np.rint(pixels(k) / slope).astype("<u2")
+        ds.PixelData = stored.tobytes()
+        ds.RescaleSlope, ds.RescaleIntercept = f"{slope:.1f}", "0"
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path)
+
+    assert reading.volume.voxels.dtype == np.float32
+    assert reading.rescale_slopes == pytest.approx((1.0, 2.1))
+    assert np.abs(reading.volume.voxels - expected()).max() <= 1.05
+
+
+def test_P01_whole_results_of_a_scale_stay_whole_numbers(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.RescaleSlope, ds.RescaleIntercept = "2", "-1024"
+    save(slices, tmp_path)
+
+    voxels = read_series(tmp_path).volume.voxels
+
+    assert voxels.dtype == np.int16
+    np.testing.assert_array_equal(voxels, expected().astype(int) * 2 - 1024)
+
+
+@pytest.mark.parametrize("which", [slice(None), slice(3, 4)])
+def test_P03_inverted_grey_is_refused(tmp_path, which):
+    slices = base()
+    for ds in slices[which]:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    save(slices, tmp_path)
+
+    assert refusal(tmp_path).code == "P03"
+
+
+def test_P04_each_slice_is_decoded_by_its_own_sign(tmp_path):
+    slices = base()
+    for k, ds in enumerate(slices):
+        ds.BitsStored, ds.HighBit = 16, 15
+        if k % 2:
+            ds.PixelRepresentation = 1
+            ds.PixelData = (pixels(k).astype("<i2") - 3000).tobytes()
+    slices[0].PixelData = (pixels(0) + 40000).astype("<u2").tobytes()
+    save(slices, tmp_path)
+
+    voxels = read_series(tmp_path).volume.voxels
+
+    assert voxels[0, 0, 0] == 40100
+    assert voxels[0, 0, 1] == 110 - 3000
+
+
+def test_P04_a_sign_bit_below_the_top_is_a_sign(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.PixelRepresentation = 1
+        ds.PixelData = np.full((32, 32), 0x0FFF, "<u2").tobytes()
+    slices[1].PixelData = pixels(1).tobytes()
+    save(slices, tmp_path)
+
+    voxels = read_series(tmp_path).volume.voxels
+
+    assert voxels[0, 0, 0] == -1
+
+
+def test_P05_padding_becomes_the_smallest_real_value(tmp_path):
+    slices = base()
+    for k, ds in enumerate(slices):
+        values = pixels(k)
+        values[:, 25:] = 63536
+        ds.PixelData = values.tobytes()
+        ds.add_new("PixelPaddingValue", "US", 63536)
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path)
+
+    assert codes(reading) == ["P05"]
+    assert reading.volume.voxels[25:].max() == 100
+    np.testing.assert_array_equal(reading.volume.voxels[:25], expected()[:25])
+
+
+def test_P06_rubbish_above_the_high_bit_is_masked(tmp_path):
+    slices = base()
+    for k, ds in enumerate(slices):
+        ds.PixelData = (pixels(k) | 0x8000).tobytes()
+    save(slices, tmp_path)
+
+    assert_base_stack(read_series(tmp_path))
+
+
+def test_P07_compressed_slices_are_decoded(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.compress(RLELossless)
+    save(slices, tmp_path)
+
+    assert_base_stack(read_series(tmp_path))
+
+
+def test_P07_a_syntax_without_a_decoder_is_refused_by_name(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.compress(RLELossless)
+        ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    save(slices, tmp_path)
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == "P07"
+    assert "MPEG2" in str(refused)
+
+
+def test_P07_loss_is_worth_a_warning(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.LossyImageCompression = "01"
+    save(slices, tmp_path)
+
+    assert codes(read_series(tmp_path)) == ["P07"]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "implicit", "little"),
+    [
+        (DeflatedExplicitVRLittleEndian, False, True),
+        (ImplicitVRLittleEndian, True, True),
+        (ExplicitVRBigEndian, False, False),
+    ],
+)
+def test_P08_the_other_plain_syntaxes_are_read(tmp_path, syntax, implicit, little):
+    for k, ds in enumerate(base()):
+        ds.file_meta.TransferSyntaxUID = syntax
+        order = "<" if little else ">"
+        ds.PixelData = pixels(k).astype(f"{order}u2").tobytes()
+        ds.save_as(tmp_path / f"{k}.dcm", implicit_vr=implicit, little_endian=little)
+
+    assert_base_stack(read_series(tmp_path))
+
+
+def test_P09_a_cut_off_slice_refuses_the_case_with_both_sizes(tmp_path):
+    files = save(base(), tmp_path)
+    files[5].write_bytes(files[5].read_bytes()[:-700])
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == "P09"
+    assert "2048 bytes" in str(refused)
+    assert "1348 found" in str(refused)
+    assert "IM-0005.dcm" in str(refused)
+
+
+def test_P10_a_cut_off_header_refuses_the_case(tmp_path):
+    files = save(base(), tmp_path)
+    files[5].write_bytes(files[5].read_bytes()[:500])
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == "P10"
+    assert refused.files.failed[0][0] == "IM-0005.dcm"
+
+
+def floats(values):
+    slices = base(3)
+    for ds in slices:
+        del ds.PixelData
+        ds.BitsAllocated = ds.BitsStored = 32
+        ds.HighBit = 31
+        ds.FloatPixelData = np.asarray(values, "<f4").tobytes()
+    return slices
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_P11_values_that_are_no_numbers_are_refused(tmp_path, poison):
+    values = np.linspace(0, 1, 1024).reshape(32, 32)
+    values[4, 4] = poison
+    save(floats(values), tmp_path)
+
+    assert refusal(tmp_path).code == "P11"
+
+
+def test_P11_float_pixels_are_read(tmp_path):
+    values = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    save(floats(values), tmp_path)
+
+    voxels = read_series(tmp_path).volume.voxels
+
+    np.testing.assert_array_equal(voxels[:, :, 1], values.T)
+
+
+def test_P11_an_image_of_one_value_is_refused(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.PixelData = bytes(2048)
+    save(slices, tmp_path)
+
+    assert refusal(tmp_path).code == "P11"
+
+
+def test_P11_an_empty_slice_inside_the_stack_is_worth_a_warning(tmp_path):
+    slices = base()
+    slices[6].PixelData = bytes(2048)
+    slices[0].PixelData = bytes(2048)
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path)
+
+    assert codes(reading) == ["P11"]
+    assert worst(reading.findings) is Outcome.WARNED
+    assert "1 slice" in reading.findings[0].message
+
+
+def test_P12_text_in_the_wrong_character_set_changes_nothing(tmp_path):
+    folder = tmp_path / "Größe 測定"
+    slices = base()
+    for ds in slices:
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        ds.PatientName = "Müller^Jörg"
+    files = save(slices, folder)
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999"))
+
+    assert_base_stack(read_series(folder))
+
+
+def test_F14_burned_in_text_is_refused(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.BurnedInAnnotation = "YES"
+    save(slices, tmp_path)
+
+    assert refusal(tmp_path).code == "F14"
+
+
+def test_S06_a_deflated_bomb_is_refused(tmp_path):
+    ds = base(1)[0]
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.add_new(0x00091001, "OB", bytes(300 * 2**20))
+    ds.add_new(0x00090010, "LO", "BOMB")
+    ds.save_as(tmp_path / "bomb.dcm", enforce_file_format=True)
+
+    refused = refusal(tmp_path)
+
+    assert "S06" in {finding.code for finding in refused.findings}
+
+
+def test_S07_an_absurd_matrix_is_refused(tmp_path):
+    slices = base()
+    slices[2].Rows = slices[2].Columns = 65535
+    save(slices, tmp_path)
+
+    assert "S07" in {finding.code for finding in refusal(tmp_path).findings}
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_R9_random_damage_raises_nothing_but_a_refusal(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    files = save(base(4, size=8), tmp_path)
+    content = bytearray(files[1].read_bytes())
+    for place in rng.integers(132, min(1400, len(content)), 4):
+        content[place] = int(rng.integers(256))
+    files[1].write_bytes(content)
+
+    try:
+        reading = read_series(tmp_path)
+    except SeriesRefused as refused:
+        assert refused.files.found == 4
+    else:
+        assert reading.files.found == 4

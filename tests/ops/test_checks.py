@@ -1,0 +1,129 @@
+"""FAULTS K13, K17, K18, K22: does a mask make sense on its image?"""
+
+import numpy as np
+import pytest
+
+from nnunet_bridge.core.findings import Outcome
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.ops.checks import (
+    DrawnStructure,
+    centroid_mm,
+    laterality,
+    on_the_image,
+    specks,
+    touches_an_end,
+)
+
+GRID = Grid((20, 10, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
+TABLE = LabelTable.from_names(["tibia"])
+
+
+def drawn(name, side, x):
+    return DrawnStructure(name, side, np.array([x, 0.0, 0.0]))
+
+
+def test_K13_exchanged_sides_are_refused_with_the_distance():
+    (finding,) = laterality(GRID, [drawn("tibia", "left", 4), drawn("tibia", "right", 15)])
+
+    assert (finding.code, finding.outcome) == ("K13", Outcome.REFUSED)
+    assert "11.0 mm" in finding.message
+
+
+def test_K13_the_patients_left_is_plus_x():
+    sides = [drawn("tibia", "left", 15), drawn("tibia", "right", 4)]
+
+    assert laterality(GRID, sides) == []
+
+
+@pytest.mark.parametrize(("side", "x"), [("left", 2), ("right", 18)])
+def test_K13_a_single_limb_beyond_the_middle_is_worth_a_warning(side, x):
+    (finding,) = laterality(GRID, [drawn("femur", side, x)])
+
+    assert (finding.code, finding.outcome) == ("K13", Outcome.WARNED)
+
+
+def test_K13_no_side_is_no_question():
+    assert laterality(GRID, [drawn("pelvis", "", 2), drawn("pelvis2", "middle", 2)]) == []
+
+
+def labelled(mask):
+    return Labelmap(GRID, mask.astype(np.uint8), TABLE)
+
+
+def bright():
+    return np.full(GRID.shape, 100, np.int16)
+
+
+def test_K17_a_mask_in_air_is_refused():
+    image = bright()
+    image[10:] = 1
+    mask = np.zeros(GRID.shape, bool)
+    mask[7:14, 2:8, 2:6] = True
+
+    (finding,) = on_the_image(Volume(GRID, image), labelled(mask))
+
+    assert (finding.code, finding.outcome) == ("K17", Outcome.REFUSED)
+    assert "57%" in finding.message
+
+
+def test_K18_a_mask_outside_the_shown_image_is_refused():
+    image = bright()
+    image[10:] = 0
+    mask = np.zeros(GRID.shape, bool)
+    mask[2:11, 2:8, 2:6] = True
+
+    (finding,) = on_the_image(Volume(GRID, image), labelled(mask))
+
+    assert (finding.code, finding.outcome) == ("K18", Outcome.REFUSED)
+
+
+def test_K18_a_few_voxels_outside_are_worth_a_warning():
+    image = bright()
+    image[10:] = 0
+    mask = np.zeros(GRID.shape, bool)
+    mask[:10] = True
+    mask[10, 0, 0] = True
+
+    (finding,) = on_the_image(Volume(GRID, image), labelled(mask))
+
+    assert (finding.code, finding.outcome) == ("K18", Outcome.WARNED)
+    assert "1 of 801" in finding.message
+
+
+def test_K18_black_bone_inside_the_body_is_not_outside_the_image():
+    image = bright()
+    image[8:10, 4:6, 3:5] = 0
+    mask = np.zeros(GRID.shape, bool)
+    mask[5:14, 2:8, 2:6] = True
+
+    assert on_the_image(Volume(GRID, image), labelled(mask)) == []
+
+
+def test_K22_specks_are_worth_a_warning_and_stay():
+    mask = np.zeros(GRID.shape, bool)
+    mask[2:6, 2:6, 2:6] = True
+    assert specks(mask, name="tibia") == []
+    mask[15, 8, 7] = True
+
+    (finding,) = specks(mask, name="tibia")
+
+    assert (finding.code, finding.outcome) == ("K22", Outcome.WARNED)
+    assert "2 pieces" in finding.message
+    assert specks(mask, name="tibia", parts=2) == []
+    assert mask[15, 8, 7]
+
+
+def test_the_centroid_follows_the_affine():
+    mask = np.zeros(GRID.shape, bool)
+    mask[3:6, 1, 4] = True
+
+    np.testing.assert_allclose(centroid_mm(GRID, mask), [4, 1, 8])
+
+
+def test_the_ends_of_the_stack_are_watched():
+    mask = np.zeros(GRID.shape, bool)
+    mask[3, 3, 3] = True
+    assert not touches_an_end(labelled(mask))
+    mask[3, 3, -1] = True
+    assert touches_an_end(labelled(mask))

@@ -1,0 +1,82 @@
+"""FAULTS 3.2 on plain numbers: from positions to an affine."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nnunet_bridge.core.errors import GeometryError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.ops.planes import common_orientation, place_stack, stack_affine
+
+AXIAL = [1, 0, 0, 0, 1, 0]
+millimetres = st.floats(0.1, 10)
+positions = arrays(np.float64, 3, elements=st.floats(-500, 500))
+
+
+@given(spacing=st.tuples(millimetres, millimetres), step=millimetres, start=positions)
+def test_first_voxel_of_slice_k_lies_at_the_position_dicom_gives_it(
+    spacing, step, start
+):
+    stack = start + np.outer(range(5), [0, 0, step])
+
+    grid = Grid((7, 6, 5), stack_affine(AXIAL, spacing, stack))
+
+    np.testing.assert_allclose(
+        grid.to_patient([[0, 0, k] for k in range(5)]), stack, atol=1e-9
+    )
+
+
+def test_columns_are_spaced_by_the_second_pixel_spacing_value():
+    affine = stack_affine(AXIAL, [0.7, 0.5], [[0, 0, 0], [0, 0, 3]])
+
+    np.testing.assert_allclose(Grid((9, 9, 2), affine).spacing_mm, [0.5, 0.7, 3.0])
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_G03_a_missing_slice_is_refused_and_named(missing):
+    stack = [[0, 0, z] for z in (0, 3, 6, 9, 12) if z != 3 * missing]
+
+    with pytest.raises(
+        GeometryError, match=rf"Slices {missing - 1} and {missing} are 6\.00 mm"
+    ) as caught:
+        stack_affine(AXIAL, [1, 1], stack)
+
+    assert caught.value.code == "G03"
+
+
+def test_G03_several_gaps_are_counted():
+    heights = [z for z in range(0, 60, 3) if z not in (9, 30, 33)]
+
+    (finding,) = place_stack(AXIAL, [1, 1], [[0, 0, z] for z in heights]).findings
+
+    assert finding.code == "G03"
+    assert "3 slices are missing" in finding.message
+    assert "1 more such gap" in finding.message
+
+
+def test_G06_a_drift_too_small_to_see_in_any_one_gap_is_noticed():
+    heights = np.cumsum(np.linspace(3.000, 3.010, 100))
+
+    with pytest.raises(GeometryError, match="the spacing varies"):
+        stack_affine(AXIAL, [1, 1], np.outer(heights, [0, 0, 1]))
+
+
+def test_D15_a_single_slice_is_not_a_volume():
+    with pytest.raises(GeometryError, match="at least two slices"):
+        stack_affine(AXIAL, [1, 1], [[0, 0, 0]])
+
+
+def test_the_common_orientation_is_orthonormal():
+    orientation, findings = common_orientation([[1.0002, 0.0003, 0, 0, 1, 0]] * 3)
+
+    row, column = orientation[:3], orientation[3:]
+    np.testing.assert_allclose([row @ row, column @ column, row @ column], [1, 1, 0])
+    assert [finding.code for finding in findings] == ["G11"]
+
+
+def test_the_error_of_a_fit_is_the_distance_of_the_worst_slice():
+    stack = [[0, 0, 0], [0, 0, 3.05], [0, 0, 6]]
+
+    assert place_stack(AXIAL, [1, 1], stack).max_error_mm == pytest.approx(0.05)

@@ -1,0 +1,248 @@
+"""FAULTS K01-K05, K20: a mask finds its place by coordinates, or is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_bridge.core.findings import Outcome, Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.ops.regrid import placed_on
+
+AFFINE = np.array(
+    [[0.75, 0, 0, -12.5], [0, 0.8, 0, 33.0], [0, 0, 4, -100], [0, 0, 0, 1.0]]
+)
+GRID = Grid((20, 18, 12), AFFINE)
+
+
+def blob(shape=GRID.shape, seed=0):
+    mask = np.zeros(shape, bool)
+    mask[5:12, 4:13, 3:9] = np.random.default_rng(seed).random((7, 9, 6)) < 0.6
+    return mask
+
+
+def changed(affine, order, flips, low, sizes):
+    """Return the affine of a view that is cropped, then flipped, then permuted."""
+    step = np.eye(4)
+    step[:3, 3] = low
+    for axis, flip in enumerate(flips):
+        if flip:
+            step[:3, 3] += step[:3, axis] * (sizes[axis] - 1)
+            step[:3, axis] *= -1
+    swap = np.eye(4)
+    swap[:3, :3] = np.eye(3)[:, list(order)]
+    return affine @ step @ swap
+
+
+@settings(max_examples=200)
+@given(
+    order=st.permutations(range(3)),
+    flips=st.tuples(*[st.booleans()] * 3),
+    low=st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 3)),
+    spare=st.tuples(*[st.integers(0, 3)] * 3),
+    turn=st.floats(-0.8, 0.8),
+    seed=st.integers(0, 10),
+)
+def test_R4_no_voxel_changes_on_a_flipped_permuted_or_cropped_grid(
+    order, flips, low, spare, turn, seed
+):
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    grid = Grid(GRID.shape, rotation @ AFFINE)
+    mask = blob(seed=seed)
+    high = [end + more for end, more in zip((12, 13, 9), spare, strict=True)]
+    part = mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    affine = changed(grid.affine, order, flips, low, part.shape)
+    moved = np.flip(part, [axis for axis in range(3) if flips[axis]]).transpose(order)
+
+    placed = placed_on(grid, Grid(moved.shape, affine), moved, name="mask")
+
+    np.testing.assert_array_equal(placed.voxels, mask)
+    assert placed.method in ("pasted", "same grid")
+    assert placed.voxels_outside == 0
+
+
+def test_K01_a_flipped_mask_is_fixed_without_loss():
+    affine = changed(AFFINE, (0, 1, 2), (True, True, False), (0, 0, 0), GRID.shape)
+
+    placed = placed_on(GRID, Grid(GRID.shape, affine), blob()[::-1, ::-1], name="m")
+
+    np.testing.assert_array_equal(placed.voxels, blob())
+    assert [(f.code, f.outcome) for f in placed.findings] == [("K01", Outcome.FIXED)]
+
+
+def shifted(offset, shape=GRID.shape, affine=AFFINE):
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ offset
+    return Grid(shape, moved)
+
+
+def test_K02_a_mask_larger_than_the_image_is_pasted():
+    large = np.zeros((26, 18, 12), bool)
+    large[3:23] = blob()
+
+    placed = placed_on(GRID, shifted([-3, 0, 0], large.shape), large, name="m")
+
+    np.testing.assert_array_equal(placed.voxels, blob())
+    assert [f.code for f in placed.findings] == ["K02"]
+
+
+def test_K02_what_lies_outside_the_image_is_counted_and_limited():
+    large = np.zeros((40, 18, 12), bool)
+    large[5:15] = True
+    inside = placed_on(GRID, shifted([0, 0, 0], large.shape), large, name="m")
+    assert inside.voxels_outside == 0
+    large[30, 0, 0] = True
+
+    one = placed_on(GRID, shifted([0, 0, 0], large.shape), large, name="m")
+
+    assert one.voxels_outside == 1
+    assert ("K02", Outcome.WARNED) in [(f.code, f.outcome) for f in one.findings]
+    large[15:30] = True
+    with pytest.raises(Refused, match="lie outside the image") as caught:
+        placed_on(GRID, shifted([0, 0, 0], large.shape), large, name="m")
+    assert caught.value.code == "K02"
+
+
+def test_K03_a_mask_oversampled_twice_comes_back_exactly():
+    fine = blob().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    affine = AFFINE.copy()
+    affine[:3, :3] /= 2
+    affine[:3, 3] -= AFFINE[:3, :3] @ [0.25, 0.25, 0.25]
+
+    placed = placed_on(GRID, Grid(fine.shape, affine), fine, name="m")
+
+    np.testing.assert_array_equal(placed.voxels, blob())
+    assert [(f.code, f.outcome) for f in placed.findings] == [("K03", Outcome.FIXED)]
+    assert placed.volume_change == pytest.approx(0)
+
+
+
+def test_K03_an_arbitrary_grid_is_resampled_with_a_warning():
+    isotropic = np.diag([0.7, 0.7, 0.7, 1.0])
+    isotropic[:3, 3] = AFFINE[:3, 3] - 3
+    shape = (32, 32, 80)
+    cylinder = np.zeros(shape, bool)
+    cylinder[6:20, 6:20, 6:66] = True
+    grid = Grid((60, 60, 60), np.diag([0.5, 0.5, 0.9, 1]) + np.pad(
+        AFFINE[:3, 3:] - 3, ((0, 1), (3, 0))
+    ))
+
+    placed = placed_on(grid, Grid(shape, isotropic), cylinder, name="m")
+
+    assert [(f.code, f.outcome) for f in placed.findings] == [("K03", Outcome.WARNED)]
+    assert abs(placed.volume_change) <= 0.02
+    assert placed.method == "nearest neighbour"
+
+
+def test_K03_a_loss_of_volume_is_refused_with_the_figure():
+    coarse = np.diag([3.0, 3.0, 3.0, 1.0])
+    coarse[:3, 3] = AFFINE[:3, 3] + 0.4
+    mask = np.zeros((5, 5, 16), bool)
+    mask[2, 2, 8] = True
+
+    with pytest.raises(Refused, match=r"changes its volume by [+-]") as caught:
+        placed_on(GRID, Grid(mask.shape, coarse), mask, name="m")
+
+    assert caught.value.code == "K03"
+
+
+@pytest.mark.parametrize(
+    ("share", "method", "outcomes"),
+    [
+        (1e-5, "same grid", []),
+        (0.009, "same grid", []),
+        (0.05, "snapped", [("K04", Outcome.WARNED)]),
+    ],
+)
+def test_K04_a_tiny_shift_is_the_same_grid(share, method, outcomes):
+    shift_mm = share * GRID.spacing_mm.min()
+
+    placed = placed_on(
+        GRID, shifted([shift_mm / 0.75, 0, 0]), blob(), name="m"
+    )
+
+    assert placed.method == method
+    assert [(f.code, f.outcome) for f in placed.findings] == outcomes
+    np.testing.assert_array_equal(placed.voxels, blob())
+
+
+def test_K04_a_cropped_mask_a_tenth_beside_is_moved_with_a_warning():
+    grid = shifted([5.05, 4, 3], (7, 9, 6))
+
+    placed = placed_on(GRID, grid, blob()[5:12, 4:13, 3:9], name="m")
+
+    assert [f.code for f in placed.findings] == ["K04", "K02"]
+    np.testing.assert_array_equal(placed.voxels, blob())
+
+
+@pytest.mark.parametrize("offset", [[0.5, 0, 0], [1, 0, 0], [0, 0, 12.5]])
+def test_K05_the_image_shape_at_another_place_is_refused_with_the_distance(offset):
+    with pytest.raises(Refused, match=r"lies up to \d+\.\d\d mm away") as caught:
+        placed_on(GRID, shifted(offset), blob(), name="m")
+
+    assert caught.value.code == "K05"
+
+
+@pytest.mark.parametrize("signs", [[1, 1, 1], [-1, -1, 1]])
+def test_K05_an_identity_matrix_is_refused(signs):
+    with pytest.raises(Refused, match="identity matrix") as caught:
+        placed_on(GRID, Grid(GRID.shape, np.diag([*signs, 1.0])), blob(), name="m")
+
+    assert caught.value.code == "K05"
+
+
+def test_K05_the_right_shape_turned_to_another_place_is_refused():
+    turned = AFFINE.copy()
+    turned[:, 0] *= -1
+
+    with pytest.raises(Refused) as caught:
+        placed_on(GRID, Grid(GRID.shape, turned), blob(), name="m")
+
+    assert caught.value.code == "K05"
+
+
+def test_K20_a_part_of_the_stack_without_its_place_is_refused_with_slice_counts():
+    part = blob()[:, :, 4:-1]
+
+    with pytest.raises(Refused, match="has 7 slices, the image 12") as caught:
+        placed_on(GRID, Grid(part.shape, np.diag([-1.0, -1, 1, 1])), part, name="m")
+
+    assert caught.value.code == "K20"
+
+
+def test_K14_an_empty_mask_is_empty_wherever_it_lies():
+    placed = placed_on(GRID, Grid((1, 1, 1), np.eye(4)), np.zeros((1, 1, 1), bool), name="m")
+
+    assert placed.method == "empty"
+    assert placed.voxels.shape == GRID.shape
+    assert not placed.voxels.any()
+
+
+def test_resampling_agrees_with_simpleitk_on_a_rotated_grid():
+    sitk = pytest.importorskip("SimpleITK")
+    angle = 0.3
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] *= 0.6
+    affine[:3, 3] = AFFINE[:3, 3] + [-4, -6, -2]
+    shape = (48, 60, 90)
+    grid = Grid((30, 30, 44), np.diag([0.75, 0.8, 1.1, 1]) + np.pad(AFFINE[:3, 3:], ((0, 1), (3, 0))))
+    mask = np.zeros(shape, bool)
+    mask[20:35, 18:40, 10:70] = True
+
+    ours = placed_on(grid, Grid(shape, affine), mask, name="m").voxels
+
+    def image(array, spacing, direction, origin):
+        made = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(np.uint8))
+        made.SetSpacing([float(s) for s in spacing])
+        made.SetDirection(direction.ravel().tolist())
+        made.SetOrigin(origin.tolist())
+        return made
+
+    moving = image(mask, [0.6] * 3, affine[:3, :3] / 0.6, affine[:3, 3])
+    fixed = image(np.zeros(grid.shape), grid.spacing_mm, np.eye(3), grid.affine[:3, 3])
+    theirs = sitk.GetArrayFromImage(
+        sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor)
+    ).transpose(2, 1, 0)
+    assert np.count_nonzero(ours != theirs.astype(bool)) == 0

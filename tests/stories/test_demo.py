@@ -1,0 +1,322 @@
+"""The whole way on the synthetic lower limb, with real nnU-Net trainings.
+
+One demo is run for all tests of this file (about seven minutes on two cores).
+"""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.nnunet.commands import trainers_dir
+
+pytestmark = pytest.mark.training
+
+BONES = ("tibia", "femur", "fibula", "pelvis")
+TABLE = LabelTable.from_names(list(BONES))
+DATASET = "Dataset001_LowerLimb"
+
+
+def bridge(*words, check=True, timeout=1800):
+    result = subprocess.run(
+        [sys.executable, "-m", "nnunet_bridge", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+def snapshot(folder):
+    return {
+        file: (file.stat().st_mtime_ns, file.stat().st_size)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    result = bridge("demo", folder, "--json")
+    return folder, json.loads(result.stdout), result.stderr
+
+
+@pytest.fixture(scope="module")
+def work(demo):
+    return demo[0] / "work"
+
+
+def test_both_configurations_find_the_bones_of_unseen_patients(demo):
+    _, summary, _ = demo
+
+    for configuration in ("2d", "3d_fullres"):
+        means = summary["scores"][configuration]["mean"]
+        dice = [means[bone]["dice"] for bone in BONES]
+        assert np.mean(dice) > 0.80, (configuration, means)
+
+
+def test_every_patient_was_converted_and_none_refused(demo):
+    _, summary, _ = demo
+
+    cases = summary["conversion"]["cases"]
+    assert len(cases) == 10
+    assert {case["outcome"] for case in cases} <= {"accepted", "fixed"}
+
+
+def test_the_progress_named_each_stage_and_the_time_left(demo):
+    _, _, said = demo
+
+    for stage in ("convert", "plan", "train", "predict 2d", "predict 3d_fullres"):
+        assert f"] {stage}" in said
+    assert " left" in said
+
+
+def test_predictions_lie_on_the_grid_of_their_image(demo, work):
+    _, summary, _ = demo
+    for configuration, prediction in summary["predictions"].items():
+        assert [case["case"] for case in prediction["cases"]] == ["msk_009", "msk_010"]
+        for case in prediction["cases"]:
+            labels = Path(prediction["out"]) / case["case"] / "labels.nii.gz"
+            image = (
+                work
+                / "nnUNet_raw"
+                / DATASET
+                / "imagesTs"
+                / f"{case['case']}_0000.nii.gz"
+            )
+            predicted = read_labelmap(labels, TABLE)
+            assert predicted.grid.matches(read_volume(image).grid), configuration
+            volumes = predicted.volumes_mm3()
+            assert case["volumes_mm3"] == pytest.approx(volumes)
+
+
+def test_every_bone_has_a_watertight_mesh_around_its_own_voxels(demo):
+    import trimesh
+
+    _, summary, _ = demo
+    out = Path(summary["predictions"]["2d"]["out"]) / "msk_009"
+    labelmap = read_labelmap(out / "labels.nii.gz", TABLE)
+    for label in TABLE:
+        mesh = trimesh.load(out / "meshes" / f"{label.name}.ply")
+        where = labelmap.grid.to_patient(np.argwhere(labelmap.mask(label)))
+        assert mesh.is_watertight
+        assert np.all(mesh.bounds[0] <= where.min(axis=0))
+        assert np.all(mesh.bounds[1] >= where.max(axis=0))
+    assert (out / "meshes" / "all.ply").exists()
+
+
+def test_the_scores_are_a_table_with_the_columns_of_the_contract(demo):
+    _, summary, _ = demo
+    with (Path(summary["results"]) / "scores/2d/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    assert len(rows) == 2 * len(BONES)
+    assert list(rows[0]) == [
+        *("case", "structure", "state", "dice", "hd95_mm", "assd_mm", "nsd"),
+        *("volume_reference_mm3", "volume_prediction_mm3"),
+        *("volume_error_cm3", "volume_error_percent"),
+    ]
+
+
+def test_the_comparison_is_a_page_and_a_table_of_the_same_cases(demo):
+    _, summary, _ = demo
+    folder = Path(summary["results"]) / "comparison"
+
+    assert (folder / "index.html").stat().st_size < 15_000_000
+    assert "smoke run" in (folder / "index.html").read_text(encoding="utf-8")
+    assert (folder / "comparison.csv").exists()
+    assert json.loads((folder / "comparison.json").read_text())
+
+
+def test_the_result_says_that_it_is_a_smoke_run_and_where_things_are(demo):
+    folder, _, _ = demo
+    text = bridge("demo", folder).stdout
+
+    last = "\n".join(text.splitlines()[-8:])
+    for word in ("index.html", "scores.csv", "meshes", "smoke run"):
+        assert word in last
+
+
+def test_R12_a_second_run_writes_nothing_again(demo, work):
+    folder, _, _ = demo
+    before = snapshot(work / "nnUNet_raw") | snapshot(work / "nnUNet_results")
+    predictions = snapshot(work / "runs" / DATASET / "results/smoke/predictions")
+
+    started = time.monotonic()
+    bridge("demo", folder, "-q")
+
+    assert time.monotonic() - started < 120
+    assert before == snapshot(work / "nnUNet_raw") | snapshot(work / "nnUNet_results")
+    assert {
+        file: facts for file, facts in predictions.items() if file.suffix != ".csv"
+    } == {
+        file: facts
+        for file, facts in snapshot(
+            work / "runs" / DATASET / "results/smoke/predictions"
+        ).items()
+        if file.suffix != ".csv"
+    }
+
+
+def test_status_reads_the_same_from_the_files(work):
+    runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
+
+    assert [(run["configuration"], run["state"]) for run in runs] == [
+        ("2d", "done"),
+        ("3d_fullres", "done"),
+    ]
+    assert all(run["mean_dice"] > 0.75 for run in runs)
+
+
+def test_no_patient_is_on_both_sides_of_a_split(work):
+    splits = json.loads(
+        (work / "nnUNet_preprocessed" / DATASET / "splits_final.json").read_text()
+    )
+
+    for fold in splits:
+        assert not set(fold["train"]) & set(fold["val"])
+
+
+def test_two_configurations_predict_their_mean_straight_from_dicom(
+    demo, work, tmp_path
+):
+    folder, _, _ = demo
+    scan = next((folder / "study" / "Raw DICOM MRI Scans").glob("9_*"))
+
+    result = bridge(
+        *("predict", "1", scan, "-o", tmp_path, "-w", work, "--json"),
+        *("-c", "2d", "-c", "3d_fullres"),
+    )
+
+    (case,) = json.loads(result.stdout)["cases"]
+    reference = work / "nnUNet_raw" / DATASET / "labelsTs" / "msk_009.nii.gz"
+    mean = read_labelmap(tmp_path / case["case"] / "labels.nii.gz", TABLE)
+    expected = read_labelmap(reference, TABLE)
+    assert mean.grid.matches(expected.grid)
+    overlap = (mean.voxels == expected.voxels) & (expected.voxels > 0)
+    sizes = (mean.voxels > 0).sum() + (expected.voxels > 0).sum()
+    assert 2 * overlap.sum() / sizes > 0.80
+    assert list(tmp_path.glob(".work-*")) == []
+
+
+def test_a_refused_image_does_not_stop_the_others(work, tmp_path):
+    image = work / "nnUNet_raw" / DATASET / "imagesTs" / "msk_009_0000.nii.gz"
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "good_0000.nii.gz").write_bytes(image.read_bytes())
+    (images / "cut_0000.nii.gz").write_bytes(image.read_bytes()[:200])
+
+    result = bridge(
+        *("predict", "1", images, "-o", tmp_path / "out", "-w", work, "-c", "2d"),
+        "--json",
+        check=False,
+    )
+
+    cases = {case["case"]: case for case in json.loads(result.stdout)["cases"]}
+    assert result.returncode == 4
+    assert cases["cut"]["codes"] == ["K19"]
+    assert cases["good"]["outcome"] == "accepted"
+    assert not (tmp_path / "out" / "cut").exists()
+
+
+def test_N06_a_dataset_that_changed_after_planning_is_not_trained(work):
+    label = work / "nnUNet_raw" / DATASET / "labelsTr" / "msk_001.nii.gz"
+    before = label.stat()
+    os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    try:
+        result = bridge("train", "1", "-w", work, "--budget", "smoke", check=False)
+    finally:
+        os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert result.returncode == 3
+    assert "has changed since it was planned" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def by_hand(demo, tmp_path_factory):
+    """The environment of somebody who uses nnU-Net's own commands on our dataset."""
+    _, summary, _ = demo
+    folder = tmp_path_factory.mktemp("by_hand")
+    work = Path(summary["results"]).parents[3]
+    return {
+        **os.environ,
+        "nnUNet_raw": str(work / "nnUNet_raw"),
+        "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
+        "nnUNet_results": str(folder / "nnUNet_results"),
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def planned_by_hand(by_hand):
+    result = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess", "-d", "1"),
+            *("--verify_dataset_integrity", "-np", "1", "-npfp", "1", "-c", "2d"),
+        ],
+        env=by_hand,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_plain_planning_command_accepts_our_dataset(planned_by_hand):
+    assert "verify_dataset_integrity Done." in planned_by_hand
+    assert "mismatch" not in planned_by_hand
+
+
+@pytest.mark.usefixtures("planned_by_hand")
+def test_the_plain_training_command_starts_on_our_dataset(by_hand):
+    with subprocess.Popen(
+        [
+            *(Path(sys.executable).parent / "nnUNetv2_train", "1", "2d", "0"),
+            *("-device", "cpu"),
+        ],
+        env=by_hand,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Current learning rate" in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+
+    assert "Current learning rate: 0.01" in said[-1], "".join(said[-20:])
+
+
+def test_nothing_that_identifies_the_study_is_in_the_dataset(demo, work):
+    """The manifest holds salted hashes, not the names of the patients' folders."""
+    folder, _, _ = demo
+    manifest = (work / "nnUNet_raw" / DATASET / "manifest.json").read_text()
+
+    for scan in (folder / "study" / "Raw DICOM MRI Scans").iterdir():
+        assert scan.name not in manifest
+        digest = hashlib.sha256(scan.name.encode()).hexdigest()
+        assert digest not in manifest
+    assert str(folder) not in manifest
+    assert trainers_dir().is_dir()
