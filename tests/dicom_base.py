@@ -25,7 +25,7 @@ def expected(n=12, size=32):
 
 
 def base(n=12, *, size=32, px=(0.75, 0.75), dz=4.0, iop=AXIAL, zs=None, **other):
-    """Return the datasets of one stack; pass `uids` on to make two stacks one series."""
+    """Return the datasets of one stack; stacks that share `uids` are one series."""
     study, series, frame = other.get("uids") or new_uids()
     row, column = np.array(iop[:3], float), np.array(iop[3:], float)
     heights = [k * dz for k in range(n)] if zs is None else zs

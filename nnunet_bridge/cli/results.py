@@ -232,6 +232,7 @@ def mesh(
     default=None,
     help="[default: the one with most labelled voxels]",
 )
+@labels_option
 @bridge_command
 def view(
     session: Session,  # noqa: ARG001 - every command gets it
@@ -240,6 +241,7 @@ def view(
     out: Path,
     plane: str,
     slice_number: int | None,
+    labels_file: Path | None,
 ) -> Summary:
     """Picture one slice three ways: image, labels, overlay.
 
@@ -255,4 +257,5 @@ def view(
         plane=plane,
         slice_number=slice_number,
         read_image=lambda path: read_image(path).volume,
+        labels_file=labels_file,
     )

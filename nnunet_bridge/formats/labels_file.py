@@ -55,12 +55,9 @@ def label_file_beside(labels_dir: Path) -> Path | None:
     """Return the ``dataset.json`` that describes the label files of a folder, if any.
 
     nnU-Net puts it beside its predictions; in a raw dataset it lies one folder above
-    ``labelsTr`` and ``labelsTs``.
+    ``labelsTr`` and ``labelsTs``, and in what `predict` writes one above each case.
     """
-    folders = [labels_dir]
-    if labels_dir.name.startswith("labels"):
-        folders.append(labels_dir.parent)
-    for folder in folders:
+    for folder in (labels_dir, labels_dir.parent):
         if (folder / DATASET_FILE).is_file():
             return folder / DATASET_FILE
     return None

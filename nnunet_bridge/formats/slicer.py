@@ -237,29 +237,32 @@ def _whole_numbers(
 
 
 def _read_nrrd(file: Path) -> _Nrrd:
-    import nrrd
-
     try:
-        with file.open("rb") as stream:
-            header = dict(nrrd.read_header(stream))
-            stored = stream.read()
+        return _parsed_nrrd(file)
+    except Refused:
+        raise
     except OSError as error:
         raise Refused.because(
             "K19", f"{quoted(file.name)} cannot be read: {error.strerror}."
         ) from error
     except Exception as error:  # the boundary around one untrusted file
         raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable NRRD file ({error})."
+            "K19",
+            f"{quoted(file.name)} is not a readable NRRD file "
+            f"({type(error).__name__}): copy or export it again.",
         ) from error
-    try:
-        sizes = tuple(int(size) for size in header["sizes"])
-        kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()]).newbyteorder(
-            ">" if header.get("endian") == "big" else "<"
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)}: its header lacks sizes or type ({error})."
-        ) from error
+
+
+def _parsed_nrrd(file: Path) -> _Nrrd:
+    import nrrd
+
+    with file.open("rb") as stream:
+        header = dict(nrrd.read_header(stream))
+        stored = stream.read()
+    sizes = tuple(int(size) for size in header["sizes"])
+    kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()]).newbyteorder(
+        ">" if header.get("endian") == "big" else "<"
+    )
     voxels = _inflated(file.name, header, stored, sizes, kind)
     return _Nrrd(header, *_layers_and_grid(file.name, header, voxels))
 

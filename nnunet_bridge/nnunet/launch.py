@@ -173,6 +173,7 @@ class _EventWriter:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        _drop_half_a_line(file)
         self.epoch: dict[str, Any] = {}
         self.started_s = time.time()
 
@@ -225,6 +226,15 @@ class _EventWriter:
         line = json.dumps({"event": event, "time": time.time(), **_plain(content)})
         with self.file.open("ab") as stream:
             stream.write(line.encode() + b"\n")
+
+
+def _drop_half_a_line(file: Path) -> None:
+    """Cut off what a killed process left unfinished, so that we write on a new line."""
+    if file.exists():
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            file.write_bytes(whole)
 
 
 def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types

@@ -355,14 +355,20 @@ def _irregular(
 
 
 def _two_stations(heights: FloatArray) -> bool:
-    """Whether two regular stacks interleave in the middle, and are alone at the ends."""
+    """Whether two regular stacks interleave, each of them alone at one end."""
     gaps = np.diff(heights)
     period = float(gaps.max())
+    if gaps.min() > (1 - UNEVEN_LIMIT) * period:
+        return False
     phases = np.mod(heights - heights[0], period)
     off_grid = np.minimum(phases, period - phases) > UNEVEN_LIMIT * period
     if off_grid[1] or not off_grid[-2:].all():
         return False
     return all(
-        bool(np.all(np.abs(np.diff(heights[part]) - period) <= POSITION_TOLERANCE * period))
+        bool(
+            np.all(
+                np.abs(np.diff(heights[part]) - period) <= POSITION_TOLERANCE * period
+            )
+        )
         for part in (off_grid, ~off_grid)
     )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,9 @@ class ImageReading:
 
     def sha256(self) -> str:
         """Return a hash of the voxels and of their place."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.volume.grid.affine))
-        digest.update(np.asfortranarray(self.volume.voxels).tobytes(order="F"))
+        digest = hashlib.sha256(self.volume.grid.affine.tobytes())
+        in_file_order: Any = np.asfortranarray(self.volume.voxels).ravel(order="K")
+        digest.update(memoryview(in_file_order).cast("B"))
         return digest.hexdigest()
 
 

@@ -28,6 +28,7 @@ from nnunet_bridge.formats.files import (
     write_json,
 )
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
+from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import (
     Resources,
@@ -162,7 +163,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     wishes = options or PredictionOptions()
     shown = progress or Silent()
     model = choose_model(workspace, dataset, configurations, folds, budget)
-    labels = RawDataset.open(next(iter(_model_dirs(workspace, model)))).labels
+    description = next(_model_dirs(workspace, model)) / "dataset.json"
+    labels = RawDataset.open(description.parent).labels
     chosen = chosen_device(device, this_machine())
     sources = find_images(inputs)
     with clear_os_errors(f"write {out}"):
@@ -171,6 +173,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     with _work_folder(out) as work:
         story = _Story(workspace, model, labels, out, work, wishes, shown)
         cases = story.predict(sources, shared_among(1, chosen, this_machine()))
+    write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
         out / "volumes.csv",
         [

@@ -38,13 +38,14 @@ from nnunet_bridge.formats.html import (
     PageContent,
     write_page,
 )
-from nnunet_bridge.formats.nifti import read_array, read_labelmap, read_volume
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.formats.pictures import PLANES, write_panels
 from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.ops.comparison import compare_models, verdict
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.paired import p_words
 from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.pipeline.label_files import table_file_for, table_for
 from nnunet_bridge.pipeline.run_facts import (
     FoldRun,
     ModelRun,
@@ -238,7 +239,7 @@ def write_view(  # noqa: PLR0913 - two inputs, one output, and three choices
     plane: str = "axial",
     slice_number: int | None = None,
     read_image: Callable[[Path], Volume] = read_volume,
-    table: LabelTable | None = None,
+    labels_file: Path | None = None,
 ) -> ViewSummary:
     """Draw one slice of an image, its labels and both together.
 
@@ -256,13 +257,14 @@ def write_view(  # noqa: PLR0913 - two inputs, one output, and three choices
         Index along the array, from 0; by default the slice with the most labels.
     read_image : callable
         Path -> Volume.
-    table : LabelTable, optional
-        Names and colours; by default "label 1", "label 2", ...
+    labels_file : Path, optional
+        A ``dataset.json`` with the names; by default the one beside the labelmap.
     """
     volume = read_image(image)
     labelmap = None
     if labels is not None:
-        labelmap = read_labelmap(labels, table or _table_of(labels))
+        table = table_for(table_file_for([labels], labels_file), [labels])
+        labelmap = read_labelmap(labels, table)
     drawn = write_panels(out, volume, labelmap, plane=plane, slice_index=slice_number)
     return ViewSummary(out, plane, drawn)
 
@@ -433,13 +435,6 @@ def _card(run: ModelRun) -> ModelCard:
 
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _table_of(file: Path) -> LabelTable:
-    """Return a table that names every value of a labelmap by its number."""
-    _, voxels = read_array(file)
-    highest = int(voxels.max())
-    return LabelTable.from_names([f"label {value}" for value in range(1, highest + 1)])
 
 
 def _dice_line(row: PairedDifference) -> str:

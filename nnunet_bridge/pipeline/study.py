@@ -65,7 +65,7 @@ class StudySummary:
     @property
     def exit_code(self) -> int:
         """The first that is not 0 among conversion, training, prediction and score."""
-        stages = (
+        stages: tuple[Summary, ...] = (
             self.training,
             self.conversion,
             *self.predictions.values(),

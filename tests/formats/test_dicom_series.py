@@ -274,15 +274,17 @@ def test_D14_files_are_known_by_content_and_the_rest_is_named(tmp_path):
 
     assert_base_stack(reading)
     assert codes(reading) == ["D14"]
-    assert set(dict(reading.files.excluded)) == {".DS_Store", "notes.txt", "IM-0099.DCM"}
+    assert set(dict(reading.files.excluded)) == {
+        ".DS_Store",
+        "notes.txt",
+        "IM-0099.DCM",
+    }
 
 
 def test_D14_a_file_without_preamble_is_read(tmp_path):
     for number, ds in enumerate(base()):
         del ds.file_meta
-        ds.save_as(
-            tmp_path / f"{number}.ima", implicit_vr=True, little_endian=True
-        )
+        ds.save_as(tmp_path / f"{number}.ima", implicit_vr=True, little_endian=True)
 
     assert_base_stack(read_series(tmp_path))
 
@@ -314,9 +316,11 @@ def test_F01_links_out_of_the_folder_and_loops_are_not_followed(tmp_path):
 def shuffled(folder, seed):
     """Write the base stack under shuffled names, numbers and order of writing."""
     slices = base(uids=("1.2.3", "1.2.4", "1.2.5"))
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
     numbers = rng.sample(range(1, 200), len(slices))
-    names = rng.sample([f"{n}.dcm" for n in (1, 10, 100, 2, 20, 3, 4, 5, 6, 7, 8, 9)], 12)
+    names = rng.sample(
+        [f"{n}.dcm" for n in (1, 10, 100, 2, 20, 3, 4, 5, 6, 7, 8, 9)], 12
+    )
     for ds, number in zip(slices, numbers, strict=True):
         ds.InstanceNumber = number
     save(slices, folder, names=names)
@@ -386,7 +390,7 @@ def test_G05_a_small_jitter_is_accepted_and_the_mean_spacing_used(tmp_path):
 
 
 def test_G06_a_larger_jitter_is_worth_a_warning(tmp_path):
-    rng = random.Random(3)
+    rng = random.Random(3)  # noqa: S311 - likewise
     save(base(zs=[4 * k + rng.uniform(-0.15, 0.15) for k in range(12)]), tmp_path)
 
     reading = read_series(tmp_path)
@@ -606,7 +610,9 @@ def test_G18_the_patients_posture_changes_nothing(tmp_path):
     step=st.floats(0.5, 8),
     turn=st.tuples(st.sampled_from("xyz"), st.floats(-45, 45)),
 )
-def test_R1_every_slice_lies_where_its_header_says(tmp_path_factory, spacing, step, turn):
+def test_R1_every_slice_lies_where_its_header_says(
+    tmp_path_factory, spacing, step, turn
+):
     folder = tmp_path_factory.mktemp("stack")
     cosines = rotation(*turn)[:, :2].T.ravel()
     slices = base(

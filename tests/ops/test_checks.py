@@ -24,7 +24,9 @@ def drawn(name, side, x):
 
 
 def test_K13_exchanged_sides_are_refused_with_the_distance():
-    (finding,) = laterality(GRID, [drawn("tibia", "left", 4), drawn("tibia", "right", 15)])
+    (finding,) = laterality(
+        GRID, [drawn("tibia", "left", 4), drawn("tibia", "right", 15)]
+    )
 
     assert (finding.code, finding.outcome) == ("K13", Outcome.REFUSED)
     assert "11.0 mm" in finding.message
@@ -44,7 +46,9 @@ def test_K13_a_single_limb_beyond_the_middle_is_worth_a_warning(side, x):
 
 
 def test_K13_no_side_is_no_question():
-    assert laterality(GRID, [drawn("pelvis", "", 2), drawn("pelvis2", "middle", 2)]) == []
+    assert (
+        laterality(GRID, [drawn("pelvis", "", 2), drawn("pelvis2", "middle", 2)]) == []
+    )
 
 
 def labelled(mask):

@@ -114,6 +114,32 @@ def test_slices_carry_the_code_and_no_identity(study):
 
     assert slice_.PatientID == slice_.PatientName == "2C"
     assert not slice_.PatientBirthDate
+    assert slice_.PatientIdentityRemoved == "YES"
+    assert slice_.DeidentificationMethod
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "PatientSex",
+        "StudyID",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "SeriesNumber",
+        "PositionReferenceIndicator",
+        "ScanningSequence",
+        "SequenceVariant",
+        "ScanOptions",
+        "MRAcquisitionType",
+        "RepetitionTime",
+        "EchoTime",
+        "EchoTrainLength",
+        "SliceThickness",
+    ],
+)
+def test_slices_have_what_an_mr_image_must_have_even_if_it_is_empty(study, keyword):
+    """Attributes of type 1 and 2, PS3.3 A.4.3."""
+    assert keyword in pydicom.dcmread(next(scan_dir(study, 1).iterdir()))
 
 
 def test_uids_have_one_root_and_slices_share_study_series_and_frame(study):

@@ -175,11 +175,12 @@ def test_R12_a_second_run_writes_nothing_again(demo, work):
 def test_status_reads_the_same_from_the_files(work):
     runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
 
-    assert [(run["configuration"], run["state"]) for run in runs] == [
+    done = [run for run in runs if run["fold"] == 0]
+    assert [(run["configuration"], run["state"]) for run in done] == [
         ("2d", "done"),
         ("3d_fullres", "done"),
     ]
-    assert all(run["mean_dice"] > 0.75 for run in runs)
+    assert all(run["mean_dice"] > 0.75 for run in done)
 
 
 def test_no_patient_is_on_both_sides_of_a_split(work):
@@ -244,6 +245,46 @@ def test_N06_a_dataset_that_changed_after_planning_is_not_trained(work):
 
     assert result.returncode == 3
     assert "has changed since it was planned" in result.stderr
+
+
+def train_until(work, event, *, seconds=300):
+    """Train fold 1 until its events hold `event`; press Ctrl-C; return the command."""
+    events = next(iter(work.glob(f"runs/{DATASET}/*__2d"))) / "fold_1" / "events.jsonl"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "nnunet_bridge", "train", "1", "-w", str(work)),
+            *("--budget", "smoke", "-c", "2d", "-f", "1", "--device", "cpu"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if events.exists() and event in events.read_text():
+                break
+            time.sleep(0.5)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+    return command.returncode, said, events.read_text()
+
+
+def test_an_interrupted_training_goes_on_where_it_stopped(work):
+    code, said, _ = train_until(work, '"epoch": 0')
+
+    assert code == 130
+    assert "run the same command again" in said
+    runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
+    (stopped,) = [run for run in runs if run["fold"] == 1]
+    assert stopped["state"] == "stopped"
+
+    _, _, events = train_until(work, '"first_epoch": 1')
+
+    assert '"first_epoch": 1' in events
+    processes = subprocess.run(
+        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+    )
+    assert str(work) not in processes.stdout
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,8 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     medians = [
         row.median_difference for row in rows if row.median_difference is not None
     ]
-    scale = scale_of([*ends, *medians], 128, width - 14, zero=True)
+    reach = max((abs(value) for value in [*ends, *medians]), default=0.0)
+    scale = scale_of([-reach, reach], 128, width - 14, zero=True)
     bottom = top + line_height * len(rows)
     parts = [_line(scale(t), top, scale(t), bottom, "grid") for t in scale.ticks(4)]
     shown = min(decimals, _decimals(scale))

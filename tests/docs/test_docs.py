@@ -1,0 +1,197 @@
+"""The documentation says what the program does, and leads nowhere that is not."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nnunet_bridge.cli import main
+from nnunet_bridge.formats.recipe import recipe_from
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+COMMANDS_PAGE = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"))
+    if page.is_file()
+)
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
+
+FENCE = re.compile(
+    r"^(?P<fence>```+)(?P<kind>\w*)\n(?P<body>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
+CODE_IN_PYTHON = re.compile(r'"([DFGKMNPS]\d{2})"')
+CODE_ROW = re.compile(r"^\| ([A-Z]\d{2}) \|", re.MULTILINE)
+SPELT_OPTION = re.compile(r"`(-[^`]*)`")
+
+
+def section(page, title):
+    """Return the text below a heading of the second level."""
+    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(title, "")
+
+
+def options_of(command):
+    return [
+        word
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+        for word in (*parameter.opts, *parameter.secondary_opts)
+    ]
+
+
+def words_of_options(text):
+    """Return the options that a text spells, such as -o, --out and --no-out."""
+    return {
+        word
+        for spelt in SPELT_OPTION.findall(text)
+        for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", spelt)
+    }
+
+
+def without_examples(text):
+    return FENCE.sub("", text)
+
+
+def anchors_of(page):
+    """Return the anchors that GitHub gives the headings of a page."""
+    text = without_examples(page.read_text(encoding="utf-8"))
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in HEADING.findall(text)
+    }
+
+
+def links_of(page):
+    text = without_examples(page.read_text(encoding="utf-8"))
+    return [match["target"] for match in LINK.finditer(text)]
+
+
+def toml_examples():
+    page = (DOCS / "how-to" / "write-a-recipe.md").read_text(encoding="utf-8")
+    return [m["body"] for m in FENCE.finditer(page) if m["kind"] == "toml"]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_a_section_in_the_reference(name):
+    assert f"`nnunet-bridge {name}" in section(COMMANDS_PAGE, name)
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_option_of_a_command_is_in_its_section_or_among_the_common_ones(name):
+    documented = words_of_options(
+        section(COMMANDS_PAGE, "Options of every command")
+        + section(COMMANDS_PAGE, name)
+    )
+
+    missing = [
+        word for word in options_of(main.commands[name]) if word not in documented
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_the_option_table_of_a_command_names_no_option_that_it_lacks(name):
+    rows = re.findall(
+        r"^\| (`-.*?`) \|", section(COMMANDS_PAGE, name), flags=re.MULTILINE
+    )
+
+    invented = words_of_options("\n".join(rows)) - set(options_of(main.commands[name]))
+
+    assert invented == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_its_heading(page):
+    broken = []
+    for link in links_of(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (
+            anchor and target.suffix == ".md" and anchor not in anchors_of(target)
+        ):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_map():
+    reached, waiting = set(), [DOCS / "index.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        waiting += [
+            (page.parent / link.partition("#")[0]).resolve()
+            for link in links_of(page)
+            if not re.match(r"[a-z]+:|#", link)
+        ]
+
+    assert set(DOCS.rglob("*.md")) - reached == set()
+
+
+def test_the_reference_lists_exactly_the_faults_that_the_package_names():
+    named = {
+        code
+        for file in (ROOT / "nnunet_bridge").rglob("*.py")
+        for code in CODE_IN_PYTHON.findall(file.read_text(encoding="utf-8"))
+    }
+    listed = CODE_ROW.findall((DOCS / "reference" / "faults.md").read_text("utf-8"))
+
+    assert len(listed) == len(set(listed)), "a fault is listed twice"
+    assert set(listed) == named
+
+
+@pytest.mark.parametrize("example", toml_examples())
+def test_every_recipe_in_the_documentation_is_valid(example):
+    recipe = recipe_from(tomllib.loads(example), name="the example")
+
+    assert len(recipe.table) >= len(recipe.labels)
+
+
+def test_the_recipe_page_holds_examples():
+    assert len(toml_examples()) >= 2
+
+
+def test_the_recipe_page_names_every_key_of_a_recipe():
+    text = (DOCS / "how-to" / "write-a-recipe.md").read_text(encoding="utf-8")
+    from nnunet_bridge.formats.recipe import Recipe
+
+    missing = [
+        f"{part}.{key}"
+        for part in ("dataset", "scans", "masks", "merge", "region")
+        for key in Recipe.model_fields[part].annotation.model_fields
+        if f"| `{part}.{key}` |" not in text
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_a_context_a_choice_and_its_consequences(page):
+    text = page.read_text(encoding="utf-8")
+
+    assert text.startswith(f"# {page.name[:4]}: ")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Context",
+        "Decision",
+        "Consequences",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_in_an_example_exists(page):
+    text = page.read_text(encoding="utf-8")
+    called = re.findall(r"^nnunet-bridge ([a-z]\w*)", text, re.MULTILINE)
+    called += re.findall(r"`nnunet-bridge ([a-z]\w*)[ `]", text)
+
+    assert set(called) <= set(main.commands)

@@ -1,0 +1,337 @@
+"""FAULTS K06-K12, K19: mask files are read as a clear yes or no, or refused."""
+
+import gzip
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+
+from nnunet_bridge.core.findings import Outcome, Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.formats.slicer import mask_stem, read_mask, read_segments
+
+AFFINE_RAS = np.array(
+    [[-0.75, 0, 0, 12], [0, -0.8, 0, 9], [0, 0, 4, -100], [0, 0, 0, 1.0]]
+)
+AFFINE_LPS = np.diag([-1, -1, 1, 1]) @ AFFINE_RAS
+
+
+def blob():
+    mask = np.zeros((10, 9, 8), np.uint8)
+    mask[2:6, 3:7, 1:5] = 1
+    return mask
+
+
+def nifti(folder, voxels, name="m.nii.gz", **forms):
+    image = nibabel.Nifti1Image(voxels, AFFINE_RAS)
+    image.set_sform(forms.get("sform", AFFINE_RAS), forms.get("sform_code", 1))
+    image.set_qform(forms.get("qform", AFFINE_RAS), forms.get("qform_code", 1))
+    if "units" in forms:
+        image.header.set_xyzt_units(forms["units"])
+    nibabel.save(image, folder / name)
+    return folder / name
+
+
+def refused(file):
+    with pytest.raises(Refused) as caught:
+        read_mask(file, name="tibia")
+    return caught.value
+
+
+def test_a_binary_mask_is_read_on_its_grid(tmp_path):
+    mask = read_mask(nifti(tmp_path, blob()), name="tibia", side="left")
+
+    np.testing.assert_array_equal(mask.voxels, blob() == 1)
+    assert mask.grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+    assert (mask.name, mask.side, mask.findings) == ("tibia", "left", ())
+
+
+@pytest.mark.parametrize("value", [255, 3])
+def test_K06_one_other_value_is_fixed(tmp_path, value):
+    mask = read_mask(nifti(tmp_path, blob() * np.uint8(value)), name="tibia")
+
+    np.testing.assert_array_equal(mask.voxels, blob() == 1)
+    assert [(f.code, f.outcome) for f in mask.findings] == [("K06", Outcome.FIXED)]
+
+
+def test_K06_several_values_are_refused_and_named(tmp_path):
+    voxels = blob() * np.uint8(3)
+    voxels[3, 3, 3] = 7
+
+    error = refused(nifti(tmp_path, voxels))
+
+    assert error.code == "K06"
+    assert "3, 7" in str(error)
+
+
+def test_K07_a_float_mask_near_whole_numbers_is_fixed(tmp_path):
+    mask = read_mask(
+        nifti(tmp_path, blob().astype(np.float32) * np.float32(1 + 2e-7)), name="t"
+    )
+
+    np.testing.assert_array_equal(mask.voxels, blob() == 1)
+    assert [(f.code, f.outcome) for f in mask.findings] == [("K07", Outcome.FIXED)]
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_K07_fractions_and_no_numbers_are_refused(tmp_path, value):
+    voxels = blob().astype(np.float32)
+    voxels[3, 3, 3] = value
+
+    assert refused(nifti(tmp_path, voxels)).code == "K07"
+
+
+def test_K07_a_slope_in_the_header_counts(tmp_path):
+    file = nifti(tmp_path, blob() * np.uint8(255), "m.nii")
+    content = bytearray(file.read_bytes())
+    content[112:116] = np.float32(1 / 255).tobytes()
+    file.write_bytes(content)
+
+    np.testing.assert_array_equal(read_mask(file, name="t").voxels, blob() == 1)
+
+
+def test_K08_a_fourth_axis_is_refused_unless_it_has_one_entry(tmp_path):
+    single = nifti(tmp_path, blob()[..., None], "one.nii.gz")
+    double = nifti(tmp_path, np.stack([blob()] * 2, axis=-1), "two.nii.gz")
+
+    assert read_mask(single, name="t").voxels.shape == (10, 9, 8)
+    assert refused(double).code == "K08"
+
+
+def test_K11_forms_that_disagree_are_refused(tmp_path):
+    moved = AFFINE_RAS.copy()
+    moved[0, 3] += 5
+
+    assert refused(nifti(tmp_path, blob(), sform=moved, sform_code=2)).code == "K11"
+
+
+def test_K11_a_file_without_a_place_is_refused(tmp_path):
+    assert refused(nifti(tmp_path, blob(), sform_code=0, qform_code=0)).code == "K11"
+
+
+def test_K11_shear_is_refused(tmp_path):
+    sheared = AFFINE_RAS.copy()
+    sheared[0, 2] = 1.0
+
+    assert refused(nifti(tmp_path, blob(), sform=sheared, qform_code=0)).code == "K11"
+
+
+def test_K12_microns_are_converted(tmp_path):
+    microns = AFFINE_RAS.copy()
+    microns[:3] *= 1000
+    file = nifti(tmp_path, blob(), sform=microns, qform=microns, units="micron")
+
+    assert read_mask(file, name="t").grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.1])
+def test_K19_a_cut_off_mask_is_refused(tmp_path, kept):
+    voxels = np.random.default_rng(0).integers(0, 2, (40, 40, 40)).astype(np.uint8)
+    file = nifti(tmp_path, voxels)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+
+    assert refused(file).code == "K19"
+
+
+def test_K19_a_flipped_bit_is_refused(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 2, (40, 40, 40)).astype(np.uint8)
+    file = nifti(tmp_path, voxels)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+
+    assert refused(file).code == "K19"
+
+
+def test_K19_an_uncompressed_file_that_lacks_voxels_is_refused(tmp_path):
+    file = nifti(tmp_path, blob(), "m.nii")
+    file.write_bytes(file.read_bytes()[:-100])
+
+    assert refused(file).code == "K19"
+
+
+def nrrd_header(space="left-posterior-superior", affine=AFFINE_LPS):
+    return {
+        "space": space,
+        "space directions": affine[:3, :3].T.tolist(),
+        "space origin": affine[:3, 3].tolist(),
+        "kinds": ["domain"] * 3,
+        "encoding": "gzip",
+    }
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [
+        ("left-posterior-superior", (1, 1, 1)),
+        ("right-anterior-superior", (-1, -1, 1)),
+        ("left-anterior-superior", (1, -1, 1)),
+    ],
+)
+def test_K01_any_nrrd_space_is_turned_into_lps(tmp_path, space, signs):
+    written = np.diag([*signs, 1.0]) @ AFFINE_LPS
+    nrrd.write(str(tmp_path / "m.nrrd"), blob(), nrrd_header(space, written))
+
+    mask = read_mask(tmp_path / "m.nrrd", name="t")
+
+    assert mask.grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+    np.testing.assert_array_equal(mask.voxels, blob() == 1)
+
+
+def test_K11_an_nrrd_without_a_place_is_refused(tmp_path):
+    nrrd.write(str(tmp_path / "m.nrrd"), blob())
+
+    assert refused(tmp_path / "m.nrrd").code == "K11"
+
+
+@pytest.mark.parametrize("cut", [1, 8, 60])
+def test_K19_a_cut_off_nrrd_is_refused(tmp_path, cut):
+    voxels = np.random.default_rng(0).integers(0, 2, (20, 20, 20)).astype(np.uint8)
+    nrrd.write(str(tmp_path / "m.nrrd"), voxels, nrrd_header())
+    content = (tmp_path / "m.nrrd").read_bytes()
+    (tmp_path / "m.nrrd").write_bytes(content[:-cut])
+
+    assert refused(tmp_path / "m.nrrd").code == "K19"
+
+
+def test_S06_an_nrrd_that_inflates_beyond_its_sizes_is_refused(tmp_path):
+    nrrd.write(str(tmp_path / "m.nrrd"), blob(), nrrd_header())
+    head = (tmp_path / "m.nrrd").read_bytes().split(b"\n\n", 1)[0]
+    (tmp_path / "m.nrrd").write_bytes(head + b"\n\n" + gzip.compress(bytes(10**7)))
+
+    assert refused(tmp_path / "m.nrrd").code == "K19"
+
+
+def test_an_nrrd_that_points_to_another_file_is_refused(tmp_path):
+    nrrd.write(str(tmp_path / "m.nhdr"), blob(), nrrd_header(), detached_header=True)
+    (tmp_path / "m.nhdr").rename(tmp_path / "m.nrrd")
+
+    assert refused(tmp_path / "m.nrrd").code == "K19"
+
+
+def segmentation(file, layers, segments, *, listed=True):
+    header = nrrd_header()
+    for number, (name, layer, value) in enumerate(segments):
+        header[f"Segment{number}_Name"] = name
+        header[f"Segment{number}_Layer"] = str(layer)
+        header[f"Segment{number}_LabelValue"] = str(value)
+    voxels = np.stack(layers)
+    if listed:
+        header["kinds"] = ["list", *header["kinds"]]
+        header["space directions"] = [[np.nan] * 3, *header["space directions"]]
+    else:
+        voxels = voxels[0]
+    nrrd.write(str(file), voxels, header)
+    return file
+
+
+def test_K09_segments_of_one_layer_are_told_apart_by_value(tmp_path):
+    voxels = blob()
+    voxels[7:9, :2, :2] = 5
+    file = segmentation(
+        tmp_path / "a.seg.nrrd",
+        [voxels],
+        [("Femur L", 0, 1), ("tibia", 0, 5)],
+        listed=False,
+    )
+
+    femur, tibia = read_segments(file)
+
+    assert (femur.name, tibia.name) == ("Femur L", "tibia")
+    np.testing.assert_array_equal(femur.voxels, voxels == 1)
+    np.testing.assert_array_equal(tibia.voxels, voxels == 5)
+    assert femur.grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+
+
+def test_K09_label_values_begin_again_in_every_layer(tmp_path):
+    first, second = blob(), np.roll(blob(), 2, axis=0)
+    file = segmentation(
+        tmp_path / "a.seg.nrrd", [first, second], [("femur", 0, 1), ("tibia", 1, 1)]
+    )
+
+    femur, tibia = read_segments(file)
+
+    np.testing.assert_array_equal(femur.voxels, first == 1)
+    np.testing.assert_array_equal(tibia.voxels, second == 1)
+    assert (femur.voxels & tibia.voxels).any()
+
+
+def test_K09_a_segment_without_its_keys_is_refused(tmp_path):
+    file = segmentation(tmp_path / "a.seg.nrrd", [blob()], [], listed=False)
+    with pytest.raises(Refused) as caught:
+        list(read_segments(file))
+    assert caught.value.code == "K09"
+
+    segmentation(file, [blob()], [("femur", 3, 1)], listed=False)
+    with pytest.raises(Refused, match="layer 3"):
+        list(read_segments(file))
+
+
+def test_K10_a_segmentation_of_one_voxel_is_empty(tmp_path):
+    file = segmentation(
+        tmp_path / "a.seg.nrrd",
+        [np.zeros((1, 1, 1), np.uint8)],
+        [("femur", 0, 1)],
+        listed=False,
+    )
+
+    (femur,) = read_segments(file)
+
+    assert not femur.voxels.any()
+
+
+def metaimage(file, *, compress):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(blob().transpose(2, 1, 0))
+    image.SetSpacing([0.75, 0.8, 4.0])
+    image.SetOrigin(AFFINE_LPS[:3, 3].tolist())
+    sitk.WriteImage(image, str(file), compress)
+    return file
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_metaimage_is_read_and_a_cut_off_one_refused(tmp_path, compress):
+    file = metaimage(tmp_path / "m.mha", compress=compress)
+
+    mask = read_mask(file, name="t")
+
+    np.testing.assert_array_equal(mask.voxels, blob() == 1)
+    assert mask.grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+    file.write_bytes(file.read_bytes()[:-9])
+    assert refused(file).code == "K19"
+
+
+def test_any_ending_is_known_in_capitals_too():
+    assert mask_stem("4_R_tibia_5A.NII.GZ") == "4_R_tibia_5A"
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "nrrd", "seg.nrrd", "mha"])
+@pytest.mark.parametrize("seed", range(25))
+def test_R9_random_damage_raises_nothing_but_a_refusal(tmp_path, kind, seed):
+    file = tmp_path / f"m.{kind}"
+    if kind == "nii.gz":
+        nifti(tmp_path, blob(), file.name)
+    elif kind == "mha":
+        metaimage(file, compress=True)
+    elif kind == "nrrd":
+        nrrd.write(str(file), blob(), nrrd_header())
+    else:
+        segmentation(file, [blob(), blob()], [("femur", 0, 1), ("tibia", 1, 1)])
+    rng = np.random.default_rng(seed)
+    content = bytearray(file.read_bytes())
+    for place in rng.integers(0, len(content), 3):
+        content[place] = int(rng.integers(256))
+    file.write_bytes(content)
+
+    try:
+        if kind == "seg.nrrd":
+            list(read_segments(file))
+        else:
+            read_mask(file, name="t")
+    except Refused as refusal:
+        code = refusal.code
+    else:
+        code = "read"
+    assert code
