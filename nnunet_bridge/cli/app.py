@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Any
+
 import rich_click as click
 
 from nnunet_bridge.cli.ingest import check, convert
@@ -9,6 +13,7 @@ from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
 from nnunet_bridge.cli.training import plan, status, train
+from nnunet_bridge.core.errors import Interrupted
 
 click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"
 click.rich_click.STYLE_COMMANDS_PANEL_BORDER = "dim"
@@ -28,7 +33,28 @@ click.rich_click.COMMAND_GROUPS = {
 HELP_ON = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=HELP_ON)
+class BridgeGroup(click.RichGroup):
+    """A group whose usage errors are one JSON object where `--json` is asked for."""
+
+    def main(self, *words: Any, **options: Any) -> Any:  # noqa: ANN401 - click's own type
+        """Run the chosen command; leave with its exit code."""
+        asked = list((words[0] if words else options.get("args")) or sys.argv[1:])
+        options["standalone_mode"] = False
+        try:
+            result = super().main(*words, **options)
+        except click.ClickException as error:
+            if "--json" in asked:
+                message = error.format_message()
+                content = {"error": message, "code": "", "exit_code": error.exit_code}
+                click.echo(json.dumps(content, indent=2))
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(Interrupted.exit_code)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+@click.group(cls=BridgeGroup, context_settings=HELP_ON)
 @click.version_option(package_name="nnunet-bridge")
 def main() -> None:
     """Carry bone images from DICOM and 3D Slicer to nnU-Net, and back.

@@ -34,6 +34,15 @@ configurations_option = click.option(
     help="Once for each. [default: 2d and 3d_fullres]",
 )
 
+predicting_configurations_option = click.option(
+    "-c",
+    "--configuration",
+    "configurations",
+    multiple=True,
+    type=click.Choice(["2d", "3d_fullres"]),
+    help="Several give their mean. [default: the better one on its own validation]",
+)
+
 folds_option = click.option(
     "-f",
     "--fold",

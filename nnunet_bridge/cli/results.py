@@ -10,7 +10,6 @@ from nnunet_bridge.cli.options import (
     EXISTING,
     FILE,
     FOLDER,
-    configurations_option,
     dataset_argument,
     device_option,
     finished_budget_option,
@@ -18,6 +17,7 @@ from nnunet_bridge.cli.options import (
     force_option,
     labels_option,
     model_option,
+    predicting_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.summary import Summary
@@ -27,7 +27,7 @@ from nnunet_bridge.core.summary import Summary
 @dataset_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=EXISTING)
 @click.option("-o", "--out", type=FOLDER, required=True, help="One folder a case.")
-@configurations_option
+@predicting_configurations_option
 @folds_option
 @model_option
 @finished_budget_option
@@ -183,7 +183,9 @@ def score(
     default="ply",
     show_default=True,
 )
-@force_option
+@click.option(
+    "--force", is_flag=True, help="Keep a smoothing that changes a volume by over 3 %."
+)
 @bridge_command
 def mesh(
     session: Session,

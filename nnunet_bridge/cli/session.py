@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exc
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -57,15 +58,15 @@ class Session:
     def run(self, function: Command, words: dict[str, Any]) -> None:
         """Run a command's function and leave with the exit code of what came of it."""
         _stop_on_signals()
-        if self.traceback:
-            self.show(function(self, **words))
         try:
             summary = function(self, **words)
         except BridgeError as error:
+            self._show_traceback()
             self.fail(str(error), error.exit_code, error.code)
         except KeyboardInterrupt:
             self.fail("Interrupted.", Interrupted.exit_code)
         except Exception as error:  # noqa: BLE001 - the last boundary
+            self._show_traceback()
             self.fail(
                 f"Internal error: {type(error).__name__}: {error}. Please report it "
                 "with what --traceback shows.",
@@ -88,6 +89,10 @@ class Session:
             self._print_json({"error": message, "code": code, "exit_code": exit_code})
         click.echo(f"Error: {message}", err=True)
         sys.exit(exit_code)
+
+    def _show_traceback(self) -> None:
+        if self.traceback:
+            click.echo(format_exc(), err=True)
 
     @staticmethod
     def _print_json(content: JsonObject) -> None:

@@ -101,7 +101,7 @@ def run(
 @click.argument("folder", type=FOLDER, default="demo", metavar="[DIR]")
 @click.option(
     "--patients",
-    type=click.IntRange(3),
+    type=click.IntRange(4),
     default=10,
     show_default=True,
     help="Synthetic patients, the unseen ones among them.",
@@ -111,7 +111,8 @@ def run(
 def demo(session: Session, folder: Path, patients: int, device: str) -> Summary:
     """Make a synthetic lower limb in DIR and take it all the way, on a CPU.
 
-    Proves the chain in about ten minutes; it is a smoke run, not a result.
+    Proves the chain in about ten minutes; it is a smoke run, not a result. DIR/study
+    gets the synthetic patients, DIR/work is the workspace.
 
     Example:  nnunet-bridge demo
     """

@@ -127,7 +127,7 @@ def remove_stale_partials(folder: Path) -> None:
         if len(parts) != 4:  # noqa: PLR2004 - name, host, process, token
             continue
         _, host, process, _ = parts
-        if host == _host() and not _lives(process):
+        if host == _host() and not process_lives(process):
             partial.unlink(missing_ok=True)
 
 
@@ -203,7 +203,8 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _lives(process: str) -> bool:
+def process_lives(process: str) -> bool:
+    """Whether a process of this host with that number is alive; True if in doubt."""
     if not process.isdigit():
         return True
     try:

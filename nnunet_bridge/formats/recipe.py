@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-import nnunet_bridge
 from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
 from nnunet_bridge.core.errors import BridgeError, RecipeError
 from nnunet_bridge.core.findings import Refused
@@ -303,7 +302,7 @@ def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
-    package = Path(nnunet_bridge.__file__).parent
+    package = Path(__file__).parents[1]
     return {
         file.parent.name: file
         for root in (package.parent / "datasets", package / "datasets")

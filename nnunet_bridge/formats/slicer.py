@@ -187,7 +187,8 @@ def _yes_or_no(values: VoxelArray, name: str) -> tuple[BoolArray, list[Finding]]
     if values.dtype.kind == "f":
         values = _whole_numbers(values, name, findings)
     voxels = np.asfortranarray(values != 0)
-    drawn = values[voxels]
+    in_memory_order = values.ravel(order="K")
+    drawn = in_memory_order[in_memory_order != 0]
     if drawn.size == 0:
         return voxels, findings
     low, high = drawn.min(), drawn.max()

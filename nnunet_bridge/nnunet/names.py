@@ -92,6 +92,10 @@ class Workspace:
         """Return the folder of our own records of a dataset."""
         return self.runs_dir / dataset
 
+    def dataset_lock(self, dataset: str) -> Path:
+        """Return the lock that whoever changes or plans a dataset holds."""
+        return self.raw_dir.parent / ".nnunet_bridge" / "locks" / f"{dataset}.lock"
+
     def run_dir(self, run: TrainingRun) -> Path:
         """Return the folder of our own record of one training."""
         return (

@@ -115,10 +115,10 @@ def specks(mask: BoolArray, *, name: str, parts: int = 1) -> list[Finding]:
     """Warn of a mask that is not in one piece, or in `parts` pieces (K22)."""
     from scipy import ndimage
 
-    box = ndimage.find_objects(mask.view(np.uint8))
-    if not box or box[0] is None:
+    box = _box(mask)
+    if box is None:
         return []
-    pieces, count = ndimage.label(mask[box[0]])
+    pieces, count = ndimage.label(mask[box])
     if count <= parts:
         return []
     sizes = np.sort(np.bincount(pieces.ravel())[1:])
@@ -132,6 +132,16 @@ def specks(mask: BoolArray, *, name: str, parts: int = 1) -> list[Finding]:
             f"{name} is in {count} pieces; the largest holds {share:.1%} of it.",
         )
     ]
+
+
+def _box(mask: BoolArray) -> tuple[slice, slice, slice] | None:
+    """Return the smallest box that holds the mask; None if the mask is empty."""
+    flat: BoolArray = np.any(mask, axis=2)
+    seen = (np.any(flat, axis=1), np.any(flat, axis=0), np.any(mask, axis=(0, 1)))
+    if not flat.any():
+        return None
+    i, j, k = (np.flatnonzero(axis)[[0, -1]].tolist() for axis in seen)
+    return slice(i[0], i[1] + 1), slice(j[0], j[1] + 1), slice(k[0], k[1] + 1)
 
 
 def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:

@@ -166,7 +166,8 @@ def stack_affine(
 
     Examples
     --------
-    >>> stack_affine([1, 0, 0, 0, 1, 0], [1, 1], [[0, 0, 0], [0, 0, 3], [0, 0, 9]])
+    >>> stack_affine([1, 0, 0, 0, 1, 0], [1, 1], [[0, 0, 0], [0, 0, 3], [0, 0, 9]]
+    ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     nnunet_bridge.core.errors.GeometryError: Slices 1 and 2 are 6.00 mm apart, ...
@@ -298,7 +299,7 @@ def _uneven(
     if error <= position_tolerance_mm(spacing):
         return []
     gaps = np.diff(heights)
-    usual = float(np.median(gaps))
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two, the smaller
     holes = np.flatnonzero(gaps > 1.5 * usual)
     rest = np.delete(gaps, holes)
     if len(holes) and np.abs(rest - usual).max(initial=0.0) <= UNEVEN_LIMIT * usual:

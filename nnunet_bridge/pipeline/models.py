@@ -12,6 +12,12 @@ from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 
+ALL_NUMBERED = "all5"
+"""The word that asks for every numbered fold."""
+
+ON_ALL_CASES = "all"
+"""nnU-Net's fold that trains on every case; its validation says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -62,7 +68,8 @@ def choose_model(
     """Return the model that the words of a command mean.
 
     Without configurations, the one with the higher Dice on its own validation; without
-    a budget, the largest that has finished runs; without folds, all that are done.
+    a budget, the largest that has finished runs; without folds, all numbered ones that
+    are done, or fold ``all`` where there is no other.
 
     Raises
     ------
@@ -72,11 +79,7 @@ def choose_model(
     done = [state for state in known_runs(workspace, dataset) if state.done]
     budgets = [budget] if budget else list(BUDGETS)
     for name in budgets:
-        able = [
-            state
-            for state in done
-            if state.budget == name and (not folds or str(state.run.fold) in folds)
-        ]
+        able = _of_folds([state for state in done if state.budget == name], folds)
         wanted = configurations or _best_configuration(able)
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
@@ -87,6 +90,17 @@ def choose_model(
         + (f" of the budget {budget}" if budget else "")
         + ": train one first (`nnunet-bridge status` shows what there is)."
     )
+
+
+def _of_folds(states: Sequence[RunState], folds: Sequence[str]) -> list[RunState]:
+    """Return the states of the folds asked for."""
+    numbered = [state for state in states if state.run.fold != ON_ALL_CASES]
+    if not folds:
+        return numbered or list(states)
+    chosen = [state for state in states if str(state.run.fold) in folds]
+    if ALL_NUMBERED in folds:
+        chosen = [state for state in states if state in numbered or state in chosen]
+    return chosen
 
 
 def _best_configuration(states: Sequence[RunState]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
@@ -34,6 +34,7 @@ from nnunet_bridge.nnunet.dataset import RawDataset, Splits, patient_splits
 from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS
+from nnunet_bridge.nnunet.runs import known_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +99,20 @@ def plan_dataset(
     raw.check()
     splits = patient_splits(_patients(raw))
     planned_dir = workspace.planned_dir(dataset)
-    with only_writer(workspace.record_dir(dataset) / "lock", f"Dataset {dataset}"):
-        _forget_plan(workspace, dataset)
+    with only_writer(workspace.dataset_lock(dataset), f"Dataset {dataset}"):
+        _require_no_training(workspace, dataset)
+        kept = [] if force else _planned_before(workspace, dataset, state)
+        if not kept:
+            _forget_plan(workspace, dataset)
         with clear_os_errors(f"write {planned_dir}"):
             planned_dir.mkdir(parents=True, exist_ok=True)
         write_json(workspace.splits_file(dataset), splits)
         shown.advance(1)
-        _plan_and_preprocess(workspace, dataset, configurations, shown)
+        new = [name for name in configurations if name not in kept]
+        _plan_and_preprocess(workspace, dataset, new, shown)
         write_json(
             _marker(workspace, dataset),
-            {"dataset_state": state, "configurations": list(configurations)},
+            {"dataset_state": state, "configurations": [*kept, *new]},
         )
     return _plan_summary(workspace, dataset, configurations, already_done=False)
 
@@ -164,6 +169,25 @@ def require_plan(
             code="N06",
         )
     return state
+
+
+def _require_no_training(workspace: Workspace, dataset: str) -> None:
+    """Refuse to remove the data under a training (FAULTS F08)."""
+    running = [s for s in known_runs(workspace, dataset) if s.state == "running"]
+    if running:
+        names = ", ".join(f"{s.run.configuration} fold {s.run.fold}" for s in running)
+        raise EnvironmentFault(
+            f"{dataset} is being trained ({names}): wait for it to end, or stop it.",
+            code="F08",
+        )
+
+
+def _planned_before(workspace: Workspace, dataset: str, state: str) -> list[str]:
+    """Return the configurations that are planned for this very state."""
+    marker = _marker(workspace, dataset)
+    if not marker.exists() or not _is_planned(workspace, dataset, [], state):
+        return []
+    return list(read_json(marker)["configurations"])
 
 
 def _is_planned(

@@ -23,6 +23,7 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
     clear_os_errors,
+    process_lives,
     read_json,
     sha256_of,
     write_json,
@@ -292,6 +293,7 @@ class _Story:
         labels_file = case_dir / f"labels{FILE_ENDING}"
         record = case_dir / "prediction.json"
         record.unlink(missing_ok=True)
+        shutil.rmtree(case_dir / "meshes", ignore_errors=True)
         write_labelmap(labels_file, labelmap)
         if self.options.meshes:
             write_meshes(labelmap, case_dir / "meshes")
@@ -370,7 +372,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
     """Give a folder for what nobody keeps; remove it, and those of dead processes."""
     for stale in out.glob(".work-*"):
         owner = stale.name.removeprefix(".work-")
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        if not process_lives(owner):
             shutil.rmtree(stale, ignore_errors=True)
     work = out / f".work-{os.getpid()}"
     with clear_os_errors(f"write {out}"):

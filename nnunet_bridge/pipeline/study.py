@@ -259,6 +259,7 @@ def _predict(
             images,
             results_dir / "predictions" / configuration,
             configurations=[configuration],
+            folds=options.folds,
             budget=options.budget.name,
             device=options.device,
             options=PredictionOptions(CLEANING, meshes=True, force=options.force),

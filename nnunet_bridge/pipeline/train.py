@@ -13,6 +13,7 @@ from importlib import metadata
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
+    EnvironmentFault,
     Interrupted,
     NnUNetError,
     UsageError,
@@ -34,7 +35,7 @@ from nnunet_bridge.nnunet.commands import (
     train_command,
 )
 from nnunet_bridge.nnunet.dataset import Splits
-from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
 from nnunet_bridge.nnunet.runs import (
@@ -121,6 +122,7 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     """
     machine = this_machine()
     chosen = chosen_device(device, machine)
+    _require_gpus(gpus, chosen, machine)
     state = require_plan(workspace, dataset, configurations)
     _write_plans(workspace, dataset, budget)
     splits: Splits = read_json(workspace.splits_file(dataset))
@@ -298,6 +300,16 @@ def _facts_of_a_run(
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def _require_gpus(gpus: int, device: str, machine: Machine) -> None:
+    """Refuse more GPUs than there are."""
+    if gpus > 1 and device != "cuda":
+        raise UsageError(f"--gpus {gpus} needs --device cuda, not {device}.")
+    if gpus > 1 and gpus > machine.gpus:
+        raise EnvironmentFault(
+            f"--gpus {gpus} was asked for, but this machine shows {machine.gpus}."
+        )
 
 
 def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:

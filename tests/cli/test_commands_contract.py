@@ -59,6 +59,13 @@ def test_a_misspelt_option_is_a_usage_error():
     assert invoke("doctor", "--jsn").exit_code == 2
 
 
+def test_words_that_click_refuses_are_one_json_object_too():
+    result = invoke("doctor", "--jsn", "--json")
+
+    assert result.exit_code == 2
+    assert "--jsn" in json.loads(result.stdout)["error"]
+
+
 def test_an_unknown_dataset_is_a_usage_error_in_words_and_in_json(tmp_path):
     result = invoke("status", "7", "-w", str(tmp_path), "--json")
 
@@ -139,7 +146,8 @@ def test_an_unforeseen_error_exits_1_without_a_traceback(tmp_path, monkeypatch):
     assert "Internal error: ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
     again = invoke("doctor", "-w", str(tmp_path), "--traceback")
-    assert isinstance(again.exception, ZeroDivisionError)
+    assert again.exit_code == 1
+    assert "Traceback (most recent call last)" in again.stderr
 
 
 def test_the_time_left_counts_the_stages_to_come_at_the_pace_seen():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.formats.recipe import recipe_from
+from nnunet_bridge.formats.recipe import Recipe, recipe_from
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -164,7 +164,6 @@ def test_the_recipe_page_holds_examples():
 
 def test_the_recipe_page_names_every_key_of_a_recipe():
     text = (DOCS / "how-to" / "write-a-recipe.md").read_text(encoding="utf-8")
-    from nnunet_bridge.formats.recipe import Recipe
 
     missing = [
         f"{part}.{key}"

@@ -356,7 +356,7 @@ def test_F02_two_scans_of_one_name_are_both_refused(study, raw_dir):
 def test_F02_a_code_that_could_leave_the_folder_is_refused(tmp_path, raw_dir, name):
     shape = {"id": 1, "name": "Tibia", "case": "{code}-{index:03d}"}
     study = tmp_path / "study"
-    safe = "".join(c for c in name if c not in "/")
+    safe = name.replace("/", "")
     scan(study, 1, safe)
 
     summary = convert_study(study, recipe(dataset=shape), raw_dir)
