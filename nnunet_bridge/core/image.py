@@ -99,6 +99,9 @@ class LabelTable:
 
     labels: tuple[Label, ...]
 
+    has_ignore: bool = False
+    """Whether the value after the last label marks voxels that nobody judged."""
+
     def __post_init__(self) -> None:
         """Refuse gaps and repetitions: nnU-Net needs values 1..n."""
         values = [label.value for label in self.labels]
@@ -109,14 +112,13 @@ class LabelTable:
             raise InputError(f"Label names must differ: {', '.join(names)}.")
 
     @classmethod
-    def from_names(cls, names: list[str]) -> LabelTable:
+    def from_names(cls, names: list[str], *, has_ignore: bool = False) -> LabelTable:
         """Return a table with the given names, values 1..n and default colours."""
-        return cls(
-            tuple(
-                Label(value, name, default_colour(value), side_of(name))
-                for value, name in enumerate(names, start=1)
-            )
+        labels = (
+            Label(value, name, default_colour(value), side_of(name))
+            for value, name in enumerate(names, start=1)
         )
+        return cls(tuple(labels), has_ignore)
 
     def __iter__(self) -> Iterator[Label]:
         """Go through the labels in the order of their values."""
@@ -132,6 +134,16 @@ class LabelTable:
             if label.name == name:
                 return label
         raise KeyError(name)
+
+    @property
+    def ignore_value(self) -> int | None:
+        """Value of the voxels that nobody judged (nnU-Net's ignore label), or None."""
+        return len(self.labels) + 1 if self.has_ignore else None
+
+    @property
+    def highest_value(self) -> int:
+        """The highest value that a labelmap may hold."""
+        return len(self.labels) + self.has_ignore
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,10 +172,10 @@ class Labelmap:
                 f"A labelmap holds uint8 or uint16, not {self.voxels.dtype}."
             )
         highest = int(self.voxels.max(initial=0))
-        if highest > len(self.labels):
+        if highest > self.labels.highest_value:
             raise InputError(
                 f"The labelmap holds the value {highest}, but the table ends at "
-                f"{len(self.labels)} ({', '.join(self.labels.names)})."
+                f"{self.labels.highest_value} ({', '.join(self.labels.names)})."
             )
         object.__setattr__(self, "voxels", read_only(self.voxels))
 
@@ -176,9 +188,17 @@ class Labelmap:
         """Return another labelmap in the same place with the same table."""
         return Labelmap(self.grid, voxels, self.labels)
 
+    def without_ignored(self) -> Labelmap:
+        """Return the labelmap with every voxel that nobody judged as background."""
+        if self.labels.ignore_value is None:
+            return self
+        voxels = self.voxels.copy(order="K")
+        voxels[voxels == self.labels.ignore_value] = 0
+        return self.with_voxels(voxels)
+
     def counts(self) -> npt.NDArray[np.int64]:
-        """Return the (n + 1,) number of voxels of background and every label."""
-        counts = np.zeros(len(self.labels) + 1, np.int64)
+        """Return the number of voxels of every value, from 0 to the highest."""
+        counts = np.zeros(self.labels.highest_value + 1, np.int64)
         flat = self.voxels.ravel(order="K")
         for start in range(0, flat.size, _BLOCK_VOXELS):
             counts += np.bincount(

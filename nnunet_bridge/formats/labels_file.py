@@ -10,6 +10,12 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.files import read_json
 
+CASE_LABELS = "labels.nii.gz"
+"""What `predict` calls the labelmap in the folder of a case."""
+
+IGNORE = "ignore"
+"""nnU-Net's name for voxels that no training looks at."""
+
 DATASET_FILE = "dataset.json"
 MOST_UNNAMED = 255
 """Without a table, values above this are taken for something else than labels."""
@@ -27,8 +33,8 @@ def read_label_table(dataset_json: Path) -> LabelTable:
     ------
     InputError
         If the file cannot be read, has no such labels, or their values are not
-        1, 2, ... without gap. Regions (several values for one name) and nnU-Net's
-        ``ignore`` label have no place in a table of structures.
+        1, 2, ... without gap. Regions (several values for one name) have no place in
+        a table of structures; nnU-Net's ``ignore`` must be the highest value.
     """
     labels = _labels(dataset_json)
     numbers = [value for value in labels.values() if type(value) is int]
@@ -40,15 +46,17 @@ def read_label_table(dataset_json: Path) -> LabelTable:
         )
     if labels.get("background") != 0 or numbers.count(0) != 1:
         raise InputError(f"{dataset_json}: 0 must be 'background', and nothing else.")
-    if "ignore" in labels:
-        raise InputError(f"{dataset_json}: the label 'ignore' is not supported.")
     names = sorted(labels, key=lambda name: int(labels[name]))
     if sorted(numbers) != list(range(len(names))):
         raise InputError(
             f"{dataset_json}: label values must be 0, 1, 2, ... without gap, not "
             f"{', '.join(str(number) for number in sorted(numbers))}."
         )
-    return LabelTable.from_names(names[1:])
+    has_ignore = IGNORE in names
+    if has_ignore and names[-1] != IGNORE:
+        raise InputError(f"{dataset_json}: '{IGNORE}' must have the highest value.")
+    structures = [name for name in names[1:] if name != IGNORE]
+    return LabelTable.from_names(structures, has_ignore=has_ignore)
 
 
 def label_file_beside(labels_dir: Path) -> Path | None:
@@ -57,7 +65,10 @@ def label_file_beside(labels_dir: Path) -> Path | None:
     nnU-Net puts it beside its predictions; in a raw dataset it lies one folder above
     ``labelsTr`` and ``labelsTs``, and in what `predict` writes one above each case.
     """
-    for folder in (labels_dir, labels_dir.parent):
+    folders = [labels_dir]
+    if labels_dir.name.startswith("labels") or (labels_dir / CASE_LABELS).is_file():
+        folders.append(labels_dir.parent)
+    for folder in folders:
         if (folder / DATASET_FILE).is_file():
             return folder / DATASET_FILE
     return None

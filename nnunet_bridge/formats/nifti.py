@@ -70,7 +70,7 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
         As `read_volume`, or if a value is no whole number of the table (K07).
     """
     grid, voxels = read_array(file)
-    highest = max(len(labels), 1)
+    highest = max(labels.highest_value, 1)
     if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.round(voxels)):
         raise Refused.because(
             "K07", f"{quoted(file.name)} holds fractions, not labels."
@@ -79,7 +79,7 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
         raise Refused.because(
             "K06",
             f"{quoted(file.name)} holds values from {voxels.min()} to {voxels.max()}, "
-            f"but the labels are 0 to {len(labels)}.",
+            f"but the labels are 0 to {labels.highest_value}.",
         )
     kind = np.uint8 if highest < 256 else np.uint16  # noqa: PLR2004 - one byte
     return Labelmap(grid, voxels.astype(kind), labels)

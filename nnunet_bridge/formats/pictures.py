@@ -225,8 +225,10 @@ def check_same_grid(volume: Volume, labelmap: Labelmap | None) -> None:
 
 
 def palette(labels: LabelTable) -> npt.NDArray[np.uint8]:
-    """Return the (n + 1, 3) colours of background (black) and every label."""
+    """Return the colour of every value: black, the labels', grey where unjudged."""
     rows = [(0, 0, 0), *(label.colour for label in labels)]
+    if labels.has_ignore:
+        rows.append((110, 110, 110))
     return np.array(rows, dtype=np.uint8)
 
 

@@ -25,8 +25,8 @@ from nnunet_bridge.core.errors import BridgeError, RecipeError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
 from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.formats.labels_file import IGNORE
 
-IGNORE = "ignore"
 """nnU-Net's name for voxels that nobody judged."""
 
 SIDE_WORDS = {
@@ -137,21 +137,18 @@ class Recipe(_Part):
 
     @cached_property
     def table(self) -> LabelTable:
-        """The labels of the dataset, values 1..n; ``ignore`` last where it is used."""
+        """The labels of the dataset, values 1..n."""
         names: list[str] = []
         for name in sorted(self.labels, key=lambda name: self.labels[name]):
             if self.merge.sides == "merge" or side_of(name):
                 names.append(name)
             else:
                 names += [f"{name}_left", f"{name}_right"]
-        if self.uses_ignore:
-            names.append(IGNORE)
-        return LabelTable(
-            tuple(
-                Label(value, name, default_colour(value), self._side_of(name))
-                for value, name in enumerate(names, start=1)
-            )
+        labels = (
+            Label(value, name, default_colour(value), self._side_of(name))
+            for value, name in enumerate(names, start=1)
         )
+        return LabelTable(tuple(labels), has_ignore=self.uses_ignore)
 
     @property
     def uses_ignore(self) -> bool:

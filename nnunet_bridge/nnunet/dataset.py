@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.names import FILE_ENDING
 
@@ -46,21 +47,12 @@ class RawDataset:
         file = folder / "dataset.json"
         if not file.is_file():
             raise InputError(f"{file} is missing: run `convert` first.")
+        labels = read_label_table(file)
         try:
-            content = read_json(file)
-            values: dict[str, Any] = dict(content["labels"])
-            channels = content["channel_names"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{file} is no dataset.json of nnU-Net v2 ({error!r} is missing or "
-                "wrong)."
-            ) from error
-        if values.pop("background", None) != 0:
-            raise InputError(f"{file}: the labels need a background with the value 0.")
-        names = sorted(values, key=lambda name: int(values[name]))
-        if [int(values[name]) for name in names] != list(range(1, len(names) + 1)):
-            raise InputError(f"{file}: label values must be 1, 2, ... without gap.")
-        return cls(folder, LabelTable.from_names(names), tuple(channels.values()))
+            channels = tuple(read_json(file)["channel_names"].values())
+        except (KeyError, AttributeError) as error:
+            raise InputError(f"{file} names no channels (`channel_names`).") from error
+        return cls(folder, labels, channels)
 
     def training_cases(self) -> list[str]:
         """Return the ids of the cases that have a label for training."""

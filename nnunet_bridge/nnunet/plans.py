@@ -39,13 +39,13 @@ BUDGETS = {
         "quick",
         "BridgeQuickTrainer",
         "nnUNetPlansQuick",
-        "quick run: 2 % of nnU-Net's training steps; a first look, not a result",
+        "a quick run is a first look with 2 % of nnU-Net's steps, not a result",
     ),
     "smoke": Budget(
         "smoke",
         "BridgeSmokeTrainer",
         "nnUNetPlansSmoke",
-        "smoke run: proves the chain, not a result",
+        "a smoke run proves the chain, it is not a result",
     ),
 }
 

@@ -169,7 +169,7 @@ def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
             int(air[label.value]),
             int(void[label.value]),
         )
-        if counts[0] and label.name != "ignore":
+        if counts[0]:
             findings += _in_air(label.name, counts[0], counts[1])
             findings += _in_the_void(label.name, counts[0], counts[2])
     return findings

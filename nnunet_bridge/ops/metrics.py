@@ -79,11 +79,13 @@ def bone_scores(
     ``assd_mm`` is the area-weighted mean distance over the elements of both surfaces
     together. ``nsd`` is the share of the area of both surfaces that lies within the
     tolerance of the other surface. Dice and volumes count voxels; the volume of a
-    voxel is ``|det affine|``.
+    voxel is ``|det affine|``. Voxels that nobody judged (the ignore label of the
+    reference) count as background in both.
     """
     _check_comparable(prediction, reference)
     if not 0 <= tolerance_mm < np.inf:
         raise InputError(f"A tolerance is a distance in mm, not {tolerance_mm}.")
+    prediction, reference = _judged(prediction, reference)
     counts = pair_counts(prediction, reference)
     voxel_mm3 = reference.grid.voxel_volume_mm3
     predicted, drawn = label_boxes(prediction), label_boxes(reference)
@@ -132,6 +134,15 @@ def structure_volumes(
         )
         for label in labelmap.labels
     )
+
+
+def _judged(prediction: Labelmap, reference: Labelmap) -> tuple[Labelmap, Labelmap]:
+    """Return both with background where the reference does not judge."""
+    if reference.labels.ignore_value is None:
+        return prediction, reference
+    kept = prediction.voxels.copy(order="K")
+    kept[reference.voxels == reference.labels.ignore_value] = 0
+    return prediction.with_voxels(kept), reference.without_ignored()
 
 
 def _check_comparable(prediction: Labelmap, reference: Labelmap) -> None:

@@ -21,7 +21,8 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.files import quoted
-from nnunet_bridge.formats.recipe import IGNORE, Recipe
+from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import StructureMask, read_mask, read_segments
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
@@ -238,8 +239,6 @@ def _missing(drawing: _Drawing, recipe: Recipe) -> list[str]:
     declared = recipe.cases.get(drawing.plan.case_id, {})
     ignored = []
     for label in recipe.table:
-        if label.name == IGNORE:
-            continue
         structure = label.name.removesuffix(f"_{label.side}" if label.side else "")
         state = _state(drawing, structure, label)
         wanted = declared.get(label.name, declared.get(structure, recipe.merge.missing))
@@ -299,7 +298,7 @@ def _with_ignored(
     labelmap: Labelmap, recipe: Recipe, drawing: _Drawing, unlabelled: list[str]
 ) -> Labelmap:
     """Mark every voxel that no drawn structure holds as not judged (K15)."""
-    value = recipe.table[IGNORE].value
+    value = recipe.table.highest_value
     voxels = np.where(
         labelmap.voxels == 0, labelmap.voxels.dtype.type(value), labelmap.voxels
     )
@@ -379,8 +378,7 @@ def _kept_slices(
     if recipe.region.crop == "slices" and recipe.region.slices is not None:
         return recipe.region.slices[0], min(recipe.region.slices[1], slices)
     if recipe.region.crop == "labels" and labelmap is not None:
-        ignored = labelmap.labels[IGNORE].value if recipe.uses_ignore else 0
-        drawn = (labelmap.voxels != 0) & (labelmap.voxels != ignored)
+        drawn = labelmap.without_ignored().voxels
         labelled = np.flatnonzero(drawn.any(axis=(0, 1)))
         return int(labelled[0]), int(labelled[-1]) + 1
     return 0, slices

@@ -32,6 +32,7 @@ from nnunet_bridge.formats.files import (
     without_quotes,
     write_json,
 )
+from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import (
     KEY_FOLDER,
     MANIFEST,
@@ -534,6 +535,8 @@ def _dataset_json(recipe: Recipe, records: Iterable[Record]) -> JsonObject:
     spec = recipe.spec()
     training = [r for r in records if r.get("outputs") and r["split"] == "train"]
     labels = {label.name: label.value for label in spec.labels}
+    if spec.labels.ignore_value is not None:
+        labels[IGNORE] = spec.labels.ignore_value
     return {
         "channel_names": {str(n): name for n, name in enumerate(spec.channels)},
         "labels": {"background": 0, **labels},

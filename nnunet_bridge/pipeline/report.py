@@ -41,6 +41,7 @@ from nnunet_bridge.formats.html import (
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.formats.pictures import PLANES, write_panels
 from nnunet_bridge.formats.sprites import slice_stack
+from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models, verdict
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.paired import p_words
@@ -63,8 +64,6 @@ __all__ = [
     "write_comparison",
     "write_view",
 ]
-
-SMOKE_CAVEAT = "a smoke run proves the chain, it is not a result"
 
 Scores: TypeAlias = dict[str, list[BoneScore]]
 """Model -> its scores."""
@@ -190,7 +189,7 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
     study = _Study(tuple(runs), references_dir, images_dir, labels, tolerance_mm)
     scores = _scored(study, progress)
     comparison = compare_models(scores, patients=patients)
-    found = verdict(comparison, caveat=SMOKE_CAVEAT if budget == "smoke" else "")
+    found = verdict(comparison, caveat=BUDGETS[budget].caveat)
     test = _test_comparison(test_scores, patients)
     notes = _notes(study, comparison)
     progress.stage("page", 1)
@@ -198,7 +197,7 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         title=title,
         dataset=dataset,
         created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
-        budget=budget,
+        caveat=BUDGETS[budget].caveat,
         verdict=found,
         comparison=comparison,
         models=tuple(_card(run) for run in runs),
@@ -313,7 +312,7 @@ def _scored(study: _Study, progress: Progress) -> Scores:
             "found: train first, and let the validation end."
         )
     scores: Scores = {run.name: [] for run in study.runs}
-    progress.stage("scores", len(predictions))
+    progress.stage("compare", len(predictions))
     for done, (case_id, by_model) in enumerate(predictions.items(), start=1):
         reference = study.reference(case_id)
         for model, files in by_model.items():
@@ -366,7 +365,7 @@ def _case_view(
     dice: Mapping[str, float],
     files: Mapping[str, Sequence[Path]],
 ) -> CaseView:
-    reference = study.reference(case_id)
+    reference = study.reference(case_id).without_ignored()
     predicted = {
         model: read_labelmap(found[0], study.labels) for model, found in files.items()
     }

@@ -35,7 +35,7 @@ CLEANING = "slice"
 """`run` cleans as the source report did; `prediction.json` says what changed."""
 
 _SMOKE_SECONDS = {"convert": 10.0, "plan": 25.0, "train": 270.0, "predict": 25.0}
-_LAST_SECONDS = {"score": 3.0, "compare": 15.0}
+_LAST_SECONDS = {"score": 3.0, "compare": 5.0, "page": 10.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +304,7 @@ def _outline(options: StudyOptions) -> list[tuple[str, float]]:
     """Return the stages to come, with about how long each takes on two cores."""
     predict = [f"predict {name}" for name in options.configurations]
     seconds = {**_SMOKE_SECONDS, **_LAST_SECONDS}
-    stages = ["convert", "plan", "train", *predict, "score", "compare"]
+    stages = ["convert", "plan", "train", *predict, "score", "compare", "page"]
     return [(stage, seconds[stage.split()[0]]) for stage in stages]
 
 

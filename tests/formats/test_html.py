@@ -66,7 +66,7 @@ def content(models=("2d", "3d_fullres"), name="tibia", **changes):
         "title": "2D or 3D?",
         "dataset": "Dataset001_Tibia",
         "created": "1 May 2026",
-        "budget": "full",
+        "caveat": "",
         "verdict": verdict(comparison),
         "comparison": comparison,
         "models": tuple(ModelCard(model, model, ("0", "1")) for model in models),
@@ -101,7 +101,7 @@ def full_content():
         for n in range(5)
     ]  # fmt: skip
     return content(
-        budget="smoke",
+        caveat="a smoke run proves the chain, it is not a result",
         colours=(("tibia", "#e65546"),),
         curves=(curve_of("2d", "0", epochs),),
         cases=(case_view(),),
@@ -205,7 +205,7 @@ def test_the_cases_are_json_the_script_can_read(full_page):
 
 
 def test_a_smoke_run_says_so_before_anything_else(full_page):
-    banner = full_page.index("Smoke run: proves the chain, not a result.")
+    banner = full_page.index("A smoke run proves the chain, it is not a result.")
 
     assert banner < full_page.index("Verdict")
 

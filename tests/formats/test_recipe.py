@@ -146,7 +146,8 @@ def test_separate_sides_get_labels_of_their_own():
 def test_K15_ignored_voxels_get_the_highest_label():
     recipe = recipe_from(with_part(merge={"missing": "ignore"}))
 
-    assert recipe.table.names == ("tibia", "femur", "ignore")
+    assert recipe.table.names == ("tibia", "femur")
+    assert recipe.table.ignore_value == 3
 
 
 def test_the_digest_changes_with_anything_in_the_recipe():

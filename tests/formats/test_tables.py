@@ -142,7 +142,7 @@ def test_the_labels_of_a_dataset_come_in_the_order_of_their_values(tmp_path):
         ({"0": "background", "1": "tibia"}, "nnU-Net 1"),
         ({"a": 1}, "0 must be 'background'"),
         ({"background": 0, "air": 0}, "0 must be 'background'"),
-        ({"background": 0, "a": 1, "ignore": 2}, "ignore"),
+        ({"background": 0, "ignore": 1, "a": 2}, "ignore"),
         ({"background": 0, "a": 1, "b": 3}, "0, 1, 3"),
         ({"background": 0, "a": 1, "b": 1}, "0, 1, 1"),
         ([], "has no labels"),

@@ -100,7 +100,7 @@ def test_K19_a_truncated_label_is_refused(folder):
 @pytest.mark.parametrize(
     ("labels", "complaint"),
     [
-        ({"tibia": 1}, "need a background"),
+        ({"tibia": 1}, "0 must be 'background'"),
         ({"background": 0, "tibia": 1, "femur": 3}, "without gap"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
 
     assert summary.verdict.winner == ""
     assert "No verdict: a smoke run" in summary.as_text()
-    assert "Smoke run: proves the chain" in (study / "out/index.html").read_text()
+    assert "A smoke run proves the chain" in (study / "out/index.html").read_text()
 
 
 def test_without_images_the_page_has_surfaces_but_no_slices(study):
@@ -238,7 +238,7 @@ def test_progress_is_told_case_by_case(study):
 
     written(study, progress=listener)
 
-    assert ("scores", len(CASES)) in listener.heard
+    assert ("compare", len(CASES)) in listener.heard
     assert (1, CASES[0]) in listener.heard
 
 

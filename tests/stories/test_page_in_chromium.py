@@ -202,7 +202,7 @@ def page_content() -> PageContent:
         title="2D or 3D?",
         dataset="Dataset001_Tibia",
         created="1 May 2026",
-        budget="smoke",
+        caveat="a smoke run proves the chain, it is not a result",
         verdict=verdict(comparison),
         comparison=comparison,
         models=(

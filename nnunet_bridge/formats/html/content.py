@@ -64,8 +64,8 @@ class PageContent:
     created: str
     """Date, as it is to be read."""
 
-    budget: str
-    """``full``, ``quick`` or ``smoke``; the page warns of the last two."""
+    caveat: str
+    """What a reader must know before anything else; empty for none."""
 
     verdict: Verdict
     comparison: Comparison

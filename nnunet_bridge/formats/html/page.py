@@ -37,11 +37,6 @@ MAX_BYTES = 15_000_000
 _MESH_FACES = (6000, 3000, 1500, 700)
 """Faces a structure, tried in turn until the page is small enough."""
 
-BANNERS = {
-    "smoke": "Smoke run: proves the chain, not a result.",
-    "quick": "Quick run: short trainings. Full ones may rank the models differently.",
-}
-
 
 def write_page(file: Path, content: PageContent) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
@@ -70,7 +65,7 @@ def page_text(content: PageContent, *, max_faces: int = _MESH_FACES[0]) -> str:
     return environment.get_template("page.html.j2").render(
         content=content,
         comparison=comparison,
-        banner=BANNERS.get(content.budget, ""),
+        banner=_sentence(content.caveat),
         colours=dict(content.colours),
         tables=metric_tables(comparison, plots=True),
         test_tables=metric_tables(content.test, plots=False) if content.test else (),
@@ -334,3 +329,8 @@ def _plotly() -> Markup:
 
     script = re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.IGNORECASE)
     return Markup(script.replace("<!--", r"<\!--"))  # noqa: S704 - plotly's own script
+
+
+def _sentence(words: str) -> str:
+    """Return words as a sentence; nothing stays nothing."""
+    return f"{words[0].upper()}{words[1:]}." if words else ""
