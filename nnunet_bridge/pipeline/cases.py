@@ -112,6 +112,9 @@ class _Drawing:
     overlaps: list[JsonObject] = field(default_factory=list)
     ignored_share: float = 0.0
 
+    lost_a_mask: bool = False
+    """Whether a mask was refused; a structure may then be missing for that reason."""
+
     def masks(self) -> Iterator[tuple[Label, BoolArray]]:
         """Go through the masks on the image's grid; note what is wrong with others."""
         for file in self.plan.masks:
@@ -122,10 +125,12 @@ class _Drawing:
                         yield placed
             except Refused as refused:
                 self.findings += refused.findings
+                self.lost_a_mask = True
             except EnvironmentFault:
                 raise
             except BridgeError as error:
                 self.findings.append(Finding(error.code, Outcome.REFUSED, str(error)))
+                self.lost_a_mask = True
 
     def _placed(self, mask: StructureMask) -> tuple[Label, BoolArray] | None:
         """Return a mask's label and voxels, or note why it has none."""
@@ -140,6 +145,7 @@ class _Drawing:
             placement = placed_on(self.grid, mask.grid, mask.voxels, name=shown)
         except Refused as refused:
             self.findings += refused.findings
+            self.lost_a_mask = True
             return None
         self.findings += _once_a_file(placement.findings, shown, mask.file)
         self._note(mask, structure, side, placement)
@@ -248,7 +254,7 @@ def _missing(drawing: _Drawing, recipe: Recipe) -> list[str]:
             continue
         if wanted == IGNORE:
             ignored.append(label.name)
-        elif wanted != "absent":
+        elif wanted != "absent" and not drawing.lost_a_mask:
             drawing.findings.append(_not_drawn(label.name, state, drawing.plan.case_id))
         drawing.accounts.append(
             {

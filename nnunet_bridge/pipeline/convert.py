@@ -395,7 +395,8 @@ class _DatasetWriter:
                 outputs.append((label_name, labelmap.voxels))
         except BaseException:
             for name in (image_name, label_name):
-                (self.dataset_dir / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self.dataset_dir / name).unlink()
             raise
         record = self._record(plan, report)
         record |= _account(assembled, self._hashed)

@@ -86,10 +86,6 @@ def read_series(
         If `folder` is no folder.
     SeriesRefused
         If there is not exactly one sound volume to read; with all findings.
-
-    Examples
-    --------
-    >>> read_series(Path("6_AutoBindWATER_650_9B")).volume  # doctest: +SKIP
     """
     scan = scan_folder(folder)
     try:
