@@ -25,6 +25,10 @@ import numpy.typing as npt
 from nnunet_bridge.core.grid import FloatArray
 
 SEED = 20_251_101
+FEWEST_FOR_AN_INTERVAL = 6
+"""Patients below which no 95 % interval of a median exists: the whole range of five
+values covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
+
 RESAMPLES = 10_000
 """Bootstrap samples; the ends of an interval then hardly move with the seed."""
 
@@ -150,11 +154,11 @@ def clustered_intervals(
     Returns
     -------
     intervals : Intervals or None
-        None where there are fewer than two clusters.
+        None where there are fewer than `FEWEST_FOR_AN_INTERVAL` clusters.
     """
     table = cluster_table(differences, clusters)
     size = len(table)
-    if size < 2:  # noqa: PLR2004 - one patient has no spread
+    if size < FEWEST_FOR_AN_INTERVAL:
         return None
     draws = np.random.default_rng(seed).integers(size, size=(resamples, size))
     samples = np.sort(table[draws].reshape(resamples, -1), axis=1)

@@ -44,7 +44,7 @@ from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models, verdict
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.ops.paired import p_words
+from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.pipeline.label_files import table_file_for, table_for
 from nnunet_bridge.pipeline.run_facts import (
@@ -102,12 +102,16 @@ class ComparisonSummary:
         }
 
     def as_text(self) -> str:
-        """Return the verdict, the Dice table, and where to look."""
+        """Return the findings, and where to look."""
+        return f"{self.findings_as_text()}\n\nPage: {self.folder / 'index.html'}"
+
+    def findings_as_text(self) -> str:
+        """Return the verdict, the Dice table, and the notes."""
         lines = [*self.verdict.sentences, ""]
         rows = [row for row in self.comparison.rows if row.metric.key == "dice"]
         lines += [_dice_line(row) for row in rows]
-        lines += ["", *self.notes, f"Report: {self.folder / 'index.html'}"]
-        return "\n".join(lines).replace("\n\n\n", "\n\n")
+        lines += ["", *self.notes]
+        return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +413,12 @@ def _notes(study: _Study, comparison: Comparison) -> tuple[str, ...]:
         for run in study.runs
         if any(fold.fold == "all" for fold in run.folds)
     ]
+    few = comparison.patients
+    if len(comparison.models) > 1 and few < FEWEST_FOR_AN_INTERVAL:
+        notes.append(
+            f"{few} {'patient' if few == 1 else 'patients'}: too few for a 95 % "
+            f"interval, which needs {FEWEST_FOR_AN_INTERVAL}, and for any p below 0.05."
+        )
     for model in comparison.models:
         only = [case_id for case_id, having in comparison.left_out if having == model]
         if only:

@@ -92,7 +92,7 @@ class StudySummary:
         for name, summary in self.scores.items():
             blocks.append(f"Unseen patients, {name}:\n{summary.as_text()}")
         if self.comparison:
-            blocks.append(self.comparison.as_text())
+            blocks.append(self.comparison.findings_as_text())
         lines = []
         if self.comparison:
             lines.append(f"Page:    {self.comparison.folder / 'index.html'}")

@@ -153,11 +153,11 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     reach = max((abs(value) for value in [*ends, *medians]), default=0.0)
     scale = scale_of([-reach, reach], 128, width - 14, zero=True)
     bottom = top + line_height * len(rows)
-    parts = [_line(scale(t), top, scale(t), bottom, "grid") for t in scale.ticks(4)]
+    ticks = scale.ticks(5)
+    parts = [_line(scale(t), top, scale(t), bottom, "grid") for t in ticks]
     shown = min(decimals, _decimals(scale))
     parts += [
-        _text(scale(t), bottom + 16, _signed(t, shown), "tick", "middle")
-        for t in scale.ticks(4)
+        _text(scale(t), bottom + 16, _signed(t, shown), "tick", "middle") for t in ticks
     ]
     parts += _directions(rows[0], scale, bottom + 37)
     parts.append(_line(scale(0), top - 4, scale(0), bottom, "zero"))
