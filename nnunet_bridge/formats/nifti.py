@@ -119,7 +119,6 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
             "needed.",
         )
     grid = _grid(file, shape, image.header)
-    slope, intercept = image.header.get_slope_inter()
     stored: Any = image.dataobj
     raw = np.asarray(stored.get_unscaled()).reshape(shape, order="F")
     if raw.dtype.kind not in "iuf":
@@ -127,8 +126,9 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
             "K08", f"{quoted(file.name)} holds {raw.dtype}, not numbers."
         )
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
-    if slope not in (None, 1.0) or intercept not in (None, 0.0):
-        voxels = (voxels * float(slope) + float(intercept or 0.0)).astype(np.float32)
+    slope, intercept = float(stored.slope), float(stored.inter)
+    if (slope, intercept) != (1.0, 0.0):
+        voxels = (voxels * slope + intercept).astype(np.float32)
     return grid, voxels
 
 

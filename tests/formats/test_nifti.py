@@ -1,0 +1,273 @@
+"""NIfTI: every doubt cleared on reading, proven on writing."""
+
+import gzip
+import struct
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from nnunet_bridge.core.errors import EnvironmentFault, InputError
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.formats import nifti
+from nnunet_bridge.formats.nifti import (
+    read_labelmap,
+    read_volume,
+    write_labelmap,
+    write_volume,
+)
+
+TABLE = LabelTable.from_names(["tibia", "femur"])
+
+
+def oblique(shape=(5, 6, 7), turn=(0.1, -0.2, 0.3)):
+    affine = np.eye(4)
+    rotation = Rotation.from_rotvec(turn).as_matrix()
+    affine[:3, :3] = rotation @ np.diag([0.7, 0.5, 3.0])
+    affine[:3, 3] = [-30.25, 12.5, -700.125]
+    return Grid(shape, affine)
+
+
+def volume(dtype=np.int16, grid=None):
+    grid = grid or oblique()
+    voxels = np.arange(np.prod(grid.shape)).reshape(grid.shape, order="F")
+    return Volume(grid, voxels.astype(dtype))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32])
+def test_an_image_comes_back_voxel_for_voxel_in_its_place(tmp_path, dtype, ending):
+    before = volume(dtype)
+
+    write_volume(tmp_path / f"a{ending}", before)
+    after = read_volume(tmp_path / f"a{ending}")
+
+    np.testing.assert_array_equal(after.voxels, before.voxels)
+    assert after.voxels.dtype == dtype
+    assert before.grid.displacement_mm(after.grid) < 1e-3
+
+
+@settings(max_examples=30)
+@given(turn=st.tuples(*[st.floats(-3, 3)] * 3))
+def test_simpleitk_and_nibabel_see_the_same_place(tmp_path_factory, turn):
+    before = volume(grid=oblique(turn=turn))
+    file = tmp_path_factory.mktemp("nifti") / "a.nii.gz"
+    write_volume(file, before)
+
+    itk = sitk.ReadImage(str(file))
+    in_ras = nibabel.load(file).affine
+
+    corner = [4, 5, 6]
+    np.testing.assert_allclose(
+        itk.TransformIndexToPhysicalPoint(corner),
+        before.grid.to_patient(corner),
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(
+        (in_ras @ [*corner, 1])[:3] * [-1, -1, 1],
+        before.grid.to_patient(corner),
+        atol=1e-3,
+    )
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(itk).T, before.voxels)
+
+
+def test_the_same_image_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_volume(tmp_path / f"{name}.nii.gz", volume())
+
+    first, second = (tmp_path / f"{name}.nii.gz" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_F12_the_header_holds_no_words(tmp_path):
+    write_volume(tmp_path / "a.nii", volume())
+
+    header = nibabel.load(tmp_path / "a.nii").header
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        assert bytes(header[field]).strip(b"\0") == b""
+    assert len(header.extensions) == 0
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, 0.5, 0.9, -1])
+def test_K19_a_cut_file_is_refused_wherever_it_is_cut(tmp_path, kept):
+    write_volume(tmp_path / "a.nii.gz", volume())
+    whole = (tmp_path / "a.nii.gz").read_bytes()
+    end = int(kept * len(whole)) if isinstance(kept, float) else kept
+    (tmp_path / "cut.nii.gz").write_bytes(whole[:end])
+
+    with pytest.raises(Refused) as caught:
+        read_volume(tmp_path / "cut.nii.gz")
+
+    assert caught.value.code == "K19"
+
+
+def test_K19_one_flipped_bit_is_noticed(tmp_path):
+    write_volume(tmp_path / "a.nii.gz", volume())
+    spoilt = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    spoilt[len(spoilt) // 2] ^= 4
+    (tmp_path / "a.nii.gz").write_bytes(spoilt)
+
+    with pytest.raises(Refused, match="is damaged"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_K19_a_cut_file_that_is_not_packed_is_refused(tmp_path):
+    write_volume(tmp_path / "a.nii", volume())
+    whole = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii").write_bytes(whole[:-10])
+
+    with pytest.raises(Refused, match=r"announces \d+ bytes, the file holds \d+"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_S06_a_file_that_unpacks_to_more_than_it_announces_is_refused(tmp_path):
+    write_volume(tmp_path / "a.nii", volume())
+    padded = (tmp_path / "a.nii").read_bytes() + bytes(50_000_000)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(padded))
+
+    with pytest.raises(Refused, match="is damaged"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_S07_an_absurd_size_is_refused_before_memory_is_asked_for(tmp_path):
+    write_volume(tmp_path / "a.nii", volume())
+    spoilt = bytearray((tmp_path / "a.nii").read_bytes())
+    spoilt[42:48] = struct.pack("<3h", 32767, 32767, 32767)
+    (tmp_path / "a.nii").write_bytes(spoilt)
+
+    with pytest.raises(Refused) as caught:
+        read_volume(tmp_path / "a.nii")
+
+    assert caught.value.code == "S07"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"Cannot read .*a\.nii"):
+        read_volume(tmp_path / "a.nii")
+
+
+def with_forms(tmp_path, sform, qform, codes):
+    image = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), None)
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    nibabel.save(image, tmp_path / "a.nii")
+    return tmp_path / "a.nii"
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 1)])
+def test_K11_one_form_or_two_that_agree_are_enough(tmp_path, codes):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+
+    found = read_volume(with_forms(tmp_path, affine, affine, codes))
+
+    np.testing.assert_allclose(found.grid.spacing_mm, [2, 2, 3])
+
+
+def test_K11_forms_that_disagree_are_refused(tmp_path):
+    moved = np.diag([2.0, 2.0, 3.0, 1.0])
+    moved[0, 3] = 5
+
+    with pytest.raises(Refused, match=r"sform and qform .* 5\.000 mm apart"):
+        read_volume(with_forms(tmp_path, np.diag([2.0, 2, 3, 1]), moved, (2, 1)))
+
+
+def test_K11_no_form_at_all_is_refused(tmp_path):
+    with pytest.raises(Refused, match="does not say where it lies"):
+        read_volume(with_forms(tmp_path, np.eye(4), np.eye(4), (0, 0)))
+
+
+def test_K11_a_sheared_form_is_refused(tmp_path):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.2
+
+    with pytest.raises(Refused, match="not perpendicular"):
+        read_volume(with_forms(tmp_path, sheared, None, (1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("mm", 1), ("meter", 1e-3), ("micron", 1e3)]
+)
+def test_K12_lengths_are_read_in_their_unit(tmp_path, unit, factor):
+    affine = np.diag([0.75 * factor, 0.75 * factor, 4 * factor, 1.0])
+    image = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+
+    found = read_volume(tmp_path / "a.nii").grid.spacing_mm
+
+    np.testing.assert_allclose(found, [0.75, 0.75, 4], rtol=1e-5)
+
+
+def test_K08_a_series_of_images_is_refused_and_a_single_one_is_not(tmp_path):
+    for frames in (1, 2):
+        image = nibabel.Nifti1Image(np.zeros((3, 4, 5, frames), np.uint8), np.eye(4))
+        nibabel.save(image, tmp_path / f"{frames}.nii")
+
+    assert read_volume(tmp_path / "1.nii").grid.shape == (3, 4, 5)
+    with pytest.raises(Refused, match=r"\(3, 4, 5, 2\); one 3-D image"):
+        read_volume(tmp_path / "2.nii")
+
+
+def test_a_scale_in_the_header_is_applied(tmp_path):
+    image = nibabel.Nifti1Image(np.full((3, 3, 3), 10, np.int16), np.eye(4))
+    image.header.set_slope_inter(0.5, 2)
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = nibabel.load(tmp_path / "a.nii").get_fdata()
+
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").voxels, raw)
+
+
+def test_a_header_extension_is_read_over(tmp_path):
+    image = nibabel.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"labels ..."))
+    nibabel.save(image, tmp_path / "a.nii.gz")
+
+    assert read_volume(tmp_path / "a.nii.gz").voxels.all()
+
+
+def test_labels_are_checked_against_their_table(tmp_path):
+    grid = oblique()
+    voxels = np.zeros(grid.shape, np.uint8)
+    voxels[1, 1, 1] = 2
+    write_labelmap(tmp_path / "a.nii.gz", Labelmap(grid, voxels, TABLE))
+
+    assert read_labelmap(tmp_path / "a.nii.gz", TABLE).counts().tolist()[2] == 1
+    with pytest.raises(Refused, match="0 to 2, but the labels are 0 to 1") as caught:
+        read_labelmap(tmp_path / "a.nii.gz", LabelTable.from_names(["tibia"]))
+    assert caught.value.code == "K06"
+
+
+def test_K07_fractions_are_no_labels(tmp_path):
+    image = nibabel.Nifti1Image(np.full((3, 3, 3), 0.5, np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii")
+
+    with pytest.raises(Refused, match="fractions, not labels"):
+        read_labelmap(tmp_path / "a.nii", TABLE)
+
+
+def test_R7_a_file_that_reads_back_differently_gets_no_name(tmp_path, monkeypatch):
+    """As on a disk that loses what was written."""
+
+    class Wrong:
+        """A hash of how often it was fed, so that no two ways of feeding agree."""
+
+        def __init__(self, *_):
+            self.fed = 0
+
+        def update(self, _block):
+            self.fed += 1
+
+        def digest(self):
+            return self.fed
+
+    monkeypatch.setattr(nifti.hashlib, "sha256", Wrong)
+
+    with pytest.raises(EnvironmentFault, match="did not read back"):
+        write_volume(tmp_path / "a.nii.gz", volume())
+    assert list(tmp_path.iterdir()) == []
