@@ -136,7 +136,7 @@ class ConversionSummary:
             lines.append(f"  {case.case_id:<{width}}  {mark}".rstrip())
             lines += [
                 f"  {'':<{width}}    {line}"
-                for text in case.messages
+                for text in _in_short(case.messages)
                 for line in text.split("\n")
             ]
         lines += [f"  {finding}" for finding in self.findings]
@@ -147,6 +147,17 @@ class ConversionSummary:
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
         lines.append(f"{len(self.cases)} cases: {listed}. Files: {kinds}.")
         return "\n".join(lines)
+
+
+def _in_short(messages: Sequence[str]) -> list[str]:
+    """Return one message for all that differ only in what they name."""
+    alike: dict[str, list[str]] = {}
+    for message in messages:
+        alike.setdefault(without_quotes(message), []).append(message)
+    return [
+        f"{first} (The same for {len(others)} more.)" if others else first
+        for first, *others in alike.values()
+    ]
 
 
 def check_study(

@@ -279,3 +279,20 @@ def test_counts_and_boxes_are_those_of_a_plain_search(seed, block, monkeypatch):
 
 def test_the_definition_names_the_package_that_it_follows():
     assert "surface-distance" in metrics.SURFACE_DEFINITION
+
+
+def test_K15_voxels_that_nobody_judged_count_for_neither_side():
+    table = LabelTable.from_names(["tibia"], has_ignore=True)
+    drawn = np.zeros((12, 12, 12), np.uint8)
+    drawn[2:6, 2:6, 2:6] = 1
+    drawn[7:] = 2  # nobody judged this half
+    predicted = (drawn == 1).astype(np.uint8)
+    predicted[8:11, 8:11, 8:11] = 1  # may be right or wrong
+
+    (score,) = bone_scores(
+        labelmap(predicted, table=table), labelmap(drawn, table=table), case_id="c"
+    )
+
+    assert score.structure == "tibia"
+    assert (score.state, score.dice, score.hd95_mm) == ("scored", 1.0, 0.0)
+    assert score.volume_prediction_mm3 == score.volume_reference_mm3 == 64.0

@@ -18,7 +18,7 @@ import pytest
 
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
-from nnunet_bridge.nnunet.commands import trainers_dir
+from nnunet_bridge.pipeline.phantom_study import write_phantom_study
 
 pytestmark = pytest.mark.training
 
@@ -249,7 +249,8 @@ def test_N06_a_dataset_that_changed_after_planning_is_not_trained(work):
 
 def train_until(work, event, *, seconds=300):
     """Train fold 1 until its events hold `event`; press Ctrl-C; return the command."""
-    events = next(iter(work.glob(f"runs/{DATASET}/*__2d"))) / "fold_1" / "events.jsonl"
+    folder = "BridgeSmokeTrainer__nnUNetPlansSmoke__2d"
+    events = work / "runs" / DATASET / folder / "fold_1" / "events.jsonl"
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "nnunet_bridge", "train", "1", "-w", str(work)),
@@ -285,6 +286,20 @@ def test_an_interrupted_training_goes_on_where_it_stopped(work):
         ["ps", "-eo", "args"], capture_output=True, text=True, check=True
     )
     assert str(work) not in processes.stdout
+
+
+def test_three_patients_are_enough_to_train(tmp_path):
+    """nnU-Net by itself needs five: its own split refuses fewer."""
+    study = write_phantom_study(tmp_path / "study", patients=3, unseen=1)
+    work = tmp_path / "work"
+    work.mkdir()
+    bridge("convert", study.folder, "-r", study.recipe_file, "-w", work)
+    bridge("plan", "1", "-c", "2d", "-w", work)
+
+    code, said, events = train_until(work, '"epoch": 0')
+
+    assert code == 130, said
+    assert '"training_cases": 2, "validation_cases": 1' in events
 
 
 @pytest.fixture(scope="module")
@@ -360,4 +375,3 @@ def test_nothing_that_identifies_the_study_is_in_the_dataset(demo, work):
         digest = hashlib.sha256(scan.name.encode()).hexdigest()
         assert digest not in manifest
     assert str(folder) not in manifest
-    assert trainers_dir().is_dir()
