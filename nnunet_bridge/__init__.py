@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nnunet_bridge.core.version import __version__
+
 if TYPE_CHECKING:
     from nnunet_bridge.core.errors import BridgeError
     from nnunet_bridge.core.grid import Grid
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.convert import convert_study
     from nnunet_bridge.pipeline.predict import predict_images
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BridgeError",
     "Grid",
@@ -28,6 +28,7 @@ __all__ = [
     "Labelmap",
     "Volume",
     "Workspace",
+    "__version__",
     "bone_scores",
     "convert_study",
     "predict_images",

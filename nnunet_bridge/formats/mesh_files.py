@@ -216,7 +216,7 @@ class _Joint:
 
 
 def _remarks(meshes: Sequence[Mesh], frame: str) -> tuple[str, ...]:
-    from nnunet_bridge import __version__
+    from nnunet_bridge.core.version import __version__
 
     structures = (f"structure {_printable(mesh.label.name)}" for mesh in meshes)
     return (f"nnunet-bridge {__version__}", f"frame {frame}", "unit mm", *structures)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge import __version__
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import (
     only_writer,

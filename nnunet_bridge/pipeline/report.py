@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
-from nnunet_bridge import __version__
 from nnunet_bridge.core.comparison import (
     Comparison,
     PairedDifference,
@@ -25,6 +24,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.comparison_files import (
     comparison_csv,
     comparison_json,

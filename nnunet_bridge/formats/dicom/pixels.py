@@ -130,7 +130,7 @@ def _check_decoder(syntax: str) -> None:
         raise Refused.because(
             "P07",
             f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
-            "install `python-gdcm` or `pylibjpeg[all]`.",
+            "install `python-gdcm`.",
         )
 
 

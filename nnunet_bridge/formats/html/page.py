@@ -16,7 +16,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from nnunet_bridge import __version__
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
     METRICS,
@@ -25,6 +24,7 @@ from nnunet_bridge.core.comparison import (
     PairedDifference,
 )
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.html import charts
 from nnunet_bridge.formats.html.content import CaseView, PageContent
