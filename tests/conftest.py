@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,29 @@ def test_data():
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set NNUNET_BRIDGE_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def by_the_package():
+    """What surface-distance itself says: the oracle of every surface measure."""
+
+    def measures(prediction, reference, spacing_mm, tolerance_mm):
+        """Return HD95, HD, ASSD and NSD of two masks, as the package computes them."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it uses names that scipy will remove
+            import surface_distance as sd
+
+            found = sd.compute_surface_distances(
+                reference, prediction, tuple(spacing_mm)
+            )
+            areas = found["surfel_areas_gt"], found["surfel_areas_pred"]
+            distances = found["distances_gt_to_pred"], found["distances_pred_to_gt"]
+            assd = sum((d * a).sum() for d, a in zip(distances, areas, strict=True))
+            return (
+                sd.compute_robust_hausdorff(found, 95),
+                sd.compute_robust_hausdorff(found, 100),
+                assd / sum(a.sum() for a in areas),
+                sd.compute_surface_dice_at_tolerance(found, tolerance_mm),
+            )
+
+    return measures

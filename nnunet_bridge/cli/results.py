@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
 
 from nnunet_bridge.cli.options import (
     EXISTING,
@@ -20,6 +22,7 @@ from nnunet_bridge.cli.options import (
     predicting_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 
@@ -34,10 +37,11 @@ from nnunet_bridge.core.summary import Summary
 @device_option
 @click.option(
     "--clean",
-    type=click.Choice(["none", "slice", "volume"]),
+    type=click.Choice(["none", "slice", "volume", "tuned"]),
     default="none",
     show_default=True,
-    help="How to clean the prediction; what changed is recorded.",
+    help="How to clean the prediction; what changed is recorded. tuned: as "
+    "`clean --tune` chose for this model.",
 )
 @click.option("--mesh", "meshes", is_flag=True, help="Also write PLY meshes.")
 @click.option("--image-type", help="Which contrast of a mixed series, e.g. WATER.")
@@ -86,8 +90,8 @@ def predict(
 
 
 @click.command()
-@click.argument("labels", type=EXISTING)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("labels", type=EXISTING, required=False)
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--rule",
     type=click.Choice(["slice", "volume"]),
@@ -96,25 +100,80 @@ def predict(
     help="slice: the source report's rule. volume: in three dimensions.",
 )
 @click.option("--ratio", type=click.FloatRange(0, 1), default=0.01, show_default=True)
-@click.option("--min-volume-mm3", type=click.FloatRange(0), default=None)
+@click.option(
+    "--min-volume-mm3",
+    type=click.FloatRange(0),
+    default=None,
+    help="volume: remove smaller pieces. [default: 500]",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="volume: of each label keep the N largest pieces at most.",
+)
 @labels_option
+@click.option(
+    "--tune",
+    metavar="DATASET",
+    default=None,
+    help="Choose the rule of each structure on a model's own validation instead.",
+)
+@click.option(
+    "-c",
+    "--configuration",
+    "configurations",
+    multiple=True,
+    type=click.Choice(["2d", "3d_fullres"]),
+    help="With --tune, once for each. [default: the one that predict takes]",
+)
+@finished_budget_option
 @force_option
 @bridge_command
 def clean(
     session: Session,
-    labels: Path,
-    out: Path,
+    labels: Path | None,
+    out: Path | None,
     rule: str,
     ratio: float,
     min_volume_mm3: float | None,
+    keep: int | None,
     labels_file: Path | None,
+    tune: str | None,
+    configurations: tuple[str, ...],
+    budget: str | None,
     *,
     force: bool,
 ) -> Summary:
     """Fill holes and remove specks in a labelmap, or in a folder of them.
 
+    With --tune, no labels are cleaned: the rule of each structure is chosen on the
+    predictions that the model made in its cross-validation, and stored with the model
+    for `predict --clean tuned`.
+
     Example:  nnunet-bridge clean predictions cleaned --rule volume --min-volume-mm3 500
+
+    Example:  nnunet-bridge clean --tune 1 -c 2d
     """
+    if tune is not None:
+        _refuse_words("labels", "out", *_RULE_WORDS, because="--tune chooses the rules")
+        from nnunet_bridge.nnunet.names import Workspace, find_dataset
+        from nnunet_bridge.pipeline.tune import tune_cleaning
+
+        workspace = Workspace.at(session.root)
+        with session.progress() as progress:
+            return tune_cleaning(
+                workspace,
+                find_dataset(workspace, tune),
+                configurations=configurations,
+                budget=budget,
+                force=force,
+                progress=progress,
+            )
+    _refuse_words("configurations", "budget", because="only --tune reads a model")
+    if labels is None or out is None:
+        raise UsageError("Name LABELS to clean and OUT for the result, or --tune.")
     from nnunet_bridge.pipeline.evaluate import clean_labels
 
     with session.progress() as progress:
@@ -124,10 +183,27 @@ def clean(
             rule=rule,
             ratio=ratio,
             min_volume_mm3=min_volume_mm3,
+            keep_largest=keep,
             labels_file=labels_file,
             force=force,
             progress=progress,
         )
+
+
+_RULE_WORDS = ("rule", "ratio", "min_volume_mm3", "keep", "labels_file")
+
+
+def _refuse_words(*names: str, because: str) -> None:
+    """Refuse words of the command line that the other words leave without meaning."""
+    context = get_current_context()
+    said = [
+        parameter.get_error_hint(context)
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if said:
+        raise UsageError(f"Leave out {', '.join(said)}: {because}.")
 
 
 @click.command()
@@ -151,7 +227,7 @@ def score(
     labels_file: Path | None,
     tolerance_mm: float,
 ) -> Summary:
-    """Measure predictions against references: Dice, HD95, ASSD, NSD, volume.
+    """Measure predictions against references: Dice, IoU, HD95, ASSD, NSD, volume.
 
     Example:  nnunet-bridge score out/ labelsTs/ -o scores
     """
@@ -184,7 +260,17 @@ def score(
     show_default=True,
 )
 @click.option(
-    "--force", is_flag=True, help="Keep a smoothing that changes a volume by over 3 %."
+    "--names",
+    type=click.Choice(["labels", "opensim"]),
+    default="labels",
+    show_default=True,
+    help="How files are called. opensim: femur_l for femur_left.",
+)
+@click.option(
+    "--faces", type=click.IntRange(4), default=None, help="At most so many each."
+)
+@click.option(
+    "--force", is_flag=True, help="Keep a mesh whose volume changed by over 3 %."
 )
 @bridge_command
 def mesh(
@@ -195,6 +281,8 @@ def mesh(
     frame: str,
     smooth: int,
     file_format: str,
+    names: str,
+    faces: int | None,
     *,
     force: bool,
 ) -> Summary:
@@ -212,6 +300,8 @@ def mesh(
             frame=frame,
             smooth=smooth,
             file_format=file_format,
+            names=names,
+            faces=faces,
             force=force,
             progress=progress,
         )

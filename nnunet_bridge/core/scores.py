@@ -32,6 +32,11 @@ class BoneScore:
 
     volume_reference_mm3: float
     volume_prediction_mm3: float
+    iou: float | None = None
+    """Intersection over union (Jaccard), in voxels."""
+
+    hd_mm: float | None = None
+    """Hausdorff distance: the largest, however small the area that lies so far."""
 
     @property
     def volume_error_mm3(self) -> float:
@@ -44,8 +49,19 @@ class BoneScore:
         return self.volume_error_mm3 / 1000.0
 
     @property
+    def volume_error_abs_mm3(self) -> float:
+        """Size of the volume error, without its sign."""
+        return abs(self.volume_error_mm3)
+
+    @property
     def volume_error_percent(self) -> float | None:
         """Signed error in percent of the reference; None where that is empty."""
         if self.volume_reference_mm3 == 0:
             return None
         return 100.0 * self.volume_error_mm3 / self.volume_reference_mm3
+
+    @property
+    def volume_error_abs_percent(self) -> float | None:
+        """Size of the error in percent of the reference; None where that is empty."""
+        percent = self.volume_error_percent
+        return None if percent is None else abs(percent)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import Label
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.formats.same import write_if_changed
 
@@ -41,6 +42,7 @@ def write_mesh_files(
     *,
     frame: str = "LPS",
     file_format: str = "ply",
+    names: str = "labels",
 ) -> dict[str, Path]:
     """Write one file per structure and one with all of them.
 
@@ -51,16 +53,19 @@ def write_mesh_files(
         With distinct label names. Nothing is written if there is none.
     frame : {"LPS", "RAS"}
     file_format : {"ply", "stl", "obj"}
+    names : {"labels", "opensim"}
+        Whether files are called as the labels are, or as OpenSim calls bodies:
+        ``femur_left`` becomes ``femur_l``.
 
     Returns
     -------
     files : dict
-        By structure name, and the joint file by `TOGETHER`.
+        By label name, and the joint file by `TOGETHER`.
 
     Raises
     ------
     InputError
-        If the frame or the format is unknown.
+        If the frame, the format or the way of naming is unknown.
     EnvironmentFault
         If the folder cannot be written.
     """
@@ -68,11 +73,15 @@ def write_mesh_files(
         raise InputError(
             f"{file_format!r} is no mesh format; choose {', '.join(_WRITERS)}."
         )
+    if names not in _NAMINGS:
+        raise InputError(
+            f"{names!r} is no way of naming meshes; choose {' or '.join(_NAMINGS)}."
+        )
     write = _WRITERS[file_format]
-    names = [mesh.label.name for mesh in meshes]
+    stems = file_stems(_NAMINGS[names](mesh.label) for mesh in meshes)
     files = {
-        name: out_dir / f"{stem}.{file_format}"
-        for name, stem in zip(names, file_stems(names), strict=True)
+        mesh.label.name: out_dir / f"{stem}.{file_format}"
+        for mesh, stem in zip(meshes, stems, strict=True)
     }
     for mesh in meshes:
         write(files[mesh.label.name], [mesh], frame=frame)
@@ -103,6 +112,34 @@ def file_stems(names: Iterable[str]) -> list[str]:
         taken.add(stem.lower())
         stems.append(stem)
     return stems
+
+
+def opensim_name(label: Label) -> str:
+    """Return what OpenSim's models call a bone: its side is one letter.
+
+    A label without a side, or in the middle, keeps its name.
+
+    Examples
+    --------
+    >>> from nnunet_bridge.core.image import LabelTable
+    >>> table = LabelTable.from_names(["femur_left", "pelvis"])
+    >>> [opensim_name(label) for label in table]
+    ['femur_l', 'pelvis']
+    """
+    if label.side not in ("left", "right"):
+        return label.name
+    return f"{label.name.removesuffix(f'_{label.side}')}_{label.side[0]}"
+
+
+def _label_name(label: Label) -> str:
+    return label.name
+
+
+_NAMINGS: dict[str, Callable[[Label], str]] = {
+    "labels": _label_name,
+    "opensim": opensim_name,
+}
+MESH_NAMES = tuple(_NAMINGS)
 
 
 def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:

@@ -22,7 +22,7 @@ from nnunet_bridge.formats.same import write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]
 
-SCORE_COLUMNS = (
+CONTRACT_COLUMNS = (
     "case",
     "structure",
     "state",
@@ -34,6 +34,16 @@ SCORE_COLUMNS = (
     "volume_prediction_mm3",
     "volume_error_cm3",
     "volume_error_percent",
+)
+"""Scripts of others rely on these, in this order."""
+
+SCORE_COLUMNS = (
+    *CONTRACT_COLUMNS,
+    "iou",
+    "hd_mm",
+    "volume_error_mm3",
+    "volume_error_abs_mm3",
+    "volume_error_abs_percent",
 )
 VOLUME_COLUMNS = ("case", "structure", "side", "volume_mm3", "volume_cm3", "voxels")
 
@@ -52,6 +62,11 @@ def score_row(score: BoneScore) -> Row:
         "volume_prediction_mm3": score.volume_prediction_mm3,
         "volume_error_cm3": score.volume_error_cm3,
         "volume_error_percent": score.volume_error_percent,
+        "iou": score.iou,
+        "hd_mm": score.hd_mm,
+        "volume_error_mm3": score.volume_error_mm3,
+        "volume_error_abs_mm3": score.volume_error_abs_mm3,
+        "volume_error_abs_percent": score.volume_error_abs_percent,
     }
 
 
@@ -73,7 +88,7 @@ def write_scores(file: Path, scores: Iterable[BoneScore]) -> None:
 
 
 def read_scores(file: Path, *, configuration: str = "") -> tuple[BoneScore, ...]:
-    """Return the scores in a ``scores.csv``.
+    """Return the scores in a ``scores.csv``; columns after the contract's may lack.
 
     Parameters
     ----------
@@ -86,7 +101,7 @@ def read_scores(file: Path, *, configuration: str = "") -> tuple[BoneScore, ...]
     InputError
         If the file is no such table; the message names the line.
     """
-    rows = _read_csv(file, SCORE_COLUMNS)
+    rows = _read_csv(file, CONTRACT_COLUMNS)
     return tuple(
         _score(row, configuration, f"{file}, line {line}") for line, row in rows
     )
@@ -163,6 +178,8 @@ def _score(row: Mapping[str, Any], configuration: str, where: str) -> BoneScore:
         nsd=_measure(row, "nsd", where),
         volume_reference_mm3=_number(row, "volume_reference_mm3", where),
         volume_prediction_mm3=_number(row, "volume_prediction_mm3", where),
+        iou=_measure(row, "iou", where),
+        hd_mm=_measure(row, "hd_mm", where),
     )
 
 
@@ -189,7 +206,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def _read_csv(file: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows with their line numbers; refuse other or missing columns."""
+    """Return the rows with their line numbers; refuse a table that begins otherwise."""
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -199,12 +216,12 @@ def _read_csv(file: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{file} is no CSV table ({error}).") from error
-    if header != tuple(columns):
+    if header[: len(columns)] != tuple(columns):
         raise InputError(
             f"{file} has the columns {', '.join(header)}; "
             f"expected {', '.join(columns)}."
         )
     ragged = [line for line, row in rows if None in row or None in row.values()]
     if ragged:
-        raise InputError(f"{file}, line {ragged[0]}: expected {len(columns)} cells.")
+        raise InputError(f"{file}, line {ragged[0]}: expected {len(header)} cells.")
     return rows

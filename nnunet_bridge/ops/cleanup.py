@@ -7,7 +7,7 @@ label if that structure is among them, and is background otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.cleaned import Cleaned
+from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap
 from nnunet_bridge.ops.components import Components, IndexArray, connected
@@ -46,19 +47,7 @@ def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
     InputError
         If the ratio is not within 0..1.
     """
-    if not 0 <= ratio <= 1:
-        raise InputError(f"The ratio lies within 0..1, not {ratio}.")
-    changes = [
-        change
-        for label, box in _found(labelmap)
-        for change in _slice_changes(labelmap, label, box, ratio)
-    ]
-    return _merged(
-        labelmap,
-        changes,
-        rule="slice: in every slice, holes and pieces below "
-        f"{ratio:g} of the area of the structure there, 4-connected",
-    )
+    return clean_alike(labelmap, CleaningRule("slice", ratio=ratio))
 
 
 def clean_volume(
@@ -76,31 +65,63 @@ def clean_volume(
     min_volume_mm3 : float
         Pieces of exactly this volume stay. 0 removes none.
     keep_largest : int, optional
-        How many pieces of a structure may stay, such as 2 where left and right share a
-        label. Of equal pieces the one that comes first (by k, j, i) stays.
+        How many pieces of a label may stay: 1 where left and right have labels of
+        their own, 2 where they share one. Of equal pieces the one that comes first (by
+        k, j, i) stays.
 
     Raises
     ------
     InputError
         If a limit makes no sense.
     """
-    if not 0 <= min_volume_mm3 < np.inf:
-        raise InputError(f"The smallest volume is 0 mm3 or more, not {min_volume_mm3}.")
-    if keep_largest is not None and keep_largest < 1:
-        raise InputError(f"At least one piece must stay, not {keep_largest}.")
-    limits = _VolumeLimits(
-        voxels=min_volume_mm3 / labelmap.grid.voxel_volume_mm3, pieces=keep_largest
-    )
-    changes = [
-        _volume_change(labelmap, label, box, limits) for label, box in _found(labelmap)
-    ]
-    largest = "" if keep_largest is None else f"; the {keep_largest} largest kept"
-    return _merged(
+    return clean_alike(
         labelmap,
-        changes,
-        rule="volume: enclosed cavities filled, pieces below "
-        f"{min_volume_mm3:g} mm3 removed{largest}, 6-connected",
+        CleaningRule(
+            "volume", min_volume_mm3=min_volume_mm3, keep_largest=keep_largest
+        ),
     )
+
+
+def clean_alike(labelmap: Labelmap, rule: CleaningRule) -> Cleaned:
+    """Return the labelmap with every structure cleaned by the same rule."""
+    return clean_structures(labelmap, dict.fromkeys(labelmap.labels.names, rule))
+
+
+def clean_structures(labelmap: Labelmap, rules: Mapping[str, CleaningRule]) -> Cleaned:
+    """Return the labelmap with every structure cleaned by a rule of its own.
+
+    Parameters
+    ----------
+    labelmap : Labelmap
+    rules : mapping
+        By structure; one that is not named stays as it is, and so keeps every voxel
+        that another would fill.
+
+    Raises
+    ------
+    InputError
+        If a rule is for a structure that the table does not have.
+    """
+    strangers = sorted(set(rules) - set(labelmap.labels.names))
+    if strangers:
+        raise InputError(
+            f"There are cleaning rules for {', '.join(strangers)}, but the labels are "
+            f"{', '.join(labelmap.labels.names)}."
+        )
+    changes = [
+        change
+        for label, crop in _found(labelmap)
+        for change in _changes(labelmap, label, crop, rules.get(label.name, UNCLEANED))
+    ]
+    return _merged(labelmap, changes, rule=_in_words(rules))
+
+
+def _in_words(rules: Mapping[str, CleaningRule]) -> str:
+    """Return the one rule, or that of every structure by name."""
+    words = {name: rule.as_text() for name, rule in rules.items()}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return ". ".join(f"{name}: {text}" for name, text in words.items()) or "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +194,18 @@ def _found(labelmap: Labelmap) -> Iterator[tuple[Label, _Crop]]:
                 for along, size in zip(box[::-1], full, strict=True)
             )
             yield label, _Crop(k, j, i, full)
+
+
+def _changes(
+    labelmap: Labelmap, label: Label, crop: _Crop, rule: CleaningRule
+) -> Iterator[_Change]:
+    """Go through the changes that a rule makes to one structure."""
+    if rule.name == "slice":
+        yield from _slice_changes(labelmap, label, crop, rule.ratio)
+    elif rule.name == "volume":
+        voxels = rule.min_volume_mm3 / labelmap.grid.voxel_volume_mm3
+        limits = _VolumeLimits(voxels, rule.keep_largest)
+        yield _volume_change(labelmap, label, crop, limits)
 
 
 def _slice_changes(

@@ -23,7 +23,8 @@ class StructureMean:
     structure: str
 
     n: int
-    """Cases behind `dice` and the volume error in cm3: all but ``both_empty``."""
+    """Cases behind `dice`, `iou` and the volume errors in cm3 and mm3: all but
+    ``both_empty``."""
 
     n_surface: int
     """Cases behind the surface measures: those ``scored``."""
@@ -42,6 +43,15 @@ class StructureMean:
     volume_error_percent: float | None
     """Signed; over the cases whose reference holds the structure."""
 
+    iou: float | None
+    hd_mm: float | None
+    volume_error_mm3: float | None
+    """Signed."""
+
+    volume_error_abs_mm3: float | None
+    volume_error_abs_percent: float | None
+    """Over the cases whose reference holds the structure."""
+
     def as_json(self) -> JsonObject:
         """Return the entry of `mean`."""
         return {
@@ -55,6 +65,11 @@ class StructureMean:
             "volume_error_cm3": self.volume_error_cm3,
             "volume_error_cm3_absolute": self.volume_error_cm3_absolute,
             "volume_error_percent": self.volume_error_percent,
+            "iou": self.iou,
+            "hd_mm": self.hd_mm,
+            "volume_error_mm3": self.volume_error_mm3,
+            "volume_error_abs_mm3": self.volume_error_abs_mm3,
+            "volume_error_abs_percent": self.volume_error_abs_percent,
         }
 
 
@@ -84,6 +99,13 @@ def _mean(structure: str, scores: Sequence[BoneScore]) -> StructureMean:
             abs(score.volume_error_cm3) for score in held
         ),
         volume_error_percent=_average(score.volume_error_percent for score in held),
+        iou=_average(score.iou for score in held),
+        hd_mm=_average(score.hd_mm for score in held),
+        volume_error_mm3=_average(score.volume_error_mm3 for score in held),
+        volume_error_abs_mm3=_average(score.volume_error_abs_mm3 for score in held),
+        volume_error_abs_percent=_average(
+            score.volume_error_abs_percent for score in held
+        ),
     )
 
 

@@ -7,7 +7,7 @@ is fibula 3). The result does not depend on the order of the masks (FAULTS K16).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
@@ -25,6 +25,8 @@ OverlapPolicy: TypeAlias = Literal["background", "priority", "refuse"]
 _MM3_PER_CM3 = 1000.0
 _MOST_LABELS = 64
 _BYTE = 255
+_WORD_BYTES = 8
+_BLOCK_VOXELS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def merge_masks(
     claims = np.zeros(grid.shape, np.min_scalar_type(2 ** len(labels) - 1), order="F")
     for label, mask in masks:
         bit = claims.dtype.type(1 << (label.value - 1))
-        np.bitwise_or(claims, bit, out=claims, where=mask)
+        for k in _slices_with_any(mask):
+            claims[:, :, k] |= np.multiply(mask[:, :, k], bit, dtype=claims.dtype)
     counts = _counts(claims)
     order = _order(labels, priority)
     winners = {pattern: _winner(int(pattern), policy, order) for pattern in counts}
@@ -111,14 +114,30 @@ def merge_masks(
 
 
 def _counts(claims: npt.NDArray[Any]) -> dict[int, int]:
-    """Return how many voxels hold each pattern but the empty one, slice by slice."""
+    """Return how many voxels hold each pattern but the empty one."""
     counts: dict[int, int] = {}
-    for k in range(claims.shape[2]):
-        claimed = claims[:, :, k]
-        patterns, numbers = np.unique(claimed[claimed != 0], return_counts=True)
+    flat = claims.reshape(-1, order="F")
+    for places in _claimed(flat):
+        patterns, numbers = np.unique(flat[places], return_counts=True)
         for pattern, number in zip(patterns.tolist(), numbers.tolist(), strict=True):
             counts[pattern] = counts.get(pattern, 0) + number
     return counts
+
+
+def _claimed(flat: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
+    """Go through the places of all claimed voxels, those of a block at a time.
+
+    Most voxels are claimed by nobody: eight bytes are looked at together, and closely
+    only where they are not all zero.
+    """
+    width = _WORD_BYTES // flat.itemsize
+    for begin in range(0, flat.size, _BLOCK_VOXELS):
+        block = flat[begin : begin + _BLOCK_VOXELS]
+        whole = block.size - block.size % width
+        words = np.flatnonzero(block[:whole].view(np.uint64))
+        near = (words[:, np.newaxis] * width + np.arange(width)).reshape(-1)
+        near = np.concatenate([near, np.arange(whole, block.size)])
+        yield near[block[near] != 0] + begin
 
 
 def _order(labels: LabelTable, priority: Sequence[str]) -> list[int]:
@@ -147,13 +166,15 @@ def _settled(
     voxels = np.zeros(claims.shape, kind, order="F")
     patterns = np.array(sorted(winners), claims.dtype)
     values = np.array([winners[pattern] for pattern in sorted(winners)], kind)
-    for k in range(claims.shape[2]):
-        plane = claims[:, :, k]
-        claimed = plane != 0
-        if claimed.any():
-            places = np.searchsorted(patterns, plane[claimed])
-            voxels[:, :, k][claimed] = values[places]
+    flat, settled = (array.reshape(-1, order="F") for array in (claims, voxels))
+    for places in _claimed(flat):
+        settled[places] = values[np.searchsorted(patterns, flat[places])]
     return voxels
+
+
+def _slices_with_any(voxels: npt.NDArray[Any]) -> Iterator[int]:
+    """Go through the k of those slices ``[:, :, k]`` that are not empty."""
+    return (k for k in range(voxels.shape[2]) if voxels[:, :, k].any())
 
 
 def _overlaps(

@@ -32,9 +32,10 @@ from nnunet_bridge.ops.occupancy import (
 
 SURFACE_DEFINITION = (
     "Surface elements weighted by their area in mm2 (google-deepmind surface-distance "
-    "0.1). hd95_mm: the larger of the two directed 95th percentiles. assd_mm: mean "
-    "distance over the elements of both surfaces together. nsd: share of the area of "
-    "both surfaces that lies within the tolerance of the other."
+    "0.1). hd95_mm: the larger of the two directed 95th percentiles. hd_mm: the "
+    "largest distance of any element. assd_mm: mean distance over the elements of both "
+    "surfaces together. nsd: share of the area of both surfaces that lies within the "
+    "tolerance of the other."
 )
 """What the surface measures mean; written beside every table of them."""
 
@@ -75,10 +76,11 @@ def bone_scores(
 
     Notes
     -----
-    ``hd95_mm`` is the larger of both directed, area-weighted 95th percentiles.
+    ``hd95_mm`` is the larger of both directed, area-weighted 95th percentiles,
+    ``hd_mm`` the largest distance of any element, whatever its area.
     ``assd_mm`` is the area-weighted mean distance over the elements of both surfaces
     together. ``nsd`` is the share of the area of both surfaces that lies within the
-    tolerance of the other surface. Dice and volumes count voxels; the volume of a
+    tolerance of the other surface. Dice, IoU and volumes count voxels; the volume of a
     voxel is ``|det affine|``. Voxels that nobody judged (the ignore label of the
     reference) count as background in both.
     """
@@ -114,6 +116,8 @@ def bone_scores(
                 nsd=surface.nsd if surface else None,
                 volume_reference_mm3=overlap.drawn * voxel_mm3,
                 volume_prediction_mm3=overlap.predicted * voxel_mm3,
+                iou=overlap.iou,
+                hd_mm=surface.hd_mm if surface else None,
             )
         )
     return tuple(scores)
@@ -198,6 +202,12 @@ class _Overlap:
         total = self.predicted + self.drawn
         return 2.0 * self.common / total if total else None
 
+    @property
+    def iou(self) -> float | None:
+        """Return the common voxels by those of either; None if both are empty."""
+        either = self.predicted + self.drawn - self.common
+        return self.common / either if either else None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Surface:
@@ -224,6 +234,11 @@ class _Directed:
         index = int(np.searchsorted(share, percent / 100.0))
         return float(self.distances_mm[min(index, len(share) - 1)])
 
+    @property
+    def largest_mm(self) -> float:
+        """Return how far the furthest element lies."""
+        return float(self.distances_mm[-1])
+
     def area_within_mm2(self, tolerance_mm: float) -> float:
         """Return the area that lies no further than `tolerance_mm`."""
         return float(np.sum(self.areas_mm2[self.distances_mm <= tolerance_mm]))
@@ -231,8 +246,9 @@ class _Directed:
 
 @dataclass(frozen=True, slots=True)
 class _SurfaceScore:
-    """The three surface measures of one structure."""
+    """The surface measures of one structure."""
 
+    hd_mm: float
     hd95_mm: float
     assd_mm: float
     nsd: float
@@ -254,6 +270,7 @@ class _SurfaceScore:
         area_mm2 = sum(float(np.sum(one.areas_mm2)) for one in both)
         weighted = sum(float(np.sum(one.distances_mm * one.areas_mm2)) for one in both)
         return cls(
+            hd_mm=max(one.largest_mm for one in both),
             hd95_mm=max(one.percentile_mm(ROBUST_PERCENT) for one in both),
             assd_mm=weighted / area_mm2,
             nsd=sum(one.area_within_mm2(tolerance_mm) for one in both) / area_mm2,

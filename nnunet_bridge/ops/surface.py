@@ -21,6 +21,13 @@ from nnunet_bridge.ops.occupancy import Box, label_boxes
 
 FaceArray = npt.NDArray[np.int32]
 
+FEWEST_FACES = 4
+"""Of a tetrahedron."""
+
+SIMPLIFY_GENTLY_FIRST = (3.0, 5.0, 7.0, 10.0)
+"""How fast the limit on an edge's error rises; a slow rise keeps the shape better, but
+may end before the surface is small enough, and the next is tried."""
+
 SHRINKING_STEP = 0.5
 GROWING_STEP = -0.53
 """Taubin's two steps: together they pass shapes wider than a few triangles unchanged,
@@ -106,6 +113,48 @@ def smoothed(mesh: Mesh, iterations: int) -> Mesh:
         for step in (SHRINKING_STEP, GROWING_STEP):
             vertices += step * (averaging @ vertices - vertices)
     return Mesh(vertices, mesh.faces, mesh.label, mesh.watertight, mesh.touches_border)
+
+
+def decimated(mesh: Mesh, faces: int) -> Mesh:
+    """Return the surface with at most about `faces` faces.
+
+    Parameters
+    ----------
+    mesh : Mesh
+    faces : int
+        How many are wanted, at least 4; a mesh that has no more is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If fewer faces are asked for than a solid has.
+
+    Notes
+    -----
+    Edges are collapsed by quadric error (M. Garland and P. S. Heckbert, "Surface
+    simplification using quadric error metrics", SIGGRAPH 1997).
+    """
+    if faces < FEWEST_FACES:
+        raise InputError(f"A closed surface has at least 4 faces, not {faces}.")
+    if len(mesh.faces) <= faces:
+        return mesh
+    from fast_simplification import simplify
+
+    centre = mesh.vertices_mm.mean(axis=0)  # single precision is finest near 0
+    points = (mesh.vertices_mm - centre).astype(np.float32)
+    for haste in SIMPLIFY_GENTLY_FIRST:
+        vertices, kept = simplify(
+            points, np.array(mesh.faces), target_count=faces, agg=haste
+        )
+        if len(kept) <= faces:
+            break
+    return Mesh(
+        vertices.astype(np.float64) + centre,
+        kept.astype(np.int32),
+        mesh.label,
+        is_watertight(kept),
+        mesh.touches_border,
+    )
 
 
 def is_watertight(faces: FaceArray) -> bool:

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.cleaned import Cleaned
+from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, RULES, CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of, write_json
 from nnunet_bridge.formats.labels_file import DATASET_FILE
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.formats.same import write_if_changed
-from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
+from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.label_files import (
     ENDINGS,
     CaseOutcome,
@@ -32,42 +32,7 @@ from nnunet_bridge.pipeline.label_files import (
     table_for,
 )
 
-RULES = ("slice", "volume")
-DEFAULT_MIN_VOLUME_MM3 = 500.0
-"""Where nothing else is said, pieces of a structure below half a cm3 go."""
-
 RECORD = "clean.json"
-
-
-@dataclass(frozen=True, slots=True)
-class CleaningRule:
-    """Which rule, and its one number."""
-
-    name: str = "slice"
-    """``slice``: the source report's rule. ``volume``: whole pieces in 3-D."""
-
-    ratio: float = 0.01
-    """Of the slice rule."""
-
-    min_volume_mm3: float = DEFAULT_MIN_VOLUME_MM3
-    """Of the volume rule."""
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown rule."""
-        if self.name not in RULES:
-            raise UsageError(f"{self.name!r} is no rule; choose {' or '.join(RULES)}.")
-
-    def applied(self, labelmap: Labelmap) -> Cleaned:
-        """Return the cleaned labelmap."""
-        if self.name == "slice":
-            return clean_slices(labelmap, ratio=self.ratio)
-        return clean_volume(labelmap, min_volume_mm3=self.min_volume_mm3)
-
-    def as_json(self) -> JsonObject:
-        """Return what decides about the result."""
-        if self.name == "slice":
-            return {"rule": self.name, "ratio": self.ratio}
-        return {"rule": self.name, "min_volume_mm3": self.min_volume_mm3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +94,7 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
     rule: str = "slice",
     ratio: float = 0.01,
     min_volume_mm3: float | None = None,
+    keep_largest: int | None = None,
     labels_file: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -146,6 +112,8 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
         Of the slice rule; 0.01 in the source report.
     min_volume_mm3 : float, optional
         Of the volume rule; `DEFAULT_MIN_VOLUME_MM3` by default.
+    keep_largest : int, optional
+        Of the volume rule: how many pieces of a label may stay; by default all.
     labels_file : Path, optional
         nnU-Net's ``dataset.json``; by default one beside the files.
     force : bool
@@ -155,17 +123,18 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
     Raises
     ------
     UsageError
-        If a result would replace its own input, or the rule is unknown.
+        If a result would replace its own input, the rule is unknown, or the slice
+        rule is to keep a number of pieces.
     InputError
-        If there are no label files, or their labels are unknown.
+        If there are no label files, their labels are unknown, or a number makes no
+        sense.
     EnvironmentFault
         If `out` cannot be written.
     """
     listener = progress or Silent()
     if labels.is_dir() and out.name.endswith(ENDINGS):
         raise UsageError(f"{labels} is a folder, so {out} must be one, not a file.")
-    smallest = DEFAULT_MIN_VOLUME_MM3 if min_volume_mm3 is None else min_volume_mm3
-    cleaning = CleaningRule(rule, ratio, smallest)
+    cleaning = _rule(rule, ratio, min_volume_mm3, keep_largest)
     files = label_files(labels)
     places = {case: _place(labels, file, out) for case, file in files.items()}
     _check_apart(files, places)
@@ -212,7 +181,7 @@ class _Story:
         same_job = place.is_file() and facts.items() <= known.items()
         if same_job and known.get("sha256") == sha256_of(place):
             return {key: known[key] for key in known if key not in _OUTCOME_KEYS}
-        cleaned = self.rule.applied(read_labelmap(file, self.labels))
+        cleaned = clean_alike(read_labelmap(file, self.labels), self.rule)
         write_labelmap(place, cleaned.labelmap)
         return {
             **facts,
@@ -231,6 +200,20 @@ class _Story:
 
 
 _OUTCOME_KEYS = ("case", "outcome", "codes", "messages")
+
+
+def _rule(
+    name: str, ratio: float, min_volume_mm3: float | None, keep_largest: int | None
+) -> CleaningRule:
+    """Return the rule that the words of the command mean."""
+    if name not in RULES:
+        raise UsageError(f"{name!r} is no rule; choose {' or '.join(RULES)}.")
+    if name == "slice" and keep_largest is not None:
+        raise UsageError(
+            "How many pieces stay is a matter of the rule volume: add --rule volume."
+        )
+    smallest = DEFAULT_MIN_VOLUME_MM3 if min_volume_mm3 is None else min_volume_mm3
+    return CleaningRule(name, ratio, smallest, keep_largest)
 
 
 def _sha256(file: Path) -> str:

@@ -17,11 +17,17 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.mesh_files import (
     FRAMES,
     MESH_FORMATS,
+    MESH_NAMES,
     write_mesh_files,
 )
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.metrics import structure_volumes
-from nnunet_bridge.ops.surface import smoothed, surfaces_of
+from nnunet_bridge.ops.surface import (
+    FEWEST_FACES,
+    decimated,
+    smoothed,
+    surfaces_of,
+)
 from nnunet_bridge.pipeline.label_files import (
     CaseOutcome,
     attempted,
@@ -53,6 +59,12 @@ class MeshOptions:
     force: bool = False
     """Write a mesh even if smoothing changed its volume too much."""
 
+    names: str = "labels"
+    """``labels``, or ``opensim``: ``femur_l`` for ``femur_left``."""
+
+    faces: int | None = None
+    """How many faces a surface may have; None for all."""
+
     def __post_init__(self) -> None:
         """Refuse what no command could mean."""
         if self.frame not in FRAMES:
@@ -64,8 +76,15 @@ class MeshOptions:
                 f"{self.file_format!r} is no mesh format; choose "
                 f"{', '.join(MESH_FORMATS)}."
             )
+        if self.names not in MESH_NAMES:
+            raise UsageError(
+                f"{self.names!r} is no way of naming meshes; choose "
+                f"{' or '.join(MESH_NAMES)}."
+            )
         if self.smooth < 0:
             raise UsageError(f"--smooth is 0 or more, not {self.smooth}.")
+        if self.faces is not None and self.faces < FEWEST_FACES:
+            raise UsageError(f"--faces is {FEWEST_FACES} or more, not {self.faces}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +182,8 @@ def mesh_labels(  # noqa: PLR0913 - the options of the command, by keyword
     frame: str = "LPS",
     smooth: int = 0,
     file_format: str = "ply",
+    names: str = "labels",
+    faces: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> MeshSummary:
@@ -180,8 +201,13 @@ def mesh_labels(  # noqa: PLR0913 - the options of the command, by keyword
     smooth : int
         Iterations of Taubin smoothing.
     file_format : {"ply", "stl", "obj"}
+    names : {"labels", "opensim"}
+        ``opensim``: labels with a side end in ``_l`` or ``_r``.
+    faces : int, optional
+        How many faces a surface may have, at least 4.
     force : bool
-        Write a mesh even if smoothing changed its volume by more than 3 %.
+        Write a mesh even if smoothing and decimation changed its volume by more than
+        3 %.
     progress : Progress, optional
 
     Raises
@@ -194,7 +220,7 @@ def mesh_labels(  # noqa: PLR0913 - the options of the command, by keyword
         If `out_dir` cannot be written.
     """
     listener = progress or Silent()
-    options = MeshOptions(frame, smooth, file_format, force)
+    options = MeshOptions(frame, smooth, file_format, force, names, faces)
     files = label_files(labels)
     table = table_for(table_file_for([labels], labels_file), files.values())
     listener.stage("mesh", len(files))
@@ -239,7 +265,11 @@ def _written(
     structures = tuple(_surfaces(labelmap, options))
     fit = [one.mesh for one in structures if one.mesh and one.state == "written"]
     files = write_mesh_files(
-        out_dir, fit, frame=options.frame, file_format=options.file_format
+        out_dir,
+        fit,
+        frame=options.frame,
+        file_format=options.file_format,
+        names=options.names,
     )
     return tuple(
         MeshedStructure(
@@ -258,7 +288,7 @@ def _surfaces(labelmap: Labelmap, options: MeshOptions) -> Iterator[MeshedStruct
     surfaces = surfaces_of(labelmap)
     for volume in structure_volumes(labelmap, case_id=""):
         rough = surfaces[volume.structure]
-        mesh = None if rough is None else smoothed(rough, options.smooth)
+        mesh = None if rough is None else _finished(rough, options)
         findings = []
         if rough is not None and mesh is not None:
             if not options.force:
@@ -270,8 +300,14 @@ def _surfaces(labelmap: Labelmap, options: MeshOptions) -> Iterator[MeshedStruct
         )
 
 
+def _finished(rough: Mesh, options: MeshOptions) -> Mesh:
+    """Return the voxel-exact surface, smoothed and thinned as asked."""
+    mesh = smoothed(rough, options.smooth)
+    return mesh if options.faces is None else decimated(mesh, options.faces)
+
+
 def _shrinkage(rough: Mesh, mesh: Mesh) -> list[Finding]:
-    """Return the refusal of a mesh that smoothing has distorted, if it has."""
+    """Return the refusal of a mesh that was distorted, if it was."""
     change = mesh.volume_mm3 / rough.volume_mm3 - 1.0
     if abs(change) <= SHRINKS_TOO_MUCH:
         return []
@@ -279,8 +315,8 @@ def _shrinkage(rough: Mesh, mesh: Mesh) -> list[Finding]:
         Finding(
             "M08",
             Outcome.REFUSED,
-            f"Smoothing changed the volume of {rough.label.name} by "
-            f"{100 * change:+.1f} %: use fewer iterations, or --force.",
+            f"Smoothing and decimation changed the volume of {rough.label.name} by "
+            f"{100 * change:+.1f} %: smooth less, keep more faces, or --force.",
         )
     ]
 

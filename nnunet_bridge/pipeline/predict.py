@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
@@ -42,14 +43,15 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
-from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
+from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import structure_volumes
-from nnunet_bridge.pipeline.clean import DEFAULT_MIN_VOLUME_MM3
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
 from nnunet_bridge.pipeline.mesh import write_meshes
 from nnunet_bridge.pipeline.models import Model, choose_model
+from nnunet_bridge.pipeline.tune import tuned_rules
 
-CLEANINGS = ("none", "slice", "volume")
+TUNED = "tuned"
+CLEANINGS = ("none", "slice", "volume", TUNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class PredictionOptions:
     """How a prediction is finished."""
 
     clean: str = "none"
-    """``none``, ``slice`` (the source report's rule) or ``volume``."""
+    """``none``, ``slice`` (the source report's rule) or ``volume``; ``tuned``: for each
+    structure the rule that was chosen for this model."""
 
     meshes: bool = False
     image_type: str | None = None
@@ -155,7 +158,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     Raises
     ------
     InputError
-        If there is no image, or no finished model.
+        If there is no image, no finished model, or no tuned cleaning where it is
+        asked for.
     EnvironmentFault
         If there is no GPU where one is asked for, or the disk refuses.
     NnUNetError
@@ -166,13 +170,14 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     model = choose_model(workspace, dataset, configurations, folds, budget)
     description = next(_model_dirs(workspace, model)) / "dataset.json"
     labels = RawDataset.open(description.parent).labels
+    rules = _rules(workspace, model, labels, wishes.clean)
     chosen = chosen_device(device, this_machine())
     sources = find_images(inputs)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     shown.stage(f"predict {model.name}", 3 * len(sources))
     with _work_folder(out) as work:
-        story = _Story(workspace, model, labels, out, work, wishes, shown)
+        story = _Story(workspace, model, labels, out, work, wishes, rules, shown)
         cases = story.predict(sources, shared_among(1, chosen, this_machine()))
     write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
@@ -200,6 +205,9 @@ class _Story:
     out: Path
     work: Path
     options: PredictionOptions
+    rules: Mapping[str, CleaningRule]
+    """How each structure is cleaned."""
+
     progress: Progress
 
     def predict(
@@ -218,7 +226,7 @@ class _Story:
                 facts = {
                     "input_sha256": reading.sha256(),
                     "model_sha256": model_hash,
-                    "options": self.options.as_json(),
+                    "options": self._wishes(),
                 }
                 finished = self._finished(source.case_id, facts, reading.findings)
                 if finished:
@@ -237,6 +245,12 @@ class _Story:
                 )
                 self.progress.advance(2 * len(sources) + number + 1, case_id)
         return tuple(cases[source.case_id] for source in sources)
+
+    def _wishes(self) -> JsonObject:
+        """Return what decides whether a finished case still holds."""
+        if self.options.clean != TUNED:
+            return self.options.as_json()
+        return {**self.options.as_json(), "rules": _as_json(self.rules)}
 
     def _run_nnunet(self, resources: Resources, offset: int, count: int) -> Path:
         """Predict the folder of images; return the folder of labelmaps."""
@@ -288,7 +302,7 @@ class _Story:
                 f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
             )
         on_input_grid = Labelmap(grid, predicted.voxels, self.labels)
-        labelmap, account = _cleaned(on_input_grid, self.options.clean)
+        labelmap, account = _cleaned(on_input_grid, self.rules)
         case_dir = self.out / case_id
         labels_file = case_dir / f"labels{FILE_ENDING}"
         record = case_dir / "prediction.json"
@@ -339,20 +353,33 @@ class _Story:
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
 
 
-def _cleaned(labelmap: Labelmap, rule: str) -> tuple[Labelmap, JsonObject]:
-    """Return the labelmap after the rule, and the account of what it did."""
-    if rule == "none":
-        return labelmap, {"rule": "none"}
-    if rule == "slice":
-        cleaned = clean_slices(labelmap)
-    else:
-        cleaned = clean_volume(labelmap, min_volume_mm3=DEFAULT_MIN_VOLUME_MM3)
+def _rules(
+    workspace: Workspace, model: Model, labels: LabelTable, cleaning: str
+) -> Mapping[str, CleaningRule]:
+    """Return the rule of every structure that a word of the command means."""
+    if cleaning == TUNED:
+        return tuned_rules(workspace, model)
+    return dict.fromkeys(labels.names, CleaningRule(cleaning))
+
+
+def _cleaned(
+    labelmap: Labelmap, rules: Mapping[str, CleaningRule]
+) -> tuple[Labelmap, JsonObject]:
+    """Return the labelmap after the rules, and the account of what they did."""
+    if all(rule == UNCLEANED for rule in rules.values()):
+        return labelmap, {"rule": "none", "rules": _as_json(rules)}
+    cleaned = clean_structures(labelmap, rules)
     return cleaned.labelmap, {
         "rule": cleaned.rule,
+        "rules": _as_json(rules),
         "removed_mm3": dict(cleaned.removed_mm3),
         "filled_mm3": dict(cleaned.filled_mm3),
         "contested_voxels": cleaned.contested_voxels,
     }
+
+
+def _as_json(rules: Mapping[str, CleaningRule]) -> JsonObject:
+    return {name: rule.as_json() for name, rule in rules.items()}
 
 
 def _refused(case_id: str, error: BridgeError) -> PredictedCase:

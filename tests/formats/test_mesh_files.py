@@ -95,6 +95,34 @@ def test_every_structure_has_a_file_and_all_have_one_together(tmp_path, meshes):
     assert files["femur"] == tmp_path / "femur.ply"
 
 
+def test_opensim_calls_sides_by_one_letter(tmp_path, meshes):
+    names = ["femur_left", "femur_right", "pelvis", "sacrum_middle"]
+    named = [
+        Mesh(meshes[0].vertices_mm, meshes[0].faces, label, True, False)
+        for label in LabelTable.from_names(names)
+    ]
+
+    files = write_mesh_files(tmp_path, named, names="opensim", file_format="stl")
+
+    assert [files[name].name for name in names] == [
+        "femur_l.stl",
+        "femur_r.stl",
+        "pelvis.stl",
+        "sacrum_middle.stl",
+    ]
+
+
+def test_names_that_become_the_same_in_opensim_get_different_files(tmp_path, meshes):
+    named = [
+        Mesh(meshes[0].vertices_mm, meshes[0].faces, label, True, False)
+        for label in LabelTable.from_names(["femur_left", "femur_l"])
+    ]
+
+    files = write_mesh_files(tmp_path, named, names="opensim")
+
+    assert files["femur_left"] != files["femur_l"]
+
+
 def test_nothing_is_written_for_no_mesh(tmp_path):
     assert write_mesh_files(tmp_path / "meshes", []) == {}
     assert not (tmp_path / "meshes").exists()
@@ -127,7 +155,9 @@ def test_names_that_one_file_system_takes_for_the_same_get_different_files():
     assert "all" not in stems
 
 
-@pytest.mark.parametrize("options", [{"frame": "LAS"}, {"file_format": "vtk"}])
+@pytest.mark.parametrize(
+    "options", [{"frame": "LAS"}, {"file_format": "vtk"}, {"names": "stapl"}]
+)
 def test_unknown_words_are_refused(tmp_path, meshes, options):
     with pytest.raises(InputError, match="choose"):
         write_mesh_files(tmp_path, meshes, **options)
@@ -146,3 +176,17 @@ def test_a_file_that_cannot_be_compared_is_written(tmp_path, meshes, monkeypatch
 
 def _denied(file):
     raise PermissionError(13, "Permission denied", str(file))
+
+
+@pytest.mark.parametrize("kind", ["ply", "stl", "obj"])
+def test_meshio_reads_the_same_points_and_triangles(tmp_path, meshes, kind):
+    """A second reader that shares no code with trimesh."""
+    import meshio
+
+    files = write_mesh_files(tmp_path, meshes, file_format=kind)
+
+    for mesh in meshes:
+        read = meshio.read(files[mesh.label.name])
+        corners = read.points[read.cells_dict["triangle"]][..., :3]  # then colours
+        expected = mesh.vertices_mm[mesh.faces]
+        np.testing.assert_allclose(corners, expected, atol=1e-3)

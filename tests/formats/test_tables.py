@@ -29,6 +29,11 @@ COLUMNS = (
     "volume_prediction_mm3,volume_error_cm3,volume_error_percent"
 )
 
+ALL_COLUMNS = (
+    f"{COLUMNS},iou,hd_mm,volume_error_mm3,volume_error_abs_mm3,"
+    "volume_error_abs_percent"
+)
+
 measures = st.none() | st.floats(0, 1e6)
 volumes_mm3 = st.just(0.0) | st.floats(1e-3, 1e9)
 scores = st.builds(
@@ -43,6 +48,8 @@ scores = st.builds(
     nsd=measures,
     volume_reference_mm3=volumes_mm3,
     volume_prediction_mm3=volumes_mm3,
+    iou=measures,
+    hd_mm=measures,
 )
 
 
@@ -61,14 +68,23 @@ def test_scores_read_back_equal_to_the_last_bit(tmp_path_factory, rows):
     assert read_scores_json(folder / "scores.json") == tuple(rows)
 
 
-def test_the_columns_are_those_of_the_contract(tmp_path):
+def test_the_columns_are_those_of_the_contract_and_then_ours(tmp_path):
     score = BoneScore("c", "tibia", "", "missed", 0.0, None, None, None, 8.0, 0.0)
     write_scores(tmp_path / "scores.csv", [score])
 
     header, row = (tmp_path / "scores.csv").read_text().splitlines()
 
-    assert header == COLUMNS
-    assert row == "c,tibia,missed,0.0,,,,8.0,0.0,-0.008,-100.0"
+    assert header == ALL_COLUMNS
+    assert row == "c,tibia,missed,0.0,,,,8.0,0.0,-0.008,-100.0,,,-8.0,8.0,100.0"
+
+
+def test_a_table_of_the_contract_alone_is_read(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text(f"{COLUMNS}\nc,tibia,scored,0.5,3,2,1,8.0,8.0,0,0\n")
+
+    (score,) = read_scores(file)
+
+    assert (score.dice, score.hd95_mm, score.iou, score.hd_mm) == (0.5, 3.0, None, None)
 
 
 def test_volumes_read_back_equal(tmp_path):
@@ -94,6 +110,8 @@ def test_volumes_read_back_equal(tmp_path):
         (f"{COLUMNS}\nc,tibia,scored,1,,,,,1,0,0\n", "volume_reference_mm3"),
         (f"{COLUMNS}\nc,tibia,scored\n", "expected 11 cells"),
         (f"{COLUMNS}\n{COLUMNS},more\n", "expected 11 cells"),
+        (f"{ALL_COLUMNS}\nc,tibia,scored\n", "expected 16 cells"),
+        (f"{ALL_COLUMNS}\nc,tibia,scored,1,,,,1,1,0,0,x,,,,\n", "'x' is no number"),
     ],
 )
 def test_a_damaged_table_is_refused_with_its_line(tmp_path, text, words):

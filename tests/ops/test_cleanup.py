@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap
-from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
+from nnunet_bridge.ops.cleanup import (
+    clean_alike,
+    clean_slices,
+    clean_structures,
+    clean_volume,
+)
 from nnunet_bridge.ops.components import connected
 
 TABLE = LabelTable.from_names(["tibia", "femur", "fibula"])
@@ -123,6 +129,66 @@ def test_volumes_equal_a_literal_fill_and_removal(batch):
 
         np.testing.assert_array_equal(cleaned.labelmap.voxels, expected, str(seed))
         assert cleaned.contested_voxels == contested
+
+
+@pytest.mark.parametrize("batch", range(6))
+def test_each_structure_can_have_a_rule_of_its_own(batch):
+    rules = {
+        "tibia": CleaningRule("slice", ratio=0.3),
+        "femur": CleaningRule("volume", min_volume_mm3=27.0, keep_largest=2),
+        "fibula": UNCLEANED,
+    }
+    for seed in range(batch * 25, batch * 25 + 25):
+        one = labelmap(adversarial(seed), spacing_mm=(0.5, 2.0, 3.0))
+        tibia, femur, fibula = (one.mask(label) for label in TABLE)
+        results = [literal_slices(tibia, 0.3), literal_volume(femur, 9, 2), fibula]
+        expected, contested = merged(one, results)
+
+        cleaned = clean_structures(one, rules)
+
+        np.testing.assert_array_equal(cleaned.labelmap.voxels, expected, str(seed))
+        assert cleaned.contested_voxels == contested
+
+
+def test_a_structure_without_a_rule_keeps_every_voxel_that_another_would_fill():
+    voxels = np.ones((9, 9, 9))
+    voxels[4, 4, 4] = 2  # inside the tibia, and the only voxel of the femur
+
+    cleaned = clean_structures(
+        labelmap(voxels), {"tibia": CleaningRule("volume", min_volume_mm3=0.0)}
+    )
+
+    assert cleaned.contested_voxels == 1
+    assert not cleaned.changed
+
+
+def test_the_account_names_the_rule_of_every_structure():
+    one = labelmap(np.ones((3, 3, 3)))
+
+    mixed = clean_structures(one, {"tibia": CleaningRule(), "femur": UNCLEANED})
+
+    assert mixed.rule.startswith("tibia: slice: in every slice")
+    assert mixed.rule.endswith("femur: none")
+    assert clean_alike(one, CleaningRule()).rule == clean_slices(one).rule
+    assert clean_structures(one, {}).rule == "none"
+
+
+def test_a_rule_for_an_unknown_structure_is_refused():
+    with pytest.raises(InputError, match="patella, but the labels are tibia, femur"):
+        clean_structures(labelmap(np.ones((3, 3, 3))), {"patella": UNCLEANED})
+
+
+def test_the_largest_pieces_are_counted_for_each_side_that_has_a_label():
+    sides = LabelTable.from_names(["femur_left", "femur_right"])
+    voxels = np.zeros((20, 5, 5))
+    for place, length, value in ((0, 2, 1), (4, 5, 1), (10, 3, 2), (15, 1, 2)):
+        voxels[place : place + length, 1, 1] = value
+
+    cleaned = clean_volume(
+        labelmap(voxels, table=sides), min_volume_mm3=0, keep_largest=1
+    )
+
+    assert cleaned.removed_mm3 == {"femur_left": 2.0, "femur_right": 1.0}
 
 
 @settings(max_examples=200, deadline=None)

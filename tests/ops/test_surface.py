@@ -11,6 +11,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.ops.surface import (
+    decimated,
     is_watertight,
     smoothed,
     surface_in,
@@ -165,3 +166,28 @@ def test_watertight_means_that_every_edge_has_two_faces(seed):
     _, counts = np.unique(edges, axis=0, return_counts=True)
 
     assert is_watertight(faces) == bool((counts == 2).all())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("faces", [400, 1000])
+def test_a_decimated_surface_stays_closed_and_in_its_place(faces, mirrored):
+    whole = surface_of(labelmap(ellipsoid(), oblique(3, mirrored=mirrored)), TIBIA)
+
+    thin = decimated(whole, faces)
+
+    assert len(thin.faces) <= faces < len(whole.faces)
+    assert thin.watertight
+    assert thin.volume_mm3 == pytest.approx(whole.volume_mm3, rel=0.03)
+    centre, thinned = whole.vertices_mm.mean(axis=0), thin.vertices_mm.mean(axis=0)
+    assert np.linalg.norm(centre - thinned) < 0.5
+
+
+def test_a_surface_with_few_faces_is_left_as_it_is():
+    whole = surface_of(labelmap(ellipsoid()), TIBIA)
+
+    assert decimated(whole, len(whole.faces)) is whole
+
+
+def test_a_closed_surface_has_at_least_four_faces():
+    with pytest.raises(InputError, match="at least 4 faces, not 3"):
+        decimated(surface_of(labelmap(ellipsoid()), TIBIA), 3)

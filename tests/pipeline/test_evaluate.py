@@ -100,6 +100,9 @@ def test_means_go_over_the_cases_and_say_how_many(folders):
     assert content == summary.as_json()
     assert content["mean"]["tibia"]["n"] == 3
     assert content["mean"]["tibia"]["dice"] == pytest.approx(np.mean(dice))
+    for measure in ("iou", "hd_mm", "volume_error_abs_mm3", "volume_error_abs_percent"):
+        values = [getattr(s, measure) for s in summary.scores if s.structure == "tibia"]
+        assert content["mean"]["tibia"][measure] == pytest.approx(np.mean(values))
     assert content["tolerance_mm"] == 1.0
     assert "surface-distance" in content["definition"]
 
@@ -375,6 +378,33 @@ def test_a_result_never_replaces_its_input(folders, tmp_path):
         clean_labels(folders[1], tmp_path / "x.nii.gz")
 
 
+def test_only_the_largest_pieces_are_kept_where_that_is_asked_for(folders, tmp_path):
+    predictions = folders[0]
+    voxels = np.zeros((40, 36, 12), np.uint8)
+    voxels[2:12, 2:12, 2:10] = 1
+    voxels[20:28, 2:12, 2:10] = 1
+    voxels[32:38, 2:12, 2:10] = 1
+    write_labelmap(predictions / "msk_000.nii.gz", labelmap().with_voxels(voxels))
+
+    summary = clean_labels(
+        predictions / "msk_000.nii.gz",
+        tmp_path / "clean",
+        rule="volume",
+        min_volume_mm3=0.0,
+        keep_largest=2,
+    )
+
+    content = summary.as_json()
+    assert content["keep_largest"] == 2
+    removed = content["cases"][0]["structures"]["label_1"]["removed_mm3"]
+    assert removed == pytest.approx(6 * 10 * 8 * 0.8 * 0.8 * 3.0)
+
+
+def test_the_slice_rule_keeps_no_number_of_pieces(folders, tmp_path):
+    with pytest.raises(UsageError, match="--rule volume"):
+        clean_labels(folders[1], tmp_path / "clean", keep_largest=2)
+
+
 def test_an_unknown_rule_is_refused(folders, tmp_path):
     with pytest.raises(UsageError, match="slice or volume"):
         clean_labels(folders[1], tmp_path / "clean", rule="3d")
@@ -461,8 +491,29 @@ def test_a_thin_structure_is_warned_about(tmp_path):
     assert tibia.state == "written"
 
 
+def test_files_can_be_called_as_opensim_calls_bones(tmp_path):
+    sides = LabelTable.from_names(["femur_left", "femur_right"])
+    both = Labelmap(labelmap().grid, labelmap().voxels, sides)
+    write_labelmap(tmp_path / "labels.nii.gz", both)
+    content = {"labels": {"background": 0, "femur_left": 1, "femur_right": 2}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+
+    summary = mesh_labels(
+        tmp_path / "labels.nii.gz", tmp_path / "m", names="opensim", file_format="stl"
+    )
+
+    assert {file.name for file in (tmp_path / "m").iterdir()} == {
+        "femur_l.stl",
+        "femur_r.stl",
+        "all.stl",
+    }
+    structures = summary.as_json()["structures"]
+    assert structures["femur_left"]["file"].endswith("femur_l.stl")
+
+
 @pytest.mark.parametrize(
-    "options", [{"frame": "XYZ"}, {"file_format": "vtk"}, {"smooth": -1}]
+    "options",
+    [{"frame": "XYZ"}, {"file_format": "vtk"}, {"smooth": -1}, {"names": "stapl"}],
 )
 def test_options_without_sense_are_refused(folders, tmp_path, options):
     with pytest.raises(UsageError):

@@ -18,6 +18,7 @@ import pytest
 
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.phantom_study import write_phantom_study
 
 pytestmark = pytest.mark.training
@@ -129,7 +130,75 @@ def test_the_scores_are_a_table_with_the_columns_of_the_contract(demo):
         *("case", "structure", "state", "dice", "hd95_mm", "assd_mm", "nsd"),
         *("volume_reference_mm3", "volume_prediction_mm3"),
         *("volume_error_cm3", "volume_error_percent"),
+        *("iou", "hd_mm", "volume_error_mm3"),
+        *("volume_error_abs_mm3", "volume_error_abs_percent"),
     ]
+
+
+def validation_pairs(work):
+    """Go through what nnU-Net predicted in its validation, and what it made of it."""
+    references = work / "nnUNet_raw" / DATASET / "labelsTr"
+    summaries = sorted(
+        (work / "nnUNet_results" / DATASET).glob("*/fold_0/validation/summary.json")
+    )
+    assert len(summaries) == 2
+    for summary in summaries:
+        for entry in json.loads(summary.read_text())["metric_per_case"]:
+            name = Path(entry["prediction_file"]).name
+            prediction = read_labelmap(summary.parent / name, TABLE)
+            reference = read_labelmap(references / name, TABLE)
+            yield prediction, reference, entry["metrics"]
+
+
+def test_dice_and_iou_are_those_of_nnunet_itself(work):
+    compared = 0
+    for prediction, reference, measures in validation_pairs(work):
+        for label, score in zip(
+            TABLE, bone_scores(prediction, reference, case_id="c"), strict=True
+        ):
+            theirs = measures[str(label.value)]
+            assert score.dice == pytest.approx(theirs["Dice"], abs=1e-9)
+            assert score.iou == pytest.approx(theirs["IoU"], abs=1e-9)
+            compared += 1
+
+    assert compared >= 2 * 2 * len(BONES)
+
+
+def test_surfaces_of_real_predictions_score_as_in_surface_distance(
+    work, by_the_package
+):
+    for prediction, reference, _ in validation_pairs(work):
+        for label, score in zip(
+            TABLE, bone_scores(prediction, reference, case_id="c"), strict=True
+        ):
+            masks = prediction.mask(label), reference.mask(label)
+            expected = by_the_package(*masks, reference.grid.spacing_mm, 1.0)
+            ours = score.hd95_mm, score.hd_mm, score.assd_mm, score.nsd
+            np.testing.assert_allclose(ours, expected, atol=1e-9, rtol=0)
+
+
+def test_cleaning_is_tuned_on_the_validation_and_applied_to_new_patients(
+    work, tmp_path
+):
+    image = work / "nnUNet_raw" / DATASET / "imagesTs" / "msk_009_0000.nii.gz"
+    words = ("predict", "1", image, "-o", tmp_path, "-w", work, "-c", "2d")
+    refused = bridge(*words, "--clean", "tuned", check=False)
+    assert refused.returncode == 3
+    assert "clean --tune" in refused.stderr
+
+    tuned = json.loads(
+        bridge("clean", "--tune", "1", "-c", "2d", "-w", work, "--json").stdout
+    )
+    bridge(*words, "--clean", "tuned")
+
+    (model,) = tuned["models"]
+    file = Path(model["file"])
+    record = json.loads((tmp_path / "msk_009" / "prediction.json").read_text())
+    for bone, row in model["structures"].items():
+        assert record["cleaning"]["rules"][bone]["rule"] == row["rule"]
+        assert row["dice_after"] >= row["dice_before"] - 1e-9
+        assert row["hd95_after_mm"] <= row["hd95_before_mm"] + 1e-9
+    file.unlink()
 
 
 def test_the_comparison_is_a_page_and_a_table_of_the_same_cases(demo):

@@ -1,0 +1,104 @@
+"""How one structure is cleaned, as a value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.summary import JsonObject
+
+RULES = ("slice", "volume")
+"""The rules that change something; ``none`` leaves a structure as it is."""
+
+DEFAULT_MIN_VOLUME_MM3 = 500.0
+"""Where nothing else is said, pieces of a structure below half a cm3 go."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningRule:
+    """A rule for one structure; two rules are equal if they do the same.
+
+    Examples
+    --------
+    >>> CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1).as_json()
+    {'rule': 'volume', 'min_volume_mm3': 0.0, 'keep_largest': 1}
+    """
+
+    name: str = "slice"
+    """``slice``: the source report's rule. ``volume``: whole pieces in 3-D.
+    ``none``."""
+
+    ratio: float = 0.01
+    """Of the slice rule: share of the structure's area in a slice."""
+
+    min_volume_mm3: float = DEFAULT_MIN_VOLUME_MM3
+    """Of the volume rule: pieces of exactly this volume stay. 0 removes none."""
+
+    keep_largest: int | None = None
+    """Of the volume rule: how many pieces of a label may stay; None for any number.
+    Where left and right are one label, it counts for both together."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rule without sense."""
+        if self.name not in ("none", *RULES):
+            raise InputError(f"{self.name!r} is no rule; choose {' or '.join(RULES)}.")
+        if not 0 <= self.ratio <= 1:
+            raise InputError(f"The ratio lies within 0..1, not {self.ratio}.")
+        if not 0 <= self.min_volume_mm3 < math.inf:
+            raise InputError(
+                f"The smallest volume is 0 mm3 or more, not {self.min_volume_mm3}."
+            )
+        if self.keep_largest is not None and self.keep_largest < 1:
+            raise InputError(f"At least one piece must stay, not {self.keep_largest}.")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CleaningRule:
+        """Return the rule that `as_json` described.
+
+        Raises
+        ------
+        InputError
+            If it describes none.
+        """
+        numbers = {key: value for key, value in content.items() if key in _NUMBERS}
+        try:
+            return cls(content["rule"], **numbers)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{dict(content)} describes no cleaning rule.") from error
+
+    def as_json(self) -> JsonObject:
+        """Return what decides about the result."""
+        if self.name == "slice":
+            return {"rule": self.name, "ratio": self.ratio}
+        if self.name == "none":
+            return {"rule": self.name}
+        return {
+            "rule": self.name,
+            "min_volume_mm3": self.min_volume_mm3,
+            "keep_largest": self.keep_largest,
+        }
+
+    def as_text(self) -> str:
+        """Return the rule in words."""
+        if self.name == "none":
+            return "none"
+        if self.name == "slice":
+            return (
+                "slice: in every slice, holes and pieces below "
+                f"{self.ratio:g} of the area of the structure there, 4-connected"
+            )
+        kept = self.keep_largest
+        largest = "" if kept is None else f"; the {kept} largest kept"
+        return (
+            "volume: enclosed cavities filled, pieces below "
+            f"{self.min_volume_mm3:g} mm3 removed{largest}, 6-connected"
+        )
+
+
+_NUMBERS = ("ratio", "min_volume_mm3", "keep_largest")
+
+UNCLEANED = CleaningRule("none")
+"""The rule of a structure that stays as it is."""

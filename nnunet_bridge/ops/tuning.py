@@ -1,0 +1,238 @@
+"""Which cleaning rule a structure gets: one that is never worse on any fold.
+
+Scores go in, choices come out. A rule is kept for a structure only if it improves the
+mean Dice or the mean HD95 and worsens neither on the mean of any fold of the
+cross-validation; otherwise the structure stays as it is.
+
+Both means go over the same cases before and after:
+
+- Dice over the cases in which either side holds the structure before. A structure that
+  was invented and is removed then counts 1: both sides agree that there is none.
+- HD95 over the cases that have one before and after. A rule that removes the last of a
+  structure that is truly there would only seem to improve it; so a rule that loses a
+  structure is never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+import numpy as np
+
+from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.summary import JsonObject
+
+FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
+"""Fold -> the scores of the cases that it validates."""
+
+CANDIDATES = (
+    CleaningRule("slice"),
+    *(CleaningRule("volume", min_volume_mm3=v) for v in (100.0, 500.0, 1e3, 5e3)),
+    *(CleaningRule("volume", min_volume_mm3=0.0, keep_largest=n) for n in (2, 1)),
+)
+"""What is tried, the gentler first: of equally good rules the first is chosen."""
+
+_ROUNDING = 1e-9
+"""Means that differ by less are equal: sums of the same numbers in another order."""
+
+_Pair: TypeAlias = tuple[BoneScore, BoneScore]
+"""The score of one structure in one case, before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanChange:
+    """The means of one structure before and after, over the same cases.
+
+    A mean over no case is None.
+    """
+
+    dice_before: float | None
+    dice_after: float | None
+    hd95_before_mm: float | None
+    hd95_after_mm: float | None
+    lost: int
+    """Cases in which the structure is there and was found, and is removed."""
+
+    @property
+    def improves(self) -> bool:
+        """Whether the mean Dice or the mean HD95 is better than before."""
+        return self._dice_gain > _ROUNDING or self._hd95_gain_mm > _ROUNDING
+
+    @property
+    def worsens(self) -> bool:
+        """Whether either mean is worse than before, or the structure was lost."""
+        gains = self._dice_gain, self._hd95_gain_mm
+        return self.lost > 0 or min(gains) < -_ROUNDING
+
+    def as_json(self) -> JsonObject:
+        """Return the means before and after."""
+        return {
+            "dice_before": self.dice_before,
+            "dice_after": self.dice_after,
+            "hd95_before_mm": self.hd95_before_mm,
+            "hd95_after_mm": self.hd95_after_mm,
+            "lost": self.lost,
+        }
+
+    @property
+    def _dice_gain(self) -> float:
+        return _difference(self.dice_after, self.dice_before)
+
+    @property
+    def _hd95_gain_mm(self) -> float:
+        return _difference(self.hd95_before_mm, self.hd95_after_mm)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a rule does to one structure: over all cases, and fold by fold."""
+
+    structure: str
+    rule: CleaningRule
+    overall: MeanChange
+    folds: Mapping[str, MeanChange]
+
+    @property
+    def never_worse(self) -> bool:
+        """Whether no fold is worse for it."""
+        return not any(fold.worsens for fold in self.folds.values())
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the rule may be kept."""
+        return self.overall.improves and self.never_worse
+
+    def as_json(self) -> JsonObject:
+        """Return the rule, and what it does to the means."""
+        return {
+            **self.rule.as_json(),
+            **self.overall.as_json(),
+            "accepted": self.accepted,
+            "folds": {fold: change.as_json() for fold, change in self.folds.items()},
+        }
+
+
+def tried(
+    before: FoldScores, after: FoldScores, rules: Mapping[str, CleaningRule]
+) -> tuple[Trial, ...]:
+    """Return what `rules` did to each structure that they name.
+
+    Parameters
+    ----------
+    before, after : mapping
+        Fold -> scores of the same cases without cleaning, and with it.
+    rules : mapping
+        Structure -> the rule that `after` stands for.
+
+    Raises
+    ------
+    InputError
+        If both sides hold other cases.
+    """
+    return tuple(
+        _trial(name, rule, _pairs(before, after, name)) for name, rule in rules.items()
+    )
+
+
+def chosen_rules(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
+    """Return the best accepted rule of every structure that was tried.
+
+    The smallest mean HD95 wins, then the largest mean Dice, then the rule that was
+    tried first. Where no rule is accepted, the structure stays as it is.
+    """
+    by_structure: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_structure.setdefault(trial.structure, []).append(trial)
+    return {name: _best(group) for name, group in by_structure.items()}
+
+
+def still_good(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
+    """Return the rules of trials in which all were applied together.
+
+    A rule that was good alone may not be beside the others, where structures meet; such
+    a structure stays as it is after all.
+    """
+    return {
+        trial.structure: trial.rule if trial.accepted else UNCLEANED for trial in trials
+    }
+
+
+def _trial(
+    structure: str, rule: CleaningRule, pairs: Mapping[str, Sequence[_Pair]]
+) -> Trial:
+    return Trial(
+        structure=structure,
+        rule=rule,
+        overall=_mean_change(list(chain.from_iterable(pairs.values()))),
+        folds={fold: _mean_change(found) for fold, found in pairs.items()},
+    )
+
+
+def _pairs(
+    before: FoldScores, after: FoldScores, structure: str
+) -> dict[str, list[_Pair]]:
+    """Return the scores of a structure by fold, each with its twin."""
+    pairs = {}
+    for fold, scores in before.items():
+        twins = {(s.case_id, s.structure): s for s in after.get(fold, ())}
+        wanted = [score for score in scores if score.structure == structure]
+        missing = [s.case_id for s in wanted if (s.case_id, structure) not in twins]
+        if missing:
+            raise InputError(
+                f"Fold {fold}: {structure} was not scored after cleaning in "
+                f"{', '.join(missing)}."
+            )
+        pairs[fold] = [(score, twins[score.case_id, structure]) for score in wanted]
+    return pairs
+
+
+def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
+    held = [pair for pair in pairs if pair[0].state != "both_empty"]
+    distances = [
+        (one.hd95_mm, other.hd95_mm)
+        for one, other in pairs
+        if one.hd95_mm is not None and other.hd95_mm is not None
+    ]
+    return MeanChange(
+        dice_before=_mean([_agreement(one) for one, _ in held]),
+        dice_after=_mean([_agreement(other) for _, other in held]),
+        hd95_before_mm=_mean([one for one, _ in distances]),
+        hd95_after_mm=_mean([other for _, other in distances]),
+        lost=sum(
+            one.state == "scored" and other.state == "missed" for one, other in pairs
+        ),
+    )
+
+
+def _agreement(score: BoneScore) -> float:
+    """Return the Dice, and 1 where both sides hold nothing."""
+    return 1.0 if score.dice is None else score.dice
+
+
+def _best(trials: Sequence[Trial]) -> CleaningRule:
+    accepted = [trial for trial in trials if trial.accepted]
+    if not accepted:
+        return UNCLEANED
+    return min(accepted, key=_rank).rule
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    """Return a key by which the best trial comes first; rounding does not decide."""
+    means = trial.overall
+    distance_mm = 0.0 if means.hd95_after_mm is None else means.hd95_after_mm
+    dice = 0.0 if means.dice_after is None else means.dice_after
+    return round(distance_mm, 9), -round(dice, 9)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _difference(larger: float | None, smaller: float | None) -> float:
+    """Return the difference of two means, 0 where there is none to compare."""
+    return 0.0 if larger is None or smaller is None else larger - smaller
