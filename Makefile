@@ -1,13 +1,14 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make demo   set up, then the synthetic lower limb from DICOM to the comparison page
 #   make test   set up, then every check and every test
+# Beside them: make bench measures us against the source's way and the best other tools.
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check setup lint types floors unit clean
+.PHONY: demo test check bench setup lint types floors unit clean
 
 demo: $(READY)
 	$(BIN)/nnunet-bridge demo $(DEMO)
@@ -15,6 +16,11 @@ demo: $(READY)
 test: lint types floors unit
 
 check: test
+
+# Other tools race where they are installed: connected-components-3d, dcm2niix, deflate,
+# edt, numexpr, plyfile, PyMCubes, zmesh.
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
 
 setup: $(READY)
 
