@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import rich_click as click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,22 +29,28 @@ force_option = click.option(
     "--force", is_flag=True, help="Do anew what is already done."
 )
 
-configurations_option = click.option(
-    "-c",
-    "--configuration",
-    "configurations",
-    multiple=True,
-    type=click.Choice(["2d", "3d_fullres"]),
-    help="Once for each. [default: 2d and 3d_fullres]",
+
+BOTH = ("2d", "3d_fullres")
+"""What is trained and compared unless something else is asked for."""
+
+
+def _configurations(meaning: str) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        "-c",
+        "--configuration",
+        "configurations",
+        multiple=True,
+        type=click.Choice(BOTH),
+        help=meaning,
+    )
+
+
+configurations_option = _configurations(
+    "Once for each. [default: 2d and 3d_fullres]",
 )
 
-predicting_configurations_option = click.option(
-    "-c",
-    "--configuration",
-    "configurations",
-    multiple=True,
-    type=click.Choice(["2d", "3d_fullres"]),
-    help="Several give their mean. [default: the better one on its own validation]",
+predicting_configurations_option = _configurations(
+    "Several give their mean. [default: the better one on its own validation]",
 )
 
 folds_option = click.option(
@@ -91,6 +101,3 @@ labels_option = click.option(
     default=None,
     help="A dataset.json that names the labels. [default: the one beside the files]",
 )
-
-BOTH = ("2d", "3d_fullres")
-"""What is trained and compared unless something else is asked for."""

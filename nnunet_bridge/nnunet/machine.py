@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
 
-DEVICES = ("auto", "cuda", "cpu", "mps")
 MANY_CORES = 8
 BYTES_PER_WORKER = 3 << 30
 """What one worker of nnU-Net may need for itself: 3 GiB."""

@@ -17,6 +17,12 @@ from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 FILE_ENDING = ".nii.gz"
 CHECKPOINT_FINAL = "checkpoint_final.pth"
 CHECKPOINT_LATEST = "checkpoint_latest.pth"
+ON_ALL_CASES = "all"
+"""nnU-Net's fold that trains on every case; its validation says nothing."""
+
+ALL_NUMBERED = "all5"
+"""Our word for every numbered fold."""
+
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.files import sha256_of
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
+from nnunet_bridge.nnunet.names import (
+    ALL_NUMBERED,
+    CHECKPOINT_FINAL,
+    ON_ALL_CASES,
+    Workspace,
+)
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
-
-ALL_NUMBERED = "all5"
-"""The word that asks for every numbered fold."""
-
-ON_ALL_CASES = "all"
-"""nnU-Net's fold that trains on every case; its validation says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
+from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
@@ -51,7 +52,6 @@ from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.tune import tuned_rules
 
 TUNED = "tuned"
-CLEANINGS = ("none", "slice", "volume", TUNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +171,15 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     description = next(_model_dirs(workspace, model)) / "dataset.json"
     labels = RawDataset.open(description.parent).labels
     rules = _rules(workspace, model, labels, wishes.clean)
-    chosen = chosen_device(device, this_machine())
+    machine = this_machine()
+    chosen = chosen_device(device, machine)
     sources = find_images(inputs)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     shown.stage(f"predict {model.name}", 3 * len(sources))
     with _work_folder(out) as work:
         story = _Story(workspace, model, labels, out, work, wishes, rules, shown)
-        cases = story.predict(sources, shared_among(1, chosen, this_machine()))
+        cases = story.predict(sources, shared_among(1, chosen, machine))
     write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
         out / "volumes.csv",
@@ -187,7 +188,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
             for case in cases
             if case.files
             for volume in structure_volumes(
-                read_labelmap(out / case.case_id / f"labels{FILE_ENDING}", labels),
+                read_labelmap(out / case.case_id / CASE_LABELS, labels),
                 case_id=case.case_id,
             )
         ],
@@ -304,7 +305,7 @@ class _Story:
         on_input_grid = Labelmap(grid, predicted.voxels, self.labels)
         labelmap, account = _cleaned(on_input_grid, self.rules)
         case_dir = self.out / case_id
-        labels_file = case_dir / f"labels{FILE_ENDING}"
+        labels_file = case_dir / CASE_LABELS
         record = case_dir / "prediction.json"
         record.unlink(missing_ok=True)
         shutil.rmtree(case_dir / "meshes", ignore_errors=True)
@@ -330,7 +331,7 @@ class _Story:
     ) -> PredictedCase | None:
         """Return a case that needs no prediction, or None (FAULTS N03)."""
         record = self.out / case_id / "prediction.json"
-        labels_file = self.out / case_id / f"labels{FILE_ENDING}"
+        labels_file = self.out / case_id / CASE_LABELS
         if self.options.force or not (record.exists() and labels_file.exists()):
             return None
         known = read_json(record)

@@ -41,6 +41,7 @@ from nnunet_bridge.formats.html import (
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.formats.pictures import PLANES, write_panels
 from nnunet_bridge.formats.sprites import slice_stack
+from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models, verdict
 from nnunet_bridge.ops.metrics import bone_scores
@@ -411,7 +412,7 @@ def _notes(study: _Study, comparison: Comparison) -> tuple[str, ...]:
     notes = [
         f"{run.name}: fold “all” trains on every case, so its validation is no test."
         for run in study.runs
-        if any(fold.fold == "all" for fold in run.folds)
+        if any(fold.fold == ON_ALL_CASES for fold in run.folds)
     ]
     few = comparison.patients
     if len(comparison.models) > 1 and few < FEWEST_FOR_AN_INTERVAL:

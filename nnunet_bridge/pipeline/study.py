@@ -15,7 +15,7 @@ from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import Workspace, dataset_folder_name
+from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import Budget
 from nnunet_bridge.nnunet.runs import RunState, events_file, record_file
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
@@ -155,7 +155,7 @@ def run_study(
     if not trained.failures:
         predictions = _predict(workspace, dataset, options, results_dir, shown)
         scores = _score(workspace, dataset, predictions, results_dir, shown)
-        if len(options.configurations) > 1 and "all" not in options.folds:
+        if len(options.configurations) > 1 and ON_ALL_CASES not in options.folds:
             comparison = compare_dataset(
                 workspace,
                 dataset,
@@ -203,7 +203,7 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
             tuple(
                 _fold_run(workspace, state)
                 for state in states
-                if state.run.fold != "all"
+                if state.run.fold != ON_ALL_CASES
             ),
         )
         for name, states in model.members().items()

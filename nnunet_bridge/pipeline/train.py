@@ -36,7 +36,7 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.dataset import Splits
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
 from nnunet_bridge.nnunet.runs import (
     RunState,
@@ -51,7 +51,6 @@ from nnunet_bridge.nnunet.runs import (
 )
 from nnunet_bridge.pipeline.plan import require_plan
 
-ALL_FIVE = "all5"
 FULL_EPOCHS = 1000
 """Epochs of nnU-Net's own trainer."""
 
@@ -156,17 +155,17 @@ def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
     """
     folds: list[int | str] = []
     for word in asked:
-        if word == ALL_FIVE:
+        if word == ALL_NUMBERED:
             folds += list(range(len(splits)))
-        elif word == "all":
-            folds.append("all")
+        elif word == ON_ALL_CASES:
+            folds.append(ON_ALL_CASES)
         elif word.isdigit() and int(word) < len(splits):
             folds.append(int(word))
         else:
             raise UsageError(
                 f"There is no fold {word}: the dataset has the folds 0 to "
-                f"{len(splits) - 1}, `{ALL_FIVE}` means each of them, and `all` trains "
-                "on every case."
+                f"{len(splits) - 1}, `{ALL_NUMBERED}` means each of them, and "
+                f"`{ON_ALL_CASES}` trains on every case."
             )
     return list(dict.fromkeys(folds))
 

@@ -26,7 +26,7 @@ from nnunet_bridge.formats.files import read_json, sha256_of, write_json
 from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
@@ -38,7 +38,7 @@ from nnunet_bridge.ops.tuning import (
     tried,
 )
 from nnunet_bridge.pipeline.label_files import label_files
-from nnunet_bridge.pipeline.models import ON_ALL_CASES, Model, choose_model
+from nnunet_bridge.pipeline.models import Model, choose_model
 
 CLEANING_FILE = "cleaning.json"
 

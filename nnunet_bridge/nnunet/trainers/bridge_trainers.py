@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
 
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises to its full height."""
@@ -121,8 +120,3 @@ def share_of_learning_rate(progress: float) -> float:
     down = (progress - WARM_UP) / (1 - WARM_UP)
     cosine = 0.5 * (1 + math.cos(math.pi * min(down, 1.0)))
     return LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine
-
-
-def trainable_parameters(network: nn.Module) -> int:
-    """Return how many numbers a training of `network` changes."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
