@@ -22,6 +22,7 @@ from nnunet_bridge.cli.options import (
     predicting_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
@@ -113,6 +114,11 @@ def predict(
     metavar="N",
     help="volume: of each label keep the N largest pieces at most.",
 )
+@click.option(
+    "--each-side",
+    is_flag=True,
+    help="With --keep: N left and N right, where a label holds both sides.",
+)
 @labels_option
 @click.option(
     "--tune",
@@ -144,6 +150,7 @@ def clean(
     configurations: tuple[str, ...],
     budget: str | None,
     *,
+    each_side: bool,
     force: bool,
 ) -> Summary:
     """Fill holes and remove specks in a labelmap, or in a folder of them.
@@ -174,23 +181,43 @@ def clean(
     _refuse_words("configurations", "budget", because="only --tune reads a model")
     if labels is None or out is None:
         raise UsageError("Name LABELS to clean and OUT for the result, or --tune.")
-    from nnunet_bridge.pipeline.evaluate import clean_labels
+    from nnunet_bridge.pipeline.clean import clean_labels
+
+    cleaning = _cleaning_rule(
+        rule, ratio, min_volume_mm3, keep_largest=keep, each_side=each_side
+    )
 
     with session.progress() as progress:
         return clean_labels(
             labels,
             out,
-            rule=rule,
-            ratio=ratio,
-            min_volume_mm3=min_volume_mm3,
-            keep_largest=keep,
+            rule=cleaning,
             labels_file=labels_file,
             force=force,
             progress=progress,
         )
 
 
-_RULE_WORDS = ("rule", "ratio", "min_volume_mm3", "keep", "labels_file")
+_RULE_WORDS = ("rule", "ratio", "min_volume_mm3", "keep", "each_side", "labels_file")
+
+
+def _cleaning_rule(
+    name: str,
+    ratio: float,
+    min_volume_mm3: float | None,
+    *,
+    keep_largest: int | None,
+    each_side: bool,
+) -> CleaningRule:
+    """Return the rule that the words of the command mean."""
+    if name == "slice" and keep_largest is not None:
+        raise UsageError(
+            "How many pieces stay is a matter of the rule volume: add --rule volume."
+        )
+    if each_side and keep_largest is None:
+        raise UsageError("How many pieces may stay on each side? Add --keep N.")
+    smallest = DEFAULT_MIN_VOLUME_MM3 if min_volume_mm3 is None else min_volume_mm3
+    return CleaningRule(name, ratio, smallest, keep_largest, each_side=each_side)
 
 
 def _refuse_words(*names: str, because: str) -> None:
@@ -290,7 +317,7 @@ def mesh(
 
     Example:  nnunet-bridge mesh out/msk_013/labels.nii.gz -o meshes
     """
-    from nnunet_bridge.pipeline.evaluate import mesh_labels
+    from nnunet_bridge.pipeline.mesh import mesh_labels
 
     with session.progress() as progress:
         return mesh_labels(

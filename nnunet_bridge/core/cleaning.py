@@ -24,7 +24,7 @@ class CleaningRule:
     Examples
     --------
     >>> CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1).as_json()
-    {'rule': 'volume', 'min_volume_mm3': 0.0, 'keep_largest': 1}
+    {'rule': 'volume', 'min_volume_mm3': 0.0, 'keep_largest': 1, 'each_side': False}
     """
 
     name: str = "slice"
@@ -38,8 +38,11 @@ class CleaningRule:
     """Of the volume rule: pieces of exactly this volume stay. 0 removes none."""
 
     keep_largest: int | None = None
-    """Of the volume rule: how many pieces of a label may stay; None for any number.
-    Where left and right are one label, it counts for both together."""
+    """Of the volume rule: how many pieces of a label may stay; None for any number."""
+
+    each_side: bool = False
+    """Of `keep_largest`: whether left and right of the middle of the image are counted
+    apart. For labels that hold both sides."""
 
     def __post_init__(self) -> None:
         """Refuse a rule without sense."""
@@ -53,6 +56,8 @@ class CleaningRule:
             )
         if self.keep_largest is not None and self.keep_largest < 1:
             raise InputError(f"At least one piece must stay, not {self.keep_largest}.")
+        if self.each_side and self.keep_largest is None:
+            raise InputError("How many pieces may stay on each side? Name a number.")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CleaningRule:
@@ -63,9 +68,9 @@ class CleaningRule:
         InputError
             If it describes none.
         """
-        numbers = {key: value for key, value in content.items() if key in _NUMBERS}
+        options = {key: value for key, value in content.items() if key in _OPTIONS}
         try:
-            return cls(content["rule"], **numbers)
+            return cls(content["rule"], **options)
         except (KeyError, TypeError) as error:
             raise InputError(f"{dict(content)} describes no cleaning rule.") from error
 
@@ -79,6 +84,7 @@ class CleaningRule:
             "rule": self.name,
             "min_volume_mm3": self.min_volume_mm3,
             "keep_largest": self.keep_largest,
+            "each_side": self.each_side,
         }
 
     def as_text(self) -> str:
@@ -91,14 +97,15 @@ class CleaningRule:
                 f"{self.ratio:g} of the area of the structure there, 4-connected"
             )
         kept = self.keep_largest
-        largest = "" if kept is None else f"; the {kept} largest kept"
+        where = " on each side" if self.each_side else ""
+        largest = "" if kept is None else f"; the {kept} largest{where} kept"
         return (
             "volume: enclosed cavities filled, pieces below "
             f"{self.min_volume_mm3:g} mm3 removed{largest}, 6-connected"
         )
 
 
-_NUMBERS = ("ratio", "min_volume_mm3", "keep_largest")
+_OPTIONS = ("ratio", "min_volume_mm3", "keep_largest", "each_side")
 
 UNCLEANED = CleaningRule("none")
 """The rule of a structure that stays as it is."""

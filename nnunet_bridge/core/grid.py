@@ -66,6 +66,11 @@ class Grid:
         rotation_and_scale, origin = self.affine[:3, :3], self.affine[:3, 3]
         return np.asarray(indices, dtype=np.float64) @ rotation_and_scale.T + origin
 
+    @property
+    def middle_mm(self) -> FloatArray:
+        """(3,) position in mm, LPS+, of the middle of the image."""
+        return self.to_patient((np.array(self.shape) - 1) / 2)
+
     def to_voxel(self, positions_mm: npt.ArrayLike) -> FloatArray:
         """Map (..., 3) positions in mm, LPS+, to (..., 3) fractional voxel indices."""
         inverse = np.linalg.inv(self.affine)

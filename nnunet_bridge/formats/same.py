@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_bridge.formats.files import whole_file
 
 
-def write_if_changed(final: Path, content: bytes) -> bool:
+def write_if_changed(final: Path, content: bytes | memoryview) -> bool:
     """Write a file that is whole or absent, unless it already holds this content.
 
     Returns
@@ -22,7 +22,7 @@ def write_if_changed(final: Path, content: bytes) -> bool:
     return True
 
 
-def _holds(file: Path, content: bytes) -> bool:
+def _holds(file: Path, content: bytes | memoryview) -> bool:
     if not file.is_file() or file.stat().st_size != len(content):
         return False
     try:

@@ -64,7 +64,7 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
     A structure drawn on both sides is compared with its twin; one drawn alone with the
     middle of the image, which only warrants a warning.
     """
-    middle_x = float(grid.to_patient((np.array(grid.shape) - 1) / 2)[0])
+    middle_x = float(grid.middle_mm[0])
     by_name: dict[str, dict[str, float]] = {}
     for part in drawn:
         if part.side in ("left", "right"):

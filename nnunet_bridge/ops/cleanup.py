@@ -17,9 +17,13 @@ import numpy.typing as npt
 from nnunet_bridge.core.cleaned import Cleaned
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap
 from nnunet_bridge.ops.components import Components, IndexArray, connected
 from nnunet_bridge.ops.occupancy import label_boxes
+
+_ROUNDING_MM = 1e-6
+"""What lies nearer to the middle of the image lies on it."""
 
 _SLICES_AT_ONCE = 64
 """Slices are independent; a few at a time stay in the processor's cache."""
@@ -51,7 +55,11 @@ def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
 
 
 def clean_volume(
-    labelmap: Labelmap, *, min_volume_mm3: float, keep_largest: int | None = None
+    labelmap: Labelmap,
+    *,
+    min_volume_mm3: float,
+    keep_largest: int | None = None,
+    each_side: bool = False,
 ) -> Cleaned:
     """Return the labelmap cleaned in 3-D.
 
@@ -65,9 +73,12 @@ def clean_volume(
     min_volume_mm3 : float
         Pieces of exactly this volume stay. 0 removes none.
     keep_largest : int, optional
-        How many pieces of a label may stay: 1 where left and right have labels of
-        their own, 2 where they share one. Of equal pieces the one that comes first (by
-        k, j, i) stays.
+        How many pieces of a label may stay. Of equal pieces the one that comes first
+        (by k, j, i) stays.
+    each_side : bool
+        For labels that hold both sides: so many pieces on the left of the middle of
+        the image, and as many on its right. A piece lies where its centroid lies; on
+        the middle is left.
 
     Raises
     ------
@@ -77,7 +88,10 @@ def clean_volume(
     return clean_alike(
         labelmap,
         CleaningRule(
-            "volume", min_volume_mm3=min_volume_mm3, keep_largest=keep_largest
+            "volume",
+            min_volume_mm3=min_volume_mm3,
+            keep_largest=keep_largest,
+            each_side=each_side,
         ),
     )
 
@@ -167,22 +181,6 @@ class _Change:
     removed: IndexArray
 
 
-@dataclass(frozen=True, slots=True)
-class _VolumeLimits:
-    """Which pieces stay: those of enough voxels, and not more than so many."""
-
-    voxels: float
-    pieces: int | None
-
-    def too_small(self, sizes: IndexArray) -> BoolArray:
-        """Return which of the pieces of (count,) `sizes` voxels go."""
-        gone: BoolArray = sizes < self.voxels
-        if self.pieces is not None:
-            largest_first = np.argsort(-sizes, kind="stable")
-            gone[largest_first[self.pieces :]] = True
-        return gone
-
-
 def _found(labelmap: Labelmap) -> Iterator[tuple[Label, _Crop]]:
     """Go through the structures that the labelmap holds, with their surroundings."""
     size_i, size_j, size_k = labelmap.grid.shape
@@ -203,9 +201,7 @@ def _changes(
     if rule.name == "slice":
         yield from _slice_changes(labelmap, label, crop, rule.ratio)
     elif rule.name == "volume":
-        voxels = rule.min_volume_mm3 / labelmap.grid.voxel_volume_mm3
-        limits = _VolumeLimits(voxels, rule.keep_largest)
-        yield _volume_change(labelmap, label, crop, limits)
+        yield _volume_change(labelmap, label, crop, rule)
 
 
 def _slice_changes(
@@ -272,7 +268,7 @@ def _whole_lengths(background: Components, crop: _Crop) -> IndexArray:
 
 
 def _volume_change(
-    labelmap: Labelmap, label: Label, crop: _Crop, limits: _VolumeLimits
+    labelmap: Labelmap, label: Label, crop: _Crop, rule: CleaningRule
 ) -> _Change:
     mask = labelmap.voxels.T[crop.ranges] == label.value
     cleaned = mask.copy()
@@ -280,8 +276,24 @@ def _volume_change(
     cavities = connected(~mask, across_planes=True)
     flat[cavities.places(~cavities.at_border())] = True
     pieces = connected(cleaned, across_planes=True)
-    flat[pieces.places(limits.too_small(pieces.sizes()))] = False
+    sizes = pieces.sizes()
+    gone = sizes < rule.min_volume_mm3 / labelmap.grid.voxel_volume_mm3
+    if rule.keep_largest is not None:
+        left = _on_the_left(pieces, crop, labelmap.grid)
+        for side in (left, ~left) if rule.each_side else (np.ones_like(left),):
+            here = np.flatnonzero(side)
+            largest_first = here[np.argsort(-sizes[here], kind="stable")]
+            gone[largest_first[rule.keep_largest :]] = True
+    flat[pieces.places(gone)] = False
     return _change(label, mask, cleaned, crop)
+
+
+def _on_the_left(pieces: Components, crop: _Crop, grid: Grid) -> BoolArray:
+    """Return which of the (count,) pieces lie on the patient's left, by centroid."""
+    begins = [begin for begin, _ in (crop.planes, crop.lines, crop.voxels)]
+    centres_mm = grid.to_patient((pieces.centres() + begins)[:, ::-1])
+    left: BoolArray = centres_mm[:, 0] > grid.middle_mm[0] - _ROUNDING_MM
+    return left
 
 
 def _change(label: Label, before: BoolArray, after: BoolArray, crop: _Crop) -> _Change:

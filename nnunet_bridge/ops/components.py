@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.image import BoolArray
 
 IndexArray = npt.NDArray[np.int64]
@@ -63,6 +64,18 @@ class Components:
         planes = np.zeros(self.count, dtype=np.int64)
         planes[self.owners] = self.planes
         return planes
+
+    def centres(self) -> FloatArray:
+        """Return the (count, 3) mean plane, line and voxel of each component."""
+        middles = self.planes, self.lines, self.first + (self.lengths - 1) / 2
+        sums = [
+            np.bincount(
+                self.owners, weights=self.lengths * middle, minlength=self.count
+            )
+            for middle in middles
+        ]
+        centres: FloatArray = np.stack(sums, axis=1) / self.sizes()[:, np.newaxis]
+        return centres
 
     def at_border(self) -> BoolArray:
         """Return which of the (count,) components reach the border of the array."""

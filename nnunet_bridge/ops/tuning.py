@@ -33,7 +33,9 @@ FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
 CANDIDATES = (
     CleaningRule("slice"),
     *(CleaningRule("volume", min_volume_mm3=v) for v in (100.0, 500.0, 1e3, 5e3)),
-    *(CleaningRule("volume", min_volume_mm3=0.0, keep_largest=n) for n in (2, 1)),
+    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=2),
+    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1, each_side=True),
+    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1),
 )
 """What is tried, the gentler first: of equally good rules the first is chosen."""
 

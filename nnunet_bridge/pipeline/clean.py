@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, RULES, CleaningRule
+from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
@@ -33,6 +33,8 @@ from nnunet_bridge.pipeline.label_files import (
 )
 
 RECORD = "clean.json"
+SOURCE_RULE = CleaningRule("slice")
+"""The rule of the source report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,11 @@ class CleanSummary:
         return "\n".join(lines)
 
 
-def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
+def clean_labels(
     labels: Path,
     out: Path,
     *,
-    rule: str = "slice",
-    ratio: float = 0.01,
-    min_volume_mm3: float | None = None,
-    keep_largest: int | None = None,
+    rule: CleaningRule = SOURCE_RULE,
     labels_file: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -107,13 +106,8 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
         A file, or a folder of ``<case>.nii.gz`` or ``<case>/labels.nii.gz``.
     out : Path
         A folder, which gets files of the same names; or a file, if `labels` is one.
-    rule : {"slice", "volume"}
-    ratio : float
-        Of the slice rule; 0.01 in the source report.
-    min_volume_mm3 : float, optional
-        Of the volume rule; `DEFAULT_MIN_VOLUME_MM3` by default.
-    keep_largest : int, optional
-        Of the volume rule: how many pieces of a label may stay; by default all.
+    rule : CleaningRule
+        For every structure; that of the source report by default.
     labels_file : Path, optional
         nnU-Net's ``dataset.json``; by default one beside the files.
     force : bool
@@ -123,23 +117,20 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
     Raises
     ------
     UsageError
-        If a result would replace its own input, the rule is unknown, or the slice
-        rule is to keep a number of pieces.
+        If a result would replace its own input.
     InputError
-        If there are no label files, their labels are unknown, or a number makes no
-        sense.
+        If there are no label files, or their labels are unknown.
     EnvironmentFault
         If `out` cannot be written.
     """
     listener = progress or Silent()
     if labels.is_dir() and out.name.endswith(ENDINGS):
         raise UsageError(f"{labels} is a folder, so {out} must be one, not a file.")
-    cleaning = _rule(rule, ratio, min_volume_mm3, keep_largest)
     files = label_files(labels)
     places = {case: _place(labels, file, out) for case, file in files.items()}
     _check_apart(files, places)
     table_file = table_file_for([labels], labels_file)
-    story = _Story(cleaning, table_for(table_file, files.values()))
+    story = _Story(rule, table_for(table_file, files.values()))
     record = _record_file(labels, out)
     earlier = {} if force else _earlier(record)
     listener.stage("clean", len(files))
@@ -148,7 +139,7 @@ def clean_labels(  # noqa: PLR0913 - the options of the command, by keyword
         known = earlier.get(case_id, {})
         cases.append(story.case(case_id, file, places[case_id], known))
         listener.advance(done, case_id)
-    summary = CleanSummary(cleaning, tuple(cases))
+    summary = CleanSummary(rule, tuple(cases))
     if labels.is_dir() and table_file is not None:
         write_if_changed(out / DATASET_FILE, table_file.read_bytes())
     if summary.as_json()["cases"] != list(earlier.values()):
@@ -200,20 +191,6 @@ class _Story:
 
 
 _OUTCOME_KEYS = ("case", "outcome", "codes", "messages")
-
-
-def _rule(
-    name: str, ratio: float, min_volume_mm3: float | None, keep_largest: int | None
-) -> CleaningRule:
-    """Return the rule that the words of the command mean."""
-    if name not in RULES:
-        raise UsageError(f"{name!r} is no rule; choose {' or '.join(RULES)}.")
-    if name == "slice" and keep_largest is not None:
-        raise UsageError(
-            "How many pieces stay is a matter of the rule volume: add --rule volume."
-        )
-    smallest = DEFAULT_MIN_VOLUME_MM3 if min_volume_mm3 is None else min_volume_mm3
-    return CleaningRule(name, ratio, smallest, keep_largest)
 
 
 def _sha256(file: Path) -> str:

@@ -20,7 +20,6 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
-from nnunet_bridge.pipeline.clean import CleanSummary, clean_labels
 from nnunet_bridge.pipeline.label_files import (
     CaseOutcome,
     attempted,
@@ -30,20 +29,6 @@ from nnunet_bridge.pipeline.label_files import (
     table_for,
     unpaired,
 )
-from nnunet_bridge.pipeline.mesh import MeshSummary, mesh_labels, write_meshes
-
-__all__ = [
-    "CleanSummary",
-    "MeshSummary",
-    "ScoreOptions",
-    "ScoreSummary",
-    "ScoredCase",
-    "clean_labels",
-    "mesh_labels",
-    "score_case",
-    "score_folders",
-    "write_meshes",
-]
 
 SCORES_TABLE = "scores.csv"
 SCORES_JSON = "scores.json"

@@ -16,6 +16,12 @@ rules = st.one_of(
         min_volume_mm3=st.floats(0, 1e9),
         keep_largest=st.none() | st.integers(1, 9),
     ),
+    st.builds(
+        CleaningRule,
+        st.just("volume"),
+        keep_largest=st.integers(1, 9),
+        each_side=st.booleans(),
+    ),
 )
 
 
@@ -38,6 +44,7 @@ def test_the_words_of_a_rule_begin_with_its_name(rule):
         ({"min_volume_mm3": -1.0}, "0 mm3 or more"),
         ({"min_volume_mm3": float("inf")}, "0 mm3 or more"),
         ({"keep_largest": 0}, "At least one piece"),
+        ({"name": "volume", "each_side": True}, "Name a number"),
     ],
 )
 def test_a_rule_without_sense_is_refused(words, message):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
@@ -189,6 +190,46 @@ def test_the_largest_pieces_are_counted_for_each_side_that_has_a_label():
     )
 
     assert cleaned.removed_mm3 == {"femur_left": 2.0, "femur_right": 1.0}
+
+
+SIXTY_DEGREES = Rotation.from_euler("z", 60, degrees=True).as_matrix()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    voxels=arrays(np.bool_, (9, 6, 5), elements=st.sampled_from([True, False, False])),
+    signs=st.tuples(*[st.sampled_from([1.0, -1.0])] * 3),
+    turned=st.booleans(),
+    keep=st.integers(1, 3),
+)
+def test_the_largest_pieces_of_each_side_stay_where_one_label_holds_both(
+    voxels, signs, turned, keep
+):
+    affine = np.diag([*np.multiply(signs, (0.9, 1.1, 3.0)), 1.0])
+    affine[:3, :3] = SIXTY_DEGREES @ affine[:3, :3] if turned else affine[:3, :3]
+    one = Labelmap(Grid(voxels.shape, affine), voxels.astype(np.uint8), TABLE)
+
+    cleaned = clean_volume(one, min_volume_mm3=0, keep_largest=keep, each_side=True)
+
+    filled = ndimage.binary_fill_holes(voxels)
+    pieces, count = ndimage.label(filled.T)
+    pieces = pieces.T
+    kept = []
+    for side in (True, False):
+        here = [
+            (-int((pieces == c).sum()), c)
+            for c in range(1, count + 1)
+            if is_left(one.grid, np.argwhere(pieces == c)) is side
+        ]
+        kept += [c for _, c in sorted(here)[:keep]]
+    assert np.array_equal(cleaned.labelmap.mask(TABLE["tibia"]), np.isin(pieces, kept))
+
+
+def is_left(grid, places):
+    """Whether the centroid lies left of the middle of the image, in LPS."""
+    corners = np.array([[0, 0, 0], np.array(grid.shape) - 1])
+    middle_x = (grid.affine @ [*corners.mean(axis=0), 1])[0]
+    return bool((grid.affine @ [*places.mean(axis=0), 1])[0] > middle_x - 1e-6)
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,6 +9,7 @@ import pytest
 import trimesh
 from scipy import ndimage
 
+from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
@@ -19,15 +20,14 @@ from nnunet_bridge.formats.tables import read_scores, read_scores_json
 from nnunet_bridge.ops.cleanup import clean_slices
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import clean
-from nnunet_bridge.pipeline.evaluate import (
-    clean_labels,
-    mesh_labels,
-    score_folders,
-    write_meshes,
-)
+from nnunet_bridge.pipeline.clean import clean_labels
+from nnunet_bridge.pipeline.evaluate import score_folders
+from nnunet_bridge.pipeline.mesh import mesh_labels, write_meshes
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 AFFINE = np.diag([0.8, 0.8, 3.0, 1.0])
+HALF = CleaningRule("slice", ratio=0.5)
+BY_VOLUME = CleaningRule("volume", min_volume_mm3=100.0)
 DATA = Path(os.environ.get("NNUNET_BRIDGE_TEST_DATA", "../shared/data"))
 
 
@@ -271,7 +271,7 @@ def test_a_folder_is_cleaned_and_accounted_for(folders, tmp_path):
     predictions, _, _ = folders
     out = tmp_path / "clean"
 
-    summary = clean_labels(predictions, out, ratio=0.5)
+    summary = clean_labels(predictions, out, rule=HALF)
 
     for case in summary.as_json()["cases"]:
         name = f"{case['case']}.nii.gz"
@@ -295,10 +295,10 @@ def test_the_names_of_the_labels_go_with_the_files(folders, tmp_path):
 
 
 def test_cleaning_again_rewrites_nothing_and_reports_the_same(folders, tmp_path):
-    first = clean_labels(folders[1], tmp_path / "clean", ratio=0.5)
+    first = clean_labels(folders[1], tmp_path / "clean", rule=HALF)
     before = mtimes(tmp_path / "clean")
 
-    second = clean_labels(folders[1], tmp_path / "clean", ratio=0.5)
+    second = clean_labels(folders[1], tmp_path / "clean", rule=HALF)
 
     assert mtimes(tmp_path / "clean") == before
     assert second.as_json() == first.as_json()
@@ -306,13 +306,13 @@ def test_cleaning_again_rewrites_nothing_and_reports_the_same(folders, tmp_path)
 
 def test_another_rule_or_a_changed_result_is_cleaned_anew(folders, tmp_path):
     out = tmp_path / "clean"
-    clean_labels(folders[1], out, ratio=0.5)
+    clean_labels(folders[1], out, rule=HALF)
     before = mtimes(out)
-    clean_labels(folders[1], out, rule="volume", min_volume_mm3=100.0)
+    clean_labels(folders[1], out, rule=BY_VOLUME)
     after = mtimes(out)
     (out / "msk_000.nii.gz").write_bytes(b"")
 
-    clean_labels(folders[1], out, rule="volume", min_volume_mm3=100.0)
+    clean_labels(folders[1], out, rule=BY_VOLUME)
 
     assert all(after[file] != before[file] for file in out.glob("*.nii.gz"))
     assert mtimes(out)[out / "msk_001.nii.gz"] == after[out / "msk_001.nii.gz"]
@@ -389,25 +389,13 @@ def test_only_the_largest_pieces_are_kept_where_that_is_asked_for(folders, tmp_p
     summary = clean_labels(
         predictions / "msk_000.nii.gz",
         tmp_path / "clean",
-        rule="volume",
-        min_volume_mm3=0.0,
-        keep_largest=2,
+        rule=CleaningRule("volume", min_volume_mm3=0.0, keep_largest=2),
     )
 
     content = summary.as_json()
     assert content["keep_largest"] == 2
     removed = content["cases"][0]["structures"]["label_1"]["removed_mm3"]
     assert removed == pytest.approx(6 * 10 * 8 * 0.8 * 0.8 * 3.0)
-
-
-def test_the_slice_rule_keeps_no_number_of_pieces(folders, tmp_path):
-    with pytest.raises(UsageError, match="--rule volume"):
-        clean_labels(folders[1], tmp_path / "clean", keep_largest=2)
-
-
-def test_an_unknown_rule_is_refused(folders, tmp_path):
-    with pytest.raises(UsageError, match="slice or volume"):
-        clean_labels(folders[1], tmp_path / "clean", rule="3d")
 
 
 # --- mesh -----------------------------------------------------------------------------

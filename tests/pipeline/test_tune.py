@@ -392,6 +392,8 @@ def test_the_command_tunes_and_prints_one_object(workspace):
         (["."], "Name LABELS to clean and OUT"),
         ([], "Name LABELS to clean and OUT"),
         ([".", "out", "--keep", "2"], "--rule volume"),
+        ([".", "out", "--rule", "volume", "--each-side"], "Add --keep N"),
+        (["--tune", "1", "--each-side"], "Leave out '--each-side'"),
     ],
 )
 def test_words_that_do_not_go_together_are_a_usage_error(workspace, words, message):
