@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from literal_rule import literal_slices, literal_volume, merged
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -31,44 +32,6 @@ DATA = Path(os.environ.get("NNUNET_BRIDGE_TEST_DATA", "../shared/data"))
 def labelmap(voxels, spacing_mm=(1.0, 1.0, 1.0), table=TABLE):
     grid = Grid(voxels.shape, np.diag([*spacing_mm, 1.0]))
     return Labelmap(grid, voxels.astype(np.uint8), table)
-
-
-def literal_slice(mask, ratio):
-    """Return one 2-D slice after the source's rule, component by component."""
-    limit = int(ratio * mask.sum())
-    for value_of_component in (False, True):
-        components, count = ndimage.label(mask == value_of_component)
-        for component in range(1, count + 1):
-            where = components == component
-            if where.sum() < limit:
-                mask = np.where(where, not value_of_component, mask)
-    return mask
-
-
-def literal_slices(mask, ratio):
-    slices = [literal_slice(mask[:, :, k], ratio) for k in range(mask.shape[2])]
-    return np.stack(slices, axis=2)
-
-
-def literal_volume(mask, min_voxels, keep_largest):
-    filled = ndimage.binary_fill_holes(mask)
-    components, count = ndimage.label(filled.T)
-    components = components.T
-    sizes = np.bincount(components.ravel(), minlength=count + 1)
-    ranked = sorted(range(1, count + 1), key=lambda c: (-sizes[c], c))
-    kept = [c for c in ranked[:keep_largest] if sizes[c] >= min_voxels]
-    return np.isin(components, kept)
-
-
-def merged(one, results):
-    """Return the labelmap that the rule of claims makes of each structure's result."""
-    claims = np.sum(results, axis=0)
-    voxels = np.zeros_like(one.voxels)
-    for label, result in zip(one.labels, results, strict=True):
-        alone = result & (claims == 1)
-        kept = result & (claims > 1) & one.mask(label)
-        voxels[alone | kept] = label.value
-    return voxels, int(np.count_nonzero(claims > 1))
 
 
 def adversarial(seed):

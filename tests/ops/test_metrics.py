@@ -197,7 +197,7 @@ def test_an_equal_prediction_is_perfect():
         assert (score.hd_mm, score.hd95_mm, score.assd_mm) == (0, 0, 0)
 
 
-def test_what_one_side_lacks_has_a_state_instead_of_a_number():
+def test_N09_what_one_side_lacks_has_a_state_instead_of_a_number():
     reference, prediction = np.zeros((4, 4, 4)), np.zeros((4, 4, 4))
     reference[1, 1, 1] = 1
     prediction[2, 2, 2] = 2
@@ -217,7 +217,7 @@ def test_what_one_side_lacks_has_a_state_instead_of_a_number():
     assert missed.configuration == "2d"
 
 
-def test_other_grids_are_refused_and_the_distance_is_named():
+def test_M02_other_grids_are_refused_and_the_distance_is_named():
     voxels = np.ones((3, 3, 3))
     moved = np.eye(4)
     moved[0, 3] = 100.0
@@ -228,7 +228,7 @@ def test_other_grids_are_refused_and_the_distance_is_named():
     assert refusal.value.code == "M02"
 
 
-def test_the_same_place_with_another_shape_is_refused():
+def test_M02_the_same_place_with_another_shape_is_refused():
     with pytest.raises(GeometryError, match="3 x 3 x 4"):
         bone_scores(
             labelmap(np.ones((3, 3, 4))), labelmap(np.ones((3, 3, 3))), case_id="c"
@@ -274,7 +274,7 @@ def grids(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(grid=grids(), seed=st.integers(0, 1000))
-def test_a_volume_is_its_voxels_times_the_determinant(grid, seed):
+def test_M01_a_volume_is_its_voxels_times_the_determinant(grid, seed):
     voxels = np.random.default_rng(seed).integers(0, 4, grid.shape).astype(np.uint8)
     one = Labelmap(grid, voxels, TABLE)
 

@@ -47,7 +47,7 @@ def labelmap(voxels, affine=None):
 
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 10_000), mirrored=st.booleans())
-def test_faces_turn_outwards_on_every_grid(seed, mirrored):
+def test_M05_faces_turn_outwards_on_every_grid(seed, mirrored):
     rng = np.random.default_rng(seed)
     voxels = rng.random((6, 5, 4)) < rng.uniform(0.05, 0.9)
     one = labelmap(voxels, oblique(seed, mirrored=mirrored))
@@ -61,7 +61,7 @@ def test_faces_turn_outwards_on_every_grid(seed, mirrored):
 
 
 @pytest.mark.parametrize("signs", list(np.ndindex(2, 2, 2)))
-def test_all_eight_combinations_of_signs_enclose_the_same_volume(signs):
+def test_M05_all_eight_combinations_of_signs_enclose_the_same_volume(signs):
     affine = np.diag([*(np.array([0.8, 0.9, 2.0]) * (1 - 2 * np.array(signs))), 1.0])
 
     mesh = surface_of(labelmap(ellipsoid(), affine), TIBIA)
@@ -89,7 +89,7 @@ def test_the_middle_of_a_mesh_is_that_of_its_voxels(seed, mirrored):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_the_surface_of_the_box_is_bit_for_bit_that_of_the_volume(order):
+def test_M07_the_surface_of_the_box_is_bit_for_bit_that_of_the_volume(order):
     rng = np.random.default_rng(0)
     voxels = ndimage.gaussian_filter(rng.normal(size=(50, 40, 30)), 2) > 0.05
     voxels = np.pad(voxels, ((40, 3), (0, 20), (9, 1))).copy(order=order)
@@ -105,7 +105,9 @@ def test_the_surface_of_the_box_is_bit_for_bit_that_of_the_volume(order):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 10, 10), (5, 5, 5)])
-def test_a_structure_that_fills_its_image_is_closed_and_says_that_it_may_go_on(shape):
+def test_M04_a_structure_that_fills_its_image_is_closed_and_says_that_it_may_go_on(
+    shape,
+):
     mesh = surface_of(labelmap(np.ones(shape)), TIBIA)
 
     assert mesh.watertight
@@ -116,7 +118,7 @@ def test_a_structure_inside_does_not_touch_the_border():
     assert not surface_of(labelmap(ellipsoid()), TIBIA).touches_border
 
 
-def test_a_structure_that_is_absent_has_no_surface():
+def test_M03_a_structure_that_is_absent_has_no_surface():
     assert surface_of(labelmap(ellipsoid()), FEMUR) is None
     assert surfaces_of(labelmap(np.zeros((3, 3, 3)))) == {"tibia": None, "femur": None}
 

@@ -107,7 +107,7 @@ def test_means_go_over_the_cases_and_say_how_many(folders):
     assert "surface-distance" in content["definition"]
 
 
-def test_absent_structures_are_counted_and_not_averaged(folders):
+def test_N09_absent_structures_are_counted_and_not_averaged(folders):
     predictions, references, out = folders
     empty = labelmap().with_voxels(np.zeros((40, 36, 12), np.uint8))
     only_tibia = empty.with_voxels((labelmap().voxels == 1).astype(np.uint8))
@@ -161,7 +161,7 @@ def test_a_damaged_file_refuses_its_case_only(folders):
     assert len(read_scores(folders[2] / "scores.csv")) == 4
 
 
-def test_a_prediction_on_another_grid_refuses_its_case(folders):
+def test_M02_a_prediction_on_another_grid_refuses_its_case(folders):
     moved = AFFINE.copy()
     moved[2, 3] = 50.0
     for seed in range(3):
@@ -431,7 +431,7 @@ def test_a_folder_becomes_a_folder_per_case(folders, tmp_path):
     assert (tmp_path / "m" / "msk_001" / "femur.stl").is_file()
 
 
-def test_an_absent_structure_is_empty_and_no_error(folders, tmp_path):
+def test_M03_an_absent_structure_is_empty_and_no_error(folders, tmp_path):
     only_tibia = labelmap().with_voxels((labelmap().voxels == 1).astype(np.uint8))
     write_labelmap(folders[1] / "msk_000.nii.gz", only_tibia)
 
@@ -442,7 +442,7 @@ def test_an_absent_structure_is_empty_and_no_error(folders, tmp_path):
     assert not (tmp_path / "m" / "femur.ply").exists()
 
 
-def test_smoothing_that_shrinks_too_much_is_refused_unless_forced(tmp_path):
+def test_M08_smoothing_that_shrinks_too_much_is_refused_unless_forced(tmp_path):
     voxels = np.zeros((20, 20, 12), np.uint8)
     voxels[5:7, 5:7, 1:11] = 1
     thin = labelmap(shape=(20, 20, 12)).with_voxels(voxels)
@@ -456,7 +456,7 @@ def test_smoothing_that_shrinks_too_much_is_refused_unless_forced(tmp_path):
     assert forced.file == tmp_path / "b" / "tibia.ply"
 
 
-def test_a_refused_mesh_is_part_of_the_outcome(tmp_path):
+def test_M08_a_refused_mesh_is_part_of_the_outcome(tmp_path):
     voxels = np.zeros((20, 20, 12), np.uint8)
     voxels[5:7, 5:7, 1:11] = 1
     thin = labelmap(shape=(20, 20, 12)).with_voxels(voxels)
@@ -468,7 +468,7 @@ def test_a_refused_mesh_is_part_of_the_outcome(tmp_path):
     assert summary.as_json()["cases"][0]["codes"] == ["M08"]
 
 
-def test_a_thin_structure_is_warned_about(tmp_path):
+def test_M06_a_thin_structure_is_warned_about(tmp_path):
     voxels = np.zeros((60, 60, 3), np.uint8)
     voxels[2:58:2, 2:58] = 1
     plates = Labelmap(Grid(voxels.shape, AFFINE), voxels, TABLE)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from literal_rule import literal_slices, merged
 
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.ops.cleanup import clean_slices
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.phantom_study import write_phantom_study
 
@@ -118,6 +120,44 @@ def test_every_bone_has_a_watertight_mesh_around_its_own_voxels(demo):
         assert np.all(mesh.bounds[0] <= where.min(axis=0))
         assert np.all(mesh.bounds[1] >= where.max(axis=0))
     assert (out / "meshes" / "all.ply").exists()
+
+
+def test_what_the_networks_predict_is_cleaned_as_by_the_literal_rule(predicted):
+    for prediction, _ in predicted:
+        results = [literal_slices(prediction.mask(label), 0.01) for label in TABLE]
+
+        cleaned = clean_slices(prediction, ratio=0.01)
+
+        expected, _ = merged(prediction, results)
+        np.testing.assert_array_equal(cleaned.labelmap.voxels, expected)
+
+
+def test_what_the_networks_predict_scores_as_in_surface_distance(
+    predicted, by_the_package
+):
+    for prediction, reference in predicted:
+        scores = bone_scores(prediction, reference, case_id="c")
+        for label, score in zip(TABLE, scores, strict=True):
+            expected = by_the_package(
+                prediction.mask(label),
+                reference.mask(label),
+                reference.grid.spacing_mm,
+                1.0,
+            )
+            ours = (score.hd95_mm, score.hd_mm, score.assd_mm, score.nsd)
+            np.testing.assert_allclose(ours, expected, atol=1e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def predicted(work):
+    """Every prediction of the cross-validation, with its reference."""
+    files = sorted((work / "nnUNet_results" / DATASET).glob("*/fold_*/validation/*.gz"))
+    assert len(files) >= 4
+    references = work / "nnUNet_raw" / DATASET / "labelsTr"
+    return [
+        (read_labelmap(file, TABLE), read_labelmap(references / file.name, TABLE))
+        for file in files
+    ]
 
 
 def test_the_scores_are_a_table_with_the_columns_of_the_contract(demo):
