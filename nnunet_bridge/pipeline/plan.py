@@ -30,11 +30,12 @@ from nnunet_bridge.nnunet.commands import (
     run_to_end,
     shared_among,
 )
-from nnunet_bridge.nnunet.dataset import RawDataset, Splits, patient_splits
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS
 from nnunet_bridge.nnunet.runs import known_runs
+from nnunet_bridge.nnunet.splits import Splits, Splitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,24 @@ def plan_dataset(
     dataset: str,
     configurations: Sequence[str],
     *,
+    splitting: Splitting | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PlanSummary:
     """Verify, plan and preprocess a dataset, and split it by patient.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    dataset : str
+        Full name.
+    configurations : sequence of str
+    splitting : Splitting, optional
+        By default five folds by patient; where the dataset is planned already, the
+        splits that are there.
+    force : bool
+        Plan again what is planned.
+    progress : Progress, optional
 
     Raises
     ------
@@ -92,12 +107,13 @@ def plan_dataset(
     shown = progress or Silent()
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     state = _dataset_state(raw)
-    if not force and _is_planned(workspace, dataset, configurations, state):
+    planned = _is_planned(workspace, dataset, configurations, state)
+    if planned and not force and splitting is None:
         return _plan_summary(workspace, dataset, configurations, already_done=True)
     cases = raw.training_cases()
     shown.stage("plan", 1 + len(cases) * len(configurations))
-    raw.check()
-    splits = patient_splits(_patients(raw))
+    holds = raw.check()
+    splits = (splitting or Splitting()).splits(_patients(raw), holds)
     planned_dir = workspace.planned_dir(dataset)
     with only_writer(workspace.dataset_lock(dataset), f"Dataset {dataset}"):
         _require_no_training(workspace, dataset)
@@ -106,10 +122,12 @@ def plan_dataset(
             _forget_plan(workspace, dataset)
         with clear_os_errors(f"write {planned_dir}"):
             planned_dir.mkdir(parents=True, exist_ok=True)
-        write_json(workspace.splits_file(dataset), splits)
+        if splitting is not None or not kept:
+            write_json(workspace.splits_file(dataset), splits)
         shown.advance(1)
         new = [name for name in configurations if name not in kept]
-        _plan_and_preprocess(workspace, dataset, new, shown)
+        if new:
+            _plan_and_preprocess(workspace, dataset, new, shown)
         write_json(
             _marker(workspace, dataset),
             {"dataset_state": state, "configurations": [*kept, *new]},

@@ -34,7 +34,6 @@ from nnunet_bridge.nnunet.commands import (
     shared_among,
     train_command,
 )
-from nnunet_bridge.nnunet.dataset import Splits
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
@@ -49,6 +48,7 @@ from nnunet_bridge.nnunet.runs import (
     run_state,
     write_record,
 )
+from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.plan import require_plan
 
 FULL_EPOCHS = 1000

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.files import write_json
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
-from nnunet_bridge.nnunet.dataset import RawDataset, patient_splits
+from nnunet_bridge.nnunet.dataset import RawDataset
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 
@@ -116,49 +114,3 @@ def test_N01_labels_that_nnunet_would_not_take_are_refused(folder, labels, compl
 def test_a_folder_without_dataset_json_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match="run `convert` first"):
         RawDataset.open(tmp_path)
-
-
-patients_of_cases = st.dictionaries(
-    st.from_regex(r"case_[0-9]{2}", fullmatch=True),
-    st.sampled_from(["p1", "p2", "p3", "p4", "p5", "p6", "p7"]),
-    min_size=2,
-    max_size=30,
-).filter(lambda patients: len(set(patients.values())) > 1)
-
-
-@given(patients_of_cases)
-def test_no_patient_is_on_both_sides_of_a_fold(patients):
-    for fold in patient_splits(patients):
-        on_one_side = {patients[case] for case in fold["train"]}
-        on_the_other = {patients[case] for case in fold["val"]}
-        assert not on_one_side & on_the_other
-
-
-@given(patients_of_cases)
-def test_every_case_is_validated_once_and_trained_on_otherwise(patients):
-    splits = patient_splits(patients)
-
-    assert sorted(case for fold in splits for case in fold["val"]) == sorted(patients)
-    for fold in splits:
-        assert sorted(fold["train"] + fold["val"]) == sorted(patients)
-        assert fold["train"]
-        assert fold["val"]
-
-
-@given(patients_of_cases)
-def test_splits_do_not_depend_on_the_order_of_the_cases(patients):
-    backwards = dict(reversed(patients.items()))
-
-    assert patient_splits(patients) == patient_splits(backwards)
-
-
-@pytest.mark.parametrize(("cases", "folds"), [(2, 2), (3, 3), (4, 4), (5, 5), (12, 5)])
-def test_fewer_than_five_patients_give_fewer_folds(cases, folds):
-    splits = patient_splits({f"c{n}": f"p{n}" for n in range(cases)})
-
-    assert len(splits) == folds
-
-
-def test_one_patient_alone_cannot_be_split():
-    with pytest.raises(InputError, match="needs two patients; there is 1"):
-        patient_splits({"a": "p", "b": "p"})

@@ -1,0 +1,246 @@
+"""Cross-validation by patient: which cases each fold trains on and validates.
+
+nnU-Net splits cases, and needs five of them. Ours keeps a patient's scans together,
+works with two patients, and lets every training part see every structure that two
+patients hold.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.formats.files import read_json
+
+Splits: TypeAlias = list[dict[str, list[str]]]
+"""What nnU-Net's ``splits_final.json`` holds: ``train`` and ``val`` of every fold."""
+
+FOLDS = 5
+SPLIT_SEED = 12345
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How a dataset is to be split."""
+
+    folds: int = FOLDS
+    """At most so many; 0 leaves out one patient at a time."""
+
+    seed: int = SPLIT_SEED
+    file: Path | None = None
+    """Splits that somebody else made; the rest means nothing then."""
+
+    def splits(
+        self, patients: Mapping[str, str], holds: Mapping[str, Collection[str]]
+    ) -> Splits:
+        """Return the folds of the given cases.
+
+        Parameters
+        ----------
+        patients : mapping
+            Case id to patient.
+        holds : mapping
+            Case id to the structures that its reference holds.
+
+        Raises
+        ------
+        InputError
+            If all cases are of one patient, or the file holds no fair splits.
+        """
+        if self.file is not None:
+            return read_splits(self.file, patients)
+        return patient_splits(patients, holds, folds=self.folds, seed=self.seed)
+
+
+def patient_splits(
+    patients: Mapping[str, str],
+    holds: Mapping[str, Collection[str]] | None = None,
+    *,
+    folds: int = FOLDS,
+    seed: int = SPLIT_SEED,
+) -> Splits:
+    """Return a cross-validation in which no patient is on both sides of a fold.
+
+    Parameters
+    ----------
+    patients : mapping
+        Case id to patient; the cases to split.
+    holds : mapping, optional
+        Case id to the structures that its reference holds. Where two patients or more
+        hold one, no fold validates all of them, so that every training part has it.
+    folds : int
+        At most so many; 0 for one a patient.
+    seed : int
+        The same seed and cases give the same splits.
+
+    Returns
+    -------
+    splits : list of dict
+        ``train`` and ``val`` hold sorted case ids. Every case is validated once.
+
+    Raises
+    ------
+    InputError
+        If all cases are of one patient.
+
+    Examples
+    --------
+    >>> patient_splits({"a": "p", "b": "q", "c": "p"})
+    [{'train': ['b'], 'val': ['a', 'c']}, {'train': ['a', 'c'], 'val': ['b']}]
+    """
+    cases_of: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(patients):
+        cases_of[patients[case]].append(case)
+    if len(cases_of) < 2:  # noqa: PLR2004 - one side to train on, one to validate
+        raise InputError(
+            f"A cross-validation needs two patients; there is {len(cases_of)}. Convert "
+            "more patients, or train with `-f all` (which validates nothing)."
+        )
+    order = sorted(cases_of)
+    random.Random(seed).shuffle(order)  # noqa: S311 - repeatable, not secret
+    order.sort(key=lambda patient: -len(cases_of[patient]))
+    groups: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
+    for patient in order:
+        min(groups, key=lambda group: _size(group, cases_of)).append(patient)
+    _spread(groups, _holders(cases_of, holds or {}), cases_of)
+    validated = [[case for who in group for case in cases_of[who]] for group in groups]
+    return [
+        {
+            "train": sorted(case for case in patients if case not in fold),
+            "val": sorted(fold),
+        }
+        for fold in validated
+    ]
+
+
+def _size(group: Collection[str], cases_of: Mapping[str, list[str]]) -> int:
+    return sum(len(cases_of[patient]) for patient in group)
+
+
+def _holders(
+    cases_of: Mapping[str, list[str]], holds: Mapping[str, Collection[str]]
+) -> list[frozenset[str]]:
+    """Return the patients of every structure that more than one holds, rare first."""
+    patients: dict[str, set[str]] = defaultdict(set)
+    for patient, cases in cases_of.items():
+        for case in cases:
+            for structure in holds.get(case, ()):
+                patients[structure].add(patient)
+    several = {frozenset(found) for found in patients.values() if len(found) > 1}
+    return sorted(several, key=lambda found: (len(found), sorted(found)))
+
+
+def _spread(
+    groups: list[list[str]],
+    holders: list[frozenset[str]],
+    cases_of: Mapping[str, list[str]],
+) -> None:
+    """Exchange patients until no fold validates all holders of a structure.
+
+    The exchange that changes the sizes of the folds least is taken, of those that do
+    not bring another structure together instead. Where there is none, the folds stay.
+    """
+    for together in holders:
+        home = next((group for group in groups if together <= set(group)), None)
+        if home is None:
+            continue
+        exchanges = [
+            (abs(len(cases_of[one]) - len(cases_of[other])), one, other, group)
+            for one in sorted(together)
+            for group in groups
+            if group is not home
+            for other in group
+        ]
+        for _, one, other, group in sorted(exchanges, key=lambda e: e[:3]):
+            before = _brought_together((home, group), holders)
+            _exchange(home, one, group, other)
+            if _brought_together((home, group), holders) < before:
+                break
+            _exchange(home, other, group, one)
+
+
+def _brought_together(
+    groups: Collection[list[str]], holders: list[frozenset[str]]
+) -> int:
+    """Return how many structures have all their holders in one of the groups."""
+    return sum(found <= set(group) for group in groups for found in holders)
+
+
+def _exchange(home: list[str], one: str, group: list[str], other: str) -> None:
+    home[home.index(one)], group[group.index(other)] = other, one
+
+
+def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
+    """Return the splits of a file that somebody wrote, once they are fair.
+
+    Parameters
+    ----------
+    file : Path
+        In nnU-Net's own form: a list of ``{"train": [...], "val": [...]}``.
+    patients : mapping
+        Case id to patient, of all cases of the dataset.
+
+    Raises
+    ------
+    InputError
+        If a fold names a case that does not exist, lacks a side, or has a case, or a
+        patient, on both sides; with every fault found, one a line.
+    """
+    try:
+        splits = read_json(file)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as JSON: {error}") from error
+    if not _has_the_form(splits):
+        raise InputError(
+            f'{file} holds no splits: expected [{{"train": ["case", ...], "val": '
+            "[...]}, ...], a fold each."
+        )
+    faults = [
+        f"fold {number}: {fault}"
+        for number, fold in enumerate(splits)
+        for fault in _faults(fold, patients)
+    ]
+    if faults:
+        raise InputError(f"{file} holds no fair splits:\n" + "\n".join(faults))
+    return [{side: sorted(fold[side]) for side in ("train", "val")} for fold in splits]
+
+
+def _has_the_form(splits: object) -> bool:
+    return (
+        isinstance(splits, list)
+        and len(splits) > 0
+        and all(
+            isinstance(fold, dict)
+            and set(fold) == {"train", "val"}
+            and all(
+                isinstance(cases, list) and all(isinstance(case, str) for case in cases)
+                for cases in fold.values()
+            )
+            for fold in splits
+        )
+    )
+
+
+def _faults(fold: Mapping[str, list[str]], patients: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with one fold, in words."""
+    train, validated = set(fold["train"]), set(fold["val"])
+    faults = [f"`{side}` names no case." for side in fold if not fold[side]]
+    unknown = sorted((train | validated) - set(patients))
+    if unknown:
+        faults.append(f"there is no case {', '.join(unknown)}.")
+    both = sorted(train & validated)
+    if both:
+        faults.append(f"{', '.join(both)} is trained on and validated.")
+    who = {patients[case]: case for case in sorted(train & set(patients))}
+    leaks = sorted(
+        f"{case} is of the same patient as {who[patients[case]]}, which is trained on."
+        for case in (validated & set(patients)) - train
+        if patients[case] in who
+    )
+    return faults + leaks
