@@ -33,7 +33,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+
 SEED = 20230601
+AT_MOST_LOST_S = 270.0
+"""Of training, where an epoch takes less; half a minute is left to write it."""
+
 _PARENT_CHECK_S = 1.0
 
 
@@ -116,6 +121,7 @@ def _train(asked: argparse.Namespace) -> None:
 
     _seed()
     _write_checkpoints_whole(nnUNetTrainer)
+    _write_checkpoints_often(nnUNetTrainer)
     build = nnunet.get_trainer_from_args
 
     def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
@@ -300,16 +306,59 @@ def _seed() -> None:
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Let a checkpoint get its name only when all of it is on the disk."""
-    save = trainer_class.save_checkpoint
+    """Let a checkpoint get its name only when all of it is on the disk.
+
+    The latest but one is kept until the training ends (FAULTS N05).
+    """
+    save, finish = trainer_class.save_checkpoint, trainer_class.on_train_end
 
     def save_whole(trainer: Any, filename: str) -> None:  # noqa: ANN401 - nnU-Net's types
-        temporary = Path(f"{filename}.partial")
+        final, temporary = Path(filename), Path(f"{filename}.partial")
         save(trainer, str(temporary))
-        if temporary.exists():
-            temporary.replace(filename)
+        if not temporary.exists():
+            return
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        if final.name == CHECKPOINT_LATEST and final.exists():
+            final.replace(final.with_name(CHECKPOINT_PREVIOUS))
+        temporary.replace(final)
+
+    def finish_and_tidy(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        finish(trainer)
+        if trainer.local_rank == 0:
+            Path(trainer.output_folder, CHECKPOINT_PREVIOUS).unlink(missing_ok=True)
 
     trainer_class.save_checkpoint = save_whole
+    trainer_class.on_train_end = finish_and_tidy
+
+
+def _write_checkpoints_often(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Write the latest checkpoint so often that little is lost, whatever the trainer.
+
+    nnU-Net's own writes one every 50 epochs. Here the end of an epoch is one also if
+    the next epoch would end more than `AT_MOST_LOST_S` after the last checkpoint.
+    """
+    end_epoch, begin = trainer_class.on_epoch_end, trainer_class.on_train_start
+    moments = {"saved": time.monotonic(), "epoch": time.monotonic()}
+
+    def begin_and_note(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        begin(trainer)
+        moments["saved"] = moments["epoch"] = time.monotonic()
+
+    def end_epoch_and_save(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        now = time.monotonic()
+        epoch_s, moments["epoch"] = now - moments["epoch"], now
+        rare = trainer.save_every
+        if now - moments["saved"] + epoch_s > AT_MOST_LOST_S:
+            trainer.save_every = 1
+        saves = (trainer.current_epoch + 1) % trainer.save_every == 0
+        end_epoch(trainer)
+        trainer.save_every = rare
+        if saves:
+            moments["saved"] = now
+
+    trainer_class.on_train_start = begin_and_note
+    trainer_class.on_epoch_end = end_epoch_and_save
 
 
 def _load_only_what_is_allowed() -> None:

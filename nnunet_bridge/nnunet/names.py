@@ -17,6 +17,10 @@ from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 FILE_ENDING = ".nii.gz"
 CHECKPOINT_FINAL = "checkpoint_final.pth"
 CHECKPOINT_LATEST = "checkpoint_latest.pth"
+CHECKPOINT_BEST = "checkpoint_best.pth"
+CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
+"""Ours: the latest but one, in case the latest is damaged."""
+
 ON_ALL_CASES = "all"
 """nnU-Net's fold that trains on every case; its validation says nothing."""
 

@@ -16,11 +16,8 @@ from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import read_events
 from nnunet_bridge.formats.files import is_locked, read_json, write_json
-from nnunet_bridge.nnunet.names import (
-    CHECKPOINT_FINAL,
-    CHECKPOINT_LATEST,
-    Workspace,
-)
+from nnunet_bridge.nnunet.checkpoints import NEWEST_FIRST
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS, Budget
 
 
@@ -123,9 +120,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
 def can_resume(workspace: Workspace, run: TrainingRun) -> bool:
     """Whether there is a checkpoint to go on from."""
     fold_dir = workspace.fold_dir(run)
-    return any(
-        (fold_dir / name).exists() for name in (CHECKPOINT_LATEST, CHECKPOINT_FINAL)
-    )
+    return any((fold_dir / name).exists() for name in NEWEST_FIRST)
 
 
 def planned_runs(

@@ -21,6 +21,7 @@ from nnunet_bridge.formats.files import (
     clear_os_errors,
     only_writer,
     read_json,
+    sha256_of,
     write_json,
 )
 from nnunet_bridge.formats.manifest import read_patient_groups
@@ -32,7 +33,7 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import this_machine
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
@@ -106,7 +107,7 @@ def plan_dataset(
     """
     shown = progress or Silent()
     raw = RawDataset.open(workspace.dataset_dir(dataset))
-    state = _dataset_state(raw)
+    state = _dataset_state(workspace, raw)
     planned = _is_planned(workspace, dataset, configurations, state)
     if planned and not force and splitting is None:
         return _plan_summary(workspace, dataset, configurations, already_done=True)
@@ -179,7 +180,7 @@ def require_plan(
         raise InputError(
             f"{dataset} is not planned: run `nnunet-bridge plan {dataset}` first."
         )
-    state = _dataset_state(raw)
+    state = _dataset_state(workspace, raw)
     if not _is_planned(workspace, dataset, configurations, state):
         raise InputError(
             f"{dataset} has changed since it was planned, or lacks one of "
@@ -270,21 +271,27 @@ def _patients(raw: RawDataset) -> dict[str, str]:
     return {case: known.get(case, case) for case in raw.training_cases()}
 
 
-def _dataset_state(raw: RawDataset) -> str:
-    """Return a hash that changes when the dataset does (FAULTS F09, N06).
+def _dataset_state(workspace: Workspace, raw: RawDataset) -> str:
+    """Return a hash that changes when the training data do (FAULTS F09, N06).
 
-    The manifest holds the hash of every file that `convert` wrote; for a dataset made
-    by hand, names, sizes and times must do.
+    It is made of the content of every file. What has the size and the time that it
+    had when it was read last is not read again.
     """
-    digest = hashlib.sha256()
+    cache = workspace.record_dir(raw.folder.name) / "files.json"
+    known = read_json(cache) if cache.exists() else {}
+    found = {}
     for folder in ("imagesTr", "labelsTr"):
-        for file in sorted((raw.folder / folder).glob("*")):
-            facts = file.stat()
-            digest.update(f"{folder}/{file.name} {facts.st_size}".encode())
-            digest.update(f" {facts.st_mtime_ns}\n".encode())
-    content = read_json(raw.folder / "dataset.json")
-    digest.update(json.dumps(content, sort_keys=True).encode())
-    return digest.hexdigest()
+        for file in sorted((raw.folder / folder).glob(f"*{FILE_ENDING}")):
+            name, facts = f"{folder}/{file.name}", file.stat()
+            seen = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+            before = known.get(name, {})
+            same = before and seen.items() <= before.items()
+            found[name] = before if same else {**seen, "sha256": sha256_of(file)}
+    if found != known:
+        write_json(cache, found)
+    hashes = {name: facts["sha256"] for name, facts in found.items()}
+    content = [hashes, read_json(raw.folder / "dataset.json")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _marker(workspace: Workspace, dataset: str) -> Path:

@@ -14,6 +14,7 @@ from importlib import metadata
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
     EnvironmentFault,
+    InputError,
     Interrupted,
     NnUNetError,
     UsageError,
@@ -26,6 +27,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
+from nnunet_bridge.nnunet.checkpoints import prepare_resumption
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -45,6 +47,7 @@ from nnunet_bridge.nnunet.runs import (
     known_runs,
     lock_file,
     planned_runs,
+    record_file,
     run_state,
     write_record,
 )
@@ -62,6 +65,7 @@ class TrainSummary:
     dataset: str
     runs: tuple[RunState, ...]
     failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     caveat: str = ""
 
     @property
@@ -75,6 +79,7 @@ class TrainSummary:
             "dataset": self.dataset,
             "runs": [state.as_json() for state in self.runs],
             "failures": list(self.failures),
+            "warnings": list(self.warnings),
         }
 
     def as_text(self) -> str:
@@ -91,9 +96,8 @@ class TrainSummary:
                 f"{state.run.configuration:14}{state.run.fold!s:>5}  {state.budget:8}"
                 f"{state.state:9}{epochs:8} {dice}"
             )
-        return "\n".join(
-            [*lines, *self.failures, *([self.caveat] if self.caveat else [])]
-        )
+        caveats = [self.caveat] if self.caveat else []
+        return "\n".join([*lines, *self.warnings, *self.failures, *caveats])
 
 
 def train_dataset(  # noqa: PLR0913 - each is an option of the command
@@ -113,7 +117,8 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     Raises
     ------
     InputError
-        If the dataset is not planned, or changed after it was.
+        If the dataset is not planned, or changed after it was; or a run that is to be
+        kept was trained on another state of it.
     EnvironmentFault
         If there is no GPU where one is asked for, or a run is in use.
     Interrupted
@@ -131,7 +136,10 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
         if restart
         else [r for r in runs if not run_state(workspace, r, budget.name).done]
     )
+    if not restart:
+        _require_same_origin(workspace, runs, state)
     failures: list[str] = []
+    warnings: list[str] = []
     if todo:
         side_by_side = min(len(todo), machine.cores) if chosen == "cpu" else 1
         resources = shared_among(side_by_side, chosen, machine)
@@ -139,8 +147,59 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
             resources = Resources(chosen, 0, resources.workers, resources.loaders, gpus)
         batch = _Batch(workspace, budget, resources, state, restart=restart)
         failures = batch.train(todo, side_by_side, progress or Silent())
+        warnings = batch.warnings
     states = tuple(run_state(workspace, run, budget.name) for run in runs)
-    return TrainSummary(dataset, states, tuple(failures), budget.caveat)
+    return TrainSummary(
+        dataset, states, tuple(failures), tuple(warnings), budget.caveat
+    )
+
+
+def _require_same_origin(
+    workspace: Workspace, runs: Iterable[TrainingRun], dataset_state: str
+) -> None:
+    """Refuse to keep, or go on with, what was trained on something else (FAULTS N06).
+
+    Raises
+    ------
+    InputError
+        With every such run, and what has changed since.
+    """
+    faults = []
+    for run in runs:
+        record = record_file(workspace, run)
+        if not record.exists() or not can_resume(workspace, run):
+            continue
+        then, now = read_json(record), _origin(workspace, run, dataset_state)
+        changed = [_ORIGINS[key] for key in now if then.get(key, now[key]) != now[key]]
+        if changed:
+            faults.append(
+                f"{run.configuration} fold {run.fold}: changed since it began: "
+                f"{', '.join(changed)}."
+            )
+    if faults:
+        raise InputError(
+            "\n".join(faults) + "\nTrain anew with --restart, or put back what it was "
+            "trained on.",
+            code="N06",
+        )
+
+
+_ORIGINS = {
+    "dataset_state": "the dataset",
+    "plans_sha256": "the plans",
+    "splits_sha256": "the splits",
+}
+
+
+def _origin(
+    workspace: Workspace, run: TrainingRun, dataset_state: str
+) -> dict[str, str]:
+    """Return hashes of what a training is made from."""
+    return {
+        "dataset_state": dataset_state,
+        "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
+        "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
+    }
 
 
 def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
@@ -180,6 +239,7 @@ class _Batch:
     dataset_state: str
     restart: bool
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def train(
         self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
@@ -215,7 +275,10 @@ class _Batch:
         locks[run].enter_context(only_writer(lock_file(self.workspace, run), name))
         if self.restart:
             shutil.rmtree(self.workspace.fold_dir(run), ignore_errors=True)
-        resume = can_resume(self.workspace, run)
+        resumption = prepare_resumption(self.workspace.fold_dir(run))
+        if resumption.warning:
+            self.warnings.append(f"{name}: {resumption.warning}")
+        resume = resumption.checkpoint is not None
         if not resume:
             events_file(self.workspace, run).unlink(missing_ok=True)
         command = train_command(
@@ -226,8 +289,9 @@ class _Batch:
             run,
             state="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            dataset_state=self.dataset_state,
-            **_facts_of_a_run(self.workspace, run, self.budget),
+            damaged_checkpoints=list(resumption.damaged),
+            **_origin(self.workspace, run, self.dataset_state),
+            **_facts_of_a_run(run, self.budget),
         )
         process = NnUNetProcess(
             command,
@@ -279,9 +343,7 @@ class _Batch:
         return done, "; ".join(notes)
 
 
-def _facts_of_a_run(
-    workspace: Workspace, run: TrainingRun, budget: Budget
-) -> JsonObject:
+def _facts_of_a_run(run: TrainingRun, budget: Budget) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     return {
         "dataset": run.dataset,
@@ -290,8 +352,6 @@ def _facts_of_a_run(
         "trainer": run.trainer,
         "plans": run.plans,
         "budget": budget.name,
-        "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
-        "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
         "versions": {
             name: metadata.version(name)
             for name in ("nnunet-bridge", "nnunetv2", "torch", "numpy")

@@ -18,7 +18,7 @@ import pytest
 from literal_rule import literal_slices, merged
 
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_labelmap
 from nnunet_bridge.ops.cleanup import clean_slices
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.phantom_study import write_phantom_study
@@ -345,20 +345,51 @@ def test_a_refused_image_does_not_stop_the_others(work, tmp_path):
 
 def test_N06_a_dataset_that_changed_after_planning_is_not_trained(work):
     label = work / "nnUNet_raw" / DATASET / "labelsTr" / "msk_001.nii.gz"
-    before = label.stat()
-    os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    content = label.read_bytes()
+    drawn = read_labelmap(label, TABLE)
+    write_labelmap(
+        label, drawn.with_voxels(np.where(drawn.voxels == 3, 0, drawn.voxels))
+    )
     try:
         result = bridge("train", "1", "-w", work, "--budget", "smoke", check=False)
     finally:
-        os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+        label.write_bytes(content)
 
     assert result.returncode == 3
     assert "has changed since it was planned" in result.stderr
 
 
-def train_until(work, event, *, seconds=300):
+def test_N06_a_run_of_other_splits_is_neither_kept_nor_gone_on_with(work):
+    bridge("plan", "1", "-w", work, "--leave-one-out")
+    try:
+        result = bridge("train", "1", "-w", work, "--budget", "smoke", check=False)
+    finally:
+        bridge("plan", "1", "-w", work, "--folds", "5")
+
+    assert result.returncode == 3
+    assert "2d fold 0: changed since it began: the splits." in result.stderr
+    assert "--restart" in result.stderr
+    splits = json.loads(
+        (work / "nnUNet_preprocessed" / DATASET / "splits_final.json").read_text()
+    )
+    assert len(splits) == 5
+
+
+def test_a_file_that_was_only_touched_has_not_changed(work):
+    label = work / "nnUNet_raw" / DATASET / "labelsTr" / "msk_001.nii.gz"
+    label.touch()
+
+    result = bridge("train", "1", "-w", work, "--budget", "smoke", "--json")
+
+    assert {run["state"] for run in json.loads(result.stdout)["runs"]} == {"done"}
+
+
+SMOKE_TRAINER = "BridgeSmokeTrainer__nnUNetPlansSmoke"
+
+
+def train_until(work, event, *, seconds=300, with_signal=signal.SIGINT):
     """Train fold 1 until its events hold `event`; press Ctrl-C; return the command."""
-    folder = "BridgeSmokeTrainer__nnUNetPlansSmoke__2d"
+    folder = f"{SMOKE_TRAINER}__2d"
     events = work / "runs" / DATASET / folder / "fold_1" / "events.jsonl"
     with subprocess.Popen(
         [
@@ -374,7 +405,7 @@ def train_until(work, event, *, seconds=300):
             if events.exists() and event in events.read_text():
                 break
             time.sleep(0.5)
-        command.send_signal(signal.SIGINT)
+        command.send_signal(with_signal)
         _, said = command.communicate(timeout=60)
     return command.returncode, said, events.read_text()
 
@@ -391,10 +422,38 @@ def test_an_interrupted_training_goes_on_where_it_stopped(work):
     _, _, events = train_until(work, '"first_epoch": 1')
 
     assert '"first_epoch": 1' in events
+    _assert_nobody_works_in(work)
+
+
+def _assert_nobody_works_in(work):
     processes = subprocess.run(
         ["ps", "-eo", "args"], capture_output=True, text=True, check=True
     )
     assert str(work) not in processes.stdout
+
+
+def test_N05_a_truncated_checkpoint_gives_way_to_the_one_before(work):
+    train_until(work, '"epoch": 2')
+    model = work / "nnUNet_results" / DATASET / f"{SMOKE_TRAINER}__2d"
+    latest = model / "fold_1" / "checkpoint_latest.pth"
+    latest.write_bytes(latest.read_bytes()[:5000])
+
+    code, _, events = train_until(work, '"epoch": 4')
+
+    assert code == 130
+    begun = [json.loads(line) for line in events.splitlines()]
+    last_start = [event for event in begun if event["event"] == "start"][-1]
+    assert last_start["first_epoch"] >= 1
+    assert latest.with_name(f"{latest.name}.damaged").exists()
+    record = work / "runs" / DATASET / f"{SMOKE_TRAINER}__2d/fold_1/run.json"
+    assert json.loads(record.read_text())["damaged_checkpoints"] == [latest.name]
+
+
+def test_a_killed_command_leaves_no_worker_behind(work):
+    train_until(work, '"epoch": 6', with_signal=signal.SIGKILL)
+    time.sleep(5)
+
+    _assert_nobody_works_in(work)
 
 
 def test_three_patients_are_enough_to_train(tmp_path):
