@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.nnunet.names import (
     CHECKPOINT_BEST,
     CHECKPOINT_FINAL,
@@ -43,18 +44,22 @@ class Resumption:
     """Newer checkpoints that could not be read."""
 
     @property
-    def warning(self) -> str:
-        """What the user must know; empty for nothing."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What the user must know."""
         if not self.damaged:
-            return ""
+            return ()
         onwards = (
             f"it goes on from {self.checkpoint}"
             if self.checkpoint
             else "it starts from the beginning"
         )
         return (
-            f"{', '.join(self.damaged)} cannot be read (N05): {onwards}; the damaged "
-            f"file is kept with the ending {DAMAGED}."
+            Finding(
+                "N05",
+                Outcome.WARNED,
+                f"{', '.join(self.damaged)} cannot be read: {onwards}. What is damaged "
+                f"is kept with the ending {DAMAGED}.",
+            ),
         )
 
 

@@ -276,8 +276,7 @@ class _Batch:
         if self.restart:
             shutil.rmtree(self.workspace.fold_dir(run), ignore_errors=True)
         resumption = prepare_resumption(self.workspace.fold_dir(run))
-        if resumption.warning:
-            self.warnings.append(f"{name}: {resumption.warning}")
+        self.warnings += [f"{name}: {one.message}" for one in resumption.findings]
         resume = resumption.checkpoint is not None
         if not resume:
             events_file(self.workspace, run).unlink(missing_ok=True)

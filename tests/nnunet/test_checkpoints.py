@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.nnunet.checkpoints import (
     DAMAGED,
     Resumption,
@@ -44,7 +45,7 @@ def test_whole_checkpoints_stay_as_they_are(tmp_path):
     found = prepare_resumption(tmp_path)
 
     assert found == Resumption(LATEST, ())
-    assert found.warning == ""
+    assert found.findings == ()
     assert {file.name for file in tmp_path.iterdir()} == {LATEST, PREVIOUS, BEST}
 
 
@@ -60,7 +61,9 @@ def test_N05_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share)
     assert words_of(tmp_path / LATEST).startswith("old")
     assert not (tmp_path / PREVIOUS).exists()
     assert (tmp_path / f"{LATEST}{DAMAGED}").exists()
-    assert "goes on from checkpoint_previous.pth" in found.warning
+    (warning,) = found.findings
+    assert (warning.code, warning.outcome) == ("N05", Outcome.WARNED)
+    assert "goes on from checkpoint_previous.pth" in warning.message
 
 
 def test_N05_a_flipped_byte_is_noticed(tmp_path):
@@ -79,7 +82,7 @@ def test_N05_nothing_whole_starts_from_the_beginning_and_says_so(tmp_path):
     found = prepare_resumption(tmp_path)
 
     assert found == Resumption(None, (FINAL, BEST))
-    assert "starts from the beginning" in found.warning
+    assert "starts from the beginning" in found.findings[0].message
 
 
 def test_N05_a_damaged_end_goes_back_to_the_best(tmp_path):
