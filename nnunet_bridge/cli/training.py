@@ -23,6 +23,7 @@ from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 if TYPE_CHECKING:
+    from nnunet_bridge.formats.recipe import SlurmPart
     from nnunet_bridge.nnunet.splits import Splitting
 
 
@@ -99,7 +100,28 @@ def _splitting(
 @model_option
 @budget_option
 @device_option
-@click.option("--gpus", type=click.IntRange(1), default=1, help="GPUs for each run.")
+@click.option(
+    "--gpus",
+    type=click.IntRange(1),
+    default=None,
+    help="Of each run.  [default: 1]",
+)
+@click.option(
+    "--on",
+    "place",
+    type=click.Choice(["local", "slurm", "script"]),
+    default="local",
+    show_default=True,
+    help="slurm: hand the runs to the cluster. script: write a file for sbatch.",
+)
+@click.option(
+    "-r",
+    "--recipe",
+    "recipe_name",
+    default=None,
+    metavar="RECIPE",
+    help="Whose table [slurm] says what a job asks for.",
+)
 @click.option(
     "--resume/--restart", default=True, help="Go on from checkpoints, or forget them."
 )
@@ -112,19 +134,40 @@ def train(
     model: str,  # noqa: ARG001 - there is one so far
     budget: str,
     device: str,
-    gpus: int,
+    gpus: int | None,
+    place: str,
+    recipe_name: str | None,
     *,
     resume: bool,
 ) -> Summary:
     """Train every configuration and fold that is not done yet.
 
     Example:  nnunet-bridge train 1 -c 2d -c 3d_fullres -f all5
+
+    Example:  nnunet-bridge train 1 -f all5 --on slurm -r dataset.toml
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.nnunet.plans import BUDGETS
     from nnunet_bridge.pipeline.train import train_dataset
 
     workspace = Workspace.at(session.root)
+    if place != "local":
+        from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
+
+        options = ClusterOptions(
+            _cluster_settings(recipe_name, gpus),
+            only_script=place == "script",
+            device=device,
+            restart=not resume,
+        )
+        return train_on_cluster(
+            workspace,
+            find_dataset(workspace, dataset),
+            configurations or BOTH,
+            folds or ("0",),
+            budget=BUDGETS[budget],
+            options=options,
+        )
     with session.progress() as progress:
         return train_dataset(
             workspace,
@@ -133,10 +176,18 @@ def train(
             folds or ("0",),
             budget=BUDGETS[budget],
             device=device,
-            gpus=gpus,
+            gpus=gpus or 1,
             restart=not resume,
             progress=progress,
         )
+
+
+def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:
+    """Return what a job asks for, by the recipe and the words of the command."""
+    from nnunet_bridge.formats.recipe import SlurmPart, read_recipe
+
+    settings = read_recipe(recipe_name).slurm if recipe_name else SlurmPart()
+    return settings if gpus is None else settings.model_copy(update={"gpus": gpus})
 
 
 @click.command()

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -115,6 +115,27 @@ class RegionPart(_Part):
     slices: tuple[int, int] | None = None
 
 
+class SlurmPart(_Part):
+    """``[slurm]``: what a training asks of a cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    time: str = Field(default="1-00:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    gpus: int = Field(default=1, ge=0, le=64)
+    cpus: int = Field(default=8, ge=1, le=1024)
+    memory_gb: int = Field(default=32, ge=1, le=16384)
+    at_once: int | None = Field(default=None, ge=1)
+    options: tuple[Annotated[str, Field(pattern=r"^--[a-z][^\s]*$")], ...] = ()
+
+    @property
+    def minutes(self) -> int:
+        """The time limit in whole minutes."""
+        days, _, clock = self.time.rpartition("-")
+        hours, minutes, seconds = (int(part) for part in clock.split(":"))
+        whole = int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+        return max(whole, 1)
+
+
 class Recipe(_Part):
     """A whole recipe; `read_recipe` makes one."""
 
@@ -125,6 +146,7 @@ class Recipe(_Part):
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
+    slurm: SlurmPart = SlurmPart()
     cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
         default_factory=dict
     )
@@ -228,8 +250,9 @@ class Recipe(_Part):
         )
 
     def digest(self) -> str:
-        """Return a hash that changes when anything in the recipe does."""
-        resolved = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Return a hash that changes when anything that decides about a case does."""
+        content = self.model_dump(mode="json", exclude={"slurm"})
+        resolved = json.dumps(content, sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()
 
     @cached_property

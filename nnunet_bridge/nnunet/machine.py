@@ -60,6 +60,9 @@ def chosen_device(asked: str, machine: Machine) -> str:
 
 
 def _cores() -> int:
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if granted.isdigit() and int(granted) > 0:
+        return int(granted)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,9 @@
 """The state of trainings, read from their files and from nothing else.
 
 A run is ``done`` when its last checkpoint and its validation are on the disk,
-``running`` while a living process holds its lock, ``failed`` when its record says so,
-``stopped`` when there is something to resume, and ``planned`` before all that.
+``running`` while a living process holds its lock, ``failed`` or ``queued`` when its
+record says so, ``stopped`` when there is something to resume, and ``planned`` before
+all that.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class RunState:
 
     seconds: float | None
     folder: Path
+    reason: str = ""
+    """Why it failed; empty if it did not."""
+
+    job: str = ""
+    """Id of the cluster's job that trains it, if one was asked to."""
 
     @property
     def done(self) -> bool:
@@ -54,6 +60,8 @@ class RunState:
             "mean_dice": self.mean_dice,
             "seconds": self.seconds,
             "folder": str(self.folder),
+            "reason": self.reason,
+            "job": self.job,
         }
 
 
@@ -93,14 +101,14 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     starts = [event for event in events if event.get("event") == "start"]
     summary = fold_dir / "validation" / "summary.json"
     finished = (fold_dir / CHECKPOINT_FINAL).exists() and summary.exists()
-    record = record_file(workspace, run)
-    ended_as = read_json(record).get("state") if record.exists() else None
+    file = record_file(workspace, run)
+    record = read_json(file) if file.exists() else {}
     if is_locked(lock_file(workspace, run)):
         state = "running"
     elif finished:
         state = "done"
-    elif ended_as == "failed":
-        state = "failed"
+    elif record.get("state") in ("failed", "queued"):
+        state = record["state"]
     elif can_resume(workspace, run):
         state = "stopped"
     else:
@@ -114,6 +122,8 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
         mean_dice=_mean_dice(summary) if finished else None,
         seconds=sum(float(e.get("seconds") or 0) for e in epochs) if epochs else None,
         folder=fold_dir,
+        reason=record.get("reason", "") if state == "failed" else "",
+        job=record.get("job", ""),
     )
 
 

@@ -67,6 +67,8 @@ class TrainSummary:
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     caveat: str = ""
+    notes: tuple[str, ...] = ()
+    """What was done beside training, such as handing jobs to a cluster."""
 
     @property
     def exit_code(self) -> int:
@@ -80,6 +82,7 @@ class TrainSummary:
             "runs": [state.as_json() for state in self.runs],
             "failures": list(self.failures),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
         }
 
     def as_text(self) -> str:
@@ -96,8 +99,15 @@ class TrainSummary:
                 f"{state.run.configuration:14}{state.run.fold!s:>5}  {state.budget:8}"
                 f"{state.state:9}{epochs:8} {dice}"
             )
+        reasons = [
+            f"{state.run.configuration} fold {state.run.fold}: {state.reason}"
+            for state in self.runs
+            if state.reason and state.reason not in self.failures
+        ]
         caveats = [self.caveat] if self.caveat else []
-        return "\n".join([*lines, *self.warnings, *self.failures, *caveats])
+        return "\n".join(
+            [*lines, *self.warnings, *reasons, *self.failures, *caveats, *self.notes]
+        )
 
 
 def train_dataset(  # noqa: PLR0913 - each is an option of the command
@@ -127,17 +137,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     machine = this_machine()
     chosen = chosen_device(device, machine)
     _require_gpus(gpus, chosen, machine)
-    state = require_plan(workspace, dataset, configurations)
-    _write_plans(workspace, dataset, budget)
-    splits: Splits = read_json(workspace.splits_file(dataset))
-    runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), budget)
-    todo = (
-        runs
-        if restart
-        else [r for r in runs if not run_state(workspace, r, budget.name).done]
+    runs, todo, state = selected_runs(
+        workspace, dataset, configurations, folds, budget=budget, restart=restart
     )
-    if not restart:
-        _require_same_origin(workspace, runs, state)
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
@@ -152,6 +154,35 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     return TrainSummary(
         dataset, states, tuple(failures), tuple(warnings), budget.caveat
     )
+
+
+def selected_runs(
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str],
+    folds: Sequence[str],
+    *,
+    budget: Budget,
+    restart: bool,
+) -> tuple[list[TrainingRun], list[TrainingRun], str]:
+    """Return the runs asked for, those that are to be trained, and the data's state.
+
+    The plans of the budget are written, if they are not there.
+
+    Raises
+    ------
+    InputError
+        As `train_dataset`.
+    """
+    state = require_plan(workspace, dataset, configurations)
+    _write_plans(workspace, dataset, budget)
+    splits: Splits = read_json(workspace.splits_file(dataset))
+    runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), budget)
+    if restart:
+        return runs, runs, state
+    _require_same_origin(workspace, runs, state)
+    todo = [run for run in runs if not run_state(workspace, run, budget.name).done]
+    return runs, todo, state
 
 
 def _require_same_origin(
@@ -306,14 +337,14 @@ class _Batch:
             if not process.ended:
                 continue
             task = f"train {run.configuration} fold {run.fold}"
+            state, reason = "done", ""
             try:
                 process.check(task)
-                state = "done"
             except NnUNetError as error:
-                failures.append(str(error))
-                state = "failed"
+                state, reason = "failed", str(error)
+                failures.append(reason)
             ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_record(self.workspace, run, state=state, ended=ended)
+            write_record(self.workspace, run, state=state, reason=reason, ended=ended)
             del self.running[run]
             locks[run].close()
         return failures
