@@ -1,4 +1,4 @@
-"""Trainings on a real Slurm: a whole study, a killed job, a failed one, time running out.
+"""Trainings on a real Slurm: a whole study, a killed job, a failed one, lost time.
 
 The study is tiny, so that ten trainings fit into minutes; what is tested is their way.
 """
@@ -54,7 +54,7 @@ def bridge(*words, environment=None, check=True):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A planned dataset of five tiny patients."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("lab") / "study"
     rng = np.random.default_rng(0)
     for index in range(1, PATIENTS + 1):
         scan(folder, index, f"{index}A")
@@ -69,7 +69,7 @@ def work(tmp_path_factory):
         f'[scans]\nfolder = "{SCANS}"\n[masks]\nfolder = "{MASKS}"\n'
         "[labels]\ntibia = 1\nfemur = 2\n" + SETTINGS.format(time="02:00:00")
     )
-    work = folder / "work"
+    work = folder.parent / "work"
     work.mkdir()
     bridge("convert", folder, "-r", recipe, "-w", work)
     bridge("plan", "1", "-w", work)
@@ -79,7 +79,7 @@ def work(tmp_path_factory):
 def train(work, cluster, *words, check=True):
     return bridge(
         *("train", "1", "-w", work, "--budget", "smoke", "--on", "slurm", "--json"),
-        *("-r", work.parent / "dataset.toml", *words),
+        *("-r", work.parent / "study" / "dataset.toml", *words),
         environment=cluster,
         check=check,
     )
@@ -121,7 +121,6 @@ def test_five_folds_of_two_configurations_finish_and_a_killed_job_goes_on(
     assert again["notes"] == ["Everything asked for is done, or waits on the cluster."]
 
     wait_for(work, lambda runs: runs[("2d", 0)]["epochs"] >= 2)
-    print(bridge("status", "1", "-w", work).stdout)
     job = states(work)[("2d", 0)]["job"]
     subprocess.run(["scancel", "--signal=KILL", job], env=cluster, check=True)
     wait_for(work, lambda runs: runs[("2d", 0)]["state"] == "stopped", seconds=60)
@@ -138,9 +137,8 @@ def test_five_folds_of_two_configurations_finish_and_a_killed_job_goes_on(
     starts = [json.loads(line) for line in events if '"event": "start"' in line]
     assert [start["first_epoch"] > 0 for start in starts] == [False, True]
     for (configuration, fold), run in finished.items():
-        record = json.loads(
-            (run_dir(work, configuration, fold) / "run.json").read_text()
-        )
+        file = run_dir(work, configuration, fold) / "run.json"
+        record = json.loads(file.read_text())
         assert record["state"] == "done"
         assert record["job"] == run["job"] != ""
 
@@ -148,7 +146,7 @@ def test_five_folds_of_two_configurations_finish_and_a_killed_job_goes_on(
 def test_a_job_that_fails_is_reported_with_the_line_that_matters(work, cluster):
     """A preprocessed case is damaged, as a full disk leaves it (FAULTS N04)."""
     folder = work / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_2d"
-    damaged = sorted(folder.glob("*[0-9].b2nd"))[0]
+    damaged = min(folder.glob("*[0-9].b2nd"))
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:40])
     try:
@@ -185,7 +183,7 @@ def test_the_file_for_sbatch_does_the_same(work, cluster):
         bridge(
             *("train", "1", "-w", work, "--budget", "smoke", "--on", "script"),
             *("-c", "2d", "-f", "3", "--restart", "--json"),
-            *("-r", work.parent / "dataset.toml"),
+            *("-r", work.parent / "study" / "dataset.toml"),
         ).stdout
     )
     script = work / "runs" / DATASET / "train.sbatch"
