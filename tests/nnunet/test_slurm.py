@@ -1,0 +1,98 @@
+"""What a cluster is asked for; the stories send it to a real Slurm."""
+
+import subprocess
+
+import pytest
+
+from nnunet_bridge.core.errors import RecipeError
+from nnunet_bridge.formats.recipe import SlurmPart, recipe_from
+from nnunet_bridge.nnunet.slurm import batch_script, still_known
+
+SETTINGS = SlurmPart(
+    partition="gpu", time="1-12:00:30", gpus=2, at_once=3, options=("--qos=long",)
+)
+
+
+def script(tmp_path, commands=(("train", "2d"), ("train", "3d fullres; rm -rf /"))):
+    return batch_script(
+        commands,
+        SETTINGS,
+        name="nnunet-bridge-001",
+        log_dir=tmp_path / "logs",
+        environment={"nnUNet_raw": "/lab/the raw data"},
+    )
+
+
+def test_a_script_asks_for_what_the_recipe_says(tmp_path):
+    asked = [line[8:] for line in script(tmp_path).splitlines() if "#SBATCH" in line]
+
+    assert asked == [
+        "--job-name=nnunet-bridge-001",
+        "--array=0-1%3",
+        "--time=1-12:00:30",
+        "--partition=gpu",
+        "--gres=gpu:2",
+        "--cpus-per-task=8",
+        "--mem=32G",
+        f"--output={tmp_path}/logs/%A_%a.log",
+        "--open-mode=append",
+        "--signal=B:USR1@120",
+        "--requeue",
+        "--qos=long",
+    ]
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_task_runs_its_own_command_and_no_word_becomes_a_command(tmp_path, task):
+    file = tmp_path / "train.sbatch"
+    file.write_text(script(tmp_path).replace('"$@" &', "printf '<%s>' \"$@\" &"))
+
+    done = subprocess.run(
+        ["bash", file],
+        env={"SLURM_ARRAY_TASK_ID": str(task), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == ("<train><2d>", "<train><3d fullres; rm -rf />")[task]
+
+
+def test_where_there_is_no_slurm_no_job_is_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert still_known(["1_0", "1_1"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("00:30:00", 30), ("02:00:01", 121), ("1-00:00:00", 1440), ("00:00:00", 1)],
+)
+def test_the_time_is_counted_in_whole_minutes(time, minutes):
+    assert SlurmPart(time=time).minutes == minutes
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"time": "2 days"},
+        {"gpus": -1},
+        {"cpus": 0},
+        {"options": ["--a b"]},
+        {"options": ["qos=long"]},
+        {"queue": "gpu"},
+    ],
+)
+def test_a_request_without_sense_is_refused_with_its_place(part):
+    content = {"dataset": {"id": 1, "name": "T"}, "labels": {"tibia": 1}}
+
+    with pytest.raises(RecipeError, match=f"slurm.{next(iter(part))}"):
+        recipe_from({**content, "slurm": part})
+
+
+def test_what_a_cluster_is_asked_for_decides_about_no_case():
+    content = {"dataset": {"id": 1, "name": "T"}, "labels": {"tibia": 1}}
+
+    asked = recipe_from({**content, "slurm": {"partition": "gpu"}})
+
+    assert asked.digest() == recipe_from(content).digest()
