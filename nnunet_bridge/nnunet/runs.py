@@ -1,9 +1,9 @@
 """The state of trainings, read from their files and from nothing else.
 
-A run is ``done`` when its last checkpoint and its validation are on the disk,
-``running`` while a living process holds its lock, ``failed`` or ``queued`` when its
-record says so, ``stopped`` when there is something to resume, and ``planned`` before
-all that.
+A run is ``running`` while a living process holds its lock, ``queued`` when its record
+says that it was handed to a cluster and has not begun, ``done`` when its last
+checkpoint and its validation are on the disk, ``failed`` when its record says so,
+``stopped`` when there is something to resume, and ``planned`` before all that.
 """
 
 from __future__ import annotations
@@ -105,10 +105,12 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     record = read_json(file) if file.exists() else {}
     if is_locked(lock_file(workspace, run)):
         state = "running"
+    elif record.get("state") == "queued":
+        state = "queued"
     elif finished:
         state = "done"
-    elif record.get("state") in ("failed", "queued"):
-        state = record["state"]
+    elif record.get("state") == "failed":
+        state = "failed"
     elif can_resume(workspace, run):
         state = "stopped"
     else:

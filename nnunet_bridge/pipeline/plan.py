@@ -13,15 +13,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.contents import Content, contents_of
 from nnunet_bridge.formats.files import (
     clear_os_errors,
     only_writer,
     read_json,
-    sha256_of,
     write_json,
 )
 from nnunet_bridge.formats.manifest import read_patient_groups
@@ -37,6 +38,8 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
+
+Contents: TypeAlias = dict[str, Content]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +132,17 @@ def plan_dataset(
         new = [name for name in configurations if name not in kept]
         if new:
             _plan_and_preprocess(workspace, dataset, new, shown)
+        before = _left_behind(workspace, dataset) if kept else {}
         write_json(
             _marker(workspace, dataset),
-            {"dataset_state": state, "configurations": [*kept, *new]},
+            {
+                "dataset_state": state,
+                "configurations": [*kept, *new],
+                "preprocessed": {
+                    name: _preprocessed(workspace, dataset, name, before.get(name, {}))
+                    for name in (*kept, *new)
+                },
+            },
         )
     return _plan_summary(workspace, dataset, configurations, already_done=False)
 
@@ -172,7 +183,8 @@ def require_plan(
     Raises
     ------
     InputError
-        If it was never planned, or changed since (FAULTS N06).
+        If it was never planned, or changed since (FAULTS N06); or what planning made
+        of it is damaged (N04).
     """
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     marker = _marker(workspace, dataset)
@@ -187,6 +199,7 @@ def require_plan(
             f"{', '.join(configurations)}: run `nnunet-bridge plan {dataset}` again.",
             code="N06",
         )
+    _require_whole(workspace, dataset, configurations)
     return state
 
 
@@ -272,26 +285,65 @@ def _patients(raw: RawDataset) -> dict[str, str]:
 
 
 def _dataset_state(workspace: Workspace, raw: RawDataset) -> str:
-    """Return a hash that changes when the training data do (FAULTS F09, N06).
-
-    It is made of the content of every file. What has the size and the time that it
-    had when it was read last is not read again.
-    """
+    """Return a hash that changes when the training data do (FAULTS F09, N06)."""
     cache = workspace.record_dir(raw.folder.name) / "files.json"
     known = read_json(cache) if cache.exists() else {}
-    found = {}
-    for folder in ("imagesTr", "labelsTr"):
-        for file in sorted((raw.folder / folder).glob(f"*{FILE_ENDING}")):
-            name, facts = f"{folder}/{file.name}", file.stat()
-            seen = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-            before = known.get(name, {})
-            same = before and seen.items() <= before.items()
-            found[name] = before if same else {**seen, "sha256": sha256_of(file)}
+    files = [
+        file
+        for folder in ("imagesTr", "labelsTr")
+        for file in sorted((raw.folder / folder).glob(f"*{FILE_ENDING}"))
+    ]
+    found = contents_of(files, raw.folder, known)
     if found != known:
         write_json(cache, found)
-    hashes = {name: facts["sha256"] for name, facts in found.items()}
+    hashes = {name: content["sha256"] for name, content in found.items()}
     content = [hashes, read_json(raw.folder / "dataset.json")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _preprocessed(
+    workspace: Workspace, dataset: str, configuration: str, known: Contents
+) -> Contents:
+    """Return what the preprocessed cases of a configuration hold now."""
+    planned_dir = workspace.planned_dir(dataset)
+    plans = read_json(workspace.plans_file(dataset, STOCK_PLANS))
+    folder = planned_dir / plans["configurations"][configuration]["data_identifier"]
+    return contents_of(sorted(folder.glob("*")), planned_dir, known)
+
+
+def _left_behind(workspace: Workspace, dataset: str) -> dict[str, Contents]:
+    """Return what the preprocessed cases of every configuration held after planning."""
+    left: dict[str, Contents] = read_json(_marker(workspace, dataset))["preprocessed"]
+    return left
+
+
+def _require_whole(
+    workspace: Workspace, dataset: str, configurations: Sequence[str]
+) -> None:
+    """Refuse preprocessed cases that are not as planning left them (FAULTS N04).
+
+    Raises
+    ------
+    InputError
+        Naming the files.
+    """
+    left = _left_behind(workspace, dataset)
+    for configuration in configurations:
+        then = left.get(configuration, {})
+        now = _preprocessed(workspace, dataset, configuration, then)
+        damaged = sorted(
+            name
+            for name in then
+            if name not in now or now[name]["sha256"] != then[name]["sha256"]
+        )
+        if damaged:
+            more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""  # noqa: PLR2004 - a few names tell enough
+            raise InputError(
+                f"Preprocessed data of {dataset} {configuration} are missing or "
+                f"changed ({', '.join(damaged[:3])}{more}): run `nnunet-bridge plan "
+                f"{dataset} --force`.",
+                code="N04",
+            )
 
 
 def _marker(workspace: Workspace, dataset: str) -> Path:

@@ -13,6 +13,7 @@ from importlib import metadata
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
+    BridgeError,
     EnvironmentFault,
     InputError,
     Interrupted,
@@ -137,9 +138,13 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     machine = this_machine()
     chosen = chosen_device(device, machine)
     _require_gpus(gpus, chosen, machine)
-    runs, todo, state = selected_runs(
-        workspace, dataset, configurations, folds, budget=budget, restart=restart
-    )
+    try:
+        runs, todo, state = selected_runs(
+            workspace, dataset, configurations, folds, budget=budget, restart=restart
+        )
+    except BridgeError as error:
+        _note_in_queued(workspace, dataset, configurations, folds, str(error))
+        raise
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
@@ -154,6 +159,20 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     return TrainSummary(
         dataset, states, tuple(failures), tuple(warnings), budget.caveat
     )
+
+
+def _note_in_queued(
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str],
+    folds: Sequence[str],
+    reason: str,
+) -> None:
+    """Let those who wait for a job of the cluster know why it could not begin."""
+    for state in known_runs(workspace, dataset):
+        asked = state.run.configuration in configurations
+        if asked and str(state.run.fold) in folds and state.state == "queued":
+            write_record(workspace, state.run, state="failed", reason=reason)
 
 
 def selected_runs(

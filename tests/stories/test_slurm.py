@@ -148,17 +148,17 @@ def test_a_job_that_fails_is_reported_with_the_line_that_matters(work, cluster):
     folder = work / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_2d"
     damaged = min(folder.glob("*[0-9].b2nd"))
     whole = damaged.read_bytes()
+    train(work, cluster, "-c", "2d", "-f", "all")
     damaged.write_bytes(whole[:40])
     try:
-        train(work, cluster, "-c", "2d", "-f", "1", "--restart")
         failed = wait_for(
-            work, lambda runs: runs[("2d", 1)]["state"] == "failed", seconds=300
+            work, lambda runs: runs[("2d", "all")]["state"] == "failed", seconds=300
         )
     finally:
         damaged.write_bytes(whole)
 
-    assert "nnU-Net failed (train 2d fold 1)" in failed[("2d", 1)]["reason"]
-    assert damaged.name in failed[("2d", 1)]["reason"]
+    assert "missing or changed" in failed[("2d", "all")]["reason"]
+    assert damaged.name in failed[("2d", "all")]["reason"]
     assert damaged.name in bridge("status", "1", "-w", work).stdout
     logs = sorted((work / "runs" / DATASET / "slurm").glob("*_log.out"))
     assert any(damaged.name in log.read_text() for log in logs)
@@ -166,7 +166,13 @@ def test_a_job_that_fails_is_reported_with_the_line_that_matters(work, cluster):
 
 def test_a_job_whose_time_is_up_goes_back_to_the_queue_and_goes_on(work, cluster):
     train(work, cluster, "-c", "2d", "-f", "2", "--restart")
-    begun = wait_for(work, lambda runs: runs[("2d", 2)]["epochs"] >= 2, seconds=300)
+    begun = wait_for(
+        work,
+        lambda runs: (
+            runs[("2d", 2)]["state"] == "running" and 2 <= runs[("2d", 2)]["epochs"] < 9
+        ),
+        seconds=300,
+    )
     job = begun[("2d", 2)]["job"]
 
     subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True)
