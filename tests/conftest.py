@@ -1,7 +1,9 @@
 """What all tests share."""
 
 import os
+import re
 import warnings
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,32 @@ def by_the_package():
             )
 
     return measures
+
+
+FAULT = re.compile(r"(?<![A-Za-z0-9])(?:[DGPFKNSM]\d{2}|R\d{1,2})(?!\d)")
+"""An id of a fault or a guarantee, in the name of a test or of its parameters."""
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--faults", action="store_true", help="list which faults the tests have shown"
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say for every id how many tests bear it, and how they ended."""
+    if not config.getoption("--faults"):
+        return
+    table = defaultdict(Counter)
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            name = report.nodeid.rpartition("::")[2].replace("_", " ")
+            for code in set(FAULT.findall(name)):
+                table[code][outcome] += 1
+    terminalreporter.section("faults and guarantees, and the tests that bear their ids")
+    for code in sorted(table, key=lambda code: (code[0], int(code[1:]))):
+        counts = table[code]
+        terminalreporter.write_line(
+            f"{code:4} passed {counts['passed']:4}  failed {counts['failed']:3}  "
+            f"skipped {counts['skipped']:3}"
+        )
