@@ -81,11 +81,22 @@ class MasksPart(_Part):
     )
     segmentation: str = r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
     test: tuple[str, ...] = ()
+    values: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
+    ignore_place: tuple[str, ...] = ()
 
-    @field_validator("folder", "test", mode="before")
+    @field_validator("folder", "test", "ignore_place", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _one_or_several_each(cls, value: Any) -> Any:  # noqa: ANN401 - likewise
+        if not isinstance(value, dict):
+            return value
+        return {key: (v,) if isinstance(v, int) else v for key, v in value.items()}
 
     @field_validator("pattern")
     @classmethod
@@ -227,6 +238,19 @@ class Recipe(_Part):
             f'{known}: name its side, or set `sides = "merge"`.',
         )
 
+    def values_of(self, written: str) -> tuple[int, ...]:
+        """Return which values of a mask mean the structure that a name means (K06)."""
+        try:
+            structure, _ = self.structure_of(written)
+        except Refused:
+            return ()  # whoever places the mask will say that the name is unknown
+        return self.masks.values.get(structure, ())
+
+    def slices_of(self, case_id: str) -> tuple[int, int] | None:
+        """Return the slices that masks without a place show, if it is stated (K20)."""
+        stated = self.masks.slices
+        return stated.get(case_id) if isinstance(stated, dict) else stated
+
     def digest(self) -> str:
         """Return a hash that changes when anything in the recipe does."""
         resolved = json.dumps(self.model_dump(mode="json"), sort_keys=True)
@@ -362,6 +386,9 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
     for name in labels:
         known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
     asked = [("labels.aliases", name) for name in _table(raw, "aliases")]
+    values = _table(raw, "masks").get("values", {})
+    if isinstance(values, dict):
+        asked += [("masks.values", name) for name in values]
     priority = _table(raw, "merge").get("priority", [])
     if isinstance(priority, list):
         asked += [("merge.priority", name) for name in priority]

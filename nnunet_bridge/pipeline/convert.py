@@ -424,6 +424,7 @@ class _DatasetWriter:
             }
             for name, voxels in outputs
         ]
+        record["pair_sha256"] = _pair_hash(record["outputs"])
         self._records[plan.case_id] = record
         self._save(complete=False)
 
@@ -538,6 +539,7 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
             for mask in assembled.masks
         ],
         "overlaps": list(assembled.overlaps),
+        "content": assembled.content,
         "ignored_share": round(assembled.ignored_share, 6),
     }
 
@@ -580,6 +582,12 @@ def _voxel_hash(voxels: VoxelArray) -> str:
     for k in range(voxels.shape[2]):
         digest.update(np.asfortranarray(voxels[:, :, k]).tobytes(order="F"))
     return digest.hexdigest()
+
+
+def _pair_hash(outputs: Iterable[JsonObject]) -> str:
+    """Return one hash of image and labelmap: it tells an exchanged pair (K17)."""
+    hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _versions() -> JsonObject:
