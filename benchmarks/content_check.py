@@ -4,9 +4,9 @@
     python benchmarks/content_check.py --quick    # the synthetic limb alone
 
 Every case is judged untouched first; then its labels are flipped along each axis of the
-array, and moved by 2 to 5 voxels both ways along each axis. Single structures are moved
-and flipped in the same way while the others stay. Real images are read where
-`NNUNET_BRIDGE_TEST_DATA` says; the two sets of whole studies are read as `convert` does.
+array, and moved by 2 to 5 voxels both ways along each axis. Single structures are
+flipped and moved in the same way while the others stay. Real images are read where
+`NNUNET_BRIDGE_TEST_DATA` says; the sets of whole studies are read as `convert` does.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ SIZES = (2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Sample:
+    """One image and its labels."""
+
     data_set: str
     name: str
     volume: Volume
@@ -111,18 +113,18 @@ def real() -> Iterator[Sample]:
     for name in ("example_seg_mr", "example_seg_roi_subset_mr"):
         labels = folder / f"{name}.nii.gz"
         yield from pairs(
-            "seg", [folder / "example_mr_sm.nii.gz"], lambda _, l=labels: l
+            "seg", [folder / "example_mr_sm.nii.gz"], lambda _, file=labels: file
         )
     folder = DATA / "seg" / "tptbox_mri_vertebra" / "sample_mri"
     for kind in ("subreg", "vert"):
         labels = folder / f"sub-mri_seg-{kind}_label-6_msk.nii.gz"
         image = folder / "sub-mri_label-6_T2w.nii.gz"
-        yield from pairs("seg", [image], lambda _, l=labels: l)
+        yield from pairs("seg", [image], lambda _, file=labels: file)
     yield from slicer_and_dicom()
 
 
 def slicer_and_dicom() -> Iterator[Sample]:
-    import nrrd  # noqa: PLC0415 - only here
+    import nrrd
 
     folder = DATA / "seg" / "slicerio"
     voxels, header = nrrd.read(str(folder / "CTChest4.nrrd"))

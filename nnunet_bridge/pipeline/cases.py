@@ -39,6 +39,7 @@ from nnunet_bridge.ops.checks import (
 )
 from nnunet_bridge.ops.content import AS_GIVEN, ContentFit, content_findings
 from nnunet_bridge.ops.merge import Merged, merge_masks
+from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
 from nnunet_bridge.pipeline.matching import CasePlan, MaskFile
 
@@ -68,7 +69,9 @@ class AssembledCase:
     content: JsonObject
     """How the masks fit the image; empty where there are none."""
 
-    region: JsonObject
+    region: Region
+    """The slices that were kept, and the grid of the whole scan."""
+
     ignored_share: float
 
 
@@ -384,29 +387,21 @@ def _cropped(
     """Keep the slices that the recipe wants, and remember which (the region)."""
     volume = reading.volume
     first, end = _kept_slices(recipe, volume, labelmap)
-    slices = volume.grid.shape[2]
     if end - first < 1:
         refusal = Finding(
             "K20",
             Outcome.REFUSED,
             f"`region.slices` asks for slices {recipe.region.slices}, but the scan has "
-            f"{slices}.",
+            f"{volume.grid.shape[2]}.",
         )
         raise CaseRefused([*findings, refusal], reading.files)
-    if (first, end) != (0, slices):
-        grid = _sub_grid(volume.grid, first, end)
-        volume = Volume(grid, volume.voxels[:, :, first:end])
-        if labelmap is not None:
-            kept = labelmap.voxels[:, :, first:end]
-            labelmap = Labelmap(grid, kept, labelmap.labels)
-    region = {
-        "crop": recipe.region.crop,
-        "first_slice": first,
-        "end_slice": end,
-        "slices_before": slices,
-    }
+    region = Region(first, end, volume.grid)
     return AssembledCase(
-        Case(plan.case_id, (volume,), labelmap),
+        Case(
+            plan.case_id,
+            (cropped_volume(volume, region),),
+            labelmap and cropped_labelmap(labelmap, region),
+        ),
         tuple(findings),
         reading.files,
         reading,
@@ -429,12 +424,6 @@ def _kept_slices(
         labelled = np.flatnonzero(drawn.any(axis=(0, 1)))
         return int(labelled[0]), int(labelled[-1]) + 1
     return 0, slices
-
-
-def _sub_grid(grid: Grid, first: int, end: int) -> Grid:
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_patient([0, 0, first])
-    return Grid((grid.shape[0], grid.shape[1], end - first), affine)
 
 
 def input_files(plan: CasePlan) -> dict[str, Path]:

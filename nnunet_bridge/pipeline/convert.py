@@ -41,6 +41,7 @@ from nnunet_bridge.formats.manifest import (
     outputs_intact,
     read_manifest,
     records_by_case,
+    region_record,
     salt_of,
     write_manifest,
 )
@@ -411,6 +412,10 @@ class _DatasetWriter:
             raise
         record = self._record(plan, report)
         record |= _account(assembled, self._hashed)
+        record["region"] = {
+            "crop": self.recipe.region.crop,
+            **region_record(assembled.region),
+        }
         record["files"] = {
             "used": len(assembled.files.used) + len(plan.masks),
             "excluded": len(assembled.files.excluded),
@@ -533,7 +538,6 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
             "slopes": list(reading.rescale_slopes),
             "intercepts": list(reading.rescale_intercepts),
         },
-        "region": assembled.region,
         "masks": [
             {**mask, "source": hashed(mask["source"]) if mask["source"] else ""}
             for mask in assembled.masks
