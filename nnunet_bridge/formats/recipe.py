@@ -202,13 +202,13 @@ class Recipe(_Part):
         Refused
             If no structure is called so; names the nearest one (K21).
         """
-        name = _folded(written)
+        name = folded(written)
         if name in self._names:
-            return self._names[name], side or _side_in(name)[1]
-        bare, found_side = _side_in(name)
+            return self._names[name], side or split_side(name)[1]
+        bare, found_side = split_side(name)
         if found_side and bare in self._names:
             return self._names[bare], side or found_side
-        near = difflib.get_close_matches(bare, map(_folded, self.structures), n=1)
+        near = difflib.get_close_matches(bare, map(folded, self.structures), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise Refused.because(
             "K21",
@@ -259,9 +259,9 @@ class Recipe(_Part):
     @cached_property
     def _names(self) -> dict[str, str]:
         """Every folded name and alias, and the structure it means."""
-        names = {_folded(name): name for name in self.structures}
+        names = {folded(name): name for name in self.structures}
         for structure, others in self.aliases.items():
-            names |= {_folded(other): structure for other in others}
+            names |= {folded(other): structure for other in others}
         return names
 
     def _without_side(self, name: str) -> str:
@@ -405,13 +405,13 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
 
 
 def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
-    meanings: dict[str, str] = {_folded(name): name for name in labels}
+    meanings: dict[str, str] = {folded(name): name for name in labels}
     faults = []
     if len(meanings) < len(labels):
         faults.append("labels: two names differ only in case or spaces")
     for structure, others in _table(raw, "aliases").items():
         for other in others if isinstance(others, list) else []:
-            meant = meanings.setdefault(_folded(str(other)), structure)
+            meant = meanings.setdefault(folded(str(other)), structure)
             if meant != structure:
                 faults.append(
                     f"labels.aliases.{structure}: {other!r} already means {meant}"
@@ -473,16 +473,17 @@ def _checked_pattern(pattern: str, *, needs: tuple[str, ...]) -> str:
     return pattern
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return a name as names are compared: case folded, without idle spaces."""
     return " ".join(name.casefold().split())
 
 
-def _side_in(name: str) -> tuple[str, str]:
+def split_side(name: str) -> tuple[str, str]:
     """Return a folded name without a side at its end or start, and that side.
 
     Examples
     --------
-    >>> _side_in("femur l"), _side_in("left femur"), _side_in("l1")
+    >>> split_side("femur l"), split_side("left femur"), split_side("l1")
     (('femur', 'left'), ('femur', 'left'), ('l1', ''))
     """
     words = [word for word in re.split(r"[\s_,.-]+", name) if word]

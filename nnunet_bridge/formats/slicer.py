@@ -189,6 +189,28 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
         yield StructureMask(name, "", nrrd.grid, voxels, file.name)
 
 
+def segment_names(file: Path) -> tuple[str, ...]:
+    """Return what the segments of a ``.seg.nrrd`` are called; reads its header only.
+
+    Raises
+    ------
+    Refused
+        As `read_segments`, for what the header can show.
+    """
+    import nrrd
+
+    try:
+        with file.open("rb") as stream:
+            header = dict(nrrd.read_header(stream))
+    except Exception as error:  # the boundary around one untrusted file
+        raise Refused.because(
+            "K19",
+            f"{quoted(file.name)} is not a readable NRRD file "
+            f"({type(error).__name__}): copy or export it again.",
+        ) from error
+    return tuple(name for name, _, _ in _segments(header, file.name))
+
+
 def _read_plain(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     name = file.name.lower()
     if name.endswith((".nii", ".nii.gz")):
