@@ -63,13 +63,10 @@ class Move:
     by: tuple[int, int, int] = (0, 0, 0)
     """Voxels along i, j and k."""
 
-    def __call__(self, places: Places, shape: tuple[int, int, int]) -> Places:
-        """Return where (n, 3) voxel indices come to lie."""
-        moved = places.copy()
-        for axis in range(3):
-            if self.flipped[axis]:
-                moved[:, axis] = shape[axis] - 1 - moved[:, axis]
-        return moved + np.array(self.by, np.intp)
+    def along(self, axis: int, indices: Places, size: int) -> Places:
+        """Return where indices along one axis of an array of so many voxels go."""
+        moved = size - 1 - indices if self.flipped[axis] else indices
+        return moved + self.by[axis] if self.by[axis] else moved
 
     def further(self, *by: int) -> Move:
         """Return the move that goes on by so many voxels."""
@@ -132,6 +129,8 @@ class _Evidence:
     def __init__(self, voxels: VoxelArray, border: _Border) -> None:
         self.border = border
         self._voxels = voxels
+        both = (border.first, border.second)
+        self._ends = [np.ascontiguousarray(places.T) for places in both]
         self._known: dict[Move, tuple[FloatArray, BoolArray]] = {}
         self._scale = 1.0
         steps, seen = self._steps(AS_GIVEN)
@@ -151,15 +150,17 @@ class _Evidence:
         return contrasts[chosen], seen[chosen]
 
     def _steps(self, move: Move) -> tuple[FloatArray, BoolArray]:
-        shape = self._voxels.shape
-        size_i, size_j, size_k = shape
         values = []
         seen = np.ones(len(self.border.first), bool)
-        for places in (self.border.first, self.border.second):
-            moved = move(places, (size_i, size_j, size_k))
-            seen &= ((moved >= 0) & (moved < shape)).all(axis=1)
-            i, j, k = np.clip(moved, 0, np.array(shape) - 1).T
-            values.append(self._voxels[i, j, k].astype(np.float64))
+        for ends in self._ends:
+            indices = []
+            for axis, size in enumerate(self._voxels.shape):
+                moved = move.along(axis, ends[axis], size)
+                if move.by[axis]:
+                    seen &= (moved >= 0) & (moved < size)
+                    moved = moved.clip(0, size - 1)
+                indices.append(moved)
+            values.append(self._voxels[tuple(indices)].astype(np.float64))
         return np.abs(values[1] - values[0]), seen
 
 
@@ -302,8 +303,9 @@ def _blocks(places: Places) -> Places:
     """Return the (n,) number of the block that each place lies in."""
     edge = float(_BLOCK_VOXELS)
     while True:
-        cubes = np.floor_divide(places, max(1, round(edge)))
-        found, numbers = np.unique(cubes, axis=0, return_inverse=True)
+        i, j, k = np.floor_divide(places, round(edge)).T
+        cubes = (i * (1 + j.max(initial=0)) + j) * (1 + k.max(initial=0)) + k
+        found, numbers = np.unique(cubes, return_inverse=True)
         if len(found) <= _MOST_BLOCKS:
             return numbers.reshape(-1).astype(np.intp)
         edge *= 1.25

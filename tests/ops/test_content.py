@@ -132,7 +132,9 @@ def test_a_move_takes_voxels_where_numpy_takes_them(flipped, by):
         np.flip(labels, [n for n in range(3) if flipped[n]]), by, (0, 1, 2)
     )
 
-    (place,) = Move(flipped, by)(np.argwhere(labels), labels.shape)
+    (start,) = np.argwhere(labels)
+    move = Move(flipped, by)
+    place = [move.along(n, start[n : n + 1], labels.shape[n])[0] for n in range(3)]
 
     assert wanted[tuple(place)] == 1
 
