@@ -25,8 +25,9 @@ from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 
 SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
-SPACING_MM = (0.05, 20.0)
-"""Voxels of a mask are of a size that medical images have."""
+SPACING_MM = (0.05, 50.0)
+"""Outside this, the unit of length is wrong; whether a mask fits its image, its place
+says."""
 
 WHOLE_WITHIN = 1e-3
 """A value this near to a whole number is that number."""
