@@ -123,6 +123,11 @@ class _Border:
     """(n, 2) labels of both."""
 
 
+_NO_BORDER = _Border(
+    np.empty((0, 3), np.intp), np.empty((0, 3), np.intp), np.empty((0, 2), np.int64)
+)
+
+
 class _Evidence:
     """Contrasts across one border at any place, each looked up once."""
 
@@ -183,7 +188,9 @@ def content_findings(
     fit : ContentFit
         Of all structures together.
     """
-    evidence = _Evidence(volume.voxels, _border_of(labelmap.voxels))
+    thin = min(volume.grid.shape) <= 2 * _AROUND  # nowhere to look around
+    border = _NO_BORDER if thin else _border_of(labelmap.voxels)
+    evidence = _Evidence(volume.voxels, border)
     everything = np.ones(len(evidence.border.first), bool)
     fit = _fit(evidence, everything, CLEARLY)
     if fit.best != AS_GIVEN:
@@ -317,8 +324,7 @@ def _border_of(voxels: VoxelArray) -> _Border:
     wanted = np.linspace(0, max(len(labelled) - 1, 0), min(len(labelled), _MOST_SLICES))
     parts = [part for n in np.rint(wanted) for part in _pairs(voxels, labelled[int(n)])]
     if not parts:
-        nothing = np.empty((0, 3), np.intp)
-        return _Border(nothing, nothing, np.empty((0, 2), np.int64))
+        return _NO_BORDER
     first, second, labels = (
         np.concatenate([part[n] for part in parts]) for n in range(3)
     )

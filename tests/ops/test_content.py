@@ -109,6 +109,17 @@ def test_a_small_or_empty_mask_is_not_judged():
     assert not fit.judged
 
 
+def test_a_stack_too_thin_to_look_around_in_is_not_judged():
+    grid = Grid((56, 52, 6), GRID.affine)
+    labels = np.ascontiguousarray(np.roll(two_bones(), 3, 0)[:, :, 14:20])
+    volume = Volume(grid, np.ascontiguousarray(image(two_bones()).voxels[:, :, 14:20]))
+
+    findings, fit = content_findings(volume, Labelmap(grid, labels, TABLE))
+
+    assert findings == []
+    assert not fit.judged
+
+
 def test_the_order_in_memory_and_a_second_call_change_nothing():
     labels = np.roll(two_bones(), 3, 0)
 
