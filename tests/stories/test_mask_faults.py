@@ -504,3 +504,52 @@ def test_K23_a_mask_that_fits_better_elsewhere_is_worth_a_warning(
     assert exit_code == 0
     assert (outcome, codes) == (("warned", ["K23"]) if said else ("accepted", []))
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("row", "masks", "field", "kept", "option"),
+    [
+        ("K01 flipped", "", "method", "pasted", {}),
+        ("K03 oversampled", "", "method", "whole factor", {}),
+        ("K04 by 0.1", "", "method", "snapped", {}),
+        (
+            "K05 50 mm off", 'ignore_place = "msk_001"', "method", "stated place",
+            {"ignore_place": ["msk_001"]},
+        ),
+        ("K06 255", "", "read_as", "one value", {}),
+        (
+            "K06 several", "values.tibia = [3, 7]", "read_as", "values 3, 7",
+            {"values": {"tibia": [3, 7]}},
+        ),
+        ("K07 nearly whole", "", "read_as", "rounded", {}),
+        (
+            "K07 fractions", "threshold = 0.5", "read_as", "threshold 0.5",
+            {"threshold": 0.5},
+        ),
+        (
+            "K20 part of the stack", STATED, "method", "stated slices",
+            {"slices": [2, -1]},
+        ),
+    ],
+)  # fmt: skip
+def test_the_manifest_keeps_how_a_mask_was_read_and_placed_and_what_was_stated(  # noqa: PLR0913, PLR0917 - a row has five words
+    study, tmp_path, row, masks, field, kept, option
+):
+    ROWS[row][0](study)
+    file = study.with_name("dataset.toml")
+    file.write_text(RECIPE % masks)
+    (tmp_path / "work").mkdir()
+    words = ["convert", str(study), "-r", str(file), "-w", str(tmp_path / "work")]
+
+    assert CliRunner().invoke(main, words).exit_code == 0
+
+    folder = tmp_path / "work" / "nnUNet_raw" / "Dataset001_Tibia"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (case,) = manifest["cases"]
+    (tibia,) = [mask for mask in case["masks"] if mask["structure"] == "tibia"]
+    assert tibia[field] == kept
+    assert tibia["voxels_after"] > 0
+    assert {key: manifest["options"]["masks"][key] for key in option} == option
+    assert set(case["content"]) >= {"judged", "contrast", "fits_better"}
+    assert row.split()[0] in case["codes"]
+    assert "1_tibia_1A" not in json.dumps(manifest)
