@@ -38,3 +38,10 @@ def test_growth_is_measured_for_every_stage_after_the_scan():
 
     for stage in ("convert", "clean", "score", "mesh"):
         assert f"\n| {stage} |" in table
+
+
+def test_the_content_check_finds_what_is_planted_in_the_synthetic_limb():
+    table = printed_by("content_check.py")
+
+    assert "| synthetic limb | 1 | 1 | 0 | " + " | ".join(["100"] * 15) in table
+    assert "False alarms: 0." in table

@@ -1,4 +1,4 @@
-"""`check` and `convert`: from a study to a raw dataset."""
+"""`init`, `check` and `convert`: from a study to a raw dataset."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ from pathlib import Path
 
 import rich_click as click
 
-from nnunet_bridge.cli.options import EXISTING, force_option, recipe_option
+from nnunet_bridge.cli.options import EXISTING, FILE, force_option, recipe_option
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.summary import Summary
+
+
+@click.command()
+@click.argument("study", type=EXISTING)
+@click.option(
+    "-o",
+    "--out",
+    type=FILE,
+    default="dataset.toml",
+    show_default=True,
+    help="The recipe to write.",
+)
+@click.option("--force", is_flag=True, help="Write over a recipe that is there.")
+@bridge_command
+def init(session: Session, study: Path, out: Path, *, force: bool) -> Summary:  # noqa: ARG001 - every command has one
+    """Write the recipe of a study, from its names and headers.
+
+    Example:  nnunet-bridge init knee_study -o knee.toml
+    """
+    from nnunet_bridge.pipeline.init import write_recipe
+
+    return write_recipe(study, out, force=force)
 
 
 @click.command()

@@ -13,6 +13,9 @@ from nnunet_bridge.formats.files import read_json
 CASE_LABELS = "labels.nii.gz"
 """What `predict` calls the labelmap in the folder of a case."""
 
+WHOLE_SCAN_LABELS = "labels_whole_scan.nii.gz"
+"""The same on the grid of the whole scan, where the image was cropped."""
+
 IGNORE = "ignore"
 """nnU-Net's name for voxels that no training looks at."""
 

@@ -13,8 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
     PARTIAL,
     clear_os_errors,
@@ -23,6 +27,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
+from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -78,6 +83,47 @@ def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
     """
     cases = records_by_case(read_manifest(dataset_dir))
     return {case: str(record["patient"]) for case, record in cases.items()}
+
+
+def region_record(region: Region) -> JsonObject:
+    """Return what a manifest says of the slices that were kept of a scan."""
+    return {
+        "first_slice": region.first,
+        "end_slice": region.end,
+        "slices_before": region.whole.shape[2],
+        "shape_before": list(region.whole.shape),
+        "affine_before": region.whole.affine.tolist(),
+    }
+
+
+def recorded_region(image_file: Path) -> Region | None:
+    """Return the region that an image of a raw dataset was cropped to.
+
+    Returns
+    -------
+    region : Region or None
+        None if the file is no image of a converted dataset, is not as `convert` wrote
+        it, or was not cropped.
+    """
+    dataset_dir = image_file.absolute().parent.parent
+    name = f"{image_file.absolute().parent.name}/{image_file.name}"
+    if not (dataset_dir / MANIFEST).is_file():
+        return None
+    for record in read_manifest(dataset_dir)["cases"]:
+        known = {out["file"]: out["sha256"] for out in record.get("outputs", [])}
+        if name in known:
+            return _region_of(record) if sha256_of(image_file) == known[name] else None
+    return None
+
+
+def _region_of(record: Record) -> Region | None:
+    kept = record.get("region", {})
+    if "affine_before" not in kept:
+        return None
+    size_i, size_j, size_k = kept["shape_before"]
+    whole = Grid((size_i, size_j, size_k), np.array(kept["affine_before"]))
+    region = Region(kept["first_slice"], kept["end_slice"], whole)
+    return None if region.is_everything else region
 
 
 def outputs_intact(dataset_dir: Path, record: Record) -> bool:

@@ -81,11 +81,22 @@ class MasksPart(_Part):
     )
     segmentation: str = r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
     test: tuple[str, ...] = ()
+    values: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
+    ignore_place: tuple[str, ...] = ()
 
-    @field_validator("folder", "test", mode="before")
+    @field_validator("folder", "test", "ignore_place", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _one_or_several_each(cls, value: Any) -> Any:  # noqa: ANN401 - likewise
+        if not isinstance(value, dict):
+            return value
+        return {key: (v,) if isinstance(v, int) else v for key, v in value.items()}
 
     @field_validator("pattern")
     @classmethod
@@ -213,13 +224,13 @@ class Recipe(_Part):
         Refused
             If no structure is called so; names the nearest one (K21).
         """
-        name = _folded(written)
+        name = folded(written)
         if name in self._names:
-            return self._names[name], side or _side_in(name)[1]
-        bare, found_side = _side_in(name)
+            return self._names[name], side or split_side(name)[1]
+        bare, found_side = split_side(name)
         if found_side and bare in self._names:
             return self._names[bare], side or found_side
-        near = difflib.get_close_matches(bare, map(_folded, self.structures), n=1)
+        near = difflib.get_close_matches(bare, map(folded, self.structures), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise Refused.because(
             "K21",
@@ -249,6 +260,19 @@ class Recipe(_Part):
             f'{known}: name its side, or set `sides = "merge"`.',
         )
 
+    def values_of(self, written: str) -> tuple[int, ...]:
+        """Return which values of a mask mean the structure that a name means (K06)."""
+        try:
+            structure, _ = self.structure_of(written)
+        except Refused:
+            return ()  # whoever places the mask will say that the name is unknown
+        return self.masks.values.get(structure, ())
+
+    def slices_of(self, case_id: str) -> tuple[int, int] | None:
+        """Return the slices that masks without a place show, if it is stated (K20)."""
+        stated = self.masks.slices
+        return stated.get(case_id) if isinstance(stated, dict) else stated
+
     def digest(self) -> str:
         """Return a hash that changes when anything that decides about a case does."""
         content = self.model_dump(mode="json", exclude={"slurm"})
@@ -258,9 +282,9 @@ class Recipe(_Part):
     @cached_property
     def _names(self) -> dict[str, str]:
         """Every folded name and alias, and the structure it means."""
-        names = {_folded(name): name for name in self.structures}
+        names = {folded(name): name for name in self.structures}
         for structure, others in self.aliases.items():
-            names |= {_folded(other): structure for other in others}
+            names |= {folded(other): structure for other in others}
         return names
 
     def _without_side(self, name: str) -> str:
@@ -385,6 +409,9 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
     for name in labels:
         known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
     asked = [("labels.aliases", name) for name in _table(raw, "aliases")]
+    values = _table(raw, "masks").get("values", {})
+    if isinstance(values, dict):
+        asked += [("masks.values", name) for name in values]
     priority = _table(raw, "merge").get("priority", [])
     if isinstance(priority, list):
         asked += [("merge.priority", name) for name in priority]
@@ -401,13 +428,13 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
 
 
 def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
-    meanings: dict[str, str] = {_folded(name): name for name in labels}
+    meanings: dict[str, str] = {folded(name): name for name in labels}
     faults = []
     if len(meanings) < len(labels):
         faults.append("labels: two names differ only in case or spaces")
     for structure, others in _table(raw, "aliases").items():
         for other in others if isinstance(others, list) else []:
-            meant = meanings.setdefault(_folded(str(other)), structure)
+            meant = meanings.setdefault(folded(str(other)), structure)
             if meant != structure:
                 faults.append(
                     f"labels.aliases.{structure}: {other!r} already means {meant}"
@@ -469,16 +496,17 @@ def _checked_pattern(pattern: str, *, needs: tuple[str, ...]) -> str:
     return pattern
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return a name as names are compared: case folded, without idle spaces."""
     return " ".join(name.casefold().split())
 
 
-def _side_in(name: str) -> tuple[str, str]:
+def split_side(name: str) -> tuple[str, str]:
     """Return a folded name without a side at its end or start, and that side.
 
     Examples
     --------
-    >>> _side_in("femur l"), _side_in("left femur"), _side_in("l1")
+    >>> split_side("femur l"), split_side("left femur"), split_side("l1")
     (('femur', 'left'), ('femur', 'left'), ('l1', ''))
     """
     words = [word for word in re.split(r"[\s_,.-]+", name) if word]

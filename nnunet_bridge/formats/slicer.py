@@ -25,6 +25,10 @@ from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 
 SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
+SPACING_MM = (0.05, 50.0)
+"""Outside this, the unit of length is wrong; whether a mask fits its image, its place
+says."""
+
 WHOLE_WITHIN = 1e-3
 """A value this near to a whole number is that number."""
 
@@ -69,6 +73,21 @@ class StructureMask:
 
     findings: tuple[Finding, ...] = ()
 
+    read_as: str = "yes or no"
+    """How its values were understood: ``yes or no``, ``one value``, ``rounded``,
+    ``threshold 0.5`` or ``values 3, 7``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a person says of masks that are no clear yes or no."""
+
+    values: tuple[int, ...] = ()
+    """Which values mean the structure, in a file that holds several (K06)."""
+
+    threshold: float | None = None
+    """The least probability that counts as drawn (K07)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Nrrd:
@@ -106,7 +125,9 @@ def mask_stem(name: str) -> str:
     return name
 
 
-def read_mask(file: Path, *, name: str, side: str = "") -> StructureMask:
+def read_mask(
+    file: Path, *, name: str, side: str = "", meaning: Meaning | None = None
+) -> StructureMask:
     """Return the one structure in a mask file.
 
     Parameters
@@ -115,6 +136,8 @@ def read_mask(file: Path, *, name: str, side: str = "") -> StructureMask:
         ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``.
     name, side : str
         What the file name says about the structure.
+    meaning : Meaning, optional
+        How to understand values that are no clear yes or no.
 
     Raises
     ------
@@ -122,9 +145,10 @@ def read_mask(file: Path, *, name: str, side: str = "") -> StructureMask:
         If the file is damaged (K19), has no place (K11), is not 3-D (K08), or does not
         say yes or no for every voxel (K06, K07).
     """
-    grid, values = _read_plain(file)
-    voxels, findings = _yes_or_no(values, file.name)
-    return StructureMask(name, side, grid, voxels, file.name, tuple(findings))
+    grid, values, findings = _read_plain(file)
+    _refuse_impossible_voxels(grid, file.name)
+    voxels, read_as = _yes_or_no(values, file.name, meaning or Meaning(), findings)
+    return StructureMask(name, side, grid, voxels, file.name, tuple(findings), read_as)
 
 
 def read_segments(file: Path) -> Iterator[StructureMask]:
@@ -161,14 +185,37 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
                 f"{quoted(file.name)}: segment {quoted(name)} is said to be in layer "
                 f"{layer}, but the file has {len(nrrd.layers)}.",
             )
+        _refuse_impossible_voxels(nrrd.grid, file.name)
         voxels = np.asfortranarray(nrrd.layers[layer] == value)
         yield StructureMask(name, "", nrrd.grid, voxels, file.name)
 
 
-def _read_plain(file: Path) -> tuple[Grid, VoxelArray]:
+def segment_names(file: Path) -> tuple[str, ...]:
+    """Return what the segments of a ``.seg.nrrd`` are called; reads its header only.
+
+    Raises
+    ------
+    Refused
+        As `read_segments`, for what the header can show.
+    """
+    import nrrd
+
+    try:
+        with file.open("rb") as stream:
+            header = dict(nrrd.read_header(stream))
+    except Exception as error:  # the boundary around one untrusted file
+        raise Refused.because(
+            "K19",
+            f"{quoted(file.name)} is not a readable NRRD file "
+            f"({type(error).__name__}): copy or export it again.",
+        ) from error
+    return tuple(name for name, _, _ in _segments(header, file.name))
+
+
+def _read_plain(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     name = file.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        return read_array(file)
+        return *read_array(file), []
     if name.endswith(".mha"):
         return _read_mha(file)
     nrrd = _read_nrrd(file)
@@ -178,52 +225,151 @@ def _read_plain(file: Path) -> tuple[Grid, VoxelArray]:
             f"{quoted(file.name)} has the sizes {list(nrrd.header['sizes'])}; one 3-D "
             "mask is needed.",
         )
-    return nrrd.grid, nrrd.layers[0]
+    flat = len(nrrd.header["sizes"]) > _SPACE_DIMENSIONS
+    return nrrd.grid, nrrd.layers[0], _without_an_axis(file.name) if flat else []
 
 
-def _yes_or_no(values: VoxelArray, name: str) -> tuple[BoolArray, list[Finding]]:
-    """Return where the one non-zero value is (K06, K07)."""
-    findings: list[Finding] = []
+def _refuse_impossible_voxels(grid: Grid, name: str) -> None:
+    """Refuse voxels of kilometres or microns: the unit of length is wrong (K12)."""
+    least, most = SPACING_MM
+    if least <= grid.spacing_mm.min() and grid.spacing_mm.max() <= most:
+        return
+    sizes = " x ".join(f"{size:.4g}" for size in grid.spacing_mm)
+    raise Refused.because(
+        "K12",
+        f"{quoted(name)} has voxels of {sizes} mm (possible are {least:g} to {most:g} "
+        "mm): is its unit of length right? Export it again.",
+    )
+
+
+def _without_an_axis(name: str) -> list[Finding]:
+    """Say that a fourth axis with one entry was dropped (K08)."""
+    return [
+        Finding(
+            "K08",
+            Outcome.FIXED,
+            f"{quoted(name)} has a fourth axis with one entry, which was dropped.",
+        )
+    ]
+
+
+def _yes_or_no(
+    values: VoxelArray, name: str, meaning: Meaning, findings: list[Finding]
+) -> tuple[BoolArray, str]:
+    """Return where the structure is, and how the values say so (K06, K07)."""
     if values.dtype.kind == "f":
+        _refuse_no_numbers(values, name)
+        if meaning.threshold is not None and _farthest_from_whole(values) > (
+            WHOLE_WITHIN
+        ):
+            return _above(values, name, meaning.threshold, findings)
         values = _whole_numbers(values, name, findings)
     voxels = np.asfortranarray(values != 0)
     in_memory_order = values.ravel(order="K")
     drawn = in_memory_order[in_memory_order != 0]
+    rounded = any(finding.code == "K07" for finding in findings)
     if drawn.size == 0:
-        return voxels, findings
+        return voxels, "yes or no"
     low, high = drawn.min(), drawn.max()
+    if meaning.values and not (low == high == 1):
+        return _of_values(values, name, meaning.values, findings)
     if low != high:
-        some = ", ".join(f"{value:g}" for value in np.unique(drawn)[:6])
         raise Refused.because(
             "K06",
-            f"{quoted(name)} should hold one structure, but holds the values {some}: "
-            "export each structure alone, or a .seg.nrrd.",
+            f"{quoted(name)} should hold one structure, but holds the values "
+            f"{_listed(np.unique(drawn))}: export each structure alone, or a "
+            ".seg.nrrd, or say in `masks.values` which of them are meant.",
         )
-    if low != 1:
-        findings.append(
-            Finding(
-                "K06",
-                Outcome.FIXED,
-                f"{quoted(name)} marks its structure with {low:g} instead of 1.",
-            )
+    if low == 1:
+        return voxels, "rounded" if rounded else "yes or no"
+    findings.append(
+        Finding(
+            "K06",
+            Outcome.FIXED,
+            f"{quoted(name)} marks its structure with {low:g} instead of 1.",
         )
-    return voxels, findings
+    )
+    return voxels, "one value"
+
+
+def _listed(values: npt.NDArray[Any]) -> str:
+    some = ", ".join(f"{value:g}" for value in values[:6])
+    return some + (f" and {len(values) - 6} more" if len(values) > 6 else "")  # noqa: PLR2004 - enough to see
+
+
+def _of_values(
+    values: VoxelArray, name: str, meant: tuple[int, ...], findings: list[Finding]
+) -> tuple[BoolArray, str]:
+    """Return where one of the values is that a person says to be meant (K06)."""
+    voxels = np.asfortranarray(np.isin(values, meant))
+    held, counts = np.unique(values[values != 0], return_counts=True)
+    others = ~np.isin(held, meant)
+    words = ", ".join(map(str, meant))
+    if others.all():
+        raise Refused.because(
+            "K06",
+            f"{quoted(name)} holds the values {_listed(held)}, but by `masks.values` "
+            f"its structure is {words}: correct one of them.",
+        )
+    left = int(counts[others].sum())
+    findings.append(
+        Finding(
+            "K06",
+            Outcome.WARNED if left else Outcome.FIXED,
+            f"{quoted(name)} holds the values {_listed(held)}; by `masks.values` "
+            f"{words} was taken ({int(counts[~others].sum())} voxels)"
+            + (f", and {left} voxels of other values were left out." if left else "."),
+        )
+    )
+    return voxels, f"values {words}"
+
+
+def _above(
+    values: VoxelArray, name: str, threshold: float, findings: list[Finding]
+) -> tuple[BoolArray, str]:
+    """Return where probabilities reach the threshold that a person names (K07)."""
+    low, high = float(values.min()), float(values.max())
+    if low < -WHOLE_WITHIN or high > 1 + WHOLE_WITHIN:
+        raise Refused.because(
+            "K07",
+            f"{quoted(name)} holds fractions from {low:.3g} to {high:.3g}, so they are "
+            "no probabilities, and `masks.threshold` says nothing of them: export it "
+            "as a binary labelmap.",
+        )
+    voxels = np.asfortranarray(values >= threshold)
+    findings.append(
+        Finding(
+            "K07",
+            Outcome.FIXED,
+            f"{quoted(name)} holds probabilities; the {int(np.count_nonzero(voxels))} "
+            f"voxels from {threshold:g} on were taken, as `masks.threshold` says.",
+        )
+    )
+    return voxels, f"threshold {threshold:g}"
+
+
+def _refuse_no_numbers(values: VoxelArray, name: str) -> None:
+    if not np.isfinite(values).all():
+        raise Refused.because(
+            "K07", f"{quoted(name)} holds NaN or infinite values: export it again."
+        )
+
+
+def _farthest_from_whole(values: VoxelArray) -> float:
+    return float(np.abs(values - np.rint(values)).max(initial=0.0))
 
 
 def _whole_numbers(
     values: VoxelArray, name: str, findings: list[Finding]
 ) -> VoxelArray:
-    if not np.isfinite(values).all():
-        raise Refused.because(
-            "K07", f"{quoted(name)} holds NaN or infinite values: export it again."
-        )
     rounded = np.rint(values)
-    away = float(np.abs(values - rounded).max(initial=0.0))
+    away = _farthest_from_whole(values)
     if away > WHOLE_WITHIN:
         raise Refused.because(
             "K07",
             f"{quoted(name)} holds fractions (up to {away:.3g} from a whole number), "
-            "not a mask: export it as a binary labelmap, or threshold it first.",
+            "not a mask: export it as a binary labelmap, or name the least probability "
+            "that counts in `masks.threshold`.",
         )
     if away > 0:
         findings.append(
@@ -334,6 +480,9 @@ def _layers_and_grid(
         return voxels.reshape(1, 1, 1, 1), None
     if voxels.ndim == _SPACE_DIMENSIONS + 1:
         axis = _list_axis(header, directions, voxels.shape)
+        if axis is None and voxels.shape[-1] == 1:
+            axis = voxels.ndim - 1
+            directions = directions[:, :_SPACE_DIMENSIONS]
         if axis is None:
             raise Refused.because(
                 "K08", f"{quoted(name)} has the sizes {voxels.shape}; 3-D is needed."
@@ -414,7 +563,7 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
     return segments
 
 
-def _read_mha(file: Path) -> tuple[Grid, VoxelArray]:
+def _read_mha(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     import SimpleITK as sitk  # noqa: N813 - its usual name
 
     _prove_whole_mha(file)
@@ -424,6 +573,9 @@ def _read_mha(file: Path) -> tuple[Grid, VoxelArray]:
         raise Refused.because(
             "K19", f"{quoted(file.name)} is not a readable MetaImage file."
         ) from error
+    flat = image.GetDimension() == _SPACE_DIMENSIONS + 1 and image.GetSize()[-1] == 1
+    if flat:
+        image = image[:, :, :, 0]
     if (
         image.GetDimension() != _SPACE_DIMENSIONS
         or image.GetNumberOfComponentsPerPixel() > 1
@@ -437,7 +589,8 @@ def _read_mha(file: Path) -> tuple[Grid, VoxelArray]:
     affine[:3, :3] = direction * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
     voxels: npt.NDArray[Any] = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    return _grid(file.name, affine, voxels.shape), voxels
+    grid = _grid(file.name, affine, voxels.shape)
+    return grid, voxels, _without_an_axis(file.name) if flat else []
 
 
 _MHA_BYTES = {

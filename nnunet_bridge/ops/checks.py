@@ -26,6 +26,9 @@ VOID_LIMIT = 0.01
 WHOLE_SHARE = 0.99
 """The largest component of one bone should hold this share of it."""
 
+TWIN_SHARE = 0.25
+"""A piece with this share of the largest may be the bone of the other side."""
+
 _SAMPLES = 2_000_000
 
 
@@ -119,17 +122,20 @@ def specks(mask: BoolArray, *, name: str, parts: int = 1) -> list[Finding]:
     if box is None:
         return []
     pieces, count = ndimage.label(mask[box])
-    if count <= parts:
+    if count <= 1:
         return []
     sizes = np.sort(np.bincount(pieces.ravel())[1:])
-    share = float(sizes[-parts:].sum() / sizes.sum())
+    bones = sizes[-parts:]
+    bones = bones[bones >= TWIN_SHARE * sizes[-1]]
+    share = float(bones.sum() / sizes.sum())
     if share >= WHOLE_SHARE:
         return []
     return [
         Finding(
             "K22",
             Outcome.WARNED,
-            f"{name} is in {count} pieces; the largest holds {share:.1%} of it.",
+            f"{name} is in {count} pieces; the largest"
+            f"{' two hold' if len(bones) > 1 else ' holds'} {share:.1%} of it.",
         )
     ]
 

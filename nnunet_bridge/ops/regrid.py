@@ -2,7 +2,8 @@
 
 3D Slicer writes masks flipped, permuted, cropped, padded or oversampled; their place in
 the patient says where each voxel belongs, and nothing is ever matched by shape alone.
-What cannot be exact is said, with figures in mm (FAULTS K01-K05, K20).
+What cannot be exact is said, with figures in mm (FAULTS K01-K05, K20). A mask that lost
+its place is refused, unless the recipe states it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,18 @@ _TIE = 1e-6
 _WHOLE_FACTOR_WITHIN = 1e-3
 
 
+@dataclass(frozen=True, slots=True)
+class StatedPlace:
+    """What a person says of a mask whose file does not say where it lies."""
+
+    slices: tuple[int, int] | None = None
+    """First slice of the image that the mask shows, and the one after its last; below
+    zero counted from the end of the stack. For masks with an identity matrix (K20)."""
+
+    as_image: bool = False
+    """A mask of the image's shape lies on its voxels, whatever its file says (K05)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """A mask on the grid of an image, and how it got there."""
@@ -43,8 +56,8 @@ class Placement:
     """(I, J, K) on the image's grid, Fortran-ordered."""
 
     method: str
-    """``empty``, ``same grid``, ``snapped``, ``pasted``, ``whole factor`` or
-    ``nearest neighbour``."""
+    """``empty``, ``same grid``, ``snapped``, ``pasted``, ``whole factor``,
+    ``nearest neighbour``, ``stated slices`` or ``stated place``."""
 
     voxels_before: int
     voxels_after: int
@@ -57,7 +70,14 @@ class Placement:
     findings: tuple[Finding, ...]
 
 
-def placed_on(grid: Grid, mask_grid: Grid, mask: BoolArray, *, name: str) -> Placement:
+def placed_on(
+    grid: Grid,
+    mask_grid: Grid,
+    mask: BoolArray,
+    *,
+    name: str,
+    stated: StatedPlace | None = None,
+) -> Placement:
     """Return `mask` on `grid`.
 
     Parameters
@@ -70,6 +90,8 @@ def placed_on(grid: Grid, mask_grid: Grid, mask: BoolArray, *, name: str) -> Pla
         What was drawn, on `mask_grid`.
     name : str
         What messages call the mask.
+    stated : StatedPlace, optional
+        Where it lies if its file does not say so.
 
     Raises
     ------
@@ -83,15 +105,18 @@ def placed_on(grid: Grid, mask_grid: Grid, mask: BoolArray, *, name: str) -> Pla
         return Placement(nothing, "empty", 0, 0, 0, 0.0, ())
     if grid.shape == mask_grid.shape:
         apart_mm = mask_grid.displacement_mm(grid)
-        if apart_mm <= SNAP_WITHIN * grid.spacing_mm.min():
+        if apart_mm <= (SNAP_WITHIN + _TIE) * grid.spacing_mm.min():
             return _copied(mask, before, apart_mm, grid, name)
+    by_word = _as_stated(grid, mask_grid, mask, before, stated or StatedPlace(), name)
+    if by_word is not None:
+        return by_word
     _refuse_an_identity_matrix(grid, mask_grid, name)
     to_image = np.linalg.inv(grid.affine) @ mask_grid.affine
     turn = _signed_permutation(to_image)
     if turn is not None:
         snapped = Grid(mask_grid.shape, grid.affine @ turn)
         apart_mm = snapped.displacement_mm(mask_grid)
-        aligned = apart_mm <= SNAP_WITHIN * grid.spacing_mm.min()
+        aligned = apart_mm <= (SNAP_WITHIN + _TIE) * grid.spacing_mm.min()
         if np.array_equal(turn[:3, :3], np.eye(3)) and grid.shape == mask_grid.shape:
             raise _elsewhere(grid, mask_grid, name)
         if aligned:
@@ -112,7 +137,7 @@ def _copied(
 
 def _moved(apart_mm: float, grid: Grid, name: str) -> list[Finding]:
     """Say that a mask was moved onto the grid, if it was by more than a rounding."""
-    if apart_mm <= SAME_WITHIN * grid.spacing_mm.min():
+    if apart_mm <= (SAME_WITHIN + _TIE) * grid.spacing_mm.min():
         return []
     return [
         Finding(
@@ -124,6 +149,63 @@ def _moved(apart_mm: float, grid: Grid, name: str) -> list[Finding]:
     ]
 
 
+def _as_stated(
+    grid: Grid,
+    mask_grid: Grid,
+    mask: BoolArray,
+    before: int,
+    stated: StatedPlace,
+    name: str,
+) -> Placement | None:
+    """Put a mask where a person says that it lies; None if nobody says it."""
+    if stated.as_image and grid.shape == mask_grid.shape:
+        return _laid_on(mask, before, mask_grid.displacement_mm(grid), name)
+    if stated.slices and _lost_slices(grid, mask_grid):
+        return _on_stated_slices(grid, mask, before, stated.slices, name)
+    return None
+
+
+def _laid_on(mask: BoolArray, before: int, apart_mm: float, name: str) -> Placement:
+    """Copy a mask onto voxels that its file denies, because a person says so."""
+    finding = Finding(
+        "K05",
+        Outcome.WARNED,
+        f"{name} claims a place {apart_mm:.2f} mm away; it was laid on the image's "
+        "voxels, because `masks.ignore_place` says so.",
+    )
+    voxels = np.asfortranarray(mask)
+    return Placement(voxels, "stated place", before, before, 0, 0.0, (finding,))
+
+
+def _lost_slices(grid: Grid, mask_grid: Grid) -> bool:
+    """Whether a mask shows whole slices of the image, but not which."""
+    return mask_grid.shape[:2] == grid.shape[:2] and _is_identity(mask_grid.affine)
+
+
+def _on_stated_slices(
+    grid: Grid, mask: BoolArray, before: int, slices: tuple[int, int], name: str
+) -> Placement:
+    """Put a mask without a place on the slices that a person names (K20)."""
+    count = grid.shape[2]
+    first, end = (n + count if n < 0 else n for n in slices)
+    if not 0 <= first < end <= count or end - first != mask.shape[2]:
+        raise Refused.because(
+            "K20",
+            f"{name} has {mask.shape[2]} slices, but `masks.slices` says {slices[0]} "
+            f"to {slices[1]} of the image's {count}, which is {max(end - first, 0)} "
+            "slices: correct the range.",
+        )
+    voxels = np.zeros(grid.shape, bool, order="F")
+    voxels[:, :, first:end] = mask
+    finding = Finding(
+        "K20",
+        Outcome.WARNED,
+        f"{name} has no place of its own; it was put on slices {first} to {end - 1} of "
+        f"{count}, because `masks.slices` says so.",
+    )
+    return Placement(voxels, "stated slices", before, before, 0, 0.0, (finding,))
+
+
 def _refuse_an_identity_matrix(grid: Grid, mask_grid: Grid, name: str) -> None:
     """Refuse a mask that was saved without its place (K05, K20)."""
     if not _is_identity(mask_grid.affine) or _is_identity(grid.affine):
@@ -133,7 +215,8 @@ def _refuse_an_identity_matrix(grid: Grid, mask_grid: Grid, name: str) -> None:
             "K20",
             f"{name} has {mask_grid.shape[2]} slices, the image {grid.shape[2]}, and "
             "an identity matrix instead of a place: nothing says which slices it "
-            "shows. Export it from 3D Slicer again, with the MR as reference.",
+            "shows. Export it from 3D Slicer again, with the MR as reference, or name "
+            "its slices in `masks.slices`.",
         )
     raise Refused.because(
         "K05",

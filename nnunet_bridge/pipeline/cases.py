@@ -23,7 +23,12 @@ from nnunet_bridge.formats.dicom import (
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.formats.slicer import StructureMask, read_mask, read_segments
+from nnunet_bridge.formats.slicer import (
+    Meaning,
+    StructureMask,
+    read_mask,
+    read_segments,
+)
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
@@ -32,8 +37,10 @@ from nnunet_bridge.ops.checks import (
     specks,
     touches_an_end,
 )
+from nnunet_bridge.ops.content import AS_GIVEN, ContentFit, content_findings
 from nnunet_bridge.ops.merge import Merged, merge_masks
-from nnunet_bridge.ops.regrid import Placement, placed_on
+from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
+from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
 from nnunet_bridge.pipeline.matching import CasePlan, MaskFile
 
 
@@ -59,7 +66,12 @@ class AssembledCase:
     """One account a mask; ``source`` is a file name and must be hashed."""
 
     overlaps: tuple[JsonObject, ...]
-    region: JsonObject
+    content: JsonObject
+    """How the masks fit the image; empty where there are none."""
+
+    region: Region
+    """The slices that were kept, and the grid of the whole scan."""
+
     ignored_share: float
 
 
@@ -110,16 +122,26 @@ class _Drawing:
     """(structure, side) -> ``labelled`` or ``empty``."""
 
     overlaps: list[JsonObject] = field(default_factory=list)
+    content: JsonObject = field(default_factory=dict)
     ignored_share: float = 0.0
 
     lost_a_mask: bool = False
     """Whether a mask was refused; a structure may then be missing for that reason."""
 
+    @property
+    def stated(self) -> StatedPlace:
+        """What the recipe says of masks of this case that lost their place."""
+        case_id = self.plan.case_id
+        return StatedPlace(
+            self.recipe.slices_of(case_id),
+            as_image=case_id in self.recipe.masks.ignore_place,
+        )
+
     def masks(self) -> Iterator[tuple[Label, BoolArray]]:
         """Go through the masks on the image's grid; note what is wrong with others."""
         for file in self.plan.masks:
             try:
-                for mask in _masks_in(file):
+                for mask in _masks_in(file, self.recipe):
                     placed = self._placed(mask)
                     if placed is not None:
                         yield placed
@@ -142,7 +164,9 @@ class _Drawing:
             structure, side = self.recipe.structure_of(mask.name, mask.side)
             label = self.recipe.label_of(structure, side)
             self._claim(structure, side, shown)
-            placement = placed_on(self.grid, mask.grid, mask.voxels, name=shown)
+            placement = placed_on(
+                self.grid, mask.grid, mask.voxels, name=shown, stated=self.stated
+            )
         except Refused as refused:
             self.findings += refused.findings
             self.lost_a_mask = True
@@ -178,6 +202,7 @@ class _Drawing:
                 "side": side,
                 "source": mask.file,
                 "state": "labelled" if placement.voxels_after else "empty",
+                "read_as": mask.read_as,
                 "method": placement.method,
                 "voxels_before": placement.voxels_before,
                 "voxels_after": placement.voxels_after,
@@ -197,11 +222,12 @@ def _once_a_file(findings: Iterable[Finding], shown: str, file: str) -> list[Fin
     ]
 
 
-def _masks_in(file: MaskFile) -> Iterator[StructureMask]:
+def _masks_in(file: MaskFile, recipe: Recipe) -> Iterator[StructureMask]:
     if file.structure is None:
         yield from read_segments(file.path)
-    else:
-        yield read_mask(file.path, name=file.structure, side=file.side)
+        return
+    meaning = Meaning(recipe.values_of(file.structure), recipe.masks.threshold)
+    yield read_mask(file.path, name=file.structure, side=file.side, meaning=meaning)
 
 
 def _labelmap(drawing: _Drawing, recipe: Recipe, volume: Volume) -> Labelmap:
@@ -223,9 +249,26 @@ def _labelmap(drawing: _Drawing, recipe: Recipe, volume: Volume) -> Labelmap:
             Finding("K14", Outcome.REFUSED, "No voxel of the case is labelled.")
         )
     drawing.findings += on_the_image(volume, labelmap)
+    if worst(drawing.findings) is not Outcome.REFUSED:
+        findings, fit = content_findings(volume, labelmap)
+        drawing.findings += findings
+        drawing.content = _content_account(fit, volume.grid)
     if unlabelled and recipe.uses_ignore:
         labelmap = _with_ignored(labelmap, recipe, drawing, unlabelled)
     return labelmap
+
+
+def _content_account(fit: ContentFit, grid: Grid) -> JsonObject:
+    """Return what the manifest says of how the masks fit the image (K23)."""
+    better = fit.best != AS_GIVEN
+    return {
+        "judged": fit.judged,
+        "blocks": fit.blocks,
+        "contrast": round(fit.contrast, 6),
+        "fits_better": fit.best.said(grid) if better else "",
+        "best_contrast": round(fit.best_contrast, 6),
+        "z": round(fit.z, 3),
+    }
 
 
 def _overlap_accounts(merged: Merged) -> list[JsonObject]:
@@ -344,34 +387,27 @@ def _cropped(
     """Keep the slices that the recipe wants, and remember which (the region)."""
     volume = reading.volume
     first, end = _kept_slices(recipe, volume, labelmap)
-    slices = volume.grid.shape[2]
     if end - first < 1:
         refusal = Finding(
             "K20",
             Outcome.REFUSED,
             f"`region.slices` asks for slices {recipe.region.slices}, but the scan has "
-            f"{slices}.",
+            f"{volume.grid.shape[2]}.",
         )
         raise CaseRefused([*findings, refusal], reading.files)
-    if (first, end) != (0, slices):
-        grid = _sub_grid(volume.grid, first, end)
-        volume = Volume(grid, volume.voxels[:, :, first:end])
-        if labelmap is not None:
-            kept = labelmap.voxels[:, :, first:end]
-            labelmap = Labelmap(grid, kept, labelmap.labels)
-    region = {
-        "crop": recipe.region.crop,
-        "first_slice": first,
-        "end_slice": end,
-        "slices_before": slices,
-    }
+    region = Region(first, end, volume.grid)
     return AssembledCase(
-        Case(plan.case_id, (volume,), labelmap),
+        Case(
+            plan.case_id,
+            (cropped_volume(volume, region),),
+            labelmap and cropped_labelmap(labelmap, region),
+        ),
         tuple(findings),
         reading.files,
         reading,
         tuple(drawing.accounts),
         tuple(drawing.overlaps),
+        drawing.content,
         region,
         drawing.ignored_share,
     )
@@ -388,12 +424,6 @@ def _kept_slices(
         labelled = np.flatnonzero(drawn.any(axis=(0, 1)))
         return int(labelled[0]), int(labelled[-1]) + 1
     return 0, slices
-
-
-def _sub_grid(grid: Grid, first: int, end: int) -> Grid:
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_patient([0, 0, first])
-    return Grid((grid.shape[0], grid.shape[1], end - first), affine)
 
 
 def input_files(plan: CasePlan) -> dict[str, Path]:

@@ -41,6 +41,7 @@ from nnunet_bridge.formats.manifest import (
     outputs_intact,
     read_manifest,
     records_by_case,
+    region_record,
     salt_of,
     write_manifest,
 )
@@ -411,6 +412,10 @@ class _DatasetWriter:
             raise
         record = self._record(plan, report)
         record |= _account(assembled, self._hashed)
+        record["region"] = {
+            "crop": self.recipe.region.crop,
+            **region_record(assembled.region),
+        }
         record["files"] = {
             "used": len(assembled.files.used) + len(plan.masks),
             "excluded": len(assembled.files.excluded),
@@ -424,6 +429,7 @@ class _DatasetWriter:
             }
             for name, voxels in outputs
         ]
+        record["pair_sha256"] = _pair_hash(record["outputs"])
         self._records[plan.case_id] = record
         self._save(complete=False)
 
@@ -532,12 +538,12 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
             "slopes": list(reading.rescale_slopes),
             "intercepts": list(reading.rescale_intercepts),
         },
-        "region": assembled.region,
         "masks": [
             {**mask, "source": hashed(mask["source"]) if mask["source"] else ""}
             for mask in assembled.masks
         ],
         "overlaps": list(assembled.overlaps),
+        "content": assembled.content,
         "ignored_share": round(assembled.ignored_share, 6),
     }
 
@@ -580,6 +586,12 @@ def _voxel_hash(voxels: VoxelArray) -> str:
     for k in range(voxels.shape[2]):
         digest.update(np.asfortranarray(voxels[:, :, k]).tobytes(order="F"))
     return digest.hexdigest()
+
+
+def _pair_hash(outputs: Iterable[JsonObject]) -> str:
+    """Return one hash of image and labelmap: it tells an exchanged pair (K17)."""
+    hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _versions() -> JsonObject:

@@ -29,7 +29,8 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
-from nnunet_bridge.formats.labels_file import CASE_LABELS
+from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
+from nnunet_bridge.formats.manifest import recorded_region, region_record
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
@@ -46,6 +47,7 @@ from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import structure_volumes
+from nnunet_bridge.ops.region import Region, put_back
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
 from nnunet_bridge.pipeline.mesh import write_meshes
 from nnunet_bridge.pipeline.models import Model, choose_model
@@ -196,6 +198,18 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     return PredictSummary(dataset, model.reason, cases, out)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """What is known of an image that waits for its prediction."""
+
+    grid: Grid
+    facts: JsonObject
+    findings: tuple[Finding, ...]
+
+    region: Region | None
+    """What the image was cropped from, if `convert` cropped it."""
+
+
 @dataclass(slots=True)
 class _Story:
     """One call of `predict_images`."""
@@ -216,7 +230,7 @@ class _Story:
     ) -> tuple[PredictedCase, ...]:
         """Read all images, predict those that need it, finish them one by one."""
         model_hash = self.model.sha256(self.workspace)
-        read: dict[str, tuple[Grid, JsonObject, tuple[Finding, ...]]] = {}
+        read: dict[str, _Read] = {}
         cases: dict[str, PredictedCase] = {}
         for number, source in enumerate(sources, start=1):
             try:
@@ -229,6 +243,9 @@ class _Story:
                     "model_sha256": model_hash,
                     "options": self._wishes(),
                 }
+                region = _region_of(source)
+                if region is not None:
+                    facts["region"] = region_record(region)
                 finished = self._finished(source.case_id, facts, reading.findings)
                 if finished:
                     cases[source.case_id] = finished
@@ -236,14 +253,12 @@ class _Story:
                     name = f"{source.case_id}_0000{FILE_ENDING}"
                     write_volume(self.work / "images" / name, reading.volume)
                     grid = reading.volume.grid
-                    read[source.case_id] = (grid, facts, reading.findings)
+                    read[source.case_id] = _Read(grid, facts, reading.findings, region)
             self.progress.advance(number, source.case_id)
         if read:
             predicted_dir = self._run_nnunet(resources, len(sources), len(read))
-            for number, (case_id, (grid, facts, findings)) in enumerate(read.items()):
-                cases[case_id] = self._finish(
-                    case_id, predicted_dir, grid, facts, findings
-                )
+            for number, (case_id, known) in enumerate(read.items()):
+                cases[case_id] = self._finish(case_id, predicted_dir, known)
                 self.progress.advance(2 * len(sources) + number + 1, case_id)
         return tuple(cases[source.case_id] for source in sources)
 
@@ -284,19 +299,13 @@ class _Story:
     def _log(self) -> Path:
         return self.workspace.record_dir(self.model.dataset) / "predict.log"
 
-    def _finish(
-        self,
-        case_id: str,
-        predicted_dir: Path,
-        grid: Grid,
-        facts: JsonObject,
-        findings: tuple[Finding, ...],
-    ) -> PredictedCase:
+    def _finish(self, case_id: str, predicted_dir: Path, known: _Read) -> PredictedCase:
         """Clean, measure and write one case; its record comes last."""
         file = predicted_dir / f"{case_id}{FILE_ENDING}"
         if not file.exists():
             raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
         predicted = read_labelmap(file, self.labels)
+        grid = known.grid
         if not grid.matches(predicted.grid):
             raise GeometryError(
                 f"{case_id}: nnU-Net's prediction lies "
@@ -310,21 +319,23 @@ class _Story:
         record.unlink(missing_ok=True)
         shutil.rmtree(case_dir / "meshes", ignore_errors=True)
         write_labelmap(labels_file, labelmap)
+        hashes = {"labels_sha256": sha256_of(labels_file)}
+        hashes |= write_whole_scan(case_dir, labelmap, known.region)
         if self.options.meshes:
             write_meshes(labelmap, case_dir / "meshes")
         write_json(
             record,
             {
-                **facts,
+                **known.facts,
                 "software": f"nnunet-bridge {__version__}",
                 "model": self.model.reason,
                 "budget": self.model.budget,
                 "cleaning": account,
                 "volumes_mm3": labelmap.volumes_mm3(),
-                "labels_sha256": sha256_of(labels_file),
+                **hashes,
             },
         )
-        return self._case(case_id, labelmap.volumes_mm3(), findings)
+        return self._case(case_id, labelmap.volumes_mm3(), known.findings)
 
     def _finished(
         self, case_id: str, facts: JsonObject, findings: tuple[Finding, ...]
@@ -332,11 +343,17 @@ class _Story:
         """Return a case that needs no prediction, or None (FAULTS N03)."""
         record = self.out / case_id / "prediction.json"
         labels_file = self.out / case_id / CASE_LABELS
+        whole_file = self.out / case_id / WHOLE_SCAN_LABELS
         if self.options.force or not (record.exists() and labels_file.exists()):
             return None
         known = read_json(record)
         same = all(known.get(key) == value for key, value in facts.items())
         if not same or known.get("labels_sha256") != sha256_of(labels_file):
+            return None
+        if "region" in facts and not (
+            whole_file.exists()
+            and known.get("whole_scan_sha256") == sha256_of(whole_file)
+        ):
             return None
         return self._case(case_id, known["volumes_mm3"], findings)
 
@@ -352,6 +369,39 @@ class _Story:
             if file.is_file()
         )
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+
+
+def _region_of(source: ImageSource) -> Region | None:
+    """Return what an image of a converted dataset was cropped from."""
+    return None if source.path.is_dir() else recorded_region(source.path)
+
+
+def write_whole_scan(
+    case_dir: Path, labelmap: Labelmap, region: Region | None
+) -> dict[str, str]:
+    """Write a prediction on the grid of the scan that its image was cropped from.
+
+    Parameters
+    ----------
+    case_dir : Path
+        The folder of the case.
+    labelmap : Labelmap
+        On the grid of the image.
+    region : Region or None
+        What `convert` kept of the scan; None if it kept everything, and then a file of
+        an earlier call is removed.
+
+    Returns
+    -------
+    hashes : dict
+        ``whole_scan_sha256`` of the file, if there is one.
+    """
+    file = case_dir / WHOLE_SCAN_LABELS
+    if region is None:
+        file.unlink(missing_ok=True)
+        return {}
+    write_labelmap(file, put_back(labelmap, region))
+    return {"whole_scan_sha256": sha256_of(file)}
 
 
 def _rules(

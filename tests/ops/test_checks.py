@@ -114,8 +114,17 @@ def test_K22_specks_are_worth_a_warning_and_stay():
 
     assert (finding.code, finding.outcome) == ("K22", Outcome.WARNED)
     assert "2 pieces" in finding.message
-    assert specks(mask, name="tibia", parts=2) == []
+    assert [f.code for f in specks(mask, name="tibia", parts=2)] == ["K22"]
     assert mask[15, 8, 7]
+
+
+def test_K22_the_bone_of_the_other_side_is_no_speck():
+    mask = np.zeros(GRID.shape, bool)
+    mask[2:6, 2:6, 2:6] = mask[12:15, 2:6, 2:6] = True
+
+    assert specks(mask, name="tibia", parts=2) == []
+    (finding,) = specks(mask, name="tibia")
+    assert "57.1%" in finding.message
 
 
 def test_the_centroid_follows_the_affine():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dicom_base import base, expected, save
 from small_study import (
+    AFFINE,
     FEMUR,
     GRID,
     MASKS,
@@ -28,10 +29,15 @@ from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.formats.files import only_writer
-from nnunet_bridge.formats.manifest import read_manifest, read_patient_groups
+from nnunet_bridge.formats.manifest import (
+    read_manifest,
+    read_patient_groups,
+    recorded_region,
+)
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.pipeline.convert import check_study, convert_study
+from nnunet_bridge.pipeline.predict import write_whole_scan
 
 
 @pytest.fixture
@@ -563,7 +569,45 @@ def test_the_region_of_the_labels_is_cut_out_and_recorded(study, raw_dir):
         "first_slice": 3,
         "end_slice": 9,
         "slices_before": 12,
+        "shape_before": [32, 32, 12],
+        "affine_before": AFFINE.tolist(),
     }
+
+
+def test_a_prediction_of_a_cropped_case_goes_back_to_its_place_in_the_scan(
+    study, raw_dir, tmp_path
+):
+    region = {"crop": "slices", "slices": [2, 10]}
+    folder = convert_study(study, recipe(region=region), raw_dir).dataset_dir
+    image = folder / "imagesTs" / "msk_003_0000.nii.gz"
+    table = recipe().spec().labels
+    predicted = read_labelmap(folder / "labelsTs" / "msk_003.nii.gz", table)
+
+    hashes = write_whole_scan(tmp_path, predicted, recorded_region(image))
+
+    file = tmp_path / "labels_whole_scan.nii.gz"
+    whole = read_labelmap(file, table)
+    assert hashes["whole_scan_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert whole.grid.matches(GRID)
+    np.testing.assert_array_equal(whole.voxels, TIBIA + 2 * FEMUR)
+    assert write_whole_scan(tmp_path, predicted, None) == {}
+    assert not file.exists()
+
+
+def test_a_case_that_was_not_cropped_or_was_changed_has_no_region(study, raw_dir):
+    whole = convert_study(study, recipe(), raw_dir).dataset_dir
+    image = whole / "imagesTs" / "msk_003_0000.nii.gz"
+    assert recorded_region(image) is None
+    region = {"crop": "slices", "slices": [2, 10]}
+    convert_study(study, recipe(region=region), raw_dir)
+    assert recorded_region(image).end == 10
+
+    copy = image.with_name("msk_009_0000.nii.gz")
+    shutil.copy(image, copy)
+    image.write_bytes(image.read_bytes() + b" ")
+
+    assert recorded_region(image) is None
+    assert recorded_region(copy) is None
 
 
 def test_a_region_of_slices_is_cut_out_and_one_outside_is_refused(study, raw_dir):

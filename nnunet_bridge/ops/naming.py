@@ -1,0 +1,206 @@
+r"""What the parts of a study's file names mean: number, code, side and structure.
+
+People name scans and masks by habit: ``6_AutoBindWATER_650_9B`` and
+``6_L_tibia_9B``. What scan and mask have in common says which part is the number of the
+patient and which the code; a lone L, R or M is the side; the rest is the structure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+SCAN_PATTERNS = (
+    r"(?P<index>\d+)_.*_(?P<code>[^_]+)",
+    r"(?P<index>\d+)_(?P<code>[^_]+)",
+    r"(?P<index>\d+)",
+    r"[A-Za-z]+[ _-]*(?P<index>\d+)",
+    r"\D*(?P<index>\d+)\D.*",
+)
+"""Names of scan folders, from the strictest habit to the loosest."""
+
+_SIDES = {"l", "r", "m", "left", "right", "middle"}
+_SEPARATORS = re.compile(r"([ _.-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskNaming:
+    """How the masks of a study are named."""
+
+    pattern: str
+    """For stems; with the groups ``index`` and ``structure``; empty if none fits."""
+
+    structures: Mapping[str, str]
+    """Structure of every stem that fits, as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One stem, understood."""
+
+    shape: tuple[str, ...]
+    side: str
+    side_first: bool
+    structure: str
+
+
+def scan_pattern(names: Sequence[str]) -> str:
+    r"""Return the pattern that fits most names of scan folders and tells them apart.
+
+    Examples
+    --------
+    >>> scan_pattern(["6_AutoBindWATER_650_9B", "7_AutoBindWATER_650_3C"])
+    '(?P<index>\\d+)_.*_(?P<code>[^_]+)'
+    >>> scan_pattern(["patient 1", "patient 2"])
+    '[A-Za-z]+[ _-]*(?P<index>\\d+)'
+    """
+
+    def told_apart(pattern: str) -> int:
+        found = (re.fullmatch(pattern, name) for name in names)
+        return len({int(match["index"]) for match in found if match})
+
+    return max(SCAN_PATTERNS, key=told_apart)
+
+
+def scan_groups(pattern: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return number and code of every name that fits; the code may be empty."""
+    found = (re.fullmatch(pattern, name) for name in names)
+    return [
+        (match["index"], match.groupdict().get("code") or "")
+        for match in found
+        if match
+    ]
+
+
+def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskNaming:
+    r"""Return how mask files are named, from what they share with the scans.
+
+    Parameters
+    ----------
+    stems : sequence of str
+        File names without their endings.
+    scans : sequence of (str, str)
+        Number and code of every scan.
+
+    Examples
+    --------
+    >>> naming = mask_naming(["6_L_tibia_9B", "6_pelvis_9B"], [("6", "9B")])
+    >>> naming.structures
+    {'6_L_tibia_9B': 'tibia', '6_pelvis_9B': 'pelvis'}
+    >>> naming.pattern
+    '(?P<index>\\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)'
+    """
+    readings = {stem: _read(stem, scans) for stem in stems}
+    known = {
+        stem: found for stem, found in readings.items() if found and found.structure
+    }
+    if not known:
+        return MaskNaming("", {})
+    shapes = Counter(found.shape for found in known.values())
+    shape = max(sorted(shapes), key=lambda one: shapes[one])
+    fitting = {stem: found for stem, found in known.items() if found.shape == shape}
+    pattern = _pattern(shape, list(fitting.values()))
+    return MaskNaming(
+        pattern, {stem: found.structure for stem, found in fitting.items()}
+    )
+
+
+def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> str:
+    r"""Return the pattern of segmentations, which name a scan but no structure.
+
+    Examples
+    --------
+    >>> segmentation_pattern(["7_3C"], [("7", "3C")])
+    '(?P<index>\\d+)_(?P<code>[^_.]+)\\.seg\\.nrrd'
+    """
+    found = [reading for reading in (_read(stem, scans) for stem in stems) if reading]
+    if not found:
+        return ""
+    shape = Counter(reading.shape for reading in found).most_common(1)[0][0]
+    parts = [".*" if part == "<structure>" else _group(part) for part in shape]
+    return "".join(parts) + r"\.seg\.nrrd"
+
+
+def _read(stem: str, scans: Sequence[tuple[str, str]]) -> _Reading | None:
+    """Understand a stem by the scan that it names; None if it names none."""
+    parts = _SEPARATORS.split(stem)
+    for number, code in scans:
+        words = list(enumerate(parts))[::2]
+        index_at = next((n for n, word in words if _is_number(word, number)), None)
+        code_at = next(
+            (n for n, word in words if word.casefold() == code.casefold()), None
+        )
+        if index_at is None or (code and code_at is None):
+            continue
+        return _understood(parts, index_at, code_at if code else None)
+    return None
+
+
+def _understood(parts: list[str], index_at: int, code_at: int | None) -> _Reading:
+    taken = {index_at: "<index>"} | ({code_at: "<code>"} if code_at is not None else {})
+    free = [n for n in range(0, len(parts), 2) if n not in taken and parts[n]]
+    side, side_first = "", False
+    for place in (0, -1):
+        if len(free) > 1 and parts[free[place]].casefold() in _SIDES and not side:
+            side, side_first = parts[free[place]], place == 0
+            free.pop(place)
+    structure = "".join(parts[free[0] : free[-1] + 1]) if free else ""
+    shape: list[str] = []
+    for n, part in enumerate(parts):
+        if free and free[0] < n <= free[-1]:
+            continue
+        if n in taken:
+            shape.append(taken[n])
+        elif n % 2 and shape and shape[-1] not in _SEPARATOR_ENDS:
+            shape.append(part)
+        elif n in free and "<structure>" not in shape:
+            shape.append("<structure>")
+    return _Reading(_joined(shape), side, side_first, structure)
+
+
+_SEPARATOR_ENDS = ("_", "-", ".", " ")
+
+
+def _joined(shape: Sequence[str]) -> tuple[str, ...]:
+    """Return a shape without separators that repeat or end it."""
+    kept: list[str] = []
+    for part in shape:
+        if not part.startswith("<") and (not kept or not kept[-1].startswith("<")):
+            continue
+        kept.append(part)
+    while kept and not kept[-1].startswith("<"):
+        kept.pop()
+    return tuple(kept)
+
+
+def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
+    """Return the regular expression of a shape, with a side where some have one."""
+    sides = {reading.side for reading in readings if reading.side}
+    first = any(reading.side and reading.side_first for reading in readings)
+    words = "[LRM]" if sides <= set("LRM") else "|".join(sorted(sides, key=_longest))
+    separator = next((part for part in shape if not part.startswith("<")), "_")
+    between = re.escape(separator)
+    plain = all("_" not in reading.structure for reading in readings)
+    structure = "(?P<structure>[^_]+)" if plain else "(?P<structure>.+?)"
+    if sides and first:
+        structure = f"(?:(?P<side>{words}){between})?{structure}"
+    elif sides:
+        structure = f"{structure}(?:{between}(?P<side>{words}))?"
+    return "".join(
+        structure if part == "<structure>" else _group(part) for part in shape
+    )
+
+
+def _group(part: str) -> str:
+    groups = {"<index>": r"(?P<index>\d+)", "<code>": r"(?P<code>[^_.]+)"}
+    return groups.get(part) or re.escape(part)
+
+
+def _is_number(part: str, number: str) -> bool:
+    return part.isdecimal() and number.isdecimal() and int(part) == int(number)
+
+
+def _longest(word: str) -> tuple[int, str]:
+    return -len(word), word
