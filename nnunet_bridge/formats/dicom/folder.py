@@ -18,9 +18,9 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.formats.dicom.headers import (
     Damaged,
+    HeaderReader,
     NotUsed,
     SliceHeader,
-    read_headers,
 )
 from nnunet_bridge.formats.files import quoted
 
@@ -83,10 +83,11 @@ def scan_folder(folder: Path) -> Scan:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")
     scan = Scan()
+    reader = HeaderReader()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters about a header, we check
         for name, file in sorted(_files(folder, scan.excluded)):
-            _take(scan, file, name)
+            _take(scan, reader, file, name)
     scan.findings += _about_the_rest(scan)
     _drop_copies(scan)
     return scan
@@ -116,9 +117,9 @@ def _stays_inside(link: Path, root: Path) -> bool:
     return target.is_file() and target.is_relative_to(root)
 
 
-def _take(scan: Scan, file: Path, name: str) -> None:
+def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
     try:
-        scan.headers += read_headers(file, name)
+        scan.headers += reader.read(file, name)
     except NotUsed as reason:
         scan.excluded[name] = str(reason)
     except Damaged as reason:
