@@ -360,6 +360,6 @@ def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...
 
 def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:
     first, second = one.plane.orientation, other.plane.orientation
-    if first is None or second is None:
+    if first is None or second is None or first == second:
         return False  # what a slice does not say is asked later (G16)
     return bool(np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeAlias
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from nnunet_bridge.core.errors import InputError
@@ -53,8 +54,16 @@ CT_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
     }
 )
+NATIVE_SYNTAXES = {
+    "1.2.840.10008.1.2": "<",
+    PLAIN_SYNTAX: "<",
+    "1.2.840.10008.1.2.2": ">",
+}
+"""Byte order of the syntaxes that store plain numbers."""
+
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH_BYTES = 12
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
 _UNDEFINED = 0xFFFFFFFF
@@ -168,6 +177,16 @@ class Encoding:
     """Stored value that means "no image here"."""
 
     lossy: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored numbers are the values, as they stand."""
+        return (
+            self.syntax in NATIVE_SYNTAXES
+            and self.high_bit == self.bits_stored - 1
+            and (self.slope, self.intercept) == (1.0, 0.0)
+            and self.padding is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +313,7 @@ def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
         if not announced and not _may_lack_a_preamble(start):
             raise NotUsed("not a DICOM file", code="D14")
         try:
-            return _parsed(file, name, stream, start, announced=announced)
+            return _parsed(file, name, stream, announced=announced)
         except (NotUsed, Damaged):
             raise
         except Exception as error:  # the boundary around one untrusted file
@@ -309,12 +328,16 @@ def _may_lack_a_preamble(start: bytes) -> bool:
 
 
 def _parsed(
-    file: Path, name: str, stream: BinaryIO, start: bytes, *, announced: bool
+    file: Path, name: str, stream: BinaryIO, *, announced: bool
 ) -> tuple[SliceHeader, ...]:
-    _refuse_a_bomb(file, start)
+    if announced:
+        _refuse_a_bomb(file)
     stream.seek(0)
     dataset = pydicom.dcmread(
-        stream, stop_before_pixels=True, force=not announced, specific_tags=[*_TAGS, _PRIVATE_SCALE]
+        stream,
+        stop_before_pixels=True,
+        force=not announced,
+        specific_tags=[*_TAGS, _PRIVATE_SCALE],
     )
     meta = dataset.file_meta
     sop_class = _text(dataset, "SOPClassUID") or str(
@@ -384,7 +407,7 @@ class _Source:
 
 
 def _common(groups: Sequence[Header], syntax: str, frames: int) -> _Common:
-    """Return what is no slice's own; later members of `groups` overrule earlier ones."""
+    """Return what is no slice's own; later `groups` overrule earlier ones."""
     dataset = groups[0]
     return _Common(
         patient=_text(dataset, "PatientID"),
@@ -493,13 +516,14 @@ def _encoding(syntax: str, groups: Sequence[Header]) -> Encoding:
     )
 
 
-def _refuse_a_bomb(file: Path, start: bytes) -> None:
+def _refuse_a_bomb(file: Path) -> None:
     """Refuse a deflated file that would inflate beyond measure (S06)."""
-    if _DEFLATED not in start:
+    meta = read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != _DEFLATED:
         return
-    meta_length = struct.unpack_from("<I", start, _PREAMBLE_BYTES + 4 + 8)[0]
+    meta_bytes = _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + 12 + meta_length :]
+    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + meta_bytes :]
     inflater.decompress(body, MAX_INFLATED_BYTES)
     if inflater.unconsumed_tail:
         raise Damaged(
@@ -557,7 +581,7 @@ def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
     offset = stream.tell()
     head = stream.read(12)
     end = stream.seek(0, 2)
-    if syntax.encode() == _DEFLATED:
+    if syntax == _DEFLATED:
         return PixelPlace()
     order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
     if len(head) < 8:  # noqa: PLR2004 - a tag and a length

@@ -33,14 +33,11 @@ _HEAD, _LENGTH, _ITEM_HEAD = Struct("<HH2sH"), Struct("<I"), Struct("<HHI")
 _HEAD_BYTES = 12
 """Of an element at most: tag, representation, two reserved bytes, length."""
 
-_LONG = frozenset(
-    bytes(name, "ascii") for name in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
-)
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations whose length has four bytes, after two that are reserved."""
 
 _SHORT = frozenset(
-    bytes(name, "ascii")
-    for name in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 )
 """Value representations whose length has two bytes."""
 
@@ -48,7 +45,7 @@ _ASCII_CHARSETS = frozenset({b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192", b""})
 """Character sets in which plain ASCII means itself."""
 
 _TEXT = re.compile(rb"[\x20-\x7e]*")
-_WHOLE = re.compile(r" *[+-]?\d{1,12} *")
+_WHOLE = re.compile(r" *[+-]?\d{1,9} *")
 _DECIMAL = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})? *")
 
 
@@ -169,11 +166,11 @@ def values(raw: Mapping[int, Raw], names: Mapping[int, Any]) -> dict[Any, Any]:
 
 
 def converted(raw: Raw) -> Any:  # noqa: ANN401 - what it is depends on its representation
-    """Return what a stored value means: text, a number, a list of them, or None.
+    r"""Return what a stored value means: text, a number, a list of them, or None.
 
     Examples
     --------
-    >>> converted(b"DS0.75\\\\1.5 "), converted(b"US\\x00\\x02"), converted(b"LOWATER ")
+    >>> converted(b"DS0.75\\1.5 "), converted(b"US\x00\x02"), converted(b"LOWATER ")
     ([0.75, 1.5], 512, 'WATER')
 
     Raises
@@ -201,15 +198,15 @@ def _words(stored: bytes) -> str | list[str] | None:
     return _one_or_all(stripped.decode("ascii").split("\\")) if stripped else None
 
 
-def _wholes(stored: bytes) -> int | list[int] | None:
+def _wholes(stored: bytes) -> Any:  # noqa: ANN401 - one number or several
     return _numbers(stored, _WHOLE, int)
 
 
-def _decimals(stored: bytes) -> float | list[float] | None:
+def _decimals(stored: bytes) -> Any:  # noqa: ANN401 - likewise
     return _numbers(stored, _DECIMAL, float)
 
 
-def _numbers(stored: bytes, form: re.Pattern[str], number: Callable[[str], Any]) -> Any:  # noqa: ANN401 - one number or several
+def _numbers(stored: bytes, form: re.Pattern[str], number: Callable[[str], Any]) -> Any:  # noqa: ANN401 - likewise
     stripped = stored.rstrip(b" \0")
     if not stripped:
         return None
