@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from nnunet_bridge.cli.ingest import check, convert
+from nnunet_bridge.cli.ingest import check, convert, image
 from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
@@ -20,7 +20,10 @@ click.rich_click.STYLE_COMMANDS_PANEL_BORDER = "dim"
 click.rich_click.COMMAND_GROUPS = {
     "nnunet-bridge": [
         {"name": "Everything at once", "commands": ["demo", "run"]},
-        {"name": "From DICOM and masks to a dataset", "commands": ["check", "convert"]},
+        {
+            "name": "From DICOM and masks to a dataset",
+            "commands": ["check", "convert", "image"],
+        },
         {"name": "Training", "commands": ["plan", "train", "status"]},
         {
             "name": "Results",
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 for command in (
-    *(check, convert),
+    *(check, convert, image),
     *(plan, train, status),
     *(predict, clean, score, mesh, view),
     *(compare, run, demo),

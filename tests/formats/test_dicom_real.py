@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_bridge.core.findings import Outcome, worst
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.formats.dicom import SeriesRefused, read_series
+from nnunet_bridge.formats.dicom import SeriesOptions, SeriesRefused, read_series
 from nnunet_bridge.formats.slicer import read_mask, read_segments
 from nnunet_bridge.ops.regrid import placed_on
 
@@ -44,7 +44,7 @@ def in_order_of(volume, reference):
 )
 def test_a_real_series_equals_its_reference(test_data, folder, reference, options):
     home = test_data / "dicom" / folder
-    volume = read_series(home / "dcm", **options).volume
+    volume = read_series(home / "dcm", SeriesOptions(**options)).volume
 
     voxels, grid = in_order_of(volume, nibabel.load(home / reference))
 

@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Outcome, worst
-from nnunet_bridge.formats.dicom import SeriesRefused, read_series
+from nnunet_bridge.formats.dicom import SeriesOptions, SeriesRefused, read_series
 
 
 def codes(reading):
@@ -23,7 +23,7 @@ def codes(reading):
 
 def refusal(folder, **options):
     with pytest.raises(SeriesRefused) as caught:
-        read_series(folder, **options)
+        read_series(folder, SeriesOptions(**options))
     files = caught.value.files
     assert files.used == ()
     assert files.found == sum(1 for f in folder.rglob("*") if f.is_file())
@@ -68,8 +68,12 @@ def test_D01_two_series_are_refused_with_a_table_and_one_can_be_chosen(tmp_path)
     assert refused.code == "D01"
     assert "series 6" in str(refused)
     assert "series 7" in str(refused)
-    assert read_series(tmp_path, series="7").volume.grid.shape == (32, 32, 6)
-    assert len(read_series(tmp_path, series="6").files.excluded) == 6
+    assert read_series(tmp_path, SeriesOptions(series="7")).volume.grid.shape == (
+        32,
+        32,
+        6,
+    )
+    assert len(read_series(tmp_path, SeriesOptions(series="6")).files.excluded) == 6
     assert refusal(tmp_path, series="8").code == "D01"
 
 
@@ -141,7 +145,7 @@ def test_D04_the_contrasts_of_a_dixon_series_are_never_interleaved(tmp_path):
     dixon(tmp_path)
 
     assert refusal(tmp_path).code == "D04"
-    water = read_series(tmp_path, image_type="water")
+    water = read_series(tmp_path, SeriesOptions(image_type="water"))
     np.testing.assert_array_equal(water.volume.voxels, expected() + 1000)
     assert len(water.files.excluded) == 36
     assert len(water.rejected_groups) == 3
@@ -162,7 +166,7 @@ def test_D05_echoes_are_never_stacked_and_one_can_be_chosen(tmp_path):
     save(second, tmp_path, prefix="second")
 
     assert refusal(tmp_path).code == "D05"
-    assert_base_stack(read_series(tmp_path, echo=2))
+    assert_base_stack(read_series(tmp_path, SeriesOptions(echo=2)))
     assert refusal(tmp_path, echo=3).code == "D05"
 
 
@@ -273,7 +277,10 @@ def test_D14_files_are_known_by_content_and_the_rest_is_named(tmp_path):
     reading = read_series(tmp_path)
 
     assert_base_stack(reading)
-    assert codes(reading) == ["D14"]
+    assert codes(reading) == ["D14", "D14"]
+    assert "“IM-0099.DCM”" in reading.findings[0].message
+    assert worst(reading.findings[:1]) is Outcome.WARNED
+    assert worst(reading.findings[1:]) is Outcome.ACCEPTED
     assert set(dict(reading.files.excluded)) == {
         ".DS_Store",
         "notes.txt",

@@ -36,6 +36,7 @@ from nnunet_bridge.formats.dicom.walker import (
     values,
 )
 
+EMPTY = "empty file"
 MAX_MATRIX = 4096
 MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
@@ -186,6 +187,7 @@ class Encoding:
             and self.high_bit == self.bits_stored - 1
             and (self.slope, self.intercept) == (1.0, 0.0)
             and self.padding is None
+            and not self.inverted
         )
 
 
@@ -308,7 +310,7 @@ def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
     with file.open("rb") as stream:
         start = stream.read(_SNIFF_BYTES)
         if not start:
-            raise NotUsed("empty file", code="D14")
+            raise NotUsed(EMPTY, code="D14")
         announced = start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
         if not announced and not _may_lack_a_preamble(start):
             raise NotUsed("not a DICOM file", code="D14")

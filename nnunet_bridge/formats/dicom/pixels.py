@@ -29,13 +29,22 @@ from nnunet_bridge.formats.dicom.headers import (
     Encoding,
     SliceHeader,
 )
+from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.files import quoted
 
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{ending}" for ending in ("50", "51", "81", "91", "93", "203")
 )
+_DECODERS = {
+    f"1.2.840.10008.1.2.4.{ending}": "`pylibjpeg-openjpeg`"
+    for ending in ("201", "202", "203")
+}
+"""What decodes a syntax that python-gdcm does not know."""
+
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
+_STATIONS_AGREE_WITHIN = 0.10
+"""Of the median intensity; where two stations differ by more, it is worth a look."""
 _WIDE, _BYTE = (16, 32), (8,)
 
 
@@ -55,8 +64,17 @@ class Pixels:
     findings: tuple[Finding, ...]
 
 
-def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
+def read_pixels(
+    headers: Sequence[SliceHeader], overlap: Overlap | None = None
+) -> Pixels:
     """Return the values of slices that are in stacking order.
+
+    Parameters
+    ----------
+    headers : sequence of SliceHeader
+        One a slice.
+    overlap : Overlap, optional
+        Further images at some of their places, and what becomes of them.
 
     Raises
     ------
@@ -64,9 +82,11 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
         If a slice cannot be decoded (P07), is cut off (P09), holds no finite numbers
         or the whole volume only one value (P11).
     """
-    findings = [*_encodings(headers)]
+    overlap = overlap or Overlap()
+    everything = (*headers, *overlap.headers)
+    findings = [*_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
-    buffer = np.empty((len(headers), rows, columns), _working_type(headers))
+    buffer = np.empty((len(headers), rows, columns), _working_type(everything))
     notes = _Notes()
     source = _FrameSource()
     for k, header in enumerate(headers):
@@ -80,9 +100,10 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
         notes.ranges.append(span)
     notes.refuse_what_is_no_number()
     findings += notes.padded(buffer)
+    findings += _joined(buffer, overlap, notes, source)
     findings += notes.constant()
-    slopes = [header.encoding.slope for header in headers]
-    intercepts = [header.encoding.intercept for header in headers]
+    slopes = [header.encoding.slope for header in everything]
+    intercepts = [header.encoding.intercept for header in everything]
     return Pixels(
         voxels=_narrowed(buffer, notes.lowest, notes.highest).transpose(2, 1, 0),
         slopes=(min(slopes), max(slopes)),
@@ -129,7 +150,7 @@ def _check_decoder(syntax: str) -> None:
         raise Refused.because(
             "P07",
             f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
-            "install `python-gdcm`.",
+            f"install {_DECODERS.get(syntax, '`python-gdcm`')}.",
         )
 
 
@@ -284,10 +305,62 @@ def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[An
     return native
 
 
+def _joined(
+    buffer: npt.NDArray[Any], overlap: Overlap, notes: _Notes, source: _FrameSource
+) -> list[Finding]:
+    """Join the images of overlapping stations, and say how much they differ (D09)."""
+    if not overlap.others:
+        return []
+    differences, seen = [], []
+    for k, others in overlap.others.items():
+        first = buffer[k].astype(np.float64)
+        planes = [first]
+        for header in others:
+            values = _significant(_stored(header, source), header.encoding)
+            planes.append(_scaled(values, header.encoding).astype(np.float64))
+            differences.append(float(np.abs(planes[-1] - first).mean()))
+        seen += planes
+        if overlap.how == "mean":
+            mean = np.mean(planes, axis=0)
+            buffer[k] = np.rint(mean) if buffer.dtype.kind in "iu" else mean
+            notes.ranges[k] = _span(buffer[k])
+    notes.refuse_what_is_no_number()
+    difference = float(np.mean(differences))
+    median = float(np.median(seen))
+    much = difference > _STATIONS_AGREE_WITHIN * abs(median)
+    used = (
+        "the first station's is used" if overlap.how == "first" else "they are averaged"
+    )
+    return [
+        Finding(
+            "D09",
+            Outcome.WARNED if much else Outcome.FIXED,
+            f"{len(overlap.others)} places hold an image of more than one of "
+            f"{overlap.stations} stations; {used}, as asked for. The images differ by "
+            f"{difference:.1f} on average, the median intensity there is {median:.1f}.",
+        )
+    ]
+
+
 def _scaled(stored: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    """Return the values that the stored numbers mean; white is the largest."""
+    if encoding.inverted:
+        stored = _turned_over(stored, encoding)
     if encoding.slope == 1.0 and encoding.intercept == 0.0:
         return stored
     return stored * np.float64(encoding.slope) + np.float64(encoding.intercept)
+
+
+def _turned_over(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    """Return MONOCHROME1 values with the smallest as black (P03)."""
+    if values.dtype.kind not in "iu":
+        raise Refused.because(
+            "P03", "MONOCHROME1 with floating numbers cannot be turned over."
+        )
+    bits = encoding.bits_stored
+    ends = -1 if encoding.signed else 2**bits - 1  # the smallest and the largest
+    turned: npt.NDArray[Any] = values.dtype.type(ends) - values
+    return turned
 
 
 @dataclass(slots=True)
