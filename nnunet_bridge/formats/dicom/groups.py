@@ -340,7 +340,12 @@ def _name_one(option: str) -> str:
 
 
 def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
-    return between.join(map(str, groups))
+    return between.join(map(str, sorted(groups, key=_number_first)))
+
+
+def _number_first(group: Group) -> tuple[int, str]:
+    number = group.first.series_number
+    return (int(number) if number.isdecimal() else 0, str(group))
 
 
 def _main_stack(group: Group, scan: Scan) -> Group:

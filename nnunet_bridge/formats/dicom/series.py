@@ -94,6 +94,8 @@ def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesRea
 
 
 def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
+    if not scan.headers and worst(scan.findings) is Outcome.REFUSED:
+        raise Refused(())  # what was found in the files says it all
     _give_spacing(scan, options.pixel_spacing_mm)
     chosen, rejected = choose(scan, options)
     stack = arrange(chosen, whole_series=not rejected, options=options)

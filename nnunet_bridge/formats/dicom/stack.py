@@ -87,8 +87,9 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     )
     about_placement, restack = _restack(ordered, placement, positions, options)
     findings += about_placement
-    findings += _numbering(ordered, whole_series=whole_series and not overlap.others)
     _stop_if_refused(findings)
+    if not overlap.others:
+        findings += _numbering(ordered, whole_series=whole_series)
     affine = placement.affine if restack is None else restack.affine
     if restack is None:
         findings += _declared_spacing(ordered, affine)
