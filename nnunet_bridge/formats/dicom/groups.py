@@ -140,6 +140,14 @@ def _prefer_mr(scan: Scan) -> None:
     if "MR" in kinds and len(kinds) > 1:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
         scan.exclude(others, "not an MR image")
+        scan.findings.append(
+            Finding(
+                "D03",
+                Outcome.ACCEPTED,
+                f"{len(others)} image(s) left out (not an MR image), the first is "
+                f"{quoted(others[0].name)}.",
+            )
+        )
 
 
 def _groups(headers: Iterable[SliceHeader]) -> list[Group]:

@@ -95,7 +95,7 @@ def read_pixels(
             stored = _stored(header, source)
             values = _significant(stored, header.encoding)
             notes.look_at(k, header, stored, values)
-            buffer[k] = _scaled(values, header.encoding)
+            buffer[k] = _scaled(values, header.encoding, buffer.dtype)
             span = _span(buffer[k])
         notes.ranges.append(span)
     notes.refuse_what_is_no_number()
@@ -317,7 +317,8 @@ def _joined(
         planes = [first]
         for header in others:
             values = _significant(_stored(header, source), header.encoding)
-            planes.append(_scaled(values, header.encoding).astype(np.float64))
+            scaled = _scaled(values, header.encoding, buffer.dtype)
+            planes.append(scaled.astype(np.float64))
             differences.append(float(np.abs(planes[-1] - first).mean()))
         seen += planes
         if overlap.how == "mean":
@@ -342,13 +343,23 @@ def _joined(
     ]
 
 
-def _scaled(stored: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
-    """Return the values that the stored numbers mean; white is the largest."""
+def _scaled(
+    stored: npt.NDArray[Any], encoding: Encoding, kind: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return the values that the stored numbers mean; white is the largest.
+
+    A fractional scale is applied in the precision of the result (P01); whole numbers
+    that fit no float32 keep every digit.
+    """
     if encoding.inverted:
         stored = _turned_over(stored, encoding)
     if encoding.slope == 1.0 and encoding.intercept == 0.0:
         return stored
-    return stored * np.float64(encoding.slope) + np.float64(encoding.intercept)
+    precision = np.dtype(np.float32 if kind == np.float32 else np.float64)
+    scaled: npt.NDArray[Any] = stored.astype(precision)
+    scaled *= precision.type(encoding.slope)
+    scaled += precision.type(encoding.intercept)
+    return scaled
 
 
 def _turned_over(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:

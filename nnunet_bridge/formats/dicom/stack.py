@@ -232,6 +232,15 @@ def _appearance(
                 "(2005,100E) beside the public one; only the public one is used.",
             )
         )
+    if first.contrast.modality != "MR":
+        findings.append(
+            Finding(
+                "D03",
+                Outcome.WARNED,
+                f"The images are no MR but {first.contrast.modality or 'unnamed'}; for "
+                'CT, nnU-Net needs `channel = "CT"` in [dataset].',
+            )
+        )
     if any(header.burned_in for header in headers):
         findings.append(
             Finding(
