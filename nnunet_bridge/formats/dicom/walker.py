@@ -24,6 +24,9 @@ SYNTAX_TAG, CHARSET_TAG = 0x00020010, 0x00080005
 
 _WINDOW_BYTES = 8192
 _LONGEST_VALUE = 1024
+_LONGEST_RUN = 8
+"""Elements; one that differs from file to file spoils no more than its run."""
+
 _DEEPEST = 16
 _PREAMBLE_BYTES = 128
 _PIXEL_GROUP, _PIXEL_TAG = 0x7FE0, 0x7FE00010
@@ -108,7 +111,8 @@ class Walker:
         if window[_PREAMBLE_BYTES:at] != b"DICM":
             raise Unusual
         raw: dict[int, Raw] = {}
-        wanted, runs, last, run_tag, run_at = self.wanted, self._runs, 0, 0, -1
+        wanted, runs, last = self.wanted, self._runs, 0
+        run_tag, run_at, run_length = 0, -1, 0
         while True:
             if len(window) < at + _HEAD_BYTES:
                 base, at, run_at = base + at, 0, -1
@@ -119,16 +123,17 @@ class Walker:
             tag = group << 16 | element
             if tag <= last:
                 raise Unusual
-            if tag in wanted or group == _PIXEL_GROUP:
-                if run_at >= 0:
-                    runs[run_tag] = (window[run_at:at], last)
-                    run_at = -1
-            elif run_at < 0:
+            unwanted = tag not in wanted and group != _PIXEL_GROUP
+            if run_at >= 0 and not (unwanted and run_length < _LONGEST_RUN):
+                runs[run_tag] = (window[run_at:at], last)
+                run_at = -1
+            if unwanted and run_at < 0:
                 known = runs.get(tag)
                 if known is not None and window.startswith(known[0], at):
                     at, last = at + len(known[0]), known[1]
                     continue
-                run_tag, run_at = tag, at
+                run_tag, run_at, run_length = tag, at, 0
+            run_length += 1
             last = tag
             if kind in _SHORT:
                 begin = at + 8
