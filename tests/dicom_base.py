@@ -6,7 +6,12 @@ columns 2-9. `expected` is the array that a reader must give.
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 FIRST = (-12, -12, -100)
@@ -70,3 +75,38 @@ def save(slices, folder, *, prefix="IM", names=None):
         ds.save_as(folder / name, enforce_file_format=True)
         files.append(folder / name)
     return files
+
+
+def enhanced(slices):
+    """Return one multi-frame Enhanced MR image that holds the slices as its frames."""
+    first = slices[0]
+    whole = Dataset()
+    whole.file_meta = FileMetaDataset()
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    whole.SOPInstanceUID = generate_uid()
+    whole.file_meta.MediaStorageSOPInstanceUID = whole.SOPInstanceUID
+    whole.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword in (
+        *("PatientName", "PatientID", "Modality", "StudyInstanceUID"),
+        *("SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "ImageType"),
+        *("InstanceNumber", "SeriesDescription", "Rows", "Columns", "SamplesPerPixel"),
+        *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+        "PixelRepresentation",
+    ):
+        setattr(whole, keyword, getattr(first, keyword))
+    whole.NumberOfFrames = len(slices)
+    whole.SharedFunctionalGroupsSequence = [Dataset()]
+    whole.PerFrameFunctionalGroupsSequence = [_frame(ds) for ds in slices]
+    whole.PixelData = b"".join(ds.PixelData for ds in slices)
+    return whole
+
+
+def _frame(ds):
+    place, turn, sizes, groups = Dataset(), Dataset(), Dataset(), Dataset()
+    place.ImagePositionPatient = ds.ImagePositionPatient
+    turn.ImageOrientationPatient = ds.ImageOrientationPatient
+    sizes.PixelSpacing, sizes.SliceThickness = ds.PixelSpacing, ds.SliceThickness
+    groups.PlanePositionSequence = [place]
+    groups.PlaneOrientationSequence = [turn]
+    groups.PixelMeasuresSequence = [sizes]
+    return groups

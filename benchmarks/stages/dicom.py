@@ -16,8 +16,11 @@ from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom import read_series, write_series
 
 FILES, MATRIX = 120, 512
-_OF_THE_VENDOR = 75
+_OF_THE_VENDOR = 62
 """Private elements that are added to each file, so that it has about 110."""
+
+_OWN = 10
+"""Every so many of them differ from file to file, as counters and times do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,21 @@ class _Source:
 def _prepare(limb: Limb, folder: Path) -> Path:
     small = max(limb.shape) < FILES
     volume = limb.image if small else Limb((MATRIX, MATRIX, FILES)).image
-    for file in write_series(folder, volume, patient_id="NOBODY", description="water"):
-        _add_elements_of_a_vendor(file)
+    files = write_series(folder, volume, patient_id="NOBODY", description="water")
+    for number, file in enumerate(files):
+        _add_elements_of_a_vendor(file, number)
     return folder
 
 
-def _add_elements_of_a_vendor(file: Path) -> None:
+def _add_elements_of_a_vendor(file: Path, number: int) -> None:
     import pydicom
 
     dataset = pydicom.dcmread(file)
     block = dataset.private_block(0x0019, "BENCHMARK", create=True)
     values = ("LO", "no patient"), ("DS", ["0.5", "1.25"]), ("IS", "7"), ("UL", 7)
     for place in range(_OF_THE_VENDOR):
-        block.add_new(place, *values[place % len(values)])
+        own = ("UL", 1000 * number + place)
+        block.add_new(place, *(values[place % len(values)] if place % _OWN else own))
     dataset.save_as(file)
 
 

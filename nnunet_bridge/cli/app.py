@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from nnunet_bridge.cli.ingest import check, convert, init
+from nnunet_bridge.cli.ingest import check, convert, image, init
 from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
@@ -22,7 +22,7 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Everything at once", "commands": ["demo", "run"]},
         {
             "name": "From DICOM and masks to a dataset",
-            "commands": ["init", "check", "convert"],
+            "commands": ["init", "check", "convert", "image"],
         },
         {"name": "Training", "commands": ["plan", "train", "status"]},
         {
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, check, convert),
+    *(init, check, convert, image),
     *(plan, train, status),
     *(predict, clean, score, mesh, view),
     *(compare, run, demo),

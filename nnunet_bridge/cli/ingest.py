@@ -1,12 +1,19 @@
-"""`init`, `check` and `convert`: from a study to a raw dataset."""
+"""A study to a raw dataset: `init`, `check`, `convert`; one series alone: `image`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
-from nnunet_bridge.cli.options import EXISTING, FILE, force_option, recipe_option
+from nnunet_bridge.cli.options import (
+    EXISTING,
+    FILE,
+    force_option,
+    recipe_option,
+    scan_options,
+)
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.summary import Summary
 
@@ -36,8 +43,11 @@ def init(session: Session, study: Path, out: Path, *, force: bool) -> Summary:  
 @click.command()
 @click.argument("study", type=EXISTING)
 @recipe_option
+@scan_options
 @bridge_command
-def check(session: Session, study: Path, recipe_name: str) -> Summary:
+def check(
+    session: Session, study: Path, recipe_name: str, scans: dict[str, Any]
+) -> Summary:
     """Do all that `convert` does, except writing.
 
     Example:  nnunet-bridge check knee_study -r dataset.toml
@@ -46,15 +56,24 @@ def check(session: Session, study: Path, recipe_name: str) -> Summary:
     from nnunet_bridge.pipeline.convert import check_study
 
     with session.progress() as progress:
-        return check_study(study, read_recipe(recipe_name), progress=progress)
+        recipe = read_recipe(recipe_name).with_scans(**scans)
+        return check_study(study, recipe, progress=progress)
 
 
 @click.command()
 @click.argument("study", type=EXISTING)
 @recipe_option
+@scan_options
 @force_option
 @bridge_command
-def convert(session: Session, study: Path, recipe_name: str, *, force: bool) -> Summary:
+def convert(
+    session: Session,
+    study: Path,
+    recipe_name: str,
+    scans: dict[str, Any],
+    *,
+    force: bool,
+) -> Summary:
     """Turn DICOM series and masks into a raw dataset of nnU-Net.
 
     Example:  nnunet-bridge convert knee_study -r dataset.toml -w /data/work
@@ -65,5 +84,29 @@ def convert(session: Session, study: Path, recipe_name: str, *, force: bool) -> 
 
     raw_dir = Workspace.at(session.root).raw_dir
     with session.progress() as progress:
-        recipe = read_recipe(recipe_name)
+        recipe = read_recipe(recipe_name).with_scans(**scans)
         return convert_study(study, recipe, raw_dir, force=force, progress=progress)
+
+
+@click.command()
+@click.argument("dicom", type=EXISTING)
+@click.option("-o", "--out", type=FILE, required=True, metavar="FILE.nii.gz")
+@scan_options
+@force_option
+@bridge_command
+def image(
+    session: Session,
+    dicom: Path,
+    out: Path,
+    scans: dict[str, Any],
+    *,
+    force: bool,
+) -> Summary:
+    """Write one series of a DICOM folder as NIfTI, checked as `convert` does.
+
+    Example:  nnunet-bridge image scan_folder -o scan.nii.gz --series 6
+    """
+    from nnunet_bridge.pipeline.image import write_image
+
+    with session.progress() as progress:
+        return write_image(dicom, out, scans, force=force, progress=progress)

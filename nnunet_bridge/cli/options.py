@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +94,64 @@ device_option = click.option(
     show_default=True,
     help="auto takes a GPU if there is one.",
 )
+
+_SCAN_OPTIONS = {
+    "series": click.option(
+        "--series", default=None, help="Which series: number, description or UID."
+    ),
+    "image_type": click.option(
+        "--image-type", default=None, metavar="WORD", help="Which contrast: WATER."
+    ),
+    "echo": click.option("--echo", type=int, default=None, help="Which echo."),
+    "repetition": click.option(
+        "--repetition", default=None, help="Which of several acquisitions of a place."
+    ),
+    "overlap": click.option(
+        "--overlap",
+        type=click.Choice(["refuse", "first", "mean"]),
+        default=None,
+        help="Join stations that overlap on one grid. [default: refuse]",
+    ),
+    "invert_monochrome1": click.option(
+        "--invert-monochrome1",
+        is_flag=True,
+        default=None,
+        help="Turn over a series whose smallest value is white.",
+    ),
+    "pixel_spacing_mm": click.option(
+        "--pixel-spacing",
+        "pixel_spacing_mm",
+        type=click.FloatRange(0, min_open=True),
+        nargs=2,
+        default=None,
+        metavar="ROWS COLUMNS",
+        help="In mm, for images that do not say it.",
+    ),
+    "resample": click.option(
+        "--resample",
+        type=click.Choice(["never", "uneven", "sheared", "any"]),
+        default=None,
+        help="Interpolate such a stack onto a regular grid. [default: never]",
+    ),
+}
+
+
+def scan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what `[scans]` decides about series, as the word `scans`.
+
+    It holds only what was asked for; the names are those of the recipe.
+    """
+
+    @functools.wraps(command)
+    def run(**words: Any) -> None:  # noqa: ANN401 - each command has its own
+        asked = {name: words.pop(name) for name in _SCAN_OPTIONS}
+        given = {name: value for name, value in asked.items() if value is not None}
+        command(**words, scans=given)
+
+    for option in reversed(_SCAN_OPTIONS.values()):
+        option(run)
+    return run
+
 
 labels_option = click.option(
     "--labels",

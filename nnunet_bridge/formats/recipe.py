@@ -34,6 +34,8 @@ SIDE_WORDS = {
     "m": "middle", "middle": "middle",
 }  # fmt: skip
 
+Millimetres: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 Groups: TypeAlias = Mapping[str, str | None]
 """The named groups of a pattern that matched a name."""
 
@@ -65,6 +67,11 @@ class ScansPart(_Part):
     image_type: str | None = None
     series: str | None = None
     echo: int | None = None
+    repetition: str | None = None
+    overlap: Literal["refuse", "first", "mean"] = "refuse"
+    invert_monochrome1: bool = False
+    pixel_spacing_mm: tuple[Millimetres, Millimetres] | None = None
+    resample: Literal["never", "uneven", "sheared", "any"] = "never"
 
     @field_validator("pattern")
     @classmethod
@@ -191,6 +198,21 @@ class Recipe(_Part):
             for states in self.cases.values()
             for state in states.values()
         )
+
+    def with_scans(self, **words: Any) -> Recipe:  # noqa: ANN401 - as `ScansPart` has them
+        """Return a recipe with other choices about the series.
+
+        Raises
+        ------
+        RecipeError
+            If one of them is not possible.
+        """
+        try:
+            scans = ScansPart.model_validate(self.scans.model_dump() | words)
+        except ValidationError as error:
+            faults = [f"scans.{_described(fault)}" for fault in error.errors()]
+            raise RecipeError("\n".join(faults)) from error
+        return self.model_copy(update={"scans": scans})
 
     def spec(self) -> DatasetSpec:
         """Return what the dataset is called and holds."""

@@ -16,6 +16,7 @@ from nnunet_bridge.core.image import BoolArray, Label, Labelmap, Volume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import (
     FileAccount,
+    SeriesOptions,
     SeriesReading,
     SeriesRefused,
     read_series,
@@ -87,12 +88,7 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
         raise CaseRefused(list(plan.findings), FileAccount())
     findings = list(plan.findings)
     try:
-        reading = read_series(
-            plan.scan_dir,
-            image_type=recipe.scans.image_type,
-            series=recipe.scans.series,
-            echo=recipe.scans.echo,
-        )
+        reading = read_series(plan.scan_dir, series_options(recipe))
     except SeriesRefused as refused:
         raise CaseRefused([*findings, *refused.findings], refused.files) from refused
     findings += reading.findings
@@ -106,6 +102,12 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     if worst(findings) is Outcome.REFUSED:
         raise CaseRefused(findings, reading.files)
     return _cropped(plan, recipe, reading, labelmap, drawing, findings)
+
+
+def series_options(recipe: Recipe) -> SeriesOptions:
+    """Return what ``[scans]`` decides about every series."""
+    names = SeriesOptions.__dataclass_fields__
+    return SeriesOptions(**{name: getattr(recipe.scans, name) for name in names})
 
 
 @dataclass(slots=True, eq=False)

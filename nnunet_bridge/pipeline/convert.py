@@ -59,6 +59,7 @@ from nnunet_bridge.pipeline.matching import CasePlan, StudyPlan, plan_study
 _SPACE_FACTOR = 2
 """Free disk space asked for, in multiples of a case's uncompressed size (F06)."""
 
+_CASE_REFUSED = "the case was refused"
 _MARKS = {
     Outcome.ACCEPTED: "ok",
     Outcome.FIXED: "fixed",
@@ -305,7 +306,8 @@ def _checked(plan: CasePlan, recipe: Recipe, tally: _Tally) -> CaseReport:
     try:
         assembled = assemble_case(plan, recipe)
     except BridgeError as error:
-        return _refused(plan, error, tally)
+        report, _ = _refused(plan, error, tally)
+        return report
     tally.count(assembled.files, len(plan.masks), used=True)
     return _report(plan, assembled.findings)
 
@@ -314,8 +316,8 @@ def _converted(plan: CasePlan, writer: _DatasetWriter, tally: _Tally) -> CaseRep
     try:
         assembled = assemble_case(plan, writer.recipe)
     except BridgeError as error:
-        report = _refused(plan, error, tally)
-        writer.drop(plan, report)
+        report, account = _refused(plan, error, tally)
+        writer.drop(plan, report, account)
         return report
     tally.count(assembled.files, len(plan.masks), used=True)
     report = _report(plan, assembled.findings, rewritten=True)
@@ -323,8 +325,10 @@ def _converted(plan: CasePlan, writer: _DatasetWriter, tally: _Tally) -> CaseRep
     return report
 
 
-def _refused(plan: CasePlan, error: BridgeError, tally: _Tally) -> CaseReport:
-    """Return the report of a refused case; let the machine's own faults pass."""
+def _refused(
+    plan: CasePlan, error: BridgeError, tally: _Tally
+) -> tuple[CaseReport, FileAccount]:
+    """Return report and files of a refused case; let the machine's own faults pass."""
     if isinstance(error, EnvironmentFault):
         raise error
     findings: Sequence[Finding] = [Finding(error.code, Outcome.REFUSED, str(error))]
@@ -332,10 +336,15 @@ def _refused(plan: CasePlan, error: BridgeError, tally: _Tally) -> CaseReport:
     if isinstance(error, CaseRefused):
         findings, account = error.findings, error.files
     if account.found == 0:
-        scans = [name for name in input_files(plan) if name.startswith("scan/")]
-        account = FileAccount(excluded=tuple((name, "refused") for name in scans))
+        account = FileAccount(
+            excluded=tuple(
+                (name.removeprefix("scan/"), _CASE_REFUSED)
+                for name in input_files(plan)
+                if name.startswith("scan/")
+            )
+        )
     tally.count(account, len(plan.masks), used=False)
-    return _report(plan, findings)
+    return _report(plan, findings), account
 
 
 def _report(
@@ -416,11 +425,7 @@ class _DatasetWriter:
             "crop": self.recipe.region.crop,
             **region_record(assembled.region),
         }
-        record["files"] = {
-            "used": len(assembled.files.used) + len(plan.masks),
-            "excluded": len(assembled.files.excluded),
-            "failed": len(assembled.files.failed),
-        }
+        record |= self._files(assembled.files, masks_used=len(plan.masks))
         record["outputs"] = [
             {
                 "file": name,
@@ -433,10 +438,14 @@ class _DatasetWriter:
         self._records[plan.case_id] = record
         self._save(complete=False)
 
-    def drop(self, plan: CasePlan, report: CaseReport) -> None:
+    def drop(self, plan: CasePlan, report: CaseReport, account: FileAccount) -> None:
         """Remember a refused case and remove what an earlier run wrote for it."""
         self._forget_outputs(plan.case_id)
-        self._records[plan.case_id] = self._record(plan, report)
+        record = self._record(plan, report)
+        unused = [(name, _CASE_REFUSED) for name in account.used]
+        unused += [(f"mask/{mask.path.name}", _CASE_REFUSED) for mask in plan.masks]
+        account = FileAccount((), (*account.excluded, *unused), account.failed)
+        self._records[plan.case_id] = record | self._files(account)
 
     def finish(self, cases: set[str]) -> None:
         """Remove cases that are gone from the study; write dataset.json, manifest."""
@@ -496,6 +505,30 @@ class _DatasetWriter:
             message = message.replace(name, "a file")
         return message.replace(str(plan.scan_dir.parent), "a folder")
 
+    def _files(self, account: FileAccount, *, masks_used: int = 0) -> Record:
+        """Return what became of every file, and why some were not used (R3)."""
+        return {
+            "files": {
+                "used": len(account.used) + masks_used,
+                "excluded": len(account.excluded),
+                "failed": len(account.failed),
+            },
+            "not_used": [
+                {
+                    "name": self._hashed(
+                        name if name.startswith("mask/") else f"scan/{name}"
+                    ),
+                    "state": state,
+                    "reason": reason,
+                }
+                for state, files in (
+                    ("excluded", account.excluded),
+                    ("failed", account.failed),
+                )
+                for name, reason in files
+            ],
+        }
+
     def _inputs_of(self, plan: CasePlan) -> list[JsonObject]:
         if plan.case_id not in self._inputs:
             files = input_files(plan)
@@ -538,6 +571,7 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
             "slopes": list(reading.rescale_slopes),
             "intercepts": list(reading.rescale_intercepts),
         },
+        "interventions": dict(reading.interventions),
         "masks": [
             {**mask, "source": hashed(mask["source"]) if mask["source"] else ""}
             for mask in assembled.masks

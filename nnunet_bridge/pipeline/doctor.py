@@ -141,9 +141,12 @@ def _disk(root: Path) -> Check:
 
 
 def _decoders() -> Check:
-    found = util.find_spec("gdcm") is not None
-    detail = "JPEG, JPEG-LS, JPEG 2000, RLE" if found else "python-gdcm is missing"
-    return Check("decoders", found, detail, needed=False)
+    packages = {"gdcm": "python-gdcm", "openjpeg": "pylibjpeg-openjpeg"}
+    missing = [name for module, name in packages.items() if not util.find_spec(module)]
+    detail = "JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE"
+    if missing:
+        detail = f"{' and '.join(missing)} missing: not every compression can be read"
+    return Check("decoders", not missing, detail, needed=False)
 
 
 def _slurm() -> Check:

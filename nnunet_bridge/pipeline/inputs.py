@@ -83,9 +83,9 @@ def read_image(path: Path, *, image_type: str | None = None) -> ImageReading:
         If the image cannot be trusted; the findings say why.
     """
     if path.is_dir():
-        from nnunet_bridge.formats.dicom import read_series
+        from nnunet_bridge.formats.dicom import SeriesOptions, read_series
 
-        series = read_series(path, image_type=image_type)
+        series = read_series(path, SeriesOptions(image_type=image_type))
         return ImageReading(series.volume, series.findings)
     from nnunet_bridge.formats.nifti import read_volume
 

@@ -1,8 +1,14 @@
 """FAULTS 3.3: pixels, encodings and damaged files."""
 
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dicom_base import base, expected, pixels, save
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -12,7 +18,9 @@ from pydicom.uid import (
 from test_dicom_series import assert_base_stack, codes, refusal
 
 from nnunet_bridge.core.findings import Outcome, worst
-from nnunet_bridge.formats.dicom import SeriesRefused, read_series
+from nnunet_bridge.formats.dicom import SeriesOptions, SeriesRefused, read_series
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_P01_each_slice_is_scaled_by_its_own_slope(tmp_path):
@@ -51,6 +59,56 @@ def test_P03_inverted_grey_is_refused(tmp_path, which):
     save(slices, tmp_path)
 
     assert refusal(tmp_path).code == "P03"
+
+
+def test_P02_the_private_scale_of_philips_is_noted_and_never_used(tmp_path):
+    slices = base()
+    for ds in slices:
+        ds.add_new(0x20050010, "LO", "Philips MR Imaging DD 001")
+        ds.add_new(0x2005100E, "FL", 0.00345)
+        ds.RescaleSlope, ds.RescaleIntercept = "2", "-5"
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path)
+
+    assert codes(reading) == ["P02"]
+    assert worst(reading.findings) is Outcome.ACCEPTED
+    assert reading.interventions == {"private_scale_ignored": True}
+    np.testing.assert_array_equal(reading.volume.voxels, expected().astype(int) * 2 - 5)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_P03_an_inverted_series_is_turned_over_if_asked_for(tmp_path, signed):
+    slices = base()
+    for k, ds in enumerate(slices):
+        ds.PhotometricInterpretation = "MONOCHROME1"
+        if signed:
+            ds.PixelRepresentation = 1
+            ds.PixelData = (pixels(k).astype("<i2") - 1500).tobytes()
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path, SeriesOptions(invert_monochrome1=True))
+
+    assert codes(reading) == ["P03"]
+    assert reading.interventions == {"inverted_monochrome1": True}
+    stored = expected().astype(int) - (1500 if signed else 0)
+    turned = -1 - stored if signed else 4095 - stored
+    np.testing.assert_array_equal(reading.volume.voxels, turned)
+
+
+def test_P03_turning_over_agrees_with_simpleitk(tmp_path):
+    import SimpleITK as sitk  # noqa: N813 - its common name
+
+    slices = base()
+    for ds in slices:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    files = save(slices, tmp_path)
+
+    ours = read_series(tmp_path, SeriesOptions(invert_monochrome1=True)).volume
+
+    for k, file in enumerate(files):
+        theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0]
+        np.testing.assert_array_equal(ours.voxels[:, :, k].T, theirs)
 
 
 def test_P04_each_slice_is_decoded_by_its_own_sign(tmp_path):
@@ -107,13 +165,77 @@ def test_P06_rubbish_above_the_high_bit_is_masked(tmp_path):
     assert_base_stack(read_series(tmp_path))
 
 
-def test_P07_compressed_slices_are_decoded(tmp_path):
+def by_imagecodecs(name, **options):
+    """Return a way to encode a frame with the codec of that name."""
+
+    def encode(ds):
+        import imagecodecs
+
+        values = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)
+        return getattr(imagecodecs, f"{name}_encode")(values, **options)
+
+    return encode
+
+
+ENCODERS = {
+    "JPEG lossless .57": ("57", by_imagecodecs("ljpeg", bitspersample=16)),
+    "JPEG lossless .70": ("70", by_imagecodecs("ljpeg", bitspersample=16)),
+    "JPEG-LS .80": ("80", by_imagecodecs("jpegls")),
+    "JPEG 2000 .90": (
+        "90",
+        by_imagecodecs("jpeg2k", reversible=True, level=0, codecformat="j2k"),
+    ),
+    "HTJ2K .201": ("201", by_imagecodecs("htj2k", reversible=True)),
+    "HTJ2K .203": ("203", by_imagecodecs("htj2k", reversible=True)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_P07_what_another_library_compressed_is_decoded_to_the_same_values(
+    tmp_path, name
+):
+    ending, encode = ENCODERS[name]
+    slices = base()
+    for ds in slices:
+        ds.BitsStored, ds.HighBit = 16, 15
+        ds.PixelData = encapsulate([encode(ds)])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{ending}"
+    save(slices, tmp_path)
+
+    reading = read_series(tmp_path)
+
+    assert_base_stack(reading)
+    assert codes(reading) == (["P07"] if ending == "203" else [])
+
+
+def test_P07_run_length_encoding_is_decoded(tmp_path):
     slices = base()
     for ds in slices:
         ds.compress(RLELossless)
     save(slices, tmp_path)
 
     assert_base_stack(read_series(tmp_path))
+
+
+def test_P07_every_decoder_is_a_declared_dependency_under_a_free_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split("[>=<]", line)[0] for line in project["dependencies"]}
+
+    for package in ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "pillow"):
+        assert package in declared
+        about = metadata.metadata(package)
+        words = " ".join(
+            [
+                *about.get_all("Classifier", []),
+                *about.get_all("License", []),
+                *about.get_all("License-Expression", []),
+            ]
+        )
+        assert re.search(r"MIT|Apache|BSD|HPND", words), package
+        assert "GPL" not in words, package
+    assert "pylibjpeg-libjpeg" not in declared
 
 
 def test_P07_a_syntax_without_a_decoder_is_refused_by_name(tmp_path):

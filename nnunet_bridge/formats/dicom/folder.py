@@ -17,10 +17,11 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.formats.dicom.headers import (
+    EMPTY,
     Damaged,
+    HeaderReader,
     NotUsed,
     SliceHeader,
-    read_headers,
 )
 from nnunet_bridge.formats.files import quoted
 
@@ -52,6 +53,8 @@ class Scan:
     excluded: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Code and reason -> names of the files that hold no slice."""
 
     def exclude(self, headers: list[SliceHeader], reason: str) -> None:
         """Take slices out; the files that hold nothing else are excluded."""
@@ -83,10 +86,11 @@ def scan_folder(folder: Path) -> Scan:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")
     scan = Scan()
+    reader = HeaderReader()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters about a header, we check
         for name, file in sorted(_files(folder, scan.excluded)):
-            _take(scan, file, name)
+            _take(scan, reader, file, name)
     scan.findings += _about_the_rest(scan)
     _drop_copies(scan)
     return scan
@@ -116,11 +120,12 @@ def _stays_inside(link: Path, root: Path) -> bool:
     return target.is_file() and target.is_relative_to(root)
 
 
-def _take(scan: Scan, file: Path, name: str) -> None:
+def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
     try:
-        scan.headers += read_headers(file, name)
+        scan.headers += reader.read(file, name)
     except NotUsed as reason:
         scan.excluded[name] = str(reason)
+        scan.left_out.setdefault((reason.code, str(reason)), []).append(name)
     except Damaged as reason:
         scan.failed[name] = str(reason)
         scan.findings.append(
@@ -142,23 +147,34 @@ def _take(scan: Scan, file: Path, name: str) -> None:
 
 
 def _about_the_rest(scan: Scan) -> list[Finding]:
-    empty = [
-        name
-        for name, reason in sorted(scan.excluded.items())
-        if reason == "empty file"
-        and not Path(name).name.startswith(".")
-        and Path(name).suffix.lower() in _LOOKS_NUMBERED
-    ]
-    if not empty:
-        return []
-    return [
-        Finding(
-            "D14",
-            Outcome.WARNED,
-            f"{len(empty)} file(s) of the folder are empty, the first is "
-            f"{quoted(empty[0])}: copy the folder again if they were slices.",
+    """Name what holds no slice (D03, D13, D14); warn of empty files."""
+    findings = []
+    for (code, reason), names in sorted(scan.left_out.items()):
+        lost = [name for name in names if reason == EMPTY and _may_be_a_slice(name)]
+        if lost:
+            findings.append(
+                Finding(
+                    "D14",
+                    Outcome.WARNED,
+                    f"{len(lost)} file(s) of the folder are empty, the first is "
+                    f"{quoted(lost[0])}: copy the folder again if they were slices.",
+                )
+            )
+            continue
+        findings.append(
+            Finding(
+                code,
+                Outcome.ACCEPTED,
+                f"{len(names)} file(s) left out ({reason}), the first is "
+                f"{quoted(names[0])}.",
+            )
         )
-    ]
+    return findings
+
+
+def _may_be_a_slice(name: str) -> bool:
+    path = Path(name)
+    return not path.name.startswith(".") and path.suffix.lower() in _LOOKS_NUMBERED
 
 
 def _drop_copies(scan: Scan) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.formats.dicom.folder import Scan
 from nnunet_bridge.formats.dicom.headers import SliceHeader
+from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
 
@@ -26,6 +27,7 @@ FEWEST_SLICES = 3
 MAIN_SHARE = 0.8
 """A stack must hold this share of the images of its group; the rest is left out."""
 
+_LINE = "\n"
 _DIXON = frozenset(
     {"WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP", "FF"}
 )
@@ -68,25 +70,16 @@ class Group:
         )
 
 
-def choose(
-    scan: Scan,
-    *,
-    image_type: str | None = None,
-    series: str | None = None,
-    echo: int | None = None,
-) -> tuple[Group, tuple[Group, ...]]:
+def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]]:
     """Return the group that is meant and the rejected ones.
 
     Parameters
     ----------
     scan : Scan
         Changed: slices that are not chosen become excluded, with a reason.
-    image_type : str or None
-        A word of *Image Type*, such as ``WATER``.
-    series : str or None
-        Number, description or UID of a series.
-    echo : int or None
-        The value of *Echo Number(s)*.
+    options : SeriesOptions
+        Which series, contrast, echo and repetition are meant, and whether stations may
+        be joined.
 
     Raises
     ------
@@ -105,15 +98,21 @@ def choose(
             "Each image is a mosaic of many slices (Siemens MOSAIC) and does not say "
             "in the standard way where they lie: export single slices.",
         )
-    candidates = _of_series(groups, series)
+    candidates = _of_series(groups, options.series)
     candidates = _worth_a_volume(candidates, scan)
-    candidates = _of_contrast(candidates, image_type, scan)
-    if echo is not None:
-        candidates = _of_echo(candidates, echo)
-    if len(candidates) > 1:
-        raise _ambiguous(candidates)
-    chosen = candidates[0]
-    rejected = tuple(group for group in groups if group is not chosen)
+    candidates = _of_contrast(candidates, options.image_type, scan)
+    if options.echo is not None:
+        candidates = _of_echo(candidates, options.echo)
+    if options.repetition is not None:
+        candidates = _of_repetition(candidates, options.repetition)
+    joined = candidates
+    if options.overlap != "refuse" and _are_stations(candidates):
+        joined = [Group(tuple(h for group in candidates for h in group.headers))]
+    if len(joined) > 1:
+        raise _ambiguous(joined)
+    chosen = joined[0]
+    meant = set(map(id, candidates))
+    rejected = tuple(group for group in groups if id(group) not in meant)
     for group in rejected:
         scan.exclude(list(group.headers), "belongs to another series or contrast")
     return _main_stack(chosen, scan), rejected
@@ -141,18 +140,18 @@ def _prefer_mr(scan: Scan) -> None:
     if "MR" in kinds and len(kinds) > 1:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
         scan.exclude(others, "not an MR image")
+        scan.findings.append(
+            Finding(
+                "D03",
+                Outcome.ACCEPTED,
+                f"{len(others)} image(s) left out (not an MR image), the first is "
+                f"{quoted(others[0].name)}.",
+            )
+        )
 
 
 def _groups(headers: Iterable[SliceHeader]) -> list[Group]:
-    contrasts = _split(
-        headers,
-        lambda h: (
-            h.identity.series,
-            h.contrast.image_type,
-            h.contrast.echo_time_ms or 0.0,
-            h.contrast.echo,
-        ),
-    )
+    contrasts = _split(headers, _contrast_key)
     return [
         Group(tuple(members), repetition)
         for together in contrasts
@@ -259,7 +258,8 @@ def _of_contrast(
         raise Refused.because(
             "D04",
             f"No images of the folder are called {wanted}. It holds: "
-            f"{_table(groups)}. Set `image_type` in [scans] to one of their words.",
+            f"{_table(groups)}. Set {SeriesOptions.how_to('image_type')}, to one of "
+            "their words.",
         )
     scan.findings.append(
         Finding(
@@ -281,32 +281,79 @@ def _of_echo(groups: list[Group], echo: int) -> list[Group]:
     return found
 
 
+def _of_repetition(groups: list[Group], repetition: str) -> list[Group]:
+    wanted = repetition.strip().casefold()
+    found = [
+        group
+        for group in groups
+        if wanted in (group.repetition, group.repetition.rpartition(" ")[2])
+    ]
+    if not found:
+        raise Refused.because(
+            "D06",
+            f"There is no repetition {quoted(repetition)}. The folder holds: "
+            f"{_table(groups)}.",
+        )
+    return found
+
+
+def _are_stations(groups: list[Group]) -> bool:
+    """Whether groups are one contrast of one series at places that differ."""
+    kinds = {_contrast_key(group.first) for group in groups}
+    places = {frozenset(map(_place, group.headers)) for group in groups}
+    return len(groups) > 1 and len(kinds) == 1 and len(places) == len(groups)
+
+
+def _contrast_key(header: SliceHeader) -> tuple[Hashable, ...]:
+    return (
+        header.identity.series,
+        header.contrast.image_type,
+        header.contrast.echo_time_ms or 0.0,
+        header.contrast.echo,
+    )
+
+
 def _ambiguous(groups: list[Group]) -> Refused:
     """Return the refusal that lists what could be meant and how to choose."""
     first, *others = (group.first for group in groups)
     if any(h.identity.series != first.identity.series for h in others):
-        code, how = "D01", "name one with `series` in [scans]"
+        code, how = "D01", _name_one("series")
     elif any(h.contrast.image_type != first.contrast.image_type for h in others):
-        code, how = "D04", "name one with `image_type` in [scans]"
+        code, how = "D04", _name_one("image_type")
     elif any(
         (h.contrast.echo_time_ms, h.contrast.echo)
         != (first.contrast.echo_time_ms, first.contrast.echo)
         for h in others
     ):
-        code, how = "D05", "name one with `echo` in [scans]"
+        code, how = "D05", _name_one("echo")
     elif len({frozenset(map(_place, group.headers)) for group in groups}) == 1:
-        code, how = "D06", "keep the files of one acquisition only"
+        code, how = "D06", _name_one("repetition")
     else:
-        code, how = "D09", "export the composed series of the scanner"
+        code, how = (
+            "D09",
+            (
+                "export the composed series of the scanner, or join the stations with "
+                + SeriesOptions.how_to("overlap", "first")
+            ),
+        )
     return Refused.because(
         code,
-        f"The folder holds {len(groups)} sets of images that could be meant: "
-        f"{_table(groups)}. They are never mixed: {how}.",
+        f"The folder holds {len(groups)} sets of images that could be meant:\n"
+        f"{_table(groups, between=_LINE)}\nThey are never mixed: {how}.",
     )
 
 
-def _table(groups: Iterable[Group]) -> str:
-    return "; ".join(map(str, groups))
+def _name_one(option: str) -> str:
+    return f"name one with {SeriesOptions.how_to(option)}"
+
+
+def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
+    return between.join(map(str, sorted(groups, key=_number_first)))
+
+
+def _number_first(group: Group) -> tuple[int, str]:
+    number = group.first.series_number
+    return (int(number) if number.isdecimal() else 0, str(group))
 
 
 def _main_stack(group: Group, scan: Scan) -> Group:
@@ -360,6 +407,6 @@ def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...
 
 def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:
     first, second = one.plane.orientation, other.plane.orientation
-    if first is None or second is None:
+    if first is None or second is None or first == second:
         return False  # what a slice does not say is asked later (G16)
     return bool(np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9)

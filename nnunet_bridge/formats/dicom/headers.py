@@ -1,8 +1,8 @@
 """What the header of one DICOM file says about each slice that it holds.
 
-pydicom parses the header; the pixels are not touched, only where they begin is noted
-(`PixelPlace`), so that an uncompressed slice can later be read with one seek. A faster
-parser for plain files may take the place of `read_headers` alone.
+A plain file is walked through (`walker`), any other one is parsed by pydicom; both ways
+end in the same words. The pixels are not touched, only where they begin is noted
+(`PixelPlace`), so that an uncompressed slice can later be read with one seek.
 
 Anything may be wrong with a file from outside. `read_headers` is the boundary: whatever
 happens inside, it returns headers or raises `NotUsed` or `Damaged`.
@@ -12,17 +12,31 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.formats.dicom.walker import (
+    CHARSET_TAG,
+    PLAIN_SYNTAX,
+    SYNTAX_TAG,
+    Raw,
+    Unusual,
+    Walked,
+    Walker,
+    converted,
+    values,
+)
 
+EMPTY = "empty file"
 MAX_MATRIX = 4096
 MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
@@ -41,8 +55,16 @@ CT_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
     }
 )
+NATIVE_SYNTAXES = {
+    "1.2.840.10008.1.2": "<",
+    PLAIN_SYNTAX: "<",
+    "1.2.840.10008.1.2.2": ">",
+}
+"""Byte order of the syntaxes that store plain numbers."""
+
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH_BYTES = 12
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
 _UNDEFINED = 0xFFFFFFFF
@@ -59,6 +81,32 @@ _TAGS: list[Any] = [
     "PixelPaddingValue", "LossyImageCompression", "BurnedInAnnotation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_PRIVATE_SCALE = 0x2005100E
+"""Philips' private *Scale Slope*: seen, recorded and never used."""
+
+_KEYWORDS: dict[int, str | int] = {
+    **{int(tag_for_keyword(name) or 0): name for name in _TAGS},
+    0x00020002: "MediaStorageSOPClassUID",
+    SYNTAX_TAG: "TransferSyntaxUID",
+    CHARSET_TAG: "SpecificCharacterSet",
+    _PRIVATE_SCALE: _PRIVATE_SCALE,
+}
+"""The name of every element that is wanted; of a private one, its tag."""
+
+_OWN_TAGS = {
+    0x00080018: "SOPInstanceUID",
+    0x00200013: "InstanceNumber",
+    0x00200032: "ImagePositionPatient",
+}
+"""What differs from slice to slice in any series."""
+
+_WALKED_TAGS = frozenset(_KEYWORDS)
+_COMMON_TAGS = tuple(sorted(_WALKED_TAGS - set(_OWN_TAGS)))
+_ENHANCED = (".4.1", ".4.4", ".2.1", ".2.2")
+"""How the SOP classes of multi-frame images end."""
+
+Header: TypeAlias = Dataset | Mapping[Any, Any]
+"""A parsed header: keyword (of a private element, tag) -> value."""
 
 
 class NotUsed(InputError):  # noqa: N818 - it is a verdict, not an error
@@ -131,6 +179,17 @@ class Encoding:
 
     lossy: bool
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored numbers are the values, as they stand."""
+        return (
+            self.syntax in NATIVE_SYNTAXES
+            and self.high_bit == self.bits_stored - 1
+            and (self.slope, self.intercept) == (1.0, 0.0)
+            and self.padding is None
+            and not self.inverted
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PixelPlace:
@@ -167,6 +226,8 @@ class SliceHeader:
     thickness_mm: float | None
     declared_spacing_mm: float | None
     burned_in: bool
+    privately_scaled: bool
+    """Whether Philips' private scale stands beside the public one (P02)."""
 
 
 def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
@@ -186,15 +247,75 @@ def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
     Damaged
         If it starts as DICOM but cannot be parsed, or would harm (P10, S06-S08).
     """
+    return HeaderReader().read(file, name)
+
+
+class HeaderReader:
+    """Reads the headers of a folder; what many files share is interpreted once.
+
+    A plain file is walked through (`walker`), any other is parsed by pydicom. Both give
+    the same headers.
+    """
+
+    def __init__(self) -> None:
+        self._walker = Walker(_WALKED_TAGS)
+        self._common: dict[tuple[Raw | None, ...], _Common] = {}
+
+    def read(self, file: Path, name: str) -> tuple[SliceHeader, ...]:
+        """Return what `read_headers` returns."""
+        try:
+            return (self._walked(file, name),)
+        except (NotUsed, Damaged, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, it is not plain
+            return _read_by_pydicom(file, name)
+
+    def _walked(self, file: Path, name: str) -> SliceHeader:
+        """Return the one slice of a plain file; anything else raises `Unusual`."""
+        walked = self._walker.walk(file)
+        raw = walked.raw
+        key = tuple(map(raw.get, _COMMON_TAGS))
+        common = self._common.get(key)
+        if common is None:
+            shared = {tag: value for tag, value in raw.items() if tag not in _OWN_TAGS}
+            common = _plain_common(values(shared, _KEYWORDS))
+            self._common[key] = common
+        own = {
+            keyword: converted(raw[tag]) if tag in raw else None
+            for tag, keyword in _OWN_TAGS.items()
+        }
+        return _slice(
+            _Source(file, name, common, _plain_place(walked)),
+            own,
+            _triple(own["ImagePositionPatient"]),
+            0,
+        )
+
+
+def _plain_place(walked: Walked) -> PixelPlace:
+    return PixelPlace("PixelData", walked.offset, walked.length, walked.available)
+
+
+def _plain_common(dataset: Header) -> _Common:
+    sop_class = _text(dataset, "SOPClassUID") or _text(
+        dataset, "MediaStorageSOPClassUID"
+    )
+    _refuse_other_kinds(dataset, sop_class)
+    if _announced_frames(dataset) != 1 or sop_class.endswith(_ENHANCED):
+        raise Unusual
+    return _common([dataset], PLAIN_SYNTAX, 1)
+
+
+def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
     with file.open("rb") as stream:
         start = stream.read(_SNIFF_BYTES)
         if not start:
-            raise NotUsed("empty file", code="D14")
+            raise NotUsed(EMPTY, code="D14")
         announced = start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
         if not announced and not _may_lack_a_preamble(start):
             raise NotUsed("not a DICOM file", code="D14")
         try:
-            return _parsed(file, name, stream, start, announced=announced)
+            return _parsed(file, name, stream, announced=announced)
         except (NotUsed, Damaged):
             raise
         except Exception as error:  # the boundary around one untrusted file
@@ -209,89 +330,151 @@ def _may_lack_a_preamble(start: bytes) -> bool:
 
 
 def _parsed(
-    file: Path, name: str, stream: BinaryIO, start: bytes, *, announced: bool
+    file: Path, name: str, stream: BinaryIO, *, announced: bool
 ) -> tuple[SliceHeader, ...]:
-    _refuse_a_bomb(file, start)
+    if announced:
+        _refuse_a_bomb(file)
     stream.seek(0)
     dataset = pydicom.dcmread(
-        stream, stop_before_pixels=True, force=not announced, specific_tags=_TAGS
+        stream,
+        stop_before_pixels=True,
+        force=not announced,
+        specific_tags=[*_TAGS, _PRIVATE_SCALE],
     )
     meta = dataset.file_meta
     sop_class = _text(dataset, "SOPClassUID") or str(
         meta.get("MediaStorageSOPClassUID", "")
     )
     _refuse_other_kinds(dataset, sop_class)
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
-    if rows is None or columns is None:
-        if not announced:
-            raise NotUsed("not a DICOM file", code="D14")
-        raise Damaged("its header breaks off before Rows and Columns", code="P10")
-    frames = _whole(dataset, "NumberOfFrames") or 1
-    if not (0 < rows <= MAX_MATRIX and 0 < columns <= MAX_MATRIX):
-        raise Damaged(f"its matrix of {rows} x {columns} is impossible", code="S07")
-    if not 0 < frames <= MAX_FRAMES:
-        raise Damaged(f"its number of frames, {frames}, is impossible", code="S07")
+    if not announced and None in (_whole(dataset, "Rows"), _whole(dataset, "Columns")):
+        raise NotUsed("not a DICOM file", code="D14")
+    frames = _announced_frames(dataset)
     syntax = str(meta.get("TransferSyntaxUID", "")) or _guessed_syntax(dataset)
     pixels = _pixel_place(stream, syntax)
     shared, per_frame = _functional_groups(dataset, sop_class, frames)
-    return tuple(
-        _slice(_Source(file, name, dataset, syntax, pixels), index, frames, groups)
-        for index, groups in enumerate(
-            [dataset, *_flattened(shared), *_flattened(own)] for own in per_frame
-        )
-    )
+    slices = []
+    for index, own in enumerate(per_frame):
+        groups = [dataset, *_flattened(shared), *_flattened(own)]
+        source = _Source(file, name, _common(groups, syntax, frames), pixels)
+        position = _triple(_first(groups, "ImagePositionPatient"))
+        slices.append(_slice(source, dataset, position, index))
+    return tuple(slices)
+
+
+def _announced_frames(dataset: Header) -> int:
+    """Return the number of frames; refuse a header that breaks off or is absurd."""
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    if rows is None or columns is None:
+        raise Damaged("its header breaks off before Rows and Columns", code="P10")
+    if not (0 < rows <= MAX_MATRIX and 0 < columns <= MAX_MATRIX):
+        raise Damaged(f"its matrix of {rows} x {columns} is impossible", code="S07")
+    frames = _whole(dataset, "NumberOfFrames") or 1
+    if not 0 < frames <= MAX_FRAMES:
+        raise Damaged(f"its number of frames, {frames}, is impossible", code="S07")
+    return frames
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the slices of a series have in common, as far as they do."""
+
+    patient: str = field(repr=False)
+    study: str = field(repr=False)
+    series: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
+    contrast: Contrast
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, float] | None
+    rows: int
+    columns: int
+    frames: int
+    encoding: Encoding
+    series_number: str
+    description: str = field(repr=False)
+    images_in_acquisition: int | None
+    thickness_mm: float | None
+    declared_spacing_mm: float | None
+    burned_in: bool
+    privately_scaled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What all frames of one file share."""
+    """Where a slice comes from."""
 
     file: Path
     name: str
-    dataset: Dataset
-    syntax: str
+    common: _Common
     pixels: PixelPlace
 
 
+def _common(groups: Sequence[Header], syntax: str, frames: int) -> _Common:
+    """Return what is no slice's own; later `groups` overrule earlier ones."""
+    dataset = groups[0]
+    return _Common(
+        patient=_text(dataset, "PatientID"),
+        study=_text(dataset, "StudyInstanceUID"),
+        series=_text(dataset, "SeriesInstanceUID"),
+        frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+        contrast=_contrast(groups),
+        orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
+        pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
+        rows=_whole(dataset, "Rows") or 0,
+        columns=_whole(dataset, "Columns") or 0,
+        frames=frames,
+        encoding=_encoding(syntax, groups),
+        series_number=_joined(dataset.get("SeriesNumber")).strip(),
+        description=_text(dataset, "SeriesDescription"),
+        images_in_acquisition=_whole(dataset, "ImagesInAcquisition"),
+        thickness_mm=_number(_first(groups, "SliceThickness")),
+        declared_spacing_mm=_number(_first(groups, "SpacingBetweenSlices")),
+        burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
+        privately_scaled=_PRIVATE_SCALE in dataset,
+    )
+
+
 def _slice(
-    source: _Source, frame: int, frames: int, groups: Sequence[Dataset]
+    source: _Source,
+    own: Header,
+    position: tuple[float, float, float] | None,
+    frame: int,
 ) -> SliceHeader:
-    """Return one slice; later members of `groups` overrule earlier ones."""
-    dataset = source.dataset
-    thickness = _number(_first(groups, "SliceThickness"))
+    """Return one slice: what is common to many, and what is its own."""
+    common = source.common
     return SliceHeader(
         file=source.file,
         name=source.name,
         frame=frame,
-        frames=frames,
+        frames=common.frames,
         identity=Identity(
-            patient=_text(dataset, "PatientID"),
-            study=_text(dataset, "StudyInstanceUID"),
-            series=_text(dataset, "SeriesInstanceUID"),
-            frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-            instance=_text(dataset, "SOPInstanceUID"),
+            common.patient,
+            common.study,
+            common.series,
+            common.frame_of_reference,
+            _text(own, "SOPInstanceUID"),
         ),
-        contrast=_contrast(groups),
+        contrast=common.contrast,
         plane=Plane(
-            position_mm=_triple(_first(groups, "ImagePositionPatient")),
-            orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
-            pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
-            rows=int(dataset.Rows),
-            columns=int(dataset.Columns),
+            position,
+            common.orientation,
+            common.pixel_spacing_mm,
+            common.rows,
+            common.columns,
         ),
-        encoding=_encoding(source, groups),
+        encoding=common.encoding,
         pixels=source.pixels,
-        series_number=_text(dataset, "SeriesNumber"),
-        description=_text(dataset, "SeriesDescription"),
-        instance_number=_whole(dataset, "InstanceNumber"),
-        images_in_acquisition=_whole(dataset, "ImagesInAcquisition"),
-        thickness_mm=thickness,
-        declared_spacing_mm=_number(_first(groups, "SpacingBetweenSlices")),
-        burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
+        series_number=common.series_number,
+        description=common.description,
+        instance_number=_whole(own, "InstanceNumber"),
+        images_in_acquisition=common.images_in_acquisition,
+        thickness_mm=common.thickness_mm,
+        declared_spacing_mm=common.declared_spacing_mm,
+        burned_in=common.burned_in,
+        privately_scaled=common.privately_scaled,
     )
 
 
-def _contrast(groups: Sequence[Dataset]) -> Contrast:
+def _contrast(groups: Sequence[Header]) -> Contrast:
     echo_time = _number(_first(groups, "EffectiveEchoTime", "EchoTime"))
     kinds = _first(groups, "FrameType") or _first(groups, "ImageType") or ()
     return Contrast(
@@ -314,15 +497,15 @@ def _contrast(groups: Sequence[Dataset]) -> Contrast:
     )
 
 
-def _encoding(source: _Source, groups: Sequence[Dataset]) -> Encoding:
-    dataset = source.dataset
+def _encoding(syntax: str, groups: Sequence[Header]) -> Encoding:
+    dataset = groups[0]
     allocated = _whole(dataset, "BitsAllocated") or 16
     stored = _whole(dataset, "BitsStored") or allocated
     high = _whole(dataset, "HighBit")
     slope = _number(_first(groups, "RescaleSlope"))
     intercept = _number(_first(groups, "RescaleIntercept"))
     return Encoding(
-        syntax=source.syntax,
+        syntax=syntax,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high is None else high,
@@ -335,13 +518,14 @@ def _encoding(source: _Source, groups: Sequence[Dataset]) -> Encoding:
     )
 
 
-def _refuse_a_bomb(file: Path, start: bytes) -> None:
+def _refuse_a_bomb(file: Path) -> None:
     """Refuse a deflated file that would inflate beyond measure (S06)."""
-    if _DEFLATED not in start:
+    meta = read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != _DEFLATED:
         return
-    meta_length = struct.unpack_from("<I", start, _PREAMBLE_BYTES + 4 + 8)[0]
+    meta_bytes = _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + 12 + meta_length :]
+    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + meta_bytes :]
     inflater.decompress(body, MAX_INFLATED_BYTES)
     if inflater.unconsumed_tail:
         raise Damaged(
@@ -349,7 +533,7 @@ def _refuse_a_bomb(file: Path, start: bytes) -> None:
         )
 
 
-def _refuse_other_kinds(dataset: Dataset, sop_class: str) -> None:
+def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
     if sop_class == _INDEX_CLASS:
         raise NotUsed("index of a file set (DICOMDIR)", code="D13")
     by_modality = not sop_class and _text(dataset, "Modality") in ("MR", "CT")
@@ -364,8 +548,7 @@ def _functional_groups(
     dataset: Dataset, sop_class: str, frames: int
 ) -> tuple[Dataset, list[Dataset]]:
     """Return the shared group and one own group a frame (PS3.3 C.7.6.16)."""
-    enhanced = sop_class.endswith((".4.1", ".4.4", ".2.1", ".2.2"))
-    if not enhanced and frames == 1:
+    if not sop_class.endswith(_ENHANCED) and frames == 1:
         return Dataset(), [Dataset()]
     per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if len(per_frame) != frames:
@@ -400,7 +583,7 @@ def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
     offset = stream.tell()
     head = stream.read(12)
     end = stream.seek(0, 2)
-    if syntax.encode() == _DEFLATED:
+    if syntax == _DEFLATED:
         return PixelPlace()
     order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
     if len(head) < 8:  # noqa: PLR2004 - a tag and a length
@@ -428,7 +611,7 @@ def _guessed_syntax(dataset: Dataset) -> str:
     return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
 
 
-def _first(groups: Sequence[Dataset], *keywords: str) -> Any:  # noqa: ANN401 - any value representation
+def _first(groups: Sequence[Header], *keywords: str) -> Any:  # noqa: ANN401 - any value representation
     """Return the most specific value of the first keyword that has one."""
     for keyword in keywords:
         for group in reversed(groups):
@@ -438,7 +621,7 @@ def _first(groups: Sequence[Dataset], *keywords: str) -> Any:  # noqa: ANN401 - 
     return None
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: Header, keyword: str) -> str:
     """Return a text, or nothing where it cannot be decoded (P12)."""
     try:
         value = dataset.get(keyword)
@@ -447,7 +630,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _whole(dataset: Dataset, keyword: str) -> int | None:
+def _whole(dataset: Header, keyword: str) -> int | None:
     value = dataset.get(keyword)
     return None if value is None or value == "" else int(value)
 
@@ -473,8 +656,12 @@ def _triple(value: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - 
 
 
 def _joined(value: Any) -> str:  # noqa: ANN401 - likewise
+    """Return a value as text, a number without a point if it is whole."""
     if value is None:
         return ""
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    return "/".join(str(part) for part in value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)):
+        number = float(value)
+        return str(int(number)) if number.is_integer() else repr(number)
+    return "/".join(map(_joined, value))

@@ -8,6 +8,7 @@ of a wider type are narrowed.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,21 +24,27 @@ from pydicom.uid import UID
 
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import VoxelArray
-from nnunet_bridge.formats.dicom.headers import Encoding, SliceHeader
+from nnunet_bridge.formats.dicom.headers import (
+    NATIVE_SYNTAXES,
+    Encoding,
+    SliceHeader,
+)
+from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.files import quoted
-
-_NATIVE = {
-    "1.2.840.10008.1.2": "<",
-    "1.2.840.10008.1.2.1": "<",
-    "1.2.840.10008.1.2.2": ">",
-}
-"""Byte order of the syntaxes that store plain numbers."""
 
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{ending}" for ending in ("50", "51", "81", "91", "93", "203")
 )
+_DECODERS = {
+    f"1.2.840.10008.1.2.4.{ending}": "`pylibjpeg-openjpeg`"
+    for ending in ("201", "202", "203")
+}
+"""What decodes a syntax that python-gdcm does not know."""
+
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
+_STATIONS_AGREE_WITHIN = 0.10
+"""Of the median intensity; where two stations differ by more, it is worth a look."""
 _WIDE, _BYTE = (16, 32), (8,)
 
 
@@ -57,8 +64,17 @@ class Pixels:
     findings: tuple[Finding, ...]
 
 
-def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
+def read_pixels(
+    headers: Sequence[SliceHeader], overlap: Overlap | None = None
+) -> Pixels:
     """Return the values of slices that are in stacking order.
+
+    Parameters
+    ----------
+    headers : sequence of SliceHeader
+        One a slice.
+    overlap : Overlap, optional
+        Further images at some of their places, and what becomes of them.
 
     Raises
     ------
@@ -66,28 +82,30 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
         If a slice cannot be decoded (P07), is cut off (P09), holds no finite numbers
         or the whole volume only one value (P11).
     """
-    findings = [*_encodings(headers)]
+    overlap = overlap or Overlap()
+    everything = (*headers, *overlap.headers)
+    findings = [*_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
-    buffer = np.empty((len(headers), rows, columns), _working_type(headers))
+    buffer = np.empty((len(headers), rows, columns), _working_type(everything))
     notes = _Notes()
     source = _FrameSource()
     for k, header in enumerate(headers):
-        stored = _stored(header, source)
-        values = _significant(stored, header.encoding)
-        notes.look_at(k, header, stored, values)
-        buffer[k] = _scaled(values, header.encoding)
-    if buffer.dtype.kind == "f" and not all(
-        np.isfinite(plane).all() for plane in buffer
-    ):
-        raise Refused.because(
-            "P11", "The image holds NaN or infinite values: export it again."
-        )
+        span = _read_straight(buffer[k], header)
+        if span is None:
+            stored = _stored(header, source)
+            values = _significant(stored, header.encoding)
+            notes.look_at(k, header, stored, values)
+            buffer[k] = _scaled(values, header.encoding, buffer.dtype)
+            span = _span(buffer[k])
+        notes.ranges.append(span)
+    notes.refuse_what_is_no_number()
     findings += notes.padded(buffer)
-    findings += notes.constant(buffer)
-    slopes = [header.encoding.slope for header in headers]
-    intercepts = [header.encoding.intercept for header in headers]
+    findings += _joined(buffer, overlap, notes, source)
+    findings += notes.constant()
+    slopes = [header.encoding.slope for header in everything]
+    intercepts = [header.encoding.intercept for header in everything]
     return Pixels(
-        voxels=_narrowed(buffer).transpose(2, 1, 0),
+        voxels=_narrowed(buffer, notes.lowest, notes.highest).transpose(2, 1, 0),
         slopes=(min(slopes), max(slopes)),
         intercepts=(min(intercepts), max(intercepts)),
         findings=tuple(findings),
@@ -96,7 +114,9 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
 
 def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
     """Refuse what cannot be decoded before any pixel is read (P01, P07)."""
-    for syntax in sorted({header.encoding.syntax for header in headers} - set(_NATIVE)):
+    for syntax in sorted(
+        {header.encoding.syntax for header in headers} - set(NATIVE_SYNTAXES)
+    ):
         _check_decoder(syntax)
     for header in headers:
         scale = (header.encoding.slope, header.encoding.intercept)
@@ -130,7 +150,7 @@ def _check_decoder(syntax: str) -> None:
         raise Refused.because(
             "P07",
             f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
-            "install `python-gdcm`.",
+            f"install {_DECODERS.get(syntax, '`python-gdcm`')}.",
         )
 
 
@@ -161,7 +181,7 @@ def _bounds(encoding: Encoding) -> tuple[float, float]:
 
 def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
     """Return the (rows, columns) numbers as they are stored."""
-    order = _NATIVE.get(header.encoding.syntax)
+    order = NATIVE_SYNTAXES.get(header.encoding.syntax)
     if header.pixels.keyword in _FLOATS and order:
         return _plain(header, order + _FLOATS[header.pixels.keyword])
     allocated = header.encoding.bits_allocated
@@ -173,19 +193,65 @@ def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
 
 
 def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
-    """Read one uncompressed frame; refuse one that is cut off (P09)."""
-    plane = header.plane
-    size = plane.rows * plane.columns * np.dtype(kind).itemsize
-    expected = size * header.frames
+    """Return one uncompressed frame; refuse one that is cut off (P09)."""
+    stored = np.empty((header.plane.rows, header.plane.columns), kind)
+    _check_size(header, stored.nbytes)
+    _read_into(stored, header)
+    return stored
+
+
+def _read_straight(
+    plane: npt.NDArray[Any], header: SliceHeader
+) -> tuple[float, float] | None:
+    """Read a frame into its place, if it is stored there as it shall be in the end.
+
+    Returns
+    -------
+    span : (float, float) or None
+        Smallest and largest value. None if the frame needs more than reading; the
+        plane may then hold anything.
+    """
+    encoding = header.encoding
+    if not (
+        encoding.is_plain
+        and encoding.bits_allocated == plane.dtype.itemsize * 8
+        and plane.dtype.kind in "iu"
+        and header.pixels.keyword == "PixelData"
+        and header.pixels.offset >= 0
+    ):
+        return None
+    sign = "i" if encoding.signed else "u"
+    stored = plane.view(
+        f"{NATIVE_SYNTAXES[encoding.syntax]}{sign}{plane.dtype.itemsize}"
+    )
+    if not stored.dtype.isnative:
+        return None
+    _check_size(header, plane.nbytes)
+    _read_into(stored, header)
+    span = _span(stored)
+    low, high = _bounds(encoding)
+    rubbish_above_the_high_bit = span[0] < low or high < span[1]
+    return None if rubbish_above_the_high_bit else span
+
+
+def _check_size(header: SliceHeader, frame_bytes: int) -> None:
+    """Refuse a file that is cut off (P09)."""
+    expected = frame_bytes * header.frames
     found = min(header.pixels.length, header.pixels.available)
     if found < expected:
         raise _cut_off(header, f"{expected} bytes of pixels announced, {found} found")
-    with header.file.open("rb") as stream:
-        stream.seek(header.pixels.offset + size * header.frame)
-        stored = stream.read(size)
-    if len(stored) < size:
-        raise _cut_off(header, f"{size} bytes of pixels expected, {len(stored)} read")
-    return np.frombuffer(stored, kind).reshape(plane.rows, plane.columns)
+
+
+def _read_into(place: npt.NDArray[Any], header: SliceHeader) -> None:
+    """Fill `place` with the stored bytes of a frame."""
+    descriptor = os.open(header.file, os.O_RDONLY)
+    try:
+        start = header.pixels.offset + place.nbytes * header.frame
+        read = os.preadv(descriptor, [place.data], start)
+    finally:
+        os.close(descriptor)
+    if read < place.nbytes:
+        raise _cut_off(header, f"{place.nbytes} bytes of pixels expected, {read} read")
 
 
 def _cut_off(header: SliceHeader, what: str) -> Refused:
@@ -239,10 +305,73 @@ def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[An
     return native
 
 
-def _scaled(stored: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+def _joined(
+    buffer: npt.NDArray[Any], overlap: Overlap, notes: _Notes, source: _FrameSource
+) -> list[Finding]:
+    """Join the images of overlapping stations, and say how much they differ (D09)."""
+    if not overlap.others:
+        return []
+    differences, seen = [], []
+    for k, others in overlap.others.items():
+        first = buffer[k].astype(np.float64)
+        planes = [first]
+        for header in others:
+            values = _significant(_stored(header, source), header.encoding)
+            scaled = _scaled(values, header.encoding, buffer.dtype)
+            planes.append(scaled.astype(np.float64))
+            differences.append(float(np.abs(planes[-1] - first).mean()))
+        seen += planes
+        if overlap.how == "mean":
+            mean = np.mean(planes, axis=0)
+            buffer[k] = np.rint(mean) if buffer.dtype.kind in "iu" else mean
+            notes.ranges[k] = _span(buffer[k])
+    notes.refuse_what_is_no_number()
+    difference = float(np.mean(differences))
+    median = float(np.median(seen))
+    much = difference > _STATIONS_AGREE_WITHIN * abs(median)
+    used = (
+        "the first station's is used" if overlap.how == "first" else "they are averaged"
+    )
+    return [
+        Finding(
+            "D09",
+            Outcome.WARNED if much else Outcome.FIXED,
+            f"{len(overlap.others)} places hold an image of more than one of "
+            f"{overlap.stations} stations; {used}, as asked for. The images differ by "
+            f"{difference:.1f} on average, the median intensity there is {median:.1f}.",
+        )
+    ]
+
+
+def _scaled(
+    stored: npt.NDArray[Any], encoding: Encoding, kind: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return the values that the stored numbers mean; white is the largest.
+
+    A fractional scale is applied in the precision of the result (P01); whole numbers
+    that fit no float32 keep every digit.
+    """
+    if encoding.inverted:
+        stored = _turned_over(stored, encoding)
     if encoding.slope == 1.0 and encoding.intercept == 0.0:
         return stored
-    return stored * np.float64(encoding.slope) + np.float64(encoding.intercept)
+    precision = np.dtype(np.float32 if kind == np.float32 else np.float64)
+    scaled: npt.NDArray[Any] = stored.astype(precision)
+    scaled *= precision.type(encoding.slope)
+    scaled += precision.type(encoding.intercept)
+    return scaled
+
+
+def _turned_over(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    """Return MONOCHROME1 values with the smallest as black (P03)."""
+    if values.dtype.kind not in "iu":
+        raise Refused.because(
+            "P03", "MONOCHROME1 with floating numbers cannot be turned over."
+        )
+    bits = encoding.bits_stored
+    ends = -1 if encoding.signed else 2**bits - 1  # the smallest and the largest
+    turned: npt.NDArray[Any] = values.dtype.type(ends) - values
+    return turned
 
 
 @dataclass(slots=True)
@@ -251,6 +380,26 @@ class _Notes:
 
     padding: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """Packed bits: which pixels of slice k are padding."""
+
+    ranges: list[tuple[float, float]] = field(default_factory=list)
+    """Smallest and largest value of every slice."""
+
+    @property
+    def lowest(self) -> float:
+        """The smallest value of the volume."""
+        return min(low for low, _ in self.ranges)
+
+    @property
+    def highest(self) -> float:
+        """The largest value of the volume."""
+        return max(high for _, high in self.ranges)
+
+    def refuse_what_is_no_number(self) -> None:
+        """Refuse NaN and infinite values (P11)."""
+        if not np.isfinite(self.ranges).all():
+            raise Refused.because(
+                "P11", "The image holds NaN or infinite values: export it again."
+            )
 
     def look_at(
         self,
@@ -288,6 +437,7 @@ class _Notes:
             raise Refused.because("P11", "The whole image is padding: export it again.")
         for k in self.padding:
             buffer[k][self._mask(k, shape)] = smallest
+            self.ranges[k] = _span(buffer[k])
         share = count / buffer.size
         return [
             Finding(
@@ -304,15 +454,13 @@ class _Notes:
             return np.zeros(shape, bool)
         return np.unpackbits(self.padding[k], count=size).astype(bool).reshape(shape)
 
-    def constant(self, buffer: npt.NDArray[Any]) -> list[Finding]:
+    def constant(self) -> list[Finding]:
         """Refuse a volume of one value; name inner slices of one value (P11)."""
-        lowest, highest = buffer.min(axis=(1, 2)), buffer.max(axis=(1, 2))
-        if lowest.min() == highest.max():
+        if self.lowest == self.highest:
             raise Refused.because(
-                "P11",
-                f"Every voxel of the image is {lowest[0]:g}: export it again.",
+                "P11", f"Every voxel of the image is {self.lowest:g}: export it again."
             )
-        lively = np.flatnonzero(lowest != highest)
+        lively = np.flatnonzero([low != high for low, high in self.ranges])
         inside = np.arange(lively[0], lively[-1] + 1)
         flat = np.setdiff1d(inside, lively)
         if not len(flat):
@@ -337,20 +485,22 @@ def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
     return wrapped - (1 << bits) if negative else wrapped
 
 
-def _narrowed(buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _span(plane: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest value."""
+    return float(plane.min()), float(plane.max())
+
+
+def _narrowed(
+    buffer: npt.NDArray[Any], lowest: float, highest: float
+) -> npt.NDArray[Any]:
     """Return the values as int16 if they fit, as they are otherwise."""
-    if buffer.dtype == np.int16:
+    limits = np.iinfo(np.int16)
+    if buffer.dtype == np.int16 or lowest < limits.min or limits.max < highest:
         return buffer
+    if buffer.dtype == np.uint16:
+        return buffer.view(np.int16)
     if buffer.dtype.kind == "f" and not all(
         np.array_equal(plane, np.rint(plane)) for plane in buffer
     ):
         return buffer
-    low, high = float(buffer.min()), float(buffer.max())
-    limits = np.iinfo(np.int16)
-    if limits.min <= low and high <= limits.max:
-        return (
-            buffer.view(np.int16)
-            if buffer.dtype == np.uint16
-            else buffer.astype(np.int16)
-        )
-    return buffer
+    return buffer.astype(np.int16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,21 @@ from nnunet_bridge.formats.dicom.groups import (
     positions_held_twice,
 )
 from nnunet_bridge.formats.dicom.headers import SliceHeader
+from nnunet_bridge.formats.dicom.options import SeriesOptions
+from nnunet_bridge.formats.dicom.stations import Overlap, without_overlap
 from nnunet_bridge.formats.files import pseudonym, quoted
-from nnunet_bridge.ops.planes import common_orientation, place_stack
+from nnunet_bridge.ops.planes import (
+    StackPlacement,
+    common_orientation,
+    place_stack,
+)
+from nnunet_bridge.ops.restack import Restack, plan_restack
 
 MAX_VOXELS = 2**31
 _DECLARED_OFF_BY = 0.10
+_SPACING_BY_HAND = (
+    f", or give the spacing that you know: {SeriesOptions.how_to('pixel_spacing_mm')}"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +44,14 @@ class Stack:
     max_error_mm: float
     findings: tuple[Finding, ...]
 
+    overlap: Overlap
+    """The images of other stations at the same places."""
 
-def arrange(group: Group, *, whole_series: bool) -> Stack:
+    restack: Restack | None = None
+    """How the voxels come onto a regular grid, where a user allowed it."""
+
+
+def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stack:
     """Sort the slices of a group by position and fit an affine.
 
     Parameters
@@ -44,6 +60,8 @@ def arrange(group: Group, *, whole_series: bool) -> Stack:
         Slices of one series, contrast and orientation.
     whole_series : bool
         Whether the series holds nothing else, so that its numbering can be checked.
+    options : SeriesOptions
+        What may be done about overlaps, inverted grey, and uneven or sheared stacks.
 
     Raises
     ------
@@ -51,7 +69,8 @@ def arrange(group: Group, *, whole_series: bool) -> Stack:
         With everything that was found, if the slices make no volume.
     """
     headers = group.headers
-    findings = [*_identity(headers), *_missing_geometry(headers), *_appearance(headers)]
+    findings = [*_identity(headers), *_missing_geometry(headers)]
+    findings += _appearance(headers, options)
     _stop_if_refused(findings)
     orientation, about_orientation = common_orientation(
         [header.plane.orientation or () for header in headers]
@@ -59,18 +78,75 @@ def arrange(group: Group, *, whole_series: bool) -> Stack:
     findings += about_orientation
     normal = np.cross(orientation[:3], orientation[3:])
     ordered = tuple(sorted(headers, key=lambda header: _height_key(header, normal)))
+    ordered, overlap = without_overlap(ordered, normal, options)
     findings += _repeated(ordered)
     _stop_if_refused(findings)
+    positions = np.array([header.plane.position_mm for header in ordered], np.float64)
     placement = place_stack(
-        orientation,
-        ordered[0].plane.pixel_spacing_mm or (np.nan, np.nan),
-        [header.plane.position_mm or () for header in ordered],
+        orientation, ordered[0].plane.pixel_spacing_mm or (np.nan, np.nan), positions
     )
-    findings += placement.findings
-    findings += _numbering(ordered, whole_series=whole_series)
+    about_placement, restack = _restack(ordered, placement, positions, options)
+    findings += about_placement
     _stop_if_refused(findings)
-    findings += _declared_spacing(ordered, placement.affine)
-    return Stack(ordered, placement.affine, placement.max_error_mm, tuple(findings))
+    if not overlap.others:
+        findings += _numbering(ordered, whole_series=whole_series)
+    affine = placement.affine if restack is None else restack.affine
+    if restack is None:
+        findings += _declared_spacing(ordered, affine)
+    error_mm = placement.max_error_mm if restack is None else 0.0
+    return Stack(ordered, affine, error_mm, tuple(findings), overlap, restack)
+
+
+def _restack(
+    ordered: Sequence[SliceHeader],
+    placement: StackPlacement,
+    positions: FloatArray,
+    options: SeriesOptions,
+) -> tuple[list[Finding], Restack | None]:
+    """Turn what may be mended by interpolation into a warning, and plan it."""
+    allowed = {"uneven": "G06", "sheared": "G07"}
+    mended = {
+        code
+        for kind, code in allowed.items()
+        if options.may_resample(kind)  # type: ignore[arg-type]
+    }
+    codes = {finding.code for finding in placement.findings}
+    left = codes & {"G03", "G06", "G07", "D10", "G13", "G17"} - mended
+    if left or not codes & mended:
+        ways = {code: kind for kind, code in allowed.items() if code not in mended}
+        return [_with_way_out(f, ways) for f in placement.findings], None
+    plane = ordered[0].plane
+    plan = plan_restack(
+        placement.affine, positions, (plane.columns, plane.rows, len(ordered))
+    )
+    findings = [f for f in placement.findings if f.code not in mended]
+    words = {code: kind for kind, code in allowed.items()}
+    names = " and ".join(words[code] for code in sorted(codes & mended))
+    count = len(plan.interpolated)
+    findings += [
+        Finding(
+            code,
+            Outcome.WARNED,
+            f"The stack was {names} and was resampled, as asked for, from "
+            f"{len(ordered)} slices onto {plan.shape[2]} that lie "
+            f"{plan.new_heights_mm[1]:.3f} mm apart: {count} of them lie at no "
+            "measured place and are interpolated.",
+        )
+        for code in sorted(codes & mended)
+    ]
+    return findings, plan
+
+
+def _with_way_out(finding: Finding, ways: Mapping[str, str]) -> Finding:
+    """Add how a refused stack can be resampled."""
+    if finding.outcome is not Outcome.REFUSED or finding.code not in ways:
+        return finding
+    how = SeriesOptions.how_to("resample", ways[finding.code])
+    return Finding(
+        finding.code,
+        finding.outcome,
+        f"{finding.message} To have it interpolated: {how}.",
+    )
 
 
 def _stop_if_refused(findings: Sequence[Finding]) -> None:
@@ -117,6 +193,7 @@ def _missing_geometry(headers: Sequence[SliceHeader]) -> list[Finding]:
     findings = []
     for code, tag, value in asked:
         without = [header for header in headers if value(header) is None]
+        way_out = _SPACING_BY_HAND if code == "G12" else ""
         if without:
             findings.append(
                 Finding(
@@ -124,7 +201,7 @@ def _missing_geometry(headers: Sequence[SliceHeader]) -> list[Finding]:
                     Outcome.REFUSED,
                     f"{len(without)} of {len(headers)} slices have no {tag}, the first "
                     f"is {quoted(without[0].name)}: the size and place of the image "
-                    "are unknown. Export the series again from the scanner.",
+                    f"are unknown. Export the series again from the scanner{way_out}.",
                 )
             )
     if len(headers) < FEWEST_SLICES:
@@ -139,18 +216,29 @@ def _missing_geometry(headers: Sequence[SliceHeader]) -> list[Finding]:
     return findings
 
 
-def _appearance(headers: Sequence[SliceHeader]) -> list[Finding]:
+def _appearance(
+    headers: Sequence[SliceHeader], options: SeriesOptions
+) -> list[Finding]:
     """Judge what the headers say about the pixels as a whole."""
     first = headers[0]
-    findings = []
-    inverted = sum(header.encoding.inverted for header in headers)
-    if inverted:
+    findings = _inverted(headers, options)
+    scaled = sum(header.privately_scaled for header in headers)
+    if scaled:
         findings.append(
             Finding(
-                "P03",
-                Outcome.REFUSED,
-                f"{inverted} of {len(headers)} slices are MONOCHROME1 (white is the "
-                "smallest value), which MR never is: export the series again.",
+                "P02",
+                Outcome.ACCEPTED,
+                f"{scaled} of {len(headers)} slices carry a private scale of Philips "
+                "(2005,100E) beside the public one; only the public one is used.",
+            )
+        )
+    if first.contrast.modality != "MR":
+        findings.append(
+            Finding(
+                "D03",
+                Outcome.WARNED,
+                f"The images are no MR but {first.contrast.modality or 'unnamed'}; for "
+                'CT, nnU-Net needs `channel = "CT"` in [dataset].',
             )
         )
     if any(header.burned_in for header in headers):
@@ -179,6 +267,39 @@ def _appearance(headers: Sequence[SliceHeader]) -> list[Finding]:
     return findings
 
 
+def _inverted(headers: Sequence[SliceHeader], options: SeriesOptions) -> list[Finding]:
+    """Judge MONOCHROME1: mixed never, all of it if a user says so (P03)."""
+    inverted = sum(header.encoding.inverted for header in headers)
+    if not inverted:
+        return []
+    what = f"{inverted} of {len(headers)} slices are MONOCHROME1 (white is the smallest"
+    if inverted < len(headers):
+        return [
+            Finding(
+                "P03",
+                Outcome.REFUSED,
+                f"{what} value), the others are not: one series never mixes both. "
+                "Export it again.",
+            )
+        ]
+    if not options.invert_monochrome1:
+        return [
+            Finding(
+                "P03",
+                Outcome.REFUSED,
+                f"{what} value), which MR never is: export the series again, or turn "
+                f"it over: {SeriesOptions.how_to('invert_monochrome1')}.",
+            )
+        ]
+    return [
+        Finding(
+            "P03",
+            Outcome.WARNED,
+            f"{what} value); their grey was turned over, as asked for.",
+        )
+    ]
+
+
 def _repeated(ordered: Sequence[SliceHeader]) -> list[Finding]:
     """Refuse slices at one place: other images (D08) or overlapping stations (D09)."""
     twice = positions_held_twice(ordered)
@@ -202,7 +323,8 @@ def _repeated(ordered: Sequence[SliceHeader]) -> list[Finding]:
             Outcome.REFUSED,
             f"{len(twice)} places hold more than one image, the first ({place}) holds "
             f"{names}: stations that overlap, or a repeated scan. Export the composed "
-            "series of the scanner, or one scan alone.",
+            "series of the scanner, or one scan alone; stations are joined by "
+            f"{SeriesOptions.how_to('overlap', 'first')}.",
         )
     ]
 

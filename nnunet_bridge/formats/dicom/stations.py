@@ -1,0 +1,129 @@
+"""Stations of one scan that overlap: which images lie at one place (FAULTS D09).
+
+A long stack is scanned table position by table position. Where two stations overlap, a
+place has two images; they are joined only if a user says how, and only if both stations
+lie on one grid.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES, positions_held_twice
+from nnunet_bridge.formats.dicom.headers import SliceHeader
+from nnunet_bridge.formats.dicom.options import SeriesOptions
+from nnunet_bridge.ops.planes import position_tolerance_mm
+
+Slices: TypeAlias = tuple[SliceHeader, ...]
+Key: TypeAlias = Callable[[SliceHeader], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """The images of further stations, by the number of the slice at their place."""
+
+    others: Mapping[int, Slices] = field(default_factory=lambda: MappingProxyType({}))
+    how: Literal["refuse", "first", "mean"] = "refuse"
+    stations: int = 1
+
+    @property
+    def headers(self) -> Slices:
+        """All of those images."""
+        return tuple(header for slices in self.others.values() for header in slices)
+
+
+def without_overlap(
+    ordered: Slices, normal: FloatArray, options: SeriesOptions
+) -> tuple[Slices, Overlap]:
+    """Return one image a place, in stacking order, and the others.
+
+    Parameters
+    ----------
+    ordered : tuple of SliceHeader
+        In stacking order.
+    normal : (3,) float64
+        The direction of stacking.
+    options : SeriesOptions
+        ``overlap`` says whether places may hold several images.
+
+    Returns
+    -------
+    slices : tuple of SliceHeader
+        All of them where nothing overlaps, nothing may, or the headers do not say which
+        station an image belongs to.
+    overlap : Overlap
+        Of each place what the first station did not take; the first is the one that
+        begins lowest.
+    """
+    if options.overlap == "refuse" or len(ordered) < 2 * FEWEST_SLICES:
+        return ordered, Overlap()
+    heights = {id(header): float(_position(header) @ normal) for header in ordered}
+    spacing = _usual_gap(sorted(heights.values()))
+    tolerance = position_tolerance_mm(spacing)
+    stations = _stations(ordered, heights, spacing)
+    if not stations:
+        return ordered, Overlap()
+    places: list[SliceHeader] = []
+    doubles: dict[int, list[SliceHeader]] = defaultdict(list)
+    for station in sorted(stations, key=lambda part: heights[id(part[0])]):
+        known = np.array([_position(header) for header in places]).reshape(-1, 3)
+        new = []
+        for header in station:
+            away = np.linalg.norm(known - _position(header), axis=1)
+            if away.size and away.min() <= tolerance:
+                doubles[id(places[int(away.argmin())])].append(header)
+            else:
+                new.append(header)
+        places += new
+    places.sort(key=lambda header: heights[id(header)])
+    others = {
+        k: tuple(doubles[id(header)])
+        for k, header in enumerate(places)
+        if id(header) in doubles
+    }
+    if not others:
+        return ordered, Overlap()
+    return tuple(places), Overlap(others, options.overlap, len(stations))
+
+
+def _position(header: SliceHeader) -> FloatArray:
+    return np.array(header.plane.position_mm, np.float64)
+
+
+def _usual_gap(heights: Sequence[float]) -> float:
+    gaps = np.diff(heights)
+    apart = gaps[gaps > gaps.max() / 10] if gaps.max() > 0 else gaps
+    return float(np.median(apart))
+
+
+def _stations(
+    ordered: Slices, heights: Mapping[int, float], spacing: float
+) -> list[list[SliceHeader]]:
+    """Split slices by what tells stations apart; nothing if nothing does."""
+    index = {key: round(height / spacing) for key, height in heights.items()}
+    asked: tuple[Key, ...] = (
+        lambda h: h.contrast.acquisition,
+        lambda h: h.contrast.temporal_position,
+        lambda h: h.contrast.trigger_time,
+        lambda h: index[id(h)] - (h.instance_number or 0),  # counted with the stack
+        lambda h: index[id(h)] + (h.instance_number or 0),  # counted against it
+    )
+    for key in asked:
+        parts: dict[object, list[SliceHeader]] = defaultdict(list)
+        for header in ordered:
+            parts[key(header)].append(header)
+        stations = list(parts.values())
+        if len(stations) > 1 and all(map(_is_station, stations)):
+            return stations
+    return []
+
+
+def _is_station(part: Sequence[SliceHeader]) -> bool:
+    return len(part) >= FEWEST_SLICES and not positions_held_twice(part)

@@ -1,0 +1,312 @@
+"""The short way through a plain DICOM file: from element to element, without pydicom.
+
+Most files are explicit VR little endian and hold one uncompressed frame. There every
+element says how long it is, so that a reader may step from one to the next and look at
+the few that it wants (PS3.5 section 7.1). What is not exactly that, in any detail, is
+`Unusual`: nothing needs to be wrong with it, but pydicom reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from struct import Struct, unpack
+from typing import Any, TypeAlias
+
+Raw: TypeAlias = bytes
+"""A value as it is stored, after the two letters of its value representation."""
+
+PLAIN_SYNTAX = "1.2.840.10008.1.2.1"
+SYNTAX_TAG, CHARSET_TAG = 0x00020010, 0x00080005
+
+_WINDOW_BYTES = 8192
+_LONGEST_VALUE = 1024
+_LONGEST_RUN = 8
+"""Elements; one that differs from file to file spoils no more than its run."""
+
+_DEEPEST = 16
+_PREAMBLE_BYTES = 128
+_PIXEL_GROUP, _PIXEL_TAG = 0x7FE0, 0x7FE00010
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_HEAD, _LENGTH, _ITEM_HEAD = Struct("<HH2sH"), Struct("<I"), Struct("<HHI")
+_HEAD_BYTES = 12
+"""Of an element at most: tag, representation, two reserved bytes, length."""
+
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations whose length has four bytes, after two that are reserved."""
+
+_SHORT = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+)
+"""Value representations whose length has two bytes."""
+
+_ASCII_CHARSETS = frozenset({b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192", b""})
+"""Character sets in which plain ASCII means itself."""
+
+_TEXT = re.compile(rb"[\x20-\x7e]*")
+_WHOLE = re.compile(r" *[+-]?\d{1,9} *")
+_DECIMAL = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})? *")
+
+
+class Unusual(Exception):  # noqa: N818 - it is a verdict, not an error
+    """The file, or one of its values, is not of the plainest kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """What a walk through a file brought home."""
+
+    raw: Mapping[int, Raw]
+    """Tag -> stored value of every wanted element that the file has."""
+
+    offset: int
+    """Where the pixels begin in the file."""
+
+    length: int
+    """Bytes of pixels announced."""
+
+    available: int
+    """Bytes from the offset to the end of the file."""
+
+
+@dataclass(slots=True)
+class Walker:
+    """Walks through the files of one folder.
+
+    The files of a series are alike. So a run of elements that nobody wants is
+    remembered, and where the next file holds the same bytes at an element's beginning,
+    the walker steps over all of them at once.
+    """
+
+    wanted: frozenset[int]
+    """The tags to bring home."""
+
+    _runs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """First tag of a run -> its bytes and its last tag."""
+
+    def walk(self, file: Path) -> Walked:
+        """Return the wanted values of a file.
+
+        Raises
+        ------
+        Unusual
+            If anything is not as it is in a plain file.
+        OSError
+            If the file cannot be opened or read.
+        """
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            return self._walk(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _walk(  # noqa: C901, PLR0912, PLR0915 - one loop, and every file goes through it
+        self, file: int
+    ) -> Walked:
+        window, base, at = os.pread(file, _WINDOW_BYTES, 0), 0, _PREAMBLE_BYTES + 4
+        if window[_PREAMBLE_BYTES:at] != b"DICM":
+            raise Unusual
+        raw: dict[int, Raw] = {}
+        wanted, runs, last = self.wanted, self._runs, 0
+        run_tag, run_at, run_length = 0, -1, 0
+        while True:
+            if len(window) < at + _HEAD_BYTES:
+                base, at, run_at = base + at, 0, -1
+                window = os.pread(file, _WINDOW_BYTES, base)
+                if len(window) < _HEAD_BYTES:
+                    raise Unusual
+            group, element, kind, length = _HEAD.unpack_from(window, at)
+            tag = group << 16 | element
+            if tag <= last:
+                raise Unusual
+            unwanted = tag not in wanted and group != _PIXEL_GROUP
+            if run_at >= 0 and not (unwanted and run_length < _LONGEST_RUN):
+                runs[run_tag] = (window[run_at:at], last)
+                run_at = -1
+            if unwanted and run_at < 0:
+                known = runs.get(tag)
+                if known is not None and window.startswith(known[0], at):
+                    at, last = at + len(known[0]), known[1]
+                    continue
+                run_tag, run_at, run_length = tag, at, 0
+            run_length += 1
+            last = tag
+            if kind in _SHORT:
+                begin = at + 8
+            elif kind in _LONG:
+                begin = at + _HEAD_BYTES
+                length = _LENGTH.unpack_from(window, at + 8)[0]
+            else:
+                raise Unusual
+            if tag in wanted:
+                raw[tag] = kind + _value(file, window, base, begin, length)
+            elif group == _PIXEL_GROUP:
+                break
+            if length == _UNDEFINED:
+                if kind != b"SQ":
+                    raise Unusual
+                end = _end_of_sequence(file, base + begin, 0)
+                length = end - base - begin
+            at = begin + length
+        if tag != _PIXEL_TAG or kind not in (b"OW", b"OB") or length == _UNDEFINED:
+            raise Unusual
+        _check_text(raw)
+        available = os.fstat(file).st_size - base - begin
+        return Walked(raw, base + begin, length, max(0, available))
+
+
+def values(raw: Mapping[int, Raw], names: Mapping[int, Any]) -> dict[Any, Any]:
+    """Return wanted values by name, as pydicom would give them.
+
+    Raises
+    ------
+    Unusual
+        If one of them is not written in the plainest way.
+    """
+    return {names[tag]: converted(stored) for tag, stored in raw.items()}
+
+
+def converted(raw: Raw) -> Any:  # noqa: ANN401 - what it is depends on its representation
+    r"""Return what a stored value means: text, a number, a list of them, or None.
+
+    Examples
+    --------
+    >>> converted(b"DS0.75\\1.5 "), converted(b"US\x00\x02"), converted(b"LOWATER ")
+    ([0.75, 1.5], 512, 'WATER')
+
+    Raises
+    ------
+    Unusual
+        If it is not written in the plainest way.
+    """
+    read = _READERS.get(raw[:2])
+    if read is None:
+        raise Unusual
+    return read(raw[2:])
+
+
+def _text(stored: bytes) -> str | None:
+    stripped = stored.rstrip(b" \0")
+    if b"\\" in stripped or not _TEXT.fullmatch(stripped):
+        raise Unusual
+    return stripped.decode("ascii") or None
+
+
+def _words(stored: bytes) -> str | list[str] | None:
+    stripped = stored.rstrip(b" \0")
+    if not _TEXT.fullmatch(stripped):
+        raise Unusual
+    return _one_or_all(stripped.decode("ascii").split("\\")) if stripped else None
+
+
+def _wholes(stored: bytes) -> Any:  # noqa: ANN401 - one number or several
+    return _numbers(stored, _WHOLE, int)
+
+
+def _decimals(stored: bytes) -> Any:  # noqa: ANN401 - likewise
+    return _numbers(stored, _DECIMAL, float)
+
+
+def _numbers(stored: bytes, form: re.Pattern[str], number: Callable[[str], Any]) -> Any:  # noqa: ANN401 - likewise
+    stripped = stored.rstrip(b" \0")
+    if not stripped:
+        return None
+    parts = stripped.decode("latin-1").split("\\")
+    if not all(map(form.fullmatch, parts)):
+        raise Unusual
+    return _one_or_all([number(part) for part in parts])
+
+
+def _one_or_all(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - likewise
+    return parts[0] if len(parts) == 1 else list(parts)
+
+
+def _binary(form: str, size: int) -> Callable[[bytes], Any]:
+    def read(stored: bytes) -> Any:  # noqa: ANN401 - whole or not
+        if not stored:
+            return None
+        if len(stored) != size:
+            raise Unusual
+        return unpack(form, stored)[0]
+
+    return read
+
+
+_READERS: dict[bytes, Callable[[bytes], Any]] = {
+    b"UI": _text,
+    b"LO": _text,
+    b"CS": _words,
+    b"IS": _wholes,
+    b"DS": _decimals,
+    b"US": _binary("<H", 2),
+    b"SS": _binary("<h", 2),
+    b"FL": _binary("<f", 4),
+}
+
+
+def _value(file: int, window: bytes, base: int, begin: int, length: int) -> bytes:
+    """Return `length` bytes of the file, from the window if they are in it."""
+    if length > _LONGEST_VALUE:
+        raise Unusual
+    value = window[begin : begin + length]
+    if len(value) < length:
+        value = os.pread(file, length, base + begin)
+        if len(value) < length:
+            raise Unusual
+    return value
+
+
+def _check_text(raw: Mapping[int, Raw]) -> None:
+    """Let through one syntax, and only character sets that leave ASCII alone."""
+    if raw.get(SYNTAX_TAG, b"").rstrip(b" \0") != b"UI" + PLAIN_SYNTAX.encode():
+        raise Unusual
+    if raw.get(CHARSET_TAG, b"CS")[2:].strip(b" \0") not in _ASCII_CHARSETS:
+        raise Unusual
+
+
+def _end_of_sequence(file: int, at: int, depth: int) -> int:
+    """Return where a sequence ends that does not say how long it is (PS3.5 7.5)."""
+    if depth > _DEEPEST:
+        raise Unusual
+    while True:
+        group, element, length = _ITEM_HEAD.unpack(_exactly(file, 8, at))
+        tag, at = group << 16 | element, at + 8
+        if tag == _SEQUENCE_END:
+            return at
+        if tag != _ITEM:
+            raise Unusual
+        at = _end_of_item(file, at, depth) if length == _UNDEFINED else at + length
+
+
+def _end_of_item(file: int, at: int, depth: int) -> int:
+    """Return where an item ends that does not say how long it is."""
+    while True:
+        head = _exactly(file, _HEAD_BYTES, at)
+        group, element, kind, length = _HEAD.unpack_from(head)
+        if group << 16 | element == _ITEM_END:
+            return at + 8
+        if kind in _SHORT:
+            at += 8 + length
+            continue
+        if kind not in _LONG:
+            raise Unusual
+        length = _LENGTH.unpack_from(head, 8)[0]
+        at += _HEAD_BYTES
+        if length != _UNDEFINED:
+            at += length
+        elif kind == b"SQ":
+            at = _end_of_sequence(file, at, depth + 1)
+        else:
+            raise Unusual
+
+
+def _exactly(file: int, count: int, at: int) -> bytes:
+    """Return so many bytes of the file; a plain file has them, pixels included."""
+    found = os.pread(file, count, at)
+    if len(found) < count:
+        raise Unusual
+    return found

@@ -1,0 +1,272 @@
+"""The short way through a plain file and pydicom's way end in the same headers."""
+
+import warnings
+
+import numpy as np
+import pytest
+from dicom_base import base, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from nnunet_bridge.formats.dicom import headers as headers_module
+from nnunet_bridge.formats.dicom import read_series
+from nnunet_bridge.formats.dicom.headers import (
+    Damaged,
+    HeaderReader,
+    NotUsed,
+    _read_by_pydicom,
+)
+from nnunet_bridge.formats.dicom.walker import Unusual, Walker
+
+
+def by_pydicom(file):
+    """Return headers, or the kind and words of the verdict."""
+    return outcome(_read_by_pydicom, file)
+
+
+def by_ourselves(file, reader=None):
+    return outcome((reader or HeaderReader()).read, file)
+
+
+def outcome(read, file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return read(file, file.name)
+        except (NotUsed, Damaged) as verdict:
+            return type(verdict), verdict.code, str(verdict)
+
+
+def is_plain(file):
+    try:
+        Walker(headers_module._WALKED_TAGS).walk(file)
+    except Unusual:
+        return False
+    return True
+
+
+numbers = st.sampled_from(["1", " 0.75", "+1.50", "7.5E-1", ".5 ", "-3.", "00012"])
+wholes = st.sampled_from(["0", "7", "007", "+12", " 3 ", "-1"])
+plain_text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+texts = plain_text.map(lambda text: text.replace("\\", "/"))
+WANTED = {
+    "SeriesDescription": texts,
+    "PatientID": texts,
+    "SeriesNumber": wholes,
+    "InstanceNumber": wholes,
+    "AcquisitionNumber": wholes,
+    "EchoNumbers": wholes | st.lists(wholes, min_size=2, max_size=3),
+    "EchoTime": numbers,
+    "TriggerTime": numbers,
+    "SliceThickness": numbers | st.just(""),
+    "SpacingBetweenSlices": numbers,
+    "RescaleSlope": numbers,
+    "RescaleIntercept": numbers,
+    "PixelSpacing": st.lists(numbers, min_size=1, max_size=3),
+    "ImagePositionPatient": st.lists(numbers, min_size=3, max_size=3),
+    "ImageType": st.lists(st.sampled_from(["ORIGINAL", "WATER ", "", "M"]), max_size=5),
+    "PixelPaddingValue": st.integers(0, 65535),
+    "LossyImageCompression": st.sampled_from(["00", "01", ""]),
+    "BurnedInAnnotation": st.sampled_from(["YES", "NO"]),
+    "SpecificCharacterSet": st.sampled_from(["ISO_IR 100", "ISO_IR 192", "ISO_IR 13"]),
+    "PhotometricInterpretation": st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    "NumberOfFrames": st.sampled_from(["1", "2"]),
+    "Rows": st.integers(0, 65535),
+    "Modality": st.sampled_from(["MR", "CT", "OT"]),
+    "SamplesPerPixel": st.sampled_from([1, 3]),
+}
+
+
+@st.composite
+def nested(draw, depth=2):
+    """Return a private block with values and sequences of any kind of length."""
+    block = Dataset()
+    block.add_new(0x00090010, "LO", "SOMEBODY")
+    for place in draw(st.sets(st.integers(0x01, 0x20), max_size=5)):
+        kind = draw(st.sampled_from(["LO", "DS", "OB", "UN", "FD", "UT", "SQ"]))
+        tag = 0x00091000 + place
+        if kind == "SQ":
+            items = st.lists(nested(depth=depth - 1), max_size=3 if depth else 0)
+            sequence = Sequence(draw(items))
+            sequence.is_undefined_length = draw(st.booleans())
+            for item in sequence:
+                item.is_undefined_length_sequence_item = draw(st.booleans())
+            block.add_new(tag, "SQ", sequence)
+            block[tag].is_undefined_length = sequence.is_undefined_length
+        else:
+            block.add_new(tag, kind, draw(VALUES[kind]))
+    return block
+
+
+VALUES = {
+    "LO": texts,
+    "DS": numbers,
+    "FD": st.floats(allow_nan=False),
+    "UT": st.text("abc ", max_size=9000),
+    "OB": st.binary(max_size=9000).map(lambda value: value + bytes(len(value) % 2)),
+    "UN": st.binary(max_size=60).map(lambda value: value + bytes(len(value) % 2)),
+}
+
+
+@settings(max_examples=200)
+@given(
+    attributes=st.fixed_dictionaries({}, optional=WANTED),
+    private=nested(),
+    deleted=st.sets(st.sampled_from(["Rows", "Modality", "PixelSpacing", "ImageType"])),
+)
+def test_both_ways_give_the_same_headers(
+    tmp_path_factory, attributes, private, deleted
+):
+    ds = base(1, size=8)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
+        for keyword in deleted - set(attributes):
+            delattr(ds, keyword)
+        ds.update(private)
+        (file,) = save([ds], tmp_path_factory.mktemp("one"))
+
+    assert by_ourselves(file) == by_pydicom(file)
+
+
+@settings(max_examples=300)
+@given(
+    damage=st.lists(
+        st.tuples(st.integers(128, 1300), st.integers(0, 255)), min_size=1, max_size=3
+    ),
+    cut=st.none() | st.integers(0, 1300),
+)
+def test_both_ways_agree_about_damaged_files(tmp_path_factory, damage, cut):
+    (file,) = save(base(1, size=8), tmp_path_factory.mktemp("one"))
+    content = spoilt(file.read_bytes(), damage)
+    file.write_bytes(content[: len(content) if cut is None else len(content) - cut])
+
+    assert by_ourselves(file) == by_pydicom(file)
+
+
+@settings(max_examples=200)
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=3)
+)
+def test_damage_in_a_sequence_that_nobody_reads_changes_no_header(
+    tmp_path_factory, damage
+):
+    ds = base(1, size=8)[0]
+    ds.add_new(0x00091001, "SQ", Sequence([Dataset(), base(1, size=2)[0]]))
+    ds[0x00091001].is_undefined_length = True
+    (file,) = save([ds], tmp_path_factory.mktemp("one"))
+    sound = by_pydicom(file)
+    content = file.read_bytes()
+    first = content.index(b"\x09\x00\x01\x10SQ")
+    end = content.index(b"\xfe\xff\xdd\xe0", first)
+    inside = [
+        (first + 12 + place % (end - first - 12), value) for place, value in damage
+    ]
+    file.write_bytes(spoilt(content, inside))
+
+    assert by_ourselves(file) in (sound, by_pydicom(file))
+
+
+def spoilt(content, damage):
+    content = bytearray(content)
+    for place, value in damage:
+        content[place % len(content)] = value
+    return content
+
+
+def test_a_plain_file_is_walked_and_not_handed_on(tmp_path):
+    ds = base(1)[0]
+    inner = Dataset()
+    inner.PatientComments = "inner"
+    ds.ReferencedImageSequence = Sequence([inner])
+    ds["ReferencedImageSequence"].is_undefined_length = True
+    inner.is_undefined_length_sequence_item = True
+    (file,) = save([ds], tmp_path)
+
+    assert is_plain(file)
+
+
+@pytest.mark.parametrize("kind", ["implicit", "compressed", "no preamble", "frames"])
+def test_anything_else_is_handed_to_pydicom(tmp_path, kind, monkeypatch):
+    ds = base(1)[0]
+    file = tmp_path / "one.dcm"
+    if kind == "implicit":
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        ds.save_as(file, enforce_file_format=True)
+    elif kind == "compressed":
+        ds.compress(RLELossless)
+        ds.save_as(file, enforce_file_format=True)
+    elif kind == "frames":
+        ds.NumberOfFrames = 2
+        ds.save_as(file, enforce_file_format=True)
+    else:
+        ds.save_as(file, enforce_file_format=True)
+        file.write_bytes(file.read_bytes()[132:])
+    asked = []
+    monkeypatch.setattr(
+        headers_module,
+        "_read_by_pydicom",
+        lambda *words: asked.append(words) or _read_by_pydicom(*words),
+    )
+
+    by_ourselves(file)
+
+    assert len(asked) == 1
+
+
+def test_what_one_file_taught_does_not_colour_the_next(tmp_path):
+    slices = base(30, size=8)
+    rng = np.random.default_rng(5)
+    for ds in slices:
+        block = ds.private_block(0x0019, "VENDOR", create=True)
+        for place in range(40):
+            kept = rng.random() < 0.8  # most elements repeat, some are not there
+            text = f"value {place}" if rng.random() < 0.9 else rng.bytes(3).hex()
+            if kept:
+                block.add_new(place, "LO", text)
+        ds.EchoTime = round(float(rng.uniform(1, 3)), 3)
+    reader = HeaderReader()
+
+    for file in save(slices, tmp_path):
+        assert by_ourselves(file, reader) == by_pydicom(file)
+
+
+def real_files(test_data):
+    folders = [test_data / "dicom", test_data / "dicom_seg"]
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "dcm" in file.parts
+    ]
+
+
+def test_both_ways_give_the_same_headers_of_every_real_file(test_data):
+    reader, plain = HeaderReader(), 0
+    for file in real_files(test_data):
+        assert by_ourselves(file, reader) == by_pydicom(file), file
+        plain += is_plain(file)
+
+    assert plain >= 100
+
+
+def test_both_ways_give_the_same_volume(tmp_path, monkeypatch):
+    slices = base()
+    slices[3].BitsStored, slices[3].HighBit = 16, 15
+    slices[4].PixelRepresentation = 1
+    save(slices, tmp_path)
+    walked = read_series(tmp_path)
+
+    monkeypatch.setattr(
+        HeaderReader, "read", lambda _, *words: _read_by_pydicom(*words)
+    )
+    parsed = read_series(tmp_path)
+
+    np.testing.assert_array_equal(walked.volume.voxels, parsed.volume.voxels)
+    np.testing.assert_array_equal(walked.volume.grid.affine, parsed.volume.grid.affine)
+    assert walked.findings == parsed.findings
+    assert walked.files == parsed.files
