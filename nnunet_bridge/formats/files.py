@@ -44,9 +44,7 @@ def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     EnvironmentFault
         If the disk is full or the folder cannot be written (F06).
     """
-    temporary = final.parent / (
-        f".{final.name}.{_host()}.{_this_process()}.{secrets.token_hex(4)}{PARTIAL}"
-    )
+    temporary = final.with_name(temporary_name(final.name))
     with clear_os_errors(f"write {final}", needed_bytes=needed_bytes, folder=final):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +55,11 @@ def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
             _to_disk(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """Return how a file is called while this process makes it; another every time."""
+    return f".{name}.{_host()}.{_this_process()}.{secrets.token_hex(4)}{PARTIAL}"
 
 
 def write_text(final: Path, text: str) -> None:

@@ -7,13 +7,15 @@ it only as salted hashes; the key lies outside the dataset, readable by its owne
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.formats.files import (
     PARTIAL,
@@ -21,14 +23,20 @@ from nnunet_bridge.formats.files import (
     quoted,
     read_json,
     sha256_of,
+    temporary_name,
     write_json,
 )
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
+OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
+"""Fields that tell of the run which last changed the dataset, not of the dataset."""
+
 KEY_FOLDER = ".nnunet_bridge"
 _KEY_BYTES = 32
 _IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+_OUTPUT = re.compile(r"(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What an output may be called; whoever edits a manifest cannot make us remove more."""
 
 Record: TypeAlias = dict[str, Any]
 """What the manifest says of one case, as JSON holds it."""
@@ -47,16 +55,25 @@ def read_manifest(dataset_dir: Path) -> Record:
         return {"cases": []}
     try:
         content: Record = read_json(file)
-        schema = content["schema"]
-        content["cases"][:]
-    except (ValueError, KeyError, TypeError) as error:
+        schema = int(content["schema"])
+        names = [
+            output["file"]
+            for record in content["cases"]
+            for output in record.get("outputs", [])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} is damaged: remove it and run `convert` again."
         ) from error
-    if schema != SCHEMA:
+    if schema > SCHEMA:
         raise InputError(
             f"{file} has the schema {schema}, this version knows {SCHEMA}: update the "
             "package, or convert into a new folder."
+        )
+    if not all(_OUTPUT.fullmatch(str(name)) for name in names):
+        raise InputError(
+            f"{file} names files outside its dataset: it was not written by `convert`. "
+            "Remove it and run `convert` again."
         )
     return content
 
@@ -78,6 +95,30 @@ def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
     """
     cases = records_by_case(read_manifest(dataset_dir))
     return {case: str(record["patient"]) for case, record in cases.items()}
+
+
+def findings_of(record: Record) -> tuple[Finding, ...]:
+    """Return what was noticed about a case, without the names of its files."""
+    return tuple(
+        Finding(entry["code"], Outcome[entry["outcome"].upper()], entry["message"])
+        for entry in record["findings"]
+    )
+
+
+def require_complete(dataset_dir: Path) -> None:
+    """Refuse a dataset whose conversion did not reach its end (F07).
+
+    Raises
+    ------
+    InputError
+        If its manifest says so. A dataset without a manifest is not ours to judge.
+    """
+    if not read_manifest(dataset_dir).get("complete", True):
+        raise InputError(
+            f"The conversion of {dataset_dir.name} was interrupted: run `convert` "
+            "again; cases that are done stay.",
+            code="F07",
+        )
 
 
 def outputs_intact(dataset_dir: Path, record: Record) -> bool:
@@ -134,23 +175,33 @@ def salt_of(raw_dir: Path) -> bytes:
     Raises
     ------
     EnvironmentFault
-        If it can be neither read nor made.
+        If it can be neither read nor made, or is damaged.
     """
     file = raw_dir.parent / KEY_FOLDER / "key"
     with clear_os_errors(f"make {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
             _make_key(file)
-        return file.read_bytes()
+        key = file.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise EnvironmentFault(
+            f"{file} is damaged, so that names could not be hashed safely: remove it; "
+            "the hashes in new manifests will be others.",
+            code="F13",
+        )
+    return key
 
 
 def _make_key(file: Path) -> None:
     """Make a key that appears whole, and only once, whoever else tries."""
-    temporary = file.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = file.with_name(temporary_name(file.name))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(secrets.token_bytes(_KEY_BYTES))
-        temporary.replace(file) if not file.exists() else None
+            stream.flush()
+            os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -23,7 +23,8 @@ def free_memory_bytes() -> int:
     The smallest of what the machine has left, what its container may still take
     (cached files do not count: they are given back) and its own limit.
     """
-    return max(0, min(_of_the_machine(), *_of_the_container(), *_of_the_process()))
+    limits = [_of_the_machine(), *_of_the_container(), *_of_the_process()]
+    return max(0, min(limits))
 
 
 def ask_for_memory(needed_bytes: int, what: str) -> None:

@@ -25,6 +25,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.formats.dicom.headers import Encoding, SliceHeader
 from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.formats.memory import ask_for_memory
 
 _NATIVE = {
     "1.2.840.10008.1.2": "<",
@@ -38,6 +39,10 @@ _LOSSY = frozenset(
 )
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
+_OTHER_BYTES_PER_VOXEL = 4
+"""What a case needs beside its image: a mask as it is stored and as it is read, all
+masks together, and the labelmap or another byte for what comes and goes (F10)."""
+
 _WIDE, _BYTE = (16, 32), (8,)
 
 
@@ -68,7 +73,12 @@ def read_pixels(headers: Sequence[SliceHeader]) -> Pixels:
     """
     findings = [*_encodings(headers)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
-    buffer = np.empty((len(headers), rows, columns), _working_type(headers))
+    kind = np.dtype(_working_type(headers))
+    ask_for_memory(
+        len(headers) * rows * columns * (kind.itemsize + _OTHER_BYTES_PER_VOXEL),
+        f"A scan of {columns} x {rows} x {len(headers)} voxels with its masks",
+    )
+    buffer = np.empty((len(headers), rows, columns), kind)
     notes = _Notes()
     source = _FrameSource()
     for k, header in enumerate(headers):
