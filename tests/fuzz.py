@@ -282,10 +282,10 @@ def bomb(content, rng):
 
 @cache
 def _zeros():
-    """Return 700 MB of zeros, deflated."""
+    """Return 700 MB of zeros, deflated: the same block again and again."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    piece = bytes(7_000_000)
-    return b"".join(packer.compress(piece) for _ in range(100)) + packer.flush()
+    block = packer.compress(bytes(7_000_000)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block * 100 + packer.flush()
 
 
 def _gzip_bomb(begin):
@@ -369,24 +369,24 @@ def _companions():
 KINDS = ("dicom", "nifti", "nrrd", "seg")
 
 
-def fuzz(kind, count):
-    """Read `count` spoilt files of a format in processes of their own."""
-    account, first = Account(), 0
+def fuzz(kind, numbers):
+    """Read spoilt files of a format in another process; in a new one after a crash."""
+    account, left = Account(), list(numbers)
     context = multiprocessing.get_context("spawn")
-    while first < count:
+    while left:
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(kind, first, count, sender))
+        worker = context.Process(target=_work, args=(kind, left, sender))
         worker.start()
         sender.close()
         with contextlib.suppress(EOFError):
-            while True:
-                first = _note(account, kind, receiver.recv())
+            while left:
+                _note(account, kind, receiver.recv())
+                del left[0]
         worker.join()
-        if worker.exitcode:
-            way = spoilt(kind, first)[0]
+        if left:
+            way = spoilt(kind, left[0])[0]
             what = f"ended the process ({worker.exitcode})"
-            account.findings.append(f"{kind} {first} ({way}): {what}")
-            first += 1
+            account.findings.append(f"{kind} {left.pop(0)} ({way}): {what}")
     return account
 
 
@@ -401,10 +401,9 @@ def _note(account, kind, result):
         account.findings.append(
             f"{kind} {number} ({way}): {outcome}, {seconds:.2f} s, {mebibytes:.0f} MiB"
         )
-    return number + 1
 
 
-def _work(kind, first, count, sender):
+def _work(kind, numbers, sender):
     warnings.simplefilter("ignore")
     signal.alarm(0)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -412,7 +411,7 @@ def _work(kind, first, count, sender):
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(BridgeError):
         read(kind, Path(name), ending, content, 0)  # so that imports cost nobody
     _zeros(), _deflated_bomb(), _deep()
-    for number in range(first, count):
+    for number in numbers:
         way, ending, content = spoilt(kind, number)
         signal.alarm(HANGS_AFTER_S)
         with tempfile.TemporaryDirectory() as name:
@@ -449,7 +448,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     findings = []
     for kind in (options.only,) if options.only else KINDS:
-        account = fuzz(kind, options.each)
+        account = fuzz(kind, range(options.each))
         findings += account.findings
         counts = ", ".join(f"{n} {name}" for name, n in account.outcomes.most_common(4))
         print(  # noqa: T201 - the report

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -22,10 +21,30 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.quoting import quoted, without_quotes
+
+__all__ = [
+    "PARTIAL",
+    "clear_os_errors",
+    "free_bytes",
+    "is_locked",
+    "megabytes",
+    "only_writer",
+    "process_lives",
+    "pseudonym",
+    "quoted",
+    "read_json",
+    "remove_stale_partials",
+    "sha256_of",
+    "temporary_name",
+    "whole_file",
+    "without_quotes",
+    "write_json",
+    "write_text",
+]
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
-_QUOTED = re.compile("“[^”]*”")
 
 
 @contextlib.contextmanager
@@ -85,33 +104,6 @@ def sha256_of(file: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def quoted(name: str) -> str:
-    """Return a name from outside as it may stand in a message.
-
-    Whatever comes from a user's files stands between these quotes, and nothing else
-    does, so that `without_quotes` can take it out again. Control and direction marks
-    are shown as ``?``.
-
-    Examples
-    --------
-    >>> quoted("4_R_tibia_5A.nii.gz")
-    '“4_R_tibia_5A.nii.gz”'
-    """
-    visible = "".join(c if c.isprintable() and c not in "“”" else "?" for c in name)
-    return f"“{visible}”"
-
-
-def without_quotes(message: str) -> str:
-    """Return `message` without the names that `quoted` put in: they may tell a patient.
-
-    Examples
-    --------
-    >>> without_quotes(f"{quoted('Doe, Jane')} is damaged")
-    'a file is damaged'
-    """
-    return _QUOTED.sub("a file", message)
 
 
 def pseudonym(value: str, key: bytes) -> str:

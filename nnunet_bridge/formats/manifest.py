@@ -105,20 +105,26 @@ def findings_of(record: Record) -> tuple[Finding, ...]:
     )
 
 
-def require_complete(dataset_dir: Path) -> None:
-    """Refuse a dataset whose conversion did not reach its end (F07).
+def require_sound(dataset_dir: Path) -> None:
+    """Refuse a dataset that is not what its manifest says.
 
     Raises
     ------
     InputError
-        If its manifest says so. A dataset without a manifest is not ours to judge.
+        If its conversion did not reach its end (F07), a file is there that nobody
+        converted, or one is missing (F04). A dataset without a manifest is not ours to
+        judge.
     """
-    if not read_manifest(dataset_dir).get("complete", True):
+    manifest = read_manifest(dataset_dir)
+    if not manifest.get("complete", True):
         raise InputError(
             f"The conversion of {dataset_dir.name} was interrupted: run `convert` "
             "again; cases that are done stay.",
             code="F07",
         )
+    faults = check_files(dataset_dir) if "complete" in manifest else ()
+    if faults:
+        raise InputError("\n".join(map(str, faults)), code="F04")
 
 
 def outputs_intact(dataset_dir: Path, record: Record) -> bool:

@@ -23,7 +23,7 @@ from nnunet_bridge.formats.files import (
     read_json,
     write_json,
 )
-from nnunet_bridge.formats.manifest import read_patient_groups, require_complete
+from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
 from nnunet_bridge.nnunet.commands import (
     nnunet_environment,
     plan_command,
@@ -96,7 +96,7 @@ def plan_dataset(
         return _plan_summary(workspace, dataset, configurations, already_done=True)
     cases = raw.training_cases()
     shown.stage("plan", 1 + len(cases) * len(configurations))
-    require_complete(raw.folder)
+    require_sound(raw.folder)
     raw.check()
     splits = patient_splits(_patients(raw))
     planned_dir = workspace.planned_dir(dataset)
