@@ -7,7 +7,6 @@ it only as salted hashes; the key lies outside the dataset, readable by its owne
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -207,7 +206,12 @@ def _make_key(file: Path) -> None:
             stream.write(secrets.token_bytes(_KEY_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(temporary, file)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not file.exists():
+                temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -293,7 +293,7 @@ def test_F10_a_case_that_memory_cannot_hold_is_refused_and_the_others_go_on(
 
     assert summary.exit_code == 4
     assert summary.cases[0].codes == ("F10",)
-    figures = "2048 x 2048 x 4 voxels with its masks needs 101 MB of memory, but 80 MB"
+    figures = "2048 x 2048 x 4 voxels with its masks needs 117 MB of memory, but 80 MB"
     assert figures in summary.cases[0].messages[0]
     assert record_of(summary)["outcome"] == "refused"
     assert record_of(summary)["findings"][0]["code"] == "F10"
