@@ -39,21 +39,21 @@ class ClosingSummary(Protocol):
 
 
 def convert(folder: Path) -> None:
-    """Turn DICOM and four masks into an image and a labelmap."""
+    """Turn DICOM and four masks into a raw dataset, as the command does."""
     from limb import BONES
 
-    from nnunet_bridge.formats.dicom import read_series
-    from nnunet_bridge.formats.nifti import read_array, write_labelmap, write_volume
-    from nnunet_bridge.ops.merge import merge_masks
+    from nnunet_bridge.formats.recipe import recipe_from
+    from nnunet_bridge.pipeline.convert import convert_study
 
-    volume = read_series(folder / "dicom").volume
-    write_volume(folder / "image.nii.gz", volume)
-    grid = volume.grid
-    del volume
-    files = (folder / f"mask_{label.name}.nii.gz" for label in BONES)
-    masks = (read_array(file)[1] != 0 for file in files)
-    merged = merge_masks(grid, BONES, zip(BONES, masks, strict=True))
-    write_labelmap(folder / "merged.nii.gz", merged.labelmap)
+    recipe = recipe_from(
+        {
+            "dataset": {"id": 1, "name": "Limb", "case": "limb_{index:03d}"},
+            "scans": {"folder": "scans"},
+            "masks": {"folder": "masks"},
+            "labels": {label.name: label.value for label in BONES},
+        }
+    )
+    _must_succeed(convert_study(folder / "study", recipe, folder / "nnUNet_raw"))
 
 
 def clean(folder: Path) -> None:
@@ -98,8 +98,9 @@ def prepare(folder: Path, shape: tuple[int, int, int]) -> None:
         write_labelmap(folder / name / "case.nii.gz", getattr(limb, name))
     for label in BONES:
         mask = Volume(limb.grid, limb.reference.mask(label).astype("u1"))
-        write_volume(folder / f"mask_{label.name}.nii.gz", mask)
-    write_series(folder / "dicom", limb.image, patient_id="NOBODY", description="water")
+        write_volume(folder / "study" / "masks" / f"1_{label.name}_1A.nii.gz", mask)
+    scan_dir = folder / "study" / "scans" / "1_WATER_1A"
+    write_series(scan_dir, limb.image, patient_id="NOBODY", description="water")
 
 
 def main(words: Sequence[str] | None = None) -> int:

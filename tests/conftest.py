@@ -28,6 +28,12 @@ def test_data():
 
 
 @pytest.fixture(scope="session")
+def long_tests():
+    """Whether tests that can be made long are to run in full."""
+    return bool(os.environ.get("NNUNET_BRIDGE_LONG_TESTS"))
+
+
+@pytest.fixture(scope="session")
 def by_the_package():
     """What surface-distance itself says: the oracle of every surface measure."""
 

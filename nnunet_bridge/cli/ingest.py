@@ -53,11 +53,13 @@ def check(
     Example:  nnunet-bridge check knee_study -r dataset.toml
     """
     from nnunet_bridge.formats.recipe import read_recipe
+    from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.convert import check_study
 
+    raw_dir = Workspace.at(session.root).raw_dir
     with session.progress() as progress:
         recipe = read_recipe(recipe_name).with_scans(**scans)
-        return check_study(study, recipe, progress=progress)
+        return check_study(study, recipe, raw_dir, progress=progress)
 
 
 @click.command()

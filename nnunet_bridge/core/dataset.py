@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.quoting import quoted
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 LOOKS_LIKE_A_CHANNEL = re.compile(r".*_\d{4}")
@@ -24,14 +25,14 @@ def checked_case_id(case_id: str) -> str:
     """
     if not CASE_ID.fullmatch(case_id):
         raise InputError(
-            f"{case_id!r} cannot name a case: use letters, digits, '-' and '_', "
+            f"{quoted(case_id)} cannot name a case: use letters, digits, '-' and '_', "
             "63 at most, a letter or digit first.",
             code="F02",
         )
     if LOOKS_LIKE_A_CHANNEL.fullmatch(case_id):
         raise InputError(
-            f"{case_id!r} cannot name a case: nnU-Net reads '_0000' at the end of a "
-            "name as a channel.",
+            f"{quoted(case_id)} cannot name a case: nnU-Net reads '_0000' at the end "
+            "of a name as a channel.",
             code="F03",
         )
     return case_id

@@ -13,48 +13,72 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.quoting import quoted, without_quotes
+
+__all__ = [
+    "PARTIAL",
+    "clear_os_errors",
+    "free_bytes",
+    "is_locked",
+    "megabytes",
+    "only_writer",
+    "process_lives",
+    "pseudonym",
+    "quoted",
+    "read_json",
+    "remove_stale_partials",
+    "sha256_of",
+    "temporary_name",
+    "whole_file",
+    "without_quotes",
+    "write_json",
+    "write_text",
+]
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
-_QUOTED = re.compile("“[^”]*”")
 
 
 @contextlib.contextmanager
-def whole_file(final: Path) -> Iterator[Path]:
+def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary path; rename it to `final` if the block ends well.
 
     Parameters
     ----------
     final : Path
         The name that the finished file gets; its folder is made if need be.
+    needed_bytes : int, optional
+        How much it may need; told, beside what is free, if the disk is full.
 
     Raises
     ------
     EnvironmentFault
-        If the disk is full or the folder cannot be written.
+        If the disk is full or the folder cannot be written (F06).
     """
-    with clear_os_errors(f"write {final}"):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale_partials(final.parent)
-    temporary = final.parent / (
-        f".{final.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}"
-    )
-    try:
-        with clear_os_errors(f"write {final}"):
+    temporary = final.with_name(temporary_name(final.name))
+    with clear_os_errors(f"write {final}", needed_bytes=needed_bytes, folder=final):
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_partials(final.parent)
             yield temporary
             _to_disk(temporary)
             temporary.replace(final)
             _to_disk(final.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """Return how a file is called while this process makes it; another every time."""
+    return f".{name}.{_host()}.{_this_process()}.{secrets.token_hex(4)}{PARTIAL}"
 
 
 def write_text(final: Path, text: str) -> None:
@@ -82,33 +106,6 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def quoted(name: str) -> str:
-    """Return a name from outside as it may stand in a message.
-
-    Whatever comes from a user's files stands between these quotes, and nothing else
-    does, so that `without_quotes` can take it out again. Control and direction marks
-    are shown as ``?``.
-
-    Examples
-    --------
-    >>> quoted("4_R_tibia_5A.nii.gz")
-    '“4_R_tibia_5A.nii.gz”'
-    """
-    visible = "".join(c if c.isprintable() and c not in "“”" else "?" for c in name)
-    return f"“{visible}”"
-
-
-def without_quotes(message: str) -> str:
-    """Return `message` without the names that `quoted` put in: they may tell a patient.
-
-    Examples
-    --------
-    >>> without_quotes(f"{quoted('Doe, Jane')} is damaged")
-    'a file is damaged'
-    """
-    return _QUOTED.sub("a file", message)
-
-
 def pseudonym(value: str, key: bytes) -> str:
     """Return 16 hexadecimal digits that stand for `value`; only `key` can tell why.
 
@@ -121,7 +118,7 @@ def pseudonym(value: str, key: bytes) -> str:
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Remove temporaries of processes of this host that no longer live."""
+    """Remove temporaries of processes of this host that no longer live (F07)."""
     for partial in folder.glob(f".*{PARTIAL}"):
         parts = partial.name.removesuffix(PARTIAL).rsplit(".", 3)
         if len(parts) != 4:  # noqa: PLR2004 - name, host, process, token
@@ -173,14 +170,33 @@ def is_locked(lock_file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def clear_os_errors(doing: str) -> Iterator[None]:
-    """Turn an error of the operating system into one sentence with a way out."""
+def clear_os_errors(
+    doing: str, *, needed_bytes: int = 0, folder: Path | None = None
+) -> Iterator[None]:
+    """Turn an error of the operating system into one sentence with a way out.
+
+    Parameters
+    ----------
+    doing : str
+        What fails, as it follows "Cannot".
+    needed_bytes : int, optional
+        What the file may need, to be told if the disk is full.
+    folder : Path, optional
+        Where it was to be written, to tell what is free there.
+
+    Raises
+    ------
+    EnvironmentFault
+        In place of any `OSError`.
+    """
     try:
         yield
     except OSError as error:
+        full = _full_disk(needed_bytes, folder)
         ways_out = {
-            errno.ENOSPC: "the disk is full: free some space",
-            errno.EDQUOT: "your disk quota is used up: free some space",
+            errno.ENOSPC: f"the disk is full{full}: free some space",
+            errno.EDQUOT: f"your disk quota is used up{full}: free some space",
+            errno.EFBIG: f"the file is larger than allowed{full}: raise `ulimit -f`",
             errno.EACCES: "permission denied: choose a folder you may write",
             errno.EPERM: "permission denied: choose a folder you may write",
             errno.EROFS: "the file system is read-only: choose another folder",
@@ -191,8 +207,48 @@ def clear_os_errors(doing: str) -> Iterator[None]:
         raise EnvironmentFault(f"Cannot {doing}: {reason}.", code="F06") from error
 
 
+def free_bytes(path: Path) -> int:
+    """Return what is free where `path` lies, or will lie."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes as people read it.
+
+    Examples
+    --------
+    >>> megabytes(1_500_000), megabytes(2_000), megabytes(3_200_000_000)
+    ('1.5 MB', '0.1 MB', '3200 MB')
+    """
+    return f"{max(count / 1e6, 0.1):.{0 if count >= 10_000_000 else 1}f} MB"  # noqa: PLR2004 - enough digits from there on
+
+
+def _full_disk(needed_bytes: int, folder: Path | None) -> str:
+    """Return what is free and what is needed, in brackets, where both are known."""
+    if not needed_bytes or folder is None:
+        return ""
+    free = free_bytes(folder)
+    return f" ({megabytes(free)} free, up to {megabytes(needed_bytes)} needed)"
+
+
 def _host() -> str:
     return socket.gethostname().replace(".", "-")
+
+
+def _this_process() -> str:
+    """Return the number of this process and when it started: numbers come again."""
+    return f"{os.getpid()}-{_start_of(os.getpid())}"
+
+
+def _start_of(process: int) -> str:
+    """Return when a process of this host started, in ticks; empty if unknown."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
 
 
 def _to_disk(path: Path) -> None:
@@ -204,13 +260,22 @@ def _to_disk(path: Path) -> None:
 
 
 def process_lives(process: str) -> bool:
-    """Whether a process of this host with that number is alive; True if in doubt."""
-    if not process.isdigit():
+    """Whether a process of this host is alive; True if in doubt.
+
+    Parameters
+    ----------
+    process : str
+        Its number, or number and start (``1234-56789``), so that another process that
+        was given the number later is not taken for it.
+    """
+    number, _, start = process.partition("-")
+    if not number.isdigit():
         return True
     try:
-        os.kill(int(process), 0)
+        os.kill(int(number), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    now = _start_of(int(number))
+    return not (start and now) or start == now

@@ -8,6 +8,7 @@ it only as salted hashes; the key lies outside the dataset, readable by its owne
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.summary import JsonObject
@@ -25,15 +26,21 @@ from nnunet_bridge.formats.files import (
     quoted,
     read_json,
     sha256_of,
+    temporary_name,
     write_json,
 )
 from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
+OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
+"""Fields that tell of the run which last changed the dataset, not of the dataset."""
+
 KEY_FOLDER = ".nnunet_bridge"
 _KEY_BYTES = 32
 _IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+_OUTPUT = re.compile(r"(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What an output may be called; whoever edits a manifest cannot make us remove more."""
 
 Record: TypeAlias = dict[str, Any]
 """What the manifest says of one case, as JSON holds it."""
@@ -52,16 +59,25 @@ def read_manifest(dataset_dir: Path) -> Record:
         return {"cases": []}
     try:
         content: Record = read_json(file)
-        schema = content["schema"]
-        content["cases"][:]
-    except (ValueError, KeyError, TypeError) as error:
+        schema = int(content["schema"])
+        names = [
+            output["file"]
+            for record in content["cases"]
+            for output in record.get("outputs", [])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} is damaged: remove it and run `convert` again."
         ) from error
-    if schema != SCHEMA:
+    if schema > SCHEMA:
         raise InputError(
             f"{file} has the schema {schema}, this version knows {SCHEMA}: update the "
             "package, or convert into a new folder."
+        )
+    if not all(_OUTPUT.fullmatch(str(name)) for name in names):
+        raise InputError(
+            f"{file} names files outside its dataset: it was not written by `convert`. "
+            "Remove it and run `convert` again."
         )
     return content
 
@@ -126,6 +142,36 @@ def _region_of(record: Record) -> Region | None:
     return None if region.is_everything else region
 
 
+def findings_of(record: Record) -> tuple[Finding, ...]:
+    """Return what was noticed about a case, without the names of its files."""
+    return tuple(
+        Finding(entry["code"], Outcome[entry["outcome"].upper()], entry["message"])
+        for entry in record["findings"]
+    )
+
+
+def require_sound(dataset_dir: Path) -> None:
+    """Refuse a dataset that is not what its manifest says.
+
+    Raises
+    ------
+    InputError
+        If its conversion did not reach its end (F07), a file is there that nobody
+        converted, or one is missing (F04). A dataset without a manifest is not ours to
+        judge.
+    """
+    manifest = read_manifest(dataset_dir)
+    if not manifest.get("complete", True):
+        raise InputError(
+            f"The conversion of {dataset_dir.name} was interrupted: run `convert` "
+            "again; cases that are done stay.",
+            code="F07",
+        )
+    faults = check_files(dataset_dir) if "complete" in manifest else ()
+    if faults:
+        raise InputError("\n".join(map(str, faults)), code="F04")
+
+
 def outputs_intact(dataset_dir: Path, record: Record) -> bool:
     """Whether every file that a case wrote is still there, byte for byte."""
     return bool(record.get("outputs")) and all(
@@ -180,23 +226,38 @@ def salt_of(raw_dir: Path) -> bytes:
     Raises
     ------
     EnvironmentFault
-        If it can be neither read nor made.
+        If it can be neither read nor made, or is damaged.
     """
     file = raw_dir.parent / KEY_FOLDER / "key"
     with clear_os_errors(f"make {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
             _make_key(file)
-        return file.read_bytes()
+        key = file.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise EnvironmentFault(
+            f"{file} is damaged, so that names could not be hashed safely: remove it; "
+            "the hashes in new manifests will be others.",
+            code="F13",
+        )
+    return key
 
 
 def _make_key(file: Path) -> None:
     """Make a key that appears whole, and only once, whoever else tries."""
-    temporary = file.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = file.with_name(temporary_name(file.name))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(secrets.token_bytes(_KEY_BYTES))
-        temporary.replace(file) if not file.exists() else None
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not file.exists():
+                temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,10 @@ back and compares every voxel before the file gets its final name (FAULTS R7).
 from __future__ import annotations
 
 import io
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
 from nnunet_bridge.formats.files import quoted, whole_file
+from nnunet_bridge.formats.memory import ask_for_memory
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 """(4, 4) turns RAS+ millimetres into LPS+ millimetres, and back."""
@@ -31,13 +36,27 @@ FORMS_AGREE_WITHIN = 0.01
 """Largest disagreement of qform and sform, as a share of the smallest spacing."""
 
 MAX_VOXELS = 2**31
-IMAGE_LEVEL = 2
-"""Deflate level for images: isal's level 2 is nearly as small as zlib's 6."""
+IMAGE_LEVEL = 3
+"""Deflate level for images: isal's level 3 is nearly as small as zlib's 6."""
 
 LABELS_LEVEL = 1
 _HEADER_BYTES = 352
 _STRUCT_BYTES = 348
 _SPARE_BYTES = 4096
+_GZIP_MAGIC = b"\x1f\x8b"
+_READ_AT_ONCE = 1 << 16
+_PACKED_AT_ONCE = 1 << 20
+_PROVEN_AT_ONCE = 1 << 19
+"""Small enough that what was inflated is compared while it is in the cache."""
+
+_GZIP_BITS = 31
+"""The window bits by which zlib's interface means gzip with the largest window."""
+
+_UNHEARD = logging.getLogger(f"{__name__}.unheard")
+"""Takes what nibabel says of a header, which may quote it, and tells nobody."""
+
+_UNHEARD.propagate = False
+_UNHEARD.addHandler(logging.NullHandler())
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
 
@@ -99,63 +118,113 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
 
     Integer files without a scale keep their integer type.
     """
-    import nibabel
-
     content = _whole_content(file)
-    try:
-        image = nibabel.Nifti1Image.from_bytes(content)
-    except Exception as error:  # one boundary around one untrusted file
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
-        ) from error
-    shape = tuple(int(size) for size in image.shape)
+    header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
+    shape = header.shape
     while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
         shape = shape[:-1]
     if len(shape) != 3:  # noqa: PLR2004 - likewise
         raise Refused.because(
             "K08",
-            f"{quoted(file.name)} has the shape {image.shape}; one 3-D image is "
+            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
             "needed.",
         )
-    grid = _grid(file, shape, image.header)
-    stored: Any = image.dataobj
-    raw = np.asarray(stored.get_unscaled()).reshape(shape, order="F")
-    if raw.dtype.kind not in "iuf":
+    if header.dtype.kind not in "iuf":
         raise Refused.because(
-            "K08", f"{quoted(file.name)} holds {raw.dtype}, not numbers."
+            "K08", f"{quoted(file.name)} holds {header.dtype}, not numbers."
         )
+    grid = _grid(file, shape, header.fields)
+    raw = np.frombuffer(
+        content, header.dtype, count=int(np.prod(shape)), offset=header.offset
+    ).reshape(shape, order="F")
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
-    slope, intercept = float(stored.slope), float(stored.inter)
-    if (slope, intercept) != (1.0, 0.0):
-        voxels = (voxels * slope + intercept).astype(np.float32)
+    if (header.slope, header.intercept) != (1.0, 0.0):
+        voxels = (voxels * header.slope + header.intercept).astype(np.float32)
     return grid, voxels
 
 
-def _whole_content(file: Path) -> bytes:
-    """Return the inflated bytes of a file after checking that none is missing."""
-    from isal import igzip
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the header of a file announces, believed only as far as it was checked."""
+
+    fields: Any
+    """As nibabel holds it; its types are not exported."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+
+    @property
+    def bytes_needed(self) -> int:
+        """Size of the whole file, inflated."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+
+def _parsed(file: Path, packed: bytes) -> _Header:
+    """Return the header of a file, before anything of its size is taken."""
+    import nibabel
 
     try:
-        stored = file.read_bytes()
+        fields = nibabel.Nifti1Header(packed, check=False)
+        fields.check_fix(logger=_UNHEARD)
+        shape = tuple(int(size) for size in fields.get_data_shape())
+        slope, intercept = fields.get_slope_inter()
+        header = _Header(
+            fields,
+            shape,
+            fields.get_data_dtype(),
+            max(int(fields["vox_offset"]), _HEADER_BYTES),
+            1.0 if slope is None else float(slope),
+            0.0 if intercept is None else float(intercept),
+        )
+    except Exception as error:  # one boundary around one untrusted file
+        raise Refused.because(
+            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
+        ) from error
+    if fields["magic"] != b"n+1":
+        raise Refused.because(
+            "K19",
+            f"{quoted(file.name)} keeps its voxels elsewhere: save it as one file.",
+        )
+    voxels = math.prod(shape) if shape else 0
+    if not 0 < voxels <= MAX_VOXELS or header.offset > MAX_VOXELS:
+        raise Refused.because(
+            "S07", f"{quoted(file.name)} announces the shape {shape}."
+        )
+    return header
+
+
+def _whole_content(file: Path) -> bytearray:
+    """Return the inflated bytes of a file after checking that none is missing.
+
+    The header is believed as little as possible: memory grows with what is really
+    there, and ends at what is announced.
+    """
+    needed, content = 0, bytearray()
+    try:
+        for block in _blocks(file):
+            content += block
+            if not needed and len(content) >= _HEADER_BYTES:
+                header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
+                needed = header.bytes_needed
+                ask_for_memory(needed, quoted(file.name))
+            if needed and len(content) >= needed + _SPARE_BYTES:
+                break
     except OSError as error:
         raise InputError(
             f"Cannot read {quoted(str(file))}: {error.strerror}."
         ) from error
-    if stored[:2] != b"\x1f\x8b":
-        content = stored
-    else:
-        try:
-            with igzip.open(io.BytesIO(stored), "rb") as stream:
-                content = stream.read(_HEADER_BYTES)
-                content += stream.read(_bytes_declared(file, content) + _SPARE_BYTES)
-        except Refused:
-            raise
-        except Exception as error:  # one boundary around one untrusted file
-            raise Refused.because(
-                "K19",
-                f"{quoted(file.name)} is damaged ({error}): copy or export it again.",
-            ) from error
-    needed = _bytes_declared(file, content)
+    except _NotWhole as error:
+        raise Refused.because(
+            "K19",
+            f"{quoted(file.name)} is damaged ({error}): copy or export it again.",
+        ) from error
+    if not needed:
+        raise Refused.because(
+            "K19", f"{quoted(file.name)} is not a readable NIfTI file: it is too short."
+        )
     if not needed <= len(content) < needed + _SPARE_BYTES:
         raise Refused.because(
             "K19",
@@ -165,25 +234,37 @@ def _whole_content(file: Path) -> bytes:
     return content
 
 
-def _bytes_declared(file: Path, content: bytes) -> int:
-    """Return how many bytes the header says the file has, before any is allocated."""
-    import nibabel
+class _NotWhole(Exception):  # noqa: N818 - never leaves this module
+    """A gzip stream that ends early, goes on too long, or contradicts itself."""
 
-    try:
-        header = nibabel.Nifti1Header(content[:_STRUCT_BYTES], check=True)
-        shape = [int(size) for size in header.get_data_shape()]
-        offset = int(header["vox_offset"])
-        item_bytes = int(header.get_data_dtype().itemsize)
-    except Exception as error:  # one boundary around one untrusted file
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
-        ) from error
-    voxels = int(np.prod(shape, dtype=np.float64)) if shape else 0
-    if not 0 < voxels <= MAX_VOXELS or not 0 <= offset <= MAX_VOXELS:
-        raise Refused.because(
-            "S07", f"{quoted(file.name)} announces the shape {shape}."
-        )
-    return offset + voxels * item_bytes
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """Go through the content of a file, inflated if it is packed with gzip.
+
+    gzip's CRC and length are checked by the inflater, at the end of every member.
+    """
+    from isal import igzip_lib
+
+    with file.open("rb", buffering=0) as stream:
+        piece = stream.read(_READ_AT_ONCE)
+        if piece[:2] != _GZIP_MAGIC:
+            while piece:
+                yield piece
+                piece = stream.read(_PROVEN_AT_ONCE)
+            return
+        while piece.strip(b"\0"):  # zeros may fill up the end
+            inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            while not inflater.eof:
+                try:
+                    yield inflater.decompress(piece, _PROVEN_AT_ONCE)
+                except igzip_lib.error as error:  # type: ignore[misc] # stub: instance
+                    raise _NotWhole(str(error)) from error
+                piece = b""
+                if inflater.needs_input and not inflater.eof:
+                    piece = stream.read(_READ_AT_ONCE)
+                    if not piece:
+                        raise _NotWhole("it breaks off")
+            piece = inflater.unused_data or stream.read(_READ_AT_ONCE)
 
 
 def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN401 - nibabel's own type is not exported
@@ -225,23 +306,16 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
 
 
 def _write(file: Path, grid: Grid, voxels: VoxelArray, level: int) -> None:
-    from isal import igzip
-
-    header = _header(grid, voxels.dtype)
     in_file_order: Any = np.asfortranarray(voxels).ravel(order="K")
     payload = memoryview(in_file_order).cast("B")
-    with whole_file(file) as temporary:
-        with temporary.open("wb") as stream:
-            if file.name.endswith(".gz"):
-                with igzip.GzipFile(
-                    filename="", mode="wb", compresslevel=level, fileobj=stream, mtime=0
-                ) as packed:
-                    packed.write(header)
-                    packed.write(payload)
-            else:
-                stream.write(header)
-                stream.write(payload)
-        _prove(temporary, file, np.frombuffer(payload, np.uint8))
+    header = _header(grid, voxels.dtype)
+    packed = file.name.endswith(".gz")
+    pieces = _packed(header, payload, level) if packed else (header, payload)
+    with whole_file(file, needed_bytes=payload.nbytes) as temporary:
+        with temporary.open("wb", buffering=0) as stream:
+            for piece in pieces:
+                _write_all(stream, piece)
+        _prove(temporary, file, header, payload)
 
 
 def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
@@ -261,17 +335,48 @@ def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
     return packed + b"\0\0\0\0"
 
 
-def _prove(temporary: Path, final: Path, expected: npt.NDArray[np.uint8]) -> None:
-    """Read the file back; raise if a single byte of the voxels differs."""
-    from isal import igzip
+def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
+    """Go through the bytes of one gzip member that tells no name and no time."""
+    from isal import isal_zlib
 
-    proven, same = 0, True
-    opened = igzip.open if final.name.endswith(".gz") else Path.open
-    with opened(temporary, "rb") as stream:
-        stream.read(_HEADER_BYTES)
-        while same and (block := stream.read(1 << 20)):
-            there = expected[proven : proven + len(block)]
-            same = np.array_equal(np.frombuffer(block, np.uint8), there)
-            proven += len(block)
-    if not same or proven != len(expected):
+    packer = isal_zlib.compressobj(level, isal_zlib.DEFLATED, _GZIP_BITS)
+    yield packer.compress(header)
+    for begin in range(0, len(payload), _PACKED_AT_ONCE):
+        yield packer.compress(payload[begin : begin + _PACKED_AT_ONCE])
+    yield packer.flush()
+
+
+def _write_all(stream: io.FileIO, piece: bytes | memoryview) -> None:
+    """Write all of a piece; a disk that fills up may take only a part at first."""
+    left = memoryview(piece)
+    while left:
+        left = left[stream.write(left) :]
+
+
+def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> None:
+    """Read the file back; raise if it differs in a single byte (R7).
+
+    gzip's own CRC and length are checked on the way.
+    """
+    try:
+        same = _reads_back(temporary, header, payload)
+    except _NotWhole:
+        same = False
+    if not same:
         raise OSError(f"{final} did not read back as it was written")
+
+
+def _reads_back(file: Path, header: bytes, payload: memoryview) -> bool:
+    proven = 0
+    for block in _blocks(file):
+        end = proven + len(block)
+        if block != _expected(header, payload, proven, end):
+            return False
+        proven = end
+    return proven == len(header) + len(payload)
+
+
+def _expected(header: bytes, payload: memoryview, begin: int, end: int) -> bytes:
+    """Return a part of header and payload, as if they were one."""
+    size = len(header)
+    return header[begin:end] + bytes(payload[max(0, begin - size) : max(0, end - size)])

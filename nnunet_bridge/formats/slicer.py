@@ -21,6 +21,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 
 SEGMENTATION_ENDING = ".seg.nrrd"
@@ -438,6 +439,7 @@ def _inflated(
             "K19", f"{quoted(name)} keeps its voxels elsewhere: save it as one file."
         )
     needed = count * kind.itemsize
+    ask_for_memory(2 * needed, quoted(name))
     encoding = str(header.get("encoding", "")).lower()
     if encoding in ("gzip", "gz"):
         content = _gunzipped(name, stored, needed)
@@ -460,12 +462,13 @@ def _gunzipped(name: str, stored: bytes, needed: int) -> bytes:
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         content = inflater.decompress(stored, needed + 1)
-        whole = inflater.eof or bool(inflater.flush() == b"" and inflater.eof)
+        # The check sum at the end may still be waiting; never more than one byte comes.
+        content += inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:
         raise Refused.because(
             "K19", f"{quoted(name)} is damaged ({error}): copy or export it again."
         ) from error
-    if not whole:
+    if not inflater.eof:
         raise Refused.because(
             "K19", f"{quoted(name)} is cut off, or too long: copy or export it again."
         )

@@ -6,9 +6,9 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.formats.memory import free_memory_bytes
 
 MANY_CORES = 8
 BYTES_PER_WORKER = 3 << 30
@@ -33,7 +33,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """Return what this machine offers now."""
-    return Machine(_cores(), _free_memory_bytes(), _cuda_devices())
+    return Machine(_cores(), free_memory_bytes(), _cuda_devices())
 
 
 def chosen_device(asked: str, machine: Machine) -> str:
@@ -66,15 +66,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _free_memory_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cuda_devices() -> int:

@@ -125,6 +125,9 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
     for folder in sorted(root.iterdir(), key=lambda path: _natural(path.name)):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
+        if folder.is_symlink():
+            findings.append(_about_link(folder))
+            continue
         match = re.fullmatch(recipe.scans.pattern, folder.name)
         if match:
             scans.append(_Scan(folder, match.groupdict()))
@@ -151,6 +154,7 @@ def _masks(
     """Return the masks whose names can be understood, and the number of the others."""
     masks: list[_Mask] = []
     unread = 0
+    root = study.resolve()
     places = [(name, False) for name in recipe.masks.folder]
     places += [(name, True) for name in recipe.masks.test]
     for folder_name, for_testing in places:
@@ -159,6 +163,10 @@ def _masks(
             continue
         for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
             if not path.is_file() or not is_mask_file(path.name):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                unread += 1
+                findings.append(_about_link(path))
                 continue
             mask = _mask(path, recipe, for_testing=for_testing)
             if mask is not None:
@@ -174,6 +182,17 @@ def _masks(
                 )
             )
     return masks, unread
+
+
+def _about_link(path: Path) -> Finding:
+    """Say that a link was left out: what it leads to is not the study's (F01)."""
+    kind = "a folder" if path.is_dir() else "a file outside the study"
+    return Finding(
+        "F01",
+        Outcome.WARNED,
+        f"{quoted(path.name)} was left out: it is a link to {kind}, and such links are "
+        "not followed. Put a copy in its place.",
+    )
 
 
 def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:

@@ -25,7 +25,7 @@ from nnunet_bridge.formats.files import (
     read_json,
     write_json,
 )
-from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
 from nnunet_bridge.nnunet.commands import (
     nnunet_environment,
     plan_command,
@@ -116,6 +116,7 @@ def plan_dataset(
         return _plan_summary(workspace, dataset, configurations, already_done=True)
     cases = raw.training_cases()
     shown.stage("plan", 1 + len(cases) * len(configurations))
+    require_sound(raw.folder)
     holds = raw.check()
     splits = (splitting or Splitting()).splits(_patients(raw), holds)
     planned_dir = workspace.planned_dir(dataset)

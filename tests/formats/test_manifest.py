@@ -46,6 +46,36 @@ def test_F13_the_key_is_made_once_and_its_owner_alone_reads_it(tmp_path):
     assert not raw_dir.exists()
 
 
+def test_F13_a_key_is_never_exchanged_for_another(tmp_path, monkeypatch):
+    """Two runs begin at once: the second finds no key, and then one."""
+    raw_dir = tmp_path / "nnUNet_raw"
+    key = salt_of(raw_dir)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.is_file", lambda _: False)
+        assert salt_of(raw_dir) == key
+    assert [file.name for file in (tmp_path / ".nnunet_bridge").iterdir()] == ["key"]
+
+
+def test_F13_a_file_system_without_hard_links_gets_its_key_too(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", no_links)
+
+    assert len(salt_of(tmp_path / "nnUNet_raw")) == 32
+
+
+def test_a_manifest_that_names_files_outside_its_dataset_is_refused(tmp_path):
+    """Else `convert` would remove them, as outputs of a case that has changed."""
+    for name in ("../../precious", "/etc/passwd", "imagesTr/../../x", "imagesTr/.x"):
+        outputs = [{"file": name, "sha256": ""}]
+        write_manifest(tmp_path, {"cases": [{"case": "a", "outputs": outputs}]})
+
+        with pytest.raises(InputError, match="outside its dataset"):
+            read_manifest(tmp_path)
+
+
 def test_F04_strays_and_losses_are_both_named(tmp_path):
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "imagesTr" / "._x.nii.gz").touch()

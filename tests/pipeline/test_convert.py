@@ -182,9 +182,9 @@ def test_F09_a_damaged_output_is_written_again(study, raw_dir):
     summary = convert_study(study, recipe(), raw_dir)
 
     assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_001"]
-    assert {k: v[0] for k, v in state(raw_dir).items()} == {
-        k: v[0] for k, v in before.items()
-    }
+    images = [name for name in before if name.endswith(".gz")]
+    after = state(raw_dir)
+    assert [after[name][0] for name in images] == [before[name][0] for name in images]
 
 
 def test_force_and_another_recipe_redo_all_cases(study, raw_dir):
@@ -249,12 +249,12 @@ def test_F05_output_inside_the_input_is_refused(study):
 
 
 def test_F06_a_full_disk_leaves_no_half_case(study, raw_dir, monkeypatch):
-    convert = "nnunet_bridge.pipeline.convert"
+    writer = "nnunet_bridge.pipeline.dataset_writer"
 
     def full(file, _):
         raise EnvironmentFault(f"Cannot write {file}: the disk is full.", code="F06")
 
-    monkeypatch.setattr(f"{convert}.write_labelmap", full)
+    monkeypatch.setattr(f"{writer}.write_labelmap", full)
 
     with pytest.raises(EnvironmentFault) as caught:
         convert_study(study, recipe(), raw_dir)

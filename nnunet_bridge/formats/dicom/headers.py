@@ -40,6 +40,7 @@ EMPTY = "empty file"
 MAX_MATRIX = 4096
 MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
+_INFLATED_AT_ONCE = 2**20
 
 MR_CLASSES = frozenset(
     {
@@ -526,11 +527,14 @@ def _refuse_a_bomb(file: Path) -> None:
     meta_bytes = _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     body = file.read_bytes()[_PREAMBLE_BYTES + 4 + meta_bytes :]
-    inflater.decompress(body, MAX_INFLATED_BYTES)
-    if inflater.unconsumed_tail:
-        raise Damaged(
-            f"it inflates to more than {MAX_INFLATED_BYTES >> 20} MiB", code="S06"
-        )
+    inflated = 0
+    while body and not inflater.eof:
+        inflated += len(inflater.decompress(body, _INFLATED_AT_ONCE))
+        body = inflater.unconsumed_tail
+        if inflated > MAX_INFLATED_BYTES:
+            raise Damaged(
+                f"it inflates to more than {MAX_INFLATED_BYTES >> 20} MiB", code="S06"
+            )
 
 
 def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
@@ -538,10 +542,17 @@ def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
         raise NotUsed("index of a file set (DICOMDIR)", code="D13")
     by_modality = not sop_class and _text(dataset, "Modality") in ("MR", "CT")
     if sop_class not in MR_CLASSES | CT_CLASSES and not by_modality:
-        kind = UID(sop_class).name if sop_class else "a file without an SOP class"
-        raise NotUsed(f"not an MR image but {kind}", code="D03")
+        raise NotUsed(f"not an MR image but {_kind_named(sop_class)}", code="D03")
     if (_whole(dataset, "SamplesPerPixel") or 1) > 1:
         raise NotUsed("colour image", code="D03")
+
+
+def _kind_named(sop_class: str) -> str:
+    """Return the standard's name of a class; a text of unknown origin is not shown."""
+    if not sop_class:
+        return "a file without an SOP class"
+    name = UID(sop_class).name
+    return "a file of an unknown class" if name == sop_class else str(name)
 
 
 def _functional_groups(

@@ -31,6 +31,7 @@ from nnunet_bridge.formats.dicom.headers import (
 )
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.formats.memory import ask_for_memory
 
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{ending}" for ending in ("50", "51", "81", "91", "93", "203")
@@ -45,6 +46,10 @@ _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
 _STATIONS_AGREE_WITHIN = 0.10
 """Of the median intensity; where two stations differ by more, it is worth a look."""
+_OTHER_BYTES_PER_VOXEL = 5
+"""What a case needs beside its image, as measured (`benchmarks/growth.py`): all masks
+together, one mask as it is stored and as it is read, and what comes and goes (F10)."""
+
 _WIDE, _BYTE = (16, 32), (8,)
 
 
@@ -86,7 +91,12 @@ def read_pixels(
     everything = (*headers, *overlap.headers)
     findings = [*_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
-    buffer = np.empty((len(headers), rows, columns), _working_type(everything))
+    kind = np.dtype(_working_type(everything))
+    ask_for_memory(
+        len(headers) * rows * columns * (kind.itemsize + _OTHER_BYTES_PER_VOXEL),
+        f"A scan of {columns} x {rows} x {len(headers)} voxels with its masks",
+    )
+    buffer = np.empty((len(headers), rows, columns), kind)
     notes = _Notes()
     source = _FrameSource()
     for k, header in enumerate(headers):

@@ -1,0 +1,34 @@
+"""Names from a user's files in messages: visible to the user, and removable."""
+
+from __future__ import annotations
+
+import re
+
+_QUOTED = re.compile("“[^”]*”")
+
+
+def quoted(name: str) -> str:
+    """Return a name from outside as it may stand in a message.
+
+    Whatever comes from a user's files stands between these quotes, and nothing else
+    does, so that `without_quotes` can take it out again. Control and direction marks
+    are shown as ``?``.
+
+    Examples
+    --------
+    >>> quoted("4_R_tibia_5A.nii.gz")
+    '“4_R_tibia_5A.nii.gz”'
+    """
+    visible = "".join(c if c.isprintable() and c not in "“”" else "?" for c in name)
+    return f"“{visible}”"
+
+
+def without_quotes(message: str) -> str:
+    """Return `message` without the names that `quoted` put in: they may tell a patient.
+
+    Examples
+    --------
+    >>> without_quotes(f"{quoted('Doe, Jane')} is damaged")
+    'a file is damaged'
+    """
+    return _QUOTED.sub("a file", message)

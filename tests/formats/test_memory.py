@@ -1,0 +1,60 @@
+"""Memory is asked for before it is taken."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.formats import memory
+from nnunet_bridge.formats.memory import ask_for_memory, free_memory_bytes
+
+GIB = 1 << 30
+
+LIMITED = """
+import resource, sys
+from nnunet_bridge.formats.memory import free_memory_bytes
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(free_memory_bytes())
+"""
+
+
+def test_what_is_free_is_less_than_what_the_machine_has():
+    with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - one line
+        total = int(stream.readline().split()[1]) * 1024
+
+    assert 0 < free_memory_bytes() < total
+
+
+def test_a_limit_of_the_process_counts():
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(GIB)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert 0 < int(done.stdout) < GIB
+
+
+def test_a_limit_of_the_container_counts_without_its_cached_files(
+    tmp_path, monkeypatch
+):
+    facts = {"max": "1000000000", "current": "900000000", "stat": "anon 1\nfile 8000\n"}
+    for name, value in facts.items():
+        (tmp_path / f"memory.{name}").write_text(value)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+
+    assert free_memory_bytes() == 100_008_000
+
+
+def test_F10_what_does_not_fit_is_refused_with_both_figures(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory_bytes", lambda: 3 * 10**9)
+
+    ask_for_memory(2 * 10**9, "It")
+    with pytest.raises(Refused) as caught:
+        ask_for_memory(4 * 10**9, "It")
+
+    assert caught.value.code == "F10"
+    assert "It needs 4000 MB of memory, but 3000 MB are free" in str(caught.value)
