@@ -24,6 +24,7 @@ from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
 from nnunet_bridge.core.errors import BridgeError, RecipeError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.labels_file import IGNORE
 
@@ -295,10 +296,13 @@ class Recipe(_Part):
         stated = self.masks.slices
         return stated.get(case_id) if isinstance(stated, dict) else stated
 
+    def decisions(self) -> JsonObject:
+        """Return all that decides about a case, as JSON holds it."""
+        return self.model_dump(mode="json", exclude={"slurm"})
+
     def digest(self) -> str:
         """Return a hash that changes when anything that decides about a case does."""
-        content = self.model_dump(mode="json", exclude={"slurm"})
-        resolved = json.dumps(content, sort_keys=True)
+        resolved = json.dumps(self.decisions(), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()
 
     @cached_property

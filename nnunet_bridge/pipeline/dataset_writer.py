@@ -222,7 +222,7 @@ class DatasetWriter:
             "ended": _now() if complete else None,
             "complete": complete,
             "dataset": self.dataset_dir.name,
-            "options": self.recipe.model_dump(mode="json"),
+            "options": self.recipe.decisions(),
             "unused": list(unused),
             "cases": self._all_records(),
         }

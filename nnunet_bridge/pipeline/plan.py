@@ -110,7 +110,7 @@ def plan_dataset(
     """
     shown = progress or Silent()
     raw = RawDataset.open(workspace.dataset_dir(dataset))
-    state = _dataset_state(workspace, raw)
+    state = dataset_state(workspace, raw)
     planned = _is_planned(workspace, dataset, configurations, state)
     if planned and not force and splitting is None:
         return _plan_summary(workspace, dataset, configurations, already_done=True)
@@ -193,7 +193,7 @@ def require_plan(
         raise InputError(
             f"{dataset} is not planned: run `nnunet-bridge plan {dataset}` first."
         )
-    state = _dataset_state(workspace, raw)
+    state = dataset_state(workspace, raw)
     if not _is_planned(workspace, dataset, configurations, state):
         raise InputError(
             f"{dataset} has changed since it was planned, or lacks one of "
@@ -285,7 +285,7 @@ def _patients(raw: RawDataset) -> dict[str, str]:
     return {case: known.get(case, case) for case in raw.training_cases()}
 
 
-def _dataset_state(workspace: Workspace, raw: RawDataset) -> str:
+def dataset_state(workspace: Workspace, raw: RawDataset) -> str:
     """Return a hash that changes when the training data do (FAULTS F09, N06)."""
     cache = workspace.record_dir(raw.folder.name) / "files.json"
     known = read_json(cache) if cache.exists() else {}

@@ -255,18 +255,20 @@ def _description(study, raw_dir):
 def test_F09_a_changed_mask_makes_plans_stale(study, raw_dir):
     """The state that `plan` notes and `train` compares is that of the files."""
     from nnunet_bridge.nnunet.dataset import RawDataset
-    from nnunet_bridge.pipeline.plan import _dataset_state
+    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.pipeline.plan import dataset_state
 
     dataset = convert_study(study, recipe(), raw_dir).dataset_dir
-    planned = _dataset_state(RawDataset.open(dataset))
+    workspace = Workspace.at(raw_dir.parent, environment={})
+    planned = dataset_state(workspace, RawDataset.open(dataset))
     convert_study(study, recipe(), raw_dir)
-    assert _dataset_state(RawDataset.open(dataset)) == planned
+    assert dataset_state(workspace, RawDataset.open(dataset)) == planned
     draw(study, "2_tibia_2B", box(slice(4, 13)))
 
     summary = convert_study(study, recipe(), raw_dir)
 
     assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_002"]
-    assert _dataset_state(RawDataset.open(dataset)) != planned
+    assert dataset_state(workspace, RawDataset.open(dataset)) != planned
 
 
 def test_F09_R12_a_run_that_changes_nothing_leaves_the_manifests_times(study, raw_dir):
@@ -390,11 +392,12 @@ FIELDS = {
 CASE_FIELDS = {
     "case", "split", "outcome", "findings", "patient", "recipe_sha256", "version",
     "inputs", "files", "group", "rejected_groups", "series", "frame_of_reference",
-    "geometry", "rescale", "region", "masks", "overlaps", "ignored_share", "outputs",
+    "geometry", "rescale", "interventions", "region", "masks", "overlaps", "content",
+    "ignored_share", "outputs", "pair_sha256",
 }  # fmt: skip
 MASK_FIELDS = {
-    "structure", "side", "source", "state", "method", "voxels_before", "voxels_after",
-    "voxels_outside", "voxels_overlapping", "volume_change",
+    "structure", "side", "source", "state", "read_as", "method", "voxels_before",
+    "voxels_after", "voxels_outside", "voxels_overlapping", "volume_change",
 }  # fmt: skip
 GEOMETRY_FIELDS = {
     "shape", "spacing_mm", "direction", "origin_mm", "frame", "max_position_error_mm",

@@ -551,5 +551,5 @@ def test_the_manifest_keeps_how_a_mask_was_read_and_placed_and_what_was_stated( 
     assert tibia["voxels_after"] > 0
     assert {key: manifest["options"]["masks"][key] for key in option} == option
     assert set(case["content"]) >= {"judged", "contrast", "fits_better"}
-    assert row.split()[0] in case["codes"]
+    assert row.split()[0] in {found["code"] for found in case["findings"]}
     assert "1_tibia_1A" not in json.dumps(manifest)
