@@ -14,6 +14,7 @@ from importlib import metadata
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
     EnvironmentFault,
+    InputError,
     Interrupted,
     NnUNetError,
     UsageError,
@@ -39,6 +40,7 @@ from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
 from nnunet_bridge.nnunet.runs import (
+    ORIGIN_FILE,
     RunState,
     can_resume,
     events_file,
@@ -113,7 +115,8 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     Raises
     ------
     InputError
-        If the dataset is not planned, or changed after it was.
+        If the dataset is not planned, or changed after it was, or if folds from
+        elsewhere lie where this training would write.
     EnvironmentFault
         If there is no GPU where one is asked for, or a run is in use.
     Interrupted
@@ -129,8 +132,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     todo = (
         runs
         if restart
-        else [r for r in runs if not run_state(workspace, r, budget.name).done]
+        else [r for r in runs if not run_state(workspace, r, budget.name).can_predict]
     )
+    _require_own_folders(workspace, todo)
     failures: list[str] = []
     if todo:
         side_by_side = min(len(todo), machine.cores) if chosen == "cpu" else 1
@@ -309,6 +313,16 @@ def _require_gpus(gpus: int, device: str, machine: Machine) -> None:
         raise EnvironmentFault(
             f"--gpus {gpus} was asked for, but this machine shows {machine.gpus}."
         )
+
+
+def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> None:
+    """Refuse to train beside folds from elsewhere: nnU-Net would change their plans."""
+    for model_dir in {workspace.model_dir(run) for run in todo}:
+        if any(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
+            raise InputError(
+                f"{model_dir} holds a model that was unpacked: train in another "
+                "workspace, or remove that folder first."
+            )
 
 
 def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:
