@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.nnunet.plans import BUDGETS, plans_for
 
 DATASET = "Dataset011_Leg"
@@ -19,6 +20,15 @@ DATASET_JSON = {
     "file_ending": ".nii.gz",
 }
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def refusal_of(judge, *arguments):
+    """Return the code of the refusal that a call ends with, or None."""
+    try:
+        judge(*arguments)
+    except SecurityError as error:
+        return error.code
+    return None
 
 
 def golden_plans(name="nnUNetPlans"):

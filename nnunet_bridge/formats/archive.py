@@ -9,6 +9,7 @@ blocks up to the size that was declared (FAULTS S04, S06, S08).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import re
 import shutil
@@ -94,7 +95,9 @@ class Archive:
                 code="S07",
             )
         with _damage_is_refused(self.called):
-            return self._zip.read(entry)
+            content = self._zip.read(entry)
+            _require_size(len(content), entry)
+        return content
 
     def unpack(self, name: str, target: Path) -> str:
         """Write the content of an entry to `target`; return its SHA-256.
@@ -116,6 +119,7 @@ class Archive:
             while block := stream.read(_BLOCK_BYTES):
                 digest.update(block)
                 out.write(block)
+            _require_size(out.tell(), self._zip.getinfo(name))
         return digest.hexdigest()
 
 
@@ -177,12 +181,20 @@ def _damage_is_refused(called: str) -> Iterator[None]:
     """Turn whatever a damaged zip makes the reader raise into one refusal."""
     try:
         yield
-    except (BridgeError, OSError):
+    except BridgeError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise SecurityError(
             f"{called} is refused: it is damaged or no zip ({error}).", code="S08"
         ) from error
+
+
+def _require_size(size: int, entry: zipfile.ZipInfo) -> None:
+    """Refuse a content that is shorter than its entry says; no reader gives more."""
+    if size != entry.file_size:
+        raise zipfile.BadZipFile(f"{size} bytes where {entry.file_size} were declared")
 
 
 def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> None:

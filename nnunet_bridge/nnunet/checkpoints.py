@@ -35,7 +35,8 @@ ALLOWED_GLOBALS = frozenset(
         "torch BoolStorage",
     }
 )
-"""All that a checkpoint of nnU-Net 2.0 to 2.8 imports, and the tensors beside it."""
+"""All that a checkpoint of nnU-Net 2.8 imports, with the names of NumPy 1 and the other
+kinds of tensors."""
 
 ALLOWED_OPCODES = frozenset(
     {

@@ -304,7 +304,7 @@ class _Steps(_Strict):
 
 
 class Plans(_Strict):
-    """``plans.json`` as nnU-Net 2.6 to 2.8 and our budgets write it."""
+    """``plans.json`` as nnU-Net 2.8 and our budgets write it."""
 
     dataset_name: Annotated[str, StringConstraints(pattern=rf"^{DATASET_NAME}$")]
     plans_name: Word

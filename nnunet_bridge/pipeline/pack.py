@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import (
@@ -307,16 +308,24 @@ def _training_range(model_dir: Path) -> JsonObject | None:
     fingerprint = model_dir / FINGERPRINT_FILE
     if not fingerprint.is_file():
         return None
-    content = read_json(fingerprint)
-    spacings, shapes = content["spacings"], content["shapes_after_crop"]
-    by_axis = [list(zip(*rows, strict=True))[::-1] for rows in (spacings, shapes)]
-    return TrainingRange(
-        cases=len(spacings),
-        smallest_spacing_mm=[min(axis) for axis in by_axis[0]],
-        largest_spacing_mm=[max(axis) for axis in by_axis[0]],
-        smallest_shape=[min(axis) for axis in by_axis[1]],
-        largest_shape=[max(axis) for axis in by_axis[1]],
-    ).model_dump()
+    try:
+        content = read_json(fingerprint)
+        spacings_mm = _by_axis(content["spacings"])
+        shapes = _by_axis(content["shapes_after_crop"])
+        return TrainingRange(
+            cases=len(content["spacings"]),
+            smallest_spacing_mm=[min(axis) for axis in spacings_mm],
+            largest_spacing_mm=[max(axis) for axis in spacings_mm],
+            smallest_shape=[min(axis) for axis in shapes],
+            largest_shape=[max(axis) for axis in shapes],
+        ).model_dump()
+    except _MALFORMED:
+        return None
+
+
+def _by_axis(rows: Sequence[Sequence[float]]) -> list[tuple[Any, ...]]:
+    """Return the values along i, j and k of rows that nnU-Net keeps as k, j, i."""
+    return list(zip(*rows, strict=True))[::-1]
 
 
 def _cleaning_for(

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from malicious_models import MALICIOUS, MODEL, NETWORK, PLANS, Runs, model_with
 from tiny_model import (
     DATASET,
@@ -31,7 +33,13 @@ from tiny_model import (
 from nnunet_bridge.cli import main
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.dataset import TrainingRun
-from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityError
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    InputError,
+    NnUNetError,
+    SecurityError,
+)
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import only_writer, sha256_of
@@ -483,6 +491,52 @@ def test_S01_the_second_gate_stops_a_planted_object_by_itself(
     assert caught.value.code == "S01"
     assert not marker.exists()
     assert not workspace.results_dir.exists()
+
+
+SAMPLE = model_with()
+
+
+@given(at=st.integers(0, len(SAMPLE) - 1), change=st.integers(1, 255))
+def test_R9_a_damaged_model_ends_in_one_kind_of_error_and_leaves_nothing(
+    tmp_path_factory, at, change
+):
+    """Up to the second gate, which is a process of its own and left out here."""
+    tmp_path = tmp_path_factory.mktemp("damaged")
+    workspace = Workspace.at(tmp_path, environment={})
+    file = tmp_path / "model.zip"
+    file.write_bytes(SAMPLE[:at] + bytes([SAMPLE[at] ^ change]) + SAMPLE[at + 1 :])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pack, "_copied", _no_process)
+        with pytest.raises(BridgeError):
+            unpack_model(workspace, file)
+
+    assert not workspace.results_dir.exists()
+
+
+def _no_process(*_arguments):
+    raise NnUNetError(
+        "nnU-Net failed (read the checkpoints): the first gate let it in."
+    )
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, MemoryError, OSError])
+def test_R6_however_unpacking_ends_the_results_are_as_they_were(
+    workspace, tmp_path, monkeypatch, end
+):
+    def ends(*_arguments):
+        raise end
+
+    monkeypatch.setattr(pack, "_copied", ends)
+    file = tmp_path / "model.zip"
+    file.write_bytes(model_with())
+    write_model(workspace, run_of(), b"older")
+    before = tree_hash(workspace.results_dir)
+
+    with pytest.raises(end):
+        unpack_model(workspace, file, replace=True)
+
+    assert tree_hash(workspace.results_dir) == before
 
 
 # A model that lies there already -----------------------------------------------------
