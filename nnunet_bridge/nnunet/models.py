@@ -54,7 +54,7 @@ TRAINERS = frozenset(
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _FOLD = re.compile(r"fold_(all|0|[1-9][0-9]?)")
-_DANGEROUS = re.compile(r"^-|[^A-Za-z0-9_-]")
+_DANGEROUS = re.compile(r"^-|[^A-Za-z0-9._-]")
 _PICKLES = (".pkl", ".pickle", ".pck", ".joblib", ".npy", ".npz")
 _LEFT_BEHIND = re.compile(
     r"dataset_fingerprint\.json|fold_(all|0|[1-9][0-9]?)/(checkpoint_(best|latest)\.pth"

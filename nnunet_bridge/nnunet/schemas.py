@@ -37,7 +37,7 @@ from pydantic_core import PydanticCustomError
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.formats.files import quoted
 
-DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 LONGEST_VALUE = 80
 """No more of a foreign word stands in a message."""
 

@@ -534,8 +534,13 @@ def _write_model(
 
 def _require_usable(description: JsonObject, work: Path) -> None:
     """Refuse a model that `predict` could not use."""
-    write_json(work / DATASET_FILE, description)
-    read_label_table(work / DATASET_FILE)
+    copy = work / DATASET_FILE
+    write_json(copy, description)
+    try:
+        read_label_table(copy)
+    except InputError as error:
+        reason = str(error).replace(str(copy), f"its {DATASET_FILE}")
+        raise InputError(f"`predict` could not use this model: {reason}") from error
     ending = description["file_ending"]
     if ending != FILE_ENDING:
         raise InputError(

@@ -158,7 +158,7 @@ def test_S09_other_trainers_are_refused(trainer):
     assert caught.value.code == "S09"
 
 
-NEARLY_NAMES = st.from_regex(r"Dataset[0-9]{3}_[A-Za-z0-9_-]{1,6}.?", fullmatch=True)
+NEARLY_NAMES = st.from_regex(r"Dataset[0-9]{3}_[A-Za-z0-9._-]{1,6}.?", fullmatch=True)
 NEARLY_FOLDERS = st.builds(
     "{}__{}__{}".format,
     st.sampled_from([*sorted(TRAINERS), "Evil"]),
@@ -175,7 +175,7 @@ def test_S10_only_plain_names_become_folders(dataset, folder):
         return
     name = ModelName.from_folders(dataset, folder)
     assert name.path == f"{dataset}/{folder}"
-    assert re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_]+", name.path)
+    assert re.fullmatch(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+/[A-Za-z0-9_]+", name.path)
 
 
 def test_a_name_and_its_folders_say_the_same():

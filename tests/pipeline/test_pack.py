@@ -402,20 +402,47 @@ def test_models_of_every_budget_pack(trained, tmp_path, budget, configuration, f
     assert list(summary.folds) == folds
 
 
-def test_what_nnunet_itself_exports_can_be_unpacked(trained, workspace, tmp_path):
-    """Its own exporter is the oracle; a pickle among its files would be refused."""
-    file = tmp_path / "export.zip"
-    program = (
-        "from nnunetv2.model_sharing.model_export import export_pretrained_model;"
-        f"export_pretrained_model({DATASET!r}, {str(file)!r},"
-        " configurations=('3d_fullres',), folds=('all',))"
-    )
-    environment = {**os.environ, **trained.environment(), "PYTHONWARNINGS": "ignore"}
+def by_nnunet(program, workspace):
+    """Run a program in a process in which nnU-Net is as its own commands know it."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if "WEIGHTS" not in key},
+        **workspace.environment(),
+        "nnUNet_extTrainer": str(trainers_dir()),
+        "PYTHONWARNINGS": "ignore",
+    }
     subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
         check=True,
         capture_output=True,
+    )
+
+
+def test_nnunets_own_import_and_predictor_take_a_packed_model(packed, workspace):
+    workspace.results_dir.mkdir()
+    folder = str(workspace.results_dir / MODEL)
+
+    by_nnunet(
+        "from nnunetv2.model_sharing import model_import;"
+        f"model_import.install_model_from_zip_file({str(packed[0])!r});"
+        "from nnunetv2.inference import predict_from_raw_data as prediction;"
+        "predictor = prediction.nnUNetPredictor(perform_everything_on_device=False);"
+        f"predictor.initialize_from_trained_model_folder({folder!r}, (0, 1));"
+        "assert predictor.trainer_name == 'BridgeSmokeTrainer';"
+        "assert predictor.allowed_mirroring_axes == (0, 1);"
+        "assert len(predictor.list_of_parameters) == 2",
+        workspace,
+    )
+
+
+def test_what_nnunet_itself_exports_can_be_unpacked(trained, workspace, tmp_path):
+    """Its own exporter is the oracle; a pickle among its files would be refused."""
+    file = tmp_path / "export.zip"
+    by_nnunet(
+        "from nnunetv2.model_sharing.model_export import export_pretrained_model;"
+        f"export_pretrained_model({DATASET!r}, {str(file)!r},"
+        " configurations=('3d_fullres',), folds=('all',))",
+        trained,
     )
     with zipfile.ZipFile(file) as archive:
         assert any(name.endswith("progress.png") for name in archive.namelist())
