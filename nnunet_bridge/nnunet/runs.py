@@ -117,7 +117,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     ended_as = read_json(record).get("state") if record.exists() else None
     dice = _mean_dice(summary) if finished else None
     if unpacked:
-        dice = read_json(origin)["mean_dice"]
+        dice = _told_dice(origin)
     if is_locked(lock_file(workspace, run)):
         state = "running"
     elif finished:
@@ -202,6 +202,15 @@ def _families(workspace: Workspace, dataset: str) -> dict[str, str]:
         if f"{family}__" not in families.values():
             families[family] = f"{family}__"
     return families
+
+
+def _told_dice(origin: Path) -> float | None:
+    """Return the Dice that a model from elsewhere came with; None if it told none."""
+    try:
+        dice = read_json(origin)["mean_dice"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dice if isinstance(dice, float) else None
 
 
 def _mean_dice(summary: Path) -> float | None:

@@ -236,15 +236,14 @@ def unpack_model(
         contents = sorted_contents(archive.names)
         name = contents.name
         texts = _checked_texts(archive, contents)
-        _require_place(workspace, name, replace=replace)
         _require_space(workspace, contents, archive)
         shown.stage(f"unpack {name.folder}", len(contents.checkpoints) + 1)
-        model_dir = workspace.results_dir / name.path
-        replaced = model_dir.exists()
         with (
             only_writer(workspace.dataset_lock(name.dataset), name.dataset),
             work_folder(workspace.results_dir, "unpack") as work,
         ):
+            model_dir = _free_place(workspace, name, replace=replace)
+            replaced = model_dir.exists()
             _require_usable(texts[DATASET_FILE], work)
             hashes = _unpacked_checkpoints(archive, contents, work / "foreign")
             _require_hashes(texts.get(CARD_FILE), hashes)
@@ -302,13 +301,14 @@ def _as_bytes(content: JsonObject) -> bytes:
 
 def _training_range(model_dir: Path) -> JsonObject | None:
     """Return the spacings and shapes that a model has seen, or None if unknown."""
-    for origin in sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
-        known: JsonObject | None = read_json(origin)["training_range"]
-        return known
+    origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
     fingerprint = model_dir / FINGERPRINT_FILE
-    if not fingerprint.is_file():
-        return None
     try:
+        if origins:
+            known: JsonObject | None = read_json(origins[0])["training_range"]
+            return known
+        if not fingerprint.is_file():
+            return None
         content = read_json(fingerprint)
         spacings_mm = _by_axis(content["spacings"])
         shapes = _by_axis(content["shapes_after_crop"])
@@ -381,8 +381,8 @@ def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject
     return texts
 
 
-def _require_place(workspace: Workspace, name: ModelName, *, replace: bool) -> None:
-    """Refuse a model whose place is taken, or in use."""
+def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path:
+    """Return where a model belongs; refuse it if that place is taken, or in use."""
     here = [workspace.raw_dir, workspace.preprocessed_dir, workspace.results_dir]
     for folder in [place for place in here if place.is_dir()]:
         for other in sorted(entry.name for entry in folder.iterdir()):
@@ -411,6 +411,7 @@ def _require_place(workspace: Workspace, name: ModelName, *, replace: bool) -> N
                 f"{name.path} {fold.name} is in training: wait for it to end.",
                 code="F08",
             )
+    return model_dir
 
 
 def _require_space(workspace: Workspace, contents: Contents, archive: Archive) -> None:
