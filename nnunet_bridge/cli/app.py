@@ -10,6 +10,7 @@ import rich_click as click
 
 from nnunet_bridge.cli.ingest import check, convert, image, init
 from nnunet_bridge.cli.machine import doctor
+from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
 from nnunet_bridge.cli.training import plan, status, train
@@ -29,6 +30,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "Results",
             "commands": ["predict", "clean", "score", "mesh", "view", "compare"],
         },
+        {"name": "Models as files", "commands": ["pack", "unpack"]},
         {"name": "The machine", "commands": ["doctor"]},
     ]
 }
@@ -73,6 +75,7 @@ for command in (
     *(plan, train, status),
     *(predict, clean, score, mesh, view),
     *(compare, run, demo),
+    *(pack, unpack),
     doctor,
 ):
     main.add_command(command)

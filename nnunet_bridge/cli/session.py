@@ -87,7 +87,8 @@ class Session:
         """Print a failure and leave with its exit code."""
         if self.as_json:
             self._print_json({"error": message, "code": code, "exit_code": exit_code})
-        click.echo(f"Error: {message}", err=True)
+        known = f"[{code}] " if code and f"[{code}]" not in message else ""
+        click.echo(f"Error: {known}{message}", err=True)
         sys.exit(exit_code)
 
     def _show_traceback(self) -> None:

@@ -1,96 +1,119 @@
-"""From which checkpoint a training can go on.
+"""Checkpoints from elsewhere: read for what they would call, without calling it.
 
-nnU-Net takes ``final``, else ``latest``, else ``best``, by existence alone: a file that
-a full disk or a power cut left half-written ends the training for good (FAULTS N05).
-So each is read to its end before nnU-Net sees it. A checkpoint is a zip file, whose
-checksums say whether it is whole; nothing in it is executed for that.
+A checkpoint is a zip with a pickle in it, and a pickle is a program. Its instructions
+can be listed without running them: whatever it would import must be on a short list,
+and instructions that hide a name are refused. Only then does a process of its own,
+with limited memory, load it with torch's own list of harmless types, and write what
+prediction needs to a new file (FAULTS S01). So no byte of a foreign pickle is kept.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from dataclasses import dataclass
+import pickletools
+import re
 from pathlib import Path
 
-from nnunet_bridge.core.findings import Finding, Outcome
-from nnunet_bridge.nnunet.names import (
-    CHECKPOINT_BEST,
-    CHECKPOINT_FINAL,
-    CHECKPOINT_LATEST,
-    CHECKPOINT_PREVIOUS,
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.formats.archive import Archive, ArchiveLimits, open_archive
+from nnunet_bridge.formats.files import quoted
+
+LIMITS = ArchiveLimits(entries=50_000, directory_bytes=16 << 20)
+"""A network has a few hundred tensors, and two entries a tensor in its optimiser."""
+
+MOST_PICKLE_BYTES = 64 << 20
+"""The pickle names the tensors; their numbers lie beside it."""
+
+ALLOWED_GLOBALS = frozenset(
+    {
+        "_codecs encode",
+        "collections OrderedDict",
+        *("numpy dtype", "numpy._core.multiarray scalar"),
+        *("numpy.core.multiarray scalar", "torch device", "torch Size"),
+        *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"),
+        *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")),
+        *(f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte")),
+        "torch BoolStorage",
+    }
+)
+"""All that a checkpoint of nnU-Net 2.8 imports, with the names of NumPy 1 and the other
+kinds of tensors."""
+
+ALLOWED_OPCODES = frozenset(
+    {
+        *("PROTO", "STOP", "MARK", "POP", "POP_MARK", "GLOBAL", "REDUCE", "BUILD"),
+        *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BINPERSID"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
+        *("BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING"),
+        *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_SET"),
+    }
+)
+"""Those of pickle's protocol 2, without the ones that make an object of any class."""
+
+_ENTRY = re.compile(
+    r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment"
+    r"|\.data/serialization_id|data/[0-9]+)"
 )
 
-NEWEST_FIRST = (
-    CHECKPOINT_FINAL,
-    CHECKPOINT_LATEST,
-    CHECKPOINT_PREVIOUS,
-    CHECKPOINT_BEST,
-)
-"""The order in which nnU-Net looks, and the one before the latest, which is ours."""
 
-DAMAGED = ".damaged"
-"""Ending of a checkpoint that was set aside."""
+def check_checkpoint(file: Path) -> None:
+    """Refuse a checkpoint that would call anything beyond what nnU-Net's own do.
 
+    Nothing of it is run, and torch is not needed.
 
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """Where a training goes on."""
-
-    checkpoint: str | None
-    """Name of the file; None if there is nothing to go on from."""
-
-    damaged: tuple[str, ...]
-    """Newer checkpoints that could not be read."""
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What the user must know."""
-        if not self.damaged:
-            return ()
-        onwards = (
-            f"it goes on from {self.checkpoint}"
-            if self.checkpoint
-            else "it starts from the beginning"
-        )
-        return (
-            Finding(
-                "N05",
-                Outcome.WARNED,
-                f"{', '.join(self.damaged)} cannot be read: {onwards}. What is damaged "
-                f"is kept with the ending {DAMAGED}.",
-            ),
-        )
-
-
-def prepare_resumption(fold_dir: Path) -> Resumption:
-    """Let nnU-Net find the newest checkpoint that is whole.
-
-    A damaged one is set aside; the one before the latest takes its name.
-
-    Parameters
-    ----------
-    fold_dir : Path
-        Folder of one fold of a model; nobody trains in it.
+    Raises
+    ------
+    SecurityError
+        S01: it holds code, or is written in a way that could hide some. S04, S06, S08:
+        its zip is harmful or damaged.
     """
-    damaged: list[str] = []
-    for name in NEWEST_FIRST:
-        file = fold_dir / name
-        if not file.exists():
-            continue
-        if is_whole(file):
-            if name == CHECKPOINT_PREVIOUS:
-                file.rename(fold_dir / CHECKPOINT_LATEST)
-            return Resumption(name, tuple(damaged))
-        file.replace(file.with_name(file.name + DAMAGED))
-        damaged.append(name)
-    return Resumption(None, tuple(damaged))
+    with open_archive(file, LIMITS, called=_called(file)) as archive:
+        _check_entries(file, archive)
+        pickled = next(name for name in archive.names if name.endswith("/data.pkl"))
+        program = archive.read(pickled, most_bytes=MOST_PICKLE_BYTES)
+    fault = fault_of_pickle(program)
+    if fault:
+        _refuse(file, fault)
 
 
-def is_whole(file: Path) -> bool:
-    """Whether a checkpoint can be read to its end, checksums and all."""
+def fault_of_pickle(program: bytes) -> str:
+    """Return what a pickle would do that no checkpoint does; empty if nothing.
+
+    Examples
+    --------
+    >>> import os, pickle
+    >>> fault_of_pickle(pickle.dumps({"epoch": 3}, protocol=2))
+    ''
+    >>> fault_of_pickle(pickle.dumps(os.system, protocol=2))
+    'it would call “posix system”'
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
-        return False
+        for opcode, argument, _place in pickletools.genops(program):
+            if opcode.name not in ALLOWED_OPCODES:
+                return f"its pickle uses {opcode.name}, which no checkpoint needs"
+            if opcode.name == "GLOBAL" and argument not in ALLOWED_GLOBALS:
+                return f"it would call {quoted(str(argument)[:80])}"
+    except Exception as error:  # noqa: BLE001 - the boundary around a file from outside
+        return f"its pickle is damaged ({type(error).__name__})"
+    return ""
+
+
+def _check_entries(file: Path, archive: Archive) -> None:
+    """Refuse a zip that is no checkpoint, or that two readers may read in two ways."""
+    odd = [name for name in archive.names if not _ENTRY.fullmatch(name)]
+    if odd:
+        _refuse(file, f"{quoted(odd[0][:80])} has no place in a checkpoint")
+    if len({name.split("/")[0] for name in archive.names}) != 1:
+        _refuse(file, "it holds more than one checkpoint")
+    if not any(name.endswith("/data.pkl") for name in archive.names):
+        _refuse(file, "it is no checkpoint of torch 1.6 or later")
+    if any(entry.compress_type for entry in archive.entries):
+        _refuse(file, "its tensors are compressed, which torch never does")
+
+
+def _called(file: Path) -> str:
+    return f"The checkpoint {file.name} in {file.parent.name}"
+
+
+def _refuse(file: Path, reason: str) -> None:
+    raise SecurityError(f"{_called(file)} is refused: {reason}.", code="S01")

@@ -116,6 +116,14 @@ def ensemble_command(
     return command
 
 
+def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
+    """Return the call that copies of each checkpoint what prediction needs."""
+    command = _task("checkpoint", resources)
+    for source, target in copies.items():
+        command += ["--copy", str(source), str(target)]
+    return command
+
+
 def _task(name: str, resources: Resources) -> list[str]:
     return [
         *(sys.executable, *LAUNCH, name),
@@ -266,6 +274,7 @@ def run_to_end(
 __all__ = [
     "NnUNetProcess",
     "Resources",
+    "checkpoint_command",
     "ensemble_command",
     "nnunet_environment",
     "plan_command",

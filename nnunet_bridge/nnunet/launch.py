@@ -40,6 +40,11 @@ AT_MOST_LOST_S = 270.0
 """Of training, where an epoch takes less; half a minute is left to write it."""
 
 _PARENT_CHECK_S = 1.0
+_COPIES_IN_MEMORY = 3
+_SPARE_BYTES = 1 << 30
+"""What a checkpoint may take beyond three times its size: 1 GiB."""
+
+_LONGEST_NAME = 300
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         "train": _train,
         "predict": _predict,
         "ensemble": _ensemble,
+        "checkpoint": _checkpoint,
     }
     tasks[asked.task](asked)
 
@@ -86,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     ensemble = task("ensemble")
     ensemble.add_argument("--member", action="append", required=True)
     ensemble.add_argument("--out", type=Path, required=True)
+
+    checkpoint = task("checkpoint")
+    checkpoint.add_argument(
+        "--copy", nargs=2, type=Path, action="append", required=True
+    )
     return parser
 
 
@@ -172,6 +183,78 @@ def _ensemble(asked: argparse.Namespace) -> None:
     from nnunetv2.ensembling.ensemble import ensemble_folders
 
     ensemble_folders(asked.member, str(asked.out), num_processes=asked.workers)
+
+
+def _checkpoint(asked: argparse.Namespace) -> None:
+    """Copy what prediction needs of each checkpoint, and say what it is.
+
+    The optimiser, the logs and the arguments of the training stay behind, and with them
+    every path and name. Beside the copy lies a JSON file of its facts.
+    """
+    for source, target in asked.copy:
+        _limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
+        found = torch.load(source, map_location="cpu", weights_only=True)
+        kept = _for_prediction(found)
+        torch.save(kept, target)
+        facts = {
+            "trainer": kept["trainer_name"],
+            "configuration": kept["init_args"]["configuration"],
+            "parameters": sum(t.numel() for t in kept["network_weights"].values()),
+        }
+        target.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here
+    """Return the few things of a checkpoint that prediction reads, each as it must be.
+
+    Raises
+    ------
+    TypeError
+        If one of them is of another kind.
+    """
+    axes = found.get("inference_allowed_mirroring_axes")
+    if axes is not None:
+        axes = tuple(int(axis) for axis in axes)
+    epoch = found.get("current_epoch", 0)
+    return {
+        "network_weights": _plain_tensors(found["network_weights"]),
+        "trainer_name": _text(found["trainer_name"]),
+        "inference_allowed_mirroring_axes": axes,
+        "current_epoch": int(epoch),
+        "init_args": {"configuration": _text(found["init_args"]["configuration"])},
+    }
+
+
+def _plain_tensors(weights: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - judged here
+    """Return copies that hold their own numbers only; what was shared stays shared."""
+    copies: dict[Any, torch.Tensor] = {}
+    plain = {}
+    for name, tensor in weights.items():
+        ordinary = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+        if not ordinary or tensor.is_quantized or tensor.is_complex():
+            raise TypeError(f"{_text(name)} is no ordinary tensor")
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        plain[_text(name)] = copies[place]
+    return plain
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - judged here
+    """Return a short name; refuse anything else."""
+    if type(value) is not str or not value.isprintable() or len(value) > _LONGEST_NAME:
+        raise TypeError("a name in the checkpoint is no short text")
+    return value
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take that much more memory, and end it if it asks for more."""
+    if sys.platform != "linux":
+        return
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    used = pages * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, hard))
 
 
 class _EventWriter:
@@ -368,14 +451,12 @@ def _load_only_what_is_allowed() -> None:
     ``weights_only=False`` has no effect.
     """
     kinds = ("bool", "float16", "float32", "float64", "int16", "int32", "int64")
-    torch.serialization.add_safe_globals(
-        [
-            np.dtype,
-            import_module("numpy._core.multiarray").scalar,
-            torch.device,
-            *{type(np.dtype(kind)) for kind in kinds},
-        ]
-    )
+    scalar = import_module("numpy._core.multiarray").scalar
+    allowed = [np.dtype, scalar, torch.device, *{type(np.dtype(k)) for k in kinds}]
+    torch.serialization.add_safe_globals(allowed)
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch 2.6
+        of_numpy_1 = (scalar, "numpy.core.multiarray.scalar")
+        torch.serialization.add_safe_globals([of_numpy_1])
 
 
 def _one_worker_is_a_thread() -> None:

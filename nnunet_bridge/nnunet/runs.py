@@ -3,7 +3,9 @@
 A run is ``running`` while a living process holds its lock, ``queued`` when its record
 says that it was handed to a cluster and has not begun, ``done`` when its last
 checkpoint and its validation are on the disk, ``failed`` when its record says so,
-``stopped`` when there is something to resume, and ``planned`` before all that.
+``stopped`` when there is something to resume, and ``planned`` before all that. A fold
+that `unpack` brought from elsewhere is ``unpacked``: it predicts, but its validation
+stayed where it was trained.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import read_events
 from nnunet_bridge.formats.files import is_locked, read_json, write_json
-from nnunet_bridge.nnunet.checkpoints import NEWEST_FIRST
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS, Budget
+from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
+
+UNPACKED = "unpacked"
+ORIGIN_FILE = "unpacked.json"
+"""In the folder of a fold: it came from elsewhere, and with which Dice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,9 @@ class RunState:
 
     run: TrainingRun
     budget: str
+    """``full``, ``quick``, ``smoke``; trainer and plans of a model from elsewhere that
+    is none of these."""
+
     state: str
     epochs_done: int
     epochs: int | None
@@ -46,6 +55,11 @@ class RunState:
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         return self.state == "done"
+
+    @property
+    def can_predict(self) -> bool:
+        """Whether there is a finished model, trained here or elsewhere."""
+        return self.state in ("done", UNPACKED)
 
     def as_json(self) -> JsonObject:
         """Return the entry of `runs` that `status` and `train` print."""
@@ -100,15 +114,23 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     epochs = [event for event in events if event.get("event") == "epoch"]
     starts = [event for event in events if event.get("event") == "start"]
     summary = fold_dir / "validation" / "summary.json"
-    finished = (fold_dir / CHECKPOINT_FINAL).exists() and summary.exists()
+    trained = (fold_dir / CHECKPOINT_FINAL).exists()
+    finished = trained and summary.exists()
+    origin = fold_dir / ORIGIN_FILE
+    unpacked = trained and not finished and origin.exists()
     file = record_file(workspace, run)
     record = read_json(file) if file.exists() else {}
+    dice = _mean_dice(summary) if finished else None
+    if unpacked:
+        dice = _told_dice(origin)
     if is_locked(lock_file(workspace, run)):
         state = "running"
     elif record.get("state") == "queued":
         state = "queued"
     elif finished:
         state = "done"
+    elif unpacked:
+        state = UNPACKED
     elif record.get("state") == "failed":
         state = "failed"
     elif can_resume(workspace, run):
@@ -121,7 +143,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
         state,
         epochs_done=1 + max((int(e["epoch"]) for e in epochs), default=-1),
         epochs=starts[-1]["epochs"] if starts else None,
-        mean_dice=_mean_dice(summary) if finished else None,
+        mean_dice=dice,
         seconds=sum(float(e.get("seconds") or 0) for e in epochs) if epochs else None,
         folder=fold_dir,
         reason=record.get("reason", "") if state == "failed" else "",
@@ -152,8 +174,8 @@ def planned_runs(
 def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
     """Return every training of a dataset that has left a folder."""
     states = []
-    for budget in BUDGETS.values():
-        prefix = f"{budget.trainer}__{budget.plans}__"
+    for name, prefix in _families(workspace, dataset).items():
+        trainer, plans, _ = prefix.split("__")
         for parent in (workspace.results_dir / dataset, workspace.record_dir(dataset)):
             for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
                 configuration = folder.parent.name.removeprefix(prefix)
@@ -162,12 +184,40 @@ def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
                     dataset,
                     configuration,
                     int(fold) if fold.isdigit() else fold,
-                    budget.trainer,
-                    budget.plans,
+                    trainer,
+                    plans,
                 )
-                states.append(run_state(workspace, run, budget.name))
+                states.append(run_state(workspace, run, name))
     unique = {(s.budget, s.run.configuration, str(s.run.fold)): s for s in states}
     return [unique[key] for key in sorted(unique)]
+
+
+def _families(workspace: Workspace, dataset: str) -> dict[str, str]:
+    """Return the beginning of the model folders of each budget.
+
+    Models from elsewhere that were trained with none of the budgets stand for
+    themselves, by trainer and plans.
+    """
+    families = {
+        budget.name: f"{budget.trainer}__{budget.plans}__"
+        for budget in BUDGETS.values()
+    }
+    for origin in sorted(
+        (workspace.results_dir / dataset).glob(f"*__*__*/fold_*/{ORIGIN_FILE}")
+    ):
+        family = origin.parts[-3].rpartition("__")[0]
+        if f"{family}__" not in families.values():
+            families[family] = f"{family}__"
+    return families
+
+
+def _told_dice(origin: Path) -> float | None:
+    """Return the Dice that a model from elsewhere came with; None if it told none."""
+    try:
+        dice = read_json(origin)["mean_dice"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dice if isinstance(dice, float) else None
 
 
 def _mean_dice(summary: Path) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import (
     ALL_NUMBERED,
     CHECKPOINT_FINAL,
@@ -56,6 +57,19 @@ class Model:
             )
         return digest.hexdigest()
 
+    def check(self, workspace: Workspace) -> None:
+        """Refuse the model if nnU-Net should not be called with it.
+
+        Raises
+        ------
+        SecurityError
+            With the id of the fault, before any of the model has run.
+        """
+        for states in self.members().values():
+            check_model_folder(
+                workspace.model_dir(states[0].run), [s.run.fold for s in states]
+            )
+
 
 def choose_model(
     workspace: Workspace,
@@ -67,16 +81,18 @@ def choose_model(
     """Return the model that the words of a command mean.
 
     Without configurations, the one with the higher Dice on its own validation; without
-    a budget, the largest that has finished runs; without folds, all numbered ones that
-    are done, or fold ``all`` where there is no other.
+    a budget, the largest that has finished runs, and a model from elsewhere with other
+    plans only where there is none; without folds, all numbered ones that are done, or
+    fold ``all`` where there is no other.
 
     Raises
     ------
     InputError
         If nothing that was asked for has finished.
     """
-    done = [state for state in known_runs(workspace, dataset) if state.done]
-    budgets = [budget] if budget else list(BUDGETS)
+    done = [state for state in known_runs(workspace, dataset) if state.can_predict]
+    others = sorted({state.budget for state in done} - set(BUDGETS))
+    budgets = [budget] if budget else [*BUDGETS, *others]
     for name in budgets:
         able = _of_folds([state for state in done if state.budget == name], folds)
         wanted = configurations or _best_configuration(able)

@@ -164,6 +164,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
         asked for.
     EnvironmentFault
         If there is no GPU where one is asked for, or the disk refuses.
+    SecurityError
+        If the model holds what could do harm (FAULTS S01, S02, S07-S10).
     NnUNetError
         If nnU-Net fails.
     """
@@ -270,6 +272,7 @@ class _Story:
 
     def _run_nnunet(self, resources: Resources, offset: int, count: int) -> Path:
         """Predict the folder of images; return the folder of labelmaps."""
+        self.model.check(self.workspace)
         environment = nnunet_environment(self.workspace, resources, os.environ)
         members = self.model.members()
         several = len(members) > 1
@@ -452,7 +455,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
         owner = stale.name.removeprefix(".work-")
         if not process_lives(owner):
             shutil.rmtree(stale, ignore_errors=True)
-    work = out / f".work-{os.getpid()}"
+    work = out.absolute() / f".work-{os.getpid()}"
     with clear_os_errors(f"write {out}"):
         (work / "images").mkdir(parents=True, exist_ok=True)
     try:

@@ -28,7 +28,6 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
-from nnunet_bridge.nnunet.checkpoints import prepare_resumption
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -40,7 +39,9 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
+from nnunet_bridge.nnunet.resumption import prepare_resumption
 from nnunet_bridge.nnunet.runs import (
+    ORIGIN_FILE,
     RunState,
     can_resume,
     events_file,
@@ -128,8 +129,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     Raises
     ------
     InputError
-        If the dataset is not planned, or changed after it was; or a run that is to be
-        kept was trained on another state of it.
+        If the dataset is not planned, or changed after it was; if a run that is to be
+        kept was trained on another state of it; or if folds from elsewhere lie where
+        this training would write.
     EnvironmentFault
         If there is no GPU where one is asked for, or a run is in use.
     Interrupted
@@ -197,10 +199,12 @@ def selected_runs(
     _write_plans(workspace, dataset, budget)
     splits: Splits = read_json(workspace.splits_file(dataset))
     runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), budget)
-    if restart:
-        return runs, runs, state
-    _require_same_origin(workspace, runs, state)
-    todo = [run for run in runs if not run_state(workspace, run, budget.name).done]
+    todo = runs
+    if not restart:
+        _require_same_origin(workspace, runs, state)
+        states = {run: run_state(workspace, run, budget.name) for run in runs}
+        todo = [run for run, known in states.items() if not known.can_predict]
+    _require_own_folders(workspace, todo)
     return runs, todo, state
 
 
@@ -418,6 +422,16 @@ def _require_gpus(gpus: int, device: str, machine: Machine) -> None:
         raise EnvironmentFault(
             f"--gpus {gpus} was asked for, but this machine shows {machine.gpus}."
         )
+
+
+def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> None:
+    """Refuse to train beside folds from elsewhere: nnU-Net would change their plans."""
+    for model_dir in {workspace.model_dir(run) for run in todo}:
+        if any(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
+            raise InputError(
+                f"{model_dir} holds a model that was unpacked: train in another "
+                "workspace, or remove that folder first."
+            )
 
 
 def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:

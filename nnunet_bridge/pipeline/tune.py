@@ -26,6 +26,7 @@ from nnunet_bridge.formats.files import read_json, sha256_of, write_json
 from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.models import CLEANING_FILE
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
@@ -39,8 +40,6 @@ from nnunet_bridge.ops.tuning import (
 )
 from nnunet_bridge.pipeline.label_files import label_files
 from nnunet_bridge.pipeline.models import Model, choose_model
-
-CLEANING_FILE = "cleaning.json"
 
 Treatment: TypeAlias = Mapping[str, CleaningRule]
 """Structure -> how it is cleaned."""
@@ -274,6 +273,11 @@ class _Evidence:
     @classmethod
     def of(cls, workspace: Workspace, raw: RawDataset, model: Model) -> _Evidence:
         """Find the predictions of every numbered fold and their references."""
+        if not all(state.done for state in model.states):
+            raise InputError(
+                f"{model.name} was unpacked, and the cases that validated it stayed "
+                "where it was trained: there is nothing to tune its cleaning on."
+            )
         numbered = [s for s in model.states if s.run.fold != ON_ALL_CASES]
         if not numbered:
             raise InputError(

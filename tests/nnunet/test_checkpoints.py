@@ -1,105 +1,125 @@
-"""Which checkpoint a training goes on from, whatever happened to the newest."""
+"""What a checkpoint's pickle would do is read, not tried."""
 
+import builtins
+import collections
+import fractions
+import io
+import os
+import pickle
+import subprocess
 import zipfile
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import HARMLESS, pickled_checkpoint, refusal_of, zipped
 
-from nnunet_bridge.core.findings import Outcome
-from nnunet_bridge.nnunet.checkpoints import (
-    DAMAGED,
-    Resumption,
-    is_whole,
-    prepare_resumption,
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.nnunet.checkpoints import check_checkpoint, fault_of_pickle
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=20,
 )
 
-FINAL, LATEST, PREVIOUS, BEST = (
-    f"checkpoint_{name}.pth" for name in ("final", "latest", "previous", "best")
+
+@given(PLAIN)
+def test_plain_values_pass(value):
+    assert fault_of_pickle(pickle.dumps(value, protocol=2)) == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float32(0.5),
+        np.float64(0.5),
+        np.int64(3),
+        np.dtype("float32"),
+        collections.OrderedDict(a=1),
+    ],
 )
+def test_what_nnunet_writes_beside_its_weights_passes(value):
+    assert fault_of_pickle(pickle.dumps({"value": value}, protocol=2)) == ""
 
 
-def write(folder, name, words="weights"):
-    """Write what a checkpoint is: a zip file of uncompressed members."""
-    with zipfile.ZipFile(folder / name, "w") as archive:
-        archive.writestr("archive/data/0", words * 1000)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(os.system, os.remove, builtins.eval, builtins.getattr, subprocess.Popen),
+        *(pickle.loads, np.load, np.array([object()]), fractions.Fraction(1, 2)),
+        datetime(2026, 1, 1, tzinfo=UTC),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_S01_anything_else_is_named_whatever_the_protocol(value, protocol):
+    assert fault_of_pickle(pickle.dumps([value], protocol=protocol)) != ""
 
 
-def words_of(file):
-    with zipfile.ZipFile(file) as archive:
-        return archive.read("archive/data/0").decode()
+@given(st.binary(max_size=300))
+def test_S01_whatever_the_bytes_nothing_is_raised(content):
+    assert isinstance(fault_of_pickle(content), str)
 
 
-def cut(file, share):
-    content = file.read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
+@given(data=st.data())
+def test_S01_a_damaged_checkpoint_is_refused_or_still_harmless(data, tmp_path):
+    content = bytearray(HARMLESS)
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    file = tmp_path / "checkpoint_final.pth"
+    file.write_bytes(content)
+
+    codes = (None, "S01", "S04", "S06", "S07", "S08")
+    assert refusal_of(check_checkpoint, file) in codes
 
 
-def test_a_folder_without_checkpoints_starts_from_the_beginning(tmp_path):
-    assert prepare_resumption(tmp_path / "absent") == Resumption(None, ())
+def test_a_harmless_checkpoint_passes(tmp_path):
+    file = tmp_path / "checkpoint_final.pth"
+    file.write_bytes(HARMLESS)
+
+    check_checkpoint(file)
 
 
-def test_whole_checkpoints_stay_as_they_are(tmp_path):
-    for name in (LATEST, PREVIOUS, BEST):
-        write(tmp_path, name)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (zipped([("archive/version", "3")], compression=0), "no checkpoint of torch"),
+        (pickled_checkpoint({}, **{"archive/constants.pkl": b""}), "has no place"),
+        (pickled_checkpoint({}, **{"archive/data/../x": b""}), "climbs out"),
+    ],
+)
+def test_S01_S04_a_zip_of_other_things_is_refused(tmp_path, content, said):
+    file = tmp_path / "checkpoint_final.pth"
+    file.write_bytes(content)
 
-    found = prepare_resumption(tmp_path)
-
-    assert found == Resumption(LATEST, ())
-    assert found.findings == ()
-    assert {file.name for file in tmp_path.iterdir()} == {LATEST, PREVIOUS, BEST}
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_N05_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share):
-    write(tmp_path, LATEST, "new")
-    write(tmp_path, PREVIOUS, "old")
-    cut(tmp_path / LATEST, share)
-
-    found = prepare_resumption(tmp_path)
-
-    assert found == Resumption(PREVIOUS, (LATEST,))
-    assert words_of(tmp_path / LATEST).startswith("old")
-    assert not (tmp_path / PREVIOUS).exists()
-    assert (tmp_path / f"{LATEST}{DAMAGED}").exists()
-    (warning,) = found.findings
-    assert (warning.code, warning.outcome) == ("N05", Outcome.WARNED)
-    assert "goes on from checkpoint_previous.pth" in warning.message
+    with pytest.raises(SecurityError, match=said):
+        check_checkpoint(file)
 
 
-def test_N05_a_flipped_byte_is_noticed(tmp_path):
-    write(tmp_path, LATEST)
-    content = bytearray((tmp_path / LATEST).read_bytes())
-    content[1000] ^= 1
-    (tmp_path / LATEST).write_bytes(content)
+def test_S07_a_pickle_of_absurd_size_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_bridge.nnunet.checkpoints.MOST_PICKLE_BYTES", 10)
+    file = tmp_path / "checkpoint_final.pth"
+    file.write_bytes(HARMLESS)
 
-    assert not is_whole(tmp_path / LATEST)
+    with pytest.raises(SecurityError) as caught:
+        check_checkpoint(file)
 
-
-def test_N05_nothing_whole_starts_from_the_beginning_and_says_so(tmp_path):
-    for name in (FINAL, BEST):
-        (tmp_path / name).write_bytes(b"half")
-
-    found = prepare_resumption(tmp_path)
-
-    assert found == Resumption(None, (FINAL, BEST))
-    assert "starts from the beginning" in found.findings[0].message
+    assert caught.value.code == "S07"
 
 
-def test_N05_a_damaged_end_goes_back_to_the_best(tmp_path):
-    write(tmp_path, FINAL)
-    write(tmp_path, BEST)
-    cut(tmp_path / FINAL, 0.7)
+def test_the_pickle_is_found_by_its_whole_name(tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/notdata.pkl", pickle.dumps({}, protocol=2))
+    file = tmp_path / "checkpoint_final.pth"
+    file.write_bytes(stream.getvalue())
 
-    assert prepare_resumption(tmp_path) == Resumption(BEST, (FINAL,))
-
-
-def test_what_torch_saves_is_whole_until_it_is_cut(tmp_path):
-    import torch
-
-    file = tmp_path / LATEST
-    weights = torch.from_numpy(np.arange(10_000, dtype=np.float32))
-    torch.save({"network_weights": {"a": weights}, "current_epoch": 3}, file)
-
-    assert is_whole(file)
-    cut(file, 0.98)
-    assert not is_whole(file)
+    with pytest.raises(SecurityError):
+        check_checkpoint(file)

@@ -98,6 +98,21 @@ def test_a_killed_run_is_stopped_not_running(workspace):
     assert state(workspace).state == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("told", "dice"),
+    [('{"mean_dice": 0.8}', 0.8), ('{"mean_dice": null}', None), ("[", None)],
+)
+def test_a_fold_from_elsewhere_is_unpacked_and_tells_its_dice(workspace, told, dice):
+    write_results(workspace, validated=False)
+    (workspace.fold_dir(RUN) / "unpacked.json").write_text(told)
+
+    found = state(workspace)
+
+    assert (found.state, found.mean_dice) == ("unpacked", dice)
+    assert found.can_predict
+    assert not found.done
+
+
 def test_known_runs_are_found_under_results_and_records(workspace):
     write_results(workspace)
     other = TrainingRun("Dataset001_Tibia", "3d_fullres", 1, SMOKE.trainer, SMOKE.plans)

@@ -1,0 +1,325 @@
+"""Zip archives from elsewhere, judged by their listing before anything is unpacked.
+
+A zip can say of itself whatever it likes: names that climb out of the folder, links,
+two entries of one name, a gigabyte in a thousand bytes. So the size of the listing is
+looked at before it is read, the listing before any content, and content is read in
+blocks up to the size that was declared (FAULTS S04, S06, S08).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import re
+import shutil
+import stat
+import struct
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from nnunet_bridge.core.errors import BridgeError, SecurityError
+from nnunet_bridge.formats.files import clear_os_errors, quoted
+
+_BLOCK_BYTES = 1 << 20
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+_LOCATOR = b"PK\x06\x07"
+_LOCATOR_BYTES = 20
+_END_64 = b"PK\x06\x06"
+_END_64_BYTES = 56
+_LONGEST_COMMENT = 1 << 16
+_ENCRYPTED = 0x1
+_DRIVE = re.compile(r"[A-Za-z]:")
+_LONGEST_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What an archive may ask of the machine that reads it."""
+
+    entries: int = 64
+    total_bytes: int = 20 << 30
+    """Of all entries together, once unpacked."""
+
+    directory_bytes: int = 256 << 10
+    """Of the listing itself."""
+
+    ratio: int = 20
+    """How many times smaller than its content an entry may be; weights hardly shrink
+    at all."""
+
+    always_bytes: int = 4 << 20
+    """Entries below this size may shrink as they like, as text does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An open zip whose listing has passed."""
+
+    called: str
+    """What messages call it."""
+
+    entries: tuple[zipfile.ZipInfo, ...]
+    """Its files; folders are left out."""
+
+    _zip: zipfile.ZipFile
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every file in it."""
+        return tuple(entry.filename for entry in self.entries)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together, once unpacked."""
+        return sum(entry.file_size for entry in self.entries)
+
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        """Return the content of a small entry.
+
+        Raises
+        ------
+        SecurityError
+            If it is larger than `most_bytes` (S07), or damaged (S08).
+        """
+        entry = self._zip.getinfo(name)
+        if entry.file_size > most_bytes:
+            raise SecurityError(
+                f"{self.called} is refused: {quoted(name)} has {entry.file_size} "
+                f"bytes, where at most {most_bytes} make sense.",
+                code="S07",
+            )
+        with _damage_is_refused(self.called):
+            content = self._zip.read(entry)
+            _require_size(len(content), entry)
+        return content
+
+    def unpack(self, name: str, target: Path) -> str:
+        """Write the content of an entry to `target`; return its SHA-256.
+
+        Raises
+        ------
+        SecurityError
+            If the entry is damaged (S08).
+        EnvironmentFault
+            If the disk refuses.
+        """
+        digest = hashlib.sha256()
+        with (
+            clear_os_errors(f"write {target}"),
+            target.open("xb") as out,
+            _damage_is_refused(self.called),
+            self._zip.open(name) as stream,
+        ):
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+                out.write(block)
+            _require_size(out.tell(), self._zip.getinfo(name))
+        return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def open_archive(
+    file: Path, limits: ArchiveLimits | None = None, *, called: str = ""
+) -> Iterator[Archive]:
+    """Open a zip from elsewhere, if its listing holds nothing that could do harm.
+
+    Parameters
+    ----------
+    file : Path
+    limits : ArchiveLimits, optional
+    called : str
+        What messages call it; by default its path.
+
+    Raises
+    ------
+    SecurityError
+        S04: a name that leaves the folder, a link, an encrypted entry, two entries of
+        one name. S06: more entries or bytes than the limits allow, or a content that
+        was packed suspiciously well. S08: no zip, or a damaged one.
+    """
+    allowed = limits or ArchiveLimits()
+    name = called or str(file)
+    with contextlib.ExitStack() as stack:
+        with clear_os_errors(f"read {file}"), _damage_is_refused(name):
+            _check_directory_size(file, name, allowed)
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            entries = archive.infolist()
+            _check_listing(name, entries, allowed)
+            _check_sizes(name, entries, allowed, archive_bytes=file.stat().st_size)
+        files = tuple(entry for entry in entries if not entry.is_dir())
+        yield Archive(name, files, archive)
+
+
+def write_archive(target: Path, contents: Mapping[str, bytes | Path]) -> None:
+    """Write a zip that is the same, byte for byte, whenever its contents are.
+
+    Nothing is compressed, since weights do not shrink; names are sorted; no time, user
+    or machine is noted.
+    """
+    with clear_os_errors(f"write {target}"), zipfile.ZipFile(target, "w") as archive:
+        for name in sorted(contents):
+            content = contents[name]
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+                continue
+            entry.file_size = content.stat().st_size
+            with content.open("rb") as source, archive.open(entry, "w") as out:
+                shutil.copyfileobj(source, out, _BLOCK_BYTES)
+
+
+@contextlib.contextmanager
+def _damage_is_refused(called: str) -> Iterator[None]:
+    """Turn whatever a damaged zip makes the reader raise into one refusal."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise SecurityError(
+            f"{called} is refused: it is damaged or no zip ({error}).", code="S08"
+        ) from error
+
+
+def _require_size(size: int, entry: zipfile.ZipInfo) -> None:
+    """Refuse a content that is shorter than its entry says; no reader gives more."""
+    if size != entry.file_size:
+        raise zipfile.BadZipFile(f"{size} bytes where {entry.file_size} were declared")
+
+
+def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> None:
+    """Refuse a listing that is too long, before it is read into memory."""
+    with file.open("rb") as stream:
+        length = stream.seek(0, 2)
+        tail_bytes = min(length, _END_BYTES + _LONGEST_COMMENT + _LOCATOR_BYTES)
+        stream.seek(length - tail_bytes)
+        tail = stream.read(tail_bytes)
+        at = len(tail) - _END_BYTES
+        if tail[at : at + 4] != _END or tail[-2:] != b"\0\0":
+            at = tail.rfind(_END)
+        if at < 0 or at + _END_BYTES > len(tail):
+            raise zipfile.BadZipFile("it has no listing")
+        count, size = struct.unpack_from("<HL", tail, at + 10)
+        locator = tail[max(at - _LOCATOR_BYTES, 0) : at]
+        if locator.startswith(_LOCATOR):
+            before = length - tail_bytes + at - _LOCATOR_BYTES - _END_64_BYTES
+            for place in (before, *struct.unpack_from("<Q", locator, 8)):
+                large = _counts_of_64(stream, min(max(place, 0), length))
+                count, size = max(count, large[0]), max(size, large[1])
+    _refuse_if(
+        count > limits.entries,
+        called,
+        f"it holds {count} entries, and {limits.entries} are allowed",
+        "S06",
+    )
+    _refuse_if(
+        size > limits.directory_bytes,
+        called,
+        f"its listing takes {size} bytes, and {limits.directory_bytes} are allowed",
+        "S06",
+    )
+
+
+def _counts_of_64(stream: BinaryIO, place: int) -> tuple[int, int]:
+    """Return the entries and bytes of a listing of a large zip, if it is there."""
+    stream.seek(place)
+    record = stream.read(_END_64_BYTES)
+    if len(record) < _END_64_BYTES or not record.startswith(_END_64):
+        return 0, 0
+    count, size = struct.unpack_from("<QQ", record, 32)
+    return int(count), int(size)
+
+
+def _check_listing(
+    called: str, entries: Sequence[zipfile.ZipInfo], limits: ArchiveLimits
+) -> None:
+    """Refuse entries by what the listing says of them."""
+    _refuse_if(
+        len(entries) > limits.entries, called, "it holds too many entries", "S06"
+    )
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.orig_filename
+        fault = _fault_of_name(name) or _fault_of_kind(entry)
+        alike = unicodedata.normalize("NFC", name).casefold().rstrip("/")
+        if not fault and alike in seen:
+            fault = "has the name of another entry, or one that differs in case only"
+        _refuse_if(bool(fault), called, f"its entry {_short(name)} {fault}", "S04")
+        seen.add(alike)
+
+
+def _check_sizes(
+    called: str,
+    entries: Sequence[zipfile.ZipInfo],
+    limits: ArchiveLimits,
+    *,
+    archive_bytes: int,
+) -> None:
+    """Refuse entries by what they claim to unpack to."""
+    total = sum(entry.file_size for entry in entries)
+    _refuse_if(
+        total > limits.total_bytes,
+        called,
+        f"it would unpack to {total / 2**30:.1f} GiB, and "
+        f"{limits.total_bytes / 2**30:.0f} GiB are allowed",
+        "S06",
+    )
+    packed = sum(entry.compress_size for entry in entries)
+    _refuse_if(packed > archive_bytes, called, "its entries overlap in the file", "S06")
+    for entry in entries:
+        allowed = max(limits.always_bytes, limits.ratio * entry.compress_size)
+        _refuse_if(
+            entry.file_size > allowed,
+            called,
+            f"{_short(entry.filename)} would unpack from {entry.compress_size} to "
+            f"{entry.file_size} bytes, which no weights do",
+            "S06",
+        )
+
+
+def _fault_of_name(name: str) -> str:
+    """Return what is wrong with the name of an entry; empty if nothing."""
+    if not name.strip("/") or not name.isprintable():
+        return "has no printable name"
+    if "\\" in name:
+        return "has a backslash in its name"
+    if name.startswith("/") or _DRIVE.match(name):
+        return "names a place outside the folder it is unpacked to"
+    if {".", ".."} & set(name.split("/")) or "//" in name:
+        return "climbs out of the folder it is unpacked to"
+    return ""
+
+
+def _fault_of_kind(entry: zipfile.ZipInfo) -> str:
+    """Return what is wrong with the kind of an entry; empty if nothing."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device, not a file"
+    if entry.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed in a way that no model needs"
+    if entry.is_dir() and entry.file_size:
+        return "is a folder with content"
+    return ""
+
+
+def _short(name: str) -> str:
+    """Return a name as it may stand in a message."""
+    ending = "..." if len(name) > _LONGEST_NAME else ""
+    return quoted(name[:_LONGEST_NAME] + ending)
+
+
+def _refuse_if(fault: bool, called: str, reason: str, code: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if fault:
+        raise SecurityError(f"{called} is refused: {reason}.", code=code)

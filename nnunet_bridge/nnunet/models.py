@@ -1,0 +1,302 @@
+"""What a model from elsewhere may be, judged before nnU-Net hears of it.
+
+A model is a folder: its name chooses trainer, plans and configuration, its files choose
+everything else. Names are compared with lists here, the content of the JSON files in
+`schemas`, the pickles in `checkpoints` (FAULTS S02-S05, S07-S10).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.nnunet.checkpoints import check_checkpoint
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
+from nnunet_bridge.nnunet.plans import BUDGETS
+from nnunet_bridge.nnunet.schemas import (
+    CONFIGURATIONS,
+    DATASET_NAME,
+    LONGEST_VALUE,
+    Card,
+    Dataset,
+    Plans,
+    refuse,
+    validated,
+)
+
+PLANS_FILE = "plans.json"
+DATASET_FILE = "dataset.json"
+CARD_FILE = "model.json"
+CLEANING_FILE = "cleaning.json"
+TEXT_FILES = (PLANS_FILE, DATASET_FILE, CARD_FILE, CLEANING_FILE)
+MOST_JSON_BYTES = 4 << 20
+
+TRAINERS = frozenset(
+    {
+        *(budget.trainer for budget in BUDGETS.values()),
+        *("nnUNetTrainerNoMirroring", "nnUNetTrainerNoDA", "nnUNetTrainerDA5"),
+        *("nnUNetTrainerDiceLoss", "nnUNetTrainerCELoss", "nnUNetTrainerAdam"),
+        *("nnUNetTrainerCosAnneal", "nnUNetTrainer_warmup"),
+        *(f"nnUNetTrainer_{epochs}epochs" for epochs in (5, 10, 20, 50, 100, 250)),
+        *(f"nnUNetTrainer_{epochs}epochs" for epochs in (500, 750, 2000, 4000, 8000)),
+        *("nnUNetTrainer_1epoch", "nnUNetTrainer_250epochs_NoMirroring"),
+    }
+)
+"""Ours, and those of nnU-Net that differ from its own in nothing but the training."""
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+_FOLD = re.compile(r"fold_(all|0|[1-9][0-9]?)")
+_DANGEROUS = re.compile(r"^-|[^A-Za-z0-9._-]")
+_PICKLES = (".pkl", ".pickle", ".pck", ".joblib", ".npy", ".npz")
+_LEFT_BEHIND = re.compile(
+    r"dataset_fingerprint\.json|fold_(all|0|[1-9][0-9]?)/(checkpoint_(best|latest)\.pth"
+    r"|progress\.png|debug\.json|network_architecture\.pdf|validation/summary\.json)"
+)
+"""Files that nnU-Net exports with a model; none of them is ever unpacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The entries of a packed model, sorted by what they are for."""
+
+    name: ModelName
+    checkpoints: dict[str, str]
+    """Fold to the entry of its final checkpoint."""
+
+    texts: dict[str, str]
+    """``plans.json``, ``dataset.json``, and where present our own files, to the
+    entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """The folder of a model below ``nnUNet_results``, taken apart."""
+
+    dataset: str
+    trainer: str
+    plans: str
+    configuration: str
+
+    @classmethod
+    def from_folders(cls, dataset: str, folder: str) -> ModelName:
+        """Return the name that two folders spell.
+
+        Raises
+        ------
+        SecurityError
+            S10: a name that a program could take for an option or a command. S09: a
+            trainer that is not on the list. S04: no model's folder.
+
+        Examples
+        --------
+        >>> ModelName.from_folders("Dataset001_Tibia", "nnUNetTrainer__nnUNetPlans__2d")
+        ModelName(dataset='Dataset001_Tibia', trainer='nnUNetTrainer',
+            plans='nnUNetPlans', configuration='2d')
+        """
+        for name in (dataset, folder):
+            if _DANGEROUS.search(name):
+                refuse(f"the name {_short(name)} is no model's", "S10")
+        parts = folder.split("__")
+        if not re.fullmatch(DATASET_NAME, dataset) or len(parts) != 3:  # noqa: PLR2004 - trainer, plans, configuration
+            refuse(f"{_short(f'{dataset}/{folder}')} is no model's folder", "S04")
+        trainer, plans, configuration = parts
+        check_trainer(trainer)
+        if not _WORD.fullmatch(plans) or configuration not in CONFIGURATIONS:
+            refuse(f"{_short(folder)} is no model's folder", "S04")
+        return cls(dataset, trainer, plans, configuration)
+
+    @classmethod
+    def of(cls, run: TrainingRun) -> ModelName:
+        """Return the name of the model of which a run is a fold."""
+        return cls(run.dataset, run.trainer, run.plans, run.configuration)
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that holds the folds."""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    @property
+    def path(self) -> str:
+        """Dataset and folder, as in nnU-Net's own exports."""
+        return f"{self.dataset}/{self.folder}"
+
+    def run(self, fold: str) -> TrainingRun:
+        """Return one fold of this model."""
+        number = int(fold) if fold.isdigit() else fold
+        return TrainingRun(
+            self.dataset, self.configuration, number, self.trainer, self.plans
+        )
+
+
+def sorted_contents(entries: Sequence[str]) -> Contents:
+    """Return what the entries of an archive are, if they are one model and no more.
+
+    Parameters
+    ----------
+    entries : sequence of str
+        Names as ``Dataset001_X/trainer__plans__2d/fold_0/checkpoint_final.pth``, which
+        is also how nnU-Net exports a model.
+
+    Raises
+    ------
+    SecurityError
+        S03: a pickle. S04: a file that no model needs, or a file that is missing. S05:
+        files of another model. S09, S10: a name that must not be.
+    """
+    pickles = [entry for entry in entries if entry.lower().endswith(_PICKLES)]
+    if pickles:
+        refuse(f"{_short(pickles[0])} is a pickle, which could run anything", "S03")
+    places = {tuple(entry.split("/")[:2]) for entry in entries if entry.count("/") > 1}
+    loose = [entry for entry in entries if entry.count("/") <= 1]
+    if loose or not places:
+        refuse(f"{_short((loose or [''])[0])} lies in no model's folder", "S04")
+    names = [ModelName.from_folders(*place) for place in sorted(places)]
+    if len(names) > 1:
+        both = " and ".join(_short(name.path) for name in names[:2])
+        refuse(f"it holds files of {both}; one model a file", "S05")
+    contents = _by_purpose(names[0], entries)
+    for missing in {PLANS_FILE, DATASET_FILE} - contents.texts.keys():
+        refuse(f"its {missing} is missing", "S04")
+    if not contents.checkpoints:
+        refuse(f"it has no fold with a {CHECKPOINT_FINAL}", "S04")
+    return contents
+
+
+def _by_purpose(name: ModelName, entries: Sequence[str]) -> Contents:
+    contents = Contents(name, {}, {})
+    for entry in entries:
+        file = entry.removeprefix(f"{name.path}/")
+        fold = fold_of(file.partition("/")[0])
+        if fold and file == f"fold_{fold}/{CHECKPOINT_FINAL}":
+            contents.checkpoints[fold] = entry
+        elif file in TEXT_FILES:
+            contents.texts[file] = entry
+        elif not _LEFT_BEHIND.fullmatch(file):
+            refuse(f"{_short(entry)} is no file of a model", "S04")
+    return contents
+
+
+def _short(name: str) -> str:
+    """Return a name as it may stand in a message."""
+    return quoted(name[:LONGEST_VALUE] + ("..." if len(name) > LONGEST_VALUE else ""))
+
+
+def fold_of(folder: str) -> str | None:
+    """Return the fold that a folder's name spells, or None.
+
+    Examples
+    --------
+    >>> fold_of("fold_3"), fold_of("fold_all"), fold_of("fold_-1")
+    ('3', 'all', None)
+    """
+    match = _FOLD.fullmatch(folder)
+    return match[1] if match else None
+
+
+def check_trainer(name: str) -> None:
+    """Refuse a trainer that is not on the list (FAULTS S09)."""
+    if name not in TRAINERS:
+        refuse(
+            f"its trainer {_short(name)} is not one of those that "
+            "may come from elsewhere",
+            "S09",
+        )
+
+
+def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what a JSON file from elsewhere holds.
+
+    Raises
+    ------
+    SecurityError
+        S07: larger than any model needs. S08: damaged, or nested too deep.
+    """
+    if len(content) > MOST_JSON_BYTES:
+        refuse(f"{file} has {len(content)} bytes", "S07")
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:LONGEST_VALUE]
+        raise SecurityError(
+            f"The model is refused: {file} is damaged or nested too deep ({reason}).",
+            code="S08",
+        ) from error
+
+
+def checked_plans(content: Any, name: ModelName) -> JsonObject:  # noqa: ANN401 - judged here
+    """Return the content of a ``plans.json`` whose every word and number passed.
+
+    Raises
+    ------
+    SecurityError
+        S02: a class, function or key that is not on the list, or plans of another
+        model. S07: an absurd number.
+    """
+    plans = validated(Plans, content, PLANS_FILE)
+    for what, is_, must in (
+        ("dataset", plans.dataset_name, name.dataset),
+        ("plans", plans.plans_name, name.plans),
+    ):
+        if is_ != must:
+            refuse(f"{PLANS_FILE} names the {what} {is_}, its folder {must}", "S02")
+    if name.configuration not in plans.configurations:
+        refuse(f"{PLANS_FILE} has no configuration {name.configuration}", "S02")
+    result: JsonObject = content
+    return result
+
+
+def checked_dataset(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
+    """Return what prediction needs of a ``dataset.json``, and nothing else.
+
+    Raises
+    ------
+    SecurityError
+        S02: a key of another kind than nnU-Net's. S07: an absurd number.
+    """
+    return validated(Dataset, content, DATASET_FILE).model_dump(exclude_none=True)
+
+
+def checked_card(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
+    """Return the content of a ``model.json`` that says what ours do.
+
+    Raises
+    ------
+    SecurityError
+        S02: another key or kind. S07: an absurd number.
+    """
+    return validated(Card, content, CARD_FILE).model_dump()
+
+
+def check_model_folder(model_dir: Path, folds: Sequence[int | str]) -> None:
+    """Refuse a model folder that nnU-Net should not be called with.
+
+    It costs a few milliseconds, so every prediction begins with it, whoever made the
+    folder.
+
+    Raises
+    ------
+    SecurityError
+        With the id of the fault.
+    """
+    name = ModelName.from_folders(model_dir.parent.name, model_dir.name)
+    checked_plans(_read(model_dir / PLANS_FILE), name)
+    checked_dataset(_read(model_dir / DATASET_FILE))
+    for fold in folds:
+        check_checkpoint(model_dir / f"fold_{fold}" / CHECKPOINT_FINAL)
+
+
+def _read(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
+    with file.open("rb") as stream:
+        return parsed(stream.read(MOST_JSON_BYTES + 1), file.name)
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")

@@ -1,0 +1,424 @@
+"""What nnU-Net and this program write about a model, word by word and number by number.
+
+nnU-Net looks up every class that ``plans.json`` names with `pydoc.locate` and calls it,
+with the arguments that stand beside it; so a text file alone can run a command. Every
+name is therefore compared with a list, every number with a bound, and a key that
+nnU-Net does not write is refused (FAULTS S02, S07). Lists hold whole names: a module
+under ``dynamic_network_architectures`` also reaches all that it imports.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+)
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.formats.files import quoted
+
+DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+LONGEST_VALUE = 80
+"""No more of a foreign word stands in a message."""
+
+MOST_PARAMETERS = 10**9
+"""nnU-Net's largest plans have a few hundred million."""
+
+MOST_ACTIVATIONS = 2**31
+"""Voxels of a patch times the features of the first stage."""
+
+_TOO_LARGE = frozenset(
+    {
+        *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+        *("too_long", "too_short", "string_too_long", "finite_number", "too_large"),
+    }
+)
+"""Kinds of pydantic's complaints that speak of sizes."""
+
+Word: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
+]
+Text: TypeAlias = Annotated[str, StringConstraints(max_length=100)]
+Configuration: TypeAlias = Literal[
+    "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"
+]
+CONFIGURATIONS: tuple[str, ...] = get_args(Configuration)
+Reader: TypeAlias = Literal[
+    "SimpleITKIO",
+    "SimpleITKIOWithReorient",
+    "NibabelIO",
+    "NibabelIOWithReorient",
+    "NaturalImage2DIO",
+    "Tiff3DIO",
+]
+Resampling: TypeAlias = Literal[
+    "resample_data_or_seg_to_shape",
+    "resample_torch_simple",
+    "resample_torch_fornnunet",
+    "no_resampling_hack",
+]
+Edge: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+Size: TypeAlias = Annotated[float, Field(gt=0, le=1e6)]
+SpacingMm: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=64)]
+Features: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+Stride: TypeAlias = Annotated[int, Field(ge=1, le=8)]
+Kernel: TypeAlias = Annotated[int, Field(ge=1, le=15)]
+Axis: TypeAlias = Literal[0, 1, 2]
+Intensity: TypeAlias = Annotated[float, Field(ge=-1e12, le=1e12)]
+STAGES = Field(min_length=1, max_length=12)
+AXES = Field(min_length=2, max_length=3)
+CHANNELS = Field(min_length=1, max_length=32)
+
+THREE = Field(min_length=3, max_length=3)
+_Voxels: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class _Strict(BaseModel):
+    """Exactly these keys, exactly these types, finite numbers."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=False
+    )
+
+
+class _NormOptions(_Strict):
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    affine: bool = True
+    momentum: Annotated[float, Field(ge=0, le=1)] | None = None
+    track_running_stats: bool = False
+
+
+class _DropoutOptions(_Strict):
+    p: Annotated[float, Field(ge=0, le=1)] = 0.5
+    inplace: bool = False
+
+
+class _NonlinOptions(_Strict):
+    inplace: bool = False
+    negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class _Network(_Strict):
+    """Arguments of the network class."""
+
+    n_stages: Annotated[int, Field(ge=1, le=12)]
+    features_per_stage: Annotated[list[Features], STAGES]
+    conv_op: Literal["torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"]
+    kernel_sizes: Annotated[list[Annotated[list[Kernel], AXES]], STAGES]
+    strides: Annotated[list[Annotated[list[Stride], AXES]], STAGES]
+    n_conv_per_stage: Annotated[list[Count], STAGES] | None = None
+    n_blocks_per_stage: Annotated[list[Count], STAGES] | None = None
+    n_conv_per_stage_decoder: Annotated[list[Count], Field(max_length=11)]
+    conv_bias: bool
+    norm_op: Literal[
+        "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "torch.nn.modules.batchnorm.BatchNorm2d",
+        "torch.nn.modules.batchnorm.BatchNorm3d",
+    ]
+    norm_op_kwargs: _NormOptions
+    dropout_op: (
+        Literal[
+            "torch.nn.modules.dropout.Dropout2d", "torch.nn.modules.dropout.Dropout3d"
+        ]
+        | None
+    )
+    dropout_op_kwargs: _DropoutOptions | None
+    nonlin: Literal[
+        "torch.nn.LeakyReLU",
+        "torch.nn.ReLU",
+        "torch.nn.modules.activation.LeakyReLU",
+        "torch.nn.modules.activation.ReLU",
+    ]
+    nonlin_kwargs: _NonlinOptions
+
+    @property
+    def axes(self) -> int:
+        """2 or 3."""
+        return 3 if self.conv_op.endswith("3d") else 2
+
+    @property
+    def convolutions(self) -> list[int]:
+        """Of every stage of the encoder; a residual block has two."""
+        return self.n_conv_per_stage or [2 * n for n in self.n_blocks_per_stage or []]
+
+    @property
+    def parameters(self) -> int:
+        """About how many numbers the network learns."""
+        decoder = [*self.n_conv_per_stage_decoder, 0]
+        before, total = 1, 0
+        for stage, features in enumerate(self.features_per_stage):
+            kernel = math.prod(self.kernel_sizes[stage])
+            depth = self.convolutions[stage] + decoder[stage]
+            total += kernel * features * (before + features * (depth + 1))
+            before = features
+        return total
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        """Refuse lists of different lengths, and a network that no machine holds."""
+        if (self.n_conv_per_stage is None) == (self.n_blocks_per_stage is None):
+            raise PydanticCustomError("odd", "convolutions or blocks, not both")
+        rows = (self.features_per_stage, self.kernel_sizes, self.strides)
+        lengths = {len(row) for row in (*rows, self.convolutions)}
+        lengths.add(len(self.n_conv_per_stage_decoder) + 1)
+        if lengths != {self.n_stages}:
+            raise PydanticCustomError("odd", "its lists do not fit n_stages")
+        per_axis = {len(row) for row in (*self.kernel_sizes, *self.strides)}
+        if per_axis != {self.axes} or not self.norm_op.endswith(f"{self.axes}d"):
+            raise PydanticCustomError("odd", "it mixes two and three dimensions")
+        if self.parameters > MOST_PARAMETERS:
+            raise PydanticCustomError("too_large", "a network of this size is absurd")
+        return self
+
+
+class _Architecture(_Strict):
+    network_class_name: Literal[
+        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+    ]
+    arch_kwargs: _Network
+    kw_requires_import: Annotated[
+        list[Literal["conv_op", "norm_op", "dropout_op", "nonlin"]],
+        Field(alias="_kw_requires_import"),
+    ]
+
+    @model_validator(mode="after")
+    def _imports_every_class_once(self) -> Self:
+        if sorted(self.kw_requires_import) != [
+            "conv_op",
+            "dropout_op",
+            "nonlin",
+            "norm_op",
+        ]:
+            raise PydanticCustomError("odd", "four classes are looked up, each once")
+        return self
+
+
+class _ResamplingOptions(_Strict):
+    is_seg: bool = False
+    order: Annotated[int, Field(ge=0, le=5)] = 3
+    order_z: Annotated[int, Field(ge=0, le=5)] = 0
+    force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    memefficient_seg_resampling: bool = False
+    mode: Literal["linear", "nearest"] = "linear"
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class _Planned(_Strict):
+    """One configuration as nnU-Net plans it."""
+
+    data_identifier: Word
+    preprocessor_name: Literal["DefaultPreprocessor"]
+    batch_size: Annotated[int, Field(ge=1, le=100_000)]
+    patch_size: Annotated[list[Edge], AXES]
+    median_image_size_in_voxels: Annotated[list[Size], AXES]
+    spacing: Annotated[list[SpacingMm], AXES]
+    normalization_schemes: Annotated[
+        list[
+            Literal[
+                "ZScoreNormalization",
+                "CTNormalization",
+                "NoNormalization",
+                "RescaleTo01Normalization",
+                "RGBTo01Normalization",
+            ]
+        ],
+        CHANNELS,
+    ]
+    use_mask_for_norm: Annotated[list[bool], CHANNELS]
+    resampling_fn_data: Resampling
+    resampling_fn_seg: Resampling
+    resampling_fn_probabilities: Resampling
+    resampling_fn_data_kwargs: _ResamplingOptions
+    resampling_fn_seg_kwargs: _ResamplingOptions
+    resampling_fn_probabilities_kwargs: _ResamplingOptions
+    architecture: _Architecture
+    batch_dice: bool
+    next_stage: Literal["3d_cascade_fullres"] | None = None
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> Self:
+        """Refuse a patch of other dimensions, or one that no machine holds."""
+        network = self.architecture.arch_kwargs
+        rows = (self.patch_size, self.median_image_size_in_voxels, self.spacing)
+        if {len(row) for row in rows} != {network.axes}:
+            raise PydanticCustomError("odd", "it mixes two and three dimensions")
+        work = math.prod(self.patch_size) * network.features_per_stage[0]
+        if work > MOST_ACTIVATIONS:
+            raise PydanticCustomError("too_large", "a patch of this size is absurd")
+        return self
+
+
+class _Cascade(_Strict):
+    """The second stage of nnU-Net's cascade."""
+
+    inherits_from: Literal["3d_fullres"]
+    previous_stage: Literal["3d_lowres"]
+
+
+def _kind_of_configuration(content: Any) -> str:  # noqa: ANN401 - judged here
+    return "cascade" if isinstance(content, dict) and "inherits_from" in content else ""
+
+
+class _Intensities(_Strict):
+    max: Intensity
+    mean: Intensity
+    median: Intensity
+    min: Intensity
+    percentile_00_5: Intensity
+    percentile_99_5: Intensity
+    std: Annotated[float, Field(ge=0, le=1e12)]
+
+
+class _Steps(_Strict):
+    """What the trainers of our smaller budgets read."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    iterations: Annotated[int, Field(ge=1, le=100_000)]
+    validation_iterations: Annotated[int, Field(ge=1, le=100_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    foreground_share: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Plans(_Strict):
+    """``plans.json`` as nnU-Net 2.8 and our budgets write it."""
+
+    dataset_name: Annotated[str, StringConstraints(pattern=rf"^{DATASET_NAME}$")]
+    plans_name: Word
+    original_median_spacing_after_transp: Annotated[
+        list[SpacingMm], Field(min_length=3, max_length=3)
+    ]
+    original_median_shape_after_transp: Annotated[
+        list[Size], Field(min_length=3, max_length=3)
+    ]
+    image_reader_writer: Reader
+    transpose_forward: Annotated[list[Axis], THREE]
+    transpose_backward: Annotated[list[Axis], THREE]
+    configurations: dict[
+        Configuration,
+        Annotated[
+            Annotated[_Planned, Tag("")] | Annotated[_Cascade, Tag("cascade")],
+            Discriminator(_kind_of_configuration),
+        ],
+    ]
+    experiment_planner_used: Word
+    label_manager: Literal["LabelManager"]
+    foreground_intensity_properties_per_channel: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}$")], _Intensities],
+        CHANNELS,
+    ]
+    nnunet_bridge: dict[Configuration, _Steps] | None = None
+
+    @model_validator(mode="after")
+    def _axes_are_all_there(self) -> Self:
+        for axes in (self.transpose_forward, self.transpose_backward):
+            if sorted(axes) != [0, 1, 2]:
+                raise PydanticCustomError("odd", "a transposition names an axis twice")
+        return self
+
+
+class Dataset(BaseModel):
+    """The keys of ``dataset.json`` that prediction needs; others are left behind."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    channel_names: Annotated[dict[Annotated[str, Field(max_length=2)], Text], CHANNELS]
+    labels: Annotated[
+        dict[
+            Text,
+            Annotated[int, Field(ge=0, le=65_534)]
+            | Annotated[list[int], Field(max_length=256)],
+        ],
+        Field(min_length=2, max_length=256),
+    ]
+    numTraining: Annotated[int, Field(ge=0, le=10_000_000)]  # noqa: N815 - nnU-Net's name
+    file_ending: Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif"]
+    regions_class_order: Annotated[list[int], Field(max_length=256)] | None = None
+    overwrite_image_reader_writer: Reader | None = None
+
+    @model_validator(mode="after")
+    def _names_can_be_read(self) -> Self:
+        names = [*self.labels, *self.channel_names.values()]
+        if not all(name.isprintable() for name in names):
+            raise PydanticCustomError("odd", "a name holds unprintable characters")
+        return self
+
+
+class TrainingRange(_Strict):
+    """Smallest and largest voxel spacing (mm) and shape of the cases it learnt from."""
+
+    cases: Annotated[int, Field(ge=1, le=10_000_000)]
+    smallest_spacing_mm: Annotated[list[SpacingMm], THREE]
+    largest_spacing_mm: Annotated[list[SpacingMm], THREE]
+    smallest_shape: Annotated[list[_Voxels], THREE]
+    largest_shape: Annotated[list[_Voxels], THREE]
+
+
+class _CardFold(_Strict):
+    mean_dice: Annotated[float, Field(ge=0, le=1)] | None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Card(_Strict):
+    """``model.json``: what a packed model says of itself."""
+
+    format: Literal[1]
+    software: Text
+    budget: Text
+    folds: Annotated[dict[Text, _CardFold], Field(min_length=1, max_length=32)]
+    training_range: TrainingRange | None
+
+
+def refuse(reason: str, code: str) -> NoReturn:
+    """Raise the refusal of a model.
+
+    Raises
+    ------
+    SecurityError
+        Always.
+    """
+    raise SecurityError(f"The model is refused: {reason}.", code=code)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validated(kind: type[_Model], content: Any, file: str) -> _Model:  # noqa: ANN401 - judged here
+    """Return `content` as a value of `kind`, or name the first thing that it is not."""
+    try:
+        return kind.model_validate(content)
+    except RecursionError:
+        refuse(f"{file} is nested too deep", "S08")
+    except ValidationError as error:
+        complaint = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in complaint["loc"] if part)
+        value = json.dumps(complaint["input"], default=str)[:LONGEST_VALUE]
+        said = complaint["msg"].removeprefix("Value error, ")
+        refuse(
+            f"{file}, {place or 'as a whole'}: {quoted(value)} is not what nnU-Net "
+            f"writes there ({said})",
+            "S07" if complaint["type"] in _TOO_LARGE else "S02",
+        )
