@@ -43,10 +43,11 @@ from nnunet_bridge.formats.pictures import PLANES, write_panels
 from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.label_files import table_file_for, table_for
 from nnunet_bridge.pipeline.run_facts import (
     FoldRun,

@@ -23,8 +23,9 @@ from nnunet_bridge.formats.html import (
 from nnunet_bridge.formats.html.meshes import packed_mesh, thinned
 from nnunet_bridge.formats.html.page import MAX_BYTES, page_text
 from nnunet_bridge.formats.sprites import slice_stack
-from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.surface import surface_of
+from nnunet_bridge.ops.verdict import verdict
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 

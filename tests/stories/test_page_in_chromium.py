@@ -30,8 +30,9 @@ from nnunet_bridge.formats.html import (
 )
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_stack
-from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.ops.verdict import verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
