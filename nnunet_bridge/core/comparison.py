@@ -151,6 +151,25 @@ class ModelRank:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a model took, as its trainings measured it; None where nobody did."""
+
+    model: str
+    trainings: int
+    """Folds; `training_s` is their sum."""
+
+    training_s: float | None = None
+    prediction_s_per_case: float | None = None
+    """Of nnU-Net's final validation: prediction, export and scoring of a case."""
+
+    peak_memory_bytes: float | None = None
+    """Of the process that trained, the highest of all folds."""
+
+    peak_gpu_memory_bytes: float | None = None
+    parameters: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """How the volume of a structure agrees with its reference, for one model.
 

@@ -38,6 +38,8 @@ class RunState:
 
     seconds: float | None
     folder: Path
+    page: Path | None = None
+    """The record of the training as a page; None where there is none."""
 
     @property
     def done(self) -> bool:
@@ -57,6 +59,7 @@ class RunState:
             "mean_dice": self.mean_dice,
             "seconds": self.seconds,
             "folder": str(self.folder),
+            "page": None if self.page is None else str(self.page),
         }
 
 
@@ -74,6 +77,11 @@ def events_of(workspace: Workspace, run: TrainingRun) -> tuple[JsonObject, ...]:
 def record_file(workspace: Workspace, run: TrainingRun) -> Path:
     """Return the file that says how the training was started and how it ended."""
     return workspace.run_dir(run) / "run.json"
+
+
+def record_page(workspace: Workspace, run: TrainingRun) -> Path:
+    """Return the page that shows a finished training: its curves, scores, slices."""
+    return workspace.run_dir(run) / "index.html"
 
 
 def lock_file(workspace: Workspace, run: TrainingRun) -> Path:
@@ -96,7 +104,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     starts = [event for event in events if event.get("event") == "start"]
     summary = fold_dir / "validation" / "summary.json"
     finished = (fold_dir / CHECKPOINT_FINAL).exists() and summary.exists()
-    record = record_file(workspace, run)
+    record, page = record_file(workspace, run), record_page(workspace, run)
     ended_as = read_json(record).get("state") if record.exists() else None
     if is_locked(lock_file(workspace, run)):
         state = "running"
@@ -117,6 +125,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
         mean_dice=_mean_dice(summary) if finished else None,
         seconds=sum(float(e.get("seconds") or 0) for e in epochs) if epochs else None,
         folder=fold_dir,
+        page=page if page.is_file() else None,
     )
 
 

@@ -50,6 +50,7 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 from nnunet_bridge.pipeline.plan import require_plan
+from nnunet_bridge.pipeline.run_record import write_run_records
 
 FULL_EPOCHS = 1000
 """Epochs of nnU-Net's own trainer."""
@@ -63,6 +64,8 @@ class TrainSummary:
     runs: tuple[RunState, ...]
     failures: tuple[str, ...] = ()
     caveat: str = ""
+    notes: tuple[str, ...] = ()
+    """What went wrong beside the trainings, such as a record that was not written."""
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +78,7 @@ class TrainSummary:
             "dataset": self.dataset,
             "runs": [state.as_json() for state in self.runs],
             "failures": list(self.failures),
+            "notes": list(self.notes),
         }
 
     def as_text(self) -> str:
@@ -92,7 +96,7 @@ class TrainSummary:
                 f"{state.state:9}{epochs:8} {dice}"
             )
         return "\n".join(
-            [*lines, *self.failures, *([self.caveat] if self.caveat else [])]
+            [*lines, *self.failures, *self.notes, *filter(None, [self.caveat])]
         )
 
 
@@ -109,6 +113,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train and validate every configuration and fold that is not done yet.
+
+    Every finished run gets its record, a page; a record that cannot be written is a
+    note of the summary, not a failure.
 
     Raises
     ------
@@ -139,8 +146,12 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
             resources = Resources(chosen, 0, resources.workers, resources.loaders, gpus)
         batch = _Batch(workspace, budget, resources, state, restart=restart)
         failures = batch.train(todo, side_by_side, progress or Silent())
-    states = tuple(run_state(workspace, run, budget.name) for run in runs)
-    return TrainSummary(dataset, states, tuple(failures), budget.caveat)
+    states = [run_state(workspace, run, budget.name) for run in runs]
+    notes = write_run_records(workspace, dataset, states, progress or Silent())
+    states = [run_state(workspace, run, budget.name) for run in runs]
+    return TrainSummary(
+        dataset, tuple(states), tuple(failures), budget.caveat, tuple(notes)
+    )
 
 
 def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:

@@ -1,20 +1,8 @@
-"""The page in a real browser: Debian's Chromium, headless, spoken to over a pipe.
-
-Chromium's own protocol (DevTools, over file descriptors 3 and 4) needs no library: one
-JSON object a message, a zero byte after each.
-"""
-
-import base64
-import contextlib
-import json
-import os
-import shutil
-import subprocess
-import time
-from pathlib import Path
+"""The pages in a real browser: they work, they fit, they complain of nothing."""
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, Browser
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
@@ -34,130 +22,10 @@ from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--hide-scrollbars", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--remote-debugging-pipe",
-]  # fmt: skip
-PATIENCE_S = 60
-
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
-
-
-class Browser:
-    """One tab of a headless Chromium."""
-
-    def __init__(self, profile: Path) -> None:
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
-        script = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'
-        # A shell puts the pipes at descriptors 3 and 4, where Chromium expects them.
-        self._process = subprocess.Popen(
-            ["bash", "-c", script, str(to_browser), str(from_browser), CHROMIUM,
-             *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
-        self._unread = b""
-        self._number = 0
-        self.complaints = []
-        """Console errors, exceptions and log entries of the page."""
-        self.requests = []
-        """Every address that the page asked for."""
-        self._session = None
-        tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=tab, flatten=True)[
-            "sessionId"
-        ]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
-
-    def ask(self, method, **parameters):
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next_message()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
-
-    def open(self, file: Path) -> None:
-        self.ask("Page.navigate", url=file.resolve().as_uri())
-        self.wait_for("document.readyState === 'complete'")
-
-    def run(self, script: str):
-        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def wait_for(self, condition: str) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not self.run(condition):
-            assert time.monotonic() < end, f"never true: {condition}"
-            time.sleep(0.1)
-
-    def size(self, width: int, height: int) -> None:
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
-
-    def scheme(self, name: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": name}]
-        self.ask("Emulation.setEmulatedMedia", features=features)
-
-    def press(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key)
-
-    def screenshot(self, file: Path, *, whole: bool = True) -> bytes:
-        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)
-        picture = base64.b64decode(answer["data"])
-        file.write_bytes(picture)
-        return picture
-
-    def close(self) -> None:
-        with contextlib.suppress(AssertionError, OSError):
-            self._session = None
-            self.ask("Browser.close")
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._write)
-        os.close(self._read)
-
-    def _next_message(self):
-        while b"\0" not in self._unread:
-            part = os.read(self._read, 1 << 20)
-            assert part, "Chromium ended"
-            self._unread += part
-        message, _, self._unread = self._unread.partition(b"\0")
-        content = json.loads(message)
-        self._listen(content.get("method", ""), content.get("params", {}))
-        return content
-
-    def _listen(self, method, event):
-        if method == "Runtime.exceptionThrown":
-            self.complaints.append(event["exceptionDetails"])
-        if method == "Runtime.consoleAPICalled" and event["type"] == "error":
-            self.complaints.append(event["args"])
-        if method == "Log.entryAdded" and event["entry"]["level"] == "error":
-            self.complaints.append(event["entry"])
-        if method == "Network.requestWillBeSent":
-            self.requests.append(event["request"]["url"])
 
 
 @pytest.fixture(scope="module")
