@@ -13,6 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-quic",
@@ -21,6 +23,7 @@ FLAGS = [
     "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--remote-debugging-pipe",
 ]  # fmt: skip
 PATIENCE_S = 60
+FRAME_S = 0.1
 
 
 class Browser:
@@ -92,8 +95,48 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=features)
 
     def press(self, key: str) -> None:
+        codes = {"Tab": 9, "Enter": 13, " ": 32}
+        text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key)
+            self.ask(
+                "Input.dispatchKeyEvent",
+                type=kind, key=key, windowsVirtualKeyCode=codes.get(key, 0),
+                **(text if kind == "keyDown" else {}),
+            )  # fmt: skip
+
+    def turn_wheel(self, x: float, y: float, steps: int) -> None:
+        """Turn the wheel of a mouse at a place of the window."""
+        self.ask(
+            "Input.dispatchMouseEvent",
+            type="mouseWheel", x=x, y=y, deltaX=0, deltaY=100 * steps,
+        )  # fmt: skip
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at one place of the window and let go at another.
+
+        Unhurried, as a hand does it: a page looks at the mouse once a frame.
+        """
+        way = [
+            tuple(a + (b - a) * share for a, b in zip(start, end, strict=True))
+            for share in np.linspace(0, 1, 9)
+        ]
+        for kind, (x, y), buttons in (
+            ("mouseMoved", start, 0), ("mousePressed", start, 1),
+            *(("mouseMoved", place, 1) for place in way), ("mouseReleased", end, 0),
+        ):  # fmt: skip
+            self.ask(
+                "Input.dispatchMouseEvent",
+                type=kind, x=x, y=y, button="left" if kind != "mouseMoved" or buttons else "none",
+                buttons=buttons, clickCount=int(kind != "mouseMoved"),
+            )  # fmt: skip
+            time.sleep(FRAME_S)
+
+    def printed(self) -> bytes:
+        """Return the page as PDF, on A4."""
+        answer = self.ask(
+            "Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True
+        )
+        return base64.b64decode(answer["data"])
 
     def screenshot(self, file: Path, *, whole: bool = True) -> bytes:
         answer = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)

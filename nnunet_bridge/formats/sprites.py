@@ -60,7 +60,7 @@ MODEL_COLOURS: tuple[Colour, ...] = (
 )
 """Colours of the models on black, in their order; the style sheet has the same."""
 
-SEVERAL_COLOUR: Colour = (255, 255, 255)
+SEVERAL_COLOUR: Colour = (226, 26, 138)
 """Where more than one model differs from the reference."""
 
 

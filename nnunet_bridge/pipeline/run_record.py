@@ -89,7 +89,7 @@ def write_run_record(workspace: Workspace, dataset: str, state: RunState) -> Pat
     study = ValidatedStudy(
         (run,), raw.folder / "labelsTr", raw.folder / "imagesTr", raw.labels
     )
-    held_out = _look_at_cases(study, seed=str(record_page(workspace, state.run).parent))
+    held_out = _look_at_cases(study, seed=f"{dataset} {run.name} {state.run.fold}")
     curves = curves_of([run])
     file = record_page(workspace, state.run)
     write_run_page(

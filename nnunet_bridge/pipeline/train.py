@@ -26,6 +26,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
+from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -303,6 +304,7 @@ def _facts_of_a_run(
         "budget": budget.name,
         "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
         "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
+        "patients": _patients_trained_on(workspace, run),
         "versions": {
             name: metadata.version(name)
             for name in ("nnunet-bridge", "nnunetv2", "torch", "numpy")
@@ -310,6 +312,17 @@ def _facts_of_a_run(
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def _patients_trained_on(workspace: Workspace, run: TrainingRun) -> int:
+    """Return of how many patients the cases are that a run learns from."""
+    splits: Splits = read_json(workspace.splits_file(run.dataset))
+    if run.fold == ON_ALL_CASES:
+        cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
+    else:
+        cases = set(splits[int(run.fold)]["train"])
+    groups = read_patient_groups(workspace.dataset_dir(run.dataset))
+    return len({groups.get(case, case) for case in cases})
 
 
 def _require_gpus(gpus: int, device: str, machine: Machine) -> None:

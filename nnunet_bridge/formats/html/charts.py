@@ -186,7 +186,7 @@ def agreement_plot(
     -----
     After Bland and Altman 1986. Bars on the right: 95 % intervals of the three lines.
     """
-    width, top, bottom, left, right = 320, 12, 178, 48, 290
+    width, top, bottom, left, right = 400, 12, 190, 48, 316
     means = [mean for one in same_axes for mean in one.means_cm3]
     across = scale_of(means, left, right)
     down = scale_of(_agreement_extent(same_axes), bottom, top, zero=True)
@@ -199,14 +199,16 @@ def agreement_plot(
     words = "mean of prediction and reference (cm\u00b3)"
     parts.append(_text(middle, bottom + 34, words, "tick", "middle"))
     parts.append(_line(left, down(0.0), right, down(0.0), "zero"))
-    for value, ends, css in _agreement_lines(found):
-        y = down(value)
+    lines = _agreement_lines(found)
+    heights = _apart([down(value) for value, _, _ in lines], 13)
+    for place, (value, ends, css) in enumerate(lines):
+        y, beside = down(value), right + 8 + 9 * place
         parts.append(_line(left, y, right, y, f"level l{model % len(_MARKS)} {css}"))
-        parts.append(_text(right + 10, y - 4, _signed(value, 2), "tick", "start"))
+        words = _signed(value, 2)
+        parts.append(_text(right + 36, heights[place] + 4, words, "tick", "start"))
         if ends is not None:
-            parts.append(
-                _line(right + 4, down(ends[0]), right + 4, down(ends[1]), "reach")
-            )
+            parts.append(_line(beside, down(ends[0]), beside, down(ends[1]), "reach"))
+            parts.append(_dot("reached", beside, y, ""))
     points = zip(found.case_ids, found.means_cm3, found.differences_cm3, strict=True)
     parts += [
         mark(
@@ -225,15 +227,35 @@ def agreement_plot(
 def _agreement_lines(
     found: Agreement,
 ) -> list[tuple[float, tuple[float, float] | None, str]]:
-    """Return value, interval and style of the bias and of both limits."""
+    """Return value, interval and style of lower limit, bias and upper limit."""
     if found.bias_cm3 is None:
         return []
-    lines = [(found.bias_cm3, found.bias_interval_95, "")]
-    if found.limits_cm3 is not None:
-        low, high = found.limits_cm3
-        lines.append((low, found.lower_limit_interval_95, "dashed"))
-        lines.append((high, found.upper_limit_interval_95, "dashed"))
-    return lines
+    bias = (found.bias_cm3, found.bias_interval_95, "")
+    if found.limits_cm3 is None:
+        return [bias]
+    low, high = found.limits_cm3
+    return [
+        (low, found.lower_limit_interval_95, "dashed"),
+        bias,
+        (high, found.upper_limit_interval_95, "dashed"),
+    ]
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Return heights from below to above, moved so that none covers another.
+
+    Examples
+    --------
+    >>> _apart([100.0, 98.0, 40.0], 10)
+    [104.0, 94.0, 40.0]
+    """
+    moved = list(heights)
+    for place in range(1, len(moved)):
+        short = least - (moved[place - 1] - moved[place])
+        if short > 0:
+            moved[place - 1] += short / 2
+            moved[place] -= short / 2
+    return moved
 
 
 def _agreement_extent(agreements: Sequence[Agreement]) -> list[float]:

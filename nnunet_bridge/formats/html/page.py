@@ -15,8 +15,9 @@ from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.html import charts
 from nnunet_bridge.formats.html.content import CaseView, PageContent
 from nnunet_bridge.formats.html.meshes import packed_mesh
-from nnunet_bridge.formats.html.parts import number, rendered, sentence
+from nnunet_bridge.formats.html.parts import number, rendered, sentence, typeset
 from nnunet_bridge.formats.html.tables import agreement_rows, metric_tables, rank_rows
+from nnunet_bridge.formats.sprites import SEVERAL_COLOUR
 
 MAX_BYTES = 15_000_000
 """The page stays below this, so that it can be sent by mail."""
@@ -44,6 +45,8 @@ def page_text(content: PageContent, *, max_faces: int = _MESH_FACES[0]) -> str:
         models=comparison.models,
         plotly=any(case.meshes for case in content.cases),
         content=content,
+        typeset=typeset,
+        several_colour="#{:02x}{:02x}{:02x}".format(*SEVERAL_COLOUR),
         comparison=comparison,
         banner=sentence(content.caveat),
         colours=dict(content.colours),

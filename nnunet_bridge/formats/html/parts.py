@@ -92,6 +92,17 @@ def sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
+def typeset(words: str) -> str:
+    """Return words with a minus sign where a number is below zero.
+
+    Examples
+    --------
+    >>> typeset("+0.005 (-0.007 to 0.1) in a well-known case-3")
+    '+0.005 (\u22120.007 to 0.1) in a well-known case-3'
+    """
+    return re.sub(r"(?<![^ (])-(?=\d)", "\u2212", words)
+
+
 def _own(name: str) -> Markup:
     """Return one of our own files that lie beside this one; they are trusted."""
     text = files("nnunet_bridge.formats.html").joinpath(name).read_text("utf-8")
