@@ -124,9 +124,10 @@ class Browser:
             ("mouseMoved", start, 0), ("mousePressed", start, 1),
             *(("mouseMoved", place, 1) for place in way), ("mouseReleased", end, 0),
         ):  # fmt: skip
+            held = buttons or kind == "mouseReleased"
             self.ask(
                 "Input.dispatchMouseEvent",
-                type=kind, x=x, y=y, button="left" if kind != "mouseMoved" or buttons else "none",
+                type=kind, x=x, y=y, button="left" if held else "none",
                 buttons=buttons, clickCount=int(kind != "mouseMoved"),
             )  # fmt: skip
             time.sleep(FRAME_S)

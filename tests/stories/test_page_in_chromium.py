@@ -234,7 +234,8 @@ def test_surfaces_are_drawn_when_they_are_opened_not_before(tab):
 
 
 def test_arrow_keys_and_the_mouse_turn_the_surfaces(tab):
-    eye = "JSON.stringify(document.querySelector('.plot')._fullLayout.scene.camera.eye)"
+    scene = "document.querySelector('.plot')._fullLayout.scene._scene"
+    eye = f"JSON.stringify({scene}.getCamera().eye)"
     tab.run("document.querySelector('#meshes').open = true")
     tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
     tab.run("document.querySelector('.plot').focus()")
@@ -261,7 +262,7 @@ def test_surfaces_of_every_model_and_side_can_be_chosen(tab):
     tab.run(f"{_button('#meshes', 'above')}.click()")
 
     assert tab.run(first) == pytest.approx(reference + 1, abs=0.01), "rolled by 1 mm"
-    camera = "document.querySelector('.plot')._fullLayout.scene.camera"
+    camera = "document.querySelector('.plot')._fullLayout.scene._scene.getCamera()"
     assert tab.run(f"{camera}.eye.z") > 0
     assert tab.run(f"{camera}.up.y") == -1
 

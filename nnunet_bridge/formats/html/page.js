@@ -241,7 +241,7 @@
       }, { responsive: true, displaylogo: false, displayModeBar: false });
     };
     const turn = (azimuth, elevation, nearer) => {
-      const now = plot._fullLayout.scene.camera.eye;
+      const now = plot._fullLayout.scene._scene.getCamera().eye; // the layout lags behind the mouse
       const reach = Math.hypot(now.x, now.y, now.z);
       const height = Math.asin(now.z / reach) + elevation;
       const round = Math.atan2(now.y, now.x) + azimuth;
