@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.errors import UsageError
-from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.core.image import Colour, Labelmap, Volume
 from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.pictures import (
     View,
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
+
+class _Edge(TypedDict):
+    stroke_width: int
+    stroke_fill: Colour
+
+
 MOST_FRAMES = 400
 """More frames than this on one sheet show nothing."""
 
@@ -39,9 +45,14 @@ _FRAME_PIXELS = 220
 """Longest side of a frame."""
 
 _GAP = 4
+_SCREEN = 1.6
+"""Width of a sheet for its height, about."""
+
 _LEGEND_PIXELS = 26
 _TEXT = (255, 209, 102)
 _WHITE = (235, 235, 235)
+_EDGED: _Edge = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
+"""Letters have a black edge, so that they are read on white as well."""
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -109,8 +120,7 @@ class _Sheet:
         down_mm = volume.grid.shape[view.down] * view.pixel_mm[1]
         scale = _FRAME_PIXELS / max(across_mm, down_mm)
         width, height = max(1, round(across_mm * scale)), max(1, round(down_mm * scale))
-        columns = round(math.sqrt(1.6 * frames * height / width))
-        columns = min(frames, max(1, columns))
+        columns = _columns(frames, math.sqrt(_SCREEN * frames * height / width))
         return cls(view, width, height, columns, -(-frames // columns))
 
     def drawn(
@@ -161,7 +171,7 @@ class _Sheet:
     def _write(self, pen: ImageDraw, left: int, top: int, index: int) -> None:
         """Write the number of a frame and what lies at its edges."""
         font = _font(11)
-        pen.text((left + 3, top + 2), str(index), fill=_WHITE, font=font)
+        pen.text((left + 3, top + 2), str(index), _WHITE, font, **_EDGED)
         right, bottom = left + self.width, top + self.height
         middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
         places = (
@@ -171,7 +181,20 @@ class _Sheet:
             ((middle_x, bottom - 2), "md"),
         )
         for letter, (place, anchor) in zip(self.view.letters, places, strict=True):
-            pen.text(place, letter, fill=_TEXT, font=font, anchor=anchor)
+            pen.text(place, letter, _TEXT, font, anchor=anchor, **_EDGED)
+
+
+def _columns(frames: int, wanted: float) -> int:
+    """Return about as many columns as wanted, with few places left empty.
+
+    Examples
+    --------
+    >>> _columns(12, 4.6), _columns(10, 4.6), _columns(1, 1.3)
+    (4, 5, 1)
+    """
+    near = range(max(1, int(wanted) - 1), int(wanted) + 3)
+    able = [columns for columns in near if columns <= frames] or [frames]
+    return min(able, key=lambda n: (-frames % n, abs(n - wanted)))
 
 
 def _write_legend(pen: ImageDraw, labelmap: Labelmap, top: int) -> None:

@@ -26,6 +26,9 @@ from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
 
+A4_PIXELS = 688
+"""Width of a sheet between its margins of 14 mm, at 96 pixels an inch."""
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
@@ -307,8 +310,11 @@ def test_printed_all_metrics_stand_on_paper_and_buttons_do_not(tab, tmp_path):
     panels = f"[...document.querySelectorAll('.panel')].filter({shown}).length"
     tools = f"[...document.querySelectorAll('.tools, .tabs')].filter({shown}).length"
 
+    tab.size(A4_PIXELS, 1000)
+
     assert tab.run(panels) == 5
     assert tab.run(tools) == 0
+    assert tab.run("document.documentElement.scrollWidth") <= A4_PIXELS
     pdf = tab.printed()
     tab.ask("Emulation.setEmulatedMedia", media="")
     (tmp_path / "page.pdf").write_bytes(pdf)
