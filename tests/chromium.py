@@ -23,7 +23,6 @@ FLAGS = [
     "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--remote-debugging-pipe",
 ]  # fmt: skip
 PATIENCE_S = 60
-FRAME_S = 0.1
 
 
 class Browser:
@@ -84,7 +83,17 @@ class Browser:
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.1)
 
+    def wait_for_frames(self) -> None:
+        """Wait until the page has been drawn twice."""
+        frames = (
+            "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+        )
+        self.ask("Runtime.evaluate", expression=frames, awaitPromise=True)
+
     def size(self, width: int, height: int) -> None:
+        """Make a window; below 600 pixels a phone, whose zoom must not stay."""
+        self.ask("Emulation.clearDeviceMetricsOverride")
+        self.ask("Emulation.resetPageScaleFactor")
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
@@ -130,7 +139,7 @@ class Browser:
                 type=kind, x=x, y=y, button="left" if held else "none",
                 buttons=buttons, clickCount=int(kind != "mouseMoved"),
             )  # fmt: skip
-            time.sleep(FRAME_S)
+            self.wait_for_frames()
 
     def printed(self) -> bytes:
         """Return the page as PDF, on A4."""

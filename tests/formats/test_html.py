@@ -19,13 +19,21 @@ from nnunet_bridge.formats.html import (
     MeshSet,
     ModelCard,
     PageContent,
+    RunContent,
     Setting,
+    ShownSlice,
     write_page,
 )
 from nnunet_bridge.formats.html.meshes import packed_mesh, thinned
 from nnunet_bridge.formats.html.page import MAX_BYTES, page_text
+from nnunet_bridge.formats.html.run_page import run_page_text
 from nnunet_bridge.formats.pictures import PLANES
-from nnunet_bridge.formats.sprites import MODEL_COLOURS, SEVERAL_COLOUR, slice_stack
+from nnunet_bridge.formats.sprites import (
+    MODEL_COLOURS,
+    SEVERAL_COLOUR,
+    slice_picture,
+    slice_stack,
+)
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.surface import surface_of, surfaces_of
 from nnunet_bridge.ops.verdict import verdict
@@ -265,6 +273,47 @@ def test_cases_of_one_patient_have_limits_without_intervals():
 
     assert "each of another patient" in text
     assert 'class="reach"' not in text
+
+
+def test_one_case_has_a_bias_and_no_limits():
+    score = BoneScore("c0", "tibia", "2d", "scored", 0.9, 3.0, 1.0, 0.9, 1e4, 9e3)
+    comparison = compare_models({"2d": [score]}, patients={"c0": "p"})
+
+    text = page_text(content(models=("2d",), comparison=comparison))
+    section = text.partition('id="volumes"')[2].partition("</section>")[0]
+
+    assert "\u22121.00" in section
+    assert section.count('class="level') == 1
+
+
+def test_every_name_on_the_record_of_a_training_is_escaped():
+    labelmap = ball()
+    image = Volume(labelmap.grid, labelmap.voxels.astype(np.int16) * 50)
+    picture = slice_picture(image, labelmap, labelmap, plane="axial", index=16)
+
+    text = run_page_text(
+        RunContent(
+            model=HOSTILE,
+            fold=HOSTILE,
+            dataset=HOSTILE,
+            created=HOSTILE,
+            caveat=HOSTILE,
+            scores=(
+                BoneScore(
+                    HOSTILE, HOSTILE, "2d", "missed", 0.0, None, None, None, 1, 0
+                ),
+                BoneScore("c1", "tibia", "2d", "both_empty", *[None] * 4, 0.0, 0.0),
+            ),
+            slices=(ShownSlice(HOSTILE, HOSTILE, HOSTILE, picture),),
+            settings=(Setting(HOSTILE, (HOSTILE,)),),
+            notes=(HOSTILE,),
+        )
+    )
+
+    assert "<script>alert" not in text
+    assert "alert('x')" not in text
+    assert [tag for tag, _ in Elements(text).elements].count("script") == 1
+    assert "both empty" in text
 
 
 def test_a_named_margin_adds_its_answer_to_the_table_of_that_metric_alone():
