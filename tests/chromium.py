@@ -26,7 +26,7 @@ PATIENCE_S = 60
 
 
 class Browser:
-    """One tab of a headless Chromium."""
+    """A headless Chromium with one tab at a time."""
 
     def __init__(self, profile: Path) -> None:
         to_browser, self._write = os.pipe()
@@ -48,11 +48,19 @@ class Browser:
         """Console errors, exceptions and log entries of the page."""
         self.requests = []
         """Every address that the page asked for."""
-        self._session = None
-        tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=tab, flatten=True)[
-            "sessionId"
-        ]
+        self._session = self._tab = None
+        self.new_tab()
+
+    def new_tab(self) -> None:
+        """Leave the tab, with all that was emulated in it, for a new one."""
+        left, self._session = self._tab, None
+        self.complaints.clear()
+        self.requests.clear()
+        self._tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.ask("Target.attachToTarget", targetId=self._tab, flatten=True)
+        if left:
+            self.ask("Target.closeTarget", targetId=left)
+        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
 
@@ -91,9 +99,7 @@ class Browser:
         self.ask("Runtime.evaluate", expression=frames, awaitPromise=True)
 
     def size(self, width: int, height: int) -> None:
-        """Make a window; below 600 pixels a phone, whose zoom must not stay."""
-        self.ask("Emulation.clearDeviceMetricsOverride")
-        self.ask("Emulation.resetPageScaleFactor")
+        """Give the window a size; below 600 pixels it is a phone's."""
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,

@@ -52,8 +52,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def tab(browser, page):
     """The page, freshly opened, on a desk; the test ends without a complaint."""
-    browser.complaints.clear()
-    browser.requests.clear()
+    browser.new_tab()
     browser.size(1200, 900)
     browser.scheme("light")
     browser.open(page)
@@ -329,8 +328,7 @@ def test_the_record_of_a_training_fits_and_asks_for_nothing(
 ):
     file = tmp_path / "index.html"
     write_run_page(file, run_content())
-    browser.complaints.clear()
-    browser.requests.clear()
+    browser.new_tab()
     browser.size(width, 800)
     browser.scheme(scheme)
     browser.open(file)
