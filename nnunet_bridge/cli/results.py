@@ -351,6 +351,13 @@ def mesh(
     default=None,
     help="[default: the one with most labelled voxels]",
 )
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="Every N-th slice on one sheet instead, labels over the image.",
+)
 @labels_option
 @bridge_command
 def view(
@@ -360,14 +367,17 @@ def view(
     out: Path,
     plane: str,
     slice_number: int | None,
+    every: int | None,
     labels_file: Path | None,
 ) -> Summary:
     """Picture one slice three ways: image, labels, overlay.
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o slice.png --plane coronal
+
+    Example:  nnunet-bridge view scan_folder labels.nii.gz -o sheet.png --every 10
     """
     from nnunet_bridge.pipeline.inputs import read_image
-    from nnunet_bridge.pipeline.report import write_view
+    from nnunet_bridge.pipeline.view import write_view
 
     return write_view(
         image,
@@ -375,6 +385,7 @@ def view(
         out,
         plane=plane,
         slice_number=slice_number,
+        every=every,
         read_image=lambda path: read_image(path).volume,
         labels_file=labels_file,
     )

@@ -30,6 +30,14 @@ from nnunet_bridge.core.summary import Summary
 @model_option
 @finished_budget_option
 @click.option("-o", "--out", type=FOLDER, required=True, help="For index.html.")
+@click.option(
+    "--margin",
+    "margins",
+    multiple=True,
+    metavar="METRIC=SIZE",
+    help="A difference too small to matter, e.g. dice=0.01; once for each metric.",
+)
+@click.option("--latex", is_flag=True, help="Also write comparison.tex.")
 @bridge_command
 def compare(
     session: Session,
@@ -38,11 +46,19 @@ def compare(
     model: str,  # noqa: ARG001 - there is one so far
     budget: str | None,
     out: Path,
+    margins: tuple[str, ...],
+    *,
+    latex: bool,
 ) -> Summary:
     """Test one configuration against another on the same validation cases.
 
+    With --margin, each pair is answered for: better, worse, equivalent or undecided.
+
     Example:  nnunet-bridge compare 1 -c 2d -c 3d_fullres -o comparison
+
+    Example:  nnunet-bridge compare 1 -o comparison --margin dice=0.01 --latex
     """
+    from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.pipeline.study import compare_dataset
 
@@ -54,6 +70,8 @@ def compare(
             configurations or BOTH,
             out,
             budget=budget,
+            margins=margins_from(margins),
+            latex=latex,
             progress=progress,
         )
 

@@ -7,7 +7,11 @@ at zero, so that its difference shows a shift and ranks nobody.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from nnunet_bridge.core.errors import UsageError
 
 ALL_STRUCTURES = "all structures"
 """Name of the row that averages over the structures of each case."""
@@ -17,6 +21,11 @@ ROW_STATES = ("compared", "constant", "identical", "one_patient", "too_few", "ab
 resampling shows no spread and there is no interval. `identical`: every difference is
 0. `one_patient`: several cases, but of one patient. `too_few`: one pair only.
 `absent`: no pair at all."""
+
+ANSWERS = ("better", "worse", "equivalent", "undecided")
+"""What a pair of models can be for a margin that somebody named: the second is
+`better` or `worse` than the first, or they are `equivalent` (the whole 95 % interval
+lies within the margin), or these cases leave it `undecided`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,55 @@ METRICS: tuple[Metric, ...] = (
 )
 """What is compared, in the order of the tables."""
 
+_SHORT_NAMES = {"hd95": "hd95_mm", "assd": "assd_mm", "volume": "volume_error_cm3"}
+
+
+def margins_from(words: Sequence[str]) -> dict[str, float]:
+    """Return the margins of equivalence that words such as ``dice=0.01`` name.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Each ``metric=size``, in the unit of the metric; ``hd95``, ``assd`` and
+        ``volume`` stand for ``hd95_mm``, ``assd_mm`` and ``volume_error_cm3``.
+
+    Raises
+    ------
+    UsageError
+        If a metric is not known or named twice, or a size is no positive number.
+
+    Examples
+    --------
+    >>> margins_from(["dice=0.01", "hd95=0.5"])
+    {'dice': 0.01, 'hd95_mm': 0.5}
+    """
+    margins: dict[str, float] = {}
+    known = [metric.key for metric in METRICS]
+    for word in words:
+        name, _, size = word.partition("=")
+        key = _SHORT_NAMES.get(name.strip().lower(), name.strip().lower())
+        if key not in known:
+            raise UsageError(
+                f"{word!r} names no metric: write a margin as dice=0.01, with one of "
+                f"{', '.join(known)}."
+            )
+        if key in margins:
+            raise UsageError(f"The margin of {key} is given twice: name it once.")
+        margins[key] = _positive(size, word)
+    return margins
+
+
+def _positive(size: str, word: str) -> float:
+    try:
+        value = float(size)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(
+            f"{word!r} has no size: a margin is a positive number, as in dice=0.01."
+        )
+    return value
+
 
 @dataclass(frozen=True, slots=True)
 class ModelMean:
@@ -74,6 +132,75 @@ class Miss:
     structure: str
     missed: int
     invented: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRank:
+    """Where a model stands among all models on one metric, case by case."""
+
+    model: str
+    metric: str
+    mean_rank: float | None
+    """1 is best; models that are equal in a case share the mean of their places."""
+
+    firsts: int
+    """Cases in which no model is better."""
+
+    n: int
+    """Cases in which every model has a value over all structures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a model took, as its trainings measured it; None where nobody did."""
+
+    model: str
+    trainings: int
+    """Folds; `training_s` is their sum."""
+
+    training_s: float | None = None
+    prediction_s_per_case: float | None = None
+    """Of nnU-Net's final validation: prediction, export and scoring of a case."""
+
+    peak_memory_bytes: float | None = None
+    """Of the process that trained, the highest of all folds."""
+
+    peak_gpu_memory_bytes: float | None = None
+    parameters: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the volume of a structure agrees with its reference, for one model.
+
+    After Bland and Altman 1986 and 1999: the bias is the mean difference, prediction
+    minus reference; 95 % of the differences are expected within the limits.
+    """
+
+    model: str
+    structure: str
+    case_ids: tuple[str, ...]
+    means_cm3: tuple[float, ...]
+    """Half of prediction plus reference, case by case."""
+
+    differences_cm3: tuple[float, ...]
+    """Prediction minus reference, case by case."""
+
+    patients: int
+    bias_cm3: float | None = None
+    limits_cm3: tuple[float, float] | None = None
+    """Bias minus and plus 1.96 standard deviations; None below two cases."""
+
+    bias_interval_95: tuple[float, float] | None = None
+    """None where several cases are of one patient: they are not independent."""
+
+    lower_limit_interval_95: tuple[float, float] | None = None
+    upper_limit_interval_95: tuple[float, float] | None = None
+
+    @property
+    def n(self) -> int:
+        """Return the number of cases."""
+        return len(self.case_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +239,12 @@ class PairedDifference:
 
     effect: float | None = None
     """Matched-pairs rank-biserial correlation, -1..1; positive: second is larger."""
+
+    margin: float | None = None
+    """Size of a difference too small to matter, as the reader named it."""
+
+    answer: str = ""
+    """One of `ANSWERS`, second against first; empty where no margin was named."""
 
     @property
     def n(self) -> int:
@@ -154,6 +287,12 @@ class Comparison:
     misses: tuple[Miss, ...]
     """Only models and structures with at least one."""
 
+    agreements: tuple[Agreement, ...] = ()
+    """Volumes against their references, by structure and model."""
+
+    ranks: tuple[ModelRank, ...] = ()
+    """Every model on every metric, over all structures."""
+
     def row(
         self, metric: str, structure: str = ALL_STRUCTURES, *, pair: int = 0
     ) -> PairedDifference:
@@ -190,6 +329,10 @@ class Verdict:
 
     sentences: tuple[str, str]
     """What the cases say, and what they cannot say."""
+
+    answer: str = "undecided"
+    """``better`` with a winner, ``equivalent``, ``undecided``, or ``none`` where the
+    question cannot be asked."""
 
     def __str__(self) -> str:
         """Return both sentences."""

@@ -78,6 +78,11 @@ class Label:
     side: str = ""
     """``left``, ``right``, ``middle``, or empty where sides are merged."""
 
+    @property
+    def hex_colour(self) -> str:
+        """Return the colour as a web page writes it, such as ``#e65546``."""
+        return "#{:02x}{:02x}{:02x}".format(*self.colour)
+
     def __post_init__(self) -> None:
         """Refuse what no table can hold."""
         if self.value < 1:

@@ -28,6 +28,10 @@ class Curve:
     pseudo_dice: tuple[float | None, ...]
     """nnU-Net's Dice on validation patches, mean over the structures."""
 
+    pseudo_iou: tuple[float | None, ...] = ()
+    """The intersection over union that follows from it, D / (2 - D) of each structure,
+    mean over the structures."""
+
 
 def read_events(file: Path) -> tuple[JsonObject, ...]:
     """Return the events of a file, without a half-written last line.
@@ -69,6 +73,9 @@ def curve_of(model: str, fold: str, events: Iterable[Mapping[str, Any]]) -> Curv
         train_loss=tuple(_number(by_epoch[e].get("train_loss")) for e in epochs),
         val_loss=tuple(_number(by_epoch[e].get("val_loss")) for e in epochs),
         pseudo_dice=tuple(_mean(by_epoch[e].get("pseudo_dice")) for e in epochs),
+        pseudo_iou=tuple(
+            _mean(_iou_of(by_epoch[e].get("pseudo_dice"))) for e in epochs
+        ),
     )
 
 
@@ -83,3 +90,11 @@ def _mean(values: object) -> float | None:
         return _number(values)
     known = [number for number in map(_number, values) if number is not None]
     return sum(known) / len(known) if known else None
+
+
+def _iou_of(dice: object) -> object:
+    """Return the IoU of a Dice, or of a list of them: the same overlap, said anew."""
+    if isinstance(dice, list):
+        return [_iou_of(value) for value in dice]
+    value = _number(dice)
+    return None if value is None else value / (2 - value)

@@ -180,7 +180,7 @@ def write_panels(
         colours = palette(labelmap.labels)[shown]
         panels += [
             ("labels", colours),
-            ("overlay", _blended(panels[0][1], colours, shown > 0)),
+            ("overlay", blended(panels[0][1], colours, shown > 0)),
         ]
     figure = _panels_figure(
         view,
@@ -242,7 +242,7 @@ def _nearest_array_axes(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return axis_of, tuple(bool(directions[x, axis_of[x]] > 0) for x in range(3))
 
 
-def _blended(
+def blended(
     image: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint8], where: VoxelArray
 ) -> npt.NDArray[np.uint8]:
     """Return the image with half-transparent labels."""
@@ -296,10 +296,7 @@ def _write_legend(figure: Figure, labels: LabelTable) -> None:
     """Name the colours below the panels."""
     from matplotlib.patches import Patch
 
-    patches = [
-        Patch(color="#{:02x}{:02x}{:02x}".format(*label.colour), label=label.name)
-        for label in labels
-    ]
+    patches = [Patch(color=label.hex_colour, label=label.name) for label in labels]
     figure.legend(
         handles=patches,
         loc="outside lower center",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.image import Labelmap, Volume, VoxelArray
+from nnunet_bridge.core.image import Colour, Labelmap, Volume, VoxelArray
 from nnunet_bridge.formats.pictures import (
     View,
     check_same_grid,
@@ -48,6 +48,21 @@ JPEG_QUALITY = 82
 FILL_OPACITY = 120
 """Of the filled reference, 0..255."""
 
+DISAGREEMENT = "disagreement"
+"""Name of the layer that shows where labelmaps differ."""
+
+DISAGREEMENT_OPACITY = 220
+MODEL_COLOURS: tuple[Colour, ...] = (
+    (92, 184, 242),
+    (255, 157, 69),
+    (63, 207, 159),
+    (236, 156, 201),
+)
+"""Colours of the models on black, in their order; the style sheet has the same."""
+
+SEVERAL_COLOUR: Colour = (226, 26, 138)
+"""Where more than one model differs from the reference."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -58,6 +73,9 @@ class Layer:
 
     sprite: str
     """``data:`` address of a PNG with all frames, transparent where nothing is."""
+
+    kind: str
+    """``filled`` and ``disagreement`` bring their colours, ``outline`` is white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,28 @@ class SliceStack:
     """``data:`` address of the grey JPEG with all frames."""
 
     layers: tuple[Layer, ...]
-    """The reference filled, then the predictions as white outlines."""
+    """The reference filled, where predictions differ from it, then their outlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePicture:
+    """One slice of a case, for a page that needs no viewer."""
+
+    plane: str
+    letters: str
+    index: int
+    """Along the array, from 0."""
+
+    width: int
+    height: int
+    image: str
+    layers: tuple[Layer, ...]
+    """Reference and prediction filled, and where they differ."""
+
+    @property
+    def panels(self) -> tuple[tuple[str, str], ...]:
+        """Return name and sprite of each panel; the first is the image alone."""
+        return (("image", ""), *((layer.name, layer.sprite) for layer in self.layers))
 
 
 def slice_stack(
@@ -138,13 +177,88 @@ def slice_stack(
         start=_richest(view, reference, indices),
         image=sheet.image(volume),
         layers=(
-            Layer("reference", sheet.filled(reference)),
+            Layer("reference", sheet.filled(reference), "filled"),
+            *_disagreement(sheet, reference, list(predictions.values())),
             *(
-                Layer(name, sheet.outlined(found))
+                Layer(name, sheet.outlined(found), "outline")
                 for name, found in predictions.items()
             ),
         ),
     )
+
+
+def slice_picture(
+    volume: Volume,
+    reference: Labelmap,
+    prediction: Labelmap,
+    *,
+    plane: str,
+    index: int,
+    longest_side: int = 320,
+) -> SlicePicture:
+    """Return one slice: image, reference and prediction filled, and their difference.
+
+    Parameters
+    ----------
+    volume, reference, prediction : Volume, Labelmap, Labelmap
+        On one grid.
+    plane : str
+        ``axial``, ``coronal`` or ``sagittal``.
+    index : int
+        Along the array, from 0.
+    longest_side : int
+        Of the picture, in pixels.
+
+    Raises
+    ------
+    GeometryError
+        If one of them lies on another grid.
+    """
+    for labelmap in (reference, prediction):
+        check_same_grid(volume, labelmap)
+    view = view_of(volume.grid, plane)
+    box = labelled_box([reference, prediction])
+    sheet = _Sheet(view, box, [index], _frame_size(view, box, longest_side))
+    return SlicePicture(
+        plane=plane,
+        letters=view.letters,
+        index=index,
+        width=sheet.size[0],
+        height=sheet.size[1],
+        image=sheet.image(volume),
+        layers=(
+            Layer("reference", sheet.filled(reference), "filled"),
+            Layer("prediction", sheet.filled(prediction), "filled"),
+            *_disagreement(sheet, reference, [prediction]),
+        ),
+    )
+
+
+def disagreement(reference: Labelmap, predictions: Sequence[Labelmap]) -> Pixels:
+    """Return where predictions differ from the reference, and which of them do.
+
+    Returns
+    -------
+    which : (I, J, K) uint8
+        0 where none differs, m + 1 where only the m-th does, n + 1 where several of
+        the n do.
+    """
+    which = np.zeros(reference.voxels.shape, dtype=np.uint8, order="F")
+    for place, prediction in enumerate(predictions, start=1):
+        wrong = prediction.voxels != reference.voxels
+        which[wrong] = np.where(which[wrong] == 0, place, len(predictions) + 1)
+    return which
+
+
+def _disagreement(
+    sheet: _Sheet, reference: Labelmap, predictions: Sequence[Labelmap]
+) -> tuple[Layer, ...]:
+    if not predictions:
+        return ()
+    colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n in range(len(predictions))]
+    which = disagreement(reference, predictions)
+    sprite = sheet.coloured(which, [*colours, SEVERAL_COLOUR])
+    return (Layer(DISAGREEMENT, sprite, "disagreement"),)
 
 
 def labelled_box(labelmaps: Sequence[Labelmap]) -> Box:
@@ -196,7 +310,7 @@ class _Sheet:
     def filled(self, labelmap: Labelmap) -> str:
         """Return the sprite of coloured, half-transparent structures."""
         sheet = self._sheet("P", LABEL_SCALE)
-        self._paste_labels(sheet, labelmap, lambda values: values)
+        self._paste_labels(sheet, labelmap.voxels, lambda values: values)
         sheet.putpalette(palette(labelmap.labels).tobytes())
         opacity = bytes([0] + [FILL_OPACITY] * len(labelmap.labels))
         return _data_uri(sheet, "png", transparency=opacity)
@@ -204,17 +318,25 @@ class _Sheet:
     def outlined(self, labelmap: Labelmap) -> str:
         """Return the sprite of white outlines."""
         sheet = self._sheet("P", LABEL_SCALE)
-        self._paste_labels(sheet, labelmap, outline)
+        self._paste_labels(sheet, labelmap.voxels, outline)
         sheet.putpalette(bytes([0, 0, 0, 255, 255, 255]))
         return _data_uri(sheet, "png", transparency=bytes([0, 255]))
 
+    def coloured(self, values: Pixels, colours: Sequence[Colour]) -> str:
+        """Return the sprite of an array of values 1..n in their colours."""
+        sheet = self._sheet("P", LABEL_SCALE)
+        self._paste_labels(sheet, values, lambda frame: frame)
+        sheet.putpalette(bytes([0, 0, 0, *(part for c in colours for part in c)]))
+        opacity = bytes([0] + [DISAGREEMENT_OPACITY] * len(colours))
+        return _data_uri(sheet, "png", transparency=opacity)
+
     def _paste_labels(
-        self, sheet: Image, labelmap: Labelmap, drawn: Callable[[Pixels], Pixels]
+        self, sheet: Image, voxels: VoxelArray, drawn: Callable[[Pixels], Pixels]
     ) -> None:
         from PIL.Image import Resampling
 
         large = (self.size[0] * LABEL_SCALE, self.size[1] * LABEL_SCALE)
-        for place, picture in self._pictures(labelmap.voxels):
+        for place, picture in self._pictures(voxels):
             values = _picture("L", picture.astype(np.uint8))
             resized = np.asarray(values.resize(large, Resampling.NEAREST))
             sheet.paste(_picture("P", drawn(resized)), self._corner(place, LABEL_SCALE))

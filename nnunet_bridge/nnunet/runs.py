@@ -51,6 +51,9 @@ class RunState:
     job: str = ""
     """Id of the cluster's job that trains it, if one was asked to."""
 
+    page: Path | None = None
+    """The record of the training as a page; None where there is none."""
+
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
@@ -76,6 +79,7 @@ class RunState:
             "folder": str(self.folder),
             "reason": self.reason,
             "job": self.job,
+            "page": None if self.page is None else str(self.page),
         }
 
 
@@ -93,6 +97,11 @@ def events_of(workspace: Workspace, run: TrainingRun) -> tuple[JsonObject, ...]:
 def record_file(workspace: Workspace, run: TrainingRun) -> Path:
     """Return the file that says how the training was started and how it ended."""
     return workspace.run_dir(run) / "run.json"
+
+
+def record_page(workspace: Workspace, run: TrainingRun) -> Path:
+    """Return the page that shows a finished training: its curves, scores, slices."""
+    return workspace.run_dir(run) / "index.html"
 
 
 def lock_file(workspace: Workspace, run: TrainingRun) -> Path:
@@ -118,7 +127,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
     finished = trained and summary.exists()
     origin = fold_dir / ORIGIN_FILE
     unpacked = trained and not finished and origin.exists()
-    file = record_file(workspace, run)
+    file, page = record_file(workspace, run), record_page(workspace, run)
     record = read_json(file) if file.exists() else {}
     dice = _mean_dice(summary) if finished else None
     if unpacked:
@@ -148,6 +157,7 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
         folder=fold_dir,
         reason=record.get("reason", "") if state == "failed" else "",
         job=record.get("job", ""),
+        page=page if page.is_file() else None,
     )
 
 

@@ -1,8 +1,9 @@
-"""Is one model better than another on the same cases, and what n cannot show.
+"""Two models or more on the same cases: differences, agreement, ranks.
 
 Estimates are over cases; intervals resample patients with all their cases; tests use
 one difference a patient (the mean of the patient's cases). With one case a patient this
-is the usual paired analysis. `ops.paired` names the statistics.
+is the usual paired analysis. `ops.paired` and `ops.agreement` name the statistics,
+`ops.verdict` draws the conclusion.
 """
 
 from __future__ import annotations
@@ -17,32 +18,29 @@ import numpy as np
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
     METRICS,
+    Agreement,
     Comparison,
     Metric,
     Miss,
     ModelMean,
+    ModelRank,
     PairedDifference,
-    Verdict,
 )
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.ops.agreement import limits_of_agreement
 from nnunet_bridge.ops.paired import (
+    FEWEST_FOR_AN_INTERVAL,
     SEED,
+    SIGNIFICANT,
     TIE_DECIMALS,
     cluster_table,
     clustered_intervals,
+    equivalence,
     holm,
-    p_words,
     rank_biserial,
     signed_rank_p,
-    smallest_p,
-)
-
-SIGNIFICANT = 0.05
-OVERLAP_NOTE = (
-    "cross-validation models share most of their training cases, so the interval is "
-    "somewhat narrower than that of independent trainings"
 )
 
 _Scored = Mapping[tuple[str, str], BoneScore]
@@ -53,6 +51,7 @@ def compare_models(
     scores: Mapping[str, Sequence[BoneScore]],
     *,
     patients: Mapping[str, str],
+    margins: Mapping[str, float] | None = None,
     seed: int = SEED,
 ) -> Comparison:
     """Compare every pair of models on the cases that all of them were scored on.
@@ -64,6 +63,9 @@ def compare_models(
         models decides who is "first".
     patients : mapping
         Case id -> patient, for every case.
+    margins : mapping, optional
+        Metric -> size of a difference too small to matter, in the unit of the metric.
+        The rows of these metrics get an `answer`.
     seed : int
         Of the bootstrap; the same seed gives the same intervals.
 
@@ -89,58 +91,16 @@ def compare_models(
         case_ids=case_ids,
         left_out=left_out,
         patients=len({patients[case_id] for case_id in case_ids}),
-        rows=_with_holm(rows),
+        rows=_with_answers(_with_holm(rows), margins or {}),
         means=_means(scored, case_ids, structures),
         misses=_misses(scored, case_ids, structures),
+        agreements=tuple(
+            _agreement(model, structure, scored[model], case_ids, patients)
+            for structure in structures
+            for model in scored
+        ),
+        ranks=_ranks(scored, case_ids, structures),
     )
-
-
-def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
-    """Return which model is better on Dice over all structures, or why nobody knows.
-
-    A model wins only if the 95 % interval of the median difference excludes 0 and
-    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05. With more
-    than two models, the two with the highest mean Dice are weighed against each other.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        What was measured.
-    caveat : str
-        Why this cannot be a result, such as "a smoke run proves the chain, not a
-        result"; then no winner is named.
-    """
-    if len(comparison.models) < 2:  # noqa: PLR2004 - a comparison has two sides
-        only = "".join(comparison.models) or "no model"
-        return Verdict(
-            "",
-            (
-                f"Nothing to compare: {only} was scored alone.",
-                "Train a second configuration on the same folds to compare them.",
-            ),
-        )
-    row, p = _leading_row(comparison)
-    if row.median_difference is None:
-        return Verdict(
-            "",
-            (
-                f"Undecided: {row.first} and {row.second} share no case with a Dice.",
-                "Score both models on the same cases.",
-            ),
-        )
-    measured = _measured(row, p)
-    if caveat:
-        return Verdict(
-            "",
-            (f"No verdict: {caveat}.", f"For the record: {measured}."),
-        )
-    winner = _winner(row, p)
-    if winner:
-        loser = row.first if winner == row.second else row.second
-        opening = f"{winner} is better than {loser} on Dice: {measured}."
-    else:
-        opening = f"Undecided between {row.first} and {row.second} on Dice: {measured}."
-    return Verdict(winner, (opening, _limits(row, decided=bool(winner))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,69 +300,121 @@ def _misses(
     return tuple(misses)
 
 
-def _leading_row(comparison: Comparison) -> tuple[PairedDifference, float | None]:
-    """Return the Dice row of the two best models, with p corrected over the pairs."""
-    rows = [
-        row
-        for row in comparison.rows
-        if row.metric.key == "dice" and row.structure == ALL_STRUCTURES
-    ]
-    rank = {
-        model: comparison.mean(model, ALL_STRUCTURES, "dice").mean or 0.0
-        for model in comparison.models
-    }
-    best = set(sorted(comparison.models, key=lambda model: -rank[model])[:2])
-    leading = next(row for row in rows if {row.first, row.second} == best)
-    tested = [row for row in rows if row.p is not None]
-    corrected = holm([row.p for row in tested if row.p is not None])
-    found = [p for row, p in zip(tested, corrected, strict=True) if row is leading]
-    return leading, found[0] if found else None
-
-
-def _winner(row: PairedDifference, p: float | None) -> str:
-    if row.interval_95 is None or p is None or p >= SIGNIFICANT:
-        return ""
-    low, high = row.interval_95
-    return row.favours if low > 0 or high < 0 else ""
-
-
-def _measured(row: PairedDifference, p: float | None) -> str:
-    """Say the numbers: difference, interval, p, n."""
-    uncertainty = []
-    if row.interval_95 is not None:
-        low, high = row.interval_95
-        uncertainty.append(f"95 % interval {low:+z.3f} to {high:+z.3f}")
-    if p is not None:
-        uncertainty.append(f"Wilcoxon p {p_words(p)}")
-    in_brackets = f" ({', '.join(uncertainty)})" if uncertainty else ""
-    return (
-        f"the median difference ({row.second} minus {row.first}) is "
-        f"{row.median_difference:+z.3f}{in_brackets}, over {_number(row.n, 'case')} of "
-        f"{_number(row.patients, 'patient')}"
+def _with_answers(
+    rows: Sequence[PairedDifference], margins: Mapping[str, float]
+) -> tuple[PairedDifference, ...]:
+    """Return the rows, those of a metric with a margin with their answer."""
+    return tuple(
+        replace(row, margin=margins[row.metric.key], answer=_answer(row, margins))
+        if row.metric.key in margins
+        else row
+        for row in rows
     )
 
 
-def _limits(row: PairedDifference, *, decided: bool) -> str:
-    """Say what these cases cannot show."""
-    least = smallest_p(row.patients)
-    if row.patients < 2:  # noqa: PLR2004 - one patient has no spread
-        return "One patient shows no spread: no interval and no test exist."
-    if least >= SIGNIFICANT:
-        return (
-            f"With {row.patients} patients no two-sided p below {least:g} exists, so "
-            "no difference, however large, could be called significant: add patients."
-        )
-    if row.state == "identical":
-        return "Both models gave the same Dice in every case."
-    if row.state == "constant":
-        return "The difference is the same in every case, so no interval exists."
-    if decided:
-        return f"Read it with care: {OVERLAP_NOTE}."
-    return (
-        "That is not proof of equality: a difference within the interval may exist; "
-        f"and {OVERLAP_NOTE}."
+def _answer(row: PairedDifference, margins: Mapping[str, float]) -> str:
+    """Return what the second model is against the first, with Holm's p."""
+    found = equivalence(answering_interval(row), margins[row.metric.key])
+    if found != "different" or row.metric.better == "zero":
+        return "equivalent" if found == "equivalent" else "undecided"
+    if row.p_holm is None or row.p_holm >= SIGNIFICANT:
+        return "undecided"
+    return "better" if row.favours == row.second else "worse"
+
+
+def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
+    """Return the interval by which a row is judged against a margin.
+
+    Differences that are all the same show no spread, so no interval is reported; in
+    enough patients they are judged by their one value.
+    """
+    if row.interval_95 is None and row.state in ("identical", "constant"):
+        same = row.median_difference
+        if same is not None and row.patients >= FEWEST_FOR_AN_INTERVAL:
+            return same, same
+    return row.interval_95
+
+
+def _agreement(
+    model: str,
+    structure: str,
+    scored: _Scored,
+    case_ids: Sequence[str],
+    patients: Mapping[str, str],
+) -> Agreement:
+    """Return how the volumes of one structure agree with their references."""
+    found = [scored.get((case_id, structure)) for case_id in case_ids]
+    scores = [one for one in found if one is not None and one.state != "both_empty"]
+    differences = tuple(score.volume_error_cm3 for score in scores)
+    of_patients = {patients[score.case_id] for score in scores}
+    agreement = Agreement(
+        model=model,
+        structure=structure,
+        case_ids=tuple(score.case_id for score in scores),
+        means_cm3=tuple(
+            (score.volume_reference_mm3 + score.volume_prediction_mm3) / 2000.0
+            for score in scores
+        ),
+        differences_cm3=differences,
+        patients=len(of_patients),
+        bias_cm3=float(np.mean(differences)) if differences else None,
+    )
+    limits = limits_of_agreement(differences)
+    if limits is None:
+        return agreement
+    agreement = replace(agreement, limits_cm3=limits.limits)
+    if len(of_patients) < len(scores):
+        return agreement
+    return replace(
+        agreement,
+        bias_interval_95=limits.bias_interval_95,
+        lower_limit_interval_95=limits.lower_interval_95,
+        upper_limit_interval_95=limits.upper_interval_95,
     )
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _ranks(
+    scored: Mapping[str, _Scored], case_ids: Sequence[str], structures: Sequence[str]
+) -> tuple[ModelRank, ...]:
+    """Return the mean rank of every model on every metric, over all structures."""
+    from scipy.stats import rankdata
+
+    ranks = []
+    for metric in METRICS:
+        table = _case_table(scored, case_ids, structures, metric).round(TIE_DECIMALS)
+        badness = {"higher": -table, "lower": table, "zero": np.abs(table)}
+        places = rankdata(badness[metric.better], axis=1, method="average")
+        first = rankdata(badness[metric.better], axis=1, method="min") == 1
+        ranks += [
+            ModelRank(
+                model,
+                metric.key,
+                float(places[:, column].mean()) if len(table) else None,
+                int(first[:, column].sum()),
+                len(table),
+            )
+            for column, model in enumerate(scored)
+        ]
+    return tuple(ranks)
+
+
+def _case_table(
+    scored: Mapping[str, _Scored],
+    case_ids: Sequence[str],
+    structures: Sequence[str],
+    metric: Metric,
+) -> FloatArray:
+    """Return the (cases, models) values over the structures that all models have.
+
+    A case in which no structure has a value in every model is left out.
+    """
+    rows = []
+    for case_id in case_ids:
+        by_structure = [
+            [_value(found, case_id, structure, metric) for found in scored.values()]
+            for structure in structures
+        ]
+        whole = [values for values in by_structure if None not in values]
+        if whole:
+            rows.append(np.mean(np.array(whole, dtype=np.float64), axis=0))
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(scored))

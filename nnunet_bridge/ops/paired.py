@@ -25,6 +25,7 @@ import numpy.typing as npt
 from nnunet_bridge.core.grid import FloatArray
 
 SEED = 20_251_101
+SIGNIFICANT = 0.05
 FEWEST_FOR_AN_INTERVAL = 6
 """Patients below which no 95 % interval of a median exists: the whole range of five
 values covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
@@ -99,6 +100,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[place] * (len(p_values) - step)))
         corrected[place] = highest
     return corrected
+
+
+def equivalence(ends: tuple[float, float] | None, margin: float) -> str:
+    """Return what an interval says of a difference, for a margin.
+
+    Parameters
+    ----------
+    ends : (low, high) or None
+        95 % interval of the difference.
+    margin : float
+        Size of a difference too small to matter, positive.
+
+    Returns
+    -------
+    answer : str
+        ``equivalent`` where the whole interval lies within the margin on both sides
+        (two one-sided tests of 2.5 % each; Schuirmann 1987), even if it excludes 0;
+        ``different`` where it excludes 0 otherwise; ``undecided`` for the rest.
+
+    Examples
+    --------
+    >>> [equivalence(ends, 0.01) for ends in ((-0.005, 0.004), (0.002, 0.03), None)]
+    ['equivalent', 'different', 'undecided']
+    """
+    if ends is None:
+        return "undecided"
+    low, high = ends
+    if -margin < low and high < margin:
+        return "equivalent"
+    return "different" if low > 0 or high < 0 else "undecided"
 
 
 def smallest_p(pairs: int) -> float:

@@ -2,74 +2,74 @@
 
 The folder that `write_comparison` fills holds `index.html` for people,
 `comparison.json` for programs and `comparison.csv` for spreadsheets; all three carry
-the same numbers. `write_view` draws one slice.
+the same numbers. `comparison.tex`, on request, is the table for a thesis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TypeAlias
 
 from nnunet_bridge.core.comparison import (
+    ALL_STRUCTURES,
+    METRICS,
     Comparison,
     PairedDifference,
     Verdict,
 )
-from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.comparison_files import (
+    Evidence,
     comparison_csv,
     comparison_json,
-    scores_json,
+    evidence_json,
 )
+from nnunet_bridge.formats.comparison_latex import comparison_latex
 from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html import (
     CaseView,
     MeshSet,
     ModelCard,
     PageContent,
+    Setting,
     write_page,
 )
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
-from nnunet_bridge.formats.pictures import PLANES, write_panels
+from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.ops.comparison import compare_models, verdict
-from nnunet_bridge.ops.metrics import bone_scores
+from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.surface import surfaces_of
-from nnunet_bridge.pipeline.label_files import table_file_for, table_for
+from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.run_facts import (
     FoldRun,
     ModelRun,
+    cost_table,
     costs_of,
     curves_of,
     settings_of,
     versions_of,
+)
+from nnunet_bridge.pipeline.validation import (
+    Scores,
+    ValidatedStudy,
+    validation_scores,
 )
 
 __all__ = [
     "ComparisonSummary",
     "FoldRun",
     "ModelRun",
-    "ViewSummary",
     "write_comparison",
-    "write_view",
 ]
-
-Scores: TypeAlias = dict[str, list[BoneScore]]
-"""Model -> its scores."""
-
-ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ class ComparisonSummary:
             **comparison_json(self.comparison),
             "verdict": {
                 "winner": self.verdict.winner or None,
+                "answer": self.verdict.answer,
                 "sentences": list(self.verdict.sentences),
             },
             "notes": list(self.notes),
@@ -115,32 +116,6 @@ class ComparisonSummary:
         return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class ViewSummary:
-    """One picture that was written."""
-
-    file: Path
-    plane: str
-    slice_index: int
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: the picture is there."""
-        return 0
-
-    def as_json(self) -> JsonObject:
-        """Return where the picture is, and what it shows."""
-        return {
-            "file": str(self.file),
-            "plane": self.plane,
-            "slice": self.slice_index,
-        }
-
-    def as_text(self) -> str:
-        """Return one line."""
-        return f"{self.file}: {self.plane} slice {self.slice_index}"
-
-
 def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thing
     out_dir: Path,
     *,
@@ -155,6 +130,8 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
     progress: Progress | None = None,
     dataset: str = "",
     tolerance_mm: float = 1.0,
+    margins: Mapping[str, float] | None = None,
+    latex: bool = False,
 ) -> ComparisonSummary:
     """Score the validation predictions of all models, compare them, write the report.
 
@@ -184,6 +161,10 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         Name of the dataset, for the page.
     tolerance_mm : float
         Of the normalised surface Dice.
+    margins : mapping, optional
+        Metric -> size of a difference too small to matter.
+    latex : bool
+        Also write ``comparison.tex``.
 
     Raises
     ------
@@ -191,11 +172,22 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         If nothing can be scored, or a case was validated twice by one model.
     """
     progress = progress or Silent()
-    study = _Study(tuple(runs), references_dir, images_dir, labels, tolerance_mm)
-    scores = _scored(study, progress)
-    comparison = compare_models(scores, patients=patients)
+    study = ValidatedStudy(
+        tuple(runs), references_dir, images_dir, labels, tolerance_mm
+    )
+    scores = validation_scores(study, progress)
+    comparison = compare_models(scores, patients=patients, margins=margins)
     found = verdict(comparison, caveat=BUDGETS[budget].caveat)
-    test = _test_comparison(test_scores, patients)
+    evidence = Evidence(
+        comparison,
+        scores,
+        test=_test_comparison(test_scores, patients, margins),
+        test_scores=test_scores,
+        costs=costs_of(runs),
+        settings=settings_of(runs),
+        versions=versions_of(runs),
+        curves=curves_of(runs),
+    )
     notes = _notes(study, comparison)
     progress.stage("page", 1)
     content = PageContent(
@@ -206,19 +198,21 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         verdict=found,
         comparison=comparison,
         models=tuple(_card(run) for run in runs),
-        colours=tuple((label.name, _hex(label.colour)) for label in labels),
-        curves=curves_of(runs),
+        colours=tuple((label.name, label.hex_colour) for label in labels),
+        curves=evidence.curves,
         cases=tuple(_case_views(study, scores, comparison.case_ids)),
-        test=test,
-        settings=settings_of(runs),
-        costs=costs_of(runs),
-        versions=versions_of(runs),
+        test=evidence.test,
+        settings=evidence.settings,
+        costs=cost_table(evidence.costs, _quality(comparison)),
+        versions=evidence.versions,
         notes=notes,
         tolerance_mm=tolerance_mm,
     )
     page_bytes = write_page(out_dir / "index.html", content)
-    summary = ComparisonSummary(out_dir, comparison, found, notes, page_bytes, test)
-    write_text(out_dir / "comparison.csv", comparison_csv(comparison))
+    summary = ComparisonSummary(
+        out_dir, comparison, found, notes, page_bytes, evidence.test
+    )
+    write_text(out_dir / "comparison.csv", comparison_csv(evidence))
     write_json(
         out_dir / "comparison.json",
         {
@@ -226,126 +220,49 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
             "dataset": dataset,
             "budget": budget,
             "tolerance_mm": tolerance_mm,
+            "margins": dict(margins or {}),
             "version": __version__,
             **summary.as_json(),
-            "scores": scores_json(scores),
+            **evidence_json(evidence),
         },
     )
+    if latex:
+        write_text(out_dir / "comparison.tex", comparison_latex(comparison))
     progress.advance(1)
     return summary
 
 
-def write_view(  # noqa: PLR0913 - two inputs, one output, and three choices
-    image: Path,
-    labels: Path | None,
-    out: Path,
-    *,
-    plane: str = "axial",
-    slice_number: int | None = None,
-    read_image: Callable[[Path], Volume] = read_volume,
-    labels_file: Path | None = None,
-) -> ViewSummary:
-    """Draw one slice of an image, its labels and both together.
-
-    Parameters
-    ----------
-    image : Path
-        Whatever `read_image` reads.
-    labels : Path or None
-        A NIfTI labelmap on the same grid.
-    out : Path
-        The PNG.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``.
-    slice_number : int, optional
-        Index along the array, from 0; by default the slice with the most labels.
-    read_image : callable
-        Path -> Volume.
-    labels_file : Path, optional
-        A ``dataset.json`` with the names; by default the one beside the labelmap.
-    """
-    volume = read_image(image)
-    labelmap = None
-    if labels is not None:
-        table = table_for(table_file_for([labels], labels_file), [labels])
-        labelmap = read_labelmap(labels, table)
-    drawn = write_panels(out, volume, labelmap, plane=plane, slice_index=slice_number)
-    return ViewSummary(out, plane, drawn)
-
-
-@dataclass(frozen=True, slots=True)
-class _Study:
-    """Where everything lies that a comparison reads."""
-
-    runs: tuple[ModelRun, ...]
-    references_dir: Path
-    images_dir: Path
-    labels: LabelTable
-    tolerance_mm: float
-
-    def predictions(self) -> dict[str, dict[str, list[Path]]]:
-        """Return case -> model -> the files that predict it, in the order of cases."""
-        found: dict[str, dict[str, list[Path]]] = {}
-        for run in self.runs:
-            for fold in run.folds:
-                for file in sorted(fold.validation_dir.glob(f"*{ENDING}")):
-                    case_id = file.name.removesuffix(ENDING)
-                    found.setdefault(case_id, {}).setdefault(run.name, []).append(file)
-        return dict(sorted(found.items()))
-
-    def reference(self, case_id: str) -> Labelmap:
-        """Return what a person drew."""
-        return read_labelmap(self.references_dir / f"{case_id}{ENDING}", self.labels)
-
-    def image(self, case_id: str) -> Volume | None:
-        """Return the first channel of a case; None where it is not there."""
-        file = self.images_dir / f"{case_id}_0000{ENDING}"
-        return read_volume(file) if file.is_file() else None
-
-
-def _scored(study: _Study, progress: Progress) -> Scores:
-    """Return the scores of every model, reading one case at a time."""
-    predictions = study.predictions()
-    without = [
-        run.name
-        for run in study.runs
-        if not any(run.name in by_model for by_model in predictions.values())
-    ]
-    if without or not predictions:
-        raise InputError(
-            f"No validation prediction of {', '.join(without) or 'any model'} was "
-            "found: train first, and let the validation end."
+def _quality(comparison: Comparison) -> tuple[Setting, ...]:
+    """Return what the costs stand beside: the means over all structures."""
+    return tuple(
+        Setting(
+            f"{metric.heading}, all structures",
+            tuple(
+                "" if mean is None else f"{mean:.{metric.decimals}f}"
+                for model in comparison.models
+                for mean in [comparison.mean(model, ALL_STRUCTURES, metric.key).mean]
+            ),
         )
-    scores: Scores = {run.name: [] for run in study.runs}
-    progress.stage("compare", len(predictions))
-    for done, (case_id, by_model) in enumerate(predictions.items(), start=1):
-        reference = study.reference(case_id)
-        for model, files in by_model.items():
-            for file in files:
-                scores[model] += bone_scores(
-                    read_labelmap(file, study.labels),
-                    reference,
-                    case_id=case_id,
-                    configuration=model,
-                    tolerance_mm=study.tolerance_mm,
-                )
-        progress.advance(done, case_id)
-    return scores
+        for metric in METRICS
+        if metric.better != "zero"
+    )
 
 
 def _test_comparison(
-    test_scores: Mapping[str, Sequence[BoneScore]] | None, patients: Mapping[str, str]
+    test_scores: Mapping[str, Sequence[BoneScore]] | None,
+    patients: Mapping[str, str],
+    margins: Mapping[str, float] | None,
 ) -> Comparison | None:
     """Compare on the test set; a case of an unnamed patient is its own patient."""
     if not test_scores or not any(test_scores.values()):
         return None
     cases = {score.case_id for found in test_scores.values() for score in found}
     known = {case_id: patients.get(case_id, case_id) for case_id in cases}
-    return compare_models(test_scores, patients=known)
+    return compare_models(test_scores, patients=known, margins=margins)
 
 
 def _case_views(
-    study: _Study, scores: Scores, case_ids: Sequence[str]
+    study: ValidatedStudy, scores: Scores, case_ids: Sequence[str]
 ) -> Iterator[CaseView]:
     """Return the worst and the median case by the mean Dice of all models."""
     dice = _case_dice(scores, case_ids)
@@ -363,7 +280,7 @@ def _case_views(
 
 
 def _case_view(
-    study: _Study,
+    study: ValidatedStudy,
     case_id: str,
     reason: str,
     *,
@@ -371,9 +288,7 @@ def _case_view(
     files: Mapping[str, Sequence[Path]],
 ) -> CaseView:
     reference = study.reference(case_id).without_ignored()
-    predicted = {
-        model: read_labelmap(found[0], study.labels) for model, found in files.items()
-    }
+    predicted = {model: study.prediction(found[0]) for model, found in files.items()}
     image = study.image(case_id)
     stacks = (
         tuple(slice_stack(image, reference, predicted, plane=plane) for plane in PLANES)
@@ -407,7 +322,7 @@ def _case_dice(scores: Scores, case_ids: Sequence[str]) -> dict[str, dict[str, f
     }
 
 
-def _notes(study: _Study, comparison: Comparison) -> tuple[str, ...]:
+def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
     """Return what a reader has to know before trusting the numbers."""
     notes = [
         f"{run.name}: fold “all” trains on every case, so its validation is no test."
@@ -443,10 +358,6 @@ def _card(run: ModelRun) -> ModelCard:
     )
 
 
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
 def _dice_line(row: PairedDifference) -> str:
     """Return one line of the table that the terminal shows."""
     if row.median_difference is None:
@@ -462,4 +373,5 @@ def _dice_line(row: PairedDifference) -> str:
     return (
         f"{row.structure:<20} {row.first} {first:.3f}  {row.second} {second:.3f}  "
         f"difference {row.median_difference:+z.3f}{interval}{p}  n = {row.n}"
+        f"{f'  {row.answer}' if row.answer else ''}"
     )

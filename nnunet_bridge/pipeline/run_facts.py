@@ -7,23 +7,24 @@ that nothing that was written down is lost on the way to the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_bridge.core.comparison import ModelCost
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve, curve_of, read_events
+from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.html import Setting
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.runs import RunState, events_file, record_file
 
-_COSTS = {
-    "seconds": "training",
-    "predict_seconds": "prediction",
-    "parameters": "parameters",
-    "peak_memory_bytes": "peak memory",
-    "peak_gpu_memory_bytes": "peak GPU memory",
-}
-"""Facts that are costs, and what the page calls them."""
+_COSTS = (
+    *("seconds", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"),
+    *("prediction_s", "predicted_cases"),
+)
+"""Facts that are costs, not settings."""
 
 _SETTINGS = {
     "architecture": "architecture",
@@ -85,6 +86,17 @@ class ModelRun:
     folds: tuple[FoldRun, ...]
 
 
+def fold_run(workspace: Workspace, state: RunState) -> FoldRun:
+    """Return what a training left on the disk."""
+    record = record_file(workspace, state.run)
+    return FoldRun(
+        str(state.run.fold),
+        workspace.fold_dir(state.run) / "validation",
+        events_file(workspace, state.run),
+        read_json(record) if record.exists() else {},
+    )
+
+
 def curves_of(runs: Sequence[ModelRun]) -> tuple[Curve, ...]:
     """Return the curves of all trainings that wrote events."""
     return tuple(
@@ -113,36 +125,102 @@ def _facts(fold: FoldRun) -> dict[str, Any]:
 
 
 def _measured(events: Sequence[JsonObject]) -> dict[str, Any]:
-    """Return the time of all epochs and the highest memory of any."""
+    """Return the time of all epochs, the highest memory of any, and the validation's.
+
+    A training that was resumed validates once; the last word counts.
+    """
     epochs = [event for event in events if event.get("event") == "epoch"]
     measured: dict[str, Any] = {}
     for key in ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes"):
         known = [e[key] for e in epochs if isinstance(e.get(key), int | float)]
         if known:
             measured[key] = sum(known) if key == "seconds" else max(known)
+    times = {str(event.get("event")): event.get("time") for event in events}
+    began, ended = times.get("validation"), times.get("end")
+    if isinstance(began, int | float) and isinstance(ended, int | float):
+        measured["prediction_s"] = max(0.0, ended - began)
     return measured
 
 
-def costs_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
-    """Return time and memory a model: seconds add up over folds, memory does not."""
-    facts = [[_facts(fold) for fold in run.folds] for run in runs]
-    rows = []
-    for key, name in _COSTS.items():
-        values = []
-        for folds in facts:
-            known = [f[key] for f in folds if isinstance(f.get(key), int | float)]
-            values.append(_cost(key, known) if known else "")
-        rows.append(Setting(name, tuple(values)))
+def costs_of(runs: Sequence[ModelRun]) -> tuple[ModelCost, ...]:
+    """Return time, memory and size of each model: seconds add up over folds."""
+    return tuple(_cost_of(run) for run in runs)
+
+
+def _cost_of(run: ModelRun) -> ModelCost:
+    facts = [_facts(fold) for fold in run.folds]
+
+    def known(key: str) -> list[float]:
+        return [f[key] for f in facts if isinstance(f.get(key), int | float) and f[key]]
+
+    predicted = [
+        (f["prediction_s"], f["validation_cases"])
+        for f in facts
+        if f.get("prediction_s") and f.get("validation_cases")
+    ]
+    seconds, cases = (
+        (sum(part) for part in zip(*predicted, strict=True))
+        if (predicted)
+        else (0.0, 0)
+    )
+    return ModelCost(
+        model=run.name,
+        trainings=len(run.folds),
+        training_s=sum(known("seconds")) or None,
+        prediction_s_per_case=seconds / cases if cases else None,
+        peak_memory_bytes=max(known("peak_memory_bytes"), default=None),
+        peak_gpu_memory_bytes=max(known("peak_gpu_memory_bytes"), default=None),
+        parameters=max(known("parameters"), default=None),
+    )
+
+
+def cost_table(
+    costs: Sequence[ModelCost], quality: Sequence[Setting] = ()
+) -> tuple[Setting, ...]:
+    """Return quality and costs side by side, one column a model."""
+    rows = [
+        *quality,
+        Setting("training", tuple(_training(cost) for cost in costs)),
+        Setting(
+            "prediction of a case",
+            tuple(_or_empty(cost.prediction_s_per_case, _short) for cost in costs),
+        ),
+        Setting(
+            "peak memory",
+            tuple(_or_empty(cost.peak_memory_bytes, _gibibytes) for cost in costs),
+        ),
+        Setting(
+            "peak GPU memory",
+            tuple(_or_empty(cost.peak_gpu_memory_bytes, _gibibytes) for cost in costs),
+        ),
+        Setting(
+            "parameters", tuple(_or_empty(cost.parameters, _millions) for cost in costs)
+        ),
+    ]
     return _without_empty(rows)
 
 
-def _cost(key: str, values: Sequence[float]) -> str:
-    if key.endswith("seconds"):
-        total = _duration(sum(values))
-        return total if len(values) == 1 else f"{total}, {len(values)} folds"
-    if key.endswith("bytes"):
-        return f"{max(values) / 2**30:.2f} GiB" if max(values) else ""
-    return f"{max(values) / 1e6:.1f} million"
+def _training(cost: ModelCost) -> str:
+    if cost.training_s is None:
+        return ""
+    total = _duration(cost.training_s)
+    return total if cost.trainings == 1 else f"{total}, {cost.trainings} folds"
+
+
+def _or_empty(value: float | None, words: Callable[[float], str]) -> str:
+    return "" if value is None else words(value)
+
+
+def _gibibytes(value: float) -> str:
+    return f"{value / 2**30:.2f} GiB"
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:.1f} million"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else _duration(seconds)  # noqa: PLR2004 - a digit is worth it
 
 
 def _duration(seconds: float) -> str:

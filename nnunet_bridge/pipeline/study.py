@@ -11,13 +11,11 @@ from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, Summary
-from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import Budget
-from nnunet_bridge.nnunet.runs import RunState, events_file, record_file
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
 from nnunet_bridge.pipeline.models import choose_model
@@ -28,14 +26,14 @@ from nnunet_bridge.pipeline.predict import (
     predict_images,
 )
 from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
-from nnunet_bridge.pipeline.run_facts import FoldRun, ModelRun
+from nnunet_bridge.pipeline.run_facts import ModelRun, fold_run
 from nnunet_bridge.pipeline.train import TrainSummary, train_dataset
 
 CLEANING = "slice"
 """`run` cleans as the source report did; `prediction.json` says what changed."""
 
 _SMOKE_SECONDS = {"convert": 10.0, "plan": 25.0, "train": 270.0, "predict": 25.0}
-_LAST_SECONDS = {"score": 3.0, "compare": 5.0, "page": 10.0}
+_LAST_SECONDS = {"record": 5.0, "score": 3.0, "compare": 5.0, "page": 10.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +182,14 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
     out_dir: Path,
     *,
     budget: str | None = None,
+    margins: Mapping[str, float] | None = None,
+    latex: bool = False,
     test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
     progress: Progress | None = None,
 ) -> ComparisonSummary:
     """Compare configurations on the validation cases that their folds share.
+
+    `margins` and `latex` are those of `write_comparison`.
 
     Raises
     ------
@@ -201,7 +203,7 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
             name,
             name,
             tuple(
-                _fold_run(workspace, state)
+                fold_run(workspace, state)
                 for state in states
                 if state.run.fold != ON_ALL_CASES
             ),
@@ -227,16 +229,8 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
         test_scores=test_scores,
         progress=progress,
         dataset=dataset,
-    )
-
-
-def _fold_run(workspace: Workspace, state: RunState) -> FoldRun:
-    record = record_file(workspace, state.run)
-    return FoldRun(
-        str(state.run.fold),
-        workspace.fold_dir(state.run) / "validation",
-        events_file(workspace, state.run),
-        read_json(record) if record.exists() else {},
+        margins=margins,
+        latex=latex,
     )
 
 
@@ -304,7 +298,8 @@ def _outline(options: StudyOptions) -> list[tuple[str, float]]:
     """Return the stages to come, with about how long each takes on two cores."""
     predict = [f"predict {name}" for name in options.configurations]
     seconds = {**_SMOKE_SECONDS, **_LAST_SECONDS}
-    stages = ["convert", "plan", "train", *predict, "score", "compare", "page"]
+    first, last = ["convert", "plan", "train", "record"], ["score", "compare", "page"]
+    stages = [*first, *predict, *last]
     return [(stage, seconds[stage.split()[0]]) for stage in stages]
 
 

@@ -28,6 +28,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
+from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -55,6 +56,7 @@ from nnunet_bridge.nnunet.runs import (
 )
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.plan import require_plan
+from nnunet_bridge.pipeline.run_record import write_run_records
 
 FULL_EPOCHS = 1000
 """Epochs of nnU-Net's own trainer."""
@@ -126,6 +128,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
 ) -> TrainSummary:
     """Train and validate every configuration and fold that is not done yet.
 
+    Every finished run gets its record, a page; a record that cannot be written is a
+    note of the summary, not a failure.
+
     Raises
     ------
     InputError
@@ -157,9 +162,11 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
         batch = _Batch(workspace, budget, resources, state, restart=restart)
         failures = batch.train(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
-    states = tuple(run_state(workspace, run, budget.name) for run in runs)
+    states = [run_state(workspace, run, budget.name) for run in runs]
+    warnings += write_run_records(workspace, dataset, states, progress or Silent())
+    states = [run_state(workspace, run, budget.name) for run in runs]
     return TrainSummary(
-        dataset, states, tuple(failures), tuple(warnings), budget.caveat
+        dataset, tuple(states), tuple(failures), tuple(warnings), budget.caveat
     )
 
 
@@ -344,7 +351,7 @@ class _Batch:
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             damaged_checkpoints=list(resumption.damaged),
             **_origin(self.workspace, run, self.dataset_state),
-            **_facts_of_a_run(run, self.budget),
+            **_facts_of_a_run(self.workspace, run, self.budget),
         )
         process = NnUNetProcess(
             command,
@@ -396,7 +403,9 @@ class _Batch:
         return done, "; ".join(notes)
 
 
-def _facts_of_a_run(run: TrainingRun, budget: Budget) -> JsonObject:
+def _facts_of_a_run(
+    workspace: Workspace, run: TrainingRun, budget: Budget
+) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     return {
         "dataset": run.dataset,
@@ -405,6 +414,7 @@ def _facts_of_a_run(run: TrainingRun, budget: Budget) -> JsonObject:
         "trainer": run.trainer,
         "plans": run.plans,
         "budget": budget.name,
+        "patients": _patients_trained_on(workspace, run),
         "versions": {
             name: metadata.version(name)
             for name in ("nnunet-bridge", "nnunetv2", "torch", "numpy")
@@ -412,6 +422,17 @@ def _facts_of_a_run(run: TrainingRun, budget: Budget) -> JsonObject:
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def _patients_trained_on(workspace: Workspace, run: TrainingRun) -> int:
+    """Return of how many patients the cases are that a run learns from."""
+    splits: Splits = read_json(workspace.splits_file(run.dataset))
+    if run.fold == ON_ALL_CASES:
+        cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
+    else:
+        cases = set(splits[int(run.fold)]["train"])
+    groups = read_patient_groups(workspace.dataset_dir(run.dataset))
+    return len({groups.get(case, case) for case in cases})
 
 
 def _require_gpus(gpus: int, device: str, machine: Machine) -> None:

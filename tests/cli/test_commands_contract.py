@@ -122,6 +122,21 @@ def test_training_without_a_plan_says_what_to_run_first(tmp_path):
     assert "run `nnunet-bridge plan Dataset001_Tibia` first" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("margin", "message"),
+    [("iou=0.01", "names no metric"), ("dice=none", "a margin is a positive number")],
+)
+def test_a_margin_that_means_nothing_is_a_usage_error(tmp_path, margin, message):
+    (tmp_path / "nnUNet_raw" / "Dataset003_Knee").mkdir(parents=True)
+    words = ("compare", "3", "-w", str(tmp_path), "-o", str(tmp_path / "out"))
+
+    result = invoke(*words, "--margin", margin)
+
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(
     os.path.exists("/dev/nvidia0"),  # noqa: PTH110 - a device, not a file of ours
     reason="this machine has an NVIDIA GPU",

@@ -3,6 +3,8 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,14 +19,24 @@ from nnunet_bridge.formats.html import (
     MeshSet,
     ModelCard,
     PageContent,
+    RunContent,
     Setting,
+    ShownSlice,
     write_page,
 )
 from nnunet_bridge.formats.html.meshes import packed_mesh, thinned
 from nnunet_bridge.formats.html.page import MAX_BYTES, page_text
-from nnunet_bridge.formats.sprites import slice_stack
-from nnunet_bridge.ops.comparison import compare_models, verdict
-from nnunet_bridge.ops.surface import surface_of
+from nnunet_bridge.formats.html.run_page import run_page_text
+from nnunet_bridge.formats.pictures import PLANES
+from nnunet_bridge.formats.sprites import (
+    MODEL_COLOURS,
+    SEVERAL_COLOUR,
+    slice_picture,
+    slice_stack,
+)
+from nnunet_bridge.ops.comparison import compare_models
+from nnunet_bridge.ops.surface import surface_of, surfaces_of
+from nnunet_bridge.ops.verdict import verdict
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -213,7 +225,8 @@ def test_a_smoke_run_says_so_before_anything_else(full_page):
 @pytest.mark.parametrize(
     "part",
     ['id="viewer"', 'id="meshes"', 'id="training"', 'id="test"', 'id="settings"',
-     'id="costs"', 'id="versions"', 'id="notes"', 'class="banner', 'id="plotly"'],
+     'id="costs"', 'id="versions"', 'id="notes"', 'class="banner', 'id="plotly"',
+     "disagreement:"],
 )  # fmt: skip
 def test_a_missing_part_is_left_out_and_a_given_one_is_there(full_page, part):
     assert part in full_page
@@ -226,6 +239,8 @@ def test_one_model_alone_and_three_models_make_pages():
 
     assert "Nothing to compare" in alone
     assert three.count("Difference = ") == 15
+    assert 'id="ranks"' in three
+    assert 'id="ranks"' not in alone
 
 
 def test_a_page_without_meshes_is_small(tmp_path):
@@ -233,6 +248,221 @@ def test_a_page_without_meshes_is_small(tmp_path):
 
     assert size == (tmp_path / "index.html").stat().st_size
     assert size < 200_000
+
+
+def test_volumes_have_their_bias_and_limits_in_a_table_and_a_drawing(full_page):
+    section = full_page.partition('id="volumes"')[2].partition("</section>")[0]
+
+    assert section.count('<th scope="row">') == 2
+    assert section.count('role="img"') == 2
+    assert section.count('class="reach"') == 6
+
+
+def test_cases_of_one_patient_have_limits_without_intervals():
+    scores = {
+        "2d": [
+            BoneScore(
+                f"c{n}", "tibia", "2d", "scored", 0.9, 3.0, 1.0, 0.9, 1e4, 9e3 + n
+            )
+            for n in range(4)
+        ]
+    }
+    comparison = compare_models(scores, patients={f"c{n}": "p" for n in range(4)})
+
+    text = page_text(content(models=("2d",), comparison=comparison))
+
+    assert "each of another patient" in text
+    assert 'class="reach"' not in text
+
+
+def test_one_case_has_a_bias_and_no_limits():
+    score = BoneScore("c0", "tibia", "2d", "scored", 0.9, 3.0, 1.0, 0.9, 1e4, 9e3)
+    comparison = compare_models({"2d": [score]}, patients={"c0": "p"})
+
+    text = page_text(content(models=("2d",), comparison=comparison))
+    section = text.partition('id="volumes"')[2].partition("</section>")[0]
+
+    assert "\u22121.00" in section
+    assert section.count('class="level') == 1
+
+
+def test_every_name_on_the_record_of_a_training_is_escaped():
+    labelmap = ball()
+    image = Volume(labelmap.grid, labelmap.voxels.astype(np.int16) * 50)
+    picture = slice_picture(image, labelmap, labelmap, plane="axial", index=16)
+
+    text = run_page_text(
+        RunContent(
+            model=HOSTILE,
+            fold=HOSTILE,
+            dataset=HOSTILE,
+            created=HOSTILE,
+            caveat=HOSTILE,
+            scores=(
+                BoneScore(
+                    HOSTILE, HOSTILE, "2d", "missed", 0.0, None, None, None, 1, 0
+                ),
+                BoneScore("c1", "tibia", "2d", "both_empty", *[None] * 4, 0.0, 0.0),
+            ),
+            slices=(ShownSlice(HOSTILE, HOSTILE, HOSTILE, picture),),
+            settings=(Setting(HOSTILE, (HOSTILE,)),),
+            notes=(HOSTILE,),
+        )
+    )
+
+    assert "<script>alert" not in text
+    assert "alert('x')" not in text
+    assert [tag for tag, _ in Elements(text).elements].count("script") == 1
+    assert "both empty" in text
+
+
+def test_a_named_margin_adds_its_answer_to_the_table_of_that_metric_alone():
+    scores = content().comparison
+    assert all(row.margin is None for row in scores.rows)
+    rng = np.random.default_rng(2)
+    found = {
+        model: [
+            BoneScore(f"c{n}", "tibia", model, "scored", dice, 3.0, 1.0, dice, 1e4, 9e3)
+            for n in range(8)
+            for dice in [0.9 + rng.normal(0, 0.01)]
+        ]
+        for model in ("2d", "3d_fullres")
+    }
+    comparison = compare_models(
+        found, patients={f"c{n}": f"p{n}" for n in range(8)}, margins={"dice": 0.1}
+    )
+
+    text = page_text(content(comparison=comparison))
+
+    assert text.count("margin 0.1</small>") == 1
+    assert text.count("<td>equivalent</td>") == 2
+
+
+# ---------------------------------------------------------------------- colours
+
+
+def rgb(words):
+    return tuple(int(words[place : place + 2], 16) for place in (1, 3, 5))
+
+
+def page_colours(within):
+    """Return the colours of the models as a rule of the style sheet gives them."""
+    style = files("nnunet_bridge.formats.html").joinpath("page.css").read_text("utf-8")
+    rule = style.partition(within)[2]
+    return [
+        rgb(re.search(rf"--m{n}: (#[0-9a-f]{{6}})", rule).group(1)) for n in range(4)
+    ]
+
+
+SEEN_BY = {
+    "all cones": np.eye(3),
+    "no long cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                      [-0.003882, -0.048116, 1.051998]],
+    "no middle cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                        [-0.011820, 0.042940, 0.968881]],
+    "no short cones": [[1.255528, -0.076749, -0.178779],
+                       [-0.078411, 0.930809, 0.147602],
+                       [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+"""Linear RGB as an eye sees it: Machado, Oliveira and Fernandes 2009, severity 1."""
+
+
+def seen(colour, eye):
+    """Return CIE L*a*b* of a colour; a difference of 1 can just be noticed."""
+    share = np.array(colour) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(SEEN_BY[eye]) @ linear, 0, 1)
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+              [0.0193339, 0.1191920, 0.9503041]]  # fmt: skip
+    x, y, z = np.cbrt(to_xyz @ linear / np.array([0.95047, 1, 1.08883]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def least_difference(colours, eye):
+    shown = [seen(colour, eye) for colour in colours]
+    return min(np.linalg.norm(a - b) for a, b in combinations(shown, 2))
+
+
+@pytest.mark.parametrize("eye", SEEN_BY)
+@pytest.mark.parametrize("scheme", [":root {", "(prefers-color-scheme: dark)"])
+def test_every_eye_tells_the_models_apart(scheme, eye):
+    """Two models at a glance; of four, each also has a mark of its own."""
+    colours = page_colours(scheme)
+
+    assert least_difference(colours[:2], eye) > 60
+    assert least_difference(colours, eye) > 10
+
+
+@pytest.mark.parametrize("eye", SEEN_BY)
+def test_every_eye_tells_who_disagrees(eye):
+    assert least_difference([*MODEL_COLOURS[:2], SEVERAL_COLOUR], eye) > 30
+
+
+def test_the_viewer_draws_models_in_the_colours_of_its_legend():
+    assert page_colours(".stage {") == list(MODEL_COLOURS)
+    assert page_colours(".on-black {") == list(MODEL_COLOURS)
+
+
+# ------------------------------------------------------------------------- size
+
+
+def test_a_page_of_twenty_cases_stays_below_its_limit(tmp_path):
+    """Twenty patients, four bones, cases of the size that the viewer shows at most."""
+    rng = np.random.default_rng(3)
+    table = LabelTable.from_names(["tibia", "femur", "fibula", "pelvis"])
+    scores = {
+        model: [
+            BoneScore(f"c{n}", name, model, "scored", dice, 3.0, 1.0, dice, 1e4, 9e3)
+            for n in range(20)
+            for name in table.names
+            for dice in [0.9 + rng.normal(0, 0.01)]
+        ]
+        for model in ("2d", "3d_fullres")
+    }
+    comparison = compare_models(scores, patients={f"c{n}": f"p{n}" for n in range(20)})
+    epochs = [
+        {"event": "epoch", "epoch": n, "train_loss": rng.normal(), "val_loss": 0.0,
+         "pseudo_dice": [0.9]}
+        for n in range(1000)
+    ]  # fmt: skip
+    curves = [curve_of(model, str(f), epochs) for model in scores for f in range(5)]
+    case = noisy_case(table, rng)
+
+    size = write_page(
+        tmp_path / "index.html",
+        content(
+            comparison=comparison,
+            curves=tuple(curves),
+            cases=(case, case),
+            models=scores,
+        ),
+    )
+
+    assert 5_000_000 < size < MAX_BYTES
+
+
+def noisy_case(table, rng):
+    """Return a case of incompressible noise with four bones, in three planes."""
+    grid = Grid((160, 160, 96), np.diag([1.0, 1.0, 2.0, 1.0]))
+    voxels = np.zeros(grid.shape, np.uint8)
+    for value in range(1, 5):
+        start = 36 * value - 30
+        voxels[start : start + 30, 20:140, 8:88] = value
+    reference = Labelmap(grid, voxels, table)
+    ragged = np.where(rng.random(grid.shape) < 0.002, 0, voxels).astype(np.uint8)
+    prediction = reference.with_voxels(ragged)
+    image = Volume(grid, rng.integers(0, 1000, grid.shape).astype(np.int16))
+    found = {"2d": prediction, "3d_fullres": reference}
+    return CaseView(
+        case_id="c0",
+        reason="worst case",
+        dice=(("2d", 0.9),),
+        stacks=tuple(slice_stack(image, reference, found, plane=p) for p in PLANES),
+        meshes=tuple(
+            MeshSet(name, tuple(surfaces_of(labelmap).values()))
+            for name, labelmap in {"reference": reference, **found}.items()
+        ),
+    )
 
 
 def test_a_page_with_meshes_stays_below_its_limit(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from nnunet_bridge.core.errors import GeometryError, UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.formats.contact_sheet import write_contact_sheet
 from nnunet_bridge.formats.pictures import (
     PLANES,
     most_labelled_slice,
@@ -19,7 +20,14 @@ from nnunet_bridge.formats.pictures import (
     windowed,
     write_panels,
 )
-from nnunet_bridge.formats.sprites import labelled_box, slice_stack
+from nnunet_bridge.formats.sprites import (
+    MODEL_COLOURS,
+    SEVERAL_COLOUR,
+    disagreement,
+    labelled_box,
+    slice_picture,
+    slice_stack,
+)
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 OUTWARDS = {"R": [-1, 0, 0], "L": [1, 0, 0], "A": [0, -1, 0], "P": [0, 1, 0],
@@ -168,7 +176,11 @@ def test_sprites_have_a_frame_for_every_slice_shown():
             2 * stack.width * stack.columns,
             2 * stack.height * rows,
         )
-    assert [layer.name for layer in stack.layers] == ["reference", "2d"]
+    assert [(layer.name, layer.kind) for layer in stack.layers] == [
+        ("reference", "filled"),
+        ("disagreement", "disagreement"),
+        ("2d", "outline"),
+    ]
 
 
 def test_axial_sprites_go_from_head_to_feet():
@@ -219,3 +231,117 @@ def test_an_image_larger_than_a_frame_is_averaged():
     )
 
     assert (stack.width, stack.height) == (32, 32)
+
+
+# ------------------------------------------------------------------- disagreement
+
+
+def test_disagreement_names_the_one_model_that_differs_or_says_that_several_do():
+    reference = labelled()
+    empty = reference.with_voxels(np.zeros_like(reference.voxels))
+    only_ones = reference.with_voxels(
+        np.where(reference.voxels == 1, 1, 0).astype(np.uint8)
+    )
+
+    which = disagreement(reference, [only_ones, empty])
+
+    assert set(which[reference.voxels == 1]) == {2}
+    assert set(which[reference.voxels == 2]) == {3}
+    assert set(which[reference.voxels == 0]) == {0}
+
+
+def test_a_wrong_label_is_a_disagreement_even_where_both_hold_bone():
+    reference = labelled()
+    swapped = np.where(reference.voxels > 0, 3 - reference.voxels, 0).astype(np.uint8)
+
+    which = disagreement(reference, [reference.with_voxels(swapped)])
+
+    np.testing.assert_array_equal(which > 0, reference.voxels > 0)
+
+
+def test_the_disagreement_layer_has_the_colours_of_the_models_and_one_for_several():
+    reference = labelled()
+    empty = reference.with_voxels(np.zeros_like(reference.voxels))
+    more = np.array(reference.voxels)
+    more[9:11, 9:11, 3:6] = 1
+    predictions = {"2d": empty, "3d": reference.with_voxels(more)}
+
+    stack = slice_stack(image_of(reference), reference, predictions, plane="axial")
+    layer = next(layer for layer in stack.layers if layer.name == "disagreement")
+    shown = np.asarray(opened(layer.sprite).convert("RGBA"))
+
+    colours = {tuple(pixel) for pixel in shown[shown[..., 3] > 0][:, :3].tolist()}
+    assert colours == set(MODEL_COLOURS[:2])
+    assert SEVERAL_COLOUR not in colours
+
+
+def test_the_picture_of_a_slice_has_image_reference_prediction_and_difference():
+    reference = labelled()
+    empty = reference.with_voxels(np.zeros_like(reference.voxels))
+
+    picture = slice_picture(
+        image_of(reference), reference, empty, plane="axial", index=4
+    )
+
+    names = [name for name, _ in picture.panels]
+    assert names == ["image", "reference", "prediction", "disagreement"]
+    assert opened(picture.image).size == (picture.width, picture.height)
+    filled, nothing, wrong = (
+        np.asarray(opened(sprite).convert("RGBA"))[..., 3] > 0
+        for _, sprite in picture.panels[1:]
+    )
+    np.testing.assert_array_equal(filled, wrong)
+    assert not nothing.any()
+
+
+# ------------------------------------------------------------------- contact sheet
+
+
+@pytest.mark.parametrize(("every", "count"), [(1, 10), (3, 4), (10, 1), (99, 1)])
+def test_a_sheet_shows_every_nth_slice_from_the_head_down(tmp_path, every, count):
+    labelmap = labelled()
+    file = tmp_path / "sheet.png"
+
+    drawn = write_contact_sheet(
+        file, image_of(labelmap), labelmap, plane="axial", every=every
+    )
+
+    assert drawn == tuple(sorted(range(0, 10, every), reverse=True))
+    assert len(drawn) == count
+    assert Image.open(io.BytesIO(file.read_bytes())).format == "PNG"
+
+
+def test_frames_of_a_sheet_have_the_shape_of_the_patient(tmp_path):
+    """A block of 10 x 20 x 40 mm of thick slices: its sagittal frame is 20 x 40."""
+    grid = Grid((10, 20, 8), np.diag([1.0, 1.0, 5.0, 1.0]))
+    voxels = np.zeros(grid.shape, np.int16)
+    voxels[4] = 1000
+    file = tmp_path / "sheet.png"
+
+    write_contact_sheet(file, Volume(grid, voxels), None, plane="sagittal", every=10)
+
+    width, height = Image.open(io.BytesIO(file.read_bytes())).size
+    assert (width - 8) / (height - 8) == pytest.approx(20 / 40)
+
+
+def test_the_labels_of_a_sheet_are_seen_and_named(tmp_path):
+    labelmap = labelled()
+    with_labels, without = tmp_path / "with.png", tmp_path / "without.png"
+
+    for file, shown in ((with_labels, labelmap), (without, None)):
+        write_contact_sheet(file, image_of(labelmap), shown, plane="axial", every=2)
+
+    pictures = [Image.open(file).convert("RGB") for file in (with_labels, without)]
+    assert pictures[0].size[1] > pictures[1].size[1]
+    colours = {colour for _, colour in pictures[0].getcolors(1 << 24)}
+    assert TABLE["femur"].colour in colours
+
+
+def test_a_sheet_that_nobody_could_read_is_refused_with_the_step_to_take(tmp_path):
+    volume = Volume(Grid((2, 2, 1000), np.eye(4)), np.zeros((2, 2, 1000), np.int16))
+
+    with pytest.raises(UsageError, match=r"1000 slices do not fit .* every 3-th"):
+        write_contact_sheet(tmp_path / "s.png", volume, None, plane="axial", every=1)
+    with pytest.raises(UsageError, match="from 1"):
+        write_contact_sheet(tmp_path / "s.png", volume, None, plane="axial", every=0)
+    assert list(tmp_path.iterdir()) == []

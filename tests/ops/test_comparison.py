@@ -8,17 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nnunet_bridge.core.comparison import ALL_STRUCTURES
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.comparison import ALL_STRUCTURES, margins_from
+from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.ops.agreement import limits_of_agreement
+from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import (
     clustered_intervals,
+    equivalence,
     holm,
     rank_biserial,
     signed_rank_p,
     smallest_p,
 )
+from nnunet_bridge.ops.verdict import verdict
 
 STRUCTURES = ("tibia", "femur")
 distinct = st.lists(
@@ -54,8 +57,10 @@ def own_patients(scores):
     }
 
 
-def compared(scores, patients=None):
-    return compare_models(scores, patients=patients or own_patients(scores))
+def compared(scores, patients=None, **margins):
+    return compare_models(
+        scores, patients=patients or own_patients(scores), margins=margins
+    )
 
 
 # ------------------------------------------------------------------------- kernels
@@ -109,6 +114,16 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40, unique=True))
+def test_holm_is_its_definition_the_largest_step_up_to_each_rank(p_values):
+    """Holm 1979 in closed form: the maximum over all smaller p of (m - j + 1) p_(j)."""
+    ordered = sorted(p_values)
+    steps = [(len(ordered) - j) * p for j, p in enumerate(ordered)]
+    expected = [min(1, max(steps[: ordered.index(p) + 1])) for p in p_values]
+
+    assert holm(p_values) == pytest.approx(expected)
+
+
 def test_holm_never_exceeds_one_and_keeps_the_order():
     corrected = holm([0.9, 0.5, 0.8])
 
@@ -151,6 +166,264 @@ def test_intervals_of_twenty_patients_cover_the_truth_about_95_times_in_100(kind
         covered += low <= 0 <= high
 
     assert 0.92 <= covered / trials <= 0.98
+
+
+def test_intervals_of_patients_with_two_cases_cover_the_truth_as_often():
+    """Two cases of a patient share most of their error; resampling cases would not."""
+    rng = np.random.default_rng(12)
+    patients = [str(number // 2) for number in range(40)]
+    trials = 400
+
+    covered = narrow = 0
+    for _ in range(trials):
+        values = np.repeat(rng.normal(0, 1, 20), 2) + rng.normal(0, 0.2, 40)
+        low, high = clustered_intervals(values, patients, resamples=1000).mean
+        covered += low <= 0 <= high
+        alone = [str(number) for number in range(40)]
+        low, high = clustered_intervals(values, alone, resamples=1000).mean
+        narrow += low <= 0 <= high
+
+    assert 0.92 <= covered / trials <= 0.98
+    assert narrow / trials < 0.90
+
+
+@pytest.mark.parametrize("kind", ["median", "mean"])
+def test_intervals_are_scipys_percentile_bootstrap(kind):
+    """Of the mean: with the tail widened as Hesterberg 2015 gives it."""
+    values = np.random.default_rng(7).gamma(2, 1, 24)
+    reach = stats.t.ppf(0.975, 23) * np.sqrt(24 / 23)
+    level = {"median": 0.95, "mean": 1 - 2 * stats.norm.cdf(-reach)}[kind]
+    expected = stats.bootstrap(
+        (values,),
+        getattr(np, kind),
+        confidence_level=level,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(8),
+    ).confidence_interval
+
+    found = getattr(
+        clustered_intervals(values, [str(n) for n in range(24)], resamples=20_000), kind
+    )
+
+    assert found == pytest.approx(tuple(expected), abs=0.03 * values.std())
+
+
+# ----------------------------------------------------------------------- agreement
+
+finite = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
+
+
+@given(finite)
+def test_bias_and_its_interval_are_scipys_mean_and_t_interval(differences):
+    found = limits_of_agreement(differences)
+    mean, error = np.mean(differences), stats.sem(differences)
+    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error or 1e-300)
+
+    assert found.bias == pytest.approx(mean, abs=1e-9)
+    assert found.bias_interval_95 == pytest.approx((low, high), abs=1e-6)
+
+
+def test_limits_are_those_of_bland_and_altman_1999():
+    """Their systolic pressures: 85 pairs, mean -16.29, SD 19.61 mmHg."""
+    unit = stats.norm.ppf((np.arange(85) + 0.5) / 85)
+    differences = -16.29 + 19.61 * (unit - unit.mean()) / unit.std(ddof=1)
+
+    found = limits_of_agreement(differences)
+
+    assert found.limits == pytest.approx((-54.7, 22.1), abs=0.06)
+    assert found.bias_interval_95 == pytest.approx((-20.5, -12.1), abs=0.06)
+    assert found.lower_interval_95 == pytest.approx((-61.9, -47.5), abs=0.15)
+    assert found.upper_interval_95 == pytest.approx((14.9, 29.3), abs=0.15)
+
+
+def test_one_difference_has_no_limits_and_equal_ones_have_no_width():
+    assert limits_of_agreement([1.0]) is None
+    assert limits_of_agreement([]) is None
+    assert limits_of_agreement([2.0, 2.0, 2.0]).limits == (2.0, 2.0)
+
+
+def test_volumes_agree_by_prediction_minus_reference_in_cubic_centimetres():
+    scores = {
+        "m0": [
+            score(f"c{n}", "tibia", "m0", 0.9, volume=1000.0 + 500 * n)
+            for n in range(4)
+        ]
+    }
+
+    (found,) = compared(scores).agreements
+
+    assert found.differences_cm3 == pytest.approx((0.0, 0.5, 1.0, 1.5))
+    assert found.means_cm3 == pytest.approx((1.0, 1.25, 1.5, 1.75))
+    assert found.bias_cm3 == pytest.approx(0.75)
+    assert found.bias_interval_95 is not None
+
+
+def test_limits_of_cases_of_the_same_patient_have_no_interval():
+    """Their differences are not independent, which Student's t takes for granted."""
+    scores = {"m0": [score(f"c{n}", "tibia", "m0", 0.9, volume=n) for n in range(4)]}
+
+    (found,) = compared(scores, {f"c{n}": f"p{n // 2}" for n in range(4)}).agreements
+
+    assert found.limits_cm3 is not None
+    assert found.bias_interval_95 is None
+
+
+def test_a_missed_structure_is_a_volume_error_and_an_absent_one_is_none():
+    scores = {
+        "m0": [
+            score("c0", "tibia", "m0", 0.0, state="missed", volume=0.0),
+            score("c1", "tibia", "m0", None, state="both_empty", volume=0.0),
+        ]
+    }
+
+    (found,) = compared(scores).agreements
+
+    assert (found.case_ids, found.differences_cm3) == (("c0",), (-1.0,))
+    assert found.limits_cm3 is None
+
+
+# --------------------------------------------------------------------- equivalence
+
+
+@given(low=st.floats(-1, 1), width=st.floats(0, 1), margin=st.floats(0.01, 1))
+def test_the_answer_to_a_margin_turns_with_the_sign_and_never_with_the_unit(
+    low, width, margin
+):
+    high = low + width
+    found = equivalence((low, high), margin)
+
+    assert found == equivalence((-high, -low), margin)
+    assert found == equivalence((low * 8, high * 8), margin * 8)
+
+
+def test_a_wider_margin_never_takes_equivalence_back():
+    answers = [equivalence((-0.004, 0.008), margin / 1000) for margin in range(1, 20)]
+
+    assert answers == ["undecided"] * 8 + ["equivalent"] * 11
+
+
+def test_equivalence_is_declared_of_truly_different_models_in_at_most_5_of_100():
+    """The true difference is the margin itself, where the error is largest."""
+    rng = np.random.default_rng(13)
+    patients = [str(number) for number in range(20)]
+    declared = sum(
+        equivalence(
+            clustered_intervals(rng.normal(1, 1, 20), patients, resamples=500).median, 1
+        )
+        == "equivalent"
+        for _ in range(400)
+    )
+
+    assert declared / 400 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "answer"),
+    [(0.1, 0.01, "better"), (-0.1, 0.01, "worse"), (0.0, 0.05, "equivalent"),
+     (0.0, 0.0001, "undecided"), (0.1, 0.5, "equivalent")],
+)  # fmt: skip
+def test_the_second_model_is_better_worse_equivalent_or_undecided(
+    shift, margin, answer
+):
+    comparison = compared(models(0.0, shift, cases=12), dice=margin)
+
+    row = comparison.row("dice")
+
+    assert (row.answer, row.margin) == (answer, margin)
+    assert comparison.row("nsd").answer == ""
+
+
+def test_fewer_distance_is_better_and_a_volume_shift_ranks_nobody():
+    scores = {
+        name: [
+            score(f"c{n}", "tibia", name, 0.9, hd95=hd95 + n / 10, volume=900 + hd95)
+            for n in range(12)
+        ]
+        for name, hd95 in (("m0", 5.0), ("m1", 3.0))
+    }
+
+    comparison = compared(scores, hd95_mm=0.1, volume_error_cm3=0.0001)
+
+    assert comparison.row("hd95_mm").answer == "better"
+    assert comparison.row("volume_error_cm3").answer == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("second", "cases", "answer"),
+    [(0.5, 8, "equivalent"), (0.75, 8, "undecided"), (0.75, 12, "better"),
+     (0.5, 5, "undecided")],
+)  # fmt: skip
+def test_differences_without_spread_are_judged_by_their_one_value(
+    second, cases, answer
+):
+    """Eight equal differences have p 0.0078, which Holm's correction takes away."""
+    scores = {
+        name: [score(f"c{n}", "tibia", name, dice) for n in range(cases)]
+        for name, dice in (("m0", 0.5), ("m1", second))
+    }
+
+    assert compared(scores, dice=0.01).row("dice").answer == answer
+
+
+def test_margins_are_read_with_short_names():
+    words = ["dice=0.01", "HD95=0.5", "assd = 1", "volume=2e-1"]
+
+    assert margins_from(words) == {
+        "dice": 0.01,
+        "hd95_mm": 0.5,
+        "assd_mm": 1.0,
+        "volume_error_cm3": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["iou=1"], "names no metric"), (["dice"], "positive number"),
+     (["dice=-1"], "positive number"), (["dice=nan"], "positive number"),
+     (["hd95=1", "hd95_mm=2"], "given twice")],
+)  # fmt: skip
+def test_a_margin_that_is_none_is_refused_and_shown(words, message):
+    with pytest.raises(UsageError, match=message):
+        margins_from(words)
+
+
+# --------------------------------------------------------------------------- ranks
+
+
+def test_ranks_are_scipys_within_each_case_and_add_up():
+    comparison = compared(models(0.0, 0.02, 0.05, cases=9))
+    table = np.array(
+        [
+            comparison.row("dice", pair=0).first_values,
+            comparison.row("dice", pair=0).second_values,
+            comparison.row("dice", pair=1).second_values,
+        ]
+    )
+    expected = stats.rankdata(-table, axis=0).mean(axis=1)
+
+    found = [rank for rank in comparison.ranks if rank.metric == "dice"]
+
+    assert [rank.mean_rank for rank in found] == pytest.approx(expected)
+    assert sum(rank.mean_rank for rank in found) == pytest.approx(6)
+    assert {rank.n for rank in found} == {9}
+
+
+def test_equal_models_share_their_rank_and_the_first_place():
+    found = compared({name: models(0.0)["m0"] for name in ("a", "b")}).ranks
+
+    assert {(rank.mean_rank, rank.firsts) for rank in found} == {(1.5, 8)}
+
+
+def test_the_smaller_volume_error_ranks_first_whatever_its_sign():
+    scores = {
+        name: [score("c0", "tibia", name, 0.9, volume=volume)]
+        for name, volume in (("m0", 900.0), ("m1", 1050.0))
+    }
+
+    ranks = compared(scores).ranks
+
+    assert [r.mean_rank for r in ranks if r.metric == "volume_error_cm3"] == [2.0, 1.0]
 
 
 # ---------------------------------------------------------------------- comparison
@@ -389,3 +662,24 @@ def test_differences_without_spread_are_said_to_have_none(second, words):
     }
 
     assert words in str(verdict(compared(scores)))
+
+
+def test_a_named_margin_can_make_models_equivalent_and_says_so():
+    found = verdict(compared(models(0.0, 0.0, cases=12), dice=0.05))
+
+    assert (found.winner, found.answer) == ("", "equivalent")
+    assert "equivalent on Dice within the margin of 0.05" in found.sentences[0]
+
+
+def test_a_difference_smaller_than_the_margin_is_named_beside_equivalence():
+    found = verdict(compared(models(0.0, 0.02, cases=12, spread=0.001), dice=0.05))
+
+    assert found.answer == "equivalent"
+    assert "one exists, in favour of m1, but it is smaller" in found.sentences[1]
+
+
+def test_an_interval_beyond_the_margin_shows_no_equality_either():
+    found = verdict(compared(models(0.0, 0.0, cases=12), dice=0.0001))
+
+    assert found.answer == "undecided"
+    assert "reaches beyond the margin of 0.0001" in found.sentences[1]

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 
-from nnunet_bridge.core.errors import GeometryError, InputError
+from nnunet_bridge.core.errors import GeometryError, InputError, UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import read_volume, write_labelmap, write_volume
@@ -16,8 +17,9 @@ from nnunet_bridge.pipeline.report import (
     FoldRun,
     ModelRun,
     write_comparison,
-    write_view,
 )
+from nnunet_bridge.pipeline.run_facts import costs_of
+from nnunet_bridge.pipeline.view import write_view
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 CASES = [f"msk_{number:03d}" for number in range(1, 7)]
@@ -121,17 +123,147 @@ def test_the_json_has_every_figure_of_every_metric_and_structure(study):
     assert found["verdict"]["winner"] == "3d_fullres"
 
 
-def test_the_csv_says_the_same_as_the_json(study):
-    written(study)
+def table_of(study, kind):
+    """Return the rows of one kind of comparison.csv, and the JSON beside it."""
     text = (study / "out/comparison.csv").read_text()
-    found = json.loads((study / "out/comparison.json").read_text())["results"]
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["kind"] == kind]
+    return rows, json.loads((study / "out/comparison.json").read_text())
 
-    rows = list(csv.DictReader(io.StringIO(text)))
 
-    assert len(rows) == len(found)
-    for row, result in zip(rows, found, strict=True):
-        assert float(row["median_difference"]) == result["median_difference"]
-        assert row["structure"] == result["structure"]
+def cell(value):
+    return "" if value is None else str(value)
+
+
+def test_the_differences_of_the_csv_are_those_of_the_json(study):
+    written(study, margins={"dice": 0.01})
+    rows, found = table_of(study, "difference")
+
+    assert len(rows) == len(found["results"])
+    for row, result in zip(rows, found["results"], strict=True):
+        same = set(row) & set(result) - {"left_out", "kind"}
+        assert {"median_difference", "mean_difference", "p", "p_holm", "answer"} < same
+        assert {key: row[key] for key in same} == {
+            key: cell(result[key]) for key in same
+        }
+        low, high = result["interval_95"] or ("", "")
+        assert (row["interval_95_low"], row["interval_95_high"]) == (
+            cell(low),
+            cell(high),
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "model", "value"),
+    [("mean", "means", "model", "mean"), ("agreement", "agreement", "model",
+      "bias_cm3"), ("rank", "ranks", "model", "mean_rank")],
+)  # fmt: skip
+def test_means_agreement_and_ranks_of_the_csv_are_those_of_the_json(
+    study, kind, key, model, value
+):
+    written(study)
+    rows, found = table_of(study, kind)
+
+    assert rows
+    assert [(row["first"], row["value"]) for row in rows] == [
+        (one[model], cell(one[value])) for one in found[key]
+    ]
+
+
+def test_scores_costs_settings_and_curves_of_the_csv_are_those_of_the_json(study):
+    written(study)
+    scores, found = table_of(study, "score")
+    dice = [row for row in scores if row["metric"] == "dice"]
+
+    assert [(row["case"], row["value"]) for row in dice] == [
+        (one["case"], cell(one["dice"])) for one in found["scores"]
+    ]
+    costs = {(r["first"], r["metric"]): r["value"] for r in table_of(study, "cost")[0]}
+    assert costs["2d", "training_s"] == cell(found["costs"][0]["training_s"]) == "180.0"
+    settings = {r["metric"]: r["value"] for r in table_of(study, "setting")[0]}
+    assert settings["architecture"] == found["settings"]["architecture"]["2d"]
+    curves = [r for r in table_of(study, "curve")[0] if r["metric"] == "pseudo_iou"]
+    assert [float(r["value"]) for r in curves[:2]] == found["curves"][0]["pseudo_iou"]
+
+
+def test_every_number_of_the_pages_tables_is_in_the_csv(study):
+    """Rounded as the page rounds them; the drawings show the cases of the scores."""
+    written(study, margins={"dice": 0.01})
+    page = (study / "out/index.html").read_text()
+    text = (study / "out/comparison.csv").read_text()
+    known = {
+        f"{float(value):z.{digits}f}"
+        for value in re.split(r"[,\n ]", text)
+        if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value)
+        for digits in range(5)
+    }
+    tables = re.findall(r'<table class="scores">.*?</table>', page, re.DOTALL)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", " ".join(tables), re.DOTALL)
+    words = re.sub(r"<svg.*?</svg>|<[^>]+>", " ", " ".join(cells), flags=re.DOTALL)
+    shown = re.findall(r"(?<![\w.])[+\u2212]?\d+\.\d+", words)
+
+    missing = {
+        number
+        for number in shown
+        if number.replace("\u2212", "-").removeprefix("+") not in known
+    }
+
+    assert len(shown) > 100
+    assert missing == set()
+
+
+def test_the_iou_of_a_curve_is_that_of_each_structures_dice(study):
+    written(study)
+
+    (curve, *_) = table_of(study, "curve")[1]["curves"]
+
+    assert curve["pseudo_dice"][0] == pytest.approx(0.55)
+    assert curve["pseudo_iou"][0] == pytest.approx((0.5 / 1.5 + 0.6 / 1.4) / 2)
+
+
+def test_prediction_is_timed_from_the_validation_to_the_end(study):
+    run = models(study, folds=(0,))[0]
+    file = run.folds[0].events_file
+    lines = [
+        {"event": "start", "time": 1.0, "validation_cases": 3},
+        {"event": "validation", "time": 100.0},
+        {"event": "end", "time": 112.0, "seconds": 111.0},
+    ]
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+
+    (cost,) = costs_of([run])
+
+    assert cost.prediction_s_per_case == pytest.approx(4.0)
+
+
+def test_a_named_margin_is_answered_on_the_page_in_words_and_in_json(study):
+    summary = written(study, margins={"dice": 0.5})
+    page = (study / "out/index.html").read_text()
+
+    assert summary.as_json()["verdict"]["answer"] == "equivalent"
+    assert "equivalent on Dice within the margin of 0.5" in page
+    assert "two one-sided tests" in page
+    assert "two one-sided tests" not in without_margin(study)
+
+
+def without_margin(study):
+    written(study)
+    return (study / "out/index.html").read_text()
+
+
+def test_the_latex_table_is_written_on_request_and_has_every_row(study):
+    written(study)
+    assert not (study / "out/comparison.tex").exists()
+
+    summary = written(study, latex=True, margins={"dice": 0.01})
+
+    text = (study / "out/comparison.tex").read_text()
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    cells = [line for line in rows if r"\multicolumn" not in line]
+    assert len(cells) == 1 + len(summary.comparison.rows)
+    assert {line.count(" & ") for line in cells} == {9}
+    assert r"3d\_fullres" in text
+    assert text.count("{") == text.count("}")
+    assert r"\begin{tabular}{lrrrrrrrrl}" in text
 
 
 def test_the_scores_are_those_of_the_metrics(study):
@@ -153,7 +285,8 @@ def test_the_page_shows_settings_costs_versions_and_both_cases(study):
 
     for words in ("PlainConvUNet", "8 \u00d7 8", "3 min 0 s, 2 folds", "1.00 GiB",
                   "1.0 million", "nnunetv2 version", "plans sha256", "worst case",
-                  "median case", "Pseudo-Dice"):  # fmt: skip
+                  "median case", "Pseudo-Dice", "derived IoU", "Bland and Altman",
+                  "Cost beside quality", "HD95 (mm), all structures"):  # fmt: skip
         assert words in page
     assert ">state<" not in page
 
@@ -193,7 +326,8 @@ def test_one_model_alone_is_reported_without_a_comparison(study):
     assert summary.as_json()["results"] == []
     assert "2d was scored alone" in summary.as_text()
     assert 'id="viewer"' in (study / "out/index.html").read_text()
-    assert (study / "out/comparison.csv").read_text().startswith("model,structure")
+    assert table_of(study, "mean")[0][0]["structure"] == "tibia"
+    assert table_of(study, "difference")[0] == []
 
 
 def test_cases_only_one_model_predicted_and_missed_structures_are_noted(study):
@@ -255,7 +389,12 @@ def test_a_view_is_written_and_described(study):
     )
 
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert summary.as_json() == {"file": str(out), "plane": "coronal", "slice": 7}
+    assert summary.as_json() == {
+        "file": str(out),
+        "plane": "coronal",
+        "slice": 7,
+        "slices": [7],
+    }
     assert summary.as_text().endswith("coronal slice 7")
     assert summary.exit_code == 0
 
@@ -272,4 +411,30 @@ def test_a_view_of_labels_that_lie_elsewhere_is_refused(study):
             study / f"imagesTr/{CASES[0]}_0000.nii.gz",
             study / "moved.nii.gz",
             study / "view.png",
+        )
+
+
+def test_every_nth_slice_is_drawn_on_one_sheet_and_listed(study):
+    out = study / "sheet.png"
+
+    summary = write_view(
+        study / f"imagesTr/{CASES[0]}_0000.nii.gz",
+        study / f"labelsTr/{CASES[0]}.nii.gz",
+        out,
+        every=5,
+    )
+
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert summary.as_json()["slices"] == [15, 10, 5, 0]
+    assert summary.as_text().endswith("4 axial slices, 15 to 0")
+
+
+def test_one_slice_and_every_nth_are_not_asked_for_together(study):
+    with pytest.raises(UsageError, match="not for both"):
+        write_view(
+            study / f"imagesTr/{CASES[0]}_0000.nii.gz",
+            None,
+            study / "view.png",
+            slice_number=1,
+            every=2,
         )

@@ -293,6 +293,19 @@ def test_status_reads_the_same_from_the_files(work):
     assert all(run["mean_dice"] > 0.75 for run in done)
 
 
+def test_every_training_left_its_record_as_a_page(work):
+    runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
+    done = [run for run in runs if run["state"] == "done" and run["fold"] == 0]
+
+    pages = [Path(run["page"]).read_text(encoding="utf-8") for run in done]
+
+    assert len(pages) == 2
+    for page in pages:
+        for words in ("A smoke run proves", "Worst slice", "Slice drawn by lot",
+                      "derived IoU", "patients", "prediction of a case"):  # fmt: skip
+            assert words in page
+
+
 def test_no_patient_is_on_both_sides_of_a_split(work):
     splits = json.loads(
         (work / "nnUNet_preprocessed" / DATASET / "splits_final.json").read_text()

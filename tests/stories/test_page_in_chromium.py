@@ -1,20 +1,8 @@
-"""The page in a real browser: Debian's Chromium, headless, spoken to over a pipe.
-
-Chromium's own protocol (DevTools, over file descriptors 3 and 4) needs no library: one
-JSON object a message, a zero byte after each.
-"""
-
-import base64
-import contextlib
-import json
-import os
-import shutil
-import subprocess
-import time
-from pathlib import Path
+"""The pages in a real browser: they work, they fit, they complain of nothing."""
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, Browser
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
@@ -25,138 +13,26 @@ from nnunet_bridge.formats.html import (
     MeshSet,
     ModelCard,
     PageContent,
+    RunContent,
     Setting,
+    ShownSlice,
     write_page,
+    write_run_page,
 )
 from nnunet_bridge.formats.pictures import PLANES
-from nnunet_bridge.formats.sprites import slice_stack
-from nnunet_bridge.ops.comparison import compare_models, verdict
+from nnunet_bridge.formats.sprites import slice_picture, slice_stack
+from nnunet_bridge.ops.comparison import compare_models
+from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.ops.verdict import verdict
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--hide-scrollbars", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--remote-debugging-pipe",
-]  # fmt: skip
-PATIENCE_S = 60
+A4_PIXELS = 688
+"""Width of a sheet between its margins of 14 mm, at 96 pixels an inch."""
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
-
-
-class Browser:
-    """One tab of a headless Chromium."""
-
-    def __init__(self, profile: Path) -> None:
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
-        script = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'
-        # A shell puts the pipes at descriptors 3 and 4, where Chromium expects them.
-        self._process = subprocess.Popen(
-            ["bash", "-c", script, str(to_browser), str(from_browser), CHROMIUM,
-             *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
-        self._unread = b""
-        self._number = 0
-        self.complaints = []
-        """Console errors, exceptions and log entries of the page."""
-        self.requests = []
-        """Every address that the page asked for."""
-        self._session = None
-        tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=tab, flatten=True)[
-            "sessionId"
-        ]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
-
-    def ask(self, method, **parameters):
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next_message()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
-
-    def open(self, file: Path) -> None:
-        self.ask("Page.navigate", url=file.resolve().as_uri())
-        self.wait_for("document.readyState === 'complete'")
-
-    def run(self, script: str):
-        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def wait_for(self, condition: str) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not self.run(condition):
-            assert time.monotonic() < end, f"never true: {condition}"
-            time.sleep(0.1)
-
-    def size(self, width: int, height: int) -> None:
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
-
-    def scheme(self, name: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": name}]
-        self.ask("Emulation.setEmulatedMedia", features=features)
-
-    def press(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key)
-
-    def screenshot(self, file: Path, *, whole: bool = True) -> bytes:
-        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)
-        picture = base64.b64decode(answer["data"])
-        file.write_bytes(picture)
-        return picture
-
-    def close(self) -> None:
-        with contextlib.suppress(AssertionError, OSError):
-            self._session = None
-            self.ask("Browser.close")
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._write)
-        os.close(self._read)
-
-    def _next_message(self):
-        while b"\0" not in self._unread:
-            part = os.read(self._read, 1 << 20)
-            assert part, "Chromium ended"
-            self._unread += part
-        message, _, self._unread = self._unread.partition(b"\0")
-        content = json.loads(message)
-        self._listen(content.get("method", ""), content.get("params", {}))
-        return content
-
-    def _listen(self, method, event):
-        if method == "Runtime.exceptionThrown":
-            self.complaints.append(event["exceptionDetails"])
-        if method == "Runtime.consoleAPICalled" and event["type"] == "error":
-            self.complaints.append(event["args"])
-        if method == "Log.entryAdded" and event["entry"]["level"] == "error":
-            self.complaints.append(event["entry"])
-        if method == "Network.requestWillBeSent":
-            self.requests.append(event["request"]["url"])
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +52,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def tab(browser, page):
     """The page, freshly opened, on a desk; the test ends without a complaint."""
-    browser.complaints.clear()
-    browser.requests.clear()
+    browser.new_tab()
     browser.size(1200, 900)
     browser.scheme("light")
     browser.open(page)
@@ -225,7 +100,8 @@ def _curve(model):
     return curve_of(model, "0", epochs)
 
 
-def _case(table):
+def _images(table):
+    """Return an image, its reference, and a prediction that is 1 mm off."""
     grid = Grid((30, 30, 20), np.diag([1.0, 1.0, 2.0, 1.0]))
     voxels = np.zeros(grid.shape, np.uint8)
     voxels[6:14, 6:20, 3:17] = 1
@@ -233,6 +109,11 @@ def _case(table):
     reference = Labelmap(grid, voxels, table)
     prediction = reference.with_voxels(np.roll(voxels, 1, axis=0))
     image = Volume(grid, (voxels * 60 + 20).astype(np.int16))
+    return image, reference, prediction
+
+
+def _case(table):
+    image, reference, prediction = _images(table)
     found = {"2d": prediction, "3d_fullres": reference}
     return CaseView(
         case_id="c0",
@@ -279,16 +160,54 @@ def test_arrow_keys_turn_the_slices(tab):
     assert abs(int(tab.run(shown)) - before) == 1
 
 
+def test_the_wheel_turns_the_slices_and_stops_at_the_ends(tab):
+    shown = "document.querySelector('#viewer .slider input').value"
+    place = _middle_of(tab, "#viewer .stage")
+    before = int(tab.run(shown))
+    tab.turn_wheel(*place, 1)
+    tab.wait_for(f"Number({shown}) === {before + 1}")
+
+    for key, end in (("End", "max"), ("Home", "min")):
+        tab.run("document.querySelector('#viewer .stage').focus()")
+        tab.press(key)
+        slider = "document.querySelector('#viewer .slider input')"
+        assert tab.run(f"{slider}.value === {slider}.{end}")
+
+
+def test_the_disagreement_is_off_at_first_and_explains_itself_when_on(tab):
+    several = "rgb(226, 26, 138)"
+    explained = "getComputedStyle(document.querySelector('.differs')).display"
+    tab.wait_for(f"{_pixels_in('rgb(92, 184, 242)')} > 0")
+    assert tab.run(explained) == "none"
+    before = tab.run(_pixels_near("rgb(92, 184, 242)"))
+
+    tab.run(f"{_button('#viewer', 'disagreement')}.click()")
+
+    tab.wait_for(f"{_pixels_near('rgb(92, 184, 242)')} > {before}")
+    assert tab.run(explained) == "flex"
+    assert tab.run(_pixels_near(several)) == 0, "only 2d differs in this case"
+
+
+def test_the_image_can_be_switched_off_so_that_labels_stand_on_black(tab):
+    grey = _pixels_in("rgb(80, 80, 80)")
+    tab.wait_for(f"{_pixels_in('rgb(92, 184, 242)')} > 0")
+    for name in ("reference", "image"):
+        tab.run(f"{_button('#viewer', name)}.click()")
+
+    assert tab.run(grey) == 0
+    assert tab.run(_pixels_in("rgb(92, 184, 242)")) > 0
+
+
 def test_a_layer_can_be_switched_off_and_on(tab):
-    tab.wait_for(f"{_pixels_in('rgb(0, 103, 168)')} > 0")
+    tab.wait_for(f"{_pixels_in('rgb(92, 184, 242)')} > 0")
     button = _button("#viewer", "2d")
 
     tab.run(f"{button}.click()")
-    without = tab.run(_pixels_in("rgb(0, 103, 168)"))
+    without = tab.run(_pixels_in("rgb(92, 184, 242)"))
     tab.run(f"{button}.click()")
 
     assert without == 0
-    assert tab.run(_pixels_in("rgb(0, 103, 168)")) > 0
+    assert tab.run(_pixels_in("rgb(92, 184, 242)")) > 0
 
 
 def test_planes_can_be_chosen(tab):
@@ -314,6 +233,164 @@ def test_surfaces_are_drawn_when_they_are_opened_not_before(tab):
 
     tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
     assert tab.run("document.querySelector('.plot').data.length") == 2
+
+
+def test_arrow_keys_and_the_mouse_turn_the_surfaces(tab):
+    scene = "document.querySelector('.plot')._fullLayout.scene._scene"
+    eye = f"JSON.stringify({scene}.getCamera().eye)"
+    tab.run("document.querySelector('#meshes').open = true")
+    tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
+    tab.run("document.querySelector('.plot').focus()")
+    seen = [tab.run(eye)]
+    for key in ("ArrowRight", "ArrowUp", "+"):
+        tab.press(key)
+        tab.wait_for(f"{eye} !== {seen[-1]!r}")
+        seen.append(tab.run(eye))
+
+    x, y = _middle_of(tab, ".plot")
+    tab.drag((x, y), (x + 120, y))
+
+    tab.wait_for(f"{eye} !== {seen[-1]!r}")
+    assert len(set(seen)) == 4
+
+
+def test_surfaces_of_every_model_and_side_can_be_chosen(tab):
+    tab.run("document.querySelector('#meshes').open = true")
+    tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
+    first = "document.querySelector('.plot').data[0].x[0]"
+    reference = tab.run(first)
+
+    tab.run(f"{_button('#meshes', '2d')}.click()")
+    tab.run(f"{_button('#meshes', 'above')}.click()")
+
+    assert tab.run(first) == pytest.approx(reference + 1, abs=0.01), "rolled by 1 mm"
+    camera = "document.querySelector('.plot')._fullLayout.scene._scene.getCamera()"
+    assert tab.run(f"{camera}.eye.z") > 0
+    assert tab.run(f"{camera}.up.y") == -1
+
+
+def test_everything_can_be_reached_and_pressed_by_the_keyboard(tab):
+    """Tab from the top reaches every control; Enter presses it."""
+    tab.run("document.querySelector('#meshes').open = true")
+    reached = set()
+    for _ in range(80):
+        tab.press("Tab")
+        reached.add(
+            tab.run(
+                "(e => e.getAttribute('aria-label') || e.textContent.trim())"
+                "(document.activeElement)"
+            )
+        )
+    controls = ("Skip to the results", "Dice", "worst case: c0", "sagittal",
+                "disagreement", "Slice viewer", "Slice", "front", "above",
+                "Rotatable surfaces")  # fmt: skip
+    missing = [name for name in controls if not any(name in r for r in reached)]
+    assert missing == []
+
+    tab.run(f"{_button('#viewer', 'coronal')}.focus()")
+    tab.press("Enter")
+    assert tab.run("document.querySelector('.stage .t').textContent") == "H"
+
+
+def test_dark_text_and_light_text_can_be_read_on_their_paper(tab):
+    """WCAG asks 4.5 for text; of the ink, the soft ink and the models' colours 3."""
+    for scheme in ("light", "dark"):
+        tab.scheme(scheme)
+        sheet = tab.run(_luminance("--sheet"))
+        for name, least in (("--ink", 7), ("--soft", 4.5), ("--m0", 3), ("--m1", 3)):
+            other = tab.run(_luminance(name))
+            low, high = sorted((sheet, other))
+            assert (high + 0.05) / (low + 0.05) >= least, (scheme, name)
+
+
+def test_printed_all_metrics_stand_on_paper_and_buttons_do_not(tab, tmp_path):
+    tab.ask("Emulation.setEmulatedMedia", media="print")
+    shown = "e => getComputedStyle(e).display !== 'none'"
+    panels = f"[...document.querySelectorAll('.panel')].filter({shown}).length"
+    tools = f"[...document.querySelectorAll('.tools, .tabs')].filter({shown}).length"
+
+    tab.size(A4_PIXELS, 1000)
+
+    assert tab.run(panels) == 5
+    assert tab.run(tools) == 0
+    assert tab.run("document.documentElement.scrollWidth") <= A4_PIXELS
+    pdf = tab.printed()
+    tab.ask("Emulation.setEmulatedMedia", media="")
+    (tmp_path / "page.pdf").write_bytes(pdf)
+    assert pdf.startswith(b"%PDF")
+    assert 2 <= pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") <= 12
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_record_of_a_training_fits_and_asks_for_nothing(
+    browser, tmp_path, width, scheme
+):
+    file = tmp_path / "index.html"
+    write_run_page(file, run_content())
+    browser.new_tab()
+    browser.size(width, 800)
+    browser.scheme(scheme)
+    browser.open(file)
+
+    browser.wait_for("[...document.images].every(i => i.complete && i.naturalWidth)")
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.images.length") == 7
+    assert len(browser.screenshot(tmp_path / "record.png")) > 20_000
+    assert browser.complaints == []
+    fetched = [u for u in browser.requests if not u.startswith(("data:", "file:"))]
+    assert fetched == []
+
+
+def run_content():
+    table = LabelTable.from_names(["tibia", "femur"])
+    image, reference, prediction = _images(table)
+    picture = slice_picture(image, reference, prediction, plane="axial", index=8)
+    return RunContent(
+        model="2d",
+        fold="0",
+        dataset="Dataset001_Tibia",
+        created="1 May 2026",
+        caveat="",
+        scores=bone_scores(prediction, reference, case_id="c0"),
+        curve=_curve("2d"),
+        slices=(ShownSlice("c0", "worst slice", "It is.", picture),),
+        settings=(Setting("epochs", ("8",)),),
+        colours=(("tibia", "#e65546"), ("femur", "#50b469")),
+    )
+
+
+def _luminance(name):
+    """Return the script that gives the relative luminance of a colour of the page."""
+    return (
+        "(() => { const d = document.createElement('i'); document.body.append(d);"
+        f"d.style.color = 'var({name})';"
+        "const c = getComputedStyle(d).color.match(/[\\d.]+/g).slice(0, 3)"
+        ".map(v => v / 255)"
+        ".map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);"
+        "d.remove();"
+        "return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]; })()"
+    )
+
+
+def _middle_of(tab, selector):
+    """Scroll an element into the window and return its middle."""
+    where = "{block: 'center', behavior: 'instant'}"
+    tab.run(f"document.querySelector('{selector}').scrollIntoView({where})")
+    box = f"document.querySelector('{selector}').getBoundingClientRect()"
+    return tab.run(f"{box}.x + {box}.width / 2"), tab.run(f"{box}.y + {box}.height / 2")
+
+
+def _pixels_near(colour):
+    """Return the script that counts pixels of a colour that lies over others."""
+    red, green, blue = (int(part) for part in colour[4:-1].split(","))
+    return (
+        "(() => { const c = document.querySelector('#viewer canvas');"
+        "const p = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let n = 0; for (let i = 0; i < p.length; i += 4)"
+        f"if (Math.abs(p[i] - {red}) + Math.abs(p[i+1] - {green}) +"
+        f" Math.abs(p[i+2] - {blue}) < 90) n++; return n; }})()"
+    )
 
 
 def _button(box, words):

@@ -1,4 +1,4 @@
-"""The comparison as one offline page: `write_page(file, content)`."""
+"""Pages of one offline file each: `write_page` a comparison, `write_run_page` a run."""
 
 from nnunet_bridge.formats.html.content import (
     CaseView,
@@ -8,5 +8,16 @@ from nnunet_bridge.formats.html.content import (
     Setting,
 )
 from nnunet_bridge.formats.html.page import write_page
+from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 
-__all__ = ["CaseView", "MeshSet", "ModelCard", "PageContent", "Setting", "write_page"]
+__all__ = [
+    "CaseView",
+    "MeshSet",
+    "ModelCard",
+    "PageContent",
+    "RunContent",
+    "Setting",
+    "ShownSlice",
+    "write_page",
+    "write_run_page",
+]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from nnunet_bridge.core.comparison import PairedDifference
+from nnunet_bridge.core.comparison import Agreement, PairedDifference
 from nnunet_bridge.formats.events import Curve
 
 MAX_POINTS = 240
@@ -168,6 +168,105 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     return _svg(width, bottom + 42, parts, "Median differences with 95 % intervals")
 
 
+def agreement_plot(
+    found: Agreement, model: int, same_axes: Sequence[Agreement]
+) -> Markup:
+    """Return the differences of every case over its mean volume, with bias and limits.
+
+    Parameters
+    ----------
+    found : Agreement
+        What is drawn, with at least one case.
+    model : int
+        Place of its model, for colour and mark.
+    same_axes : sequence of Agreement
+        All that must fit the same axes, this one among them.
+
+    Notes
+    -----
+    After Bland and Altman 1986. Bars on the right: 95 % intervals of the three lines.
+    """
+    width, top, bottom, left, right = 400, 12, 190, 48, 316
+    means = [mean for one in same_axes for mean in one.means_cm3]
+    across = scale_of(means, left, right)
+    down = scale_of(_agreement_extent(same_axes), bottom, top, zero=True)
+    parts = [_axis(down, left, 1, towards=-1, grid_to=right)]
+    parts += [
+        _text(across(t), bottom + 17, _plain(t, _decimals(across)), "tick", "middle")
+        for t in across.ticks(5)
+    ]
+    middle = (left + right) / 2
+    words = "mean of prediction and reference (cm\u00b3)"
+    parts.append(_text(middle, bottom + 34, words, "tick", "middle"))
+    parts.append(_line(left, down(0.0), right, down(0.0), "zero"))
+    lines = _agreement_lines(found)
+    heights = _apart([down(value) for value, _, _ in lines], 13)
+    for place, (value, ends, css) in enumerate(lines):
+        y, beside = down(value), right + 8 + 9 * place
+        parts.append(_line(left, y, right, y, f"level l{model % len(_MARKS)} {css}"))
+        words = _signed(value, 2)
+        parts.append(_text(right + 36, heights[place] + 4, words, "tick", "start"))
+        if ends is not None:
+            parts.append(_line(beside, down(ends[0]), beside, down(ends[1]), "reach"))
+            parts.append(_dot("reached", beside, y, ""))
+    points = zip(found.case_ids, found.means_cm3, found.differences_cm3, strict=True)
+    parts += [
+        mark(
+            model,
+            across(mean),
+            down(difference),
+            f"{case_id}: {_signed(difference, 2)} cm\u00b3 at {mean:.2f} cm\u00b3",
+            size=3.6,
+        )
+        for case_id, mean, difference in points
+    ]
+    described = f"{found.structure}, {found.model}: volume agreement of {found.n} cases"
+    return _svg(width, bottom + 40, parts, described)
+
+
+def _agreement_lines(
+    found: Agreement,
+) -> list[tuple[float, tuple[float, float] | None, str]]:
+    """Return value, interval and style of lower limit, bias and upper limit."""
+    if found.bias_cm3 is None:
+        return []
+    bias = (found.bias_cm3, found.bias_interval_95, "")
+    if found.limits_cm3 is None:
+        return [bias]
+    low, high = found.limits_cm3
+    return [
+        (low, found.lower_limit_interval_95, "dashed"),
+        bias,
+        (high, found.upper_limit_interval_95, "dashed"),
+    ]
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Return heights from below to above, moved so that none covers another.
+
+    Examples
+    --------
+    >>> _apart([100.0, 98.0, 40.0], 10)
+    [104.0, 94.0, 40.0]
+    """
+    moved = list(heights)
+    for place in range(1, len(moved)):
+        short = least - (moved[place - 1] - moved[place])
+        if short > 0:
+            moved[place - 1] += short / 2
+            moved[place] -= short / 2
+    return moved
+
+
+def _agreement_extent(agreements: Sequence[Agreement]) -> list[float]:
+    """Return all that must be seen: differences, lines, intervals."""
+    shown = [value for one in agreements for value in one.differences_cm3]
+    for one in agreements:
+        for value, ends, _ in _agreement_lines(one):
+            shown += [value, *(ends or ())]
+    return shown
+
+
 def loss_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
     """Return training (dashed) and validation loss of every fold of one model."""
     shown = [v for c in limits for v in (*c.train_loss, *c.val_loss) if v is not None]
@@ -181,16 +280,22 @@ def loss_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> M
 
 
 def dice_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
-    """Return the mean pseudo-Dice of every fold of one model."""
+    """Return the mean pseudo-Dice of every fold, and the IoU derived from it."""
     shown = [
-        value for curve in limits for value in curve.pseudo_dice if value is not None
+        value
+        for curve in limits
+        for value in (*curve.pseudo_dice, *curve.pseudo_iou)
+        if value is not None
     ]
+    if not shown:
+        return Markup()
     return _curves_plot(
         curves,
-        [(lambda c: c.pseudo_dice, f"line l{model}")],
+        [(lambda c: c.pseudo_iou, f"line thin dashed l{model}"),
+         (lambda c: c.pseudo_dice, f"line l{model}")],
         [*shown, 0.0],
-        "Pseudo-Dice by epoch",
-    )
+        "Pseudo-Dice and derived IoU by epoch",
+    )  # fmt: skip
 
 
 def _curves_plot(

@@ -38,7 +38,7 @@ def packed_mesh(mesh: Mesh, max_faces: int = MAX_FACES) -> JsonObject:
     wide = len(vertices) > np.iinfo(np.uint16).max
     return {
         "name": mesh.label.name,
-        "colour": "#{:02x}{:02x}{:02x}".format(*mesh.label.colour),
+        "colour": mesh.label.hex_colour,
         "centre_mm": [round(float(value), 4) for value in centre],
         "step_mm": step_mm,
         "wide": wide,

@@ -7,10 +7,6 @@
   const cases = read("cases");
   const models = read("models");
   const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
-  const modelColour = (name) => {
-    const place = models.indexOf(name);
-    return getComputedStyle(document.documentElement).getPropertyValue(`--m${Math.max(place, 0) % 4}`).trim();
-  };
 
   /* Tabs: without this script every panel is shown. */
   for (const section of document.querySelectorAll("[data-tabs]")) {
@@ -87,7 +83,11 @@
     let shownCase = cases[0];
     let plane = shownCase.planes[0];
     let frame = plane.start;
-    let layers = new Set(plane.layers.map(([name]) => name));
+    const modelColour = (name) => {
+      const place = models.indexOf(name);
+      return getComputedStyle(part(".stage")).getPropertyValue(`--m${Math.max(place, 0) % 4}`).trim();
+    };
+    let layers = new Set();
 
     const picture = (address) => {
       if (!pictures.has(address)) {
@@ -110,13 +110,13 @@
       const scale = Math.max(2, Math.round(768 / Math.max(plane.width, plane.height)));
       canvas.width = plane.width * scale;
       canvas.height = plane.height * scale;
-      const image = picture(plane.image);
+      const image = layers.has("image") ? picture(plane.image) : null;
       if (image) cut(context, image, 1);
-      for (const [name, address] of plane.layers) {
+      for (const [name, address, kind] of plane.layers) {
         if (!layers.has(name)) continue;
         const labels = picture(address);
         if (!labels) continue;
-        if (name === "reference") { cut(context, labels, 2); continue; }
+        if (kind !== "outline") { cut(context, labels, 2); continue; }
         tint.width = canvas.width;
         tint.height = canvas.height;
         const pen = tint.getContext("2d");
@@ -126,6 +126,7 @@
         pen.fillRect(0, 0, tint.width, tint.height);
         context.drawImage(tint, 0, 0);
       }
+      part(".legend").classList.toggle("disagreeing", layers.has("disagreement"));
       part("output").textContent = plane.indices[frame];
       slider.max = plane.indices.length - 1;
       slider.value = frame;
@@ -155,8 +156,9 @@
       offerPlanes(plane.plane);
     });
     offerPlanes(plane.plane);
-    const names = plane.layers.map(([name]) => name);
-    layers = choice(boxes("layer"), names, { many: true, pressed: names }, draw);
+    const names = ["image", ...plane.layers.map(([name]) => name)];
+    const atFirst = names.filter((name) => name !== "disagreement");
+    layers = choice(boxes("layer"), names, { many: true, pressed: atFirst }, draw);
     boxes("layer").querySelectorAll("button").forEach((button) => {
       if (models.includes(button.textContent)) {
         button.style.borderColor = `var(--m${models.indexOf(button.textContent) % 4})`;
@@ -166,7 +168,8 @@
     slider.addEventListener("input", () => { frame = Number(slider.value); draw(); });
     const stage = part(".stage");
     stage.addEventListener("keydown", (event) => {
-      const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -5, PageDown: 5 }[event.key];
+      const all = plane.indices.length;
+      const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -5, PageDown: 5, Home: -all, End: all }[event.key];
       if (!step) return;
       turn(step);
       event.preventDefault();
@@ -237,6 +240,27 @@
         scene: { aspectmode: "data", camera: placed, xaxis: hidden, yaxis: hidden, zaxis: hidden },
       }, { responsive: true, displaylogo: false, displayModeBar: false });
     };
+    const turn = (azimuth, elevation, nearer) => {
+      const now = plot._fullLayout.scene._scene.getCamera().eye; // the layout lags behind the mouse
+      const reach = Math.hypot(now.x, now.y, now.z);
+      const height = Math.asin(now.z / reach) + elevation;
+      const round = Math.atan2(now.y, now.x) + azimuth;
+      const h = Math.min(1.5, Math.max(-1.5, height));
+      const r = reach * nearer;
+      window.Plotly.relayout(plot, { "scene.camera": {
+        up: { x: 0, y: 0, z: 1 },
+        eye: { x: r * Math.cos(h) * Math.cos(round), y: r * Math.cos(h) * Math.sin(round), z: r * Math.sin(h) },
+      } });
+    };
+    plot.addEventListener("keydown", (event) => {
+      const step = {
+        ArrowLeft: [-0.2, 0, 1], ArrowRight: [0.2, 0, 1], ArrowUp: [0, 0.2, 1], ArrowDown: [0, -0.2, 1],
+        "+": [0, 0, 0.9], "-": [0, 0, 1 / 0.9],
+      }[event.key];
+      if (!step) return;
+      turn(...step);
+      event.preventDefault();
+    });
     const offerSources = () => choice(part("source"), chosen.meshes.map((found) => found.name), { pressed: [source] }, (state) => { source = [...state][0]; draw(); });
     choice(part("case"), names, { pressed: [names[0]] }, (state) => {
       chosen = withMeshes[names.indexOf([...state][0])];

@@ -1,0 +1,162 @@
+"""The answer in two sentences: who is better, and what these cases cannot show."""
+
+from __future__ import annotations
+
+from nnunet_bridge.core.comparison import (
+    ALL_STRUCTURES,
+    Comparison,
+    PairedDifference,
+    Verdict,
+)
+from nnunet_bridge.ops.paired import (
+    SIGNIFICANT,
+    holm,
+    p_words,
+    smallest_p,
+)
+
+OVERLAP_NOTE = (
+    "cross-validation models share most of their training cases, so the interval is "
+    "somewhat narrower than that of independent trainings"
+)
+
+
+def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
+    """Return which model is better on Dice over all structures, or why nobody knows.
+
+    A model wins only if the 95 % interval of the median difference excludes 0 and
+    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05. With more
+    than two models, the two with the highest mean Dice are weighed against each other.
+    Where a margin of Dice was named, models whose whole interval lies within it are
+    equivalent, even if the interval excludes 0.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What was measured.
+    caveat : str
+        Why this cannot be a result, such as "a smoke run proves the chain, not a
+        result"; then no winner is named.
+    """
+    if len(comparison.models) < 2:  # noqa: PLR2004 - a comparison has two sides
+        only = "".join(comparison.models) or "no model"
+        return Verdict(
+            "",
+            (
+                f"Nothing to compare: {only} was scored alone.",
+                "Train a second configuration on the same folds to compare them.",
+            ),
+            answer="none",
+        )
+    row, p = _leading_row(comparison)
+    if row.median_difference is None:
+        return Verdict(
+            "",
+            (
+                f"Undecided: {row.first} and {row.second} share no case with a Dice.",
+                "Score both models on the same cases.",
+            ),
+            answer="none",
+        )
+    measured = _measured(row, p)
+    if caveat:
+        return Verdict(
+            "",
+            (f"No verdict: {caveat}.", f"For the record: {measured}."),
+            answer="none",
+        )
+    if row.answer == "equivalent":
+        return _equivalent(row, measured)
+    winner = _winner(row, p)
+    if winner:
+        loser = row.first if winner == row.second else row.second
+        opening = f"{winner} is better than {loser} on Dice: {measured}."
+    else:
+        opening = f"Undecided between {row.first} and {row.second} on Dice: {measured}."
+    limits = _limits(row, decided=bool(winner))
+    return Verdict(winner, (opening, limits), "better" if winner else "undecided")
+
+
+def _equivalent(row: PairedDifference, measured: str) -> Verdict:
+    low, high = row.interval_95 or (0.0, 0.0)
+    opening = (
+        f"{row.first} and {row.second} are equivalent on Dice within the margin of "
+        f"{row.margin:g}: {measured}."
+    )
+    remark = f"Differences below {row.margin:g} were said not to matter beforehand"
+    if low > 0 or high < 0:
+        remark += f"; one exists, in favour of {row.favours}, but it is smaller"
+    return Verdict("", (opening, f"{remark}; and {OVERLAP_NOTE}."), "equivalent")
+
+
+def _leading_row(comparison: Comparison) -> tuple[PairedDifference, float | None]:
+    """Return the Dice row of the two best models, with p corrected over the pairs."""
+    rows = [
+        row
+        for row in comparison.rows
+        if row.metric.key == "dice" and row.structure == ALL_STRUCTURES
+    ]
+    rank = {
+        model: comparison.mean(model, ALL_STRUCTURES, "dice").mean or 0.0
+        for model in comparison.models
+    }
+    best = set(sorted(comparison.models, key=lambda model: -rank[model])[:2])
+    leading = next(row for row in rows if {row.first, row.second} == best)
+    tested = [row for row in rows if row.p is not None]
+    corrected = holm([row.p for row in tested if row.p is not None])
+    found = [p for row, p in zip(tested, corrected, strict=True) if row is leading]
+    return leading, found[0] if found else None
+
+
+def _winner(row: PairedDifference, p: float | None) -> str:
+    if row.interval_95 is None or p is None or p >= SIGNIFICANT:
+        return ""
+    low, high = row.interval_95
+    return row.favours if low > 0 or high < 0 else ""
+
+
+def _measured(row: PairedDifference, p: float | None) -> str:
+    """Say the numbers: difference, interval, p, n."""
+    uncertainty = []
+    if row.interval_95 is not None:
+        low, high = row.interval_95
+        uncertainty.append(f"95 % interval {low:+z.3f} to {high:+z.3f}")
+    if p is not None:
+        uncertainty.append(f"Wilcoxon p {p_words(p)}")
+    in_brackets = f" ({', '.join(uncertainty)})" if uncertainty else ""
+    return (
+        f"the median difference ({row.second} minus {row.first}) is "
+        f"{row.median_difference:+z.3f}{in_brackets}, over {_number(row.n, 'case')} of "
+        f"{_number(row.patients, 'patient')}"
+    )
+
+
+def _limits(row: PairedDifference, *, decided: bool) -> str:
+    """Say what these cases cannot show."""
+    least = smallest_p(row.patients)
+    if row.patients < 2:  # noqa: PLR2004 - one patient has no spread
+        return "One patient shows no spread: no interval and no test exist."
+    if least >= SIGNIFICANT:
+        return (
+            f"With {row.patients} patients no two-sided p below {least:g} exists, so "
+            "no difference, however large, could be called significant: add patients."
+        )
+    if row.state == "identical":
+        return "Both models gave the same Dice in every case."
+    if row.state == "constant":
+        return "The difference is the same in every case, so no interval exists."
+    if decided:
+        return f"Read it with care: {OVERLAP_NOTE}."
+    unproven = (
+        "That is not proof of equality: a difference within the interval may exist"
+    )
+    if row.margin is not None:
+        unproven = (
+            f"The interval reaches beyond the margin of {row.margin:g}, so equality is "
+            "not shown either"
+        )
+    return f"{unproven}; and {OVERLAP_NOTE}."
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
