@@ -232,7 +232,7 @@ def test_F03_a_case_that_would_end_like_a_channel_is_refused():
     from nnunet_bridge.core.dataset import checked_case_id
     from nnunet_bridge.core.errors import InputError
 
-    with pytest.raises(InputError, match="'knee_0001' cannot name a case") as caught:
+    with pytest.raises(InputError, match="“knee_0001” cannot name a case") as caught:
         checked_case_id("knee_0001")
 
     assert (caught.value.code, caught.value.exit_code) == ("F03", 3)

@@ -185,6 +185,7 @@ def test_training_ends_with_records_and_does_not_fail_without_them(
     splits = [{"train": list(CASES[:2]), "val": [CASES[2]]}]
     workspace.planned_dir(DATASET).mkdir(parents=True)
     workspace.splits_file(DATASET).write_text(json.dumps(splits))
+    workspace.plans_file(DATASET, BUDGETS["full"].plans).write_text("{}")
     monkeypatch.setattr(train, "require_plan", lambda *_: "state")
     if breaks:
         monkeypatch.setattr(run_record, "write_run_record", lambda *_: 1 / 0)
@@ -196,5 +197,5 @@ def test_training_ends_with_records_and_does_not_fail_without_them(
     assert summary.exit_code == 0
     found = summary.as_json()
     assert (found["runs"][0]["page"] is None) == breaks
-    assert bool(found["notes"]) == breaks
+    assert bool(found["warnings"]) == breaks
     assert ("could not be written" in summary.as_text()) == breaks
