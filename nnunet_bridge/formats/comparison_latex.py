@@ -25,12 +25,19 @@ _SPECIAL = {
 }
 
 
-def comparison_latex(comparison: Comparison) -> str:
-    """Return one ``table`` for every pair of models; a comment where there is none."""
+def comparison_latex(comparison: Comparison, *, caveat: str = "") -> str:
+    """Return one ``table`` for every pair of models; a comment where there is none.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    caveat : str
+        Why this cannot be a result; the caption begins with it.
+    """
     pairs = list(dict.fromkeys((row.first, row.second) for row in comparison.rows))
     if not pairs:
         return "% One model alone: there is nothing to compare.\n"
-    return "\n".join(_table(comparison, *pair) for pair in pairs)
+    return "\n".join(_table(comparison, *pair, caveat=caveat) for pair in pairs)
 
 
 def escaped(words: str) -> str:
@@ -44,11 +51,14 @@ def escaped(words: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in words)
 
 
-def _table(comparison: Comparison, first: str, second: str) -> str:
+def _table(comparison: Comparison, first: str, second: str, *, caveat: str) -> str:
     rows = [
         row for row in comparison.rows if (row.first, row.second) == (first, second)
     ]
     asked = any(row.answer for row in rows)
+    warning = (
+        rf"\textbf{{{escaped(caveat[0].upper() + caveat[1:])}.}} " if caveat else ""
+    )
     heads = [
         "Structure",
         escaped(first),
@@ -65,7 +75,7 @@ def _table(comparison: Comparison, first: str, second: str) -> str:
         "% Needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_caption(comparison, first, second)}}}",
+        rf"\caption{{{warning}{_caption(comparison, first, second)}}}",
         rf"\begin{{tabular}}{{l{'r' * 8}{'l' if asked else ''}}}",
         r"\toprule",
         " & ".join(heads) + r" \\",

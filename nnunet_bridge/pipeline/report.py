@@ -227,7 +227,8 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         },
     )
     if latex:
-        write_text(out_dir / "comparison.tex", comparison_latex(comparison))
+        table = comparison_latex(comparison, caveat=BUDGETS[budget].caveat)
+        write_text(out_dir / "comparison.tex", table)
     progress.advance(1)
     return summary
 

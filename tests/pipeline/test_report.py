@@ -262,6 +262,7 @@ def test_the_latex_table_is_written_on_request_and_has_every_row(study):
     assert len(cells) == 1 + len(summary.comparison.rows)
     assert {line.count(" & ") for line in cells} == {9}
     assert r"3d\_fullres" in text
+    assert r"\textbf" not in text
     assert text.count("{") == text.count("}")
     assert r"\begin{tabular}{lrrrrrrrrl}" in text
 
@@ -292,8 +293,10 @@ def test_the_page_shows_settings_costs_versions_and_both_cases(study):
 
 
 def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
-    summary = written(study, budget="smoke")
+    summary = written(study, budget="smoke", latex=True)
 
+    table = (study / "out/comparison.tex").read_text()
+    assert r"\caption{\textbf{A smoke run proves the chain" in table
     assert summary.verdict.winner == ""
     assert "No verdict: a smoke run" in summary.as_text()
     assert "A smoke run proves the chain" in (study / "out/index.html").read_text()
