@@ -76,6 +76,26 @@ def _pydicom(folder: Path, _: Path) -> npt.NDArray[Any]:
     return np.stack(planes).transpose(2, 1, 0)
 
 
+def _in_place(folder: Path, _: Path) -> npt.NDArray[Any]:
+    """Read what a volume needs: the values in the order of their places, and these."""
+    import pydicom
+
+    slices = []
+    for file in _in_name_order(folder):
+        dataset = pydicom.dcmread(file)
+        position = np.array(dataset.ImagePositionPatient, dtype=float)
+        axes = np.array(dataset.ImageOrientationPatient, dtype=float).reshape(2, 3)
+        spacing_mm = np.array(dataset.PixelSpacing, dtype=float)
+        slope = float(getattr(dataset, "RescaleSlope", 1.0))
+        intercept = float(getattr(dataset, "RescaleIntercept", 0.0))
+        pixels = dataset.pixel_array
+        if (slope, intercept) != (1.0, 0.0):
+            pixels = pixels * slope + intercept
+        slices.append((position @ np.cross(*axes), pixels, spacing_mm))
+    slices.sort(key=lambda one: one[0])
+    return np.stack([pixels for _, pixels, _ in slices]).transpose(2, 1, 0)
+
+
 def _ours(folder: Path, _: Path) -> Volume:
     return read_series(folder).volume
 
@@ -139,7 +159,8 @@ DICOM = Stage(
     baseline=Contender("source: pydicom, file by file, by the maximum", _source),
     ours=Contender("nnunet-bridge", _ours),
     others=(
-        Contender("pydicom, file by file, as stored", _pydicom),
+        Contender("pydicom loop: scaled values in order of place", _in_place),
+        Contender("pydicom loop: stored values in order of name", _pydicom),
         Contender("GDCM", _gdcm, needs=("gdcm",)),
         Contender("SimpleITK", _simpleitk, needs=("SimpleITK",)),
         Contender("dcm2niix", _dcm2niix, needs=("dcm2niix",)),

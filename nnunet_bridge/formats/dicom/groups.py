@@ -386,16 +386,16 @@ def _main_stack(group: Group, scan: Scan) -> Group:
 
 def _parallel(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
     """Split by orientation, pixel spacing and matrix; the largest part first."""
-    parts: list[list[SliceHeader]] = []
-    for header in sorted(headers, key=_shape_key):
-        for part in parts:
-            same_shape = _shape_key(part[0])[0] == _shape_key(header)[0]
-            if same_shape and not _orientations_differ(part[0], header):
+    keyed = [(_shape_key(header), header) for header in headers]
+    parts: list[tuple[tuple[float, ...], list[SliceHeader]]] = []
+    for (shape, _), header in sorted(keyed, key=lambda one: one[0]):
+        for known, part in parts:
+            if known == shape and not _orientations_differ(part[0], header):
                 part.append(header)
                 break
         else:
-            parts.append([header])
-    return sorted(parts, key=len, reverse=True)
+            parts.append((shape, [header]))
+    return sorted((part for _, part in parts), key=len, reverse=True)
 
 
 def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...]]:

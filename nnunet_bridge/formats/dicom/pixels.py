@@ -8,6 +8,7 @@ of a wider type are narrowed.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
         _check_decoder(syntax)
     for header in headers:
         scale = (header.encoding.slope, header.encoding.intercept)
-        if not np.isfinite(scale).all() or header.encoding.slope == 0:
+        if not all(map(math.isfinite, scale)) or header.encoding.slope == 0:
             raise Refused.because(
                 "P01",
                 f"{quoted(header.name)} has Rescale Slope {scale[0]:g} and Intercept "
