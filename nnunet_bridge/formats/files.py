@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import hmac
 import json
@@ -48,7 +49,9 @@ _BLOCK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+def whole_file(
+    final: Path, *, needed_bytes: int = 0, to_disk: bool = True
+) -> Iterator[Path]:
     """Give a temporary path; rename it to `final` if the block ends well.
 
     Parameters
@@ -57,6 +60,9 @@ def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         The name that the finished file gets; its folder is made if need be.
     needed_bytes : int, optional
         How much it may need; told, beside what is free, if the disk is full.
+    to_disk : bool
+        Whether to wait until all of it is on the disk, so that it outlives a power
+        cut. Leave that out only for what is made again by itself if it is not whole.
 
     Raises
     ------
@@ -69,16 +75,19 @@ def whole_file(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
             final.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_partials(final.parent)
             yield temporary
-            _to_disk(temporary)
+            if to_disk:
+                _to_disk(temporary)
             temporary.replace(final)
-            _to_disk(final.parent)
+            if to_disk:
+                _to_disk(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def temporary_name(name: str) -> str:
     """Return how a file is called while this process makes it; another every time."""
-    return f".{name}.{_host()}.{_this_process()}.{secrets.token_hex(4)}{PARTIAL}"
+    process = _numbered(os.getpid())
+    return f".{name}.{_host()}.{process}.{secrets.token_hex(4)}{PARTIAL}"
 
 
 def write_text(final: Path, text: str) -> None:
@@ -119,13 +128,17 @@ def pseudonym(value: str, key: bytes) -> str:
 
 def remove_stale_partials(folder: Path) -> None:
     """Remove temporaries of processes of this host that no longer live (F07)."""
-    for partial in folder.glob(f".*{PARTIAL}"):
-        parts = partial.name.removesuffix(PARTIAL).rsplit(".", 3)
+    if not folder.is_dir():
+        return
+    for name in os.listdir(folder):  # noqa: PTH208 - names are enough, and quicker
+        if not (name.startswith(".") and name.endswith(PARTIAL)):
+            continue
+        parts = name.removesuffix(PARTIAL).rsplit(".", 3)
         if len(parts) != 4:  # noqa: PLR2004 - name, host, process, token
             continue
         _, host, process, _ = parts
         if host == _host() and not process_lives(process):
-            partial.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -237,9 +250,10 @@ def _host() -> str:
     return socket.gethostname().replace(".", "-")
 
 
-def _this_process() -> str:
+@functools.lru_cache(maxsize=1)
+def _numbered(process: int) -> str:
     """Return the number of this process and when it started: numbers come again."""
-    return f"{os.getpid()}-{_start_of(os.getpid())}"
+    return f"{process}-{_start_of(process)}"
 
 
 def _start_of(process: int) -> str:

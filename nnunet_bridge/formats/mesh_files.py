@@ -160,7 +160,7 @@ def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         vertices["position"][part.vertices] = _as_items(part.vertices_mm)
         vertices["colour"][part.vertices] = np.void(bytes(part.label.colour))
         faces["vertices"][part.faces] = _as_items(part.corners)
-    write_if_changed(file, content.data)
+    _write(file, content.data)
 
 
 def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
@@ -176,7 +176,7 @@ def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         faces["corners"][part.faces] = corners_mm
     header = "; ".join(_remarks(meshes, frame)).encode("ascii")[:_STL_HEADER_BYTES]
     count = np.array(len(faces), dtype="<u4")
-    write_if_changed(
+    _write(
         file,
         b"".join((header.ljust(_STL_HEADER_BYTES), count.tobytes(), faces.tobytes())),
     )
@@ -191,7 +191,12 @@ def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         lines.append(f"o {_printable(part.label.name)}\n")
         lines.append(_repeated(vertex, part.vertices_mm))
         lines.append(_repeated("f %d %d %d\n", part.corners + 1))  # OBJ counts from 1
-    write_if_changed(file, "".join(lines).encode("ascii"))
+    _write(file, "".join(lines).encode("ascii"))
+
+
+def _write(file: Path, content: bytes | memoryview) -> None:
+    """Write a mesh whole; a call that comes later would mend it, so none waits."""
+    write_if_changed(file, content, to_disk=False)
 
 
 _WRITERS: dict[str, Callable[..., None]] = {

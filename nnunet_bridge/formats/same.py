@@ -7,8 +7,17 @@ from pathlib import Path
 from nnunet_bridge.formats.files import whole_file
 
 
-def write_if_changed(final: Path, content: bytes | memoryview) -> bool:
+def write_if_changed(
+    final: Path, content: bytes | memoryview, *, to_disk: bool = True
+) -> bool:
     """Write a file that is whole or absent, unless it already holds this content.
+
+    Parameters
+    ----------
+    final : Path
+    content : bytes
+    to_disk : bool
+        As `whole_file` has it.
 
     Returns
     -------
@@ -17,7 +26,7 @@ def write_if_changed(final: Path, content: bytes | memoryview) -> bool:
     """
     if _holds(final, content):
         return False
-    with whole_file(final) as temporary:
+    with whole_file(final, to_disk=to_disk) as temporary:
         temporary.write_bytes(content)
     return True
 
