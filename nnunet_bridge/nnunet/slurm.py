@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from nnunet_bridge.nnunet.names import Workspace
 GRACE_S = 120
 """How long before its time is up a job is told, so that it can go back to the queue."""
 
+_ANEW, _GO_ON = "--restart", "--resume"
 MOST_TIMEOUTS = 100
 """How often a job may go back to the queue because its time was up."""
 
@@ -43,9 +45,13 @@ class ClusterTraining:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __call__(self) -> None:
-        """Train; fail if the command does."""
+        """Train; fail if the command does.
+
+        A job that comes back from the queue goes on, even if it was to begin anew.
+        """
+        back = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
         self.process = subprocess.Popen(  # noqa: S603 - our own argument list, no shell
-            self.command,
+            [_GO_ON if back and word == _ANEW else word for word in self.command],
             env={**os.environ, **self.environment},
             preexec_fn=_ignore_the_warning,  # noqa: PLW1509 - no thread runs here
         )
@@ -54,12 +60,18 @@ class ClusterTraining:
             raise RuntimeError(f"the training ended with exit code {code}")
 
     def checkpoint(self) -> Any:  # noqa: ANN401 - submitit's type
-        """Return what goes back to the queue when the time is up: the same again."""
+        """Return what goes back to the queue when the time is up: the same again.
+
+        Called in a signal handler, while `__call__` waits for the process and so keeps
+        others from waiting for it; hence the kernel is asked.
+        """
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(GRACE_S / 2)
+            end = time.monotonic() + GRACE_S / 2
+            while time.monotonic() < end and _lives(self.process.pid):
+                time.sleep(0.2)
         return DelayedSubmission(ClusterTraining(self.command, self.environment))
 
 
@@ -188,6 +200,9 @@ def batch_script(
                 for number, command in enumerate(commands)
             ),
             "esac",
+            'if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then',
+            f'    set -- "${{@/#{_ANEW}/{_GO_ON}}}"  # back from the queue: go on',
+            "fi",
             "back_to_the_queue() {",
             '    kill -INT "$training"; wait "$training"',
             '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
@@ -221,6 +236,14 @@ def _parameters(settings: SlurmPart, name: str) -> dict[str, Any]:
         "additional_parameters": {key: value or True for key, _, value in extra},
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _lives(child: int) -> bool:
+    """Whether a child of this process still runs."""
+    try:
+        return os.waitpid(child, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
 
 
 def _ignore_the_warning() -> None:

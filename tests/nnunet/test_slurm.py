@@ -58,6 +58,24 @@ def test_a_task_runs_its_own_command_and_no_word_becomes_a_command(tmp_path, tas
     assert done.stdout == ("<train><2d>", "<train><3d fullres; rm -rf />")[task]
 
 
+@pytest.mark.parametrize(("count", "word"), [("", "--restart"), ("1", "--resume")])
+def test_a_task_that_comes_back_from_the_queue_goes_on(tmp_path, count, word):
+    file = tmp_path / "train.sbatch"
+    text = script(tmp_path, commands=[("train", "2d", "--restart")])
+    file.write_text(text.replace('"$@" &', "printf '<%s>' \"$@\" &"))
+    variables = {"SLURM_ARRAY_TASK_ID": "0", "PATH": "/usr/bin:/bin"}
+
+    done = subprocess.run(
+        ["bash", file],
+        env=variables | ({"SLURM_RESTART_COUNT": count} if count else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == f"<train><2d><{word}>"
+
+
 def test_where_there_is_no_slurm_no_job_is_known(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
