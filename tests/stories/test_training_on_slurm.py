@@ -198,7 +198,7 @@ def test_the_file_for_sbatch_does_the_same(work, cluster):
         work / "nnUNet_results" / DATASET
         / "BridgeSmokeTrainer__nnUNetPlansSmoke__2d/fold_3/checkpoint_final.pth"
     )  # fmt: skip
-    before = checkpoint.stat().st_mtime_ns
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
     subprocess.run(["sbatch", script], env=cluster, check=True, stdout=subprocess.PIPE)
 
