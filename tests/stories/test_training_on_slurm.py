@@ -205,7 +205,8 @@ def test_the_file_for_sbatch_does_the_same(work, cluster):
     wait_for(
         work,
         lambda runs: (
-            runs[("2d", 3)]["state"] == "done"
+            ("2d", 3) in runs
+            and runs[("2d", 3)]["state"] == "done"
             and checkpoint.stat().st_mtime_ns > before
         ),
         seconds=300,
