@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import SecurityError
-from nnunet_bridge.nnunet.plans import BUDGETS, plans_for
+from nnunet_bridge.nnunet.methods import method_of
 
 DATASET = "Dataset011_Leg"
 LABELS = {"background": 0, "tibia": 1, "femur": 2}
@@ -38,7 +38,7 @@ def golden_plans(name="nnUNetPlans"):
 
 def tiny_plans(budget="smoke"):
     """Return real plans of a budget, with networks of a few thousand weights."""
-    plans = plans_for(BUDGETS[budget], golden_plans())
+    plans = method_of("nnunet", budget).plans_from(golden_plans())
     for configuration in plans["configurations"].values():
         if "architecture" not in configuration:
             continue
@@ -51,7 +51,7 @@ def tiny_plans(budget="smoke"):
 
 
 def run_of(fold=0, budget="smoke", configuration="2d"):
-    chosen = BUDGETS[budget]
+    chosen = method_of("nnunet", budget)
     return TrainingRun(DATASET, configuration, fold, chosen.trainer, chosen.plans)
 
 

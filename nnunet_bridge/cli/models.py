@@ -11,6 +11,7 @@ from nnunet_bridge.cli.options import (
     FILE,
     dataset_argument,
     finished_budget_option,
+    finished_model_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.summary import Summary
@@ -36,6 +37,7 @@ from nnunet_bridge.core.summary import Summary
     metavar="FOLD",
     help="0, 1, ... once for each, or all. [default: all that have finished]",
 )
+@finished_model_option
 @finished_budget_option
 @bridge_command
 def pack(
@@ -44,6 +46,7 @@ def pack(
     out_file: Path,
     configuration: str | None,
     folds: tuple[str, ...],
+    model: str | None,
     budget: str | None,
 ) -> Summary:
     """Write a finished model to one file, without a path or a name of anybody in it.
@@ -62,6 +65,7 @@ def pack(
             configuration=configuration,
             folds=folds,
             budget=budget,
+            model=model,
             progress=progress,
         )
 

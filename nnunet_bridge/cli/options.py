@@ -79,12 +79,22 @@ finished_budget_option = click.option(
     help="Which finished models. [default: the largest budget that has some]",
 )
 
+MODELS = ("nnunet",)
+"""As `nnunet.methods` has them; a test holds one against the other."""
+
 model_option = click.option(
     "--model",
-    type=click.Choice(["nnunet"]),
+    type=click.Choice(MODELS),
     default="nnunet",
     show_default=True,
     help="Which network and trainer.",
+)
+
+finished_model_option = click.option(
+    "--model",
+    type=click.Choice([*MODELS, "foreign"]),
+    default=None,
+    help="Which finished models. [default: nnunet, if it has some]",
 )
 
 device_option = click.option(

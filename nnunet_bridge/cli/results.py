@@ -15,10 +15,10 @@ from nnunet_bridge.cli.options import (
     dataset_argument,
     device_option,
     finished_budget_option,
+    finished_model_option,
     folds_option,
     force_option,
     labels_option,
-    model_option,
     predicting_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
@@ -33,7 +33,7 @@ from nnunet_bridge.core.summary import Summary
 @click.option("-o", "--out", type=FOLDER, required=True, help="One folder a case.")
 @predicting_configurations_option
 @folds_option
-@model_option
+@finished_model_option
 @finished_budget_option
 @device_option
 @click.option(
@@ -55,7 +55,7 @@ def predict(
     out: Path,
     configurations: tuple[str, ...],
     folds: tuple[str, ...],
-    model: str,  # noqa: ARG001 - there is one so far
+    model: str | None,
     budget: str | None,
     device: str,
     clean: str,
@@ -84,6 +84,7 @@ def predict(
             configurations=configurations,
             folds=folds,
             budget=budget,
+            model=model,
             device=device,
             options=options,
             progress=progress,
@@ -134,6 +135,7 @@ def predict(
     type=click.Choice(["2d", "3d_fullres"]),
     help="With --tune, once for each. [default: the one that predict takes]",
 )
+@finished_model_option
 @finished_budget_option
 @force_option
 @bridge_command
@@ -148,6 +150,7 @@ def clean(
     labels_file: Path | None,
     tune: str | None,
     configurations: tuple[str, ...],
+    model: str | None,
     budget: str | None,
     *,
     each_side: bool,
@@ -175,10 +178,13 @@ def clean(
                 find_dataset(workspace, tune),
                 configurations=configurations,
                 budget=budget,
+                kind=model,
                 force=force,
                 progress=progress,
             )
-    _refuse_words("configurations", "budget", because="only --tune reads a model")
+    _refuse_words(
+        "configurations", "model", "budget", because="only --tune reads a model"
+    )
     if labels is None or out is None:
         raise UsageError("Name LABELS to clean and OUT for the result, or --tune.")
     from nnunet_bridge.pipeline.clean import clean_labels

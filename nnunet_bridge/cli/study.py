@@ -10,6 +10,7 @@ from nnunet_bridge.cli.options import (
     BOTH,
     EXISTING,
     FOLDER,
+    MODELS,
     budget_option,
     configurations_option,
     dataset_argument,
@@ -27,7 +28,13 @@ from nnunet_bridge.core.summary import Summary
 @click.command()
 @dataset_argument
 @configurations_option
-@model_option
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODELS),
+    help="Once for each. [default: nnunet]",
+)
 @finished_budget_option
 @click.option("-o", "--out", type=FOLDER, required=True, help="For index.html.")
 @click.option(
@@ -43,7 +50,7 @@ def compare(
     session: Session,
     dataset: str,
     configurations: tuple[str, ...],
-    model: str,  # noqa: ARG001 - there is one so far
+    models: tuple[str, ...],
     budget: str | None,
     out: Path,
     margins: tuple[str, ...],
@@ -69,6 +76,7 @@ def compare(
             find_dataset(workspace, dataset),
             configurations or BOTH,
             out,
+            models=models or MODELS[:1],
             budget=budget,
             margins=margins_from(margins),
             latex=latex,
@@ -79,6 +87,7 @@ def compare(
 @click.command()
 @click.argument("study", type=EXISTING)
 @recipe_option
+@model_option
 @budget_option
 @configurations_option
 @folds_option
@@ -89,6 +98,7 @@ def run(
     session: Session,
     study: Path,
     recipe_name: str,
+    model: str,
     budget: str,
     configurations: tuple[str, ...],
     folds: tuple[str, ...],
@@ -101,12 +111,16 @@ def run(
     Example:  nnunet-bridge run knee_study -r dataset.toml -w /data/work --budget smoke
     """
     from nnunet_bridge.formats.recipe import read_recipe
+    from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.nnunet.plans import BUDGETS
     from nnunet_bridge.pipeline.study import StudyOptions, run_study
 
     options = StudyOptions(
-        BUDGETS[budget], configurations or BOTH, folds or ("0",), device, force
+        method_of(model, budget),
+        configurations or BOTH,
+        folds or ("0",),
+        device,
+        force,
     )
     workspace = Workspace.at(session.root)
     with session.progress() as progress:

@@ -131,7 +131,7 @@ def train(
     dataset: str,
     configurations: tuple[str, ...],
     folds: tuple[str, ...],
-    model: str,  # noqa: ARG001 - there is one so far
+    model: str,
     budget: str,
     device: str,
     gpus: int | None,
@@ -146,8 +146,8 @@ def train(
 
     Example:  nnunet-bridge train 1 -f all5 --on slurm -r dataset.toml
     """
+    from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.nnunet.plans import BUDGETS
     from nnunet_bridge.pipeline.train import train_dataset
 
     workspace = Workspace.at(session.root)
@@ -165,7 +165,7 @@ def train(
             find_dataset(workspace, dataset),
             configurations or BOTH,
             folds or ("0",),
-            budget=BUDGETS[budget],
+            method=method_of(model, budget),
             options=options,
         )
     with session.progress() as progress:
@@ -174,7 +174,7 @@ def train(
             find_dataset(workspace, dataset),
             configurations or BOTH,
             folds or ("0",),
-            budget=BUDGETS[budget],
+            method=method_of(model, budget),
             device=device,
             gpus=gpus or 1,
             restart=not resume,

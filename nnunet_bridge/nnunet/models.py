@@ -19,8 +19,8 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
+from nnunet_bridge.nnunet.methods import METHODS
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
-from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.schemas import (
     CONFIGURATIONS,
     DATASET_NAME,
@@ -41,7 +41,7 @@ MOST_JSON_BYTES = 4 << 20
 
 TRAINERS = frozenset(
     {
-        *(budget.trainer for budget in BUDGETS.values()),
+        *(method.trainer for method in METHODS.values()),
         *("nnUNetTrainerNoMirroring", "nnUNetTrainerNoDA", "nnUNetTrainerDA5"),
         *("nnUNetTrainerDiceLoss", "nnUNetTrainerCELoss", "nnUNetTrainerAdam"),
         *("nnUNetTrainerCosAnneal", "nnUNetTrainer_warmup"),

@@ -23,28 +23,23 @@ class Budget:
     """How much a training may cost."""
 
     name: str
-    trainer: str
-    """nnU-Net finds the class by this name."""
-
-    plans: str
-    """Name of the plans file, without ending."""
+    suffix: str
+    """What the names of its plans end with."""
 
     caveat: str
     """What a reader must know about figures made with it; empty for none."""
 
 
 BUDGETS = {
-    "full": Budget("full", "nnUNetTrainer", STOCK_PLANS, ""),
+    "full": Budget("full", "", ""),
     "quick": Budget(
         "quick",
-        "BridgeQuickTrainer",
-        "nnUNetPlansQuick",
+        "Quick",
         "a quick run is a first look with 2 % of nnU-Net's steps, not a result",
     ),
     "smoke": Budget(
         "smoke",
-        "BridgeSmokeTrainer",
-        "nnUNetPlansSmoke",
+        "Smoke",
         "a smoke run proves the chain, it is not a result",
     ),
 }
@@ -110,7 +105,7 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
         Content of ``nnUNetPlans.json``; not changed.
     """
     plans = deepcopy(stock)
-    plans["plans_name"] = budget.plans
+    plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
     if budget.name == "quick":
         plans["nnunet_bridge"] = {name: dict(QUICK_STEPS) for name in CONFIGURATIONS}
     elif budget.name == "smoke":

@@ -19,11 +19,19 @@ from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import read_events
 from nnunet_bridge.formats.files import is_locked, read_json, write_json
+from nnunet_bridge.nnunet.methods import (
+    DEFAULT_MODEL,
+    METHODS,
+    Method,
+    method_of_run,
+)
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS, Budget
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
 UNPACKED = "unpacked"
+FOREIGN = "foreign"
+"""What `--model` calls one from elsewhere that no trainer and plans of ours made."""
+
 ORIGIN_FILE = "unpacked.json"
 """In the folder of a fold: it came from elsewhere, and with which Dice."""
 
@@ -33,10 +41,6 @@ class RunState:
     """Where one training stands."""
 
     run: TrainingRun
-    budget: str
-    """``full``, ``quick``, ``smoke``; trainer and plans of a model from elsewhere that
-    is none of these."""
-
     state: str
     epochs_done: int
     epochs: int | None
@@ -55,6 +59,25 @@ class RunState:
     """The record of the training as a page; None where there is none."""
 
     @property
+    def model(self) -> str:
+        """As `--model` calls it; `FOREIGN` if no trainer and plans of ours made it."""
+        method = method_of_run(self.run)
+        return FOREIGN if method is None else method.model
+
+    @property
+    def budget(self) -> str:
+        """``full``, ``quick``, ``smoke``; of a foreign model, its trainer and plans."""
+        method = method_of_run(self.run)
+        own = f"{self.run.trainer}__{self.run.plans}"
+        return own if method is None else method.budget.name
+
+    @property
+    def name(self) -> str:
+        """Such as ``2d fold 0``; with the model where it is not nnU-Net's own."""
+        name = f"{self.run.configuration} fold {self.run.fold}"
+        return name if self.model == DEFAULT_MODEL else f"{self.model} {name}"
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         return self.state == "done"
@@ -69,7 +92,7 @@ class RunState:
         return {
             "configuration": self.run.configuration,
             "fold": self.run.fold,
-            "model": "nnunet",
+            "model": self.model,
             "budget": self.budget,
             "state": self.state,
             "epochs": self.epochs_done,
@@ -116,7 +139,7 @@ def write_record(workspace: Workspace, run: TrainingRun, **content: Any) -> None
     write_json(file, {**known, **content})
 
 
-def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
+def run_state(workspace: Workspace, run: TrainingRun) -> RunState:
     """Return where a training stands, from its files."""
     fold_dir = workspace.fold_dir(run)
     events = events_of(workspace, run)
@@ -148,7 +171,6 @@ def run_state(workspace: Workspace, run: TrainingRun, budget: str) -> RunState:
         state = "planned"
     return RunState(
         run,
-        budget,
         state,
         epochs_done=1 + max((int(e["epoch"]) for e in epochs), default=-1),
         epochs=starts[-1]["epochs"] if starts else None,
@@ -171,11 +193,11 @@ def planned_runs(
     dataset: str,
     configurations: Iterable[str],
     folds: Iterable[int | str],
-    budget: Budget,
+    method: Method,
 ) -> list[TrainingRun]:
     """Return one run for every configuration and fold."""
     return [
-        TrainingRun(dataset, configuration, fold, budget.trainer, budget.plans)
+        method.run(dataset, configuration, fold)
         for configuration in configurations
         for fold in folds
     ]
@@ -184,7 +206,7 @@ def planned_runs(
 def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
     """Return every training of a dataset that has left a folder."""
     states = []
-    for name, prefix in _families(workspace, dataset).items():
+    for prefix in _families(workspace, dataset):
         trainer, plans, _ = prefix.split("__")
         for parent in (workspace.results_dir / dataset, workspace.record_dir(dataset)):
             for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
@@ -197,27 +219,22 @@ def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
                     trainer,
                     plans,
                 )
-                states.append(run_state(workspace, run, name))
-    unique = {(s.budget, s.run.configuration, str(s.run.fold)): s for s in states}
+                states.append(run_state(workspace, run))
+    unique = {
+        (s.model, s.budget, s.run.configuration, str(s.run.fold)): s for s in states
+    }
     return [unique[key] for key in sorted(unique)]
 
 
-def _families(workspace: Workspace, dataset: str) -> dict[str, str]:
-    """Return the beginning of the model folders of each budget.
-
-    Models from elsewhere that were trained with none of the budgets stand for
-    themselves, by trainer and plans.
-    """
-    families = {
-        budget.name: f"{budget.trainer}__{budget.plans}__"
-        for budget in BUDGETS.values()
-    }
+def _families(workspace: Workspace, dataset: str) -> list[str]:
+    """Return the beginnings of the model folders, ours and those from elsewhere."""
+    families = [method.family for method in METHODS.values()]
     for origin in sorted(
         (workspace.results_dir / dataset).glob(f"*__*__*/fold_*/{ORIGIN_FILE}")
     ):
         family = origin.parts[-3].rpartition("__")[0]
-        if f"{family}__" not in families.values():
-            families[family] = f"{family}__"
+        if f"{family}__" not in families:
+            families.append(f"{family}__")
     return families
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace
 
 GRACE_S = 120
@@ -76,13 +77,14 @@ class ClusterTraining:
 
 
 def train_command_of(
-    workspace: Workspace, run: TrainingRun, *, budget: str, device: str, gpus: int
+    workspace: Workspace, run: TrainingRun, *, method: Method, device: str, gpus: int
 ) -> tuple[str, ...]:
     """Return our own command that trains one run, and only that."""
     return (
         *(sys.executable, "-m", "nnunet_bridge", "train", run.dataset),
         *("-w", str(workspace.runs_dir.parent), "-c", run.configuration),
-        *("-f", str(run.fold), "--budget", budget, "--device", device),
+        *("-f", str(run.fold), "--model", method.model),
+        *("--budget", method.budget.name, "--device", device),
         *("--gpus", str(max(gpus, 1)), "-q"),
     )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace, number_of
-from nnunet_bridge.nnunet.plans import Budget
 from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.slurm import (
     ClusterTraining,
@@ -52,7 +52,7 @@ def train_on_cluster(
     configurations: Sequence[str],
     folds: Sequence[str],
     *,
-    budget: Budget,
+    method: Method,
     options: ClusterOptions,
 ) -> TrainSummary:
     """Hand every run that is not done to Slurm, or write the file that does.
@@ -64,7 +64,7 @@ def train_on_cluster(
     dataset : str
         Full name.
     configurations, folds : sequence of str
-    budget : Budget
+    method : Method
     options : ClusterOptions
 
     Raises
@@ -79,17 +79,17 @@ def train_on_cluster(
         dataset,
         configurations,
         folds,
-        budget=budget,
+        method=method,
         restart=options.restart,
     )
     if not options.restart:
-        todo = _not_waiting(workspace, todo, budget)
+        todo = _not_waiting(workspace, todo)
     commands = [
         (
             *train_command_of(
                 workspace,
                 run,
-                budget=budget.name,
+                method=method,
                 device=options.device,
                 gpus=options.settings.gpus,
             ),
@@ -114,15 +114,15 @@ def train_on_cluster(
             f"`nnunet-bridge status {number_of(dataset)}` tells where they stand, "
             f"{folder} holds the logs."
         )
-    states = tuple(run_state(workspace, run, budget.name) for run in runs)
-    return TrainSummary(dataset, states, caveat=budget.caveat, notes=(note,))
+    states = tuple(run_state(workspace, run) for run in runs)
+    return TrainSummary(dataset, states, caveat=method.budget.caveat, notes=(note,))
 
 
 def _not_waiting(
-    workspace: Workspace, runs: Sequence[TrainingRun], budget: Budget
+    workspace: Workspace, runs: Sequence[TrainingRun]
 ) -> list[TrainingRun]:
     """Return the runs that are not running and wait in no queue."""
-    states = {run: run_state(workspace, run, budget.name) for run in runs}
+    states = {run: run_state(workspace, run) for run in runs}
     known = still_known(state.job for state in states.values() if state.job)
     return [
         run

@@ -8,8 +8,9 @@ from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.formats.files import clear_os_errors
 from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS, CONFIGURATIONS
+from nnunet_bridge.nnunet.plans import CONFIGURATIONS
 from nnunet_bridge.pipeline.phantom_study import write_phantom_study
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
@@ -55,7 +56,9 @@ def run_demo(
     study = write_phantom_study(
         folder / "study", patients=patients - UNSEEN, unseen=UNSEEN, progress=shown
     )
-    options = StudyOptions(BUDGETS["smoke"], CONFIGURATIONS, ("0",), device)
+    options = StudyOptions(
+        method_of(DEFAULT_MODEL, "smoke"), CONFIGURATIONS, ("0",), device
+    )
     workspace = Workspace.at(work, environment={})
     return run_study(
         study.folder, read_recipe(study.recipe_file), workspace, options, progress=shown

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import (
     ALL_NUMBERED,
@@ -15,8 +16,7 @@ from nnunet_bridge.nnunet.names import (
     ON_ALL_CASES,
     Workspace,
 )
-from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.nnunet.runs import RunState, known_runs
+from nnunet_bridge.nnunet.runs import FOREIGN, RunState, known_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,9 @@ class Model:
     """Finished trainings that predict together: folds of one configuration or more."""
 
     dataset: str
+    kind: str
+    """As `--model` calls it."""
+
     budget: str
     states: tuple[RunState, ...]
     reason: str
@@ -37,7 +40,8 @@ class Model:
     @property
     def name(self) -> str:
         """Short name, such as ``2d`` or ``2d+3d_fullres``."""
-        return "+".join(self.configurations)
+        name = "+".join(self.configurations)
+        return name if self.kind in (DEFAULT_MODEL, FOREIGN) else f"{self.kind} {name}"
 
     def members(self) -> dict[str, list[RunState]]:
         """Return the folds of every configuration."""
@@ -77,13 +81,16 @@ def choose_model(
     configurations: Sequence[str] = (),
     folds: Sequence[str] = (),
     budget: str | None = None,
+    *,
+    kind: str | None = None,
 ) -> Model:
     """Return the model that the words of a command mean.
 
     Without configurations, the one with the higher Dice on its own validation; without
     a budget, the largest that has finished runs, and a model from elsewhere with other
-    plans only where there is none; without folds, all numbered ones that are done, or
-    fold ``all`` where there is no other.
+    plans only where there is none; without a kind (as `--model` calls it), nnU-Net's
+    own before others; without folds, all numbered ones that are done, or fold ``all``
+    where there is no other.
 
     Raises
     ------
@@ -91,20 +98,36 @@ def choose_model(
         If nothing that was asked for has finished.
     """
     done = [state for state in known_runs(workspace, dataset) if state.can_predict]
-    others = sorted({state.budget for state in done} - set(BUDGETS))
-    budgets = [budget] if budget else [*BUDGETS, *others]
-    for name in budgets:
-        able = _of_folds([state for state in done if state.budget == name], folds)
+    for one, name in _candidates(done, kind, budget):
+        able = [s for s in done if (s.model, s.budget) == (one, name)]
+        able = _of_folds(able, folds)
         wanted = configurations or _best_configuration(able)
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
-            return Model(dataset, name, states, _reason(states, asked=configurations))
-    asked = " ".join(["", *configurations, *(f"fold {fold}" for fold in folds)])
+            reason = _reason(states, asked=configurations)
+            return Model(dataset, one, name, states, reason)
+    words = [*([kind] if kind else []), *configurations]
+    asked = " ".join(["", *words, *(f"fold {fold}" for fold in folds)])
     raise InputError(
         f"{dataset} has no finished model{asked}"
         + (f" of the budget {budget}" if budget else "")
         + ": train one first (`nnunet-bridge status` shows what there is)."
     )
+
+
+def _candidates(
+    done: Sequence[RunState], kind: str | None, budget: str | None
+) -> list[tuple[str, str]]:
+    """Return the kinds and budgets that may answer, the first choice first."""
+    models = list(dict.fromkeys(model for model, _ in METHODS))
+    budgets = list(dict.fromkeys(name for _, name in METHODS))
+    ours = [(model, name) for name in budgets for model in models]
+    others = sorted({(s.model, s.budget) for s in done} - set(ours))
+    return [
+        (one, name)
+        for one, name in [*ours, *others]
+        if kind in (None, one) and budget in (None, name)
+    ]
 
 
 def _of_folds(states: Sequence[RunState], folds: Sequence[str]) -> list[RunState]:

@@ -158,6 +158,7 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     configuration: str | None = None,
     folds: Sequence[str] = (),
     budget: str | None = None,
+    model: str | None = None,
     progress: Progress | None = None,
 ) -> PackSummary:
     """Write a finished model to one zip, without anything that tells whose it is.
@@ -175,19 +176,19 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     """
     shown = progress or Silent()
     asked = [configuration] if configuration else []
-    model = choose_model(workspace, dataset, asked, folds, budget)
-    name = ModelName.of(model.states[0].run)
-    model_dir = workspace.model_dir(model.states[0].run)
+    packed = choose_model(workspace, dataset, asked, folds, budget, kind=model)
+    name = ModelName.of(packed.states[0].run)
+    model_dir = workspace.model_dir(packed.states[0].run)
     checkpoints = {
         str(state.run.fold): workspace.fold_dir(state.run) / CHECKPOINT_FINAL
-        for state in model.states
+        for state in packed.states
     }
     check_model_folder(model_dir, list(checkpoints))
     shown.stage(f"pack {name.folder}", len(checkpoints) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
         copies = _copied(workspace, name, checkpoints, work)
         shown.advance(len(checkpoints))
-        contents = _contents(model, model_dir, name, checkpoints, copies)
+        contents = _contents(packed, model_dir, name, checkpoints, copies)
         zipped = work / "model.zip"
         write_archive(
             zipped, {f"{name.path}/{file}": part for file, part in contents.items()}
@@ -203,7 +204,7 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
         out_file,
         sha256,
         tuple(checkpoints),
-        model.reason,
+        packed.reason,
         CLEANING_FILE in contents,
     )
 

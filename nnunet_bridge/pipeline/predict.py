@@ -31,15 +31,11 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.manifest import recorded_region, region_record
-from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
+from nnunet_bridge.formats.nifti import read_labelmap, write_volume
 from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import (
     Resources,
-    ensemble_command,
-    nnunet_environment,
-    predict_command,
-    run_to_end,
     shared_among,
 )
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -47,10 +43,11 @@ from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import structure_volumes
-from nnunet_bridge.ops.region import Region, put_back
+from nnunet_bridge.ops.region import Region
+from nnunet_bridge.pipeline.case_outputs import WantedOutputs, write_outputs
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
-from nnunet_bridge.pipeline.mesh import write_meshes
 from nnunet_bridge.pipeline.models import Model, choose_model
+from nnunet_bridge.pipeline.network_prediction import predict_folder
 from nnunet_bridge.pipeline.tune import tuned_rules
 
 TUNED = "tuned"
@@ -151,6 +148,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     configurations: Sequence[str] = (),
     folds: Sequence[str] = (),
     budget: str | None = None,
+    model: str | None = None,
     device: str = "auto",
     options: PredictionOptions | None = None,
     progress: Progress | None = None,
@@ -171,18 +169,20 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     """
     wishes = options or PredictionOptions()
     shown = progress or Silent()
-    model = choose_model(workspace, dataset, configurations, folds, budget)
-    description = next(_model_dirs(workspace, model)) / "dataset.json"
+    chosen_model = choose_model(
+        workspace, dataset, configurations, folds, budget, kind=model
+    )
+    description = next(_model_dirs(workspace, chosen_model)) / "dataset.json"
     labels = RawDataset.open(description.parent).labels
-    rules = _rules(workspace, model, labels, wishes.clean)
+    rules = _rules(workspace, chosen_model, labels, wishes.clean)
     machine = this_machine()
     chosen = chosen_device(device, machine)
     sources = find_images(inputs)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    shown.stage(f"predict {model.name}", 3 * len(sources))
+    shown.stage(f"predict {chosen_model.name}", 3 * len(sources))
     with _work_folder(out) as work:
-        story = _Story(workspace, model, labels, out, work, wishes, rules, shown)
+        story = _Story(workspace, chosen_model, labels, out, work, wishes, rules, shown)
         cases = story.predict(sources, shared_among(1, chosen, machine))
     write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
@@ -197,7 +197,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
             )
         ],
     )
-    return PredictSummary(dataset, model.reason, cases, out)
+    return PredictSummary(dataset, chosen_model.reason, cases, out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,7 +258,16 @@ class _Story:
                     read[source.case_id] = _Read(grid, facts, reading.findings, region)
             self.progress.advance(number, source.case_id)
         if read:
-            predicted_dir = self._run_nnunet(resources, len(sources), len(read))
+            self.model.check(self.workspace)
+            predicted_dir = predict_folder(
+                self.workspace,
+                self.model,
+                self.work,
+                resources,
+                advanced=lambda share: self.progress.advance(
+                    len(sources) + share * len(read)
+                ),
+            )
             for number, (case_id, known) in enumerate(read.items()):
                 cases[case_id] = self._finish(case_id, predicted_dir, known)
                 self.progress.advance(2 * len(sources) + number + 1, case_id)
@@ -269,38 +278,6 @@ class _Story:
         if self.options.clean != TUNED:
             return self.options.as_json()
         return {**self.options.as_json(), "rules": _as_json(self.rules)}
-
-    def _run_nnunet(self, resources: Resources, offset: int, count: int) -> Path:
-        """Predict the folder of images; return the folder of labelmaps."""
-        self.model.check(self.workspace)
-        environment = nnunet_environment(self.workspace, resources, os.environ)
-        members = self.model.members()
-        several = len(members) > 1
-        folders = []
-        for number, (configuration, states) in enumerate(members.items()):
-            folder = self.work / configuration
-            command = predict_command(
-                self.workspace.model_dir(states[0].run),
-                [state.run.fold for state in states],
-                self.work / "images",
-                folder,
-                resources,
-                probabilities=several,
-            )
-            task = f"predict {configuration}"
-            for _ in run_to_end(command, environment, self._log(), task):
-                done = number * count + len(list(folder.glob(f"*{FILE_ENDING}")))
-                self.progress.advance(offset + done / len(members))
-            folders.append(folder)
-        if not several:
-            return folders[0]
-        command = ensemble_command(folders, self.work / "mean", resources)
-        for _ in run_to_end(command, environment, self._log(), "ensemble"):
-            pass
-        return self.work / "mean"
-
-    def _log(self) -> Path:
-        return self.workspace.record_dir(self.model.dataset) / "predict.log"
 
     def _finish(self, case_id: str, predicted_dir: Path, known: _Read) -> PredictedCase:
         """Clean, measure and write one case; its record comes last."""
@@ -317,15 +294,10 @@ class _Story:
         on_input_grid = Labelmap(grid, predicted.voxels, self.labels)
         labelmap, account = _cleaned(on_input_grid, self.rules)
         case_dir = self.out / case_id
-        labels_file = case_dir / CASE_LABELS
         record = case_dir / "prediction.json"
         record.unlink(missing_ok=True)
-        shutil.rmtree(case_dir / "meshes", ignore_errors=True)
-        write_labelmap(labels_file, labelmap)
-        hashes = {"labels_sha256": sha256_of(labels_file)}
-        hashes |= write_whole_scan(case_dir, labelmap, known.region)
-        if self.options.meshes:
-            write_meshes(labelmap, case_dir / "meshes")
+        wanted = WantedOutputs(meshes=self.options.meshes)
+        hashes = write_outputs(case_dir, labelmap, known.region, wanted)
         write_json(
             record,
             {
@@ -377,34 +349,6 @@ class _Story:
 def _region_of(source: ImageSource) -> Region | None:
     """Return what an image of a converted dataset was cropped from."""
     return None if source.path.is_dir() else recorded_region(source.path)
-
-
-def write_whole_scan(
-    case_dir: Path, labelmap: Labelmap, region: Region | None
-) -> dict[str, str]:
-    """Write a prediction on the grid of the scan that its image was cropped from.
-
-    Parameters
-    ----------
-    case_dir : Path
-        The folder of the case.
-    labelmap : Labelmap
-        On the grid of the image.
-    region : Region or None
-        What `convert` kept of the scan; None if it kept everything, and then a file of
-        an earlier call is removed.
-
-    Returns
-    -------
-    hashes : dict
-        ``whole_scan_sha256`` of the file, if there is one.
-    """
-    file = case_dir / WHOLE_SCAN_LABELS
-    if region is None:
-        file.unlink(missing_ok=True)
-        return {}
-    write_labelmap(file, put_back(labelmap, region))
-    return {"whole_scan_sha256": sha256_of(file)}
 
 
 def _rules(

@@ -14,11 +14,12 @@ from nnunet_bridge.core.summary import JsonObject, Summary
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, Method, trained_in
 from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
-from nnunet_bridge.nnunet.plans import Budget
+from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
-from nnunet_bridge.pipeline.models import choose_model
+from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
 from nnunet_bridge.pipeline.predict import (
     PredictionOptions,
@@ -40,7 +41,7 @@ _LAST_SECONDS = {"record": 5.0, "score": 3.0, "compare": 5.0, "page": 10.0}
 class StudyOptions:
     """How a study is run."""
 
-    budget: Budget
+    method: Method
     configurations: tuple[str, ...]
     folds: tuple[str, ...]
     device: str = "auto"
@@ -141,12 +142,12 @@ def run_study(
         dataset,
         options.configurations,
         options.folds,
-        budget=options.budget,
+        method=options.method,
         device=options.device,
         restart=options.force,
         progress=shown,
     )
-    results_dir = workspace.record_dir(dataset) / "results" / options.budget.name
+    results_dir = workspace.record_dir(dataset) / "results" / options.method.budget.name
     predictions: dict[str, PredictSummary] = {}
     scores: dict[str, ScoreSummary] = {}
     comparison = None
@@ -159,7 +160,8 @@ def run_study(
                 dataset,
                 options.configurations,
                 results_dir / "comparison",
-                budget=options.budget.name,
+                models=[options.method.model],
+                budget=options.method.budget.name,
                 test_scores={name: found.scores for name, found in scores.items()},
                 progress=shown,
             )
@@ -171,7 +173,7 @@ def run_study(
         scores,
         comparison,
         results_dir,
-        options.budget.caveat,
+        options.method.budget.caveat,
     )
 
 
@@ -181,34 +183,48 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
     configurations: Sequence[str],
     out_dir: Path,
     *,
+    models: Sequence[str] = (DEFAULT_MODEL,),
     budget: str | None = None,
     margins: Mapping[str, float] | None = None,
     latex: bool = False,
     test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
     progress: Progress | None = None,
 ) -> ComparisonSummary:
-    """Compare configurations on the validation cases that their folds share.
+    """Compare models and configurations on the validation cases that they share.
 
-    `margins` and `latex` are those of `write_comparison`.
+    Parameters
+    ----------
+    workspace : Workspace
+    dataset : str
+        Full name.
+    configurations : sequence of str
+        Those of every model that can be trained in them.
+    out_dir : Path
+    models : sequence of str
+        As `--model` calls them.
+    budget : str, optional
+        By default the largest for which every one of them has finished folds.
+    margins, latex, test_scores, progress
+        As `write_comparison` takes them.
 
     Raises
     ------
     InputError
         If one of them has no finished fold.
     """
-    model = choose_model(workspace, dataset, configurations, budget=budget)
+    compared, budget = _compared(workspace, dataset, configurations, models, budget)
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     runs = [
         ModelRun(
-            name,
-            name,
+            model.name,
+            model.configurations[0],
             tuple(
                 fold_run(workspace, state)
-                for state in states
+                for state in model.states
                 if state.run.fold != ON_ALL_CASES
             ),
         )
-        for name, states in model.members().items()
+        for model in compared
     ]
     if not all(run.folds for run in runs):
         raise InputError(
@@ -219,19 +235,48 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
     cases = [*raw.training_cases(), *raw.test_cases()]
     return write_comparison(
         out_dir,
-        title=f"{dataset}: {' against '.join(configurations)}",
+        title=f"{dataset}: {' against '.join(model.name for model in compared)}",
         runs=runs,
         references_dir=raw.folder / "labelsTr",
         images_dir=raw.folder / "imagesTr",
         labels=raw.labels,
         patients={case: groups.get(case, case) for case in cases},
-        budget=model.budget,
+        budget=budget,
         test_scores=test_scores,
         progress=progress,
         dataset=dataset,
         margins=margins,
         latex=latex,
     )
+
+
+def _compared(
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str],
+    models: Sequence[str],
+    budget: str | None,
+) -> tuple[list[Model], str]:
+    """Return what is compared, and the one budget that all of it was trained with."""
+    asked = [
+        (kind, configuration)
+        for kind in models
+        for configuration in configurations
+        if configuration in trained_in(kind)
+    ]
+    budgets = [budget] if budget else list(BUDGETS)
+    for name in budgets:
+        try:
+            found = [
+                choose_model(workspace, dataset, [configuration], (), name, kind=kind)
+                for kind, configuration in asked
+            ]
+        except InputError:
+            if name == budgets[-1]:
+                raise
+        else:
+            return found, name
+    raise AssertionError("there is no budget")
 
 
 def _predict(
@@ -254,7 +299,8 @@ def _predict(
             results_dir / "predictions" / configuration,
             configurations=[configuration],
             folds=options.folds,
-            budget=options.budget.name,
+            budget=options.method.budget.name,
+            model=options.method.model,
             device=options.device,
             options=PredictionOptions(CLEANING, meshes=True, force=options.force),
             progress=progress,

@@ -38,8 +38,8 @@ from nnunet_bridge.nnunet.commands import (
     train_command,
 )
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
+from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
-from nnunet_bridge.nnunet.plans import STOCK_PLANS, Budget, plans_for
 from nnunet_bridge.nnunet.resumption import prepare_resumption
 from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
@@ -120,7 +120,7 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     configurations: Sequence[str],
     folds: Sequence[str],
     *,
-    budget: Budget,
+    method: Method,
     device: str = "auto",
     gpus: int = 1,
     restart: bool = False,
@@ -147,7 +147,7 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     _require_gpus(gpus, chosen, machine)
     try:
         runs, todo, state = selected_runs(
-            workspace, dataset, configurations, folds, budget=budget, restart=restart
+            workspace, dataset, configurations, folds, method=method, restart=restart
         )
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
@@ -159,14 +159,14 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
         resources = shared_among(side_by_side, chosen, machine)
         if gpus > 1:
             resources = Resources(chosen, 0, resources.workers, resources.loaders, gpus)
-        batch = _Batch(workspace, budget, resources, state, restart=restart)
+        batch = _Batch(workspace, method, resources, state, restart=restart)
         failures = batch.train(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
-    states = [run_state(workspace, run, budget.name) for run in runs]
+    states = [run_state(workspace, run) for run in runs]
     warnings += write_run_records(workspace, dataset, states, progress or Silent())
-    states = [run_state(workspace, run, budget.name) for run in runs]
+    states = [run_state(workspace, run) for run in runs]
     return TrainSummary(
-        dataset, tuple(states), tuple(failures), tuple(warnings), budget.caveat
+        dataset, tuple(states), tuple(failures), tuple(warnings), method.budget.caveat
     )
 
 
@@ -190,12 +190,12 @@ def selected_runs(
     configurations: Sequence[str],
     folds: Sequence[str],
     *,
-    budget: Budget,
+    method: Method,
     restart: bool,
 ) -> tuple[list[TrainingRun], list[TrainingRun], str]:
     """Return the runs asked for, those that are to be trained, and the data's state.
 
-    The plans of the budget are written, if they are not there.
+    The plans of the method are written, if they are not there.
 
     Raises
     ------
@@ -203,13 +203,13 @@ def selected_runs(
         As `train_dataset`.
     """
     state = require_plan(workspace, dataset, configurations)
-    _write_plans(workspace, dataset, budget)
+    _write_plans(workspace, dataset, method)
     splits: Splits = read_json(workspace.splits_file(dataset))
-    runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), budget)
+    runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), method)
     todo = runs
     if not restart:
         _require_same_origin(workspace, runs, state)
-        states = {run: run_state(workspace, run, budget.name) for run in runs}
+        states = {run: run_state(workspace, run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
     _require_own_folders(workspace, todo)
     return runs, todo, state
@@ -295,7 +295,7 @@ class _Batch:
     """Trainings that share the machine, some of them side by side."""
 
     workspace: Workspace
-    budget: Budget
+    method: Method
     resources: Resources
     dataset_state: str
     restart: bool
@@ -351,7 +351,7 @@ class _Batch:
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             damaged_checkpoints=list(resumption.damaged),
             **_origin(self.workspace, run, self.dataset_state),
-            **_facts_of_a_run(self.workspace, run, self.budget),
+            **_facts_of_a_run(self.workspace, run, self.method),
         )
         process = NnUNetProcess(
             command,
@@ -404,7 +404,7 @@ class _Batch:
 
 
 def _facts_of_a_run(
-    workspace: Workspace, run: TrainingRun, budget: Budget
+    workspace: Workspace, run: TrainingRun, method: Method
 ) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     return {
@@ -413,7 +413,8 @@ def _facts_of_a_run(
         "fold": run.fold,
         "trainer": run.trainer,
         "plans": run.plans,
-        "budget": budget.name,
+        "model": method.model,
+        "budget": method.budget.name,
         "patients": _patients_trained_on(workspace, run),
         "versions": {
             name: metadata.version(name)
@@ -455,13 +456,13 @@ def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> N
             )
 
 
-def _write_plans(workspace: Workspace, dataset: str, budget: Budget) -> None:
-    """Write the plans of a budget beside nnU-Net's, if they are not there."""
-    if budget.plans == STOCK_PLANS:
+def _write_plans(workspace: Workspace, dataset: str, method: Method) -> None:
+    """Write the plans of a method beside nnU-Net's, if they are not there."""
+    if not method.needs_own_plans:
         return
-    stock = read_json(workspace.plans_file(dataset, STOCK_PLANS))
-    plans = plans_for(budget, stock)
-    file = workspace.plans_file(dataset, budget.plans)
+    stock = read_json(workspace.plans_file(dataset, method.stock_plans))
+    plans = method.plans_from(stock)
+    file = workspace.plans_file(dataset, method.plans)
     if not file.exists() or read_json(file) != plans:
         write_json(file, plans)
 

@@ -101,12 +101,13 @@ class TuneSummary:
         return "\n\n".join(model.as_text() for model in self.models)
 
 
-def tune_cleaning(
+def tune_cleaning(  # noqa: PLR0913 - each is a word of the command
     workspace: Workspace,
     dataset: str,
     *,
     configurations: Sequence[str] = (),
     budget: str | None = None,
+    kind: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> TuneSummary:
@@ -134,7 +135,10 @@ def tune_cleaning(
         If the choice cannot be written.
     """
     wanted = [[name] for name in configurations] or [[]]
-    models = [choose_model(workspace, dataset, one, budget=budget) for one in wanted]
+    models = [
+        choose_model(workspace, dataset, one, budget=budget, kind=kind)
+        for one in wanted
+    ]
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     return TuneSummary(
         dataset,

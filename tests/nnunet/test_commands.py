@@ -190,8 +190,8 @@ def _launcher_with_a_worker():
     return (
         "import sys, types, os, subprocess, time;"
         "sys.modules['torch'] = types.ModuleType('torch');"
-        "from nnunet_bridge.nnunet.launch import _end_with_parent;"
-        "_end_with_parent();"
+        "from nnunet_bridge.nnunet.inside.safety import end_with_parent;"
+        "end_with_parent();"
         "w = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
         "print(os.getpid(), w.pid, flush=True); time.sleep(60)"
     )

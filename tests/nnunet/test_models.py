@@ -21,6 +21,7 @@ from tiny_model import (
 )
 
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.models import (
     TRAINERS,
     ModelName,
@@ -31,7 +32,7 @@ from nnunet_bridge.nnunet.models import (
     sorted_contents,
 )
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS, plans_for
+from nnunet_bridge.nnunet.plans import BUDGETS
 
 LOCATED = {
     *(f"torch.nn.modules.conv.Conv{n}d" for n in (2, 3)),
@@ -62,7 +63,7 @@ def test_plans_of_nnunets_own_planners_pass_unchanged(planner, configuration):
 
 @pytest.mark.parametrize("budget", list(BUDGETS))
 def test_plans_of_every_budget_pass_unchanged(budget):
-    plans = plans_for(BUDGETS[budget], golden_plans())
+    plans = method_of("nnunet", budget).plans_from(golden_plans())
 
     assert checked_plans(deepcopy(plans), name_of(plans)) == plans
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_bridge.nnunet.plans import BUDGETS, SMOKE_SIZES, patch_within, plans_for
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.plans import BUDGETS, SMOKE_SIZES, patch_within
 
 
 def planned(patch, strides, features=(32, 64, 128, 256, 320)):
@@ -46,14 +47,14 @@ def test_the_stock_plans_are_never_changed(stock):
     before = deepcopy(stock)
 
     for budget in BUDGETS.values():
-        plans_for(budget, stock)
+        method_of("nnunet", budget.name).plans_from(stock)
 
     assert stock == before
 
 
 @pytest.mark.parametrize("name", list(BUDGETS))
 def test_a_budget_preprocesses_nothing_of_its_own(stock, name):
-    plans = plans_for(BUDGETS[name], stock)
+    plans = method_of("nnunet", name).plans_from(stock)
 
     for configuration, was in stock["configurations"].items():
         now = plans["configurations"][configuration]
@@ -61,11 +62,11 @@ def test_a_budget_preprocesses_nothing_of_its_own(stock, name):
 
 
 def test_full_is_the_plan_of_nnunet_itself(stock):
-    assert plans_for(BUDGETS["full"], stock) == stock
+    assert method_of("nnunet", "full").plans_from(stock) == stock
 
 
 def test_quick_changes_nothing_but_the_number_of_steps(stock):
-    plans = plans_for(BUDGETS["quick"], stock)
+    plans = method_of("nnunet", "quick").plans_from(stock)
 
     assert plans["configurations"] == stock["configurations"]
     steps = plans["nnunet_bridge"]["2d"]
@@ -73,7 +74,9 @@ def test_quick_changes_nothing_but_the_number_of_steps(stock):
 
 
 def test_smoke_keeps_the_first_strides_so_that_thick_slices_stay_whole(stock):
-    small = plans_for(BUDGETS["smoke"], stock)["configurations"]["3d_fullres"]
+    small = method_of("nnunet", "smoke").plans_from(stock)["configurations"][
+        "3d_fullres"
+    ]
 
     kwargs = small["architecture"]["arch_kwargs"]
     assert kwargs["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
@@ -83,7 +86,9 @@ def test_smoke_keeps_the_first_strides_so_that_thick_slices_stay_whole(stock):
 
 @pytest.mark.parametrize("configuration", list(SMOKE_SIZES))
 def test_a_smoke_patch_is_small_and_the_strides_divide_it(stock, configuration):
-    small = plans_for(BUDGETS["smoke"], stock)["configurations"][configuration]
+    small = method_of("nnunet", "smoke").plans_from(stock)["configurations"][
+        configuration
+    ]
 
     strides = small["architecture"]["arch_kwargs"]["strides"]
     assert prod(small["patch_size"]) <= SMOKE_SIZES[configuration].largest_patch

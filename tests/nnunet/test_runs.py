@@ -6,8 +6,8 @@ import pytest
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.formats.files import only_writer
+from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import (
     events_file,
     known_runs,
@@ -16,7 +16,7 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 
-SMOKE = BUDGETS["smoke"]
+SMOKE = method_of("nnunet", "smoke")
 RUN = TrainingRun("Dataset001_Tibia", "2d", 0, SMOKE.trainer, SMOKE.plans)
 
 
@@ -43,7 +43,7 @@ def write_results(workspace, *, validated=True, dice=(0.9, 0.8)):
 
 
 def state(workspace):
-    return run_state(workspace, RUN, "smoke")
+    return run_state(workspace, RUN)
 
 
 def test_a_run_without_files_is_planned(workspace):

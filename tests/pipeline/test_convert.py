@@ -36,8 +36,8 @@ from nnunet_bridge.formats.manifest import (
 )
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.pipeline.case_outputs import write_whole_scan
 from nnunet_bridge.pipeline.convert import check_study, convert_study
-from nnunet_bridge.pipeline.predict import write_whole_scan
 
 
 @pytest.fixture

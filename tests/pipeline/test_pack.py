@@ -45,8 +45,8 @@ from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import only_writer, sha256_of
 from nnunet_bridge.formats.nifti import write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
+from nnunet_bridge.nnunet.methods import method_of_run
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import known_runs, lock_file
 from nnunet_bridge.pipeline import pack, predict
 from nnunet_bridge.pipeline.models import choose_model
@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
         *(run_of(0), run_of(1), run_of(0, "quick")),
         run_of("all", "full", "3d_fullres"),
     ):
-        plans = tiny_plans(next(b for b in BUDGETS if BUDGETS[b].plans == run.plans))
+        plans = tiny_plans(method_of_run(run).budget.name)
         fold_dir = write_model(
             found,
             run,

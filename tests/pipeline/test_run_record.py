@@ -12,8 +12,8 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import events_file, record_page, run_state, write_record
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import run_record, train
@@ -79,7 +79,7 @@ def workspace(tmp_path):
 
 
 def state_of(workspace):
-    return run_state(workspace, RUN, "full")
+    return run_state(workspace, RUN)
 
 
 def test_the_record_shows_curves_settings_scores_and_two_slices(workspace):
@@ -185,13 +185,18 @@ def test_training_ends_with_records_and_does_not_fail_without_them(
     splits = [{"train": list(CASES[:2]), "val": [CASES[2]]}]
     workspace.planned_dir(DATASET).mkdir(parents=True)
     workspace.splits_file(DATASET).write_text(json.dumps(splits))
-    workspace.plans_file(DATASET, BUDGETS["full"].plans).write_text("{}")
+    workspace.plans_file(DATASET, method_of("nnunet", "full").plans).write_text("{}")
     monkeypatch.setattr(train, "require_plan", lambda *_: "state")
     if breaks:
         monkeypatch.setattr(run_record, "write_run_record", lambda *_: 1 / 0)
 
     summary = train.train_dataset(
-        workspace, DATASET, ["2d"], ["0"], budget=BUDGETS["full"], device="cpu"
+        workspace,
+        DATASET,
+        ["2d"],
+        ["0"],
+        method=method_of("nnunet", "full"),
+        device="cpu",
     )
 
     assert summary.exit_code == 0

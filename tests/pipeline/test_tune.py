@@ -14,8 +14,8 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
+from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import predict, tune
 from nnunet_bridge.pipeline.models import choose_model
@@ -23,7 +23,7 @@ from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
 from nnunet_bridge.pipeline.tune import tune_cleaning, tuned_rules
 
 DATASET = "Dataset001_Leg"
-SMOKE = BUDGETS["smoke"]
+SMOKE = method_of("nnunet", "smoke")
 TABLE = LabelTable.from_names(["tibia", "femur"])
 GRID = Grid((40, 30, 12), np.diag([1.0, 1.0, 3.0, 1.0]))
 SPECK_MM3 = 4 * 4 * 1 * 3.0
@@ -297,14 +297,15 @@ def predict_with(workspace, tmp_path, monkeypatch):
     write_volume(image, Volume(GRID, drawn().astype(np.int16)))
     calls = []
 
-    def without_nnunet(story, _resources, _offset, _count):
-        calls.append(story)
+    def without_nnunet(_workspace, model, _work, _resources, *, advanced):
+        calls.append(model)
+        advanced(1.0)
         folder = tmp_path / "predicted"
         labelmap = Labelmap(GRID, predicted(0), TABLE)
         write_labelmap(folder / "new.nii.gz", labelmap)
         return folder
 
-    monkeypatch.setattr(predict._Story, "_run_nnunet", without_nnunet)
+    monkeypatch.setattr(predict, "predict_folder", without_nnunet)
 
     def call(clean):
         out = tmp_path / "out"

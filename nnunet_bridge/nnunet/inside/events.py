@@ -1,0 +1,140 @@
+"""What a training tells while it runs: one JSON object a line, for every trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SEED = 20230601
+
+
+class EventWriter:
+    """A logger for nnU-Net's `MetaLogger` that writes one JSON object per epoch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        _drop_half_a_line(file)
+        self.epoch: dict[str, Any] = {}
+        self.started_s = time.time()
+
+    def listen_to(self, trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Note the start, every epoch and the end of a training."""
+        begin, validate = trainer.on_train_start, trainer.perform_actual_validation
+
+        def begin_and_note() -> None:
+            begin()
+            self.write("start", **_facts(trainer))
+
+        def validate_and_note(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+            self.write("validation")
+            validate(*arguments, **options)
+            self.write("end", seconds=time.time() - self.started_s)
+
+        trainer.on_train_start = begin_and_note
+        trainer.perform_actual_validation = validate_and_note
+        trainer.logger.loggers.append(self)
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        """Ignore: the facts are written at the start."""
+
+    def log_summary(self, key: str, value: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Note a figure of the final validation."""
+        self.write("summary", key=key, value=value)
+
+    def log(self, key: str, value: Any, step: int) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Gather the figures of an epoch; write them when it ends."""
+        self.epoch[key] = value
+        if key != "epoch_end_timestamps":
+            return
+        seen = self.epoch
+        prefix = "dice_per_class_or_region/"
+        self.write(
+            "epoch",
+            epoch=step,
+            train_loss=seen.get("train_losses"),
+            val_loss=seen.get("val_losses"),
+            learning_rate=seen.get("lrs"),
+            pseudo_dice=[seen[key] for key in seen if key.startswith(prefix)],
+            seconds=value - seen.get("epoch_start_timestamps", value),
+            peak_memory_bytes=_peak_memory_bytes(),
+            peak_gpu_memory_bytes=_peak_gpu_memory_bytes(),
+        )
+        self.epoch = {}
+
+    def write(self, event: str, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+        """Append one line."""
+        line = json.dumps({"event": event, "time": time.time(), **_plain(content)})
+        with self.file.open("ab") as stream:
+            stream.write(line.encode() + b"\n")
+
+
+def _drop_half_a_line(file: Path) -> None:
+    """Cut off what a killed process left unfinished, so that we write on a new line."""
+    if file.exists():
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            file.write_bytes(whole)
+
+
+def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
+    """Return what a reader of the training's record wants to know."""
+    network = trainer.network
+    train_keys, validation_keys = trainer.do_split()
+    return {
+        "epochs": trainer.num_epochs,
+        "iterations_per_epoch": trainer.num_iterations_per_epoch,
+        "first_epoch": trainer.current_epoch,
+        "architecture": type(network).__name__,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "loss": type(getattr(trainer.loss, "loss", trainer.loss)).__name__,
+        "optimizer": type(trainer.optimizer).__name__,
+        "initial_learning_rate": trainer.initial_lr,
+        "batch_size": trainer.configuration_manager.batch_size,
+        "patch_size": [int(n) for n in trainer.configuration_manager.patch_size],
+        "spacing": [float(s) for s in trainer.configuration_manager.spacing],
+        "augmentation": _augmentation(trainer),
+        "training_cases": len(train_keys),
+        "validation_cases": len(validation_keys),
+        "device": str(trainer.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seed": SEED,
+    }
+
+
+def _augmentation(trainer: Any) -> str:  # noqa: ANN401 - nnU-Net's types
+    axes = trainer.inference_allowed_mirroring_axes
+    return "nnU-Net's" + (", mirrored" if axes else ", without mirroring")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return `value` as standard JSON: NumPy numbers as numbers, NaN as null."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _peak_gpu_memory_bytes() -> int | None:
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())

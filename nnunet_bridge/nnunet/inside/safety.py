@@ -1,0 +1,74 @@
+"""What every task does before it calls nnU-Net.
+
+- A foreign pickle cannot run: checkpoints load by an allow-list (FAULTS S01).
+- The process ends with its parent, and takes its workers along.
+- Where one worker is asked for, it is a thread of this process: nnU-Net would start
+  an interpreter that imports torch again (10 s) for every stage.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.pool
+import os
+import signal
+import threading
+import time
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+_PARENT_CHECK_S = 1.0
+
+
+def prepare(threads: int = 0) -> None:
+    """Prepare this process; `threads` are torch's own, 0 leaves it to torch."""
+    end_with_parent()
+    load_only_what_is_allowed()
+    one_worker_is_a_thread()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def load_only_what_is_allowed() -> None:
+    """Register the few types that a checkpoint of nnU-Net 2.8 needs beside tensors.
+
+    `TORCH_FORCE_WEIGHTS_ONLY_LOAD` is set in our environment, so that nnU-Net's own
+    ``weights_only=False`` has no effect.
+    """
+    kinds = ("bool", "float16", "float32", "float64", "int16", "int32", "int64")
+    scalar = import_module("numpy._core.multiarray").scalar
+    allowed = [np.dtype, scalar, torch.device, *{type(np.dtype(k)) for k in kinds}]
+    torch.serialization.add_safe_globals(allowed)
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch 2.6
+        of_numpy_1 = (scalar, "numpy.core.multiarray.scalar")
+        torch.serialization.add_safe_globals([of_numpy_1])
+
+
+def one_worker_is_a_thread() -> None:
+    """Replace `spawn` pools of one worker by a thread of this process."""
+    context: Any = multiprocessing.get_context("spawn")
+    start_processes = context.Pool
+
+    def pool(processes: int | None = None, *options: Any, **named: Any) -> Any:  # noqa: ANN401 - as the original
+        if processes == 1 and not options and not named:
+            return multiprocessing.pool.ThreadPool(1)
+        return start_processes(processes, *options, **named)
+
+    context.Pool = pool
+
+
+def end_with_parent() -> None:
+    """End this process and its workers when the process that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_S)
+        os.killpg(0, signal.SIGKILL)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.getpgrp() == os.getpid():
+        threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -1,0 +1,97 @@
+"""Copying of a checkpoint what prediction needs, and nothing that names anybody."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_COPIES_IN_MEMORY = 3
+_SPARE_BYTES = 1 << 30
+"""What a checkpoint may take beyond three times its size: 1 GiB."""
+
+_LONGEST_NAME = 300
+
+
+def add_arguments(checkpoint: argparse.ArgumentParser) -> None:
+    """Add what is copied."""
+    checkpoint.add_argument(
+        "--copy", nargs=2, type=Path, action="append", required=True
+    )
+
+
+def strip_checkpoints(asked: argparse.Namespace) -> None:
+    """Copy what prediction needs of each checkpoint, and say what it is.
+
+    The optimiser, the logs and the arguments of the training stay behind, and with them
+    every path and name. Beside the copy lies a JSON file of its facts.
+    """
+    for source, target in asked.copy:
+        _limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
+        found = torch.load(source, map_location="cpu", weights_only=True)
+        kept = _for_prediction(found)
+        torch.save(kept, target)
+        facts = {
+            "trainer": kept["trainer_name"],
+            "configuration": kept["init_args"]["configuration"],
+            "parameters": sum(t.numel() for t in kept["network_weights"].values()),
+        }
+        target.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here
+    """Return the few things of a checkpoint that prediction reads, each as it must be.
+
+    Raises
+    ------
+    TypeError
+        If one of them is of another kind.
+    """
+    axes = found.get("inference_allowed_mirroring_axes")
+    if axes is not None:
+        axes = tuple(int(axis) for axis in axes)
+    epoch = found.get("current_epoch", 0)
+    return {
+        "network_weights": _plain_tensors(found["network_weights"]),
+        "trainer_name": _text(found["trainer_name"]),
+        "inference_allowed_mirroring_axes": axes,
+        "current_epoch": int(epoch),
+        "init_args": {"configuration": _text(found["init_args"]["configuration"])},
+    }
+
+
+def _plain_tensors(weights: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - judged here
+    """Return copies that hold their own numbers only; what was shared stays shared."""
+    copies: dict[Any, torch.Tensor] = {}
+    plain = {}
+    for name, tensor in weights.items():
+        ordinary = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+        if not ordinary or tensor.is_quantized or tensor.is_complex():
+            raise TypeError(f"{_text(name)} is no ordinary tensor")
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        plain[_text(name)] = copies[place]
+    return plain
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - judged here
+    """Return a short name; refuse anything else."""
+    if type(value) is not str or not value.isprintable() or len(value) > _LONGEST_NAME:
+        raise TypeError("a name in the checkpoint is no short text")
+    return value
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take that much more memory, and end it if it asks for more."""
+    if sys.platform != "linux":
+        return
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    used = pages * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, hard))

@@ -1,0 +1,125 @@
+"""Training one fold: nnU-Net's own entry point, with checkpoints that are whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_bridge.nnunet.inside.events import SEED, EventWriter
+from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+
+AT_MOST_LOST_S = 270.0
+"""Of training, where an epoch takes less; half a minute is left to write it."""
+
+
+def add_arguments(train: argparse.ArgumentParser) -> None:
+    """Add what a training is told."""
+    train.add_argument("--dataset", required=True)
+    train.add_argument("--configuration", required=True)
+    train.add_argument("--fold", required=True)
+    train.add_argument("--trainer", required=True)
+    train.add_argument("--plans", required=True)
+    train.add_argument("--device", required=True)
+    train.add_argument("--gpus", type=int, default=1)
+    train.add_argument("--events", type=Path, required=True)
+    train.add_argument("--resume", action="store_true")
+    train.add_argument("--probabilities", action="store_true")
+
+
+def train(asked: argparse.Namespace) -> None:
+    """Train and validate one fold."""
+    from nnunetv2.run import run_training as nnunet
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    _seed()
+    _write_checkpoints_whole(nnUNetTrainer)
+    _write_checkpoints_often(nnUNetTrainer)
+    build = nnunet.get_trainer_from_args
+
+    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
+        trainer = build(*arguments, **options)
+        EventWriter(asked.events).listen_to(trainer)
+        return trainer
+
+    nnunet.get_trainer_from_args = build_and_listen
+    nnunet.run_training(
+        asked.dataset,
+        asked.configuration,
+        asked.fold,
+        asked.trainer,
+        asked.plans,
+        num_gpus=asked.gpus,
+        export_validation_probabilities=asked.probabilities,
+        continue_training=asked.resume,
+        device=torch.device(asked.device),
+    )
+
+
+def _seed() -> None:
+    """Make a CPU training with one thread and no workers repeatable."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(SEED)
+
+
+def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Let a checkpoint get its name only when all of it is on the disk.
+
+    The latest but one is kept until the training ends (FAULTS N05).
+    """
+    save, finish = trainer_class.save_checkpoint, trainer_class.on_train_end
+
+    def save_whole(trainer: Any, filename: str) -> None:  # noqa: ANN401 - nnU-Net's types
+        final, temporary = Path(filename), Path(f"{filename}.partial")
+        save(trainer, str(temporary))
+        if not temporary.exists():
+            return
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        if final.name == CHECKPOINT_LATEST and final.exists():
+            final.replace(final.with_name(CHECKPOINT_PREVIOUS))
+        temporary.replace(final)
+
+    def finish_and_tidy(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        finish(trainer)
+        if trainer.local_rank == 0:
+            Path(trainer.output_folder, CHECKPOINT_PREVIOUS).unlink(missing_ok=True)
+
+    trainer_class.save_checkpoint = save_whole
+    trainer_class.on_train_end = finish_and_tidy
+
+
+def _write_checkpoints_often(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Write the latest checkpoint so often that little is lost, whatever the trainer.
+
+    nnU-Net's own writes one every 50 epochs. Here the end of an epoch is one also if
+    the next epoch would end more than `AT_MOST_LOST_S` after the last checkpoint.
+    """
+    end_epoch, begin = trainer_class.on_epoch_end, trainer_class.on_train_start
+    moments = {"saved": time.monotonic(), "epoch": time.monotonic()}
+
+    def begin_and_note(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        begin(trainer)
+        moments["saved"] = moments["epoch"] = time.monotonic()
+
+    def end_epoch_and_save(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        now = time.monotonic()
+        epoch_s, moments["epoch"] = now - moments["epoch"], now
+        rare = trainer.save_every
+        if now - moments["saved"] + epoch_s > AT_MOST_LOST_S:
+            trainer.save_every = 1
+        saves = (trainer.current_epoch + 1) % trainer.save_every == 0
+        end_epoch(trainer)
+        trainer.save_every = rare
+        if saves:
+            moments["saved"] = now
+
+    trainer_class.on_train_start = begin_and_note
+    trainer_class.on_epoch_end = end_epoch_and_save

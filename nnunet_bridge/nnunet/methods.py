@@ -1,0 +1,144 @@
+"""What can be trained: a model at a budget, as a trainer and plans of nnU-Net.
+
+A model is a network with the way it learns; a budget is how much of that it gets. Each
+pair has a trainer and plans of its own name, so that every training has a folder of its
+own and any two can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.nnunet.plans import (
+    BUDGETS,
+    CONFIGURATIONS,
+    STOCK_PLANS,
+    Budget,
+    Plans,
+    plans_for,
+)
+
+DEFAULT_MODEL = "nnunet"
+
+_TRAINERS = {
+    "full": "nnUNetTrainer",
+    "quick": "BridgeQuickTrainer",
+    "smoke": "BridgeSmokeTrainer",
+}
+"""Budget -> trainer of nnU-Net's own networks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A model at a budget."""
+
+    model: str
+    """``nnunet``, ... as `--model` calls it."""
+
+    budget: Budget
+
+    trainer: str
+    """nnU-Net finds the class by this name."""
+
+    stock_plans: str = STOCK_PLANS
+    """Name of the plans of nnU-Net's planner that ours are made from."""
+
+    configurations: tuple[str, ...] = CONFIGURATIONS
+    """Those that it can be trained in."""
+
+    @property
+    def plans(self) -> str:
+        """Name of its plans, without ending."""
+        return f"{self.stock_plans}{self.budget.suffix}"
+
+    @property
+    def family(self) -> str:
+        """What the folders of its models begin with."""
+        return f"{self.trainer}__{self.plans}__"
+
+    @property
+    def needs_own_plans(self) -> bool:
+        """Whether the plans of nnU-Net's planner do not serve as they are."""
+        return self.plans != self.stock_plans
+
+    def plans_from(self, stock: Plans) -> Plans:
+        """Return its plans, made from those of the planner, which are not changed."""
+        return plans_for(self.budget, stock)
+
+    def run(self, dataset: str, configuration: str, fold: int | str) -> TrainingRun:
+        """Return one training.
+
+        Raises
+        ------
+        UsageError
+            If the model knows no such configuration.
+        """
+        if configuration not in self.configurations:
+            raise UsageError(
+                f"--model {self.model} trains {' and '.join(self.configurations)}, not "
+                f"{configuration}: name it with -c."
+            )
+        return TrainingRun(dataset, configuration, fold, self.trainer, self.plans)
+
+
+def _methods() -> Iterator[Method]:
+    for budget in BUDGETS.values():
+        yield Method(DEFAULT_MODEL, budget, _TRAINERS[budget.name])
+
+
+METHODS = {(method.model, method.budget.name): method for method in _methods()}
+"""Model and budget -> method."""
+
+MODELS = tuple(dict.fromkeys(model for model, _ in METHODS))
+"""Words of `--model`, the default first."""
+
+
+def method_of(model: str, budget: str) -> Method:
+    """Return the method that two words name.
+
+    Raises
+    ------
+    UsageError
+        If one of them is unknown.
+
+    Examples
+    --------
+    >>> method_of("nnunet", "smoke").plans
+    'nnUNetPlansSmoke'
+    """
+    if (model, budget) not in METHODS:
+        raise UsageError(
+            f"There is no model {model} with the budget {budget}: models are "
+            f"{', '.join(MODELS)}, budgets {', '.join(BUDGETS)}."
+        )
+    return METHODS[model, budget]
+
+
+def trained_in(model: str) -> tuple[str, ...]:
+    """Return the configurations that a model can be trained in; every one if unknown.
+
+    Examples
+    --------
+    >>> trained_in("nnunet")
+    ('2d', '3d_fullres')
+    """
+    known = [m.configurations for m in METHODS.values() if m.model == model]
+    return known[0] if known else CONFIGURATIONS
+
+
+def method_of_run(run: TrainingRun) -> Method | None:
+    """Return the method of a training; None if it is none of ours.
+
+    Examples
+    --------
+    >>> run = TrainingRun("Dataset001_A", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+    >>> method_of_run(run).model
+    'nnunet'
+    """
+    return _BY_NAMES.get((run.trainer, run.plans))
+
+
+_BY_NAMES = {(method.trainer, method.plans): method for method in METHODS.values()}

@@ -1,0 +1,39 @@
+"""Every model at every budget has a name of its own, and the command line knows it."""
+
+import pytest
+
+from nnunet_bridge.cli.options import MODELS as WORDS
+from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.nnunet.methods import METHODS, MODELS, method_of, method_of_run
+from nnunet_bridge.nnunet.plans import BUDGETS
+
+
+def test_the_command_line_names_exactly_the_models_there_are():
+    assert WORDS == MODELS
+
+
+def test_every_model_has_every_budget():
+    assert set(METHODS) == {(model, budget) for model in MODELS for budget in BUDGETS}
+
+
+def test_no_two_methods_share_a_folder():
+    assert len({method.family for method in METHODS.values()}) == len(METHODS)
+
+
+@pytest.mark.parametrize("words", list(METHODS))
+def test_a_training_knows_its_method_again(words):
+    method = method_of(*words)
+
+    run = method.run("Dataset001_Tibia", method.configurations[0], 0)
+
+    assert method_of_run(run) is method
+
+
+def test_an_unknown_model_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match="nnunet"):
+        method_of("vnet", "smoke")
+
+
+def test_a_configuration_that_a_model_does_not_know_is_refused():
+    with pytest.raises(UsageError, match="not 4d"):
+        method_of("nnunet", "full").run("Dataset001_Tibia", "4d", 0)
