@@ -34,7 +34,7 @@ def predict_folder(
     ----------
     workspace : Workspace
     model : Model
-        Checked already: nnU-Net is called with it.
+        Judged before nnU-Net is called with it.
     work : Path
         Holds the images in `IMAGES`; gets the predictions.
     resources : Resources
@@ -43,9 +43,12 @@ def predict_folder(
 
     Raises
     ------
+    SecurityError
+        If the model holds what could do harm (FAULTS S01, S02, S07-S10).
     NnUNetError
         If nnU-Net fails.
     """
+    model.check(workspace)
     environment = nnunet_environment(workspace, resources, os.environ)
     log_file = workspace.record_dir(model.dataset) / "predict.log"
     members = model.members()

@@ -258,7 +258,6 @@ class _Story:
                     read[source.case_id] = _Read(grid, facts, reading.findings, region)
             self.progress.advance(number, source.case_id)
         if read:
-            self.model.check(self.workspace)
             predicted_dir = predict_folder(
                 self.workspace,
                 self.model,
