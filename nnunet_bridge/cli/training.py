@@ -148,17 +148,18 @@ def train(
     """
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.nnunet.training_options import TrainingOptions
     from nnunet_bridge.pipeline.train import train_dataset
 
     workspace = Workspace.at(session.root)
+    options = TrainingOptions(device, gpus or 1, restart=not resume)
     if place != "local":
         from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
 
-        options = ClusterOptions(
+        on_cluster = ClusterOptions(
             _cluster_settings(recipe_name, gpus),
             only_script=place == "script",
-            device=device,
-            restart=not resume,
+            training=options,
         )
         return train_on_cluster(
             workspace,
@@ -166,7 +167,7 @@ def train(
             configurations or BOTH,
             folds or ("0",),
             method=method_of(model, budget),
-            options=options,
+            options=on_cluster,
         )
     with session.progress() as progress:
         return train_dataset(
@@ -175,9 +176,7 @@ def train(
             configurations or BOTH,
             folds or ("0",),
             method=method_of(model, budget),
-            device=device,
-            gpus=gpus or 1,
-            restart=not resume,
+            options=options,
             progress=progress,
         )
 

@@ -26,6 +26,7 @@ from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.training_options import TrainingOptions
 
 GRACE_S = 120
 """How long before its time is up a job is told, so that it can go back to the queue."""
@@ -77,15 +78,14 @@ class ClusterTraining:
 
 
 def train_command_of(
-    workspace: Workspace, run: TrainingRun, *, method: Method, device: str, gpus: int
+    workspace: Workspace, run: TrainingRun, *, method: Method, options: TrainingOptions
 ) -> tuple[str, ...]:
     """Return our own command that trains one run, and only that."""
     return (
         *(sys.executable, "-m", "nnunet_bridge", "train", run.dataset),
         *("-w", str(workspace.runs_dir.parent), "-c", run.configuration),
         *("-f", str(run.fold), "--model", method.model),
-        *("--budget", method.budget.name, "--device", device),
-        *("--gpus", str(max(gpus, 1)), "-q"),
+        *("--budget", method.budget.name, "-q", *options.words()),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
@@ -24,6 +24,7 @@ from nnunet_bridge.nnunet.slurm import (
     submit,
     train_command_of,
 )
+from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.train import TrainSummary, selected_runs
 
 SCRIPT = "train.sbatch"
@@ -39,11 +40,8 @@ class ClusterOptions:
     only_script: bool = False
     """Whether to write a file for ``sbatch`` instead of submitting."""
 
-    device: str = "auto"
-    """What each job trains on; ``auto`` takes a GPU if the job was given one."""
-
-    restart: bool = False
-    """Whether to train anew what is begun or done."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """Of each job; the device ``auto`` is a GPU if the job was given one."""
 
 
 def train_on_cluster(
@@ -80,20 +78,16 @@ def train_on_cluster(
         configurations,
         folds,
         method=method,
-        restart=options.restart,
+        restart=options.training.restart,
     )
-    if not options.restart:
+    if not options.training.restart:
         todo = _not_waiting(workspace, todo)
     commands = [
-        (
-            *train_command_of(
-                workspace,
-                run,
-                method=method,
-                device=options.device,
-                gpus=options.settings.gpus,
-            ),
-            "--restart" if options.restart else "--resume",
+        train_command_of(
+            workspace,
+            run,
+            method=method,
+            options=replace(options.training, gpus=options.settings.gpus),
         )
         for run in todo
     ]

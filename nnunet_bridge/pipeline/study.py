@@ -17,6 +17,7 @@ from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, Method, trained_in
 from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import BUDGETS
+from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
 from nnunet_bridge.pipeline.models import Model, choose_model
@@ -143,8 +144,7 @@ def run_study(
         options.configurations,
         options.folds,
         method=options.method,
-        device=options.device,
-        restart=options.force,
+        options=TrainingOptions(options.device, restart=options.force),
         progress=shown,
     )
     results_dir = workspace.record_dir(dataset) / "results" / options.method.budget.name

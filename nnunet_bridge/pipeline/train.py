@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 
 from nnunet_bridge.core.dataset import TrainingRun
@@ -55,6 +55,7 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 from nnunet_bridge.nnunet.splits import Splits
+from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.plan import require_plan
 from nnunet_bridge.pipeline.run_record import write_run_records
 
@@ -114,16 +115,14 @@ class TrainSummary:
         )
 
 
-def train_dataset(  # noqa: PLR0913 - each is an option of the command
+def train_dataset(  # noqa: PLR0913 - what is trained, and how
     workspace: Workspace,
     dataset: str,
     configurations: Sequence[str],
     folds: Sequence[str],
     *,
     method: Method,
-    device: str = "auto",
-    gpus: int = 1,
-    restart: bool = False,
+    options: TrainingOptions | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train and validate every configuration and fold that is not done yet.
@@ -142,12 +141,18 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     Interrupted
         If the user stops it; what is written stays, and the next call resumes.
     """
+    wishes = options or TrainingOptions()
     machine = this_machine()
-    chosen = chosen_device(device, machine)
-    _require_gpus(gpus, chosen, machine)
+    chosen = chosen_device(wishes.device, machine)
+    _require_gpus(wishes.gpus, chosen, machine)
     try:
         runs, todo, state = selected_runs(
-            workspace, dataset, configurations, folds, method=method, restart=restart
+            workspace,
+            dataset,
+            configurations,
+            folds,
+            method=method,
+            restart=wishes.restart,
         )
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
@@ -157,9 +162,9 @@ def train_dataset(  # noqa: PLR0913 - each is an option of the command
     if todo:
         side_by_side = min(len(todo), machine.cores) if chosen == "cpu" else 1
         resources = shared_among(side_by_side, chosen, machine)
-        if gpus > 1:
-            resources = Resources(chosen, 0, resources.workers, resources.loaders, gpus)
-        batch = _Batch(workspace, method, resources, state, restart=restart)
+        if wishes.gpus > 1:
+            resources = replace(resources, threads=0, gpus=wishes.gpus)
+        batch = _Batch(workspace, method, resources, state, wishes)
         failures = batch.train(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
     states = [run_state(workspace, run) for run in runs]
@@ -298,7 +303,7 @@ class _Batch:
     method: Method
     resources: Resources
     dataset_state: str
-    restart: bool
+    options: TrainingOptions
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -334,7 +339,7 @@ class _Batch:
     ) -> None:
         name = f"{run.dataset} {run.configuration} fold {run.fold}"
         locks[run].enter_context(only_writer(lock_file(self.workspace, run), name))
-        if self.restart:
+        if self.options.restart:
             shutil.rmtree(self.workspace.fold_dir(run), ignore_errors=True)
         resumption = prepare_resumption(self.workspace.fold_dir(run))
         self.warnings += [f"{name}: {one.message}" for one in resumption.findings]

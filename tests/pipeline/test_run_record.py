@@ -15,6 +15,7 @@ from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.runs import events_file, record_page, run_state, write_record
+from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import run_record, train
 from nnunet_bridge.pipeline.run_record import write_run_record, write_run_records
@@ -196,7 +197,7 @@ def test_training_ends_with_records_and_does_not_fail_without_them(
         ["2d"],
         ["0"],
         method=method_of("nnunet", "full"),
-        device="cpu",
+        options=TrainingOptions("cpu"),
     )
 
     assert summary.exit_code == 0
