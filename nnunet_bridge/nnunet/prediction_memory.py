@@ -109,57 +109,31 @@ class PlannedMember:
         kernel: int = 3 ** len(self.patch)
         return float(voxels * self.folds * 2 ** len(self.patch) * kernel)
 
-    def host_bytes(
-        self, shape: Sequence[int], spacing_mm: Sequence[float], *, on_gpu: bool = False
-    ) -> int:
-        """Return the most host memory that the prediction of one image takes."""
-        seen = self.seen_shape(shape, spacing_mm)
-        steps = (
-            self._preparing_bytes(shape, spacing_mm, seen),
-            self._network_bytes(shape, seen, on_gpu=on_gpu),
-            self._writing_bytes(shape, seen),
-        )
-        always = PROCESS_BYTES + self.weights_bytes + (CUDA_BYTES if on_gpu else 0)
-        return always + max(steps)
-
-    def gpu_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
-        """Return the most memory of a GPU that it takes, the sums of windows included."""
-        seen = self.seen_shape(shape, spacing_mm)
-        return self.weights_bytes + self._forward_bytes() + self._sums_bytes(seen)
-
-    def prepared_bytes(
+    def preparing_bytes(
         self, shape: Sequence[int], spacing_mm: Sequence[float]
     ) -> int:
-        """Return what preparing the next image at the same time takes."""
-        seen = self.seen_shape(shape, spacing_mm)
-        return self._preparing_bytes(shape, spacing_mm, seen)
-
-    def _preparing_bytes(
-        self, shape: Sequence[int], spacing_mm: Sequence[float], seen: _Triple
-    ) -> int:
-        """Return what nnU-Net's preprocessing holds at its height."""
-        voxels, seen_voxels = math.prod(shape), math.prod(seen)
+        """Return what nnU-Net's preprocessing of an image holds at its height."""
+        voxels, seen = math.prod(shape), self.seen_shape(shape, spacing_mm)
         read = voxels * (self.channels * 2 * _FLOAT + 2)
         if seen == tuple(shape[axis] for axis in self.axes):
             return read + voxels * self.channels * _FLOAT
+        seen_voxels = math.prod(seen)
         resampled = seen_voxels * (self.channels * _FLOAT + 1)
-        working = voxels * 2 * _DOUBLE + seen_voxels * 2 * _DOUBLE
-        if self._is_separate(spacing_mm) and seen[0] != shape[self.axes[0]]:
+        working = (voxels + seen_voxels) * 2 * _DOUBLE
+        separate = max(spacing_mm) / min(spacing_mm) > _SEPARATE_ABOVE
+        if separate and seen[0] != shape[self.axes[0]]:
             working += seen_voxels * 9 * _DOUBLE
         return read + resampled + voxels * self.channels * _DOUBLE + working
 
-    def _network_bytes(
-        self, shape: Sequence[int], seen: _Triple, *, on_gpu: bool
+    def predicting_bytes(
+        self, shape: Sequence[int], spacing_mm: Sequence[float], *, on_gpu: bool
     ) -> int:
         """Return what is held while windows pass through the networks."""
-        held = math.prod(seen) * (self.channels * _FLOAT + 1) + math.prod(shape)
+        seen = self.seen_shape(shape, spacing_mm)
+        held = math.prod(seen) * (self.channels * _FLOAT + 1) + 4 * math.prod(shape)
         if on_gpu:
             return held
         return held + self._sums_bytes(seen) + self._forward_bytes()
-
-    def _writing_bytes(self, shape: Sequence[int], seen: _Triple) -> int:
-        """Return what is held while the labelmap is written: it, and copies of it."""
-        return math.prod(seen) * (self.channels * _FLOAT + 1) + 4 * math.prod(shape)
 
     def _sums_bytes(self, seen: _Triple) -> int:
         """Return the size of the sums of the windows, and of a plane on its way."""
@@ -175,9 +149,35 @@ class PlannedMember:
         """Return what one window takes on its way through one network."""
         return math.prod(self.patch) * _FLOAT * (7 * self.features[0] + 4 * self.heads)
 
-    def _is_separate(self, spacing_mm: Sequence[float]) -> bool:
-        longest, shortest = max(spacing_mm), min(spacing_mm)
-        return longest / shortest > _SEPARATE_ABOVE
+
+def host_bytes(
+    members: Sequence[PlannedMember],
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    *,
+    on_gpu: bool,
+    ahead: bool = False,
+) -> int:
+    """Return the most host memory that the prediction of one image takes.
+
+    Parameters
+    ----------
+    members : sequence of PlannedMember
+        One after the other; all their weights are held.
+    shape, spacing_mm : (3,) sequence
+        Of the file, slices first (the order of its bytes).
+    on_gpu : bool
+        Whether windows and their sums live on a GPU.
+    ahead : bool
+        Whether an image of that size is prepared at the same time.
+    """
+    preparing = max(m.preparing_bytes(shape, spacing_mm) for m in members)
+    predicting = max(
+        m.predicting_bytes(shape, spacing_mm, on_gpu=on_gpu) for m in members
+    )
+    height = preparing + predicting if ahead else max(preparing, predicting)
+    weights = sum(member.weights_bytes for member in members)
+    return PROCESS_BYTES + on_gpu * CUDA_BYTES + weights + height
 
 
 def waiting_disk_bytes(members: Sequence[PlannedMember], shape: Sequence[int]) -> int:
