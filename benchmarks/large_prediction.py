@@ -31,7 +31,11 @@ from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace, images_by_case
-from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
+from nnunet_bridge.nnunet.prediction_memory import (
+    PlannedMember,
+    host_bytes,
+    planned_part,
+)
 
 DATASET = "Dataset001_Limb"
 CASE = "limb"
@@ -63,7 +67,9 @@ def main(words: Sequence[str] | None = None) -> int:
     print("| --- | --- | --- | --- |")
     for row in rows:
         print(f"| {' | '.join(row)} |")
-    print(f"\nplanned before: {planned >> 20} MiB; different voxels: {different}, of bone {bone}")
+    print(
+        f"\nplanned before: {planned >> 20} MiB; different voxels: {different}, of bone {bone}"
+    )
     return int(different > 0 or bone == 0)
 
 
@@ -216,9 +222,7 @@ def _workspace(options: argparse.Namespace) -> Workspace:
 
 def _run_of(options: argparse.Namespace) -> TrainingRun:
     method = method_of("nnunet", "smoke")
-    return TrainingRun(
-        DATASET, options.configuration, 0, method.trainer, method.plans
-    )
+    return TrainingRun(DATASET, options.configuration, 0, method.trainer, method.plans)
 
 
 def _plans(options: argparse.Namespace, spacing_mm: Sequence[float]) -> dict:
@@ -248,10 +252,11 @@ def _planned_bytes(options: argparse.Namespace) -> int:
 
     model_dir = _workspace(options).model_dir(_run_of(options))
     checkpoints = model_dir.glob("fold_*/checkpoint_final.pth")
+    plans = json.loads((model_dir / "plans.json").read_text())
     member = PlannedMember.of(
-        json.loads((model_dir / "plans.json").read_text()),
+        plans,
         json.loads((model_dir / "dataset.json").read_text()),
-        options.configuration,
+        planned_part(plans, options.configuration),
         folds=options.folds,
         weights_bytes=sum(file.stat().st_size for file in checkpoints),
     )

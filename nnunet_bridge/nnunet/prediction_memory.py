@@ -53,16 +53,15 @@ class PlannedMember:
         cls,
         plans: Mapping[str, Any],
         dataset: Mapping[str, Any],
-        configuration: str,
+        planned: Mapping[str, Any],
         *,
         folds: int,
         weights_bytes: int,
     ) -> PlannedMember:
-        """Return what ``plans.json`` and ``dataset.json`` say of a configuration."""
-        planned = plans["configurations"][configuration]
-        base = planned.get("inherits_from")
-        if base:
-            planned = {**plans["configurations"][base], **planned}
+        """Return what ``plans.json`` and ``dataset.json`` say of a configuration.
+
+        `planned` is its part of the plans, as `planned_part` returns it.
+        """
         heads = len([name for name in dataset["labels"] if name != "ignore"])
         previous = heads - 1 if planned.get("previous_stage") else 0
         first, second, third = plans["transpose_forward"]
@@ -109,9 +108,7 @@ class PlannedMember:
         kernel: int = 3 ** len(self.patch)
         return float(voxels * self.folds * 2 ** len(self.patch) * kernel)
 
-    def preparing_bytes(
-        self, shape: Sequence[int], spacing_mm: Sequence[float]
-    ) -> int:
+    def preparing_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
         """Return what nnU-Net's preprocessing of an image holds at its height."""
         voxels, seen = math.prod(shape), self.seen_shape(shape, spacing_mm)
         read = voxels * (self.channels * 2 * _FLOAT + 2)
@@ -148,6 +145,13 @@ class PlannedMember:
     def _forward_bytes(self) -> int:
         """Return what one window takes on its way through one network."""
         return math.prod(self.patch) * _FLOAT * (7 * self.features[0] + 4 * self.heads)
+
+
+def planned_part(plans: Mapping[str, Any], configuration: str) -> Mapping[str, Any]:
+    """Return what plans say of a configuration, with what it inherits from another."""
+    planned: Mapping[str, Any] = plans["configurations"][configuration]
+    base = planned.get("inherits_from")
+    return {**plans["configurations"][base], **planned} if base else planned
 
 
 def host_bytes(

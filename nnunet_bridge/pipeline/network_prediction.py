@@ -23,6 +23,7 @@ from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace, images_by_ca
 from nnunet_bridge.nnunet.prediction_memory import (
     PlannedMember,
     host_bytes,
+    planned_part,
     waiting_disk_bytes,
 )
 from nnunet_bridge.pipeline.models import Model
@@ -101,11 +102,12 @@ def _planned_members(workspace: Workspace, model: Model) -> list[PlannedMember]:
         checkpoints = [
             workspace.fold_dir(state.run) / CHECKPOINT_FINAL for state in states
         ]
+        plans = read_json(folder / "plans.json")
         members.append(
             PlannedMember.of(
-                read_json(folder / "plans.json"),
+                plans,
                 read_json(folder / "dataset.json"),
-                configuration,
+                planned_part(plans, configuration),
                 folds=len(states),
                 weights_bytes=sum(file.stat().st_size for file in checkpoints),
             )

@@ -85,7 +85,7 @@ class Member:
         self.planned = PlannedMember.of(
             self.plans.plans,
             self.dataset,
-            model_dir.name.rpartition("__")[2],
+            self.configuration.configuration,
             folds=len(chosen),
             weights_bytes=0,
         )

@@ -143,7 +143,9 @@ class _Kept:
     """Of a plane, heads first."""
 
     @classmethod
-    def of(cls, planes: Iterator[torch.Tensor], cropped: Cropped, folder: Path) -> _Kept:
+    def of(
+        cls, planes: Iterator[torch.Tensor], cropped: Cropped, folder: Path
+    ) -> _Kept:
         """Write the planes into a file that is gone when nobody needs it."""
         file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it lives as long as its planes are needed
         for plane in planes:

@@ -77,9 +77,7 @@ class Resampling:
     def _at_once(self, logits: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Leave it to nnU-Net, which needs the whole volume."""
         whole = torch.stack([plane.cpu() for plane in logits], dim=1)
-        result = self.function(
-            whole, self.shape, self.spacing_seen_mm, self.spacing_mm
-        )
+        result = self.function(whole, self.shape, self.spacing_seen_mm, self.spacing_mm)
         for plane in range(self.shape[0]):
             yield torch.as_tensor(result[:, plane])
 

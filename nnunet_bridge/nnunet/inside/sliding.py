@@ -152,7 +152,12 @@ class Sweep:
     ) -> Sweep:
         """Return the sweep over a volume, (channels, Z, Y, X)."""
         padded, inside = pad_nd_image(
-            volume, networks.patch, "constant", {"value": 0}, True, None  # noqa: FBT003 - as nnU-Net declares it
+            volume,
+            networks.patch,
+            "constant",
+            {"value": 0},
+            True,
+            None,  # noqa: FBT003 - as nnU-Net declares it
         )
         return cls(networks, padded, tuple(inside[1:]), sums_on, window_done)
 
