@@ -1,8 +1,8 @@
 """A large case predicted by nnU-Net itself and by `predict`: time, memory, equality.
 
-    python benchmarks/large_prediction.py                        501 x 256 x 256, 2d
-    python benchmarks/large_prediction.py -c 3d_fullres -f 5     another network, five folds
-    python benchmarks/large_prediction.py --quick                a small case: does it work?
+    python benchmarks/large_prediction.py                       501 x 256 x 256, 2d
+    python benchmarks/large_prediction.py -c 3d_fullres -f 5    five folds of it
+    python benchmarks/large_prediction.py --quick               a small case: does it work?
 
 The image is the synthetic leg with four bones; the model has nnU-Net's planned networks
 at the size of a smoke run, fitted to the leg for some seconds, so that its answer has
@@ -68,7 +68,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for row in rows:
         print(f"| {' | '.join(row)} |")
     print(
-        f"\nplanned before: {planned >> 20} MiB; different voxels: {different}, of bone {bone}"
+        f"\nplanned before: {planned >> 20} MiB; "
+        f"different voxels: {different}, of bone {bone}"
     )
     return int(different > 0 or bone == 0)
 
@@ -81,7 +82,7 @@ def prepare(options: argparse.Namespace) -> None:
 
     limb = Limb(options.shape)
     write_volume(options.folder / "images" / f"{CASE}_0000.nii.gz", limb.image)
-    run, plans = _run_of(options), _plans(options, limb.grid.spacing_mm[::-1])
+    run, plans = _run_of(options), _plans(limb.grid.spacing_mm[::-1])
     planned = plans["configurations"][options.configuration]
     architecture = planned["architecture"]
     voxels = limb.image.voxels.transpose(2, 1, 0).astype(np.float32)
@@ -225,7 +226,7 @@ def _run_of(options: argparse.Namespace) -> TrainingRun:
     return TrainingRun(DATASET, options.configuration, 0, method.trainer, method.plans)
 
 
-def _plans(options: argparse.Namespace, spacing_mm: Sequence[float]) -> dict:
+def _plans(spacing_mm: Sequence[float]) -> dict:
     """Return plans as for such images, with the networks of a smoke run."""
     stock = json.loads(GOLDEN.read_text(encoding="utf-8"))
     stock |= {"dataset_name": DATASET, "transpose_forward": [0, 1, 2]}

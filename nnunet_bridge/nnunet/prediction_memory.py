@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PROCESS_BYTES = 700 << 20
+PROCESS_BYTES = 1200 << 20
 """Of a process that has imported torch and nnU-Net, before it has loaded a model."""
 
 CUDA_BYTES = 1200 << 20

@@ -1,4 +1,4 @@
-"""One configuration of a model that predicts: its networks and its way with an image."""
+"""One configuration of a model: its networks, and its way with an image."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Member:
 
 
 def labels_of(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Return the label of the highest of (heads, ...) logits, the first among equals."""
+    """Return the labels of (heads, ...) logits, the first among equals."""
     labels: npt.NDArray[np.uint8] = logits.argmax(0).to(torch.uint8).cpu().numpy()
     return labels
 

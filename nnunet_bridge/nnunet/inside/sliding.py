@@ -156,8 +156,7 @@ class Sweep:
             networks.patch,
             "constant",
             {"value": 0},
-            True,
-            None,  # noqa: FBT003 - as nnU-Net declares it
+            return_slicer=True,
         )
         return cls(networks, padded, tuple(inside[1:]), sums_on, window_done)
 
