@@ -191,14 +191,30 @@ def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:
 
 @click.command()
 @dataset_argument
+@click.option(
+    "--watch",
+    "every_s",
+    type=click.FloatRange(0.5),
+    is_flag=False,
+    flag_value=5.0,
+    default=None,
+    metavar="[SECONDS]",
+    help="Look again every so many seconds until all have ended.  [5 if not said]",
+)
 @bridge_command
-def status(session: Session, dataset: str) -> Summary:
+def status(session: Session, dataset: str, every_s: float | None) -> Summary:
     """Say what is planned, running, done or failed, from the files alone.
 
     Example:  nnunet-bridge status 1
+
+    Example:  nnunet-bridge status 1 --watch
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.train import status_of
+    from nnunet_bridge.pipeline.train import status_of, watched_status
 
     workspace = Workspace.at(session.root)
-    return status_of(workspace, find_dataset(workspace, dataset))
+    name = find_dataset(workspace, dataset)
+    if every_s is None:
+        return status_of(workspace, name)
+    with session.progress() as progress:
+        return watched_status(workspace, name, every_s, progress)

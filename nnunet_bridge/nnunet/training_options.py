@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SEED = 20230601
+"""Of every random generator of a training, at its start."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:

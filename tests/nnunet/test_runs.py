@@ -58,7 +58,11 @@ def test_a_run_whose_lock_is_held_is_running(workspace):
     with only_writer(lock_file(workspace, RUN), "the run"):
         found = state(workspace)
 
-    assert (found.state, found.epochs_done, found.epochs) == ("running", 4, 20)
+    assert (found.state, found.course.epochs_done, found.course.epochs) == (
+        "running",
+        4,
+        20,
+    )
 
 
 def test_a_checkpoint_without_its_validation_is_not_done(workspace):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_bridge.nnunet.inside.events import SEED, EventWriter
+from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+from nnunet_bridge.nnunet.training_options import SEED
 
 AT_MOST_LOST_S = 270.0
 """Of training, where an epoch takes less; half a minute is left to write it."""
