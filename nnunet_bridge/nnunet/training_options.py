@@ -21,6 +21,9 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    probabilities: bool = False
+    """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
+
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
 
@@ -32,4 +35,5 @@ class TrainingOptions:
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(("--probabilities",) if self.probabilities else ()),
         )

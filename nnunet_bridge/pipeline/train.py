@@ -338,7 +338,11 @@ class _Batch:
         if not resume:
             events_file(self.workspace, run).unlink(missing_ok=True)
         command = train_command(
-            run, events_file(self.workspace, run), self.resources, resume=resume
+            run,
+            events_file(self.workspace, run),
+            self.resources,
+            resume=resume,
+            probabilities=self.options.probabilities,
         )
         note_start(
             self.workspace,
