@@ -1,0 +1,88 @@
+"""`status --watch`: it looks at files that another process writes, until all rest."""
+
+import json
+import threading
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from nnunet_bridge.cli import main
+from nnunet_bridge.formats.files import only_writer
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.runs import events_file, lock_file, write_record
+from nnunet_bridge.pipeline.train import watched_status
+
+RUN = method_of("nnunet", "smoke").run("Dataset001_Leg", "2d", 0)
+
+
+class Listener:
+    def __init__(self):
+        self.tables, self.said, self.done = [], [], []
+
+    def stage(self, name, _steps):
+        assert name == "watch"
+
+    def advance(self, done, _note=""):
+        self.done.append(done)
+
+    def show(self, draw):
+        self.tables.append(draw(120))
+
+    def say(self, line):
+        self.said.append(line)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    found = Workspace.at(tmp_path, environment={})
+    found.dataset_dir(RUN.dataset).mkdir(parents=True)
+    return found
+
+
+def tell(workspace, **event):
+    file = events_file(workspace, RUN)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        stream.write(json.dumps(event) + "\n")
+
+
+def test_it_shows_another_training_and_ends_with_it(workspace):
+    def train():
+        with only_writer(lock_file(workspace, RUN), "the run"):
+            tell(workspace, event="start", epochs=4)
+            for epoch in range(3):
+                tell(workspace, event="epoch", epoch=epoch, seconds=1.0)
+                time.sleep(0.3)
+            write_record(workspace, RUN, state="failed", reason="it broke")
+
+    other = threading.Thread(target=train)
+    tell(workspace, event="start", epochs=4)
+    other.start()
+    time.sleep(0.1)
+    listener = Listener()
+
+    summary = watched_status(workspace, RUN.dataset, 0.05, listener)
+    other.join()
+
+    assert [state.state for state in summary.runs] == ["failed"]
+    assert listener.said == ["2d fold 0: failed"]
+    assert listener.done == sorted(listener.done)
+    assert listener.done[-1] == pytest.approx(3 / 4)
+    assert any("running" in table and "2/4" in table for table in listener.tables)
+    assert "it broke" in summary.as_text()
+
+
+def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace):
+    tell(workspace, event="start", epochs=4)
+    words = ["status", "1", "-w", str(workspace.runs_dir.parent), "--json"]
+
+    watched = CliRunner().invoke(main, [*words, "--watch", "1"])
+
+    assert watched.exit_code == 0
+    told = json.loads(watched.stdout)
+    assert told == json.loads(CliRunner().invoke(main, words).stdout)
+    assert {"train_loss", "val_loss", "dice_per_structure", "seconds_left"} <= set(
+        told["runs"][0]
+    )
