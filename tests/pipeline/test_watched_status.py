@@ -9,12 +9,20 @@ from click.testing import CliRunner
 
 from nnunet_bridge.cli import main
 from nnunet_bridge.formats.files import only_writer
+from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import events_file, lock_file, write_record
-from nnunet_bridge.pipeline.train import watched_status
+from nnunet_bridge.nnunet.runs import (
+    events_file,
+    lock_file,
+    run_state,
+    write_record,
+)
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.train import _Batch, watched_status
 
-RUN = method_of("nnunet", "smoke").run("Dataset001_Leg", "2d", 0)
+SMOKE = method_of("nnunet", "smoke")
+RUN = SMOKE.run("Dataset001_Leg", "2d", 0)
 
 
 class Listener:
@@ -86,3 +94,28 @@ def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace)
     assert {"train_loss", "val_loss", "dice_per_structure", "seconds_left"} <= set(
         told["runs"][0]
     )
+
+
+def test_train_shows_all_runs_asked_for_and_reads_a_file_again_only_if_it_grew(
+    workspace, monkeypatch
+):
+    done = SMOKE.run("Dataset001_Leg", "3d_fullres", 0)
+    cpu = Resources("cpu", threads=1, workers=1, loaders=0)
+    batch = _Batch(workspace, SMOKE, cpu, "state", TrainingOptions(), [RUN, done])
+    listener, looks = Listener(), []
+    real = run_state
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.train.run_state",
+        lambda *of: looks.append(of[1]) or real(*of),
+    )
+    tell(workspace, event="start", epochs=4)
+
+    batch._tell([RUN], listener)
+    batch._tell([RUN], listener)
+    tell(workspace, event="epoch", epoch=0, train_loss=-0.25)
+    batch._tell([RUN], listener)
+
+    assert looks == [RUN, done, RUN]
+    assert listener.done == [0, 0, 1]
+    assert "-0.250" in listener.tables[-1]
+    assert "3d_fullres" in listener.tables[-1]
