@@ -149,7 +149,7 @@ def shown_progress(*, talkative: bool) -> Iterator[Progress]:
 
 
 class _TextAndBar(RichProgress):
-    """A text that changes, such as a table, above the bar."""
+    """A text that changes, such as a table; below it a bar, once a stage begins."""
 
     text = ""
 
@@ -157,7 +157,8 @@ class _TextAndBar(RichProgress):
         """Return what is drawn, several times a second."""
         if self.text:
             yield Text(self.text, no_wrap=True, overflow="crop")
-        yield from super().get_renderables()
+        if any(task.description for task in self.tasks):
+            yield from super().get_renderables()
 
 
 class _Bar:

@@ -463,7 +463,6 @@ def watched_status(
     """
     before: dict[TrainingRun, str] = {}
     at_rest = 0
-    progress.stage("watch", 1)
     while True:
         summary = status_of(workspace, dataset)
         now = {state.run: state.state for state in summary.runs}
@@ -472,7 +471,6 @@ def watched_status(
                 progress.say(f"{state.name}: {state.state}")
         before = now
         progress.show(partial(run_table, summary.runs))
-        progress.advance(_share_done(summary.runs))
         at_rest = 0 if {"running", "queued"} & set(now.values()) else at_rest + 1
         if at_rest == LOOKS_AT_REST:
             return summary
@@ -482,10 +480,3 @@ def watched_status(
 LOOKS_AT_REST = 4
 """So many looks find nothing at work before all counts as ended: between two runs of
 one command there is a moment when neither holds its lock."""
-
-
-def _share_done(states: Sequence[RunState]) -> float:
-    """Return how much of the epochs of all runs that have begun is done, 0..1."""
-    courses = [state.course for state in states if state.course.epochs]
-    planned = sum(course.epochs or 0 for course in courses)
-    return sum(course.epochs_done for course in courses) / planned if planned else 0.0

@@ -191,6 +191,17 @@ def test_progress_never_falls_back():
     assert forecast.share == 0.5
 
 
+def test_without_a_stage_there_is_a_table_and_no_bar():
+    bar = _Bar()
+    bar.show(lambda _columns: "the table")
+    console = Console(width=200)
+
+    with console.capture() as shown:
+        console.print(bar.display.get_renderable())
+
+    assert [line.strip() for line in shown.get().splitlines()] == ["the table"]
+
+
 def test_without_a_terminal_progress_is_plain_lines():
     written = []
     lines = _Lines(every_s=0.0, write=written.append)

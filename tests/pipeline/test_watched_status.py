@@ -29,9 +29,6 @@ class Listener:
     def __init__(self):
         self.tables, self.said, self.done = [], [], []
 
-    def stage(self, name, _steps):
-        assert name == "watch"
-
     def advance(self, done, _note=""):
         self.done.append(done)
 
@@ -76,8 +73,7 @@ def test_it_shows_another_training_and_ends_with_it(workspace):
 
     assert [state.state for state in summary.runs] == ["failed"]
     assert listener.said == ["2d fold 0: failed"]
-    assert listener.done == sorted(listener.done)
-    assert listener.done[-1] == pytest.approx(3 / 4)
+    assert listener.tables[-1].count("3/4") == 1
     assert any("running" in table and "2/4" in table for table in listener.tables)
     assert "it broke" in summary.as_text()
 
