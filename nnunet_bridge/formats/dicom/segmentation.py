@@ -29,6 +29,7 @@ from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.terminology import SCHEME, Concept, terms_of
 
 if TYPE_CHECKING:
+    from highdicom import PixelMeasuresSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.dataset import Dataset
     from pydicom.sr.coding import Code
@@ -46,6 +47,9 @@ _MAY_BE_EMPTY = (
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 """Type 2 of the modules Patient and General Study, PS3.3 C.7.1.1 and C.7.2.1."""
+
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""By which a segmentation refers to its source, PS3.3 C.12.4 and C.7.2.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,10 @@ def write_dicom_seg(
             ),
         )
     with _lenient():
-        sources, findings = _sources(slices)
+        sources, findings = _sources(slices, labelled.grid)
         frames = _frames(labelled.voxels, sources, slices)
         with _boundary("cannot be described as DICOM SEG"):
-            segmentation = _segmentation(labelled, frames, sources, slices, algorithm)
+            segmentation = _segmentation(labelled, frames, sources, algorithm)
         with whole_file(file) as temporary:
             with _boundary("cannot be written as DICOM SEG"):
                 segmentation.save_as(temporary, enforce_file_format=True)
@@ -143,6 +147,8 @@ def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
 
     segmentation = hd.seg.segread(file)
     volume = segmentation.get_volume(combine_segments=True, dtype=np.uint16)
+    if volume.affine[:3, 0] @ grid.affine[:3, 2] < 0:
+        volume = volume.flip_spatial(0)
     block: Any = volume.array.transpose(2, 1, 0)
     affine = volume.affine[:, [2, 1, 0, 3]]
     start = np.linalg.solve(grid.affine, affine[:, 3])[:3]
@@ -188,7 +194,7 @@ def _refuse_another_grid(labelmap: Labelmap, slices: Sequence[SourceSlice]) -> N
 
 
 def _sources(
-    slices: Sequence[SourceSlice],
+    slices: Sequence[SourceSlice], grid: Grid
 ) -> tuple[list[Dataset], tuple[Finding, ...]]:
     """Return the headers of the files, completed, and what they lacked."""
     from pydicom import dcmread
@@ -197,10 +203,17 @@ def _sources(
     files = list(dict.fromkeys(source.file for source in slices))
     with _boundary("cannot be read again"):
         sources = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    missing = [
+        keyword for keyword in _NEEDED if not all(s.get(keyword) for s in sources)
+    ]
+    if missing:
+        raise Refused.because(
+            "N10",
+            f"The DICOM series has no {', '.join(missing)}, by which a DICOM SEG refers "
+            "to it: leave out --dicom-seg for it.",
+        )
     for source in sources:
-        for keyword in _MAY_BE_EMPTY:
-            if keyword not in source:
-                setattr(source, keyword, None)
+        _complete(source, grid)
     if all(source.get("FrameOfReferenceUID") for source in sources):
         return sources, ()
     made_up = generate_uid(entropy_srcs=["frame", str(sources[0].SeriesInstanceUID)])
@@ -213,6 +226,38 @@ def _sources(
         "from the UID of the series.",
     )
     return sources, (finding,)
+
+
+def _complete(source: Dataset, grid: Grid) -> None:
+    """Give a header what a DICOM SEG is told of its source, from what is known."""
+    import highdicom as hd
+
+    for keyword in _MAY_BE_EMPTY:
+        source.setdefault(keyword, None)
+    measures = _measures(source, grid)
+    if "NumberOfFrames" not in source:
+        source.SliceThickness = measures[0].SliceThickness
+        source.PixelSpacing = measures[0].PixelSpacing
+        return
+    shared = source.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence = measures
+    row, column = grid.affine[:3, 0], grid.affine[:3, 1]
+    cosines = [*(row / np.linalg.norm(row)), *(column / np.linalg.norm(column))]
+    shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(
+        hd.CoordinateSystemNames.PATIENT, cosines
+    )
+
+
+def _measures(source: Dataset, grid: Grid) -> PixelMeasuresSequence:
+    """Return the size of the voxels as the grid has it."""
+    import highdicom as hd
+
+    column_mm, row_mm, slice_mm = (float(mm) for mm in grid.spacing_mm)
+    return hd.PixelMeasuresSequence(
+        pixel_spacing=(row_mm, column_mm),
+        slice_thickness=float(source.get("SliceThickness") or slice_mm),
+        spacing_between_slices=slice_mm,
+    )
 
 
 def _frames(
@@ -232,12 +277,10 @@ def _segmentation(
     labelmap: Labelmap,
     frames: LabelArray,
     sources: Sequence[Dataset],
-    slices: Sequence[SourceSlice],
     algorithm: Algorithm,
 ) -> Segmentation:
     import highdicom as hd
 
-    column_mm, row_mm, slice_mm = (float(mm) for mm in labelmap.grid.spacing_mm)
     series_uid, instance_uid = _uids(labelmap, sources, algorithm)
     number = int(sources[0].get("SeriesNumber") or 0) + _SERIES_NUMBER_ABOVE
     return hd.seg.Segmentation(
@@ -255,14 +298,11 @@ def _segmentation(
         manufacturer_model_name="nnunet-bridge",
         software_versions=__version__,
         device_serial_number=algorithm.model_sha256[:16],
+        specific_character_set="ISO_IR 192",
         content_label="SEGMENTATION",
         content_description="Predicted by a neural network; not reviewed",
         series_description=f"Segmentation ({algorithm.model})"[:64],
-        pixel_measures=hd.PixelMeasuresSequence(
-            pixel_spacing=(row_mm, column_mm),
-            slice_thickness=float(sources[0].get("SliceThickness") or slice_mm),
-            spacing_between_slices=slice_mm if len(slices) > 1 else None,
-        ),
+        pixel_measures=_measures(sources[0], labelmap.grid),
     )
 
 
