@@ -157,8 +157,9 @@ def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
     fits = bool(
         (first >= 0).all()
         and (last <= grid.shape).all()
-        and np.abs(affine[:3] @ _corners(block.shape) - _placed(grid, first, block))
-        .max()
+        and np.abs(
+            affine[:3] @ _corners(block.shape) - _placed(grid, first, block)
+        ).max()
         < TOLERANCE_MM
     )
     if not fits:
