@@ -45,6 +45,12 @@ from nnunet_bridge.core.summary import Summary
     "`clean --tune` chose for this model.",
 )
 @click.option("--mesh", "meshes", is_flag=True, help="Also write PLY meshes.")
+@click.option(
+    "--seg-nrrd", is_flag=True, help="Also write a segmentation for 3D Slicer."
+)
+@click.option(
+    "--dicom-seg", is_flag=True, help="Also write DICOM SEG; it names the patient."
+)
 @click.option("--image-type", help="Which contrast of a mixed series, e.g. WATER.")
 @force_option
 @bridge_command
@@ -62,6 +68,8 @@ def predict(
     image_type: str | None,
     *,
     meshes: bool,
+    seg_nrrd: bool,
+    dicom_seg: bool,
     force: bool,
 ) -> Summary:
     """Predict DICOM folders, studies of them, or NIfTI files.
@@ -74,7 +82,7 @@ def predict(
     from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
 
     workspace = Workspace.at(session.root)
-    options = PredictionOptions(clean, meshes, image_type, force)
+    options = PredictionOptions(clean, meshes, image_type, force, seg_nrrd, dicom_seg)
     with session.progress() as progress:
         return predict_images(
             workspace,

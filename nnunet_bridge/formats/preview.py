@@ -161,7 +161,7 @@ def _entries(
     return found + absent
 
 
-def _frame(  # noqa: PLR0913 - what is shown, and how large
+def _frame(
     view: View,
     volume: Volume,
     labelmap: Labelmap,

@@ -210,8 +210,8 @@ def _sources(
     if missing:
         raise Refused.because(
             "N10",
-            f"The DICOM series has no {', '.join(missing)}, by which a DICOM SEG refers "
-            "to it: leave out --dicom-seg for it.",
+            f"The DICOM series has no {', '.join(missing)}, by which a DICOM SEG "
+            "refers to it: leave out --dicom-seg for it.",
         )
     for source in sources:
         _complete(source, grid)
