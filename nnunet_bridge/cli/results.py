@@ -18,6 +18,7 @@ from nnunet_bridge.cli.options import (
     finished_model_option,
     folds_option,
     force_option,
+    label_map_option,
     labels_option,
     predicting_configurations_option,
 )
@@ -259,6 +260,7 @@ def _refuse_words(*names: str, because: str) -> None:
     show_default=True,
     help="Distance within which two surfaces agree (NSD).",
 )
+@label_map_option
 @bridge_command
 def score(
     session: Session,
@@ -267,10 +269,13 @@ def score(
     out: Path,
     labels_file: Path | None,
     tolerance_mm: float,
+    map_words: tuple[str, ...],
 ) -> Summary:
     """Measure predictions against references: Dice, IoU, HD95, ASSD, NSD, volume.
 
     Example:  nnunet-bridge score out/ labelsTs/ -o scores
+
+    Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
     from nnunet_bridge.pipeline.evaluate import score_folders
 
@@ -281,6 +286,7 @@ def score(
             out,
             labels=labels_file,
             tolerance_mm=tolerance_mm,
+            map_words=map_words,
             progress=progress,
         )
 

@@ -58,7 +58,12 @@ from nnunet_bridge.pipeline.case_outputs import (
     refuse_without_slices,
     write_outputs,
 )
-from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
+from nnunet_bridge.pipeline.inputs import (
+    ImageReading,
+    ImageSource,
+    find_images,
+    read_image,
+)
 from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.network_prediction import predict_folder
 from nnunet_bridge.pipeline.tune import tuned_rules
@@ -272,9 +277,7 @@ class _Story:
         cases: dict[str, PredictedCase] = {}
         for number, source in enumerate(sources, start=1):
             try:
-                reading = read_image(source.path, image_type=self.options.image_type)
-                if self.options.dicom_seg:
-                    refuse_without_slices(reading.slices)
+                reading = self._read(source)
             except BridgeError as error:
                 cases[source.case_id] = _refused(source.case_id, error)
             else:
@@ -308,12 +311,25 @@ class _Story:
                 ),
             )
             for number, (case_id, known) in enumerate(read.items()):
-                try:
-                    cases[case_id] = self._finish(case_id, predicted_dir, known)
-                except Refused as error:
-                    cases[case_id] = _refused(case_id, error)
+                cases[case_id] = self._finish_or_refuse(case_id, predicted_dir, known)
                 self.progress.advance(2 * len(sources) + number + 1, case_id)
         return tuple(cases[source.case_id] for source in sources)
+
+    def _read(self, source: ImageSource) -> ImageReading:
+        """Read an image from which everything that is asked for can be made."""
+        reading = read_image(source.path, image_type=self.options.image_type)
+        if self.options.dicom_seg:
+            refuse_without_slices(reading.slices)
+        return reading
+
+    def _finish_or_refuse(
+        self, case_id: str, predicted_dir: Path, known: _Read
+    ) -> PredictedCase:
+        """Finish a case; one that cannot be given out does not stop the others."""
+        try:
+            return self._finish(case_id, predicted_dir, known)
+        except Refused as error:
+            return _refused(case_id, error)
 
     def _wishes(self) -> JsonObject:
         """Return what decides whether a finished case still holds."""
