@@ -203,7 +203,9 @@ def _sources(
 
     files = list(dict.fromkeys(source.file for source in slices))
     with _boundary("cannot be read again"):
-        sources = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
+        sources: list[Dataset] = [
+            dcmread(file, stop_before_pixels=True, force=True) for file in files
+        ]
     missing = [
         keyword for keyword in _NEEDED if not all(s.get(keyword) for s in sources)
     ]
