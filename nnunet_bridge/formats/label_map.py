@@ -203,11 +203,12 @@ def _checked(
     file: Path, structures: Mapping[str, str], values: Mapping[str, Any]
 ) -> LabelMap:
     odd = [n for n, v in values.items() if not str(v).isdecimal() or int(v) == 0]
-    if odd or not structures:
-        what = (
-            f"the value of {', '.join(odd)} is no whole number" if odd else "no label"
+    if odd:
+        raise InputError(
+            f"{file}: the value of {', '.join(odd)} must be a whole number from 1."
         )
-        raise InputError(f"{file}: {what}: write their_label = our_structure.")
+    if not structures:
+        raise InputError(f"{file} maps no label: write their_label = our_structure.")
     return LabelMap(structures, {name: int(value) for name, value in values.items()})
 
 

@@ -155,7 +155,7 @@ def _entries(
         cm3 = volumes_mm3[label.name] / 1000
         if cm3:
             digits = 1 if cm3 >= 10 else 2  # noqa: PLR2004 - three figures are enough
-            found.append((label.colour, f"{label.name}  {cm3:.{digits}f} cm\u00b3"))
+            found.append((label.colour, f"{label.name}  {cm3:.{digits}f} cm3"))
         else:
             absent.append(((60, 60, 60), f"{label.name}  not found"))
     return found + absent
