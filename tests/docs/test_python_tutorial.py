@@ -11,7 +11,8 @@ import pytest
 import nnunet_bridge
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "python.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(PAGE.read_text("utf-8"))
 
 
 def test_the_tutorial_uses_every_public_function():
