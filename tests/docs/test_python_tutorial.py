@@ -30,7 +30,7 @@ def test_the_tutorial_runs_and_leaves_what_it_says(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1500,
     )
 
     assert ran.returncode == 0, ran.stderr[-2000:]
