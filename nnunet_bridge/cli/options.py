@@ -168,6 +168,13 @@ def scan_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+label_map_option = click.option(
+    "--map",
+    "map_words",
+    multiple=True,
+    metavar="FILE|THEIRS=OURS",
+    help="What another tool's labels are among ours, by name or value.",
+)
 labels_option = click.option(
     "--labels",
     "labels_file",
