@@ -32,7 +32,7 @@ from nnunet_bridge.formats.files import (
 from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
+SCHEMA = 3
 OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
 """Fields that tell of the run which last changed the dataset, not of the dataset."""
 

@@ -1,0 +1,312 @@
+"""What a model has seen in training, and how far a new image lies from it (N08).
+
+nnU-Net predicts whatever it is given: a fat image where it learnt water, a sagittal
+stack where it learnt axial ones. Nothing fails, and the result is nonsense. So every
+new image is compared with the spacings, orientations, sizes and contrasts of the
+training cases, and what differs is said with its figures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.dicom import SeriesReading
+from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.manifest import Record, read_manifest
+from nnunet_bridge.nnunet.runs import ORIGIN_FILE
+from nnunet_bridge.nnunet.schemas import TrainingRange
+
+FINGERPRINT_FILE = "dataset_fingerprint.json"
+LESS, MORE = 0.5, 2.0
+"""An image may be finer or coarser, smaller or larger, than any case by this factor."""
+
+_OF_PROCESSING = re.compile(
+    r"ORIGINAL|DERIVED|PRIMARY|SECONDARY|OTHER|NONE|M|ND|NORM|RETRO|MFSPLIT|"
+    r"COMPOSED|COMP_\w+|DIS[23]D|DIXON|FIL\w*|FM\w*|SH\w*|SN\w*|M_(FFE|SE|IR)|"
+    r"FFE|SE|IR"
+)
+"""Words of *Image Type* that say how an image was made, not what it shows."""
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+_ECHO = re.compile(r"TE ([0-9.]+) ms")
+_PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
+_AIR_HU = -500
+_AIR_SHARE = 0.01
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
+    """Return what a model has seen, or None if nobody knows.
+
+    Parameters
+    ----------
+    model_dir : Path
+        With nnU-Net's fingerprint of the training cases, or with what a packed model
+        said of itself.
+    dataset_dir : Path
+        The raw dataset; its manifest, if it has one, knows orientations and contrasts.
+    """
+    origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
+    try:
+        if origins:
+            known = read_json(origins[0])["training_range"]
+            return known and TrainingRange.model_validate(known)
+        records = _training_records(dataset_dir)
+        sizes = _of_fingerprint(model_dir / FINGERPRINT_FILE) or _of_records(records)
+        return sizes and TrainingRange.model_validate(sizes | _looks_of(records))
+    except _MALFORMED:
+        return None
+
+
+def require_one_channel(channels: Sequence[str]) -> None:
+    """Refuse a model that reads several images of a case at once.
+
+    Raises
+    ------
+    InputError
+        N08.
+    """
+    if len(channels) != 1:
+        raise InputError(
+            f"The model reads {len(channels)} channels ({', '.join(channels)}), and an "
+            "image given to `predict` is one: train on one channel, or use nnU-Net's "
+            "own commands.",
+            code="N08",
+        )
+
+
+def unlike_training(
+    volume: Volume,
+    series: SeriesReading | None,
+    seen: TrainingRange | None,
+    channel: str,
+) -> tuple[Finding, ...]:
+    """Return a warning for everything in which an image is unlike the training cases.
+
+    Parameters
+    ----------
+    volume : Volume
+        As the network will see it.
+    series : SeriesReading or None
+        What its headers said; None if it was no DICOM.
+    seen : TrainingRange or None
+        None if nobody knows; then only the channel's name counts.
+    channel : str
+        How the model calls its image; nnU-Net takes ``CT`` literally.
+    """
+    said: list[str] = []
+    if seen is not None:
+        said += _other_spacing(volume.grid, seen)
+        said += _other_orientation(volume.grid, seen)
+        said += _other_size(volume.grid, seen)
+    if series is not None:
+        said += _other_contrast(series, seen, channel)
+    elif not _learnt_ct(seen, channel):
+        said += _looks_like_ct(volume)
+    return tuple(Finding("N08", Outcome.WARNED, sentence) for sentence in said)
+
+
+def _other_spacing(grid: Grid, seen: TrainingRange) -> list[str]:
+    spacing = grid.spacing_mm
+    low = np.array(seen.smallest_spacing_mm)
+    high = np.array(seen.largest_spacing_mm)
+    if np.all((spacing >= LESS * low) & (spacing <= MORE * high)):
+        return []
+    return [
+        f"Its voxels are {_by(spacing)} mm, those of the training were "
+        f"{_ranges(low, high)} mm: beyond half or twice that, the model has seen "
+        "nothing like it."
+    ]
+
+
+def _other_orientation(grid: Grid, seen: TrainingRange) -> list[str]:
+    letters = grid.axis_letters
+    if not seen.orientations or letters in seen.orientations:
+        return []
+    plane, planes = _plane(letters), sorted(set(map(_plane, seen.orientations)))
+    trained = ", ".join(seen.orientations)
+    if plane not in planes:
+        return [
+            f"Its slices are {plane} (axes run {letters}), those of the training were "
+            f"{' and '.join(planes)} ({trained})."
+        ]
+    return [
+        f"Its axes run {letters}, those of the training {trained}: the network sees "
+        "it turned or mirrored. Give the DICOM files, or reorient it."
+    ]
+
+
+def _other_size(grid: Grid, seen: TrainingRange) -> list[str]:
+    size = grid.spacing_mm * grid.shape
+    low = np.multiply(seen.smallest_spacing_mm, seen.smallest_shape)
+    high = np.multiply(seen.largest_spacing_mm, seen.largest_shape)
+    if np.all((size >= LESS * low) & (size <= MORE * high)):
+        return []
+    longer = bool(size[2] > MORE * high[2])
+    way_out = " `--region auto` or `--slices` cuts it." if longer else ""
+    return [
+        f"It covers {_by(size.round())} mm, the training covered "
+        f"{_ranges(low.round(), high.round())} mm: another part of the body?{way_out}"
+    ]
+
+
+def _other_contrast(
+    series: SeriesReading, seen: TrainingRange | None, channel: str
+) -> list[str]:
+    said, contrast = [], series.contrast
+    modalities = seen.modalities if seen is not None else None
+    if not modalities and channel.upper() == "CT":
+        modalities = ["CT"]
+    if modalities and contrast.modality not in modalities:
+        said.append(
+            f"It is {contrast.modality or 'of no stated modality'}, the model learnt "
+            f"{' and '.join(modalities)}."
+        )
+    if seen is None:
+        return said
+    words = contrast_words(contrast.image_type)
+    trained = seen.image_types
+    if trained and words not in [sorted(kind) for kind in trained]:
+        kinds = " or ".join("\\".join(kind) or "no word of contrast" for kind in trained)
+        said.append(
+            f"Its Image Type says {_kind(words)}, that of the training {kinds}: another "
+            "contrast? Name the one you trained on with --image-type."
+        )
+    echo_ms, echoes = contrast.echo_time_ms, seen.echo_times_ms
+    if echo_ms and echoes and not LESS * echoes[0] <= echo_ms <= MORE * echoes[1]:
+        said.append(
+            f"Its echo time is {echo_ms:g} ms, that of the training {echoes[0]:g} to "
+            f"{echoes[1]:g} ms: another contrast?"
+        )
+    return said
+
+
+def _looks_like_ct(volume: Volume) -> list[str]:
+    share = float(np.mean(volume.voxels < _AIR_HU))
+    if share < _AIR_SHARE:
+        return []
+    return [
+        f"{share:.0%} of its voxels lie below {_AIR_HU}, as air in CT does; the model "
+        "learnt no CT."
+    ]
+
+
+def _learnt_ct(seen: TrainingRange | None, channel: str) -> bool:
+    modalities = (seen.modalities if seen is not None else None) or []
+    return "CT" in (*modalities, channel.upper())
+
+
+def contrast_words(image_type: Iterable[str]) -> list[str]:
+    """Return the words of an *Image Type* that tell of contrast, sorted.
+
+    Examples
+    --------
+    >>> contrast_words(["DERIVED", "PRIMARY", "M", "NORM", "WATER", "DIS2D"])
+    ['WATER']
+    """
+    words = {word.strip().upper().replace(" ", "_") for word in image_type}
+    return sorted(
+        word
+        for word in words
+        if _WORD.fullmatch(word) and not _OF_PROCESSING.fullmatch(word)
+    )
+
+
+def _training_records(dataset_dir: Path) -> list[Record]:
+    try:
+        records = read_manifest(dataset_dir)["cases"]
+    except InputError:
+        return []
+    return [r for r in records if r.get("outputs") and r["split"] == "train"]
+
+
+def _of_fingerprint(file: Path) -> dict[str, Any] | None:
+    """Return the spacings and shapes that nnU-Net wrote down, as i, j and k."""
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    return _sizes(
+        [row[::-1] for row in content["spacings"]],
+        [row[::-1] for row in content["shapes_after_crop"]],
+    )
+
+
+def _of_records(records: Sequence[Record]) -> dict[str, Any] | None:
+    places = [record["geometry"] for record in records]
+    if not places:
+        return None
+    return _sizes([p["spacing_mm"] for p in places], [p["shape"] for p in places])
+
+
+def _sizes(
+    spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    by_axis = list(zip(*spacings_mm, strict=True)), list(zip(*shapes, strict=True))
+    return {
+        "cases": len(spacings_mm),
+        "smallest_spacing_mm": [min(axis) for axis in by_axis[0]],
+        "largest_spacing_mm": [max(axis) for axis in by_axis[0]],
+        "smallest_shape": [min(axis) for axis in by_axis[1]],
+        "largest_shape": [max(axis) for axis in by_axis[1]],
+    }
+
+
+def _looks_of(records: Sequence[Record]) -> dict[str, Any]:
+    """Return orientations and contrasts, as far as the manifest tells them."""
+    if not records:
+        return {}
+    contrasts = [record.get("contrast") or _from_group(record) for record in records]
+    modalities = {c["modality"] for c in contrasts if c.get("modality")}
+    kinds = {tuple(contrast_words(c["image_type"])) for c in contrasts}
+    echoes = [c["echo_time_ms"] for c in contrasts if c["echo_time_ms"]]
+    return {
+        "orientations": sorted({_letters_of(record) for record in records}),
+        "modalities": sorted(filter(_WORD.fullmatch, modalities)) or None,
+        "image_types": [list(kind) for kind in sorted(kinds)],
+        "echo_times_ms": [min(echoes), max(echoes)] if echoes else None,
+    }
+
+
+def _from_group(record: Record) -> dict[str, Any]:
+    """Return what a manifest of schema 2 tells of the contrast."""
+    image_type, _, rest = record["group"].partition(", ")
+    echo = _ECHO.search(rest)
+    return {
+        "image_type": image_type.split("\\"),
+        "echo_time_ms": float(echo[1]) if echo else None,
+    }
+
+
+def _letters_of(record: Record) -> str:
+    directions = np.array(record["geometry"]["direction"]).reshape(3, 3).T
+    affine = np.eye(4)
+    affine[:3, :3] = directions
+    return Grid((1, 1, 1), affine).axis_letters
+
+
+def _plane(letters: str) -> str:
+    return _PLANES.get(letters[2], "axial")
+
+
+def _kind(words: Sequence[str]) -> str:
+    return "\\".join(words) or "no word of contrast"
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _ranges(low: Iterable[float], high: Iterable[float]) -> str:
+    return " x ".join(
+        f"{a:.4g}" if a == b else f"{a:.4g} to {b:.4g}"
+        for a, b in zip(low, high, strict=True)
+    )
