@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import (

@@ -28,7 +28,9 @@ def scan_folders(folder: Path) -> tuple[Path, ...]:
         index) only subfolders with images count.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matters about a header, the reader checks
+        warnings.simplefilter(
+            "ignore"
+        )  # what matters about a header, the reader checks
         found = _scans(folder, of_medium=(folder / INDEX).is_file())
     return (folder,) if len(found) == 1 and (folder / INDEX).is_file() else found
 
@@ -59,7 +61,9 @@ def _visible(folder: Path) -> list[Path]:
 
 def _first_study(folder: Path) -> str | None:
     """Return the study of the first slice in `folder` or below, or None without one."""
-    return next((s for file in _files(folder) if (s := _study_of(file)) is not None), None)
+    return next(
+        (s for file in _files(folder) if (s := _study_of(file)) is not None), None
+    )
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -84,34 +84,50 @@ def require_one_channel(channels: Sequence[str]) -> None:
         )
 
 
-def unlike_training(
+def unlike_place(grid: Grid, seen: TrainingRange | None) -> tuple[Finding, ...]:
+    """Return a warning for a spacing, orientation or size unlike the training cases.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of what the network will see.
+    seen : TrainingRange or None
+        None if nobody knows.
+    """
+    if seen is None:
+        return ()
+    said = [
+        *_other_spacing(grid, seen),
+        *_other_orientation(grid, seen),
+        *_other_size(grid, seen),
+    ]
+    return _warnings(said)
+
+
+def unlike_contrast(
     volume: Volume,
     series: SeriesReading | None,
     seen: TrainingRange | None,
     channel: str,
 ) -> tuple[Finding, ...]:
-    """Return a warning for everything in which an image is unlike the training cases.
+    """Return a warning for a modality or contrast unlike the training cases.
 
     Parameters
     ----------
     volume : Volume
-        As the network will see it.
     series : SeriesReading or None
-        What its headers said; None if it was no DICOM.
+        What its headers said; None if it was no DICOM, then only its values tell.
     seen : TrainingRange or None
         None if nobody knows; then only the channel's name counts.
     channel : str
         How the model calls its image; nnU-Net takes ``CT`` literally.
     """
-    said: list[str] = []
-    if seen is not None:
-        said += _other_spacing(volume.grid, seen)
-        said += _other_orientation(volume.grid, seen)
-        said += _other_size(volume.grid, seen)
     if series is not None:
-        said += _other_contrast(series, seen, channel)
-    elif not _learnt_ct(seen, channel):
-        said += _looks_like_ct(volume)
+        return _warnings(_other_contrast(series, seen, channel))
+    return () if _learnt_ct(seen, channel) else _warnings(_looks_like_ct(volume))
+
+
+def _warnings(said: Iterable[str]) -> tuple[Finding, ...]:
     return tuple(Finding("N08", Outcome.WARNED, sentence) for sentence in said)
 
 
@@ -122,9 +138,11 @@ def _other_spacing(grid: Grid, seen: TrainingRange) -> list[str]:
     if np.all((spacing >= LESS * low) & (spacing <= MORE * high)):
         return []
     return [
-        f"Its voxels are {_by(spacing)} mm, those of the training were "
-        f"{_ranges(low, high)} mm: beyond half or twice that, the model has seen "
-        "nothing like it."
+        (
+            f"Its voxels are {_by(spacing)} mm, those of the training were "
+            f"{_ranges(low, high)} mm: beyond half or twice that, the model has seen "
+            "nothing like it."
+        )
     ]
 
 
@@ -136,12 +154,16 @@ def _other_orientation(grid: Grid, seen: TrainingRange) -> list[str]:
     trained = ", ".join(seen.orientations)
     if plane not in planes:
         return [
-            f"Its slices are {plane} (axes run {letters}), those of the training were "
-            f"{' and '.join(planes)} ({trained})."
+            (
+                f"Its slices are {plane} (axes run {letters}), those of the training were "
+                f"{' and '.join(planes)} ({trained})."
+            )
         ]
     return [
-        f"Its axes run {letters}, those of the training {trained}: the network sees "
-        "it turned or mirrored. Give the DICOM files, or reorient it."
+        (
+            f"Its axes run {letters}, those of the training {trained}: the network sees "
+            "it turned or mirrored. Give the DICOM files, or reorient it."
+        )
     ]
 
 
@@ -154,8 +176,10 @@ def _other_size(grid: Grid, seen: TrainingRange) -> list[str]:
     longer = bool(size[2] > MORE * high[2])
     way_out = " `--region auto` or `--slices` cuts it." if longer else ""
     return [
-        f"It covers {_by(size.round())} mm, the training covered "
-        f"{_ranges(low.round(), high.round())} mm: another part of the body?{way_out}"
+        (
+            f"It covers {_by(size.round())} mm, the training covered "
+            f"{_ranges(low.round(), high.round())} mm: another part of the body?{way_out}"
+        )
     ]
 
 
@@ -176,7 +200,9 @@ def _other_contrast(
     words = contrast_words(contrast.image_type)
     trained = seen.image_types
     if trained and words not in [sorted(kind) for kind in trained]:
-        kinds = " or ".join("\\".join(kind) or "no word of contrast" for kind in trained)
+        kinds = " or ".join(
+            "\\".join(kind) or "no word of contrast" for kind in trained
+        )
         said.append(
             f"Its Image Type says {_kind(words)}, that of the training {kinds}: another "
             "contrast? Name the one you trained on with --image-type."
@@ -195,8 +221,10 @@ def _looks_like_ct(volume: Volume) -> list[str]:
     if share < _AIR_SHARE:
         return []
     return [
-        f"{share:.0%} of its voxels lie below {_AIR_HU}, as air in CT does; the model "
-        "learnt no CT."
+        (
+            f"{share:.0%} of its voxels lie below {_AIR_HU}, as air in CT does; the model "
+            "learnt no CT."
+        )
     ]
 
 
