@@ -222,7 +222,7 @@ def _as_one_word(
         given = {name: value for name, value in asked.items() if value is not None}
         command(**words, **{word: given})
 
-    for option in reversed(options.values()):
+    for option in reversed(list(options.values())):
         option(run)
     return run
 

@@ -9,7 +9,7 @@ training cases, and what differs is said with its figures.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom import SeriesReading
+from nnunet_bridge.formats.dicom.headers import Contrast
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.manifest import Record, read_manifest
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
@@ -39,6 +40,7 @@ _OF_PROCESSING = re.compile(
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _ECHO = re.compile(r"TE ([0-9.]+) ms")
 _PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
+_CT = "CT"
 _AIR_HU = -500
 _AIR_SHARE = 0.01
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -59,10 +61,12 @@ def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
     try:
         if origins:
             known = read_json(origins[0])["training_range"]
-            return known and TrainingRange.model_validate(known)
+            return TrainingRange.model_validate(known) if known else None
         records = _training_records(dataset_dir)
         sizes = _of_fingerprint(model_dir / FINGERPRINT_FILE) or _of_records(records)
-        return sizes and TrainingRange.model_validate(sizes | _looks_of(records))
+        if sizes is None:
+            return None
+        return TrainingRange.model_validate(sizes | _looks_of(records))
     except _MALFORMED:
         return None
 
@@ -122,115 +126,107 @@ def unlike_contrast(
     channel : str
         How the model calls its image; nnU-Net takes ``CT`` literally.
     """
-    if series is not None:
-        return _warnings(_other_contrast(series, seen, channel))
-    return () if _learnt_ct(seen, channel) else _warnings(_looks_like_ct(volume))
+    if series is None:
+        return () if _learnt_ct(seen, channel) else _warnings(_looks_like_ct(volume))
+    said = [*_other_modality(series.contrast, seen, channel)]
+    if seen is not None:
+        said += _other_image_type(series.contrast, seen)
+        said += _other_echo(series.contrast, seen)
+    return _warnings(said)
 
 
 def _warnings(said: Iterable[str]) -> tuple[Finding, ...]:
     return tuple(Finding("N08", Outcome.WARNED, sentence) for sentence in said)
 
 
-def _other_spacing(grid: Grid, seen: TrainingRange) -> list[str]:
+def _other_spacing(grid: Grid, seen: TrainingRange) -> Iterator[str]:
     spacing = grid.spacing_mm
     low = np.array(seen.smallest_spacing_mm)
     high = np.array(seen.largest_spacing_mm)
-    if np.all((spacing >= LESS * low) & (spacing <= MORE * high)):
-        return []
-    return [
-        (
+    if np.any((spacing < LESS * low) | (spacing > MORE * high)):
+        yield (
             f"Its voxels are {_by(spacing)} mm, those of the training were "
             f"{_ranges(low, high)} mm: beyond half or twice that, the model has seen "
             "nothing like it."
         )
-    ]
 
 
-def _other_orientation(grid: Grid, seen: TrainingRange) -> list[str]:
+def _other_orientation(grid: Grid, seen: TrainingRange) -> Iterator[str]:
     letters = grid.axis_letters
     if not seen.orientations or letters in seen.orientations:
-        return []
+        return
     plane, planes = _plane(letters), sorted(set(map(_plane, seen.orientations)))
     trained = ", ".join(seen.orientations)
     if plane not in planes:
-        return [
-            (
-                f"Its slices are {plane} (axes run {letters}), those of the training were "
-                f"{' and '.join(planes)} ({trained})."
-            )
-        ]
-    return [
-        (
-            f"Its axes run {letters}, those of the training {trained}: the network sees "
-            "it turned or mirrored. Give the DICOM files, or reorient it."
+        yield (
+            f"Its slices are {plane} (axes run {letters}), those of the training "
+            f"were {' and '.join(planes)} ({trained})."
         )
-    ]
+    else:
+        yield (
+            f"Its axes run {letters}, those of the training {trained}: the network "
+            "sees it turned or mirrored. Give the DICOM files, or reorient it."
+        )
 
 
-def _other_size(grid: Grid, seen: TrainingRange) -> list[str]:
+def _other_size(grid: Grid, seen: TrainingRange) -> Iterator[str]:
     size = grid.spacing_mm * grid.shape
     low = np.multiply(seen.smallest_spacing_mm, seen.smallest_shape)
     high = np.multiply(seen.largest_spacing_mm, seen.largest_shape)
-    if np.all((size >= LESS * low) & (size <= MORE * high)):
-        return []
-    longer = bool(size[2] > MORE * high[2])
-    way_out = " `--region auto` or `--slices` cuts it." if longer else ""
-    return [
-        (
+    if np.any((size < LESS * low) | (size > MORE * high)):
+        longer = bool(size[2] > MORE * high[2])
+        way_out = " `--region auto` or `--slices` cuts it." if longer else ""
+        yield (
             f"It covers {_by(size.round())} mm, the training covered "
-            f"{_ranges(low.round(), high.round())} mm: another part of the body?{way_out}"
+            f"{_ranges(low.round(), high.round())} mm: another part of the body?"
+            f"{way_out}"
         )
-    ]
 
 
-def _other_contrast(
-    series: SeriesReading, seen: TrainingRange | None, channel: str
-) -> list[str]:
-    said, contrast = [], series.contrast
-    modalities = seen.modalities if seen is not None else None
-    if not modalities and channel.upper() == "CT":
-        modalities = ["CT"]
-    if modalities and contrast.modality not in modalities:
-        said.append(
+def _other_modality(
+    contrast: Contrast, seen: TrainingRange | None, channel: str
+) -> Iterator[str]:
+    learnt = (seen.modalities if seen is not None else None) or []
+    if not learnt and channel.upper() == _CT:
+        learnt = [_CT]
+    if learnt and contrast.modality not in learnt:
+        yield (
             f"It is {contrast.modality or 'of no stated modality'}, the model learnt "
-            f"{' and '.join(modalities)}."
+            f"{' and '.join(learnt)}."
         )
-    if seen is None:
-        return said
-    words = contrast_words(contrast.image_type)
-    trained = seen.image_types
+
+
+def _other_image_type(contrast: Contrast, seen: TrainingRange) -> Iterator[str]:
+    words, trained = contrast_words(contrast.image_type), seen.image_types
     if trained and words not in [sorted(kind) for kind in trained]:
-        kinds = " or ".join(
-            "\\".join(kind) or "no word of contrast" for kind in trained
+        yield (
+            f"Its Image Type says {_kind(words)}, that of the training "
+            f"{' or '.join(map(_kind, trained))}: another contrast? Name the one you "
+            "trained on with --image-type."
         )
-        said.append(
-            f"Its Image Type says {_kind(words)}, that of the training {kinds}: another "
-            "contrast? Name the one you trained on with --image-type."
-        )
+
+
+def _other_echo(contrast: Contrast, seen: TrainingRange) -> Iterator[str]:
     echo_ms, echoes = contrast.echo_time_ms, seen.echo_times_ms
     if echo_ms and echoes and not LESS * echoes[0] <= echo_ms <= MORE * echoes[1]:
-        said.append(
+        yield (
             f"Its echo time is {echo_ms:g} ms, that of the training {echoes[0]:g} to "
             f"{echoes[1]:g} ms: another contrast?"
         )
-    return said
 
 
-def _looks_like_ct(volume: Volume) -> list[str]:
+def _looks_like_ct(volume: Volume) -> Iterator[str]:
     share = float(np.mean(volume.voxels < _AIR_HU))
-    if share < _AIR_SHARE:
-        return []
-    return [
-        (
-            f"{share:.0%} of its voxels lie below {_AIR_HU}, as air in CT does; the model "
-            "learnt no CT."
+    if share >= _AIR_SHARE:
+        yield (
+            f"{share:.0%} of its voxels lie below {_AIR_HU}, as air in CT does; the "
+            "model learnt no CT."
         )
-    ]
 
 
 def _learnt_ct(seen: TrainingRange | None, channel: str) -> bool:
     modalities = (seen.modalities if seen is not None else None) or []
-    return "CT" in (*modalities, channel.upper())
+    return _CT in (*modalities, channel.upper())
 
 
 def contrast_words(image_type: Iterable[str]) -> list[str]:
