@@ -18,7 +18,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.pipeline.scan_folders import scan_folders
-from nnunet_bridge.pipeline.zipped_scans import ZIP_ENDING, is_zip, unpack_scans
+from nnunet_bridge.pipeline.zipped_scans import is_zip, unpack_scans
 
 if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom import SeriesOptions, SeriesReading
@@ -208,7 +208,7 @@ def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
         found = _images_in(target, None)
         if len(found) > 1:
             return found
-        return [replace(found[0], case_id=case_id_of(file))]
+        return [replace(found[0], case_id=case_id_of(file.with_suffix("")))]
     if not file.name.endswith(NIFTI_ENDINGS):
         raise InputError(
             f"{file} is no NIfTI file (.nii, .nii.gz) and no zip; for DICOM name its "
@@ -234,7 +234,7 @@ def case_id_of(path: Path) -> str:
     ('msk_013', 'Anna-s-left-leg')
     """
     name = path.absolute().name
-    for ending in (*NIFTI_ENDINGS, ZIP_ENDING):
+    for ending in NIFTI_ENDINGS:
         name = name.removesuffix(ending)
     name = re.sub(r"(_\d{4})+$", "", name) or name
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:_LONGEST_ID]
