@@ -15,7 +15,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.nifti import write_volume
+from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import Card, TrainingRange, validated
 from nnunet_bridge.pipeline import predict
 from nnunet_bridge.pipeline.convert import convert_study
@@ -29,6 +29,9 @@ from nnunet_bridge.pipeline.training_range import (
 )
 
 WATER = ["ORIGINAL", "PRIMARY", "M", "WATER"]
+TE_SAID = (
+    "Its echo time is 80 ms, that of the training 2.46 to 2.46 ms: another contrast?"
+)
 CORONAL = (1, 0, 0, 0, 0, -1)
 
 
@@ -101,7 +104,7 @@ def test_an_image_like_the_training_is_not_warned_of(tmp_path, seen):
     ("slices", "image_type", "said"),
     [
         (
-            base(px=(1.6, 1.6)),
+            base(px=(1.6, 1.6), size=24),
             WATER,
             r"voxels are 1\.6 x 1\.6 x 4 mm.*0\.75 x 0\.75 x 4",
         ),
@@ -129,7 +132,7 @@ def test_N08_what_the_model_has_not_seen_is_warned_of_with_its_figures(
     assert re.search(said, finding.message), finding.message
 
 
-def test_N08_a_spacing_at_half_and_at_twice_the_range_passes(tmp_path, seen):
+def test_N08_a_spacing_at_half_and_at_twice_the_range_passes(seen):
     for factor in (0.5, 2.0):
         grid = Grid((32, 32, 12), np.diag([0.75 * factor, 0.75, 4.0, 1.0]))
         spoken = [f.message for f in unlike_place(grid, seen)]
@@ -148,12 +151,11 @@ def test_N08_another_echo_time_and_another_modality_are_warned_of(tmp_path, seen
 
     assert messages == [
         "It is CT, the model learnt MR.",
-        "Its echo time is 80 ms, that of the training 2.46 to 2.46 ms: another "
-        "contrast?",
+        TE_SAID,
     ]
 
 
-def test_N08_a_nifti_that_was_stored_the_other_way_round_is_warned_of(tmp_path, seen):
+def test_N08_a_nifti_that_was_stored_the_other_way_round_is_warned_of(seen):
     affine = np.diag([-0.75, 0.75, 4.0, 1.0])
     (finding,) = unlike_place(Grid((32, 32, 12), affine), seen)
 
@@ -214,7 +216,7 @@ def test_a_card_of_an_older_version_is_still_read_and_stays_as_it_was():
 def test_N08_an_unpacked_model_warns_by_what_its_card_said(tmp_path, seen, monkeypatch):
     workspace = finished_workspace(tmp_path)
     (fold_dir,) = workspace.results_dir.glob("*/*/fold_0")
-    (fold_dir / "origin.json").write_text(
+    (fold_dir / ORIGIN_FILE).write_text(
         json.dumps({"training_range": seen.model_dump()})
     )
     assert training_range(fold_dir.parent, tmp_path).orientations == ["LPS"]
@@ -242,10 +244,3 @@ def test_N08_a_model_of_two_channels_is_refused_before_anything_is_read(tmp_path
 
     assert caught.value.code == "N08"
     assert not (tmp_path / "out").exists()
-
-
-def test_write_volume_keeps_the_orientation_that_is_compared(tmp_path, seen):
-    grid = Grid((32, 32, 12), np.diag([-0.75, -0.75, 4.0, 1.0]))
-    write_volume(tmp_path / "a.nii.gz", Volume(grid, np.zeros(grid.shape, np.int16)))
-
-    assert read_image(tmp_path / "a.nii.gz").volume.grid.axis_letters == "RAS"
