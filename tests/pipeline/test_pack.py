@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tiny_model import (
     pickled_checkpoint,
     run_of,
     tiny_plans,
+    untrained_network,
     write_model,
     zipped,
 )
@@ -92,20 +92,9 @@ def trained(tmp_path_factory):
 
 def real_checkpoint(run, plans):
     """Return what nnU-Net 2.8.1 saves at the end of a training, with planted names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    import torch
 
-        planned = plans["configurations"][run.configuration]["architecture"]
-        torch.manual_seed(7)
-        network = get_network_from_plans(
-            planned["network_class_name"],
-            planned["arch_kwargs"],
-            planned["_kw_requires_import"],
-            1,
-            3,
-        )
+    network = untrained_network(plans, run.configuration)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.99)
     weights = network.state_dict()
     name, last = list(weights.items())[-1]

@@ -283,8 +283,10 @@ def test_the_command_refuses_words_that_do_not_go_together(tmp_path, words, mess
         list(
             map(
                 str,
-                ["predict", DATASET, image, "-o", tmp_path / "out", *words]
-                + ["-w", workspace.raw_dir.parent],
+                [
+                    *("predict", DATASET, image, "-o", tmp_path / "out", *words),
+                    *("-w", workspace.raw_dir.parent),
+                ],
             )
         ),
     )
