@@ -17,6 +17,7 @@ GRID = Grid((12, 10, 60), np.diag([1.0, 1.0, 2.0, 1.0]))
 
 def finished_workspace(root, **words):
     """Return a workspace with one finished 2d model; its weights are nobody's."""
+    root.mkdir(exist_ok=True)
     found = Workspace.at(root, environment={})
     write_model(found, run_of(), HARMLESS, **words)
     return found

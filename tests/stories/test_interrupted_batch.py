@@ -238,6 +238,7 @@ def test_N03_a_labelmap_that_is_still_being_written_is_not_taken(
 @pytest.mark.training
 def test_N03_a_batch_of_nnunet_itself_is_killed_and_goes_on_where_it_was(tmp_path):
     """Real networks of a few thousand weights, which nobody trained."""
+    (tmp_path / "work").mkdir()
     workspace = Workspace.at(tmp_path / "work", environment={})
     plans = tiny_plans()
     write_model(workspace, run_of(), untrained_checkpoint(run_of(), plans), plans=plans)
