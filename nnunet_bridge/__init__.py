@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.evaluate import score_folders
     from nnunet_bridge.pipeline.mesh import mesh_labels
     from nnunet_bridge.pipeline.plan import plan_dataset
-    from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+    from nnunet_bridge.pipeline.predict import predict_images
+    from nnunet_bridge.pipeline.predicted import PredictionOptions
     from nnunet_bridge.pipeline.study import compare_dataset
     from nnunet_bridge.pipeline.train import train_dataset
 
@@ -54,7 +55,7 @@ _HOMES = {
     "Grid": "core.grid",
     "LabelTable": "core.image",
     "Labelmap": "core.image",
-    "PredictionOptions": "pipeline.predict",
+    "PredictionOptions": "pipeline.predicted",
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
-from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.formats.files import sha256_of, without_quotes
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.formats.preview import write_preview
@@ -21,17 +20,14 @@ from nnunet_bridge.formats.slicer_write import write_labelmap_segmentation
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region, put_back
+from nnunet_bridge.pipeline.finished_case import file_hashes
 from nnunet_bridge.pipeline.mesh import write_meshes
 
-CASE_RECORD = "prediction.json"
 CASE_SEGMENTATION = "labels.seg.nrrd"
 CASE_DICOM_SEG = "labels.dcm"
 CASE_PREVIEW = "preview.png"
 CASE_VOLUMES = "volumes.csv"
 CASE_MESHES = "meshes"
-
-_QUOTED = re.compile("\u201c[^\u201d]*\u201d")
-"""Names of files and series stand in quotation marks, and may tell a patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +47,26 @@ class PredictedImage:
     """A prediction, and all that its files tell of it."""
 
     case_id: str
-    labelmap: Labelmap
-    """On the grid of the image."""
+    seen: Labelmap
+    """On the slices that the network saw."""
 
     image: Volume
+    """On the same slices."""
+
+    cut: Region | None
+    """Which slices of the input these are; None if they are all."""
+
     region: Region | None
-    """What the image was cropped from; None if nothing was."""
+    """What the input was cropped from when it was converted; None if nothing was."""
 
     slices: tuple[SourceSlice, ...]
     """Where the slices of a DICOM series lie on the disk; empty for other images."""
 
     algorithm: Algorithm
+
+    def labelmap(self) -> Labelmap:
+        """Return the prediction on the grid of the input."""
+        return self.seen if self.cut is None else put_back(self.seen, self.cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ def write_outputs(
     Refused
         If a DICOM SEG is asked for that cannot refer to the image (N10).
     """
-    labelmap = predicted.labelmap
+    labelmap = predicted.labelmap()
     labels_file = case_dir / CASE_LABELS
     shutil.rmtree(case_dir / CASE_MESHES, ignore_errors=True)
     write_labelmap(labels_file, labelmap)
@@ -105,7 +110,10 @@ def write_outputs(
     volumes = structure_volumes(labelmap, case_id=predicted.case_id)
     write_volumes(case_dir / CASE_VOLUMES, volumes)
     write_preview(
-        case_dir / CASE_PREVIEW, predicted.image, labelmap, title=predicted.case_id
+        case_dir / CASE_PREVIEW,
+        predicted.image,
+        predicted.seen,
+        title=predicted.case_id,
     )
     findings: tuple[Finding, ...] = ()
     (case_dir / CASE_SEGMENTATION).unlink(missing_ok=True)
@@ -113,19 +121,15 @@ def write_outputs(
     if wanted.seg_nrrd:
         write_labelmap_segmentation(case_dir / CASE_SEGMENTATION, labelmap)
     if wanted.dicom_seg:
-        findings = _write_dicom_seg(case_dir / CASE_DICOM_SEG, predicted)
+        whole = labelmap
+        if predicted.region is not None:
+            whole = put_back(labelmap, predicted.region)
+        findings = write_dicom_seg(
+            case_dir / CASE_DICOM_SEG, whole, predicted.slices, predicted.algorithm
+        )
     if wanted.meshes:
         write_meshes(labelmap, case_dir / CASE_MESHES)
-    return WrittenOutputs(hashes, output_hashes(case_dir), findings)
-
-
-def output_hashes(case_dir: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a case except its record, by name."""
-    return {
-        file.relative_to(case_dir).as_posix(): sha256_of(file)
-        for file in sorted(case_dir.rglob("*"))
-        if file.is_file() and file.name != CASE_RECORD
-    }
+    return WrittenOutputs(hashes, file_hashes(case_dir), findings)
 
 
 def findings_record(findings: Iterable[Finding]) -> list[JsonObject]:
@@ -134,7 +138,7 @@ def findings_record(findings: Iterable[Finding]) -> list[JsonObject]:
         {
             "code": finding.code,
             "outcome": str(finding.outcome),
-            "message": _QUOTED.sub("(a name)", finding.message),
+            "message": without_quotes(finding.message),
         }
         for finding in findings
     ]
@@ -154,14 +158,6 @@ def refuse_without_slices(slices: tuple[SourceSlice, ...]) -> None:
             "The image was resampled from its DICOM series, so that no DICOM SEG can "
             "refer to the slices: leave out --dicom-seg or --resample.",
         )
-
-
-def _write_dicom_seg(file: Path, predicted: PredictedImage) -> tuple[Finding, ...]:
-    """Write the DICOM SEG on the grid of the whole series."""
-    labelmap = predicted.labelmap
-    if predicted.region is not None:
-        labelmap = put_back(labelmap, predicted.region)
-    return write_dicom_seg(file, labelmap, predicted.slices, predicted.algorithm)
 
 
 def write_whole_scan(

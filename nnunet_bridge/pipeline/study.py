@@ -33,11 +33,8 @@ from nnunet_bridge.pipeline.inputs import case_id_of
 from nnunet_bridge.pipeline.label_files import label_files
 from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
-from nnunet_bridge.pipeline.predict import (
-    PredictionOptions,
-    PredictSummary,
-    predict_images,
-)
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions, PredictSummary
 from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
 from nnunet_bridge.pipeline.run_facts import ModelRun, fold_run
 from nnunet_bridge.pipeline.train import TrainSummary, train_dataset

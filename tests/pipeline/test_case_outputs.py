@@ -25,7 +25,8 @@ from nnunet_bridge.pipeline.case_outputs import (
     write_outputs,
 )
 from nnunet_bridge.pipeline.inputs import read_image
-from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions
 
 TABLE = LabelTable.from_names(["tibia_left", "femur_left"])
 ALL = WantedOutputs(meshes=True, seg_nrrd=True, dicom_seg=True)

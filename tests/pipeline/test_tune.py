@@ -19,7 +19,8 @@ from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import predict, tune
 from nnunet_bridge.pipeline.models import choose_model
-from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions
 from nnunet_bridge.pipeline.tune import tune_cleaning, tuned_rules
 
 DATASET = "Dataset001_Leg"

@@ -15,6 +15,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume, VoxelArray
 from nnunet_bridge.formats.dicom.folder import FileAccount, Scan, scan_folder
 from nnunet_bridge.formats.dicom.groups import choose
+from nnunet_bridge.formats.dicom.headers import Contrast
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.dicom.pixels import read_pixels
 from nnunet_bridge.formats.dicom.stack import Stack, arrange
@@ -53,6 +54,9 @@ class SeriesReading:
 
     rejected_groups: tuple[str, ...]
     """The same of what was left out."""
+
+    contrast: Contrast
+    """Modality, image type and echo of what was read; tells no patient."""
 
     declared_thickness_mm: float | None
     declared_spacing_mm: float | None
@@ -126,6 +130,7 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         rescale_intercepts=pixels.intercepts,
         group=chosen.kind,
         rejected_groups=tuple(group.kind for group in rejected),
+        contrast=first.contrast,
         declared_thickness_mm=first.thickness_mm,
         declared_spacing_mm=first.declared_spacing_mm,
         interventions=_interventions(stack, options),
