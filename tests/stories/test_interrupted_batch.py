@@ -37,7 +37,7 @@ from nnunet_bridge.pipeline.predict import predict_images
 from nnunet_bridge.pipeline.predicted import PredictionOptions
 
 CASES = [f"leg_{number}" for number in range(5)]
-WAIT_S = 120
+WAIT_S = 600
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_N03_a_batch_of_nnunet_itself_is_killed_and_goes_on_where_it_was(tmp_pat
     workspace = Workspace.at(tmp_path / "work", environment={})
     plans = tiny_plans()
     write_model(workspace, run_of(), untrained_checkpoint(run_of(), plans), plans=plans)
-    grid = Grid((64, 64, 24), np.diag([0.8, 0.8, 3.0, 1.0]))
+    grid = Grid((48, 48, 24), np.diag([0.8, 0.8, 3.0, 1.0]))
     for case in CASES:
         image_with_bone(tmp_path / "images" / f"{case}.nii.gz", 5, 20, grid=grid)
     command = [
