@@ -20,6 +20,11 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.quality import (
+    Quality,
+    TrainingStructures,
+    lights_said,
+)
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import (
@@ -48,6 +53,13 @@ from nnunet_bridge.pipeline.case_outputs import WantedOutputs, write_outputs
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
 from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.network_prediction import predict_folder
+from nnunet_bridge.pipeline.quality import (
+    QUALITY_PAGE,
+    case_quality,
+    recorded_quality,
+    write_quality,
+)
+from nnunet_bridge.pipeline.training_structures import known_structures
 from nnunet_bridge.pipeline.tune import tuned_rules
 
 TUNED = "tuned"
@@ -81,6 +93,8 @@ class PredictedCase:
     findings: tuple[Finding, ...]
     volumes_mm3: dict[str, float]
     files: tuple[str, ...]
+    quality: Quality | None = None
+    """Its light; None if it was refused, or predicted before there were lights."""
 
     @property
     def outcome(self) -> Outcome:
@@ -96,6 +110,7 @@ class PredictedCase:
             "messages": [finding.message for finding in self.findings],
             "volumes_mm3": self.volumes_mm3,
             "files": list(self.files),
+            "quality": self.quality.as_json() if self.quality else None,
         }
 
 
@@ -136,6 +151,14 @@ class PredictSummary:
             said = f"{volumes} cm3" if volumes else "not predicted"
             lines.append(f"  {case.case_id:16} {case.outcome!s:9} {said}")
             lines += [f"    {finding}" for finding in case.findings]
+            if case.quality:
+                lines += [f"    {reason}" for reason in case.quality.concerns]
+        lit = [case.quality for case in self.cases if case.quality]
+        if lit:
+            lines.append(
+                f"Lights: {lights_said(lit)}; the worst first in "
+                f"{self.out / QUALITY_PAGE}"
+            )
         return "\n".join(lines)
 
 
@@ -172,7 +195,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     chosen_model = choose_model(
         workspace, dataset, configurations, folds, budget, kind=model
     )
-    description = next(_model_dirs(workspace, chosen_model)) / "dataset.json"
+    model_dir = next(_model_dirs(workspace, chosen_model))
+    description = model_dir / "dataset.json"
     labels = RawDataset.open(description.parent).labels
     rules = _rules(workspace, chosen_model, labels, wishes.clean)
     machine = this_machine()
@@ -181,8 +205,12 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     shown.stage(f"predict {chosen_model.name}", 3 * len(sources))
+    training = known_structures(workspace, dataset, model_dir)
     with _work_folder(out) as work:
-        story = _Story(workspace, chosen_model, labels, out, work, wishes, rules, shown)
+        story = _Story(
+            *(workspace, chosen_model, labels, out, work),
+            *(wishes, rules, training, shown),
+        )
         cases = story.predict(sources, shared_among(1, chosen, machine))
     write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
@@ -197,6 +225,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
             )
         ],
     )
+    write_quality(out, labels)
     return PredictSummary(dataset, chosen_model.reason, cases, out)
 
 
@@ -224,6 +253,9 @@ class _Story:
     options: PredictionOptions
     rules: Mapping[str, CleaningRule]
     """How each structure is cleaned."""
+
+    training: TrainingStructures | None
+    """What the training labels say of the structures, if anybody knows."""
 
     progress: Progress
 
@@ -297,6 +329,7 @@ class _Story:
         record.unlink(missing_ok=True)
         wanted = WantedOutputs(meshes=self.options.meshes)
         hashes = write_outputs(case_dir, labelmap, known.region, wanted)
+        quality = case_quality(labelmap, predicted_dir, case_id, self.training)
         write_json(
             record,
             {
@@ -306,10 +339,11 @@ class _Story:
                 "budget": self.model.budget,
                 "cleaning": account,
                 "volumes_mm3": labelmap.volumes_mm3(),
+                "quality": quality.as_json(),
                 **hashes,
             },
         )
-        return self._case(case_id, labelmap.volumes_mm3(), known.findings)
+        return self._case(case_id, labelmap.volumes_mm3(), known.findings, quality)
 
     def _finished(
         self, case_id: str, facts: JsonObject, findings: tuple[Finding, ...]
@@ -329,20 +363,22 @@ class _Story:
             and known.get("whole_scan_sha256") == sha256_of(whole_file)
         ):
             return None
-        return self._case(case_id, known["volumes_mm3"], findings)
+        quality = recorded_quality(known)
+        return self._case(case_id, known["volumes_mm3"], findings, quality)
 
     def _case(
         self,
         case_id: str,
         volumes_mm3: dict[str, float],
         findings: tuple[Finding, ...],
+        quality: Quality | None,
     ) -> PredictedCase:
         files = sorted(
             str(file.relative_to(self.out))
             for file in (self.out / case_id).rglob("*")
             if file.is_file()
         )
-        return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+        return PredictedCase(case_id, findings, volumes_mm3, tuple(files), quality)
 
 
 def _region_of(source: ImageSource) -> Region | None:
