@@ -14,15 +14,21 @@ light, compares it with the Dice, and writes a table and a picture.
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.stats import rankdata
 
+from nnunet_bridge.core.quality import Light, MemberAgreement, Quality
+from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.commands import (
     ensemble_command,
     nnunet_environment,
@@ -31,8 +37,12 @@ from nnunet_bridge.nnunet.commands import (
     shared_among,
 )
 from nnunet_bridge.nnunet.machine import this_machine
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.ops.metrics import bone_scores
+from nnunet_bridge.ops.quality import judge
 from nnunet_bridge.pipeline.models import choose_model
+from nnunet_bridge.pipeline.training_structures import known_structures
 
 DATASET = "Dataset004_Hippocampus"
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -192,8 +202,261 @@ def predict(workspace, work):
         pass
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One prediction, its light, and how good it is in truth."""
+
+    case: str
+    way: str
+    quality: Quality
+    dice: tuple[float, ...]
+    """Of the structures that either side holds."""
+
+    chosen_on: bool
+    """Whether the thresholds were chosen on this patient."""
+
+    @property
+    def lowest(self):
+        return self.quality.lowest_agreement
+
+    @property
+    def least_dice(self):
+        return min(self.dice)
+
+    @property
+    def mean_dice(self):
+        return float(np.mean(self.dice))
+
+
+def dices(one, other):
+    """Return label value -> Dice; None where neither holds the structure."""
+    return {
+        label.value: score.dice
+        for label, score in zip(
+            one.labels, bone_scores(one, other, case_id=""), strict=True
+        )
+    }
+
+
+def mean_of(tables):
+    """Return label value -> mean over tables of what is defined."""
+    return {
+        value: float(np.mean(known)) if known else None
+        for value in tables[0]
+        for known in [[t[value] for t in tables if t[value] is not None]]
+    }
+
+
+def judged(workspace, work):
+    """Return every held-back case, as given and degraded, with light and Dice."""
+    raw = RawDataset.open(workspace.dataset_dir(DATASET))
+    model_dir = workspace.model_dir(
+        choose_model(workspace, DATASET, ["2d"]).states[0].run
+    )
+    training = known_structures(workspace, DATASET, model_dir)
+    files = sorted((work / "references").glob(f"*{FILE_ENDING}"))
+    patients = list(dict.fromkeys(file.name.partition("-")[0] for file in files))
+    results = []
+    for file in files:
+        case, _, way = file.name.removesuffix(FILE_ENDING).partition("-")
+
+        def member(name, file=file):
+            return read_labelmap(work / name / file.name, raw.labels)
+
+        between_folds = [
+            dices(one, other)
+            for configuration in CONFIGURATIONS
+            for one, other in combinations(
+                [member(f"{configuration}-{fold}") for fold in FOLDS], 2
+            )
+        ]
+        whole = [member(f"{name}-{'-'.join(FOLDS)}") for name in CONFIGURATIONS]
+        agreement = MemberAgreement(mean_of(between_folds), dices(*whole))
+        prediction = member("mean")
+        reference = read_labelmap(file, raw.labels)
+        dice = [d for d in dices(prediction, reference).values() if d is not None]
+        results.append(
+            Judged(
+                case,
+                way.replace("_", " "),
+                judge(prediction, agreement, training),
+                tuple(dice),
+                patients.index(case) % 2 == 0,
+            )
+        )
+    return results
+
+
+def validated(workspace):
+    """Return the study's own patients, each by the fold that had not seen it.
+
+    One fold a configuration answers, so only 2d and 3d can be compared.
+    """
+    raw = RawDataset.open(workspace.dataset_dir(DATASET))
+    folders = {
+        name: workspace.model_dir(choose_model(workspace, DATASET, [name]).states[0].run)
+        for name in CONFIGURATIONS
+    }
+    training = known_structures(workspace, DATASET, folders["2d"])
+    results = []
+    for file in sorted(folders["2d"].glob(f"fold_*/validation/*{FILE_ENDING}")):
+        place = file.relative_to(folders["2d"])
+        one, other = (read_labelmap(f / place, raw.labels) for f in folders.values())
+        case = file.name.removesuffix(FILE_ENDING)
+        reference = read_labelmap(raw.label_file(case, "Tr"), raw.labels)
+        quality = judge(other, MemberAgreement(None, dices(one, other)), training)
+        dice = tuple(dices(other, reference).values())
+        results.append(Judged(case, "validation", quality, dice, chosen_on=False))
+    return results
+
+
+def spearman(x, y):
+    if len(set(x)) < 2 or len(set(y)) < 2:  # noqa: PLR2004 - no order
+        return np.nan
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def correlation(results, score, truth):
+    """Return Spearman's rho and its 95 % interval; patients are drawn, not images."""
+    by_patient = {}
+    for one in results:
+        if score(one) is not None:
+            by_patient.setdefault(one.case, []).append((score(one), truth(one)))
+    patients = list(by_patient.values())
+    rng = np.random.default_rng(20_260)
+
+    def rho(chosen):
+        pairs = [pair for patient in chosen for pair in patient]
+        return spearman(*zip(*pairs, strict=True))
+
+    drawn = [
+        rho([patients[n] for n in rng.integers(len(patients), size=len(patients))])
+        for _ in range(2000)
+    ]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return rho(patients), low, high
+
+
+def said(results, score, truth):
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*correlation(results, score, truth))
+
+
+def lowest(one):
+    return one.lowest
+
+
+def light(one):
+    return -int(one.quality.light)
+
+
+def describe(title, results):
+    """Print what the light is worth on some predictions."""
+    if not results:
+        return
+    print(f"\n{title}: {len(results)} predictions of "
+          f"{len({r.case for r in results})} patients")  # fmt: skip
+    for name, truth in (
+        ("lowest Dice", lambda r: r.least_dice),
+        ("mean Dice", lambda r: r.mean_dice),
+    ):
+        print(f"  lowest agreement ~ {name}: {said(results, lowest, truth)}; "
+              f"light ~ {name}: {said(results, light, truth)}")  # fmt: skip
+    for level in reversed(Light):
+        own = [r.least_dice for r in results if r.quality.light is level]
+        spread = "  ".join(f"{v:.2f}" for v in np.percentile(own, [0, 50, 100])) if own else "-"
+        print(f"  {level!s:6} {len(own):4}  lowest Dice, least, median, most: {spread}")
+    for limit in LOW_DICE:
+        low = [r for r in results if r.least_dice < limit]
+        fine = [r for r in results if r.least_dice >= limit]
+        noticed = sum(r.quality.light > Light.GREEN for r in low)
+        false = sum(r.quality.light > Light.GREEN for r in fine)
+        red = sum(r.quality.light is Light.RED for r in low)
+        false_red = sum(r.quality.light is Light.RED for r in fine)
+        print(f"  Dice below {limit}: noticed {noticed} of {len(low)} (red {red}); "
+              f"others lit for nothing {false} of {len(fine)} (red {false_red})")  # fmt: skip
+
+
+LOW_DICE = (0.7, 0.8)
+"""A structure below is called low."""
+
+
+def by_way(results):
+    print("\nway                n  red amber green  lowest Dice: least median  agreement: median")
+    for way in dict.fromkeys(r.way for r in results):
+        own = [r for r in results if r.way == way]
+        lights = [sum(r.quality.light is level for r in own) for level in reversed(Light)]
+        least = [r.least_dice for r in own]
+        agreed = [r.lowest for r in own if r.lowest is not None]
+        print(f"{way:16} {len(own):3} {lights[0]:4} {lights[1]:5} {lights[2]:5} "
+              f"{min(least):17.2f} {np.median(least):6.2f} {np.median(agreed):18.2f}")  # fmt: skip
+
+
+def kinds(results):
+    """Print which reasons lit, and how good the structure was in truth."""
+    print("\nreason                  amber  red")
+    for kind in dict.fromkeys(x.kind for r in results for x in r.quality.reasons):
+        own = [x for r in results for x in r.quality.reasons if x.kind == kind]
+        print(f"{kind:22} {sum(x.level is Light.AMBER for x in own):6} "
+              f"{sum(x.level is Light.RED for x in own):4}")  # fmt: skip
+
+
+def draw(results, file):
+    """Draw the lowest Dice of every prediction over its lowest agreement."""
+    from matplotlib.figure import Figure
+
+    colours = {Light.GREEN: "#1b6e3c", Light.AMBER: "#d98200", Light.RED: "#b3261e"}
+    marks = {Light.GREEN: "o", Light.AMBER: "^", Light.RED: "s"}
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    panels = (
+        ("as given", [r for r in results if r.way == AS_GIVEN]),
+        ("degraded", [r for r in results if r.way != AS_GIVEN]),
+    )
+    for place, (title, shown) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 2, place)
+        for level, colour in colours.items():
+            own = [
+                (r.lowest if r.lowest is not None else 0.0, r.least_dice)
+                for r in shown
+                if r.quality.light is level
+            ]
+            if own:
+                x, y = zip(*own, strict=True)
+                axes.scatter(x, y, 26, colour, marks[level], alpha=0.75,
+                             linewidths=0, label=f"{level} ({len(own)})")  # fmt: skip
+        axes.set(xlim=(-0.03, 1), ylim=(-0.03, 1), title=f"{title}: {len(shown)}",
+                 xlabel="lowest Dice between members (known without a reference)")  # fmt: skip
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper left", frameon=False)
+    figure.axes[0].set_ylabel("lowest Dice with the reference")
+    figure.savefig(file, dpi=110)
+
+
+def report(workspace, work, pictures):
+    results = judged(workspace, work)
+    given = [r for r in results if r.way == AS_GIVEN]
+    degraded = [r for r in results if r.way != AS_GIVEN]
+    describe("as given, all", given)
+    describe("as given, thresholds not chosen on them", [r for r in given if not r.chosen_on])
+    describe("degraded, thresholds chosen on them", [r for r in degraded if r.chosen_on])
+    describe("degraded, thresholds not chosen on them", [r for r in degraded if not r.chosen_on])
+    describe("the study's own, each by the fold that had not seen it", validated(workspace))
+    by_way(results)
+    kinds(results)
+    with (work / "judged.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["case", "way", "light", "lowest_agreement", "least_dice",
+                         "mean_dice", "chosen_on", "reasons"])  # fmt: skip
+        for r in results:
+            reasons = "; ".join(str(x) for x in r.quality.concerns)
+            writer.writerow([r.case, r.way, r.quality.light, r.lowest, r.least_dice,
+                             r.mean_dice, r.chosen_on, reasons])  # fmt: skip
+    draw(results, pictures / "quality-light.png")
+
+
 if __name__ == "__main__":
     step, place, folder = sys.argv[1:4]
     here = Workspace.at(Path(place), environment={})
     if step == "predict":
         predict(here, Path(folder))
+    else:
+        report(here, Path(folder), Path(sys.argv[4]))
