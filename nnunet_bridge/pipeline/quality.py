@@ -126,7 +126,7 @@ def _picture(case_dir: Path, labels: LabelTable) -> str:
 
 def _worst_first(case: LitCase) -> tuple[float, ...]:
     if case.quality is None:
-        return (-1.0,)
+        return (1.0,)
     return tuple(-float(part) for part in case.quality.rank)
 
 
