@@ -18,7 +18,7 @@ import csv
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.ops.quality import judge
+from nnunet_bridge.ops.quality import AGREEMENT_LIMITS, judge
 from nnunet_bridge.pipeline.models import choose_model
 from nnunet_bridge.pipeline.training_structures import known_structures
 
@@ -338,6 +338,10 @@ def correlation(results, score, truth):
 
 
 def said(results, score, truth):
+    """Return a correlation in words, or why there is none."""
+    pairs = [(score(r), truth(r)) for r in results if score(r) is not None]
+    if not pairs or len({one for one, _ in pairs}) == 1:
+        return "none, all alike"
     return "{:+.2f} ({:+.2f} to {:+.2f})".format(*correlation(results, score, truth))
 
 
@@ -378,6 +382,43 @@ def describe(title, results):
 
 LOW_DICE = (0.7, 0.8)
 """A structure below is called low."""
+
+
+def calibration(results):
+    """Print how good a structure was in truth, by how alike the members saw it."""
+    print("\nagreement of a structure: number, and its Dice (10 %, median, 90 %)")
+    for kind in AGREEMENT_LIMITS:
+        pairs = [
+            (reason.value, dice)
+            for r in results
+            if len(r.dice) == len(STRUCTURES)
+            for name, dice in zip(STRUCTURES, r.dice, strict=True)
+            for reason in r.quality.reasons
+            if (reason.structure, reason.kind) == (name, kind)
+        ]
+        print(f"  {kind}: Spearman {spearman(*zip(*pairs, strict=True)):+.2f}")
+        for low, high in zip(BINS, (*BINS[1:], 1.01), strict=True):
+            own = [dice for value, dice in pairs if low <= value < high]
+            if own:
+                spread = " ".join(f"{v:.2f}" for v in np.percentile(own, [10, 50, 90]))
+                print(f"    {low:.1f} to {min(high, 1):.1f}: {len(own):3}  {spread}")
+
+
+STRUCTURES = ("anterior", "posterior")
+BINS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def unaided(results):
+    """Return the same as if one fold of one configuration had answered."""
+    return [
+        replace(
+            r,
+            quality=Quality(
+                tuple(x for x in r.quality.reasons if x.kind not in AGREEMENT_LIMITS)
+            ),
+        )
+        for r in results
+    ]
 
 
 def by_way(results):
@@ -421,12 +462,12 @@ def draw(results, file):
             ]
             if own:
                 x, y = zip(*own, strict=True)
-                axes.scatter(x, y, 26, colour, marks[level], alpha=0.75,
+                axes.scatter(x, y, 26, colour, marker=marks[level], alpha=0.75,
                              linewidths=0, label=f"{level} ({len(own)})")  # fmt: skip
         axes.set(xlim=(-0.03, 1), ylim=(-0.03, 1), title=f"{title}: {len(shown)}",
                  xlabel="lowest Dice between members (known without a reference)")  # fmt: skip
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper left", frameon=False)
+        axes.legend(loc="lower right", frameon=False)
     figure.axes[0].set_ylabel("lowest Dice with the reference")
     figure.savefig(file, dpi=110)
 
@@ -435,10 +476,13 @@ def report(workspace, work, pictures):
     results = judged(workspace, work)
     given = [r for r in results if r.way == AS_GIVEN]
     degraded = [r for r in results if r.way != AS_GIVEN]
+    calibration([r for r in results if r.chosen_on])
     describe("as given, all", given)
-    describe("as given, thresholds not chosen on them", [r for r in given if not r.chosen_on])
-    describe("degraded, thresholds chosen on them", [r for r in degraded if r.chosen_on])
-    describe("degraded, thresholds not chosen on them", [r for r in degraded if not r.chosen_on])
+    describe("as given, kept to show", [r for r in given if not r.chosen_on])
+    describe("degraded, kept to show", [r for r in degraded if not r.chosen_on])
+    describe("as given, without members to compare", unaided(given))
+    kept = [r for r in degraded if not r.chosen_on]
+    describe("degraded, kept to show, without members to compare", unaided(kept))
     describe("the study's own, each by the fold that had not seen it", validated(workspace))
     by_way(results)
     kinds(results)

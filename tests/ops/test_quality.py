@@ -25,8 +25,7 @@ from nnunet_bridge.core.quality import (
     lights_said,
 )
 from nnunet_bridge.ops.quality import (
-    AGREEMENT_AMBER,
-    AGREEMENT_RED,
+    AGREEMENT_LIMITS,
     BORDER_SHARE,
     PIECE_SHARE,
     StructureFigures,
@@ -114,14 +113,16 @@ def test_a_kind_that_nobody_knows_is_refused():
         Reason("tibia", "colour", Light.RED, None, (None, None), "")
 
 
+@pytest.mark.parametrize("kind", AGREEMENT_LIMITS)
 @given(one=st.floats(0, 1), other=st.floats(0, 1))
-def test_members_that_agree_less_never_give_a_better_level(one, other):
+def test_members_that_agree_less_never_give_a_better_level(kind, one, other):
     low, high = sorted((one, other))
+    amber, red = AGREEMENT_LIMITS[kind]
 
-    assert agreement_level(low) >= agreement_level(high)
-    assert agreement_level(AGREEMENT_AMBER) is Light.GREEN
-    assert agreement_level(AGREEMENT_RED) is Light.AMBER
-    assert agreement_level(math.nextafter(AGREEMENT_RED, 0)) is Light.RED
+    assert agreement_level(kind, low) >= agreement_level(kind, high)
+    assert agreement_level(kind, amber) is Light.GREEN
+    assert agreement_level(kind, red) is Light.AMBER
+    assert agreement_level(kind, math.nextafter(red, 0)) is Light.RED
 
 
 def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
@@ -133,7 +134,7 @@ def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
     assert quality.lowest_agreement == 0.55
     (found,) = quality.concerns
     assert (found.structure, found.kind, found.value) == ("tibia", "between_folds", 0.55)
-    assert found.message == "tibia: the folds hardly agree (Dice 0.55; 0.8 expected)."
+    assert found.message == "tibia: the folds hardly agree (Dice 0.55; 0.80 expected)."
     assert quality.not_judged == (
         "One configuration only: no agreement between 2d and 3d.",
         "The training labels are unknown: volume, pieces, symmetry and border are not "

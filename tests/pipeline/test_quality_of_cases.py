@@ -197,7 +197,7 @@ def test_the_page_and_the_table_are_whole_with_cases_of_earlier_calls(tmp_path):
     ]
     page = (tmp_path / "quality.html").read_text()
     assert page.index("leg_2") < page.index("leg_1") < page.index("leg_3")
-    assert "hardly agree (Dice 0.40; 0.8 expected)" in page
+    assert "hardly agree (Dice 0.40; 0.80 expected)" in page
     with (tmp_path / "quality.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(r["case"], r["light"], r["structure"], r["value"]) for r in rows] == [
