@@ -9,7 +9,8 @@ configuration and their mean predict the cases that no training has seen: the fo
 patients of the study, and the scans of the Medical Segmentation Decathlon that are not
 in the study (a scan is, if one of the study has labels of the same volumes on an array
 of the same shape). Each is also degraded in seven ways. `judge` gives every one its
-light, compares it with the Dice, and writes a table and a picture.
+light, compares it with the Dice, and writes WORK/judged.csv and a picture. The limits of
+agreement are set on every other patient and shown on the rest.
 """
 
 from __future__ import annotations
@@ -247,6 +248,14 @@ def mean_of(tables):
     }
 
 
+def lowest_of(tables):
+    """Return label value -> lowest over tables of what is defined."""
+    return {
+        value: min((t[value] for t in tables if t[value] is not None), default=None)
+        for value in tables[0]
+    }
+
+
 def judged(workspace, work):
     """Return every held-back case, as given and degraded, with light and Dice."""
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
@@ -264,14 +273,18 @@ def judged(workspace, work):
             return read_labelmap(work / name / file.name, raw.labels)
 
         between_folds = [
-            dices(one, other)
-            for configuration in CONFIGURATIONS
-            for one, other in combinations(
-                [member(f"{configuration}-{fold}") for fold in FOLDS], 2
+            mean_of(
+                [
+                    dices(one, other)
+                    for one, other in combinations(
+                        [member(f"{configuration}-{fold}") for fold in FOLDS], 2
+                    )
+                ]
             )
+            for configuration in CONFIGURATIONS
         ]
         whole = [member(f"{name}-{'-'.join(FOLDS)}") for name in CONFIGURATIONS]
-        agreement = MemberAgreement(mean_of(between_folds), dices(*whole))
+        agreement = MemberAgreement(lowest_of(between_folds), dices(*whole))
         prediction = member("mean")
         reference = read_labelmap(file, raw.labels)
         dice = [d for d in dices(prediction, reference).values() if d is not None]
@@ -294,7 +307,9 @@ def validated(workspace):
     """
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
     folders = {
-        name: workspace.model_dir(choose_model(workspace, DATASET, [name]).states[0].run)
+        name: workspace.model_dir(
+            choose_model(workspace, DATASET, [name]).states[0].run
+        )
         for name in CONFIGURATIONS
     }
     training = known_structures(workspace, DATASET, folders["2d"])
@@ -353,6 +368,12 @@ def light(one):
     return -int(one.quality.light)
 
 
+def order(one):
+    """Return what puts a case further down the page of lights."""
+    light, reds, ambers, doubt = one.quality.rank
+    return -(1e6 * light + 1e3 * reds + 10 * ambers + doubt)
+
+
 def describe(title, results):
     """Print what the light is worth on some predictions."""
     if not results:
@@ -363,11 +384,19 @@ def describe(title, results):
         ("lowest Dice", lambda r: r.least_dice),
         ("mean Dice", lambda r: r.mean_dice),
     ):
-        print(f"  lowest agreement ~ {name}: {said(results, lowest, truth)}; "
-              f"light ~ {name}: {said(results, light, truth)}")  # fmt: skip
+        for score, words in (
+            (lowest, "lowest agreement"),
+            (light, "light"),
+            (order, "order on the page"),
+        ):
+            print(f"  {words} ~ {name}: {said(results, score, truth)}")
     for level in reversed(Light):
         own = [r.least_dice for r in results if r.quality.light is level]
-        spread = "  ".join(f"{v:.2f}" for v in np.percentile(own, [0, 50, 100])) if own else "-"
+        spread = (
+            "  ".join(f"{v:.2f}" for v in np.percentile(own, [0, 50, 100]))
+            if own
+            else "-"
+        )
         print(f"  {level!s:6} {len(own):4}  lowest Dice, least, median, most: {spread}")
     for limit in LOW_DICE:
         low = [r for r in results if r.least_dice < limit]
@@ -422,10 +451,14 @@ def unaided(results):
 
 
 def by_way(results):
-    print("\nway                n  red amber green  lowest Dice: least median  agreement: median")
+    print(
+        "\nway                n  red amber green  lowest Dice: least median  agreement: median"
+    )
     for way in dict.fromkeys(r.way for r in results):
         own = [r for r in results if r.way == way]
-        lights = [sum(r.quality.light is level for r in own) for level in reversed(Light)]
+        lights = [
+            sum(r.quality.light is level for r in own) for level in reversed(Light)
+        ]
         least = [r.least_dice for r in own]
         agreed = [r.lowest for r in own if r.lowest is not None]
         print(f"{way:16} {len(own):3} {lights[0]:4} {lights[1]:5} {lights[2]:5} "
@@ -483,7 +516,9 @@ def report(workspace, work, pictures):
     describe("as given, without members to compare", unaided(given))
     kept = [r for r in degraded if not r.chosen_on]
     describe("degraded, kept to show, without members to compare", unaided(kept))
-    describe("the study's own, each by the fold that had not seen it", validated(workspace))
+    describe(
+        "the study's own, each by the fold that had not seen it", validated(workspace)
+    )
     by_way(results)
     kinds(results)
     with (work / "judged.csv").open("w", encoding="utf-8", newline="") as stream:

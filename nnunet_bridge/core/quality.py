@@ -325,7 +325,9 @@ class TrainingStructures:
                 },
             )
         except _MALFORMED as error:
-            raise InputError("The ranges of the training labels are damaged.") from error
+            raise InputError(
+                "The ranges of the training labels are damaged."
+            ) from error
 
 
 def lights_said(qualities: Iterable[Quality]) -> str:

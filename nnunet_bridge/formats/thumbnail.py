@@ -15,10 +15,10 @@ from nnunet_bridge.formats.sprites import labelled_box
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LONGEST_SIDE = 420
+LONGEST_SIDE = 600
 """Of the picture, in pixels."""
 
-_QUALITY = 85
+_QUALITY = 80
 
 
 def thumbnail(source: Path | Labelmap) -> str:

@@ -336,7 +336,9 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(*(float(value) for value in np.percentile(values, _PERCENT)))
 
 
-def _agreement_reasons(labels: LabelTable, agreement: MemberAgreement) -> Iterator[Reason]:
+def _agreement_reasons(
+    labels: LabelTable, agreement: MemberAgreement
+) -> Iterator[Reason]:
     for kind, found, members in (
         ("between_folds", agreement.between_folds, "the folds"),
         ("between_configurations", agreement.between_configurations, "2d and 3d"),

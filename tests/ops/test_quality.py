@@ -133,7 +133,11 @@ def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
     assert quality.light is Light.RED
     assert quality.lowest_agreement == 0.55
     (found,) = quality.concerns
-    assert (found.structure, found.kind, found.value) == ("tibia", "between_folds", 0.55)
+    assert (found.structure, found.kind, found.value) == (
+        "tibia",
+        "between_folds",
+        0.55,
+    )
     assert found.message == "tibia: the folds hardly agree (Dice 0.55; 0.80 expected)."
     assert quality.not_judged == (
         "One configuration only: no agreement between 2d and 3d.",
@@ -236,7 +240,12 @@ def test_the_further_a_volume_is_from_the_median_the_worse_its_level(factors):
 
 @pytest.mark.parametrize(
     ("factor", "level", "word"),
-    [(1, 0, "as usual"), (1.8, 1, "large"), (0.55, 1, "small"), (9, 2, "far too large")],
+    [
+        (1, 0, "as usual"),
+        (1.8, 1, "large"),
+        (0.55, 1, "small"),
+        (9, 2, "far too large"),
+    ],
 )
 def test_a_volume_is_said_with_what_is_known_of_it(factor, level, word):
     training = TrainingStructures(12, {"tibia": KNOWN})
@@ -464,6 +473,6 @@ def test_the_lights_of_a_batch_are_counted_the_worst_first():
 
 
 def test_figures_of_an_absent_structure_are_nothing():
-    assert structure_figures(labelmap(np.zeros((4, 4, 4))))["tibia"] == StructureFigures(
-        0.0
-    )
+    assert structure_figures(labelmap(np.zeros((4, 4, 4))))[
+        "tibia"
+    ] == StructureFigures(0.0)

@@ -168,5 +168,7 @@ def luminance(tab, element, what):
     """Return the relative luminance of a colour, as WCAG defines it."""
     words = tab.run(f"getComputedStyle({element}).{what}")
     parts = [float(p) / 255 for p in words[words.index("(") + 1 : -1].split(",")[:3]]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    linear = [
+        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+    ]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
