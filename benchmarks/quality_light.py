@@ -9,8 +9,8 @@ configuration and their mean predict the cases that no training has seen: the fo
 patients of the study, and the scans of the Medical Segmentation Decathlon that are not
 in the study (a scan is, if one of the study has labels of the same volumes on an array
 of the same shape). Each is also degraded in seven ways. `judge` gives every one its
-light, compares it with the Dice, and writes WORK/judged.csv and a picture. The limits of
-agreement are set on every other patient and shown on the rest.
+light, compares it with the Dice, and writes WORK/judged.csv and a picture. The limits
+of agreement are set on every other patient and shown on the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from scipy import ndimage
 from scipy.stats import rankdata
 
@@ -37,8 +37,8 @@ from nnunet_bridge.nnunet.commands import (
     run_to_end,
     shared_among,
 )
-from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.quality import AGREEMENT_LIMITS, judge
@@ -118,11 +118,11 @@ DEGRADED: dict[str, Callable] = {
 
 def oriented(file):
     """Return an image along the axes of LPS, as `convert` left those of the study."""
-    return sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
+    return SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(file)), "LPS")
 
 
 def counts(labels):
-    voxels = sitk.GetArrayFromImage(labels).astype(np.uint8)
+    voxels = SimpleITK.GetArrayFromImage(labels).astype(np.uint8)
     return (*labels.GetSize(), *np.bincount(voxels.ravel(), minlength=3)[1:])
 
 
@@ -150,8 +150,8 @@ def held_back(workspace):
 
 def changed(image, labels, way, rng):
     """Return a degraded image and the labels that still lie in it."""
-    voxels = sitk.GetArrayFromImage(image).T.astype(np.float64)
-    drawn = sitk.GetArrayFromImage(labels).T
+    voxels = SimpleITK.GetArrayFromImage(image).T.astype(np.float64)
+    drawn = SimpleITK.GetArrayFromImage(labels).T
     new = np.ascontiguousarray(way(voxels, rng))
     if way is turned:
         drawn = np.ascontiguousarray(drawn[:, :, ::-1])
@@ -159,7 +159,7 @@ def changed(image, labels, way, rng):
         drawn = np.ascontiguousarray(drawn[:, : new.shape[1]])
     results = []
     for array in (new.astype(np.float32), drawn.astype(np.uint8)):
-        result = sitk.GetImageFromArray(array.T)
+        result = SimpleITK.GetImageFromArray(array.T)
         result.SetSpacing(image.GetSpacing())
         results.append(result)
     return results
@@ -175,8 +175,8 @@ def predict(workspace, work):
             rng = np.random.default_rng(seed)
             pair = changed(image, labels, way or (lambda v, _: v), rng)
             file = f"{case}-{name.replace(' ', '_')}"
-            sitk.WriteImage(pair[0], str(images / f"{file}_0000{FILE_ENDING}"))
-            sitk.WriteImage(pair[1], str(references / f"{file}{FILE_ENDING}"))
+            SimpleITK.WriteImage(pair[0], str(images / f"{file}_0000{FILE_ENDING}"))
+            SimpleITK.WriteImage(pair[1], str(references / f"{file}{FILE_ENDING}"))
     resources = shared_among(1, "cpu", this_machine())
     environment = nnunet_environment(workspace, resources, os.environ)
     models = {
@@ -218,14 +218,17 @@ class Judged:
 
     @property
     def lowest(self):
+        """Lowest Dice between members."""
         return self.quality.lowest_agreement
 
     @property
     def least_dice(self):
+        """Lowest Dice with the reference."""
         return min(self.dice)
 
     @property
     def mean_dice(self):
+        """Mean Dice with the reference."""
         return float(np.mean(self.dice))
 
 
@@ -326,7 +329,7 @@ def validated(workspace):
 
 
 def spearman(x, y):
-    if len(set(x)) < 2 or len(set(y)) < 2:  # noqa: PLR2004 - no order
+    if len(set(x)) < 2 or len(set(y)) < 2:
         return np.nan
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
@@ -368,6 +371,10 @@ def light(one):
     return -int(one.quality.light)
 
 
+def percentiles(values, which):
+    return "  ".join(f"{value:.2f}" for value in np.percentile(values, which))
+
+
 def order(one):
     """Return what puts a case further down the page of lights."""
     light, reds, ambers, doubt = one.quality.rank
@@ -378,8 +385,10 @@ def describe(title, results):
     """Print what the light is worth on some predictions."""
     if not results:
         return
-    print(f"\n{title}: {len(results)} predictions of "
-          f"{len({r.case for r in results})} patients")  # fmt: skip
+    print(
+        f"\n{title}: {len(results)} predictions of "
+        f"{len({r.case for r in results})} patients"
+    )
     for name, truth in (
         ("lowest Dice", lambda r: r.least_dice),
         ("mean Dice", lambda r: r.mean_dice),
@@ -405,8 +414,10 @@ def describe(title, results):
         false = sum(r.quality.light > Light.GREEN for r in fine)
         red = sum(r.quality.light is Light.RED for r in low)
         false_red = sum(r.quality.light is Light.RED for r in fine)
-        print(f"  Dice below {limit}: noticed {noticed} of {len(low)} (red {red}); "
-              f"others lit for nothing {false} of {len(fine)} (red {false_red})")  # fmt: skip
+        print(
+            f"  Dice below {limit}: noticed {noticed} of {len(low)} (red {red}); "
+            f"others lit for nothing {false} of {len(fine)} (red {false_red})"
+        )
 
 
 LOW_DICE = (0.7, 0.8)
@@ -429,7 +440,7 @@ def calibration(results):
         for low, high in zip(BINS, (*BINS[1:], 1.01), strict=True):
             own = [dice for value, dice in pairs if low <= value < high]
             if own:
-                spread = " ".join(f"{v:.2f}" for v in np.percentile(own, [10, 50, 90]))
+                spread = percentiles(own, (10, 50, 90))
                 print(f"    {low:.1f} to {min(high, 1):.1f}: {len(own):3}  {spread}")
 
 
@@ -452,7 +463,8 @@ def unaided(results):
 
 def by_way(results):
     print(
-        "\nway                n  red amber green  lowest Dice: least median  agreement: median"
+        "\nway                n  red amber green"
+        "  lowest Dice: least median  agreement: median"
     )
     for way in dict.fromkeys(r.way for r in results):
         own = [r for r in results if r.way == way]
@@ -461,8 +473,10 @@ def by_way(results):
         ]
         least = [r.least_dice for r in own]
         agreed = [r.lowest for r in own if r.lowest is not None]
-        print(f"{way:16} {len(own):3} {lights[0]:4} {lights[1]:5} {lights[2]:5} "
-              f"{min(least):17.2f} {np.median(least):6.2f} {np.median(agreed):18.2f}")  # fmt: skip
+        print(
+            f"{way:16} {len(own):3} {lights[0]:4} {lights[1]:5} {lights[2]:5} "
+            f"{min(least):17.2f} {np.median(least):6.2f} {np.median(agreed):18.2f}"
+        )
 
 
 def kinds(results):
@@ -470,8 +484,10 @@ def kinds(results):
     print("\nreason                  amber  red")
     for kind in dict.fromkeys(x.kind for r in results for x in r.quality.reasons):
         own = [x for r in results for x in r.quality.reasons if x.kind == kind]
-        print(f"{kind:22} {sum(x.level is Light.AMBER for x in own):6} "
-              f"{sum(x.level is Light.RED for x in own):4}")  # fmt: skip
+        print(
+            f"{kind:22} {sum(x.level is Light.AMBER for x in own):6} "
+            f"{sum(x.level is Light.RED for x in own):4}"
+        )
 
 
 def draw(results, file):
@@ -495,10 +511,22 @@ def draw(results, file):
             ]
             if own:
                 x, y = zip(*own, strict=True)
-                axes.scatter(x, y, 26, colour, marker=marks[level], alpha=0.75,
-                             linewidths=0, label=f"{level} ({len(own)})")  # fmt: skip
-        axes.set(xlim=(-0.03, 1), ylim=(-0.03, 1), title=f"{title}: {len(shown)}",
-                 xlabel="lowest Dice between members (known without a reference)")  # fmt: skip
+                axes.scatter(
+                    x,
+                    y,
+                    26,
+                    colour,
+                    marker=marks[level],
+                    alpha=0.75,
+                    linewidths=0,
+                    label=f"{level} ({len(own)})",
+                )
+        axes.set(
+            xlim=(-0.03, 1),
+            ylim=(-0.03, 1),
+            title=f"{title}: {len(shown)}",
+            xlabel="lowest Dice between members (needs no reference)",
+        )
         axes.grid(alpha=0.25)
         axes.legend(loc="lower right", frameon=False)
     figure.axes[0].set_ylabel("lowest Dice with the reference")
@@ -523,12 +551,32 @@ def report(workspace, work, pictures):
     kinds(results)
     with (work / "judged.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["case", "way", "light", "lowest_agreement", "least_dice",
-                         "mean_dice", "chosen_on", "reasons"])  # fmt: skip
+        writer.writerow(
+            [
+                "case",
+                "way",
+                "light",
+                "lowest_agreement",
+                "least_dice",
+                "mean_dice",
+                "chosen_on",
+                "reasons",
+            ]
+        )
         for r in results:
             reasons = "; ".join(str(x) for x in r.quality.concerns)
-            writer.writerow([r.case, r.way, r.quality.light, r.lowest, r.least_dice,
-                             r.mean_dice, r.chosen_on, reasons])  # fmt: skip
+            writer.writerow(
+                [
+                    r.case,
+                    r.way,
+                    r.quality.light,
+                    r.lowest,
+                    r.least_dice,
+                    r.mean_dice,
+                    r.chosen_on,
+                    reasons,
+                ]
+            )
     draw(results, pictures / "quality-light.png")
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any
 
 from nnunet_bridge.core.errors import InputError
@@ -233,7 +234,7 @@ class Spread:
     def __post_init__(self) -> None:
         """Refuse figures out of order."""
         ordered = (self.least, self.low, self.median, self.high, self.most)
-        if not all(a <= b for a, b in zip(ordered, ordered[1:], strict=False)):
+        if any(a > b for a, b in pairwise(ordered)):
             raise InputError(f"Figures of a spread must ascend: {ordered}.")
 
     def as_json(self) -> JsonObject:

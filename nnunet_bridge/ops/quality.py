@@ -21,8 +21,8 @@ import numpy.typing as npt
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, LabelTable
 from nnunet_bridge.core.quality import (
-    MemberAgreement,
     Light,
+    MemberAgreement,
     Quality,
     Reason,
     Spread,
@@ -39,11 +39,11 @@ AGREEMENT_LIMITS: Mapping[str, tuple[float, float]] = {
 """Dice between members below which a structure is amber, and red.
 
 Where half of the structures with so little agreement had a Dice below 0.8 (amber) and
-below 0.7 (red) with their reference, to the nearest tenth: `benchmarks/quality_light.py`
-on 14 patients of the hippocampus study and of the set it comes from, as given and
-degraded in seven ways, at the smoke budget. The other 14 patients were kept to show what
-the limits are worth (`docs/explanations/quality-light.md`). 2d and 3d learn different
-things, so they disagree sooner than folds do."""
+below 0.7 (red) with their reference, to a tenth: `benchmarks/quality_light.py`, on 14
+patients of the hippocampus study and of the set it comes from, as given and degraded
+in seven ways, at the smoke budget. 14 others were kept to show what the limits are
+worth (`docs/explanations/quality-light.md`). 2d and 3d learn different things, so they
+disagree sooner than folds do."""
 
 VOLUME_AMBER_CHANCE = 0.01
 """How often a volume of the trained population may be amber by chance."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
     write_quality_page(
         out / QUALITY_PAGE,
         LightContent(
-            models=_different(case.model for case in cases),
+            models=tuple(dict.fromkeys(case.model for case in cases)),
             created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
             cases=cases,
             colours=tuple((label.name, label.hex_colour) for label in labels),
@@ -117,7 +116,7 @@ def _lit_case(case_dir: Path, labels: LabelTable) -> LitCase | None:
 
 
 def _picture(case_dir: Path, labels: LabelTable) -> str:
-    """Return the preview of a case, or else its labels alone, as a ``data:`` address."""
+    """Return the preview of a case, or its labels alone, as a ``data:`` address."""
     preview = case_dir / PREVIEW
     if preview.is_file():
         return thumbnail(preview)
@@ -128,7 +127,3 @@ def _worst_first(case: LitCase) -> tuple[float, ...]:
     if case.quality is None:
         return (1.0,)
     return tuple(-float(part) for part in case.quality.rank)
-
-
-def _different(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(words))

@@ -139,11 +139,10 @@ def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
         0.55,
     )
     assert found.message == "tibia: the folds hardly agree (Dice 0.55; 0.80 expected)."
-    assert quality.not_judged == (
-        "One configuration only: no agreement between 2d and 3d.",
-        "The training labels are unknown: volume, pieces, symmetry and border are not "
-        "judged.",
-    )
+    assert [words.partition(":")[0] for words in quality.not_judged] == [
+        "One configuration only",
+        "The training labels are unknown",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def test_S02_S07_structures_of_a_card_are_judged_number_by_number(
 def test_the_agreement_beside_a_labelmap_is_read_and_its_absence_said(tmp_path):
     alone = case_quality(legs(), tmp_path, "leg_9", None)
     (tmp_path / "leg_9.agreement.json").write_text(
-        '{"between_folds": {"1": 0.7, "2": null}, "between_configurations": {"1": 0.95}}'
+        '{"between_folds": {"1": 0.7, "2": null},'
+        ' "between_configurations": {"1": 0.95}}'
     )
     together = case_quality(legs(), tmp_path, "leg_9", None)
 

@@ -12,6 +12,9 @@ from nnunet_bridge.formats.html.parts import number, rendered
 MARKS = {Light.RED: "\u25a0", Light.AMBER: "\u25b2", Light.GREEN: "\u25cf"}
 """Shapes, so that nobody depends on the colours."""
 
+LARGE_MM3 = 100_000
+"""From this volume on, the page writes whole cm3."""
+
 UNLIT = "unlit"
 """In place of a light, where there is none."""
 
@@ -56,7 +59,7 @@ class LitCase:
     def volumes(self) -> tuple[tuple[str, str], ...]:
         """Structure and volume in cm3, as the page writes it."""
         return tuple(
-            (name, number(volume / 1000, 2 if volume < 100_000 else 0))
+            (name, number(volume / 1000, 2 if volume < LARGE_MM3 else 0))
             for name, volume in self.volumes_mm3
         )
 
