@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import STATES, BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.volumes import StructureVolume
@@ -46,6 +47,10 @@ SCORE_COLUMNS = (
     "volume_error_abs_percent",
 )
 VOLUME_COLUMNS = ("case", "structure", "side", "volume_mm3", "volume_cm3", "voxels")
+REASON_COLUMNS = (
+    *("case", "light", "structure", "kind", "level"),
+    *("value", "expected_least", "expected_most", "message"),
+)
 
 
 def score_row(score: BoneScore) -> Row:
@@ -162,6 +167,26 @@ def read_volumes(file: Path) -> tuple[StructureVolume, ...]:
         )
         for line, row in _read_csv(file, VOLUME_COLUMNS)
     )
+
+
+def write_reasons(file: Path, cases: Iterable[tuple[str, Quality]]) -> None:
+    """Write ``quality.csv``: a row for each reason of each case, in their order."""
+    rows: list[Row] = [
+        {
+            "case": case_id,
+            "light": str(quality.light),
+            "structure": reason.structure,
+            "kind": reason.kind,
+            "level": str(reason.level),
+            "value": reason.value,
+            "expected_least": reason.expected[0],
+            "expected_most": reason.expected[1],
+            "message": reason.message,
+        }
+        for case_id, quality in cases
+        for reason in quality.reasons
+    ]
+    _write_csv(file, REASON_COLUMNS, rows)
 
 
 def _score(row: Mapping[str, Any], configuration: str, where: str) -> BoneScore:

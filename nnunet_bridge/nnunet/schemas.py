@@ -101,6 +101,9 @@ _AxisLetters: TypeAlias = Annotated[
 ]
 _EchoTime: TypeAlias = Annotated[float, Field(ge=0, le=1e6)]
 _Voxels: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
+_Figure: TypeAlias = Annotated[float, Field(ge=0, le=1e12)]
+_Volume: TypeAlias = Annotated[float, Field(gt=0, le=1e12)]
+_Cases: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class _Strict(BaseModel):
@@ -400,6 +403,44 @@ class TrainingRange(_Strict):
         return {key: value for key, value in content.items() if value is not None}
 
 
+class _Spread(_Strict):
+    """Five figures that ascend."""
+
+    least: _Figure
+    low: _Figure
+    median: _Figure
+    high: _Figure
+    most: _Figure
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        figures = [self.least, self.low, self.median, self.high, self.most]
+        if sorted(figures) != figures:
+            raise PydanticCustomError("odd", "the figures of a spread must ascend")
+        return self
+
+
+class _PositiveSpread(_Spread):
+    """Of volumes, whose logarithm is taken."""
+
+    least: _Volume
+
+
+class _StructureRange(_Strict):
+    cases: _Cases
+    at_border: Annotated[int, Field(ge=0, le=10_000_000)]
+    volume_mm3: _PositiveSpread
+    pieces: _Spread
+    asymmetry: _Spread | None
+
+
+class TrainingStructuresCard(_Strict):
+    """What the training labels say of every structure, without any case."""
+
+    cases: _Cases
+    structures: Annotated[dict[Text, _StructureRange], Field(max_length=256)]
+
+
 class _CardFold(_Strict):
     mean_dice: Annotated[float, Field(ge=0, le=1)] | None
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -413,6 +454,8 @@ class Card(_Strict):
     budget: Text
     folds: Annotated[dict[Text, _CardFold], Field(min_length=1, max_length=32)]
     training_range: TrainingRange | None
+    training_structures: TrainingStructuresCard | None = None
+    """Absent in cards of version 0.1."""
 
 
 def refuse(reason: str, code: str) -> NoReturn:

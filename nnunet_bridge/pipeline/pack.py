@@ -24,6 +24,7 @@ from nnunet_bridge.core.errors import (
     SecurityError,
 )
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.archive import Archive, open_archive, write_archive
@@ -72,6 +73,7 @@ from nnunet_bridge.nnunet.runs import ORIGIN_FILE, lock_file
 from nnunet_bridge.nnunet.schemas import TrainingRange, refuse
 from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.training_range import training_range
+from nnunet_bridge.pipeline.training_structures import known_structures
 
 _ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 _MEANS = ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm")
@@ -187,8 +189,10 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     with work_folder(out_file.absolute().parent, "pack") as work:
         copies = _copied(workspace, name, checkpoints, work)
         shown.advance(len(checkpoints))
+        structures = known_structures(workspace, name.dataset, model_dir)
         seen = training_range(model_dir, workspace.dataset_dir(dataset))
-        contents = _contents(packed, model_dir, name, checkpoints, copies, seen)
+        card = _card(packed, _hashes(copies), seen, structures)
+        contents = _contents(model_dir, name, card, checkpoints, copies)
         zipped = work / "model.zip"
         write_archive(
             zipped, {f"{name.path}/{file}": part for file, part in contents.items()}
@@ -257,17 +261,14 @@ def unpack_model(
     return UnpackSummary(name.path, model_dir, sha256_of(file), tuple(copies), replaced)
 
 
-def _contents(
+def _card(
     model: Model,
-    model_dir: Path,
-    name: ModelName,
-    checkpoints: Mapping[str, Path],
-    copies: Mapping[str, Path],
+    hashes: Mapping[str, str],
     seen: TrainingRange | None,
-) -> dict[str, bytes | Path]:
-    """Return the files of the archive, by their names in the model's folder."""
-    hashes = {fold: sha256_of(copy) for fold, copy in copies.items()}
-    card = {
+    structures: TrainingStructures | None,
+) -> JsonObject:
+    """Return what a packed model says of itself."""
+    return {
         "format": 1,
         "software": f"nnunet-bridge {__version__}",
         "budget": model.budget,
@@ -279,7 +280,22 @@ def _contents(
             for state in model.states
         },
         "training_range": seen and seen.model_dump(),
+        "training_structures": structures.as_json() if structures else None,
     }
+
+
+def _hashes(copies: Mapping[str, Path]) -> dict[str, str]:
+    return {fold: sha256_of(copy) for fold, copy in copies.items()}
+
+
+def _contents(
+    model_dir: Path,
+    name: ModelName,
+    card: JsonObject,
+    checkpoints: Mapping[str, Path],
+    copies: Mapping[str, Path],
+) -> dict[str, bytes | Path]:
+    """Return the files of the archive, by their names in the model's folder."""
     plans = checked_plans(read_json(model_dir / PLANS_FILE), name)
     contents: dict[str, bytes | Path] = {
         PLANS_FILE: _as_bytes(plans),
@@ -291,7 +307,8 @@ def _contents(
     if cleaning_file.is_file():
         was = {fold: sha256_of(file) for fold, file in checkpoints.items()}
         labels = checked_dataset(read_json(model_dir / DATASET_FILE))["labels"]
-        cleaning = _cleaning_for(read_json(cleaning_file), labels, was, hashes)
+        now = _hashes(copies)
+        cleaning = _cleaning_for(read_json(cleaning_file), labels, was, now)
         if cleaning:
             contents[CLEANING_FILE] = _as_bytes(cleaning)
     return contents
@@ -496,6 +513,7 @@ def _write_model(
             "archive_sha256": archive_sha256,
             "mean_dice": card.get("folds", {}).get(fold, {}).get("mean_dice"),
             "training_range": card.get("training_range"),
+            "training_structures": card.get("training_structures"),
         }
         write_json(target.with_name(ORIGIN_FILE), origin)
     if CLEANING_FILE in texts:

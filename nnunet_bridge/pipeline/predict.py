@@ -23,6 +23,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.quality import Quality, TrainingStructures
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.dicom import SourceSlice
@@ -78,12 +79,18 @@ from nnunet_bridge.pipeline.prediction_region import (
     FirstPass,
     first_pass_model,
 )
+from nnunet_bridge.pipeline.quality import (
+    case_quality,
+    recorded_quality,
+    write_quality,
+)
 from nnunet_bridge.pipeline.training_range import (
     require_one_channel,
     training_range,
     unlike_contrast,
     unlike_place,
 )
+from nnunet_bridge.pipeline.training_structures import known_structures
 from nnunet_bridge.pipeline.tune import tuned_rules
 from nnunet_bridge.pipeline.versions import software_versions
 
@@ -144,7 +151,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     machine = this_machine()
     chosen = chosen_device(device, machine)
     seen = training_range(model_dir, workspace.dataset_dir(dataset))
-    learnt = _Learnt(labels, described.channels[0], seen)
+    structures = known_structures(workspace, dataset, model_dir)
+    learnt = _Learnt(labels, described.channels[0], seen, structures)
     with work_folder(out.absolute(), "work") as work:
         sources = find_images(inputs, unpack_dir=work / "unpacked")
         if wishes.dicom_seg:
@@ -167,6 +175,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
             )
         ],
     )
+    write_quality(out, labels)
     return PredictSummary(dataset, chosen_model.reason, cases, out)
 
 
@@ -177,6 +186,8 @@ class _Learnt:
     labels: LabelTable
     channel: str
     seen: TrainingRange | None
+    structures: TrainingStructures | None
+    """What the training labels say of the structures, if anybody knows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -383,6 +394,9 @@ class _Story:
             known.slices,
             Algorithm(self.model.reason, known.facts["model_sha256"]),
         )
+        quality = case_quality(
+            seen, self.work / PREDICTED, case_id, self.learnt.structures
+        )
         written = write_outputs(case_dir, image, self.options.outputs())
         findings = (*known.findings, *written.findings)
         volumes_mm3 = seen.volumes_mm3()
@@ -397,12 +411,13 @@ class _Story:
                 "cut": None if known.cut is None else self._cut_record(known.cut),
                 "cleaning": account,
                 "volumes_mm3": volumes_mm3,
+                "quality": quality.as_json(),
                 "findings": findings_record(findings),
                 **written.hashes,
                 "outputs": written.outputs,
             },
         )
-        return self._case(case_id, volumes_mm3, findings)
+        return self._case(case_id, volumes_mm3, findings, quality)
 
     def _cut_record(self, cut: Region) -> JsonObject:
         """Return what the record says of the slices that the network saw."""
@@ -421,20 +436,22 @@ class _Story:
         cut = region_in({"cut": known["cut"] or {}}, "cut")
         grid = read.grid if cut is None else cut.grid
         findings = read.findings + unlike_place(grid, self.learnt.seen)
-        return self._case(case_id, known["volumes_mm3"], findings)
+        quality = recorded_quality(known)
+        return self._case(case_id, known["volumes_mm3"], findings, quality)
 
     def _case(
         self,
         case_id: str,
         volumes_mm3: dict[str, float],
         findings: tuple[Finding, ...],
+        quality: Quality | None,
     ) -> PredictedCase:
         files = sorted(
             str(file.relative_to(self.out))
             for file in (self.out / case_id).rglob("*")
             if file.is_file()
         )
-        return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+        return PredictedCase(case_id, findings, volumes_mm3, tuple(files), quality)
 
 
 def _require_dicom(sources: Sequence[ImageSource]) -> None:

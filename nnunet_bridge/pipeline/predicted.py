@@ -7,10 +7,12 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.quality import Quality, lights_said
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.pipeline.case_outputs import WantedOutputs
 from nnunet_bridge.pipeline.prediction_region import RegionWish
+from nnunet_bridge.pipeline.quality import QUALITY_PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class PredictedCase:
     findings: tuple[Finding, ...]
     volumes_mm3: dict[str, float]
     files: tuple[str, ...]
+    quality: Quality | None = None
+    """Its light; None if it was refused, or predicted before there were lights."""
 
     @property
     def outcome(self) -> Outcome:
@@ -77,6 +81,7 @@ class PredictedCase:
             "messages": [finding.message for finding in self.findings],
             "volumes_mm3": self.volumes_mm3,
             "files": list(self.files),
+            "quality": self.quality.as_json() if self.quality else None,
         }
 
 
@@ -117,6 +122,14 @@ class PredictSummary:
             said = f"{volumes} cm3" if volumes else "not predicted"
             lines.append(f"  {case.case_id:16} {case.outcome!s:9} {said}")
             lines += [f"    {finding}" for finding in case.findings]
+            if case.quality:
+                lines += [f"    {reason}" for reason in case.quality.concerns]
+        lit = [case.quality for case in self.cases if case.quality]
+        if lit:
+            lines.append(
+                f"Lights: {lights_said(lit)}; the worst first in "
+                f"{self.out / QUALITY_PAGE}"
+            )
         return "\n".join(lines)
 
 

@@ -41,9 +41,9 @@ from nnunet_bridge.core.errors import (
     SecurityError,
 )
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Volume
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.files import only_writer, sha256_of
-from nnunet_bridge.formats.nifti import write_volume
+from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
 from nnunet_bridge.nnunet.methods import method_of_run
 from nnunet_bridge.nnunet.names import Workspace
@@ -88,7 +88,21 @@ def trained(tmp_path_factory):
             dataset={**DATASET_JSON, "description": PLANTED[0], "name": PLANTED[1]},
         )
         plant(fold_dir)
+    raw = found.dataset_dir(DATASET)
+    raw.mkdir(parents=True)
+    (raw / "dataset.json").write_text(json.dumps({**DATASET_JSON, "name": PLANTED[1]}))
+    for n, height in enumerate((8, 9, 10)):
+        write_labelmap(raw / "labelsTr" / f"{PLANTED[5]}_{n}.nii.gz", leg(height))
     return found
+
+
+def leg(height):
+    """Return labels of a tibia and a femur, in the middle of their field of view."""
+    voxels = np.zeros((12, 12, 14), np.uint8)
+    voxels[2:5, 3:9, 2 : 2 + height] = 1
+    voxels[6:10, 3:9, 2 : 2 + height] = 2
+    table = LabelTable.from_names(["tibia", "femur"])
+    return Labelmap(Grid(voxels.shape, np.diag([1.0, 1.0, 3.0, 1.0])), voxels, table)
 
 
 def real_checkpoint(run, plans):
@@ -299,6 +313,10 @@ def test_a_packed_model_holds_these_files_and_no_others(packed):
         "smallest_shape": [500, 480, 40],
         "largest_shape": [512, 512, 60],
     }
+    assert card["training_structures"]["cases"] == 3
+    femur = card["training_structures"]["structures"]["femur"]
+    assert (femur["cases"], femur["at_border"], femur["asymmetry"]) == (3, 0, None)
+    assert femur["volume_mm3"]["most"] == 4 * 6 * 10 * 3
 
 
 def test_R12_the_same_model_gives_the_same_bytes_and_writes_nothing_anew(
@@ -353,6 +371,21 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
     record = json.loads((tmp_path / "out" / "leg_9" / "prediction.json").read_text())
     assert record["cleaning"]["rules"]["tibia"]["min_volume_mm3"] == 40.0
     assert (tmp_path / "out" / "leg_9" / "labels.nii.gz").is_file()
+    (case,) = summary.as_json()["cases"]
+    assert case["quality"] == record["quality"]
+    assert {row["kind"] for row in case["quality"]["reasons"]} <= {
+        *("between_folds", "volume", "pieces", "border", "empty"),
+    }
+    assert not any("unknown" in words for words in case["quality"]["not_judged"])
+    assert (
+        f"the worst first in {tmp_path / 'out' / 'quality.html'}" in summary.as_text()
+    )
+    assert "leg_9" in (tmp_path / "out" / "quality.html").read_text()
+
+    again = predict_images(
+        unpacked[0], DATASET, [image], tmp_path / "out", device="cpu", options=options
+    )
+    assert again.as_json()["cases"][0]["quality"] == record["quality"]
 
 
 def test_S05_a_model_that_is_there_stays_unless_it_is_to_be_replaced(

@@ -8,10 +8,17 @@ from nnunet_bridge.formats.html.content import (
     Setting,
 )
 from nnunet_bridge.formats.html.page import write_page
+from nnunet_bridge.formats.html.quality_page import (
+    LightContent,
+    LitCase,
+    write_quality_page,
+)
 from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 
 __all__ = [
     "CaseView",
+    "LightContent",
+    "LitCase",
     "MeshSet",
     "ModelCard",
     "PageContent",
@@ -19,5 +26,6 @@ __all__ = [
     "Setting",
     "ShownSlice",
     "write_page",
+    "write_quality_page",
     "write_run_page",
 ]

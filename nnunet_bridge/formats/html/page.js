@@ -65,6 +65,25 @@
     show();
     return state;
   };
+  /* Predicted cases with their lights: without this script all are there, the worst first. */
+  const list = document.querySelector(".lit-list");
+  const sorting = document.querySelector("[data-sort]");
+  if (list && sorting) {
+    const lit = [...list.children];
+    const lights = [...new Set(lit.map((item) => item.dataset.light))];
+    const orders = {
+      "worst first": (a, b) => a.dataset.worst - b.dataset.worst,
+      "lowest agreement": (a, b) => a.dataset.agreement - b.dataset.agreement || a.dataset.worst - b.dataset.worst,
+      name: (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }),
+    };
+    choice(sorting, Object.keys(orders), { pressed: ["worst first"] }, (state) => {
+      list.append(...lit.sort(orders[[...state][0]]));
+    });
+    choice(document.querySelector("[data-lights]"), lights, { many: true, pressed: lights }, (state) => {
+      for (const item of lit) item.hidden = !state.has(item.dataset.light);
+    });
+  }
+
   const caseNames = cases.map((found) => `${found.reason}: ${found.id}`);
 
   /* Slices */

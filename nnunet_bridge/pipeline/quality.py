@@ -1,0 +1,129 @@
+"""The light of every predicted case, and the page that shows the worst first."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nnunet_bridge.core.errors import BridgeError, InputError
+from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructures
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.html import LightContent, LitCase, write_quality_page
+from nnunet_bridge.formats.labels_file import CASE_LABELS
+from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.formats.tables import write_reasons
+from nnunet_bridge.formats.thumbnail import thumbnail
+from nnunet_bridge.ops.quality import judge
+
+QUALITY_PAGE = "quality.html"
+QUALITY_TABLE = "quality.csv"
+PREVIEW = "preview.png"
+RECORD = "prediction.json"
+
+
+def case_quality(
+    labelmap: Labelmap,
+    predicted_dir: Path,
+    case_id: str,
+    training: TrainingStructures | None,
+) -> Quality:
+    """Return the light of a prediction.
+
+    Parameters
+    ----------
+    labelmap : Labelmap
+        As it is given out.
+    predicted_dir : Path
+        May hold ``<case>.agreement.json``, what the members of the model agree on.
+    case_id : str
+    training : TrainingStructures or None
+        None if nothing is known of the training labels.
+
+    Raises
+    ------
+    InputError
+        If the table of agreements is damaged.
+    """
+    file = predicted_dir / f"{case_id}.agreement.json"
+    agreement = MemberAgreement()
+    if file.is_file():
+        agreement = MemberAgreement.from_json(read_json(file))
+    return judge(labelmap, agreement, training)
+
+
+def recorded_quality(record: JsonObject) -> Quality | None:
+    """Return the light that a ``prediction.json`` holds; None if it holds none."""
+    try:
+        return Quality.from_json(record["quality"])
+    except (KeyError, InputError):
+        return None
+
+
+def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
+    """Write the page and the table of all finished cases of a folder.
+
+    Cases of earlier calls are among them. One that was predicted before there was a
+    light has none.
+
+    Returns
+    -------
+    cases : tuple of LitCase
+        The worst first.
+
+    Raises
+    ------
+    EnvironmentFault
+        If the disk refuses.
+    """
+    found = [
+        _lit_case(record.parent, labels) for record in sorted(out.glob(f"*/{RECORD}"))
+    ]
+    cases = tuple(sorted((case for case in found if case), key=_worst_first))
+    write_reasons(
+        out / QUALITY_TABLE,
+        [(case.case_id, case.quality) for case in cases if case.quality],
+    )
+    write_quality_page(
+        out / QUALITY_PAGE,
+        LightContent(
+            models=tuple(dict.fromkeys(case.model for case in cases)),
+            created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+            cases=cases,
+            colours=tuple((label.name, label.hex_colour) for label in labels),
+        ),
+    )
+    return cases
+
+
+def _lit_case(case_dir: Path, labels: LabelTable) -> LitCase | None:
+    """Return a finished case; None if its record or its labels cannot be read."""
+    try:
+        record = read_json(case_dir / RECORD)
+        return LitCase(
+            case_id=case_dir.name,
+            model=str(record["model"]),
+            quality=recorded_quality(record),
+            volumes_mm3=tuple(
+                (str(name), float(volume))
+                for name, volume in record["volumes_mm3"].items()
+            ),
+            picture=_picture(case_dir, labels),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BridgeError):
+        return None
+
+
+def _picture(case_dir: Path, labels: LabelTable) -> str:
+    """Return the preview of a case, or its labels alone, as a ``data:`` address."""
+    preview = case_dir / PREVIEW
+    if preview.is_file():
+        return thumbnail(preview)
+    return thumbnail(read_labelmap(case_dir / CASE_LABELS, labels))
+
+
+def _worst_first(case: LitCase) -> tuple[float, ...]:
+    if case.quality is None:
+        return (1.0,)
+    return tuple(-float(part) for part in case.quality.rank)

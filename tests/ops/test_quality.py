@@ -1,0 +1,477 @@
+"""The light: laws that hold for every prediction, and figures in closed form."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.stats import norm, t
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.quality import (
+    KINDS,
+    Light,
+    MemberAgreement,
+    Quality,
+    Reason,
+    Spread,
+    StructureRange,
+    TrainingStructures,
+    lights_said,
+)
+from nnunet_bridge.ops.quality import (
+    AGREEMENT_LIMITS,
+    BORDER_SHARE,
+    PIECE_SHARE,
+    StructureFigures,
+    agreement_level,
+    expected_range,
+    expected_volume_mm3,
+    judge,
+    structure_figures,
+    training_structures,
+)
+
+SIDES = LabelTable.from_names(["femur_left", "femur_right"])
+LEG = LabelTable.from_names(["tibia", "femur"])
+ONE = Spread(1, 1, 1, 1, 1)
+KNOWN = StructureRange(12, 0, Spread(800, 820, 1000, 1220, 1250), ONE, None)
+
+reasons = st.builds(
+    Reason,
+    structure=st.sampled_from(["tibia", "femur"]),
+    kind=st.sampled_from(KINDS),
+    level=st.sampled_from(list(Light)),
+    value=st.none() | st.floats(0, 1),
+    expected=st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(0, 1)),
+    message=st.text(max_size=20),
+)
+qualities = st.builds(
+    Quality,
+    st.lists(reasons, max_size=6).map(tuple),
+    st.lists(st.text(max_size=9), max_size=2).map(tuple),
+)
+
+
+def labelmap(voxels, table=LEG, spacing=(1.0, 1.0, 1.0)):
+    voxels = np.asarray(voxels, np.uint8)
+    return Labelmap(Grid(voxels.shape, np.diag([*spacing, 1.0])), voxels, table)
+
+
+def two_bones(shape=(20, 20, 20)):
+    voxels = np.zeros(shape, np.uint8)
+    voxels[2:8, 5:15, 5:15] = 1
+    voxels[10:18, 5:15, 5:15] = 2
+    return voxels
+
+
+def training_on(*voxels, table=LEG, spacing=(1.0, 1.0, 1.0)):
+    return training_structures(
+        structure_figures(labelmap(v, table, spacing)) for v in voxels
+    )
+
+
+def reason_of(quality, structure, kind):
+    (found,) = [
+        r for r in quality.reasons if (r.structure, r.kind) == (structure, kind)
+    ]
+    return found
+
+
+@given(quality=qualities, more=reasons)
+def test_a_further_reason_never_improves_a_light(quality, more):
+    worse = Quality((*quality.reasons, more), quality.not_judged)
+
+    assert worse.light >= quality.light
+    assert worse.light >= more.level
+    assert worse.rank[:2] >= quality.rank[:2]
+
+
+@given(quality=qualities)
+def test_a_light_is_that_of_its_first_reason_and_reads_back_as_it_was(quality):
+    assert quality.light == max([r.level for r in quality.reasons], default=0)
+    assert all(quality.reasons[0].level >= r.level for r in quality.reasons)
+    assert Quality.from_json(quality.as_json()) == quality
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [{}, [], {"reasons": 3, "not_judged": []}, {"reasons": [{}], "not_judged": []}],
+)
+def test_a_damaged_light_is_refused_in_words(damaged):
+    with pytest.raises(InputError, match="light"):
+        Quality.from_json(damaged)
+
+
+def test_a_kind_that_nobody_knows_is_refused():
+    with pytest.raises(InputError, match="between_folds, between_configurations"):
+        Reason("tibia", "colour", Light.RED, None, (None, None), "")
+
+
+@pytest.mark.parametrize("kind", AGREEMENT_LIMITS)
+@given(one=st.floats(0, 1), other=st.floats(0, 1))
+def test_members_that_agree_less_never_give_a_better_level(kind, one, other):
+    low, high = sorted((one, other))
+    amber, red = AGREEMENT_LIMITS[kind]
+
+    assert agreement_level(kind, low) >= agreement_level(kind, high)
+    assert agreement_level(kind, amber) is Light.GREEN
+    assert agreement_level(kind, red) is Light.AMBER
+    assert agreement_level(kind, math.nextafter(red, 0)) is Light.RED
+
+
+def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
+    agreement = MemberAgreement.from_json({"between_folds": {"1": 0.55, "2": None}})
+
+    quality = judge(labelmap(two_bones()), agreement, None)
+
+    assert quality.light is Light.RED
+    assert quality.lowest_agreement == 0.55
+    (found,) = quality.concerns
+    assert (found.structure, found.kind, found.value) == (
+        "tibia",
+        "between_folds",
+        0.55,
+    )
+    assert found.message == "tibia: the folds hardly agree (Dice 0.55; 0.80 expected)."
+    assert [words.partition(":")[0] for words in quality.not_judged] == [
+        "One configuration only",
+        "The training labels are unknown",
+    ]
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"between_folds": {"one": 1}}, {"between_folds": {"1": 1.2}}, [1], 3]
+)
+def test_a_table_of_agreements_that_is_none_is_refused(damaged):
+    with pytest.raises(InputError):
+        MemberAgreement.from_json(damaged if damaged != [1] else {"between_folds": 1})
+
+
+def test_a_training_label_itself_is_green_but_says_what_could_not_be_judged():
+    voxels = two_bones()
+    training = training_on(*([voxels] * 4))
+
+    quality = judge(labelmap(voxels), MemberAgreement(), training)
+
+    assert quality.light is Light.GREEN
+    assert {r.kind for r in quality.reasons} == {"volume", "pieces", "border"}
+    assert [words[:8] for words in quality.not_judged] == ["One fold", "One conf"]
+
+
+@given(scale=st.floats(0.01, 100), volume=st.floats(1, 1e5))
+def test_volumes_are_judged_alike_in_every_unit(scale, volume):
+    def level(factor):
+        spread = Spread(*(factor * v for v in (800, 820, 1000, 1220, 1250)))
+        usual = expected_volume_mm3(spread, 12, 0.01)
+        return usual[0] / factor, usual[1] / factor, usual[0] <= volume * factor
+
+    one, other = level(1.0), level(scale)
+    np.testing.assert_allclose(one[:2], other[:2], rtol=1e-9)
+    if abs(volume / one[0] - 1) > 1e-6:
+        assert one[2] == other[2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(spacing=st.tuples(*[st.floats(0.2, 4)] * 3))
+def test_pieces_borders_and_sides_do_not_depend_on_the_size_of_a_voxel(spacing):
+    voxels = two_bones()
+    voxels[2:4, 17:19, :2] = 1
+    plain, scaled = (
+        structure_figures(labelmap(voxels, LEG, s)) for s in ((1.0, 1.0, 1.0), spacing)
+    )
+
+    for name in LEG.names:
+        assert plain[name].pieces == scaled[name].pieces
+        assert plain[name].at_border == scaled[name].at_border
+        ratio = scaled[name].volume_mm3 / plain[name].volume_mm3
+        assert ratio == pytest.approx(math.prod(spacing))
+
+
+def test_the_expected_range_of_normal_values_is_the_constant_of_quality_control():
+    """Values of d2: Montgomery, Introduction to Statistical Quality Control."""
+    for n, d2 in ((2, 1.128), (3, 1.693), (5, 2.326), (10, 3.078), (25, 3.931)):
+        assert expected_range(n) == pytest.approx(d2, abs=6e-4)
+
+
+@pytest.mark.parametrize("cases", [5, 12, 60])
+def test_a_new_patient_of_the_same_population_lies_outside_as_rarely_as_said(cases):
+    rng = np.random.default_rng(cases)
+    outside = 0
+    for _ in range(2000):
+        known = np.exp(rng.normal(7, 0.2, cases))
+        spread = Spread(*np.percentile(known, (0, 5, 50, 95, 100)))
+        low, high = expected_volume_mm3(spread, cases, 0.05)
+        outside += not low <= np.exp(rng.normal(7, 0.2)) <= high
+
+    assert 0.02 <= outside / 2000 <= 0.09
+
+
+def test_the_interval_of_a_known_spread_in_closed_form():
+    sd = 0.1
+    spread = Spread(*np.exp(sd * np.array([-2, norm.ppf(0.05), 0, norm.ppf(0.95), 2])))
+
+    low, high = expected_volume_mm3(spread, 50, 0.01)
+
+    reach = t.ppf(0.995, 49) * sd * math.sqrt(1 + 1 / 50)
+    assert (low, high) == pytest.approx((math.exp(-reach), math.exp(reach)))
+
+
+@given(factors=st.lists(st.floats(0.05, 20), min_size=2, max_size=6))
+def test_the_further_a_volume_is_from_the_median_the_worse_its_level(factors):
+    training = TrainingStructures(12, {"tibia": KNOWN})
+    table = LabelTable.from_names(["tibia"])
+    voxels = np.zeros((12, 12, 12), np.uint8)
+    voxels[1:11, 1:11, 1:11] = 1
+    levels = []
+    for factor in sorted(f for f in factors if f >= 1):
+        spacing = [factor ** (1 / 3)] * 3
+        quality = judge(labelmap(voxels, table, spacing), MemberAgreement(), training)
+        levels.append(reason_of(quality, "tibia", "volume").level)
+
+    assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize(
+    ("factor", "level", "word"),
+    [
+        (1, 0, "as usual"),
+        (1.8, 1, "large"),
+        (0.55, 1, "small"),
+        (9, 2, "far too large"),
+    ],
+)
+def test_a_volume_is_said_with_what_is_known_of_it(factor, level, word):
+    training = TrainingStructures(12, {"tibia": KNOWN})
+    table = LabelTable.from_names(["tibia"])
+    voxels = np.zeros((12, 12, 12), np.uint8)
+    voxels[1:11, 1:11, 1:11] = 1
+    spacing = [factor ** (1 / 3)] * 3
+
+    quality = judge(labelmap(voxels, table, spacing), MemberAgreement(), training)
+
+    found = reason_of(quality, "tibia", "volume")
+    assert (found.level, found.value) == (level, pytest.approx(1000 * factor))
+    assert f"cm\u00b3, {word}: 12 training labels hold 0.800 to 1.25" in found.message
+
+
+def test_the_number_of_pieces_is_that_of_scipy_without_specks():
+    rng = np.random.default_rng(4)
+    voxels = (rng.random((18, 17, 16)) > 0.72).astype(np.uint8)
+    found = structure_figures(labelmap(voxels))["tibia"]
+
+    components, _ = ndimage.label(voxels)
+    sizes = np.bincount(components.ravel())[1:]
+
+    assert found.pieces == np.count_nonzero(sizes >= PIECE_SHARE * sizes.sum())
+    assert found.volume_mm3 == sizes.sum()
+
+
+@pytest.mark.parametrize(("pieces", "level"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_more_pieces_than_any_training_label_light(pieces, level):
+    voxels = np.zeros((20, 6, 6), np.uint8)
+    for n in range(pieces):
+        voxels[1 + 4 * n : 4 + 4 * n, 1:5, 1:5] = 1
+    training = TrainingStructures(12, {"tibia": KNOWN})
+
+    found = reason_of(
+        judge(labelmap(voxels), MemberAgreement(), training), "tibia", "pieces"
+    )
+
+    assert (found.level, found.value) == (level, pieces)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("last", [False, True])
+def test_every_border_of_the_field_is_seen_unless_training_labels_reach_it(axis, last):
+    voxels = np.roll(two_bones(), 0)
+    inner = structure_figures(labelmap(voxels))["tibia"]
+    place = [slice(4, 8)] * 3
+    place[axis] = slice(-4, None) if last else slice(0, 4)
+    cut = np.zeros_like(voxels)
+    cut[tuple(place)] = 1
+
+    assert not inner.at_border
+    assert structure_figures(labelmap(cut))["tibia"].at_border
+    for reaching, level in ((0, Light.AMBER), (12 * BORDER_SHARE + 1, Light.GREEN)):
+        training = TrainingStructures(
+            12, {"tibia": replace(KNOWN, at_border=int(reaching))}
+        )
+        quality = judge(labelmap(cut), MemberAgreement(), training)
+        assert reason_of(quality, "tibia", "border").level is level
+
+
+def test_a_speck_at_the_border_is_no_bone_that_was_cut():
+    voxels = two_bones()
+    voxels[0, 0, 0] = 1
+
+    found = structure_figures(labelmap(voxels))["tibia"]
+
+    assert (found.at_border, found.pieces) == (False, 1)
+
+
+@pytest.mark.parametrize(("held", "level"), [(4, 2), (3, 1), (2, 1), (1, 0), (0, 0)])
+def test_an_absent_structure_is_as_grave_as_it_is_rare(held, level):
+    whole = two_bones()
+    without = np.where(whole == 2, 0, whole)
+    training = training_on(*([whole] * held + [without] * (4 - held)))
+
+    quality = judge(labelmap(without), MemberAgreement(), training)
+
+    found = reason_of(quality, "femur", "empty")
+    assert (found.level, found.value) == (level, 0.0)
+    assert f"{held} of 4 training labels hold it" in found.message
+
+
+def test_a_prediction_of_nothing_is_red_whatever_is_known():
+    empty = labelmap(np.zeros((5, 5, 5)))
+    training = training_on(*([np.zeros((5, 5, 5))] * 4))
+
+    for known in (None, training):
+        quality = judge(empty, MemberAgreement(), known)
+        assert quality.light is Light.RED
+        assert len(quality.concerns) == 2
+
+
+def legs(left=10, right=10, gap=8):
+    """Return voxels of two legs in one label, `left` and `right` slices thick."""
+    voxels = np.zeros((50, 8, 8), np.uint8)
+    voxels[2 : 2 + right, 2:6, 2:6] = 1
+    voxels[2 + right + gap : 2 + right + gap + left, 2:6, 2:6] = 1
+    return voxels
+
+
+def test_the_sides_of_one_label_are_told_apart_by_the_gap_between_them():
+    found = structure_figures(labelmap(legs(left=12, right=8)))["tibia"]
+
+    assert found.sides_mm3 == (8 * 16, 12 * 16)
+    assert found.asymmetry == pytest.approx(4 / 20)
+
+
+def test_left_is_left_however_the_array_runs():
+    voxels = legs(left=12, right=8)
+    for axes in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
+        for flip in (1, -1):
+            turned = voxels[::flip].transpose(np.argsort(axes))
+            affine = np.eye(4)
+            affine[:3, :3] = np.eye(3)[:, list(np.argsort(axes))]
+            affine[0, :3] *= flip
+            grid = Grid(turned.shape, affine)
+            found = structure_figures(Labelmap(grid, turned.copy(), LEG))["tibia"]
+            assert found.sides_mm3 == (8 * 16, 12 * 16), (axes, flip)
+
+
+def test_a_speck_far_away_is_not_taken_for_the_other_side():
+    voxels = legs()
+    voxels[49, 7, 7] = 1
+
+    found = structure_figures(labelmap(voxels))["tibia"]
+
+    assert found.sides_mm3 == (160, 161)
+
+
+@given(left=st.integers(1, 14), right=st.integers(1, 14))
+def test_the_asymmetry_of_mirrored_labels_is_the_same(left, right):
+    one, other = (
+        structure_figures(labelmap(legs(*sides)))["tibia"]
+        for sides in ((left, right), (right, left))
+    )
+
+    assert one.asymmetry == other.asymmetry == abs(left - right) / (left + right)
+    assert one.sides_mm3 == other.sides_mm3[::-1]
+
+
+@pytest.mark.parametrize(
+    ("left", "level"), [(10, 0), (11, 0), (12, 1), (16, 1), (19, 2), (4, 2)]
+)
+def test_sides_more_unlike_than_in_training_light(left, level):
+    training = training_on(*([legs()] * 4))
+
+    quality = judge(labelmap(legs(left=left)), MemberAgreement(), training)
+
+    assert reason_of(quality, "tibia", "symmetry").level == level
+
+
+def test_a_leg_that_is_missing_from_a_label_of_both_is_noticed():
+    training = training_on(*([legs()] * 4))
+    alone = np.where(np.arange(50)[:, None, None] < 15, legs(), 0)
+
+    found = reason_of(
+        judge(labelmap(alone), MemberAgreement(), training), "tibia", "symmetry"
+    )
+
+    assert (found.level, found.value) == (Light.AMBER, None)
+    assert "one side only" in found.message
+
+
+def test_a_structure_without_two_sides_in_training_is_not_asked_for_symmetry():
+    training = training_on(*([two_bones()] * 4))
+    quality = judge(labelmap(legs()), MemberAgreement(), training)
+
+    assert "symmetry" not in {r.kind for r in quality.reasons}
+
+
+def test_two_labels_of_one_bone_are_compared_and_told_once():
+    def femurs(left, right):
+        voxels = np.zeros((30, 8, 8), np.uint8)
+        voxels[1 : 1 + right, 2:6, 2:6] = 2
+        voxels[16 : 16 + left, 2:6, 2:6] = 1
+        return voxels
+
+    training = training_on(*([femurs(10, 10)] * 4), table=SIDES)
+    quality = judge(labelmap(femurs(10, 5), SIDES), MemberAgreement(), training)
+
+    found = reason_of(quality, "femur_left", "symmetry")
+    assert found.level is Light.RED
+    assert found.value == pytest.approx(1 / 3)
+    assert found.message.startswith("femur: 0.0800 cm\u00b3 right, 0.160 cm\u00b3 left")
+    assert [r.kind for r in quality.reasons].count("symmetry") == 1
+
+
+def test_ranges_hold_figures_and_no_case_and_read_back_as_they_were():
+    bones = two_bones()
+    small = np.where(np.arange(20)[:, None, None] == 2, 0, bones)
+    training = training_on(bones, small, np.where(bones == 2, 0, bones))
+
+    assert training.cases == 3
+    assert training.structures["femur"].cases == 2
+    assert training.structures["tibia"].volume_mm3 == Spread(500, 510, 600, 600, 600)
+    assert TrainingStructures.from_json(training.as_json()) == training
+
+
+@pytest.mark.parametrize("damaged", [{}, {"cases": 3, "structures": {"tibia": {}}}, []])
+def test_damaged_ranges_are_refused(damaged):
+    with pytest.raises(InputError, match="damaged"):
+        TrainingStructures.from_json(damaged)
+
+
+def test_a_spread_out_of_order_is_refused():
+    with pytest.raises(InputError, match="ascend"):
+        Spread(1, 2, 3, 5, 4)
+
+
+def test_two_training_labels_are_too_few_to_expect_a_volume():
+    training = training_on(two_bones(), two_bones())
+    quality = judge(labelmap(two_bones()), MemberAgreement(), training)
+
+    assert "volume" not in {r.kind for r in quality.reasons}
+    assert any("Fewer than 3" in words for words in quality.not_judged)
+
+
+def test_the_lights_of_a_batch_are_counted_the_worst_first():
+    red = Quality((Reason("t", "empty", Light.RED, 0.0, (None, None), "t: gone."),))
+
+    assert lights_said([Quality(()), red, Quality(())]) == "1 red, 0 amber, 2 green"
+    assert red.lowest_agreement is None
+    assert str(red.reasons[0]) == "red: t: gone."
+
+
+def test_figures_of_an_absent_structure_are_nothing():
+    assert structure_figures(labelmap(np.zeros((4, 4, 4))))[
+        "tibia"
+    ] == StructureFigures(0.0)
