@@ -95,30 +95,35 @@ def train_command(
 
 
 def predict_command(
-    model_dir: Path,
-    folds: Sequence[int | str],
+    members: Mapping[Path, Sequence[int | str]],
     images_dir: Path,
     out_dir: Path,
     resources: Resources,
     *,
-    probabilities: bool,
+    progress_file: Path,
+    previous_dir: Path | None = None,
 ) -> list[str]:
-    """Return the call that predicts every image of a folder with one model."""
-    command = _task("predict", resources)
-    command += ["--model", str(model_dir), "--images", str(images_dir)]
-    command += ["--out", str(out_dir), "--device", resources.device]
-    for fold in folds:
-        command += ["--fold", str(fold)]
-    return [*command, "--probabilities"] if probabilities else command
+    """Return the call that predicts every image of a folder.
 
-
-def ensemble_command(
-    members: Sequence[Path], out_dir: Path, resources: Resources
-) -> list[str]:
-    """Return the call that averages the probabilities of several models."""
-    command = [*_task("ensemble", resources), "--out", str(out_dir)]
-    for member in members:
-        command += ["--member", str(member)]
+    Parameters
+    ----------
+    members : mapping
+        Model folders and their folds; the mean of several is taken.
+    images_dir, out_dir : Path
+    resources : Resources
+        More than one worker: the next image is prepared while one is predicted.
+    progress_file : Path
+        Gets a line of JSON now and then.
+    previous_dir : Path, optional
+        Labelmaps of ``3d_lowres``, for members that correct them.
+    """
+    command = [*_task("predict", resources), "--device", resources.device]
+    command += ["--images", str(images_dir), "--out", str(out_dir)]
+    command += ["--progress", str(progress_file)]
+    if previous_dir is not None:
+        command += ["--previous", str(previous_dir)]
+    for model_dir, folds in members.items():
+        command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
     return command
 
 
@@ -299,7 +304,6 @@ __all__ = [
     "NnUNetProcess",
     "Resources",
     "checkpoint_command",
-    "ensemble_command",
     "nnunet_environment",
     "plan_command",
     "predict_command",

@@ -27,7 +27,6 @@ TASKS: dict[
     "plan": (planning.add_arguments, planning.plan),
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
-    "ensemble": (prediction.add_ensemble_arguments, prediction.ensemble),
     "second-opinion": (
         second_opinion.add_arguments,
         second_opinion.give_second_opinion,

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 from nnunet_bridge.core.aligned import aligned, number
@@ -21,7 +21,6 @@ from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.commands import (
     Resources,
-    ensemble_command,
     nnunet_environment,
     predict_command,
     run_to_end,
@@ -280,20 +279,14 @@ class _Story:
             prefix=".select-", dir=self.workspace.record_dir(self.dataset)
         ) as folder:
             work = Path(folder)
-            self.progress.stage("ensembles", len(used) + len(self.pairs))
-            for done, name in enumerate(used, start=1):
-                self._predict_again(name, cases, work)
-                self.progress.advance(done, name)
-            for name, pair in self.pairs.items():
-                members = [work / one for one in pair]
-                self._call(ensemble_command(members, work / name, self.resources), name)
+            self.progress.stage("ensembles", len(self.pairs))
+            for done, (name, pair) in enumerate(self.pairs.items(), start=1):
+                predicted = self._predict_again(pair, cases, work / name)
                 scores = [
                     score
-                    for case in cases
+                    for case, file in predicted.items()
                     for score in bone_scores(
-                        read_labelmap(
-                            work / name / f"{case}{FILE_ENDING}", study.labels
-                        ),
+                        read_labelmap(file, study.labels),
                         study.reference(case),
                         case_id=case,
                         configuration=name,
@@ -301,27 +294,50 @@ class _Story:
                     )
                 ]
                 cost = sum(costs[one] for one in pair)
+                self.progress.advance(done, name)
                 yield Candidate(name, tuple(scores), cost)
 
-    def _predict_again(self, name: str, cases: Sequence[str], work: Path) -> None:
-        """Predict each case, with probabilities, by the fold that held it out."""
-        states = self.members[name]
-        model_dir = self.workspace.model_dir(states[0].run)
-        check_model_folder(model_dir, [state.run.fold for state in states])
-        for state in states:
-            images = work / f"{name} images {state.run.fold}"
-            images.mkdir()
-            held_out = self.workspace.fold_dir(state.run) / "validation"
-            for case in cases:
-                if (held_out / f"{case}{FILE_ENDING}").exists():
-                    for image in self.raw.image_files(case, "Tr"):
-                        (images / image.name).symlink_to(image)
-            if any(images.iterdir()):
-                command = predict_command(
-                    *(model_dir, [state.run.fold], images, work / name, self.resources),
-                    probabilities=True,
-                )
-                self._call(command, f"{name} fold {state.run.fold}")
+    def _predict_again(
+        self, pair: tuple[str, str], cases: Sequence[str], work: Path
+    ) -> dict[str, Path]:
+        """Predict each case by the mean of the folds that held it out."""
+        one, other = (self.members[name] for name in pair)
+        predicted = {}
+        for first, second in product(one, other):
+            held_out = self._held_out(first) & self._held_out(second)
+            todo = [case for case in cases if case in held_out]
+            if not todo:
+                continue
+            folder = work / f"{first.run.fold} {second.run.fold}"
+            images, out = folder / "images", folder / "predicted"
+            images.mkdir(parents=True)
+            for case in todo:
+                for image in self.raw.image_files(case, "Tr"):
+                    (images / image.name).symlink_to(image)
+            folds = {
+                self.workspace.model_dir(state.run): [state.run.fold]
+                for state in (first, second)
+            }
+            for model_dir, members in folds.items():
+                check_model_folder(model_dir, members)
+            command = predict_command(
+                folds,
+                images,
+                out,
+                self.resources,
+                progress_file=folder / "progress.jsonl",
+            )
+            self._call(command, f"{first.name} with {second.name}")
+            predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
+        return predicted
+
+    def _held_out(self, state: RunState) -> set[str]:
+        """Return the cases that a training has validated."""
+        folder = self.workspace.fold_dir(state.run) / "validation"
+        return {
+            file.name.removesuffix(FILE_ENDING)
+            for file in folder.glob(f"*{FILE_ENDING}")
+        }
 
     def _call(self, command: Sequence[str], task: str) -> None:
         environment = nnunet_environment(self.workspace, self.resources, os.environ)
