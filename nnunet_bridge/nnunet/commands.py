@@ -23,7 +23,7 @@ from typing import Self
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import NnUNetError
 from nnunet_bridge.nnunet.machine import Machine
-from nnunet_bridge.nnunet.names import Workspace, number_of
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace, number_of
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
 GRACE_S = 5.0
@@ -212,7 +212,7 @@ class NnUNetProcess:
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own argument list, no shell
                 command,
-                env=dict(environment),
+                env={**environment, PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

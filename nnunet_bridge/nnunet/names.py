@@ -21,6 +21,9 @@ CHECKPOINT_BEST = "checkpoint_best.pth"
 CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
 """Ours: the latest but one, in case the latest is damaged."""
 
+PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
+"""Ours: the process whose end is the end of nnU-Net's."""
+
 ON_ALL_CASES = "all"
 """nnU-Net's fold that trains on every case; its validation says nothing."""
 

@@ -22,7 +22,7 @@ from nnunet_bridge.nnunet.commands import (
     watch,
 )
 from nnunet_bridge.nnunet.machine import Machine, chosen_device
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace
 
 RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
 CPU = Resources("cpu", threads=1, workers=1, loaders=0)
@@ -184,6 +184,22 @@ def test_workers_are_gone_soon_after_their_grandparent_was_killed(tmp_path):
     parent.wait()
 
     assert wait_until(lambda: not lives(launcher) and not lives(worker), 5)
+
+
+def test_a_launcher_whose_parent_was_killed_while_it_imported_ends_at_once():
+    """Then it is somebody else's child already when it begins to watch."""
+    gone = subprocess.Popen(python(""))
+    gone.wait()
+    environment = {**os.environ, PARENT_VARIABLE: str(gone.pid)}
+
+    launcher = subprocess.Popen(
+        python(_launcher_with_a_worker()),
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    assert launcher.wait(timeout=60) == -signal.SIGKILL
 
 
 def _launcher_with_a_worker():

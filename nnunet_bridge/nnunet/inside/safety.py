@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE
+
 _PARENT_CHECK_S = 1.0
 
 
@@ -61,8 +63,12 @@ def one_worker_is_a_thread() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process and its workers when the process that started it is gone."""
-    parent = os.getppid()
+    """End this process and its workers when the process that started it is gone.
+
+    It may have gone while this one still imported torch, so it is known by the variable
+    that it set.
+    """
+    parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
 
     def watch() -> None:
         while os.getppid() == parent:
