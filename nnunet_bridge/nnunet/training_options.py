@@ -18,6 +18,10 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    own_arguments: tuple[str, ...] | None = None
+    """nnU-Net's own, as `own_arguments.TRAINING` checked them; by default those that a
+    run began with."""
+
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
 
@@ -29,4 +33,5 @@ class TrainingOptions:
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(("--", *self.own_arguments) if self.own_arguments else ()),
         )

@@ -16,12 +16,13 @@ from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, Method, trained_in
 from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
+from nnunet_bridge.nnunet.planners import planner_of
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
 from nnunet_bridge.pipeline.models import Model, choose_model
-from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
+from nnunet_bridge.pipeline.plan import PlanningOptions, PlanSummary, plan_dataset
 from nnunet_bridge.pipeline.predict import (
     PredictionOptions,
     PredictSummary,
@@ -136,7 +137,13 @@ def run_study(
     )
     _require_cases(converted)
     planned = plan_dataset(
-        workspace, dataset, options.configurations, force=options.force, progress=shown
+        workspace,
+        dataset,
+        options.configurations,
+        PlanningOptions(
+            (planner_of(options.method.stock_plans).word,), force=options.force
+        ),
+        progress=shown,
     )
     trained = train_dataset(
         workspace,

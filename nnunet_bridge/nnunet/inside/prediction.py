@@ -16,6 +16,7 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--out", type=Path, required=True)
     predict.add_argument("--device", required=True)
     predict.add_argument("--probabilities", action="store_true")
+    predict.add_argument("--previous", type=Path)
 
 
 def add_ensemble_arguments(ensemble: argparse.ArgumentParser) -> None:
@@ -36,6 +37,8 @@ def predict(asked: argparse.Namespace) -> None:
     predictor.initialize_from_trained_model_folder(str(asked.model), folds)
     asked.out.mkdir(parents=True, exist_ok=True)
     options = {"save_probabilities": asked.probabilities, "overwrite": True}
+    if asked.previous is not None:
+        options["folder_with_segs_from_prev_stage"] = str(asked.previous)
     if asked.workers > 1:
         predictor.predict_from_files(
             str(asked.images),
