@@ -61,6 +61,23 @@ _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
 
 
+def read_size(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the shape and the spacing that a file announces; no voxel is read.
+
+    Returns
+    -------
+    shape : tuple of int
+    spacing_mm : (3,) tuple
+
+    Raises
+    ------
+    Refused
+        With code K19 if it is no readable NIfTI file.
+    """
+    header = _parsed(file, bytes(next(_blocks(file), b"")[:_STRUCT_BYTES]))
+    return header.shape, tuple(float(mm) for mm in header.fields["pixdim"][1:4])
+
+
 def read_volume(file: Path) -> Volume:
     """Return the image in a NIfTI file.
 

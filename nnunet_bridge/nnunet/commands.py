@@ -33,7 +33,8 @@ GRACE_S = 5.0
 
 POLL_S = 0.5
 _LOST_WORKER = re.compile(
-    r"background worker(s are| is) (6 feet under|no longer alive)|workers? died", re.I
+    r"background worker(s are| is) (6 feet under|no longer alive)|workers? died",
+    re.IGNORECASE,
 )
 """How nnU-Net says that a worker process of its own is gone."""
 
@@ -168,7 +169,7 @@ def train_command(
     return [*command, "--resume"] if resume else command
 
 
-def predict_command(
+def predict_command(  # noqa: PLR0913 - each is a word of the call
     model_dir: Path,
     folds: Sequence[int | str],
     images_dir: Path,

@@ -213,7 +213,7 @@ def prediction_memory_bytes(
     Examples
     --------
     >>> round(prediction_memory_bytes((1015, 512, 512), 5) / 2**30, 1)
-    6.4
+    5.5
     """
     voxels = math.prod(shape)
     final = math.prod(original or shape)

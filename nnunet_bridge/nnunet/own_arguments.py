@@ -43,7 +43,7 @@ class OwnArguments:
         faults, left = [], list(words)
         while left:
             word = left.pop(0)
-            values = tuple(left[: self._values(word)])
+            values = tuple(left[: self._values(word, left)])
             del left[: len(values)]
             fault = self._fault(word, values)
             if fault:
@@ -62,9 +62,12 @@ class OwnArguments:
         if word not in words:
             return None
         begin = list(words).index(word) + 1
-        return tuple(words[begin : begin + self._values(word)])
+        return tuple(words[begin : begin + self._values(word, ())])
 
-    def _values(self, word: str) -> int:
+    def _values(self, word: str, left: Sequence[str]) -> int:
+        """Return how many of the words that are left belong to a word."""
+        if word in self.refused:
+            return next((n for n, w in enumerate(left) if w[:1] == "-"), len(left))
         return 1 if word in self.files else self.numbers.get(word, 0)
 
     def _fault(self, word: str, values: tuple[str, ...]) -> str:

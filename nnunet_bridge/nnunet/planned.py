@@ -60,7 +60,9 @@ class Planned:
             planned_file(workspace, dataset),
             {
                 "dataset_state": self.dataset_state,
-                "planners": {word: list(names) for word, names in self.planners.items()},
+                "planners": {
+                    word: list(names) for word, names in self.planners.items()
+                },
                 "own_arguments": list(self.own_arguments),
                 "failure": self.failure,
                 "preprocessed": dict(self.preprocessed),
@@ -144,9 +146,7 @@ def preprocessed_now(
 ) -> Contents:
     """Return what the preprocessed cases of a folder hold now."""
     planned_dir = workspace.planned_dir(dataset)
-    return contents_of(
-        sorted((planned_dir / identifier).glob("*")), planned_dir, known
-    )
+    return contents_of(sorted((planned_dir / identifier).glob("*")), planned_dir, known)
 
 
 def unfinished_cases(folder: Path, cases: list[str]) -> list[str]:

@@ -6,12 +6,13 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import megabytes, read_json
-from nnunet_bridge.formats.nifti import read_shape
+from nnunet_bridge.formats.nifti import read_size
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
     Footprint,
@@ -24,7 +25,7 @@ from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
-from nnunet_bridge.nnunet.plans import Plans, resolved
+from nnunet_bridge.nnunet.plans import Plans
 from nnunet_bridge.nnunet.runs import events_of, known_runs
 
 
@@ -184,13 +185,13 @@ def preprocessing_bytes(raw: RawDataset) -> int:
     The spacing that nnU-Net will plan is not known yet: about that of the images.
     """
     shapes = [
-        read_shape(raw.image_files(case, "Tr")[0]) for case in raw.training_cases()
+        read_size(raw.image_files(case, "Tr")[0])[0] for case in raw.training_cases()
     ]
     largest = max(shapes, key=math.prod)
     return preprocessing_memory_bytes(largest, largest, len(raw.channels))
 
 
-def require_memory_for_training(  # noqa: PLR0913 - what, how and where
+def require_memory_for_training(
     workspace: Workspace,
     run: TrainingRun,
     method: Method,
@@ -229,22 +230,17 @@ def require_memory_for_training(  # noqa: PLR0913 - what, how and where
 
 
 def require_memory_for_prediction(
-    plans: Plans,
-    configuration: str,
-    classes: int,
-    cases: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]],
-    machine: Machine,
+    model_dir: Path, configuration: str, images: Sequence[Path], machine: Machine
 ) -> None:
-    """Refuse a prediction whose largest case cannot fit.
+    """Refuse a prediction if one of its cases cannot fit.
 
     Parameters
     ----------
-    plans : dict
+    model_dir : Path
+        Holds ``plans.json`` and ``dataset.json``.
     configuration : str
-    classes : int
-        With the background.
-    cases : mapping
-        Case -> shape and spacing in mm, in our order (column, row, slice).
+    images : sequence of Path
+        One channel of every case is enough.
     machine : Machine
 
     Raises
@@ -252,9 +248,10 @@ def require_memory_for_prediction(
     EnvironmentFault
         With code F10, the figure and what to do.
     """
-    if "architecture" not in resolved(plans, configuration):
-        return
-    for case, (shape, spacing_mm) in cases.items():
+    plans = read_json(model_dir / "plans.json")
+    classes = 1 + len(RawDataset.open(model_dir).labels)
+    for image in images:
+        shape, spacing_mm = read_size(image)
         resampled = shape_at(shape[::-1], spacing_mm[::-1], plans, configuration)
         need = prediction_memory(
             plans,
@@ -265,7 +262,7 @@ def require_memory_for_prediction(
         )
         edges = " x ".join(str(edge) for edge in shape)
         _require(
-            f"Predicting {case} ({edges} voxels, {classes} classes) with "
+            f"Predicting {image.name} ({edges} voxels, {classes} classes) with "
             f"{configuration}",
             need.host_bytes,
             machine.free_memory_bytes,
@@ -291,9 +288,9 @@ def _words_of(method: Method) -> str:
 def _times_seen(
     workspace: Workspace, dataset: str
 ) -> dict[tuple[str, str], list[SeenTime]]:
-    """Return the times of every kind of training, by its stock plans and configuration."""
-    seconds: dict[tuple[str, ...], list[float]] = {}
-    epochs: dict[tuple[str, ...], int] = {}
+    """Return the times of every kind of training, by stock plans and configuration."""
+    seconds: dict[tuple[str, str, str, str], list[float]] = {}
+    epochs: dict[tuple[str, str, str, str], int] = {}
     for state in known_runs(workspace, dataset):
         stock = next(
             (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
@@ -311,9 +308,9 @@ def _times_seen(
     found: dict[tuple[str, str], list[SeenTime]] = {}
     for kind, took in seconds.items():
         if took:
-            stock, configuration, model, budget = kind
+            planned, configuration, model, budget = kind
             seen = SeenTime(model, budget, epochs[kind], statistics.median(took))
-            found.setdefault((stock, configuration), []).append(seen)
+            found.setdefault((planned, configuration), []).append(seen)
     return found
 
 

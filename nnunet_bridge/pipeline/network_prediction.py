@@ -13,7 +13,10 @@ from nnunet_bridge.nnunet.commands import (
     predict_command,
     run_to_end,
 )
+from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
+from nnunet_bridge.pipeline.estimates import require_memory_for_prediction
 from nnunet_bridge.pipeline.models import Model
 
 IMAGES = "images"
@@ -43,6 +46,8 @@ def predict_folder(
 
     Raises
     ------
+    EnvironmentFault
+        If a case cannot fit into memory (F10).
     SecurityError
         If the model holds what could do harm (FAULTS S01, S02, S07-S10).
     NnUNetError
@@ -53,10 +58,18 @@ def predict_folder(
     log_file = workspace.record_dir(model.dataset) / "predict.log"
     members = model.members()
     several = len(members) > 1
-    count = len(list((work / IMAGES).glob(f"*{FILE_ENDING}")))
+    images = sorted((work / IMAGES).glob(f"*{FILE_ENDING}"))
+    count = len(images)
+    for configuration, states in members.items():
+        require_memory_for_prediction(
+            workspace.model_dir(states[0].run), configuration, images, this_machine()
+        )
     folders = []
     for number, (configuration, states) in enumerate(members.items()):
         folder = work / configuration
+        previous = None
+        if configuration == CASCADE:
+            previous = _first_stage(workspace, model, work, resources, log_file)
         command = predict_command(
             workspace.model_dir(states[0].run),
             [state.run.fold for state in states],
@@ -64,6 +77,7 @@ def predict_folder(
             folder,
             resources,
             probabilities=several,
+            previous_dir=previous,
         )
         task = f"predict {configuration}"
         for _ in run_to_end(command, environment, log_file, task):
@@ -76,3 +90,22 @@ def predict_folder(
     for _ in run_to_end(command, environment, log_file, "ensemble"):
         pass
     return work / "mean"
+
+
+def _first_stage(
+    workspace: Workspace, model: Model, work: Path, resources: Resources, log_file: Path
+) -> Path:
+    """Predict what the cascade begins with; return the folder."""
+    folder = work / f"{LOWRES}_for_{CASCADE}"
+    command = predict_command(
+        workspace.model_dir(model.previous[0].run),
+        [state.run.fold for state in model.previous],
+        work / IMAGES,
+        folder,
+        resources,
+        probabilities=False,
+    )
+    environment = nnunet_environment(workspace, resources, os.environ)
+    for _ in run_to_end(command, environment, log_file, f"predict {LOWRES}"):
+        pass
+    return folder

@@ -74,7 +74,7 @@ class PlanningOptions:
     splits that are there."""
 
     own_arguments: tuple[str, ...] | None = None
-    """nnU-Net's own, for every planner; by default those of the plans that are there."""
+    """nnU-Net's own, for every planner; by default those of the plans already there."""
 
     force: bool = False
     """Plan again what is planned."""
@@ -248,9 +248,7 @@ class _Planning:
         )
         worker_bytes = preprocessing_bytes(self.raw)
         # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
-        resources = shared_among(
-            1, "cpu", this_machine(), worker_bytes=worker_bytes
-        )
+        resources = shared_among(1, "cpu", this_machine(), worker_bytes=worker_bytes)
         resources = replace(resources, loaders=1)
         log_file = self.workspace.record_dir(self.dataset) / "plan.log"
         log_file.unlink(missing_ok=True)
@@ -264,8 +262,10 @@ class _Planning:
                     self._record(known, failure=told)
                     raise WorkerKilled(told) from error
                 fewer = max(1, resources.workers // 2)
-                warnings.append(f"[F11] {told} Tried again with {fewer} of "
-                                f"{resources.workers} workers.")
+                warnings.append(
+                    f"[F11] {told} Tried again with {fewer} of "
+                    f"{resources.workers} workers."
+                )
                 resources = replace(resources, workers=fewer)
                 self._remove_unfinished(known)
             except NnUNetError as error:

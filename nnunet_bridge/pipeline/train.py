@@ -384,8 +384,8 @@ def require_previous_stages(
         ]
         if missing:
             faults.append(
-                f"{CASCADE} fold {run.fold} needs {LOWRES} of every fold, and fold "
-                f"{', '.join(missing)} is not trained: train `-c {LOWRES} -f "
+                f"{CASCADE} fold {run.fold} needs {LOWRES} of every fold; not trained: "
+                f"fold {', '.join(missing)}. Train `-c {LOWRES} -f "
                 f"{ON_ALL_CASES if run.fold == ON_ALL_CASES else ALL_NUMBERED}` first"
                 + ("." if now else ", or both at once.")
             )
@@ -432,9 +432,7 @@ class _Batch:
                 require_previous_stages(self.workspace, [run], now=True)
             except InputError as error:
                 failures.append(str(error))
-                write_record(
-                    self.workspace, run, state="failed", reason=str(error)
-                )
+                write_record(self.workspace, run, state="failed", reason=str(error))
             else:
                 second.append(run)
         if second:
