@@ -1,6 +1,10 @@
 """Planning: what is refused before nnU-Net is called, and what holds afterwards."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -297,6 +301,26 @@ def test_F10_training_asks_the_machine_before_anything_starts(planned, monkeypat
         )
 
     assert not planned.results_dir.exists()
+
+
+def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
+    limit = 1500 << 20
+
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "nnunet_bridge", "train", DATASET, "-c", "2d"),
+            *("-w", str(planned.raw_dir.parent), "--device", "cpu", "--json"),
+        ],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    answer = json.loads(result.stdout)
+    assert (answer["code"], answer["exit_code"], result.returncode) == ("F10", 5, 5)
+    assert "Training 2d at the budget full needs about" in answer["error"]
 
 
 def test_F10_a_case_of_1015_slices_is_refused_with_the_figures(tmp_path):
