@@ -32,6 +32,9 @@ _REFERENCE_NUMBERS = {
 _PROCESS_BYTES = 1792 << 20
 """Of a process that has loaded torch and nnU-Net and trains something tiny."""
 
+_PREDICTING_BYTES = 1100 << 20
+"""Of a process that has loaded torch, nnU-Net and a model."""
+
 _WORKER_BYTES = 640 << 20
 """Of a worker that has loaded torch and does nothing yet."""
 
@@ -177,7 +180,9 @@ def prediction_memory(
     case = prediction_memory_bytes(resampled, classes, original=original)
     voxels = math.prod(resampled)
     on_gpu = 4 * voxels + 2 * (classes + 1) * voxels
-    return Footprint(_PROCESS_BYTES + network + case, GIB // 2 + network // 2 + on_gpu)
+    return Footprint(
+        _PREDICTING_BYTES + network + case, GIB // 2 + network // 2 + on_gpu
+    )
 
 
 def prediction_memory_bytes(
