@@ -61,23 +61,6 @@ _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
 
 
-def read_size(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the shape and the spacing that a file announces; no voxel is read.
-
-    Returns
-    -------
-    shape : tuple of int
-    spacing_mm : (3,) tuple
-
-    Raises
-    ------
-    Refused
-        With code K19 if it is no readable NIfTI file.
-    """
-    header = _parsed(file, bytes(next(_blocks(file), b"")[:_STRUCT_BYTES]))
-    return header.shape, tuple(float(mm) for mm in header.fields["pixdim"][1:4])
-
-
 def read_volume(file: Path) -> Volume:
     """Return the image in a NIfTI file.
 
@@ -137,15 +120,7 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     """
     content = _whole_content(file)
     header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
-    shape = header.shape
-    while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
-        shape = shape[:-1]
-    if len(shape) != 3:  # noqa: PLR2004 - likewise
-        raise Refused.because(
-            "K08",
-            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
-            "needed.",
-        )
+    shape = _shape_in_space(file, header)
     if header.dtype.kind not in "iuf":
         raise Refused.because(
             "K08", f"{quoted(file.name)} holds {header.dtype}, not numbers."
@@ -158,6 +133,13 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     if (header.slope, header.intercept) != (1.0, 0.0):
         voxels = (voxels * header.slope + header.intercept).astype(np.float32)
     return grid, voxels
+
+
+def read_grid(file: Path) -> Grid:
+    """Return the grid of a NIfTI file; of its voxels nothing is read."""
+    start = next(_blocks(file), b"")
+    header = _parsed(file, start[:_STRUCT_BYTES])
+    return _grid(file, _shape_in_space(file, header), header.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +193,20 @@ def _parsed(file: Path, packed: bytes) -> _Header:
             "S07", f"{quoted(file.name)} announces the shape {shape}."
         )
     return header
+
+
+def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
+    """Return the three sizes of an image; further axes of one entry are left out."""
+    shape = header.shape
+    while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
+        shape = shape[:-1]
+    if len(shape) != 3:  # noqa: PLR2004 - likewise
+        raise Refused.because(
+            "K08",
+            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
+            "needed.",
+        )
+    return shape
 
 
 def _whole_content(file: Path) -> bytearray:

@@ -169,37 +169,36 @@ def train_command(
     return [*command, "--resume"] if resume else command
 
 
-def predict_command(  # noqa: PLR0913 - each is a word of the call
-    model_dir: Path,
-    folds: Sequence[int | str],
+def predict_command(
+    members: Mapping[Path, Sequence[int | str]],
     images_dir: Path,
     out_dir: Path,
     resources: Resources,
     *,
-    probabilities: bool,
+    progress_file: Path,
     previous_dir: Path | None = None,
 ) -> list[str]:
-    """Return the call that predicts every image of a folder with one model.
+    """Return the call that predicts every image of a folder.
 
-    A model of the cascade needs what the model before it predicted, `previous_dir`.
+    Parameters
+    ----------
+    members : mapping
+        Model folders and their folds; the mean of several is taken.
+    images_dir, out_dir : Path
+    resources : Resources
+        More than one worker: the next image is prepared while one is predicted.
+    progress_file : Path
+        Gets a line of JSON now and then.
+    previous_dir : Path, optional
+        Labelmaps of ``3d_lowres``, for members that correct them.
     """
-    command = _task("predict", resources)
-    command += ["--model", str(model_dir), "--images", str(images_dir)]
-    command += ["--out", str(out_dir), "--device", resources.device]
-    for fold in folds:
-        command += ["--fold", str(fold)]
+    command = [*_task("predict", resources), "--device", resources.device]
+    command += ["--images", str(images_dir), "--out", str(out_dir)]
+    command += ["--progress", str(progress_file)]
     if previous_dir is not None:
         command += ["--previous", str(previous_dir)]
-    return [*command, "--probabilities"] if probabilities else command
-
-
-def ensemble_command(
-    members: Sequence[Path], out_dir: Path, resources: Resources
-) -> list[str]:
-    """Return the call that averages the probabilities of several models."""
-    command = [*_task("ensemble", resources), "--out", str(out_dir)]
-    for member in members:
-        command += ["--member", str(member)]
+    for model_dir, folds in members.items():
+        command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
     return command
 
 
@@ -375,7 +374,6 @@ __all__ = [
     "PlanTask",
     "Resources",
     "checkpoint_command",
-    "ensemble_command",
     "nnunet_environment",
     "plan_command",
     "predict_command",

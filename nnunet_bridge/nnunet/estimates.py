@@ -32,17 +32,11 @@ _REFERENCE_NUMBERS = {
 _PROCESS_BYTES = 1792 << 20
 """Of a process that has loaded torch and nnU-Net and trains something tiny."""
 
-_PREDICTING_BYTES = 1100 << 20
-"""Of a process that has loaded torch, nnU-Net and a model."""
-
 _WORKER_BYTES = 640 << 20
 """Of a worker that has loaded torch and does nothing yet."""
 
 _CPU_BYTES_PER_NUMBER = 22
 """Of a feature map on a CPU: the value, its gradient, and what PyTorch keeps for it."""
-
-_PREDICTION_BYTES_PER_NUMBER = 4
-"""Without gradients only few maps live at a time, so this is never too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,78 +152,6 @@ def shape_at(
         max(1, round(shape[axis] * old / new))
         for axis, old, new in zip(order, spacings, target, strict=True)
     )
-
-
-def prediction_memory(
-    plans: Plans, configuration: str, *, original: Shape, resampled: Shape, classes: int
-) -> Footprint:
-    """Return what predicting one case needs.
-
-    Parameters
-    ----------
-    plans : dict
-    configuration : str
-    original, resampled : (3,) sequence
-        Size of the image, and at the spacing of the configuration.
-    classes : int
-        With the background.
-    """
-    planned = resolved(plans, configuration)
-    one_patch = feature_map_size(planned, classes) or 0
-    network = _PREDICTION_BYTES_PER_NUMBER * one_patch
-    case = prediction_memory_bytes(resampled, classes, original=original)
-    voxels = math.prod(resampled)
-    on_gpu = 4 * voxels + 2 * (classes + 1) * voxels
-    return Footprint(
-        _PREDICTING_BYTES + network + case, GIB // 2 + network // 2 + on_gpu
-    )
-
-
-def prediction_memory_bytes(
-    shape: Shape,
-    classes: int,
-    *,
-    original: Shape | None = None,
-    folds: int = 1,
-    probabilities: bool = False,
-) -> int:
-    """Return what the arrays of one predicted case take at the worst moment.
-
-    Parameters
-    ----------
-    shape : (3,) sequence
-        At the spacing of the configuration.
-    classes : int
-        With the background.
-    original : (3,) sequence, optional
-        Of the image; by default the same.
-    folds : int
-        Whose mean is taken.
-    probabilities : bool
-        Whether they are kept, as a mean of several models needs.
-
-    Notes
-    -----
-    nnU-Net 2.8.1: the image in float32; logits of all classes, and how often a voxel
-    was predicted, in float16 (a second set while folds are added). Another shape is
-    reached through float64, class by class; the labels are chosen as int64.
-    Probabilities are float32, before and after softmax.
-
-    Examples
-    --------
-    >>> round(prediction_memory_bytes((1015, 512, 512), 5) / 2**30, 1)
-    5.5
-    """
-    voxels = math.prod(shape)
-    final = math.prod(original or shape)
-    image, logits = 4 * voxels, 2 * classes * voxels
-    sliding = 2 * image + logits * min(folds, 2) + 2 * voxels
-    exporting = image + logits + 8 * final
-    if original is not None and tuple(sorted(original)) != tuple(sorted(shape)):
-        exporting += 8 * classes * voxels + 2 * classes * final + 16 * final
-    if probabilities:
-        exporting += 2 * 4 * classes * final
-    return max(sliding, exporting)
 
 
 def preprocessing_memory_bytes(original: Shape, resampled: Shape, channels: int) -> int:

@@ -21,7 +21,6 @@ TASKS: dict[
     "plan": (planning.add_arguments, planning.plan),
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
-    "ensemble": (prediction.add_ensemble_arguments, prediction.ensemble),
     "checkpoint": (stripping.add_arguments, stripping.strip_checkpoints),
 }
 """Word -> what adds its arguments, and what does it."""

@@ -6,17 +6,15 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import megabytes, read_json
-from nnunet_bridge.formats.nifti import read_size
+from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
     Footprint,
-    prediction_memory,
     preprocessing_memory_bytes,
     shape_at,
     training_memory,
@@ -25,7 +23,8 @@ from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
-from nnunet_bridge.nnunet.plans import Plans
+from nnunet_bridge.nnunet.plans import Plans, resolved
+from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
 from nnunet_bridge.nnunet.runs import events_of, known_runs
 
 
@@ -77,7 +76,10 @@ class Estimate:
             "planner": self.planner,
             "configuration": self.configuration,
             "training": None if self.training is None else self.training.as_json(),
-            "prediction": self.prediction.as_json(),
+            "prediction": {
+                "host_bytes": self.prediction.host_bytes,
+                "host_bytes_beside_gpu": self.prediction.gpu_bytes,
+            },
             "largest_case": list(self.largest_case),
             "times": [time.as_json() for time in self.times],
         }
@@ -147,18 +149,37 @@ def estimates_of(
                     word,
                     name,
                     training_memory(plans, name, classes),
-                    prediction_memory(
-                        plans,
-                        name,
-                        original=original,
-                        resampled=resampled,
-                        classes=classes,
-                    ),
+                    _prediction(workspace, dataset, plans, name, original),
                     resampled,
                     tuple(seen.get((name_of_plans, name), ())),
                 )
             )
     return PlanEstimates(tuple(parts))
+
+
+def _prediction(
+    workspace: Workspace,
+    dataset: str,
+    plans: Plans,
+    configuration: str,
+    original: tuple[int, ...],
+) -> Footprint:
+    """Return what predicting a case with one fold needs, but for its weights."""
+    found = read_json(workspace.planned_dir(dataset) / "dataset_fingerprint.json")
+    at = [tuple(shape) for shape in found["shapes_after_crop"]].index(original)
+    member = PlannedMember.of(
+        plans,
+        read_json(workspace.dataset_dir(dataset) / "dataset.json"),
+        resolved(plans, configuration),
+        folds=1,
+        weights_bytes=0,
+    )
+    spacing_mm = found["spacings"][at]
+    host, beside_gpu = (
+        host_bytes([member], original, spacing_mm, on_gpu=on_gpu)
+        for on_gpu in (False, True)
+    )
+    return Footprint(host, beside_gpu)
 
 
 def largest_case(
@@ -185,7 +206,7 @@ def preprocessing_bytes(raw: RawDataset) -> int:
     The spacing that nnU-Net will plan is not known yet: about that of the images.
     """
     shapes = [
-        read_size(raw.image_files(case, "Tr")[0])[0] for case in raw.training_cases()
+        read_grid(raw.image_files(case, "Tr")[0]).shape for case in raw.training_cases()
     ]
     largest = max(shapes, key=math.prod)
     return preprocessing_memory_bytes(largest, largest, len(raw.channels))
@@ -227,47 +248,6 @@ def require_memory_for_training(
             what, need.gpu_bytes, machine.gpu_memory_bytes, smaller, kind="GPU memory"
         )
     return 0
-
-
-def require_memory_for_prediction(
-    model_dir: Path, configuration: str, images: Sequence[Path], machine: Machine
-) -> None:
-    """Refuse a prediction if one of its cases cannot fit.
-
-    Parameters
-    ----------
-    model_dir : Path
-        Holds ``plans.json`` and ``dataset.json``.
-    configuration : str
-    images : sequence of Path
-        One channel of every case is enough.
-    machine : Machine
-
-    Raises
-    ------
-    EnvironmentFault
-        With code F10, the figure and what to do.
-    """
-    plans = read_json(model_dir / "plans.json")
-    classes = 1 + len(RawDataset.open(model_dir).labels)
-    for image in images:
-        shape, spacing_mm = read_size(image)
-        resampled = shape_at(shape[::-1], spacing_mm[::-1], plans, configuration)
-        need = prediction_memory(
-            plans,
-            configuration,
-            original=shape[::-1],
-            resampled=resampled,
-            classes=classes,
-        )
-        edges = " x ".join(str(edge) for edge in shape)
-        _require(
-            f"Predicting {image.name} ({edges} voxels, {classes} classes) with "
-            f"{configuration}",
-            need.host_bytes,
-            machine.free_memory_bytes,
-            "crop the image to what is to be found, or predict with 3d_lowres",
-        )
 
 
 def _require(

@@ -51,6 +51,8 @@ from nnunet_bridge.pipeline.network_prediction import predict_folder
 from nnunet_bridge.pipeline.tune import tuned_rules
 
 TUNED = "tuned"
+_PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
+"""About how long a case takes to be read, predicted and written, without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     sources = find_images(inputs)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    shown.stage(f"predict {chosen_model.name}", 3 * len(sources))
+    shown.stage(f"predict {chosen_model.name}", sum(_PARTS) * len(sources))
     with _work_folder(out) as work:
         story = _Story(workspace, chosen_model, labels, out, work, wishes, rules, shown)
         cases = story.predict(sources, shared_among(1, chosen, machine))
@@ -256,7 +258,7 @@ class _Story:
                     write_volume(self.work / "images" / name, reading.volume)
                     grid = reading.volume.grid
                     read[source.case_id] = _Read(grid, facts, reading.findings, region)
-            self.progress.advance(number, source.case_id)
+            self.progress.advance(_READING * number, source.case_id)
         if read:
             predicted_dir = predict_folder(
                 self.workspace,
@@ -264,12 +266,13 @@ class _Story:
                 self.work,
                 resources,
                 advanced=lambda share: self.progress.advance(
-                    len(sources) + share * len(read)
+                    _READING * len(sources) + _PREDICTING * share * len(read)
                 ),
             )
             for number, (case_id, known) in enumerate(read.items()):
                 cases[case_id] = self._finish(case_id, predicted_dir, known)
-                self.progress.advance(2 * len(sources) + number + 1, case_id)
+                before = (_READING + _PREDICTING) * len(sources)
+                self.progress.advance(before + _FINISHING * (number + 1), case_id)
         return tuple(cases[source.case_id] for source in sources)
 
     def _wishes(self) -> JsonObject:

@@ -1,18 +1,12 @@
 """What memory training and prediction take: nnU-Net's own figure, and sane laws."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nnunet_bridge.nnunet.estimates import (
     feature_map_size,
-    prediction_memory,
-    prediction_memory_bytes,
-    preprocessing_memory_bytes,
     shape_at,
     training_memory,
 )
@@ -21,8 +15,6 @@ from nnunet_bridge.nnunet.plans import resolved
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
-edges = st.integers(8, 200)
-shapes = st.tuples(edges, edges, edges)
 
 
 def golden(name):
@@ -89,34 +81,6 @@ def test_F10_loaders_are_counted():
     assert four.host_bytes - none.host_bytes > 4 * 0.5 * 2**30
 
 
-def test_F10_the_largest_images_of_the_tables_are_told_in_figures():
-    """266 million voxels: 2.5 GiB of float16 logits for 5 classes, 8.4 for 17."""
-    shape = (1015, 512, 512)
-    voxels = math.prod(shape)
-
-    five, seventeen = (prediction_memory_bytes(shape, n) for n in (5, 17))
-
-    assert five > 2 * 5 * voxels + 4 * voxels
-    assert seventeen - five == 2 * 12 * voxels
-    resampled = prediction_memory_bytes((508, 256, 256), 5, original=shape)
-    assert resampled > 2 * 5 * voxels + 8 * voxels
-
-
-@given(shape=shapes, classes=st.integers(2, 20))
-def test_F10_more_voxels_classes_folds_or_probabilities_never_need_less(shape, classes):
-    larger = (shape[0] + 1, *shape[1:])
-
-    least = prediction_memory_bytes(shape, classes)
-
-    assert prediction_memory_bytes(larger, classes) > least
-    assert prediction_memory_bytes(shape, classes + 1) > least
-    assert prediction_memory_bytes(shape, classes, folds=2) >= least
-    assert prediction_memory_bytes(shape, classes, probabilities=True) > least
-    assert preprocessing_memory_bytes(larger, shape, 1) > preprocessing_memory_bytes(
-        shape, shape, 1
-    )
-
-
 def test_an_image_at_the_spacing_of_the_plans_keeps_its_shape():
     plans = golden("nnUNetPlans")
     order = plans["transpose_forward"]
@@ -134,15 +98,3 @@ def test_an_image_at_the_spacing_of_the_plans_keeps_its_shape():
     flat = shape_at(shape, [2 * mm for mm in spacing], plans, "2d")
     assert flat[0] == shape[order[0]]
     assert flat[1:] == doubled[1:]
-
-
-def test_a_case_on_another_grid_needs_more_than_on_its_own():
-    plans = golden("nnUNetPlans")
-    same = prediction_memory(
-        plans, "2d", original=(64,) * 3, resampled=(64,) * 3, classes=5
-    )
-    other = prediction_memory(
-        plans, "2d", original=(65,) * 3, resampled=(64,) * 3, classes=5
-    )
-
-    assert other.host_bytes > same.host_bytes

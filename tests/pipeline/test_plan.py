@@ -28,7 +28,6 @@ from nnunet_bridge.nnunet.planned import Planned
 from nnunet_bridge.nnunet.runs import lock_file
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.estimates import (
-    require_memory_for_prediction,
     require_memory_for_training,
 )
 from nnunet_bridge.pipeline.plan import (
@@ -321,28 +320,6 @@ def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
     answer = json.loads(result.stdout)
     assert (answer["code"], answer["exit_code"], result.returncode) == ("F10", 5, 5)
     assert "Training 2d at the budget full needs about" in answer["error"]
-
-
-def test_F10_a_case_of_1015_slices_is_refused_with_the_figures(tmp_path):
-    from tiny_model import DATASET_JSON, golden_plans
-
-    model = tmp_path / "model"
-    write_json(model / "plans.json", golden_plans())
-    write_json(model / "dataset.json", DATASET_JSON)
-    spacing = golden_plans()["configurations"]["3d_fullres"]["spacing"]
-    affine = np.diag([spacing[2], spacing[1], spacing[0], 1.0])
-    image = tmp_path / "leg_0000.nii.gz"
-    shape = (512, 512, 1015)
-    write_volume(image, Volume(Grid(shape, affine), np.zeros(shape, np.uint8)))
-    laptop = Machine(cores=4, free_memory_bytes=4 << 30, gpus=0)
-    server = Machine(cores=4, free_memory_bytes=512 << 30, gpus=0)
-
-    require_memory_for_prediction(model, "3d_fullres", [image], server)
-    with pytest.raises(EnvironmentFault) as caught:
-        require_memory_for_prediction(model, "3d_fullres", [image], laptop)
-
-    assert "leg_0000.nii.gz (512 x 512 x 1015 voxels, 3 classes)" in str(caught.value)
-    assert "crop the image" in str(caught.value)
 
 
 @pytest.mark.training
