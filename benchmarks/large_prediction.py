@@ -2,7 +2,7 @@
 
     python benchmarks/large_prediction.py                       501 x 256 x 256, 2d
     python benchmarks/large_prediction.py -c 3d_fullres -f 5    five folds of it
-    python benchmarks/large_prediction.py --quick               a small case: does it work?
+    python benchmarks/large_prediction.py --quick               a small case: a trial
 
 The image is the synthetic leg with four bones; the model has nnU-Net's planned networks
 at the size of a smoke run, fitted to the leg for some seconds, so that its answer has

@@ -66,7 +66,12 @@ configurations_option = _configurations(
 )
 
 predicting_configurations_option = _configurations(
-    "Several give their mean. [default: the better one on its own validation]",
+    "Several give their mean. [default: what `select` chose, else the better one on "
+    "its own validation]",
+)
+
+weighed_configurations_option = _configurations(
+    "Once for each. [default: all that have finished folds]",
 )
 
 folds_option = click.option(
@@ -178,6 +183,13 @@ def scan_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+label_map_option = click.option(
+    "--map",
+    "map_words",
+    multiple=True,
+    metavar="FILE|THEIRS=OURS",
+    help="What another tool's labels are among ours, by name or value.",
+)
 labels_option = click.option(
     "--labels",
     "labels_file",

@@ -19,6 +19,7 @@ from nnunet_bridge.cli.options import (
     finished_model_option,
     folds_option,
     force_option,
+    label_map_option,
     labels_option,
     predicting_configurations_option,
 )
@@ -46,6 +47,12 @@ from nnunet_bridge.core.summary import Summary
     "`clean --tune` chose for this model.",
 )
 @click.option("--mesh", "meshes", is_flag=True, help="Also write PLY meshes.")
+@click.option(
+    "--seg-nrrd", is_flag=True, help="Also write a segmentation for 3D Slicer."
+)
+@click.option(
+    "--dicom-seg", is_flag=True, help="Also write DICOM SEG; it names the patient."
+)
 @click.option("--image-type", help="Which contrast of a mixed series, e.g. WATER.")
 @force_option
 @bridge_command
@@ -63,6 +70,8 @@ def predict(
     image_type: str | None,
     *,
     meshes: bool,
+    seg_nrrd: bool,
+    dicom_seg: bool,
     force: bool,
 ) -> Summary:
     """Predict DICOM folders, studies of them, or NIfTI files.
@@ -75,7 +84,7 @@ def predict(
     from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
 
     workspace = Workspace.at(session.root)
-    options = PredictionOptions(clean, meshes, image_type, force)
+    options = PredictionOptions(clean, meshes, image_type, force, seg_nrrd, dicom_seg)
     with session.progress() as progress:
         return predict_images(
             workspace,
@@ -252,6 +261,7 @@ def _refuse_words(*names: str, because: str) -> None:
     show_default=True,
     help="Distance within which two surfaces agree (NSD).",
 )
+@label_map_option
 @bridge_command
 def score(
     session: Session,
@@ -260,10 +270,13 @@ def score(
     out: Path,
     labels_file: Path | None,
     tolerance_mm: float,
+    map_words: tuple[str, ...],
 ) -> Summary:
     """Measure predictions against references: Dice, IoU, HD95, ASSD, NSD, volume.
 
     Example:  nnunet-bridge score out/ labelsTs/ -o scores
+
+    Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
     from nnunet_bridge.pipeline.evaluate import score_folders
 
@@ -274,6 +287,7 @@ def score(
             out,
             labels=labels_file,
             tolerance_mm=tolerance_mm,
+            map_words=map_words,
             progress=progress,
         )
 

@@ -148,6 +148,7 @@ def train_command(
     resources: Resources,
     *,
     resume: bool,
+    probabilities: bool = False,
     own_arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return the call that trains and validates one fold.
@@ -159,7 +160,7 @@ def train_command(
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
-    if "--npz" in own_arguments:
+    if probabilities or "--npz" in own_arguments:
         command.append("--probabilities")
     if "--val_best" in own_arguments:
         command.append("--validate-best")
@@ -200,6 +201,24 @@ def predict_command(
     for model_dir, folds in members.items():
         command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
     return command
+
+
+def second_opinion_command(
+    runs: Sequence[TrainingRun],
+    folds: Sequence[int],
+    out_file: Path,
+    resources: Resources,
+    *,
+    ensembles: bool,
+) -> list[str]:
+    """Return the call that lets nnU-Net choose among the configurations of `runs`."""
+    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset]
+    for run in runs:
+        command += ["--trained", run.trainer, run.plans, run.configuration]
+    for fold in folds:
+        command += ["--fold", str(fold)]
+    command += ["--out", str(out_file)]
+    return [*command, "--ensembles"] if ensembles else command
 
 
 def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
@@ -378,6 +397,7 @@ __all__ = [
     "plan_command",
     "predict_command",
     "run_to_end",
+    "second_opinion_command",
     "shared_among",
     "train_command",
     "trainers_dir",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SEED = 20230601
+"""Of every random generator of a training, at its start."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -18,6 +21,8 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    probabilities: bool = False
+    """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
     own_arguments: tuple[str, ...] | None = None
     """nnU-Net's own, as `own_arguments.TRAINING` checked them; by default those that a
     run began with."""
@@ -33,5 +38,6 @@ class TrainingOptions:
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(("--probabilities",) if self.probabilities else ()),
             *(("--", *self.own_arguments) if self.own_arguments else ()),
         )

@@ -25,7 +25,7 @@ from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
 from nnunet_bridge.nnunet.plans import Plans, resolved
 from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
-from nnunet_bridge.nnunet.runs import events_of, known_runs
+from nnunet_bridge.nnunet.runs import known_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class SeenTime:
     budget: str
     epochs: int
     epoch_seconds: float
-    """Median."""
+    """Median over the trainings seen."""
 
     @property
     def seconds(self) -> float:
@@ -276,15 +276,13 @@ def _times_seen(
             (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
             None,
         )
-        if stock is None or state.epochs is None:
+        course = state.course
+        if stock is None or course.epochs is None:
             continue
         kind = (stock, state.run.configuration, state.model, state.budget)
-        epochs[kind] = state.epochs
-        seconds.setdefault(kind, []).extend(
-            float(event["seconds"])
-            for event in events_of(workspace, state.run)
-            if event["event"] == "epoch" and event.get("seconds")
-        )
+        epochs[kind] = course.epochs
+        if course.seconds_per_epoch is not None:
+            seconds.setdefault(kind, []).append(course.seconds_per_epoch)
     found: dict[tuple[str, str], list[SeenTime]] = {}
     for kind, took in seconds.items():
         if took:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from nnunet_bridge.core.dataset import checked_case_id
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding
 from nnunet_bridge.core.image import Volume
+
+if TYPE_CHECKING:
+    from nnunet_bridge.formats.dicom import SourceSlice
 
 SCANS_FOLDER = "Raw DICOM MRI Scans"
 """Where a study keeps one folder of DICOM files a patient."""
@@ -38,6 +41,10 @@ class ImageReading:
 
     volume: Volume
     findings: tuple[Finding, ...]
+
+    slices: tuple[SourceSlice, ...] = ()
+    """Where slice k of a DICOM series lies on the disk; empty for other images, and
+    for a series that was resampled."""
 
     def sha256(self) -> str:
         """Return a hash of the voxels and of their place."""
@@ -86,7 +93,7 @@ def read_image(path: Path, *, image_type: str | None = None) -> ImageReading:
         from nnunet_bridge.formats.dicom import SeriesOptions, read_series
 
         series = read_series(path, SeriesOptions(image_type=image_type))
-        return ImageReading(series.volume, series.findings)
+        return ImageReading(series.volume, series.findings, series.slices)
     from nnunet_bridge.formats.nifti import read_volume
 
     if not path.exists():

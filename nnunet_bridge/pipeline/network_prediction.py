@@ -108,7 +108,8 @@ class _Call:
         previous_dir: Path | None = None,
     ) -> Iterator[float]:
         """Predict with the mean of `members`; give the share that is done."""
-        progress_file = self.work / f"{out_dir.name}.jsonl"
+        progress_file = self.work / "progress.jsonl"
+        progress_file.unlink(missing_ok=True)
         command = predict_command(
             {
                 self.workspace.model_dir(states[0].run): [s.run.fold for s in states]

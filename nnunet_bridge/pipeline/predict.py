@@ -15,13 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
-from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    GeometryError,
+    InputError,
+    UsageError,
+)
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
+from nnunet_bridge.formats.dicom import SourceSlice
+from nnunet_bridge.formats.dicom.segmentation import Algorithm
 from nnunet_bridge.formats.files import (
     clear_os_errors,
     process_lives,
@@ -31,7 +38,7 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.manifest import recorded_region, region_record
-from nnunet_bridge.formats.nifti import read_labelmap, write_volume
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import (
@@ -44,11 +51,23 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region
-from nnunet_bridge.pipeline.case_outputs import WantedOutputs, write_outputs
-from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
-from nnunet_bridge.pipeline.models import Model, choose_model
+from nnunet_bridge.pipeline.case_outputs import (
+    PredictedImage,
+    WantedOutputs,
+    findings_record,
+    refuse_without_slices,
+    write_outputs,
+)
+from nnunet_bridge.pipeline.inputs import (
+    ImageReading,
+    ImageSource,
+    find_images,
+    read_image,
+)
+from nnunet_bridge.pipeline.models import Model, predicting_model
 from nnunet_bridge.pipeline.network_prediction import predict_folder
 from nnunet_bridge.pipeline.tune import tuned_rules
+from nnunet_bridge.pipeline.versions import software_versions
 
 TUNED = "tuned"
 _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
@@ -70,9 +89,24 @@ class PredictionOptions:
     force: bool = False
     """Predict again what is already there."""
 
+    seg_nrrd: bool = False
+    """Also write 3D Slicer's segmentation."""
+
+    dicom_seg: bool = False
+    """Also write DICOM SEG; every image must be a DICOM series."""
+
     def as_json(self) -> JsonObject:
         """Return what decides whether a finished case still holds."""
-        return {"clean": self.clean, "meshes": self.meshes}
+        return {
+            "clean": self.clean,
+            "meshes": self.meshes,
+            "seg_nrrd": self.seg_nrrd,
+            "dicom_seg": self.dicom_seg,
+        }
+
+    def outputs(self) -> WantedOutputs:
+        """Return which files a case gets."""
+        return WantedOutputs(self.meshes, self.seg_nrrd, self.dicom_seg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +193,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
 
     Raises
     ------
+    UsageError
+        If a DICOM SEG is asked for of what is no DICOM series.
     InputError
         If there is no image, no finished model, or no tuned cleaning where it is
         asked for.
@@ -171,7 +207,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     """
     wishes = options or PredictionOptions()
     shown = progress or Silent()
-    chosen_model = choose_model(
+    chosen_model = predicting_model(
         workspace, dataset, configurations, folds, budget, kind=model
     )
     description = next(_model_dirs(workspace, chosen_model)) / "dataset.json"
@@ -180,6 +216,8 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     machine = this_machine()
     chosen = chosen_device(device, machine)
     sources = find_images(inputs)
+    if wishes.dicom_seg:
+        _require_dicom(sources)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     shown.stage(f"predict {chosen_model.name}", sum(_PARTS) * len(sources))
@@ -213,6 +251,9 @@ class _Read:
     region: Region | None
     """What the image was cropped from, if `convert` cropped it."""
 
+    slices: tuple[SourceSlice, ...]
+    """Where the slices of a DICOM series lie on the disk."""
+
 
 @dataclass(slots=True)
 class _Story:
@@ -238,7 +279,7 @@ class _Story:
         cases: dict[str, PredictedCase] = {}
         for number, source in enumerate(sources, start=1):
             try:
-                reading = read_image(source.path, image_type=self.options.image_type)
+                reading = self._read(source)
             except BridgeError as error:
                 cases[source.case_id] = _refused(source.case_id, error)
             else:
@@ -257,7 +298,9 @@ class _Story:
                     name = f"{source.case_id}_0000{FILE_ENDING}"
                     write_volume(self.work / "images" / name, reading.volume)
                     grid = reading.volume.grid
-                    read[source.case_id] = _Read(grid, facts, reading.findings, region)
+                    read[source.case_id] = _Read(
+                        grid, facts, reading.findings, region, reading.slices
+                    )
             self.progress.advance(_READING * number, source.case_id)
         if read:
             predicted_dir = predict_folder(
@@ -270,10 +313,26 @@ class _Story:
                 ),
             )
             for number, (case_id, known) in enumerate(read.items()):
-                cases[case_id] = self._finish(case_id, predicted_dir, known)
+                cases[case_id] = self._finish_or_refuse(case_id, predicted_dir, known)
                 before = (_READING + _PREDICTING) * len(sources)
                 self.progress.advance(before + _FINISHING * (number + 1), case_id)
         return tuple(cases[source.case_id] for source in sources)
+
+    def _read(self, source: ImageSource) -> ImageReading:
+        """Read an image from which everything that is asked for can be made."""
+        reading = read_image(source.path, image_type=self.options.image_type)
+        if self.options.dicom_seg:
+            refuse_without_slices(reading.slices)
+        return reading
+
+    def _finish_or_refuse(
+        self, case_id: str, predicted_dir: Path, known: _Read
+    ) -> PredictedCase:
+        """Finish a case; one that cannot be given out does not stop the others."""
+        try:
+            return self._finish(case_id, predicted_dir, known)
+        except Refused as error:
+            return _refused(case_id, error)
 
     def _wishes(self) -> JsonObject:
         """Return what decides whether a finished case still holds."""
@@ -298,21 +357,32 @@ class _Story:
         case_dir = self.out / case_id
         record = case_dir / "prediction.json"
         record.unlink(missing_ok=True)
-        wanted = WantedOutputs(meshes=self.options.meshes)
-        hashes = write_outputs(case_dir, labelmap, known.region, wanted)
+        image = read_volume(self.work / "images" / f"{case_id}_0000{FILE_ENDING}")
+        algorithm = Algorithm(self.model.reason, known.facts["model_sha256"])
+        written = write_outputs(
+            case_dir,
+            PredictedImage(
+                case_id, labelmap, image, known.region, known.slices, algorithm
+            ),
+            self.options.outputs(),
+        )
+        findings = (*known.findings, *written.findings)
         write_json(
             record,
             {
                 **known.facts,
                 "software": f"nnunet-bridge {__version__}",
+                "versions": software_versions(),
                 "model": self.model.reason,
                 "budget": self.model.budget,
                 "cleaning": account,
                 "volumes_mm3": labelmap.volumes_mm3(),
-                **hashes,
+                "findings": findings_record(findings),
+                **written.hashes,
+                "outputs": written.outputs,
             },
         )
-        return self._case(case_id, labelmap.volumes_mm3(), known.findings)
+        return self._case(case_id, labelmap.volumes_mm3(), findings)
 
     def _finished(
         self, case_id: str, facts: JsonObject, findings: tuple[Finding, ...]
@@ -346,6 +416,16 @@ class _Story:
             if file.is_file()
         )
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+
+
+def _require_dicom(sources: Sequence[ImageSource]) -> None:
+    """Refuse a DICOM SEG of an image that has no DICOM to refer to."""
+    others = [source.path for source in sources if not source.path.is_dir()]
+    if others:
+        raise UsageError(
+            f"--dicom-seg refers to the DICOM series of an image, and {others[0]} is "
+            "none: leave the option out, or name the folder with the DICOM files."
+        )
 
 
 def _region_of(source: ImageSource) -> Region | None:

@@ -339,7 +339,12 @@ def test_the_other_cleanings_are_one_rule_for_all(predict_with, clean):
     named = {row["rule"] for row in record["cleaning"]["rules"].values()}
     assert named == {clean}
     assert (labelmap.voxels == 1).sum() * 3.0 == record["volumes_mm3"]["tibia"]
-    assert record["options"] == {"clean": clean, "meshes": False}
+    assert record["options"] == {
+        "clean": clean,
+        "meshes": False,
+        "seg_nrrd": False,
+        "dicom_seg": False,
+    }
 
 
 def test_N03_other_rules_predict_anew_and_the_same_do_not(workspace, predict_with):

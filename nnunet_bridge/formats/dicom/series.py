@@ -21,6 +21,15 @@ from nnunet_bridge.formats.dicom.stack import Stack, arrange
 from nnunet_bridge.ops.restack import restacked
 
 
+@dataclass(frozen=True, slots=True)
+class SourceSlice:
+    """Where one slice of a volume came from."""
+
+    file: Path
+    frame: int
+    """0 in a single-frame file."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesReading:
     """A volume, and the account that the manifest needs."""
@@ -58,6 +67,9 @@ class SeriesReading:
 
     patient_id: str = field(repr=False)
     """Identity: write it as a salted hash only."""
+
+    slices: tuple[SourceSlice, ...] = field(default=(), repr=False)
+    """Where slice k of the volume lies on the disk; empty if it was resampled."""
 
 
 class SeriesRefused(Refused):
@@ -120,7 +132,15 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,
         patient_id=first.identity.patient,
+        slices=_slices(stack),
     )
+
+
+def _slices(stack: Stack) -> tuple[SourceSlice, ...]:
+    """Return the origin of every slice, if the volume has the slices of the series."""
+    if stack.restack is not None:
+        return ()
+    return tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
 
 
 def _volume(stack: Stack, voxels: VoxelArray) -> Volume:
