@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from nnunet_bridge.cli.options import (
-    BOTH,
+    CONFIGURATIONS,
     FILE,
     dataset_argument,
     finished_budget_option,
@@ -25,7 +25,7 @@ from nnunet_bridge.core.summary import Summary
 @click.option(
     "-c",
     "--configuration",
-    type=click.Choice(BOTH),
+    type=click.Choice(CONFIGURATIONS),
     default=None,
     help="[default: the better one on its own validation]",
 )

@@ -17,6 +17,14 @@ EXISTING = click.Path(path_type=Path, exists=True)
 
 dataset_argument = click.argument("dataset", metavar="DATASET")
 
+own_arguments_argument = click.argument(
+    "own_arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[-- NNUNET_ARGUMENT...]",
+)
+"""nnU-Net's own arguments, after ``--``."""
+
 recipe_option = click.option(
     "-r",
     "--recipe",
@@ -44,13 +52,20 @@ BOTH = ("2d", "3d_fullres")
 """What is trained and compared unless something else is asked for."""
 
 
+CONFIGURATIONS = (*BOTH, "3d_lowres", "3d_cascade_fullres")
+"""As `nnunet.plans` has them; a test holds one against the other."""
+
+PLANNERS = ("default", "resenc-m", "resenc-l", "resenc-xl")
+"""As `nnunet.planners` has them; a test holds one against the other."""
+
+
 def _configurations(meaning: str) -> Callable[[Decorated], Decorated]:
     return click.option(
         "-c",
         "--configuration",
         "configurations",
         multiple=True,
-        type=click.Choice(BOTH),
+        type=click.Choice(CONFIGURATIONS),
         help=meaning,
     )
 

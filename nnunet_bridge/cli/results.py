@@ -10,6 +10,7 @@ from click import get_current_context
 from click.core import ParameterSource
 
 from nnunet_bridge.cli.options import (
+    CONFIGURATIONS,
     EXISTING,
     FILE,
     FOLDER,
@@ -160,7 +161,7 @@ def predict(
     "--configuration",
     "configurations",
     multiple=True,
-    type=click.Choice(["2d", "3d_fullres"]),
+    type=click.Choice(CONFIGURATIONS),
     help="With --tune, once for each. [default: the one that predict takes]",
 )
 @finished_model_option

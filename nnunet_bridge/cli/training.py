@@ -11,6 +11,7 @@ from nnunet_bridge.cli.options import (
     BOTH,
     EXISTING,
     MODELS,
+    PLANNERS,
     budget_option,
     configurations_option,
     dataset_argument,
@@ -19,6 +20,7 @@ from nnunet_bridge.cli.options import (
     folds_option,
     force_option,
     model_option,
+    own_arguments_argument,
     weighed_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
@@ -32,7 +34,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @dataset_argument
+@own_arguments_argument
 @configurations_option
+@click.option(
+    "--planner",
+    "planners",
+    multiple=True,
+    type=click.Choice(PLANNERS),
+    help="nnU-Net's planner, once for each. [default: default]",
+)
 @click.option(
     "--folds",
     type=click.IntRange(2),
@@ -55,8 +65,10 @@ def plan(
     session: Session,
     dataset: str,
     configurations: tuple[str, ...],
+    planners: tuple[str, ...],
     folds: int | None,
     splits_file: Path | None,
+    own_arguments: tuple[str, ...],
     *,
     leave_one_out: bool,
     force: bool,
@@ -65,19 +77,27 @@ def plan(
 
     Example:  nnunet-bridge plan 1
 
-    Example:  nnunet-bridge plan 1 --leave-one-out
+    Example:  nnunet-bridge plan 1 --planner resenc-m
+
+    Example:  nnunet-bridge plan 1 -- -gpu_memory_target 16
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.plan import plan_dataset
+    from nnunet_bridge.nnunet.own_arguments import PLANNING
+    from nnunet_bridge.pipeline.plan import PlanningOptions, plan_dataset
 
     workspace = Workspace.at(session.root)
+    options = PlanningOptions(
+        tuple(dict.fromkeys(planners)) or ("default",),
+        _splitting(folds, splits_file, leave_one_out=leave_one_out),
+        PLANNING.checked(own_arguments) if own_arguments else None,
+        force,
+    )
     with session.progress() as progress:
         return plan_dataset(
             workspace,
             find_dataset(workspace, dataset),
             configurations or BOTH,
-            splitting=_splitting(folds, splits_file, leave_one_out=leave_one_out),
-            force=force,
+            options,
             progress=progress,
         )
 
@@ -98,6 +118,7 @@ def _splitting(
 
 @click.command()
 @dataset_argument
+@own_arguments_argument
 @configurations_option
 @folds_option
 @model_option
@@ -145,6 +166,7 @@ def train(
     gpus: int | None,
     place: str,
     recipe_name: str | None,
+    own_arguments: tuple[str, ...],
     *,
     probabilities: bool,
     resume: bool,
@@ -154,15 +176,23 @@ def train(
     Example:  nnunet-bridge train 1 -c 2d -c 3d_fullres -f all5
 
     Example:  nnunet-bridge train 1 -f all5 --on slurm -r dataset.toml
+
+    Example:  nnunet-bridge train 1 -c 2d -- --npz --val_best
     """
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.nnunet.own_arguments import TRAINING
     from nnunet_bridge.nnunet.training_options import TrainingOptions
     from nnunet_bridge.pipeline.train import train_dataset
 
     workspace = Workspace.at(session.root)
+    asked = TRAINING.checked(own_arguments) if own_arguments else None
     options = TrainingOptions(
-        device, gpus or 1, restart=not resume, probabilities=probabilities
+        device,
+        gpus or 1,
+        restart=not resume,
+        probabilities=probabilities,
+        own_arguments=asked,
     )
     if place != "local":
         from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster

@@ -63,6 +63,18 @@ class NnUNetError(BridgeError):
     exit_code = 7
 
 
+class WorkerKilled(NnUNetError):  # noqa: N818 - it is an event, not an error
+    """A process of nnU-Net's was killed from outside, most likely for its memory (F11).
+
+    Parameters
+    ----------
+    message : str
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="F11")
+
+
 class Interrupted(BridgeError):  # noqa: N818 - it is an event, not an error
     """The user pressed Ctrl-C, or the process was told to end."""
 

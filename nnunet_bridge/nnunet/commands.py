@@ -15,21 +15,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from nnunet_bridge.core.dataset import TrainingRun
-from nnunet_bridge.core.errors import NnUNetError
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
+from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace, number_of
+from nnunet_bridge.nnunet.own_arguments import PLANNING, TRAINING
+from nnunet_bridge.nnunet.planners import Planner
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
 GRACE_S = 5.0
 """How long a process may take to end after each signal."""
 
 POLL_S = 0.5
+_LOST_WORKER = re.compile(
+    r"background worker(s are| is) (6 feet under|no longer alive)|workers? died",
+    re.IGNORECASE,
+)
+"""How nnU-Net says that a worker process of its own is gone."""
+
+_FAILED_WORKER = "Exception in background worker"
+"""How it says that the worker was not killed, but failed."""
+
 _EXCEPTION = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning)\b.*")
 
 
@@ -51,28 +62,83 @@ class Resources:
 
     gpus: int = 1
 
+    @property
+    def can_halve(self) -> bool:
+        """Whether there are worker processes that could be fewer."""
+        return self.workers > 1 or self.loaders > 0
 
-def shared_among(processes: int, device: str, machine: Machine) -> Resources:
+    def halved(self) -> Resources:
+        """Return the same with half the worker processes (FAULTS F11).
+
+        Examples
+        --------
+        >>> Resources("cpu", threads=1, workers=5, loaders=1).halved()
+        Resources(device='cpu', threads=1, workers=2, loaders=0, gpus=1)
+        """
+        fewer = max(1, self.workers // 2)
+        return replace(self, workers=fewer, loaders=self.loaders // 2)
+
+
+def shared_among(
+    processes: int,
+    device: str,
+    machine: Machine,
+    *,
+    worker_bytes: int = BYTES_PER_WORKER,
+) -> Resources:
     """Return the resources of each of `processes` that run side by side.
 
     On a CPU the network itself uses the cores, so nothing else should; beside a GPU
-    the cores prepare the data.
+    the cores prepare the data. There are as many workers as the free memory holds,
+    where one needs `worker_bytes`.
     """
+    workers = machine.workers_of(worker_bytes)
     if device == "cpu":
         threads = max(1, machine.cores // processes)
-        return Resources(device, threads, machine.workers, loaders=0)
+        return Resources(device, threads, workers, loaders=0)
     loaders = max(1, min(12, machine.cores // processes - 1))
-    return Resources(device, 0, machine.workers, loaders)
+    return Resources(device, 0, workers, loaders)
 
 
-def plan_command(
-    dataset: str, configurations: Sequence[str], resources: Resources
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class PlanTask:
+    """What one call of nnU-Net's planning is to do."""
+
+    dataset: str
+    fingerprint: bool
+    """Whether to verify the dataset and take its fingerprint first."""
+
+    planners: tuple[Planner, ...]
+    """Those that plan; the plans of others are there."""
+
+    preprocess: tuple[tuple[str, str], ...]
+    """Names of plans and configurations."""
+
+    have: tuple[str, ...] = ()
+    """Preprocessed data that stay, by nnU-Net's ``data_identifier``."""
+
+    own_arguments: tuple[str, ...] = ()
+    """nnU-Net's own, as `PLANNING` checked them."""
+
+
+def plan_command(task: PlanTask, resources: Resources) -> list[str]:
     """Return the call that verifies, plans and preprocesses a dataset."""
     command = _task("plan", resources)
-    command += ["--number", str(number_of(dataset))]
-    for configuration in configurations:
-        command += ["--configuration", configuration]
+    command += ["--dataset", task.dataset, "--number", str(number_of(task.dataset))]
+    if task.fingerprint:
+        command.append("--fingerprint")
+    for planner in task.planners:
+        command += ["--planner", planner.class_name]
+    for plans, configuration in task.preprocess:
+        command += ["--preprocess", plans, configuration]
+    for identifier in task.have:
+        command += ["--have", identifier]
+    for own, ours in (
+        ("-gpu_memory_target", "--gpu-memory-target"),
+        ("-overwrite_target_spacing", "--target-spacing"),
+    ):
+        values = PLANNING.value_of(task.own_arguments, own)
+        command += [ours, *values] if values else []
     return command
 
 
@@ -83,14 +149,24 @@ def train_command(
     *,
     resume: bool,
     probabilities: bool = False,
+    own_arguments: Sequence[str] = (),
 ) -> list[str]:
-    """Return the call that trains and validates one fold."""
+    """Return the call that trains and validates one fold.
+
+    `own_arguments` are nnU-Net's, as `TRAINING` checked them.
+    """
     command = _task("train", resources)
     command += ["--dataset", run.dataset, "--configuration", run.configuration]
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
-    command += ["--probabilities"] if probabilities else []
+    if probabilities or "--npz" in own_arguments:
+        command.append("--probabilities")
+    if "--val_best" in own_arguments:
+        command.append("--validate-best")
+    pretrained = TRAINING.value_of(own_arguments, "-pretrained_weights")
+    if pretrained and not resume:
+        command += ["--pretrained", *pretrained]
     return [*command, "--resume"] if resume else command
 
 
@@ -242,13 +318,21 @@ class NnUNetProcess:
 
         Raises
         ------
+        WorkerKilled
+            If it, or a worker of it, was killed from outside (FAULTS F11).
         NnUNetError
             With the line of its log that says why.
         """
         code = self._process.poll()
+        if code == -signal.SIGKILL or (code and _lost_a_worker(self.output())):
+            who = "it" if code == -signal.SIGKILL else "a worker process of it"
+            raise WorkerKilled(
+                f"nnU-Net failed ({task}): {who} was killed, most likely because "
+                f"memory ran out. The whole log: {self.log_file}"
+            )
         if code:
             raise NnUNetError(
-                f"nnU-Net failed ({task}): {self._reason(code)} The whole log: "
+                f"nnU-Net failed ({task}): {self._reason()} The whole log: "
                 f"{self.log_file}"
             )
 
@@ -272,13 +356,17 @@ class NnUNetProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    def _reason(self, code: int) -> str:
-        if code == -signal.SIGKILL:
-            return "it was killed, most likely because memory ran out."
+    def _reason(self) -> str:
         lines = [line.strip() for line in self.output().splitlines()]
         named = [line for line in lines if _EXCEPTION.match(line)]
+        telling = [line for line in named if not _LOST_WORKER.search(line)]
+        named = telling or named
         said = named[-1] if named else next((li for li in lines[::-1] if li), "no word")
         return f"{said.rstrip('.')}."
+
+
+def _lost_a_worker(output: str) -> bool:
+    return bool(_LOST_WORKER.search(output)) and _FAILED_WORKER not in output
 
 
 def watch(processes: Sequence[NnUNetProcess]) -> Iterator[None]:
@@ -302,6 +390,7 @@ def run_to_end(
 
 __all__ = [
     "NnUNetProcess",
+    "PlanTask",
     "Resources",
     "checkpoint_command",
     "nnunet_environment",

@@ -89,6 +89,7 @@ class RawDataset:
         faults += [
             f"{case}: its image has no label." for case in sorted(images - set(cases))
         ]
+        faults += self._faults_of_numbers(cases)
         holds: dict[str, frozenset[str]] = {}
         for case in sorted(set(cases) & images):
             try:
@@ -101,6 +102,22 @@ class RawDataset:
                 code="N01",
             )
         return holds
+
+    def _faults_of_numbers(self, cases: list[str]) -> list[str]:
+        """Return what ``dataset.json`` and the folders say differently."""
+        faults = []
+        announced = read_json(self.folder / "dataset.json").get("numTraining")
+        if announced != len(cases):
+            faults.append(
+                f"dataset.json announces {announced} training cases (`numTraining`), "
+                f"the folders hold {len(cases)}."
+            )
+        for case in cases:
+            files = self.image_files(case, "Tr")
+            lacking = [file.name for file in files if not file.is_file()]
+            if lacking and len(lacking) < len(files):
+                faults.append(f"{case}: {', '.join(lacking)} is missing.")
+        return faults
 
     def _structures_of(self, case: str) -> frozenset[str]:
         """Return what the label of a case holds, if its images lie where it lies."""

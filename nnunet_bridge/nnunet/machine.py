@@ -17,7 +17,7 @@ from nnunet_bridge.formats.memory import free_memory_bytes
 
 MANY_CORES = 8
 BYTES_PER_WORKER = 3 << 30
-"""What one worker of nnU-Net may need for itself: 3 GiB."""
+"""What one worker of nnU-Net may need for itself, if nothing is known: 3 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,27 @@ class Machine:
     free_memory_bytes: int
     gpus: int
 
-    @property
-    def workers(self) -> int:
-        """How many worker processes pay here; 1 on a small machine."""
+    gpu_memory_bytes: int | None = None
+    """Of the first GPU, all of it; None where there is none or it does not say."""
+
+    def workers_of(self, worker_bytes: int) -> int:
+        """Return how many worker processes pay here; 1 on a small machine.
+
+        Parameters
+        ----------
+        worker_bytes : int
+            What one of them needs for itself.
+        """
         if self.cores < MANY_CORES:
             return 1
-        return max(1, min(self.cores // 2, self.free_memory_bytes // BYTES_PER_WORKER))
+        return max(1, min(self.cores // 2, self.free_memory_bytes // worker_bytes))
 
 
 def this_machine() -> Machine:
     """Return what this machine offers now."""
-    return Machine(_cores(), free_memory_bytes(), _cuda_devices())
+    gpus = _cuda_devices()
+    memory = _cuda_memory_bytes() if gpus else None
+    return Machine(_cores(), free_memory_bytes(), gpus, memory)
 
 
 def chosen_device(asked: str, machine: Machine) -> str:
@@ -116,6 +126,17 @@ def _gpu_driver() -> str:
 def _cuda_devices() -> int:
     """Return how many GPUs this process may use."""
     return _cuda()[1]
+
+
+def _cuda_memory_bytes() -> int | None:
+    """Ask the driver how much memory the first GPU has."""
+    driver, count = _cuda()
+    device, total = ctypes.c_int(0), ctypes.c_size_t(0)
+    if count == 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    if driver.cuDeviceTotalMem_v2(ctypes.byref(total), device) != 0:
+        return None
+    return total.value
 
 
 def _cuda() -> tuple[Any, int]:

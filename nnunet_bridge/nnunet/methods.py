@@ -123,7 +123,7 @@ def trained_in(model: str) -> tuple[str, ...]:
     Examples
     --------
     >>> trained_in("nnunet")
-    ('2d', '3d_fullres')
+    ('2d', '3d_fullres', '3d_lowres', '3d_cascade_fullres')
     """
     known = [m.configurations for m in METHODS.values() if m.model == model]
     return known[0] if known else CONFIGURATIONS

@@ -15,7 +15,12 @@ from typing import Any, TypeAlias
 Plans: TypeAlias = dict[str, Any]
 
 STOCK_PLANS = "nnUNetPlans"
-CONFIGURATIONS = ("2d", "3d_fullres")
+LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
+CONFIGURATIONS = ("2d", "3d_fullres", LOWRES, CASCADE)
+"""All that nnU-Net may plan; the last two only where images are large."""
+
+ALWAYS_PLANNED = ("2d", "3d_fullres")
+"""Those that every three-dimensional dataset has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,20 @@ class SmokeSize:
     steps: dict[str, float]
 
 
+_SMOKE_3D = SmokeSize(
+    features=(16, 32, 64, 128),
+    convolutions=1,
+    batch_size=2,
+    largest_patch=96_000,
+    steps={
+        "epochs": 10,
+        "iterations": 50,
+        "validation_iterations": 4,
+        "learning_rate": 3e-3,
+        "foreground_share": 0.5,
+    },
+)
+
 SMOKE_SIZES = {
     "2d": SmokeSize(
         features=(16, 32, 64, 128),
@@ -76,20 +95,11 @@ SMOKE_SIZES = {
             "foreground_share": 0.5,
         },
     ),
-    "3d_fullres": SmokeSize(
-        features=(16, 32, 64, 128),
-        convolutions=1,
-        batch_size=2,
-        largest_patch=96_000,
-        steps={
-            "epochs": 10,
-            "iterations": 50,
-            "validation_iterations": 4,
-            "learning_rate": 3e-3,
-            "foreground_share": 0.5,
-        },
-    ),
+    "3d_fullres": _SMOKE_3D,
+    LOWRES: _SMOKE_3D,
+    CASCADE: _SMOKE_3D,
 }
+"""The cascade has the network of ``3d_fullres``, from which its plan inherits."""
 
 
 def plans_for(budget: Budget, stock: Plans) -> Plans:
@@ -107,14 +117,33 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
     plans = deepcopy(stock)
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
     if budget.name == "quick":
-        plans["nnunet_bridge"] = {name: dict(QUICK_STEPS) for name in CONFIGURATIONS}
+        plans["nnunet_bridge"] = {
+            name: dict(QUICK_STEPS)
+            for name in CONFIGURATIONS
+            if name in ALWAYS_PLANNED or name in stock["configurations"]
+        }
     elif budget.name == "smoke":
         plans["nnunet_bridge"] = {}
         for name, size in SMOKE_SIZES.items():
             if name in plans["configurations"]:
-                _make_small(plans["configurations"][name], size)
+                if "architecture" in plans["configurations"][name]:
+                    _make_small(plans["configurations"][name], size)
                 plans["nnunet_bridge"][name] = dict(size.steps)
     return plans
+
+
+def resolved(plans: Plans, configuration: str) -> dict[str, Any]:
+    """Return a planned configuration with what it inherits from another.
+
+    Examples
+    --------
+    >>> a, b = {"batch_size": 2}, {"inherits_from": "a", "previous_stage": "c"}
+    >>> resolved({"configurations": {"a": a, "b": b}}, "b")["batch_size"]
+    2
+    """
+    own: dict[str, Any] = plans["configurations"][configuration]
+    parent = own.get("inherits_from")
+    return {**resolved(plans, parent), **own} if parent else own
 
 
 def _make_small(configuration: dict[str, Any], size: SmokeSize) -> None:

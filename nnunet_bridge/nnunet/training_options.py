@@ -23,6 +23,9 @@ class TrainingOptions:
 
     probabilities: bool = False
     """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
+    own_arguments: tuple[str, ...] | None = None
+    """nnU-Net's own, as `own_arguments.TRAINING` checked them; by default those that a
+    run began with."""
 
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
@@ -36,4 +39,5 @@ class TrainingOptions:
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
             *(("--probabilities",) if self.probabilities else ()),
+            *(("--", *self.own_arguments) if self.own_arguments else ()),
         )

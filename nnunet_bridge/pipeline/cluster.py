@@ -25,7 +25,11 @@ from nnunet_bridge.nnunet.slurm import (
     train_command_of,
 )
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.train import TrainSummary, selected_runs
+from nnunet_bridge.pipeline.train import (
+    TrainSummary,
+    require_previous_stages,
+    selected_runs,
+)
 
 SCRIPT = "train.sbatch"
 
@@ -78,8 +82,9 @@ def train_on_cluster(
         configurations,
         folds,
         method=method,
-        restart=options.training.restart,
+        options=options.training,
     )
+    require_previous_stages(workspace, todo, now=True)
     if not options.training.restart:
         todo = _not_waiting(workspace, todo)
     commands = [

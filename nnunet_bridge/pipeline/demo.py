@@ -10,7 +10,7 @@ from nnunet_bridge.formats.files import clear_os_errors
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import CONFIGURATIONS
+from nnunet_bridge.nnunet.plans import ALWAYS_PLANNED
 from nnunet_bridge.pipeline.phantom_study import write_phantom_study
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
@@ -57,7 +57,7 @@ def run_demo(
         folder / "study", patients=patients - UNSEEN, unseen=UNSEEN, progress=shown
     )
     options = StudyOptions(
-        method_of(DEFAULT_MODEL, "smoke"), CONFIGURATIONS, ("0",), device
+        method_of(DEFAULT_MODEL, "smoke"), ALWAYS_PLANNED, ("0",), device
     )
     workspace = Workspace.at(work, environment={})
     return run_study(

@@ -16,6 +16,7 @@ from nnunet_bridge.nnunet.names import (
     ON_ALL_CASES,
     Workspace,
 )
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.runs import FOREIGN, RunState, known_runs
 from nnunet_bridge.pipeline.selection import current_choice
 
@@ -32,6 +33,9 @@ class Model:
     states: tuple[RunState, ...]
     reason: str
     """Why these and no others."""
+
+    previous: tuple[RunState, ...] = ()
+    """The folds of ``3d_lowres`` that the cascade among them builds upon."""
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ class Model:
     def sha256(self, workspace: Workspace) -> str:
         """Return a hash of all its checkpoints."""
         digest = hashlib.sha256()
-        for state in self.states:
+        for state in (*self.states, *self.previous):
             digest.update(
                 sha256_of(workspace.fold_dir(state.run) / CHECKPOINT_FINAL).encode()
             )
@@ -69,7 +73,8 @@ class Model:
         SecurityError
             With the id of the fault, before any of the model has run.
         """
-        for states in self.members().values():
+        first = {LOWRES: self.previous} if self.previous else {}
+        for states in (*self.members().values(), *first.values()):
             check_model_folder(
                 workspace.model_dir(states[0].run), [s.run.fold for s in states]
             )
@@ -151,7 +156,8 @@ def choose_model(
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
             reason = _reason(states, asked=configurations)
-            return Model(dataset, one, name, states, reason)
+            previous = _first_stages(states, done)
+            return Model(dataset, one, name, states, reason, previous)
     words = [*([kind] if kind else []), *configurations]
     asked = " ".join(["", *words, *(f"fold {fold}" for fold in folds)])
     raise InputError(
@@ -159,6 +165,32 @@ def choose_model(
         + (f" of the budget {budget}" if budget else "")
         + ": train one first (`nnunet-bridge status` shows what there is)."
     )
+
+
+def _first_stages(
+    states: Sequence[RunState], done: Sequence[RunState]
+) -> tuple[RunState, ...]:
+    """Return the finished folds of ``3d_lowres`` that the cascade needs.
+
+    Raises
+    ------
+    InputError
+        If one of them is not there.
+    """
+    previous, missing = [], []
+    for state in states:
+        if state.run.configuration != CASCADE:
+            continue
+        first = replace(state.run, configuration=LOWRES)
+        found = [other for other in done if other.run == first]
+        previous += found
+        missing += [] if found else [str(state.run.fold)]
+    if missing:
+        raise InputError(
+            f"{CASCADE} builds upon {LOWRES}, of which fold {', '.join(missing)} is "
+            f"not here: train `-c {LOWRES}`, or unpack that model too."
+        )
+    return tuple(previous)
 
 
 def _candidates(

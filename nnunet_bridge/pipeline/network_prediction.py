@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
@@ -20,12 +20,14 @@ from nnunet_bridge.nnunet.commands import (
     run_to_end,
 )
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace, images_by_case
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.prediction_memory import (
     PlannedMember,
     host_bytes,
     planned_part,
     waiting_disk_bytes,
 )
+from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.models import Model
 
 IMAGES = "images"
@@ -77,22 +79,53 @@ def predict_folder(
     }
     able = _within_memory(members, grids, resources)
     _ask_for_disk(members, grids, work)
-    progress_file = work / "progress.jsonl"
-    command = predict_command(
-        {
-            workspace.model_dir(states[0].run): [state.run.fold for state in states]
-            for states in model.members().values()
-        },
-        work / IMAGES,
-        work / PREDICTED,
-        able,
-        progress_file=progress_file,
-    )
-    environment = nnunet_environment(workspace, able, os.environ)
-    log_file = workspace.record_dir(model.dataset) / "predict.log"
-    for _ in run_to_end(command, environment, log_file, f"predict {model.name}"):
-        advanced(_share_done(progress_file))
+    call = _Call(workspace, model, work, able)
+    previous = None
+    if model.previous:
+        previous = work / f"{LOWRES}_for_{CASCADE}"
+        for _ in call.predict([model.previous], previous):
+            pass
+    for share in call.predict(
+        list(model.members().values()), work / PREDICTED, previous
+    ):
+        advanced(share)
     return work / PREDICTED
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Calls of nnU-Net's process on the same images."""
+
+    workspace: Workspace
+    model: Model
+    work: Path
+    resources: Resources
+
+    def predict(
+        self,
+        members: Sequence[Sequence[RunState]],
+        out_dir: Path,
+        previous_dir: Path | None = None,
+    ) -> Iterator[float]:
+        """Predict with the mean of `members`; give the share that is done."""
+        progress_file = self.work / "progress.jsonl"
+        progress_file.unlink(missing_ok=True)
+        command = predict_command(
+            {
+                self.workspace.model_dir(states[0].run): [s.run.fold for s in states]
+                for states in members
+            },
+            self.work / IMAGES,
+            out_dir,
+            self.resources,
+            progress_file=progress_file,
+            previous_dir=previous_dir,
+        )
+        environment = nnunet_environment(self.workspace, self.resources, os.environ)
+        log_file = self.workspace.record_dir(self.model.dataset) / "predict.log"
+        task = f"predict {self.model.name}"
+        for _ in run_to_end(command, environment, log_file, task):
+            yield _share_done(progress_file)
 
 
 def _planned_members(workspace: Workspace, model: Model) -> list[PlannedMember]:

@@ -10,15 +10,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
-from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.core.errors import (
+    EnvironmentFault,
+    InputError,
+    NnUNetError,
+    UsageError,
+    WorkerKilled,
+)
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.contents import Content, contents_of
+from nnunet_bridge.formats.contents import contents_of
 from nnunet_bridge.formats.files import (
     clear_os_errors,
     only_writer,
@@ -27,6 +32,8 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
 from nnunet_bridge.nnunet.commands import (
+    PlanTask,
+    Resources,
     nnunet_environment,
     plan_command,
     run_to_end,
@@ -35,11 +42,42 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
-from nnunet_bridge.nnunet.plans import STOCK_PLANS
+from nnunet_bridge.nnunet.planned import (
+    Planned,
+    identifier_of,
+    not_planned,
+    planned_file,
+    preprocessed_now,
+    unfinished_cases,
+    with_previous_stages,
+)
+from nnunet_bridge.nnunet.planners import DEFAULT_PLANNER, PLANNERS, plan_words
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, STOCK_PLANS, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
+from nnunet_bridge.pipeline.estimates import (
+    PlanEstimates,
+    estimates_of,
+    preprocessing_bytes,
+)
 
-Contents: TypeAlias = dict[str, Content]
+
+@dataclass(frozen=True, slots=True)
+class PlanningOptions:
+    """How a dataset is planned, beside which configurations."""
+
+    planners: tuple[str, ...] = (DEFAULT_PLANNER,)
+    """Words of `--planner`."""
+
+    splitting: Splitting | None = None
+    """By default five folds by patient; where the dataset is planned already, the
+    splits that are there."""
+
+    own_arguments: tuple[str, ...] | None = None
+    """nnU-Net's own, for every planner; by default those of the plans already there."""
+
+    force: bool = False
+    """Plan again what is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +85,60 @@ class PlanSummary:
     """What was planned."""
 
     dataset: str
-    plans: str
-    configurations: dict[str, JsonObject]
+    planners: Mapping[str, Mapping[str, JsonObject]]
+    """Word of a planner -> configuration -> its facts."""
+
     folds: int
     already_done: bool
+    estimates: PlanEstimates
+    warnings: tuple[str, ...] = ()
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
         """Return the object that `plan --json` prints."""
+        first = next(iter(self.planners))
         return {
             "dataset": self.dataset,
-            "plans": self.plans,
-            "configurations": self.configurations,
+            "plans": PLANNERS[first].plans,
+            "configurations": dict(self.planners[first]),
             "folds": self.folds,
+            "planners": {
+                word: {"plans": PLANNERS[word].plans, "configurations": dict(facts)}
+                for word, facts in self.planners.items()
+            },
+            "estimates": self.estimates.as_json(),
+            "warnings": list(self.warnings),
         }
 
     def as_text(self) -> str:
-        """Return one line a configuration."""
+        """Return one line a configuration, then what each will take."""
         done = " (nothing had changed)" if self.already_done else ""
         lines = [f"{self.dataset}: planned for {self.folds} folds{done}."]
-        for name, facts in self.configurations.items():
-            patch = " x ".join(str(edge) for edge in facts["patch_size"])
-            lines.append(
-                f"  {name:12} patch {patch}, batch {facts['batch_size']}, "
-                f"{facts['stages']} stages up to {facts['features']} features"
-            )
-        return "\n".join(lines)
+        for word, configurations in self.planners.items():
+            if len(self.planners) > 1 or word != DEFAULT_PLANNER:
+                lines.append(f" planner {word}:")
+            for name, facts in configurations.items():
+                patch = " x ".join(str(edge) for edge in facts["patch_size"])
+                lines.append(
+                    f"  {name:18} patch {patch}, batch {facts['batch_size']}, "
+                    f"{facts['stages']} stages up to {facts['features']} features"
+                )
+        return "\n".join([*lines, *self.warnings, *self.estimates.as_lines()])
 
 
 def plan_dataset(
     workspace: Workspace,
     dataset: str,
     configurations: Sequence[str],
+    options: PlanningOptions | None = None,
     *,
-    splitting: Splitting | None = None,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> PlanSummary:
     """Verify, plan and preprocess a dataset, and split it by patient.
+
+    A planner or configuration that is planned stays planned when another is added;
+    what several of them share is preprocessed once. ``3d_cascade_fullres`` brings the
+    ``3d_lowres`` that it builds upon.
 
     Parameters
     ----------
@@ -92,80 +146,207 @@ def plan_dataset(
     dataset : str
         Full name.
     configurations : sequence of str
-    splitting : Splitting, optional
-        By default five folds by patient; where the dataset is planned already, the
-        splits that are there.
-    force : bool
-        Plan again what is planned.
+    options : PlanningOptions, optional
     progress : Progress, optional
 
     Raises
     ------
     InputError
         If our check, or nnU-Net's, finds the dataset wrong.
+    UsageError
+        If nnU-Net plans no such configuration: its images are too small.
     NnUNetError
-        If nnU-Net fails.
+        If nnU-Net fails; `WorkerKilled` if one of its processes was killed, also with
+        half the workers (F11).
     EnvironmentFault
         If another process works on the dataset, or the disk refuses.
     """
-    shown = progress or Silent()
+    shown, wishes = progress or Silent(), options or PlanningOptions()
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     state = dataset_state(workspace, raw)
-    planned = _is_planned(workspace, dataset, configurations, state)
-    if planned and not force and splitting is None:
-        return _plan_summary(workspace, dataset, configurations, already_done=True)
-    cases = raw.training_cases()
-    shown.stage("plan", 1 + len(cases) * len(configurations))
-    require_sound(raw.folder)
-    holds = raw.check()
-    splits = (splitting or Splitting()).splits(_patients(raw), holds)
-    planned_dir = workspace.planned_dir(dataset)
-    with only_writer(workspace.dataset_lock(dataset), f"Dataset {dataset}"):
-        _require_no_training(workspace, dataset)
-        kept = [] if force else _planned_before(workspace, dataset, state)
-        if not kept:
-            _forget_plan(workspace, dataset)
+    wanted = dict.fromkeys(wishes.planners, with_previous_stages(tuple(configurations)))
+    kept = _kept(workspace, dataset, state, wishes)
+    if kept is not None:
+        _require_planned(workspace, dataset, wanted, kept)
+        if wishes.splitting is None and not kept.lacks(wanted):
+            return _plan_summary(workspace, dataset, wanted, already_done=True)
+    job = _Planning(workspace, raw, state, wishes, kept, wanted)
+    warnings = job.do(shown)
+    _require_planned(workspace, dataset, wanted, None)
+    summary = _plan_summary(workspace, dataset, wanted, already_done=False)
+    return replace(summary, warnings=tuple(warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """One call of nnU-Net's planner and what goes with it."""
+
+    workspace: Workspace
+    raw: RawDataset
+    state: str
+    wishes: PlanningOptions
+    kept: Planned | None
+    """What holds still."""
+
+    wanted: Mapping[str, tuple[str, ...]]
+    """Word of a planner -> configurations."""
+
+    @property
+    def dataset(self) -> str:
+        return self.raw.folder.name
+
+    def do(self, progress: Progress) -> list[str]:
+        """Check, split, plan and preprocess what is missing; return warnings."""
+        known = self.kept or Planned(
+            self.state, own_arguments=self.wishes.own_arguments or ()
+        )
+        lacking = known.lacks(self.wanted)
+        units = sum(len(names) for names in lacking.values())
+        progress.stage("plan", 1 + len(self.raw.training_cases()) * units)
+        require_sound(self.raw.folder)
+        holds = self.raw.check()
+        splitting = self.wishes.splitting or Splitting()
+        splits = splitting.splits(_patients(self.raw), holds)
+        lock = self.workspace.dataset_lock(self.dataset)
+        with only_writer(lock, f"Dataset {self.dataset}"):
+            _require_no_training(self.workspace, self.dataset)
+            self._make_room(splits)
+            progress.advance(1)
+            warnings = []
+            if lacking:
+                warnings = self._call_nnunet(known, lacking, progress)
+            self._record(known)
+        return warnings
+
+    def _make_room(self, splits: Splits) -> None:
+        """Remove what no longer holds, and write the splits."""
+        planned_dir = self.workspace.planned_dir(self.dataset)
+        if self.kept is None:
+            _forget_plan(self.workspace, self.dataset)
         with clear_os_errors(f"write {planned_dir}"):
             planned_dir.mkdir(parents=True, exist_ok=True)
-        if splitting is not None or not kept:
-            write_json(workspace.splits_file(dataset), splits)
-        shown.advance(1)
-        new = [name for name in configurations if name not in kept]
-        if new:
-            _plan_and_preprocess(workspace, dataset, new, shown)
-        before = _left_behind(workspace, dataset) if kept else {}
-        write_json(
-            _marker(workspace, dataset),
-            {
-                "dataset_state": state,
-                "configurations": [*kept, *new],
-                "preprocessed": {
-                    name: _preprocessed(workspace, dataset, name, before.get(name, {}))
-                    for name in (*kept, *new)
-                },
-            },
+        if self.wishes.splitting is not None or self.kept is None:
+            write_json(self.workspace.splits_file(self.dataset), splits)
+
+    def _call_nnunet(
+        self, known: Planned, lacking: Mapping[str, Sequence[str]], progress: Progress
+    ) -> list[str]:
+        """Plan and preprocess; once more with half the workers if one was killed."""
+        task = PlanTask(
+            self.dataset,
+            fingerprint=self.kept is None,
+            planners=tuple(
+                PLANNERS[word] for word in lacking if word not in known.planners
+            ),
+            preprocess=tuple(
+                (PLANNERS[word].plans, name)
+                for word, names in lacking.items()
+                for name in names
+            ),
+            have=tuple(known.preprocessed),
+            own_arguments=known.own_arguments,
         )
-    return _plan_summary(workspace, dataset, configurations, already_done=False)
+        worker_bytes = preprocessing_bytes(self.raw)
+        # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
+        resources = shared_among(1, "cpu", this_machine(), worker_bytes=worker_bytes)
+        resources = replace(resources, loaders=1)
+        log_file = self.workspace.record_dir(self.dataset) / "plan.log"
+        log_file.unlink(missing_ok=True)
+        warnings: list[str] = []
+        while True:
+            try:
+                self._run(task, resources, log_file, progress)
+            except WorkerKilled as error:
+                told = self._told(error, known)
+                if warnings or resources.workers == 1:
+                    self._record(known, failure=told)
+                    raise WorkerKilled(told) from error
+                fewer = max(1, resources.workers // 2)
+                warnings.append(
+                    f"[F11] {told} Tried again with {fewer} of "
+                    f"{resources.workers} workers."
+                )
+                resources = replace(resources, workers=fewer)
+                self._remove_unfinished(known)
+            except NnUNetError as error:
+                self._record(known, failure=str(error))
+                raise
+            else:
+                break
+        _require_no_mismatch(self.dataset, log_file)
+        return warnings
+
+    def _run(
+        self, task: PlanTask, resources: Resources, log_file: Path, progress: Progress
+    ) -> None:
+        planned_dir = self.workspace.planned_dir(self.dataset)
+        before = len(list(planned_dir.glob("*/*.pkl")))
+        for _ in run_to_end(
+            plan_command(task, resources),
+            nnunet_environment(self.workspace, resources, os.environ),
+            log_file,
+            f"plan {self.dataset}",
+        ):
+            progress.advance(1 + len(list(planned_dir.glob("*/*.pkl"))) - before)
+
+    def _told(self, error: WorkerKilled, known: Planned) -> str:
+        """Return the failure with the case that was being worked on."""
+        folder = self._unfinished_folder(known)
+        if folder is None:
+            return f"{error} It happened while the images were read for planning."
+        left = unfinished_cases(folder, self.raw.training_cases())
+        some = " or ".join(left[:2]) if left else "the last case"
+        return f"{error} It happened while preprocessing {some} ({folder.name})."
+
+    def _unfinished_folder(self, known: Planned) -> Path | None:
+        """Return the folder of preprocessed data that was written last."""
+        planned_dir = self.workspace.planned_dir(self.dataset)
+        found = [
+            folder
+            for folder in planned_dir.glob("*Plans*_*")
+            if folder.is_dir() and folder.name not in known.preprocessed
+        ]
+        return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+
+    def _remove_unfinished(self, known: Planned) -> None:
+        folder = self._unfinished_folder(known)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _record(self, known: Planned, failure: str = "") -> None:
+        """Write down what is there now; what a failed call left half is removed."""
+        planners = {word: tuple(names) for word, names in known.planners.items()}
+        if failure:
+            self._remove_unfinished(known)
+        else:
+            absent = not_planned(self.workspace, self.dataset, self.wanted)
+            for word, names in self.wanted.items():
+                there = [n for n in names if n not in absent.get(word, ())]
+                both = (*planners.get(word, ()), *there)
+                planners[word] = tuple(dict.fromkeys(both))
+        identifiers = {
+            identifier_of(self.workspace, self.dataset, PLANNERS[word].plans, name)
+            for word, names in planners.items()
+            for name in names
+        }
+        replace(
+            known,
+            planners={word: names for word, names in planners.items() if names},
+            preprocessed={
+                identifier: preprocessed_now(
+                    self.workspace,
+                    self.dataset,
+                    identifier,
+                    known.preprocessed.get(identifier, {}),
+                )
+                for identifier in sorted(identifiers)
+            },
+            failure=failure,
+        ).write(self.workspace, self.dataset)
 
 
-def _plan_and_preprocess(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str],
-    progress: Progress,
-) -> None:
-    # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
-    resources = replace(shared_among(1, "cpu", this_machine()), loaders=1)
-    log_file = workspace.record_dir(dataset) / "plan.log"
-    log_file.unlink(missing_ok=True)
-    planned_dir = workspace.planned_dir(dataset)
-    for _ in run_to_end(
-        plan_command(dataset, configurations, resources),
-        nnunet_environment(workspace, resources, os.environ),
-        log_file,
-        f"plan {dataset}",
-    ):
-        progress.advance(1 + len(list(planned_dir.glob("*/*.pkl"))))
+def _require_no_mismatch(dataset: str, log_file: Path) -> None:
+    """Refuse what nnU-Net only warns of."""
     log = log_file.read_text(encoding="utf-8", errors="replace")
     for warning in ("Origin mismatch", "Direction mismatch"):
         if warning in log:
@@ -176,31 +357,118 @@ def _plan_and_preprocess(
             )
 
 
+def _kept(
+    workspace: Workspace, dataset: str, state: str, wishes: PlanningOptions
+) -> Planned | None:
+    """Return the plans that still hold for what is asked; None if none do."""
+    known = Planned.read(workspace, dataset)
+    if known is None or wishes.force or not _holds(workspace, dataset, known, state):
+        return None
+    asked = wishes.own_arguments
+    return known if asked in (None, known.own_arguments) else None
+
+
+def _holds(workspace: Workspace, dataset: str, known: Planned, state: str) -> bool:
+    """Whether what is recorded is there, and for this state of the dataset."""
+    files = [
+        workspace.splits_file(dataset),
+        *(workspace.plans_file(dataset, PLANNERS[w].plans) for w in known.planners),
+    ]
+    return (
+        known.dataset_state == state
+        and bool(known.planners)
+        and all(file.exists() for file in files)
+    )
+
+
+def _require_planned(
+    workspace: Workspace,
+    dataset: str,
+    wanted: Mapping[str, tuple[str, ...]],
+    kept: Planned | None,
+) -> None:
+    """Refuse configurations that nnU-Net's plans do not hold.
+
+    Raises
+    ------
+    UsageError
+        Saying which there are.
+    """
+    if kept is not None:
+        wanted = {w: names for w, names in wanted.items() if w in kept.planners}
+    faults = []
+    for word, absent in not_planned(workspace, dataset, wanted).items():
+        plans = read_json(workspace.plans_file(dataset, PLANNERS[word].plans))
+        small = ""
+        if set(absent) & {LOWRES, CASCADE}:
+            small = ", because its images are too small to need a coarser stage"
+        names = " and ".join(name for name in absent)
+        faults.append(
+            f"nnU-Net plans no {names} for {dataset}{small}; with the planner {word} "
+            f"it plans {', '.join(plans['configurations'])}."
+        )
+    if faults:
+        raise UsageError("\n".join(faults))
+
+
 def require_plan(
-    workspace: Workspace, dataset: str, configurations: Sequence[str]
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str],
+    *,
+    stock_plans: str = STOCK_PLANS,
 ) -> str:
     """Return the planned state of the dataset; refuse one that is not planned.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    dataset : str
+        Full name.
+    configurations : sequence of str
+    stock_plans : str
+        Name of the plans of nnU-Net's planner that are needed.
 
     Raises
     ------
     InputError
         If it was never planned, or changed since (FAULTS N06); or what planning made
         of it is damaged (N04).
+    UsageError
+        If nnU-Net plans no such configuration.
     """
     raw = RawDataset.open(workspace.dataset_dir(dataset))
-    marker = _marker(workspace, dataset)
-    if not marker.exists():
+    words = plan_words(dataset, stock_plans)
+    planner = next(w for w, p in PLANNERS.items() if p.plans == stock_plans)
+    known = Planned.read(workspace, dataset)
+    if known is None:
+        raise InputError(f"{dataset} is not planned: run `{words}` first.")
+    if not known.planners and known.failure:
         raise InputError(
-            f"{dataset} is not planned: run `nnunet-bridge plan {dataset}` first."
+            f"{dataset} is not planned, the last try failed: {known.failure} Then run "
+            f"`{words}` again."
         )
     state = dataset_state(workspace, raw)
-    if not _is_planned(workspace, dataset, configurations, state):
+    if not _holds(workspace, dataset, known, state):
         raise InputError(
-            f"{dataset} has changed since it was planned, or lacks one of "
-            f"{', '.join(configurations)}: run `nnunet-bridge plan {dataset}` again.",
+            f"{dataset} has changed since it was planned: run `{words}` again.",
             code="N06",
         )
-    _require_whole(workspace, dataset, configurations)
+    if planner not in known.planners:
+        raise InputError(
+            f"{dataset} has no plans of the planner {planner}: run `{words}`."
+        )
+    wanted = {planner: with_previous_stages(tuple(configurations))}
+    _require_planned(workspace, dataset, wanted, known)
+    lacking = known.lacks(wanted).get(planner)
+    if lacking:
+        named = " ".join(f"-c {name}" for name in lacking)
+        raise InputError(
+            f"{dataset} is not planned for {' and '.join(lacking)}: run "
+            f"`{words} {named}`.",
+            code="N06",
+        )
+    _require_whole(workspace, dataset, known, stock_plans, wanted[planner])
     return state
 
 
@@ -215,68 +483,52 @@ def _require_no_training(workspace: Workspace, dataset: str) -> None:
         )
 
 
-def _planned_before(workspace: Workspace, dataset: str, state: str) -> list[str]:
-    """Return the configurations that are planned for this very state."""
-    marker = _marker(workspace, dataset)
-    if not marker.exists() or not _is_planned(workspace, dataset, [], state):
-        return []
-    return list(read_json(marker)["configurations"])
-
-
-def _is_planned(
-    workspace: Workspace, dataset: str, configurations: Sequence[str], state: str
-) -> bool:
-    marker = _marker(workspace, dataset)
-    plans_file = workspace.plans_file(dataset, STOCK_PLANS)
-    if not (marker.exists() and plans_file.exists()):
-        return False
-    known = read_json(marker)
-    return (
-        known["dataset_state"] == state
-        and set(configurations) <= set(known["configurations"])
-        and workspace.splits_file(dataset).exists()
-    )
-
-
 def _forget_plan(workspace: Workspace, dataset: str) -> None:
     """Remove what nnU-Net would take over from an older version of the dataset."""
-    _marker(workspace, dataset).unlink(missing_ok=True)
+    planned_file(workspace, dataset).unlink(missing_ok=True)
     planned_dir = workspace.planned_dir(dataset)
-    for stale in ("dataset_fingerprint.json", f"{STOCK_PLANS}.json", "dataset.json"):
-        (planned_dir / stale).unlink(missing_ok=True)
-    for folder in (
-        "gt_segmentations",
-        *(f.name for f in planned_dir.glob("nnUNetPlans_*")),
-    ):
+    stale = ["gt_segmentations"]
+    for name in ("dataset_fingerprint.json", "dataset.json"):
+        (planned_dir / name).unlink(missing_ok=True)
+    for planner in PLANNERS.values():
+        (planned_dir / f"{planner.plans}.json").unlink(missing_ok=True)
+        stale += [folder.name for folder in planned_dir.glob(f"{planner.plans}_*")]
+    for folder in stale:
         shutil.rmtree(planned_dir / folder, ignore_errors=True)
 
 
 def _plan_summary(
     workspace: Workspace,
     dataset: str,
-    configurations: Sequence[str],
+    wanted: Mapping[str, tuple[str, ...]],
     *,
     already_done: bool,
 ) -> PlanSummary:
-    plans = read_json(workspace.plans_file(dataset, STOCK_PLANS))
-    facts: dict[str, JsonObject] = {}
-    for name in configurations:
-        if name not in plans["configurations"]:
-            raise UsageError(
-                f"nnU-Net plans no {name} for {dataset}; it plans "
-                f"{', '.join(plans['configurations'])}."
-            )
-        planned = plans["configurations"][name]
-        architecture = planned["architecture"]["arch_kwargs"]
-        facts[name] = {
-            "patch_size": planned["patch_size"],
-            "batch_size": planned["batch_size"],
-            "spacing_mm": planned["spacing"],
-            "stages": architecture["n_stages"],
-            "features": architecture["features_per_stage"][-1],
+    planners = {
+        word: {
+            name: _facts(workspace, dataset, PLANNERS[word].plans, name)
+            for name in names
         }
+        for word, names in wanted.items()
+    }
     splits: Splits = read_json(workspace.splits_file(dataset))
-    return PlanSummary(dataset, STOCK_PLANS, facts, len(splits), already_done)
+    estimates = estimates_of(workspace, dataset, wanted)
+    return PlanSummary(dataset, planners, len(splits), already_done, estimates)
+
+
+def _facts(
+    workspace: Workspace, dataset: str, plans: str, configuration: str
+) -> JsonObject:
+    content = read_json(workspace.plans_file(dataset, plans))
+    planned = resolved(content, configuration)
+    architecture = planned["architecture"]["arch_kwargs"]
+    return {
+        "patch_size": planned["patch_size"],
+        "batch_size": planned["batch_size"],
+        "spacing_mm": planned["spacing"],
+        "stages": architecture["n_stages"],
+        "features": architecture["features_per_stage"][-1],
+    }
 
 
 def _patients(raw: RawDataset) -> dict[str, str]:
@@ -302,24 +554,12 @@ def dataset_state(workspace: Workspace, raw: RawDataset) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _preprocessed(
-    workspace: Workspace, dataset: str, configuration: str, known: Contents
-) -> Contents:
-    """Return what the preprocessed cases of a configuration hold now."""
-    planned_dir = workspace.planned_dir(dataset)
-    plans = read_json(workspace.plans_file(dataset, STOCK_PLANS))
-    folder = planned_dir / plans["configurations"][configuration]["data_identifier"]
-    return contents_of(sorted(folder.glob("*")), planned_dir, known)
-
-
-def _left_behind(workspace: Workspace, dataset: str) -> dict[str, Contents]:
-    """Return what the preprocessed cases of every configuration held after planning."""
-    left: dict[str, Contents] = read_json(_marker(workspace, dataset))["preprocessed"]
-    return left
-
-
 def _require_whole(
-    workspace: Workspace, dataset: str, configurations: Sequence[str]
+    workspace: Workspace,
+    dataset: str,
+    known: Planned,
+    plans: str,
+    configurations: Sequence[str],
 ) -> None:
     """Refuse preprocessed cases that are not as planning left them (FAULTS N04).
 
@@ -328,10 +568,10 @@ def _require_whole(
     InputError
         Naming the files.
     """
-    left = _left_behind(workspace, dataset)
     for configuration in configurations:
-        then = left.get(configuration, {})
-        now = _preprocessed(workspace, dataset, configuration, then)
+        identifier = identifier_of(workspace, dataset, plans, configuration)
+        then = known.preprocessed.get(identifier, {})
+        now = preprocessed_now(workspace, dataset, identifier, then)
         damaged = sorted(
             name
             for name in then
@@ -341,11 +581,7 @@ def _require_whole(
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""  # noqa: PLR2004 - a few names tell enough
             raise InputError(
                 f"Preprocessed data of {dataset} {configuration} are missing or "
-                f"changed ({', '.join(damaged[:3])}{more}): run `nnunet-bridge plan "
-                f"{dataset} --force`.",
+                f"changed ({', '.join(damaged[:3])}{more}): run `"
+                f"{plan_words(dataset, plans)} --force`.",
                 code="N04",
             )
-
-
-def _marker(workspace: Workspace, dataset: str) -> Path:
-    return workspace.record_dir(dataset) / "planned.json"

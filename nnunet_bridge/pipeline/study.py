@@ -24,6 +24,7 @@ from nnunet_bridge.nnunet.names import (
     Workspace,
     dataset_folder_name,
 )
+from nnunet_bridge.nnunet.planners import planner_of
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.baseline import Baseline, baseline_run, read_map
@@ -32,7 +33,7 @@ from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
 from nnunet_bridge.pipeline.inputs import case_id_of
 from nnunet_bridge.pipeline.label_files import label_files
 from nnunet_bridge.pipeline.models import Model, choose_model
-from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
+from nnunet_bridge.pipeline.plan import PlanningOptions, PlanSummary, plan_dataset
 from nnunet_bridge.pipeline.predict import predict_images
 from nnunet_bridge.pipeline.predicted import PredictionOptions, PredictSummary
 from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
@@ -144,7 +145,13 @@ def run_study(
     )
     _require_cases(converted)
     planned = plan_dataset(
-        workspace, dataset, options.configurations, force=options.force, progress=shown
+        workspace,
+        dataset,
+        options.configurations,
+        PlanningOptions(
+            (planner_of(options.method.stock_plans).word,), force=options.force
+        ),
+        progress=shown,
     )
     trained = train_dataset(
         workspace,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
@@ -18,6 +20,7 @@ from nnunet_bridge.core.errors import (
     Interrupted,
     NnUNetError,
     UsageError,
+    WorkerKilled,
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
@@ -27,6 +30,7 @@ from nnunet_bridge.formats.files import (
     readable_object,
     write_json,
 )
+from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -38,6 +42,8 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.own_arguments import TRAINING
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.resumption import prepare_resumption
 from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
@@ -53,6 +59,7 @@ from nnunet_bridge.nnunet.runs import (
 )
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.estimates import require_memory_for_training
 from nnunet_bridge.pipeline.plan import require_plan
 from nnunet_bridge.pipeline.run_account import note_end, note_start, origin_of
 from nnunet_bridge.pipeline.run_record import write_run_records
@@ -143,20 +150,20 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
             configurations,
             folds,
             method=method,
-            restart=wishes.restart,
+            options=wishes,
         )
+        require_previous_stages(workspace, todo)
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
         raise
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
-        side_by_side = min(len(todo), machine.cores) if chosen == "cpu" else 1
-        resources = shared_among(side_by_side, chosen, machine)
+        side_by_side, resources = _shares(workspace, todo, method, machine, chosen)
         if wishes.gpus > 1:
             resources = replace(resources, threads=0, gpus=wishes.gpus)
         batch = _Batch(workspace, method, resources, state, wishes, runs)
-        failures = batch.train(todo, side_by_side, progress or Silent())
+        failures = batch.train_in_order(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
     states = [run_state(workspace, run) for run in runs]
     warnings += write_run_records(workspace, dataset, states, progress or Silent())
@@ -164,6 +171,33 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
     return TrainSummary(
         dataset, tuple(states), tuple(failures), tuple(warnings), method.budget.caveat
     )
+
+
+def _shares(
+    workspace: Workspace,
+    todo: Sequence[TrainingRun],
+    method: Method,
+    machine: Machine,
+    device: str,
+) -> tuple[int, Resources]:
+    """Return how many trainings run side by side, and what each may use.
+
+    Raises
+    ------
+    EnvironmentFault
+        If one alone cannot fit into memory (F10).
+    """
+    loaders = shared_among(1, device, machine).loaders
+    needed = max(
+        require_memory_for_training(
+            workspace, run, method, machine, device, loaders=loaders
+        )
+        for run in {run.configuration: run for run in todo}.values()
+    )
+    side_by_side = min(len(todo), machine.cores) if device == "cpu" else 1
+    if needed:
+        side_by_side = max(1, min(side_by_side, machine.free_memory_bytes // needed))
+    return side_by_side, shared_among(side_by_side, device, machine)
 
 
 def _note_in_queued(
@@ -187,32 +221,48 @@ def selected_runs(
     folds: Sequence[str],
     *,
     method: Method,
-    restart: bool,
+    options: TrainingOptions,
 ) -> tuple[list[TrainingRun], list[TrainingRun], str]:
     """Return the runs asked for, those that are to be trained, and the data's state.
 
-    The plans of the method are written, if they are not there.
+    The plans of the method are written, if they are not there. Runs that others build
+    upon come first.
 
     Raises
     ------
     InputError
         As `train_dataset`.
     """
-    state = require_plan(workspace, dataset, configurations)
+    state = require_plan(
+        workspace, dataset, configurations, stock_plans=method.stock_plans
+    )
     _write_plans(workspace, dataset, method)
     splits: Splits = read_json(workspace.splits_file(dataset))
     runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), method)
+    runs.sort(key=lambda run: run.configuration == CASCADE)
     todo = runs
-    if not restart:
-        _require_same_origin(workspace, runs, state)
+    if options.own_arguments is not None:
+        _require_harmless(options.own_arguments)
+    if not options.restart:
+        _require_same_origin(workspace, runs, state, options)
         states = {run: run_state(workspace, run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
     _require_own_folders(workspace, todo)
     return runs, todo, state
 
 
+def _require_harmless(own_arguments: Sequence[str]) -> None:
+    """Refuse weights to begin with that would run code of their own (FAULTS S01)."""
+    pretrained = TRAINING.value_of(own_arguments, "-pretrained_weights")
+    if pretrained:
+        check_checkpoint(Path(*pretrained))
+
+
 def _require_same_origin(
-    workspace: Workspace, runs: Iterable[TrainingRun], dataset_state: str
+    workspace: Workspace,
+    runs: Iterable[TrainingRun],
+    dataset_state: str,
+    options: TrainingOptions,
 ) -> None:
     """Refuse to keep, or go on with, what was trained on something else (FAULTS N06).
 
@@ -232,7 +282,10 @@ def _require_same_origin(
                 f"{run.configuration} fold {run.fold}: {record} is damaged, so nobody "
                 "knows what it was trained on."
             )
-        now = origin_of(workspace, run, dataset_state)
+        now: dict[str, object] = dict(origin_of(workspace, run, dataset_state))
+        if options.own_arguments is not None:
+            now["own_arguments"] = list(options.own_arguments)
+            then.setdefault("own_arguments", [])
         changed = [_ORIGINS[key] for key in now if then.get(key, now[key]) != now[key]]
         if changed:
             faults.append(
@@ -251,6 +304,7 @@ _ORIGINS = {
     "dataset_state": "the dataset",
     "plans_sha256": "the plans",
     "splits_sha256": "the splits",
+    "own_arguments": "nnU-Net's own arguments",
 }
 
 
@@ -281,6 +335,60 @@ def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
     return list(dict.fromkeys(folds))
 
 
+def require_previous_stages(
+    workspace: Workspace,
+    todo: Sequence[TrainingRun],
+    *,
+    now: bool = False,
+) -> None:
+    """Refuse runs of the cascade whose first stage is neither done nor about to be.
+
+    The cascade learns from what ``3d_lowres`` predicted for every case: each fold
+    predicts the cases that it did not learn from, so all folds are needed.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    todo : sequence of TrainingRun
+        What is about to be trained.
+    now : bool
+        Whether the first stage must be done already.
+
+    Raises
+    ------
+    InputError
+        Naming the folds that are missing, and what to do.
+    """
+    about_to_be = set() if now else set(todo)
+    faults = []
+    for run in todo:
+        missing = [
+            str(first.fold)
+            for first in _first_stages(workspace, run)
+            if first not in about_to_be and not run_state(workspace, first).done
+        ]
+        if missing:
+            faults.append(
+                f"{CASCADE} fold {run.fold} needs {LOWRES} of every fold; not trained: "
+                f"fold {', '.join(missing)}. Train `-c {LOWRES} -f "
+                f"{ON_ALL_CASES if run.fold == ON_ALL_CASES else ALL_NUMBERED}` first"
+                + ("." if now else ", or both at once.")
+            )
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _first_stages(workspace: Workspace, run: TrainingRun) -> list[TrainingRun]:
+    """Return the runs whose predictions a run of the cascade learns from."""
+    if run.configuration != CASCADE:
+        return []
+    splits: Splits = read_json(workspace.splits_file(run.dataset))
+    folds: Sequence[int | str] = range(len(splits))
+    if run.fold == ON_ALL_CASES:
+        folds = [ON_ALL_CASES]
+    return [replace(run, configuration=LOWRES, fold=fold) for fold in folds]
+
+
 @dataclass(slots=True)
 class _Batch:
     """Trainings that share the machine, some of them side by side."""
@@ -295,8 +403,31 @@ class _Batch:
 
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    halved: set[TrainingRun] = field(default_factory=set)
+    """Runs that are tried once more, with half the workers (FAULTS F11)."""
     looked: dict[TrainingRun, tuple[object, RunState]] = field(default_factory=dict)
     """When a run was looked at last, and where it stood then."""
+
+    def train_in_order(
+        self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
+    ) -> list[str]:
+        """Train `todo`, the cascade when its first stage is done; return failures."""
+        first = [run for run in todo if run.configuration != CASCADE]
+        failures = self.train(first, side_by_side, progress) if first else []
+        second = []
+        for run in todo:
+            if run in first:
+                continue
+            try:
+                require_previous_stages(self.workspace, [run], now=True)
+            except InputError as error:
+                failures.append(str(error))
+                write_record(self.workspace, run, state="failed", reason=str(error))
+            else:
+                second.append(run)
+        if second:
+            failures += self.train(second, side_by_side, progress)
+        return failures
 
     def train(
         self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
@@ -314,7 +445,7 @@ class _Batch:
                     while waiting and len(self.running) < side_by_side:
                         self._start(waiting.pop(0), locks)
                     time.sleep(POLL_S)
-                    failures += self._collect(locks)
+                    failures += self._collect(locks, waiting)
                     self._tell(todo, progress)
             except KeyboardInterrupt:
                 for run in self.running:
@@ -330,8 +461,11 @@ class _Batch:
     ) -> None:
         name = f"{run.dataset} {run.configuration} fold {run.fold}"
         locks[run].enter_context(only_writer(lock_file(self.workspace, run), name))
-        if self.options.restart:
+        restart = self.options.restart and run not in self.halved
+        if restart:
             shutil.rmtree(self.workspace.fold_dir(run), ignore_errors=True)
+        own_arguments = self._own_arguments(run, restart=restart)
+        resources = self.resources.halved() if run in self.halved else self.resources
         resumption = prepare_resumption(self.workspace.fold_dir(run))
         self.warnings += [f"{name}: {one.message}" for one in resumption.findings]
         resume = resumption.checkpoint is not None
@@ -340,9 +474,10 @@ class _Batch:
         command = train_command(
             run,
             events_file(self.workspace, run),
-            self.resources,
+            resources,
             resume=resume,
             probabilities=self.options.probabilities,
+            own_arguments=own_arguments,
         )
         note_start(
             self.workspace,
@@ -350,17 +485,34 @@ class _Batch:
             self.method,
             self.options,
             damaged_checkpoints=list(resumption.damaged),
+            own_arguments=list(own_arguments),
+            workers=resources.workers,
+            loaders=resources.loaders,
             **origin_of(self.workspace, run, self.dataset_state),
         )
         process = NnUNetProcess(
             command,
-            nnunet_environment(self.workspace, self.resources, os.environ),
+            nnunet_environment(self.workspace, resources, os.environ),
             self.workspace.run_dir(run) / "train.log",
         )
         self.running[run] = locks[run].enter_context(process)
 
-    def _collect(self, locks: dict[TrainingRun, contextlib.ExitStack]) -> list[str]:
-        """Close the runs that have ended; return a sentence for each that failed."""
+    def _own_arguments(self, run: TrainingRun, *, restart: bool) -> tuple[str, ...]:
+        """Return nnU-Net's own arguments: those asked for, or those it began with."""
+        asked, record = self.options.own_arguments, record_file(self.workspace, run)
+        if asked is not None or restart or not record.exists():
+            return asked or ()
+        return tuple(read_json(record).get("own_arguments", ()))
+
+    def _collect(
+        self,
+        locks: dict[TrainingRun, contextlib.ExitStack],
+        waiting: list[TrainingRun],
+    ) -> list[str]:
+        """Close the runs that have ended; return a sentence for each that failed.
+
+        A run of which a process was killed goes back to those that wait, once.
+        """
         failures = []
         for run, process in list(self.running.items()):
             if not process.ended:
@@ -369,6 +521,16 @@ class _Batch:
             state, reason = "done", ""
             try:
                 process.check(task)
+            except WorkerKilled as error:
+                state, reason = "failed", f"{error} {_last_words(process)}".strip()
+                if run in self.halved or not self.resources.can_halve:
+                    failures.append(reason)
+                else:
+                    self.halved.add(run)
+                    waiting.append(run)
+                    self.warnings.append(
+                        f"[F11] {reason} Tried again with half the workers."
+                    )
             except NnUNetError as error:
                 state, reason = "failed", str(error)
                 failures.append(reason)
@@ -399,6 +561,12 @@ class _Batch:
         if before is None or before[0] != now:
             self.looked[run] = (now, run_state(self.workspace, run))
         return self.looked[run][1]
+
+
+def _last_words(process: NnUNetProcess) -> str:
+    """Return which case a training was predicting when it was killed, if it was."""
+    cases = re.findall(r"predicting (\S+)", process.output())
+    return f"It was predicting {cases[-1]} for its validation." if cases else ""
 
 
 def _note(state: RunState) -> str:

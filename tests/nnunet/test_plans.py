@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.plans import BUDGETS, SMOKE_SIZES, patch_within
+from nnunet_bridge.nnunet.plans import BUDGETS, SMOKE_SIZES, patch_within, resolved
 
 
 def planned(patch, strides, features=(32, 64, 128, 256, 320)):
@@ -39,6 +39,13 @@ def stock():
             "3d_fullres": planned(
                 [64, 128, 112], [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
             ),
+            "3d_lowres": planned(
+                [64, 112, 96], [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+            ),
+            "3d_cascade_fullres": {
+                "inherits_from": "3d_fullres",
+                "previous_stage": "3d_lowres",
+            },
         },
     }
 
@@ -56,8 +63,8 @@ def test_the_stock_plans_are_never_changed(stock):
 def test_a_budget_preprocesses_nothing_of_its_own(stock, name):
     plans = method_of("nnunet", name).plans_from(stock)
 
-    for configuration, was in stock["configurations"].items():
-        now = plans["configurations"][configuration]
+    for configuration in stock["configurations"]:
+        now, was = resolved(plans, configuration), resolved(stock, configuration)
         assert now["data_identifier"] == was["data_identifier"]
 
 
@@ -86,9 +93,7 @@ def test_smoke_keeps_the_first_strides_so_that_thick_slices_stay_whole(stock):
 
 @pytest.mark.parametrize("configuration", list(SMOKE_SIZES))
 def test_a_smoke_patch_is_small_and_the_strides_divide_it(stock, configuration):
-    small = method_of("nnunet", "smoke").plans_from(stock)["configurations"][
-        configuration
-    ]
+    small = resolved(method_of("nnunet", "smoke").plans_from(stock), configuration)
 
     strides = small["architecture"]["arch_kwargs"]["strides"]
     assert prod(small["patch_size"]) <= SMOKE_SIZES[configuration].largest_patch

@@ -3,23 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from pathlib import Path
 
 
 def add_arguments(plan: argparse.ArgumentParser) -> None:
     """Add what planning is told."""
     plan.add_argument("--number", type=int, required=True)
-    plan.add_argument("--configuration", action="append", required=True)
+    plan.add_argument("--dataset", required=True)
+    plan.add_argument("--fingerprint", action="store_true")
+    plan.add_argument("--planner", action="append", default=[])
+    plan.add_argument("--preprocess", action="append", nargs=2, default=[])
+    plan.add_argument("--have", action="append", default=[])
+    plan.add_argument("--gpu-memory-target", type=float)
+    plan.add_argument("--target-spacing", type=float, nargs=3)
 
 
 def plan(asked: argparse.Namespace) -> None:
-    """Verify, plan and preprocess one dataset."""
+    """Verify, plan and preprocess one dataset.
+
+    What several plans share (`data_identifier`) is preprocessed once; what the plans
+    do not hold is left out.
+    """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     number = [asked.number]
-    api.extract_fingerprints(
-        number, num_processes=asked.workers, check_dataset_integrity=True
-    )
-    api.plan_experiments(number)
-    api.preprocess(
-        number, configurations=asked.configuration, num_processes=[asked.workers]
-    )
+    if asked.fingerprint:
+        api.extract_fingerprints(
+            number, num_processes=asked.workers, check_dataset_integrity=True
+        )
+    for planner in asked.planner:
+        api.plan_experiments(
+            number,
+            planner,
+            gpu_memory_target_in_gb=asked.gpu_memory_target,
+            overwrite_target_spacing=asked.target_spacing,
+        )
+    folder = Path(os.environ["nnUNet_preprocessed"], asked.dataset)  # noqa: SIM112 - nnU-Net's name
+    done = set(asked.have)
+    for plans, configuration in asked.preprocess:
+        manager = PlansManager(json.loads((folder / f"{plans}.json").read_text()))
+        if configuration not in manager.available_configurations:
+            continue
+        identifier = manager.get_configuration(configuration).data_identifier
+        if identifier not in done:
+            done.add(identifier)
+            api.preprocess(
+                number,
+                plans,
+                configurations=[configuration],
+                num_processes=[asked.workers],
+            )

@@ -34,6 +34,8 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--events", type=Path, required=True)
     train.add_argument("--resume", action="store_true")
     train.add_argument("--probabilities", action="store_true")
+    train.add_argument("--validate-best", action="store_true")
+    train.add_argument("--pretrained", type=Path)
 
 
 def train(asked: argparse.Namespace) -> None:
@@ -48,9 +50,11 @@ def train(asked: argparse.Namespace) -> None:
         asked.fold,
         asked.trainer,
         asked.plans,
+        pretrained_weights=None if asked.pretrained is None else str(asked.pretrained),
         num_gpus=asked.gpus,
         export_validation_probabilities=asked.probabilities,
         continue_training=asked.resume,
+        val_with_best=asked.validate_best,
         device=torch.device(asked.device),
     )
 

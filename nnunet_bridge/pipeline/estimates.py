@@ -1,0 +1,301 @@
+"""What training and predicting a dataset will take: told before the start (F10)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import megabytes, read_json
+from nnunet_bridge.formats.nifti import read_grid
+from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.estimates import (
+    Footprint,
+    preprocessing_memory_bytes,
+    shape_at,
+    training_memory,
+)
+from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.methods import Method
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
+from nnunet_bridge.nnunet.plans import Plans, resolved
+from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
+from nnunet_bridge.nnunet.runs import known_runs
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTime:
+    """How long a training of a configuration takes, by the epochs seen so far."""
+
+    model: str
+    budget: str
+    epochs: int
+    epoch_seconds: float
+    """Median over the trainings seen."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs, without the final validation."""
+        return self.epochs * self.epoch_seconds
+
+    def as_json(self) -> JsonObject:
+        """Return the entry of `times`."""
+        return {
+            "model": self.model,
+            "budget": self.budget,
+            "epochs": self.epochs,
+            "epoch_seconds": self.epoch_seconds,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one configuration will take."""
+
+    planner: str
+    configuration: str
+    training: Footprint | None
+    """At the budget ``full``; None for a network that is not known."""
+
+    prediction: Footprint
+    largest_case: tuple[int, ...]
+    """Its shape at the spacing of the configuration."""
+
+    times: tuple[SeenTime, ...]
+    """Empty before a first epoch."""
+
+    def as_json(self) -> JsonObject:
+        """Return the entry of `estimates`."""
+        return {
+            "planner": self.planner,
+            "configuration": self.configuration,
+            "training": None if self.training is None else self.training.as_json(),
+            "prediction": {
+                "host_bytes": self.prediction.host_bytes,
+                "host_bytes_beside_gpu": self.prediction.gpu_bytes,
+            },
+            "largest_case": list(self.largest_case),
+            "times": [time.as_json() for time in self.times],
+        }
+
+    def as_lines(self) -> Iterator[str]:
+        """Go through the lines that a person reads."""
+        if self.training is not None:
+            yield (
+                f"  {self.configuration:18} train: {_gb(self.training.gpu_bytes)} of a "
+                f"GPU, or {_gb(self.training.host_bytes)} of memory on a CPU"
+            )
+        edges = " x ".join(str(edge) for edge in self.largest_case)
+        yield (
+            f"  {'':18} predict the largest case ({edges}): "
+            f"{_gb(self.prediction.host_bytes)} of memory"
+        )
+        for time in self.times:
+            yield (
+                f"  {'':18} {time.model} {time.budget}: {time.epochs} epochs of "
+                f"{time.epoch_seconds:.0f} s = {time.seconds / 3600:.1f} h"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEstimates:
+    """The estimates of everything that was planned."""
+
+    parts: tuple[Estimate, ...]
+
+    def as_json(self) -> list[JsonObject]:
+        """Return the value of `estimates`."""
+        return [part.as_json() for part in self.parts]
+
+    def as_lines(self) -> list[str]:
+        """Return the lines that a person reads."""
+        if not self.parts:
+            return []
+        lines = ["Estimates at the budget full:"]
+        for part in self.parts:
+            lines += part.as_lines()
+        return lines
+
+
+def estimates_of(
+    workspace: Workspace, dataset: str, planned: Mapping[str, Sequence[str]]
+) -> PlanEstimates:
+    """Return what every planned configuration will take.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    dataset : str
+        Full name.
+    planned : mapping
+        Word of a planner -> configurations.
+    """
+    seen = _times_seen(workspace, dataset)
+    parts = []
+    for word, names in planned.items():
+        name_of_plans = PLANNERS[word].plans
+        plans = read_json(workspace.plans_file(dataset, name_of_plans))
+        classes = _classes(workspace, dataset)
+        for name in names:
+            original, resampled = largest_case(workspace, dataset, plans, name)
+            parts.append(
+                Estimate(
+                    word,
+                    name,
+                    training_memory(plans, name, classes),
+                    _prediction(workspace, dataset, plans, name, original),
+                    resampled,
+                    tuple(seen.get((name_of_plans, name), ())),
+                )
+            )
+    return PlanEstimates(tuple(parts))
+
+
+def _prediction(
+    workspace: Workspace,
+    dataset: str,
+    plans: Plans,
+    configuration: str,
+    original: tuple[int, ...],
+) -> Footprint:
+    """Return what predicting a case with one fold needs, but for its weights."""
+    found = read_json(workspace.planned_dir(dataset) / "dataset_fingerprint.json")
+    at = [tuple(shape) for shape in found["shapes_after_crop"]].index(original)
+    member = PlannedMember.of(
+        plans,
+        read_json(workspace.dataset_dir(dataset) / "dataset.json"),
+        resolved(plans, configuration),
+        folds=1,
+        weights_bytes=0,
+    )
+    spacing_mm = found["spacings"][at]
+    host, beside_gpu = (
+        host_bytes([member], original, spacing_mm, on_gpu=on_gpu)
+        for on_gpu in (False, True)
+    )
+    return Footprint(host, beside_gpu)
+
+
+def largest_case(
+    workspace: Workspace, dataset: str, plans: Plans, configuration: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape of the training case with most voxels, before and after.
+
+    Shapes are those that nnU-Net found after it cut off empty borders, in the order
+    (slice, row, column), and at the spacing of the configuration in that of the plans.
+    """
+    file = workspace.planned_dir(dataset) / "dataset_fingerprint.json"
+    found = read_json(file)
+    cases = zip(found["shapes_after_crop"], found["spacings"], strict=True)
+    pairs = [
+        (tuple(shape), shape_at(shape, spacing, plans, configuration))
+        for shape, spacing in cases
+    ]
+    return max(pairs, key=lambda pair: math.prod(pair[1]))
+
+
+def preprocessing_bytes(raw: RawDataset) -> int:
+    """Return what one worker needs to preprocess the largest training case.
+
+    The spacing that nnU-Net will plan is not known yet: about that of the images.
+    """
+    shapes = [
+        read_grid(raw.image_files(case, "Tr")[0]).shape for case in raw.training_cases()
+    ]
+    largest = max(shapes, key=math.prod)
+    return preprocessing_memory_bytes(largest, largest, len(raw.channels))
+
+
+def require_memory_for_training(
+    workspace: Workspace,
+    run: TrainingRun,
+    method: Method,
+    machine: Machine,
+    device: str,
+    *,
+    loaders: int,
+) -> int:
+    """Refuse a training that cannot fit; return the memory of the host that it needs.
+
+    Raises
+    ------
+    EnvironmentFault
+        With code F10, the figure and what to do.
+    """
+    if method.model not in ("nnunet", *PLANNERS):
+        return 0  # its network is not the one of the plans
+    plans = read_json(workspace.plans_file(run.dataset, run.plans))
+    classes = _classes(workspace, run.dataset)
+    need = training_memory(plans, run.configuration, classes, loaders=loaders)
+    if need is None:
+        return 0
+    what = f"Training {run.configuration} at the budget {method.budget.name}"
+    smaller = (
+        f"`{_words_of(method)} -- -gpu_memory_target GB` plans a smaller network, and "
+        "--budget smoke trains one for a trial"
+    )
+    if device == "cpu":
+        _require(what, need.host_bytes, machine.free_memory_bytes, smaller)
+        return need.host_bytes
+    if device == "cuda" and machine.gpu_memory_bytes is not None:
+        _require(
+            what, need.gpu_bytes, machine.gpu_memory_bytes, smaller, kind="GPU memory"
+        )
+    return 0
+
+
+def _require(
+    what: str, needed: int, there: int, way_out: str, *, kind: str = "memory"
+) -> None:
+    if needed > there:
+        raise EnvironmentFault(
+            f"{what} needs about {megabytes(needed)} of {kind}, but {megabytes(there)} "
+            f"are there: use a machine with more, close other programs, or: {way_out}.",
+            code="F10",
+        )
+
+
+def _words_of(method: Method) -> str:
+    return plan_words("DATASET", method.stock_plans)
+
+
+def _times_seen(
+    workspace: Workspace, dataset: str
+) -> dict[tuple[str, str], list[SeenTime]]:
+    """Return the times of every kind of training, by stock plans and configuration."""
+    seconds: dict[tuple[str, str, str, str], list[float]] = {}
+    epochs: dict[tuple[str, str, str, str], int] = {}
+    for state in known_runs(workspace, dataset):
+        stock = next(
+            (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
+            None,
+        )
+        course = state.course
+        if stock is None or course.epochs is None:
+            continue
+        kind = (stock, state.run.configuration, state.model, state.budget)
+        epochs[kind] = course.epochs
+        if course.seconds_per_epoch is not None:
+            seconds.setdefault(kind, []).append(course.seconds_per_epoch)
+    found: dict[tuple[str, str], list[SeenTime]] = {}
+    for kind, took in seconds.items():
+        if took:
+            planned, configuration, model, budget = kind
+            seen = SeenTime(model, budget, epochs[kind], statistics.median(took))
+            found.setdefault((planned, configuration), []).append(seen)
+    return found
+
+
+def _classes(workspace: Workspace, dataset: str) -> int:
+    """Return the number of structures of a dataset, and the background."""
+    return 1 + len(RawDataset.open(workspace.dataset_dir(dataset)).labels)
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

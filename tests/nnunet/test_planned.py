@@ -1,0 +1,87 @@
+"""The record of what was planned."""
+
+import json
+
+import pytest
+
+from nnunet_bridge.cli.options import CONFIGURATIONS as CONFIGURATION_WORDS
+from nnunet_bridge.cli.options import PLANNERS as PLANNER_WORDS
+from nnunet_bridge.nnunet.methods import METHODS
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.planned import (
+    Planned,
+    planned_file,
+    unfinished_cases,
+    with_previous_stages,
+)
+from nnunet_bridge.nnunet.planners import PLANNERS, planner_of
+from nnunet_bridge.nnunet.plans import CONFIGURATIONS
+
+DATASET = "Dataset001_Tibia"
+FILE = {"size": 1, "mtime_ns": 2, "sha256": "a"}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace.at(tmp_path, environment={})
+
+
+def test_the_command_line_names_exactly_the_planners_and_configurations_there_are():
+    assert tuple(PLANNERS) == PLANNER_WORDS
+    assert CONFIGURATIONS == CONFIGURATION_WORDS
+
+
+def test_the_plans_of_every_method_have_a_planner():
+    for method in METHODS.values():
+        assert planner_of(method.stock_plans).plans == method.stock_plans
+
+
+def test_what_is_recorded_is_read_back(workspace):
+    planned = Planned(
+        "state",
+        {"default": ("2d",), "resenc-m": ("2d", "3d_fullres")},
+        ("-gpu_memory_target", "16"),
+        {"nnUNetPlans_2d": {"nnUNetPlans_2d/a.pkl": FILE}},
+        "it failed",
+    )
+
+    planned.write(workspace, DATASET)
+
+    assert Planned.read(workspace, DATASET) == planned
+
+
+def test_nothing_is_read_where_nothing_was_planned(workspace):
+    assert Planned.read(workspace, DATASET) is None
+
+
+def test_a_record_of_the_time_of_one_planner_still_holds(workspace):
+    old = {
+        "dataset_state": "state",
+        "configurations": ["2d", "3d_fullres"],
+        "preprocessed": {
+            "2d": {"nnUNetPlans_2d/a.pkl": FILE},
+            "3d_fullres": {"nnUNetPlans_3d_fullres/a.pkl": FILE},
+        },
+    }
+    file = planned_file(workspace, DATASET)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(old))
+
+    planned = Planned.read(workspace, DATASET)
+
+    assert planned.planners == {"default": ("2d", "3d_fullres")}
+    assert planned.preprocessed["nnUNetPlans_2d"] == old["preprocessed"]["2d"]
+    assert not planned.lacks({"default": ("2d",)})
+
+
+def test_the_cascade_brings_what_it_builds_upon():
+    assert with_previous_stages(("2d", "3d_cascade_fullres", "3d_lowres")) == (
+        *("2d", "3d_lowres", "3d_cascade_fullres"),
+    )
+
+
+def test_F11_a_case_that_lacks_one_of_its_files_is_unfinished(tmp_path):
+    for name in ("a.b2nd", "a_seg.b2nd", "a.pkl", "b.b2nd"):
+        (tmp_path / name).touch()
+
+    assert unfinished_cases(tmp_path, ["a", "b", "c"]) == ["b", "c"]
