@@ -41,7 +41,8 @@ def predicted(tmp_path):
     voxels[20:28, 8:14, 3:9] = 2
     labelmap = Labelmap(reading.volume.grid, voxels, TABLE)
     return PredictedImage(
-        "msk_001", labelmap, reading.volume, None, reading.slices, Algorithm("2d", "ab")
+        *("msk_001", labelmap, reading.volume, None, None, reading.slices),
+        Algorithm("2d", "ab"),
     )
 
 
