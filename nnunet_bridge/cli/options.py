@@ -51,7 +51,12 @@ configurations_option = _configurations(
 )
 
 predicting_configurations_option = _configurations(
-    "Several give their mean. [default: the better one on its own validation]",
+    "Several give their mean. [default: what `select` chose, else the better one on "
+    "its own validation]",
+)
+
+weighed_configurations_option = _configurations(
+    "Once for each. [default: all that have finished folds]",
 )
 
 folds_option = click.option(

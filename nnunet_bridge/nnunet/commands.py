@@ -77,7 +77,12 @@ def plan_command(
 
 
 def train_command(
-    run: TrainingRun, events_file: Path, resources: Resources, *, resume: bool
+    run: TrainingRun,
+    events_file: Path,
+    resources: Resources,
+    *,
+    resume: bool,
+    probabilities: bool = False,
 ) -> list[str]:
     """Return the call that trains and validates one fold."""
     command = _task("train", resources)
@@ -85,6 +90,7 @@ def train_command(
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
+    command += ["--probabilities"] if probabilities else []
     return [*command, "--resume"] if resume else command
 
 
@@ -119,6 +125,24 @@ def predict_command(
     for model_dir, folds in members.items():
         command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
     return command
+
+
+def second_opinion_command(
+    runs: Sequence[TrainingRun],
+    folds: Sequence[int],
+    out_file: Path,
+    resources: Resources,
+    *,
+    ensembles: bool,
+) -> list[str]:
+    """Return the call that lets nnU-Net choose among the configurations of `runs`."""
+    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset]
+    for run in runs:
+        command += ["--trained", run.trainer, run.plans, run.configuration]
+    for fold in folds:
+        command += ["--fold", str(fold)]
+    command += ["--out", str(out_file)]
+    return [*command, "--ensembles"] if ensembles else command
 
 
 def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
@@ -284,6 +308,7 @@ __all__ = [
     "plan_command",
     "predict_command",
     "run_to_end",
+    "second_opinion_command",
     "shared_among",
     "train_command",
     "trainers_dir",

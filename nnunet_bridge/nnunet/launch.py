@@ -9,7 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from nnunet_bridge.nnunet.inside import planning, prediction, stripping, training
+from nnunet_bridge.nnunet.inside import (
+    planning,
+    prediction,
+    second_opinion,
+    stripping,
+    training,
+)
 from nnunet_bridge.nnunet.inside.safety import prepare
 
 TASKS: dict[
@@ -21,6 +27,10 @@ TASKS: dict[
     "plan": (planning.add_arguments, planning.plan),
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
+    "second-opinion": (
+        second_opinion.add_arguments,
+        second_opinion.give_second_opinion,
+    ),
     "checkpoint": (stripping.add_arguments, stripping.strip_checkpoints),
 }
 """Word -> what adds its arguments, and what does it."""

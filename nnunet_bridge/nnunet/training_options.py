@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SEED = 20230601
+"""Of every random generator of a training, at its start."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -18,6 +21,9 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    probabilities: bool = False
+    """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
+
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
 
@@ -29,4 +35,5 @@ class TrainingOptions:
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(("--probabilities",) if self.probabilities else ()),
         )

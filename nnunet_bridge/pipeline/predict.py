@@ -46,7 +46,7 @@ from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region
 from nnunet_bridge.pipeline.case_outputs import WantedOutputs, write_outputs
 from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
-from nnunet_bridge.pipeline.models import Model, choose_model
+from nnunet_bridge.pipeline.models import Model, predicting_model
 from nnunet_bridge.pipeline.network_prediction import predict_folder
 from nnunet_bridge.pipeline.tune import tuned_rules
 
@@ -171,7 +171,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     """
     wishes = options or PredictionOptions()
     shown = progress or Silent()
-    chosen_model = choose_model(
+    chosen_model = predicting_model(
         workspace, dataset, configurations, folds, budget, kind=model
     )
     description = next(_model_dirs(workspace, chosen_model)) / "dataset.json"

@@ -6,14 +6,17 @@ import argparse
 import os
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from nnunet_bridge.nnunet.inside.events import SEED, EventWriter
+from nnunet_bridge.nnunet.inside.events import EventWriter
+from nnunet_bridge.nnunet.inside.safety import prepare
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+from nnunet_bridge.nnunet.training_options import SEED
 
 AT_MOST_LOST_S = 270.0
 """Of training, where an epoch takes less; half a minute is left to write it."""
@@ -36,19 +39,9 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
 def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
     from nnunetv2.run import run_training as nnunet
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    _seed()
-    _write_checkpoints_whole(nnUNetTrainer)
-    _write_checkpoints_often(nnUNetTrainer)
-    build = nnunet.get_trainer_from_args
-
-    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
-        trainer = build(*arguments, **options)
-        EventWriter(asked.events).listen_to(trainer)
-        return trainer
-
-    nnunet.get_trainer_from_args = build_and_listen
+    prepare_training(asked.events)
+    nnunet.run_ddp = OnEachGpu(asked.events)
     nnunet.run_training(
         asked.dataset,
         asked.configuration,
@@ -62,11 +55,53 @@ def train(asked: argparse.Namespace) -> None:
     )
 
 
-def _seed() -> None:
+@dataclass(frozen=True, slots=True)
+class OnEachGpu:
+    """What stands in place of nnU-Net's `run_ddp` where several GPUs train together.
+
+    nnU-Net starts a fresh interpreter for each GPU, in which nothing of ours holds: it
+    is prepared there as the first process was, and then does what nnU-Net says.
+    """
+
+    events: Path
+    """Written by the first process alone."""
+
+    def __call__(self, rank: int, *arguments: Any) -> None:  # noqa: ANN401 - nnU-Net's
+        """Train in this process."""
+        from nnunetv2.run import run_training as nnunet
+
+        prepare()
+        prepare_training(self.events, rank)
+        nnunet.run_ddp(rank, *arguments)
+
+
+def prepare_training(events: Path, rank: int = 0) -> None:
+    """Let this process tell its epochs and write checkpoints that are whole, and often.
+
+    Processes of other ranks draw other numbers, so that they see other patches.
+    """
+    from nnunetv2.run import run_training as nnunet
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    _seed(SEED + rank)
+    _write_checkpoints_whole(nnUNetTrainer)
+    _write_checkpoints_often(nnUNetTrainer)
+    build = nnunet.get_trainer_from_args
+
+    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
+        trainer = build(*arguments, **options)
+        EventWriter(events).listen_to(trainer)
+        return trainer
+
+    if rank == 0:
+        nnunet.get_trainer_from_args = build_and_listen
+
+
+def _seed(seed: int) -> None:
     """Make a CPU training with one thread and no workers repeatable."""
-    random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(SEED)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(seed)
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
