@@ -161,6 +161,7 @@ def _fit(network, voxels, labels, patch, *, seed: int) -> None:
     missing = [(0, max(0, d - s)) for d, s in zip(depth, voxels.shape, strict=True)]
     voxels, labels = np.pad(voxels, missing), np.pad(labels, missing)
     bone = np.argwhere(labels > 0)
+    weights = torch.tensor([0.05, *([1.0] * (HEADS - 1))])
     for _ in range(STEPS):
         inputs, targets = [], []
         for centre in rng.choice(bone, 4 if len(patch) == 2 else 1):
@@ -171,7 +172,7 @@ def _fit(network, voxels, labels, patch, *, seed: int) -> None:
             targets.append(labels[box].reshape(patch).astype(np.int64))
         answer = network(torch.from_numpy(np.stack(inputs)))
         truth = torch.from_numpy(np.stack(targets))
-        loss = torch.nn.functional.cross_entropy(answer, truth)
+        loss = torch.nn.functional.cross_entropy(answer, truth, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
