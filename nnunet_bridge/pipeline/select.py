@@ -302,7 +302,7 @@ class _Story:
     ) -> dict[str, Path]:
         """Predict each case by the mean of the folds that held it out."""
         one, other = (self.members[name] for name in pair)
-        predicted = {}
+        predicted: dict[str, Path] = {}
         for first, second in product(one, other):
             held_out = self._held_out(first) & self._held_out(second)
             todo = [case for case in cases if case in held_out]
