@@ -2,7 +2,7 @@
 
     python benchmarks/large_prediction.py                       501 x 256 x 256, 2d
     python benchmarks/large_prediction.py -c 3d_fullres -f 5    five folds of it
-    python benchmarks/large_prediction.py --quick               a small case: a trial
+    python benchmarks/large_prediction.py --quick               does it work?
 
 The image is the synthetic leg with four bones; the model has nnU-Net's planned networks
 at the size of a smoke run, fitted to the leg for some seconds, so that its answer has
@@ -108,9 +108,9 @@ def prepare(options: argparse.Namespace) -> None:
             "network_weights": network.state_dict(),
             "trainer_name": run.trainer,
             "init_args": {"configuration": run.configuration},
-            "inference_allowed_mirroring_axes": tuple(
-                range(len(planned["patch_size"]))
-            ),
+            "inference_allowed_mirroring_axes": None
+            if options.no_mirroring
+            else tuple(range(len(planned["patch_size"]))),
         }
         torch.save(content, fold_dir / "checkpoint_final.pth")
         mean = {str(label): {"Dice": 0.9} for label in range(1, HEADS)}
@@ -161,6 +161,7 @@ def _fit(network, voxels, labels, patch, *, seed: int) -> None:
     missing = [(0, max(0, d - s)) for d, s in zip(depth, voxels.shape, strict=True)]
     voxels, labels = np.pad(voxels, missing), np.pad(labels, missing)
     bone = np.argwhere(labels > 0)
+    weights = torch.tensor([0.05, *([1.0] * (HEADS - 1))])
     for _ in range(STEPS):
         inputs, targets = [], []
         for centre in rng.choice(bone, 4 if len(patch) == 2 else 1):
@@ -171,7 +172,7 @@ def _fit(network, voxels, labels, patch, *, seed: int) -> None:
             targets.append(labels[box].reshape(patch).astype(np.int64))
         answer = network(torch.from_numpy(np.stack(inputs)))
         truth = torch.from_numpy(np.stack(targets))
-        loss = torch.nn.functional.cross_entropy(answer, truth)
+        loss = torch.nn.functional.cross_entropy(answer, truth, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -202,6 +203,7 @@ def _own(options: argparse.Namespace, task: str) -> list[str]:
     command = [sys.executable, __file__, "--task", task, "--shape", shape]
     command += ["-c", options.configuration, "-f", str(options.folds)]
     command += ["--device", options.device]
+    command += ["--no-mirroring"] if options.no_mirroring else []
     return [*command, "--folder", str(options.folder)]
 
 
@@ -272,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small case")
     parser.add_argument("-c", "--configuration", default="2d", choices=PLANNED_PATCH)
+    parser.add_argument("--no-mirroring", action="store_true", help="each window once")
     parser.add_argument("-f", "--folds", type=int, default=1)
     parser.add_argument(
         "--shape",

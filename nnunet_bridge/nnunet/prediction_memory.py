@@ -2,8 +2,8 @@
 
 Pure arithmetic on plans and the size of an image; nothing is opened here. The figures
 follow what `inside` does: nnU-Net's own preprocessing of the whole image, then sums of
-windows as deep as a patch. Each part is the most that it was seen to take, and the
-benchmark `large_prediction.py` sets the estimate beside what was measured.
+windows as deep as a patch. The benchmark `large_prediction.py` sets the estimate beside
+what was measured.
 """
 
 from __future__ import annotations
@@ -101,12 +101,10 @@ class PlannedMember:
         return count
 
     def work(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-        """Return how much the networks have to do, to compare images and members."""
-        voxels = self.windows(self.seen_shape(shape, spacing_mm)) * math.prod(
-            self.patch
-        )
-        kernel: int = 3 ** len(self.patch)
-        return float(voxels * self.folds * 2 ** len(self.patch) * kernel)
+        """Return how many voxels pass through the networks, mirrored ones included."""
+        windows = self.windows(self.seen_shape(shape, spacing_mm))
+        passes = self.folds * 2 ** len(self.patch)
+        return float(windows * math.prod(self.patch) * passes)
 
     def preparing_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
         """Return what nnU-Net's preprocessing of an image holds at its height."""

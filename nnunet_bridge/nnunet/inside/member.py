@@ -99,7 +99,8 @@ class Member:
 
     def work(self, files: Sequence[Path]) -> float:
         """Return how much the networks have to do for an image, in any unit."""
-        header = SimpleITK.ImageFileReader()
+        itk: Any = SimpleITK
+        header = itk.ImageFileReader()
         header.SetFileName(str(files[0]))
         header.ReadImageInformation()
         shape, spacing_mm = header.GetSize()[::-1], header.GetSpacing()[::-1]

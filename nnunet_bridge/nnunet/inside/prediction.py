@@ -147,17 +147,18 @@ class _Kept:
         cls, planes: Iterator[torch.Tensor], cropped: Cropped, folder: Path
     ) -> _Kept:
         """Write the planes into a file that is gone when nobody needs it."""
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it lives as long as its planes are needed
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as its planes are needed
         for plane in planes:
             voxels = plane.cpu().numpy()
-            file.write(memoryview(np.ascontiguousarray(voxels)).cast("B"))
+            file.write(voxels.tobytes())
         return cls(cropped, file, voxels.dtype, voxels.shape)
 
     def planes(self) -> Iterator[torch.Tensor]:
         """Go through the planes as they came."""
         self.file.seek(0)
         for _ in range(self.cropped.shape[0]):
-            plane = np.fromfile(self.file, self.kind, int(np.prod(self.shape)))
+            size = int(np.prod(self.shape)) * self.kind.itemsize
+            plane = np.frombuffer(bytearray(self.file.read(size)), self.kind)
             yield torch.from_numpy(plane.reshape(self.shape))
 
 

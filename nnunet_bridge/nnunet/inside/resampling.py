@@ -161,7 +161,5 @@ def _nearest(seen: int, wanted: int) -> npt.NDArray[np.int64]:
 
 def _places(seen: int, wanted: int) -> npt.NDArray[np.float64]:
     """Return where the centres of the wanted planes lie among the seen ones."""
-    places: npt.NDArray[np.float64] = (
-        float(seen) / wanted * (np.arange(wanted) + 0.5) - 0.5
-    )
-    return places
+    places = float(seen) / wanted * (np.arange(wanted, dtype=np.float64) + 0.5) - 0.5
+    return np.asarray(places, dtype=np.float64)

@@ -92,10 +92,11 @@ class _Sums:
         gaussian = gaussian.reshape(-1, *networks.patch[-2:])
         shape = (len(gaussian), *plane)
         folds = len(networks.folds)
-        half = {"dtype": torch.half, "device": device}
         return cls(
-            torch.zeros((folds, networks.heads, *shape), **half),
-            torch.zeros(shape, **half),
+            torch.zeros(
+                (folds, networks.heads, *shape), dtype=torch.half, device=device
+            ),
+            torch.zeros(shape, dtype=torch.half, device=device),
             gaussian,
         )
 
@@ -169,7 +170,8 @@ class Sweep:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Where the windows of a row begin."""
-        return list(itertools.product(*self._steps()[-2:]))
+        rows, columns = self._steps()[-2:]
+        return list(itertools.product(rows, columns))
 
     @property
     def windows(self) -> int:
