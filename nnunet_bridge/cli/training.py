@@ -125,8 +125,28 @@ def _splitting(
 @click.option(
     "--resume/--restart", default=True, help="Go on from checkpoints, or forget them."
 )
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="End after N epochs without a lower validation loss.  [default: 20 for the "
+    "report's networks, else never]",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="What a ResNet34's encoder begins with.  [default: ImageNet's, downloaded]",
+)
+@click.option(
+    "--from-scratch", is_flag=True, help="Begin such an encoder with random weights."
+)
+@click.option(
+    "--freeze-encoder", is_flag=True, help="As --model resnet34-frozen, of resnet34."
+)
 @bridge_command
-def train(
+def train(  # noqa: PLR0913 - the words of the command
     session: Session,
     dataset: str,
     configurations: tuple[str, ...],
@@ -137,8 +157,12 @@ def train(
     gpus: int | None,
     place: str,
     recipe_name: str | None,
+    patience: int | None,
+    weights: Path | None,
     *,
     resume: bool,
+    from_scratch: bool,
+    freeze_encoder: bool,
 ) -> Summary:
     """Train every configuration and fold that is not done yet.
 
@@ -152,7 +176,15 @@ def train(
     from nnunet_bridge.pipeline.train import train_dataset
 
     workspace = Workspace.at(session.root)
-    options = TrainingOptions(device, gpus or 1, restart=not resume)
+    method = method_of(_frozen(model) if freeze_encoder else model, budget)
+    options = TrainingOptions(
+        device,
+        gpus or 1,
+        restart=not resume,
+        patience=patience,
+        weights=None if weights is None else weights.absolute(),
+        from_scratch=from_scratch,
+    )
     if place != "local":
         from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
 
@@ -164,21 +196,28 @@ def train(
         return train_on_cluster(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or BOTH,
+            configurations or method.configurations,
             folds or ("0",),
-            method=method_of(model, budget),
+            method=method,
             options=on_cluster,
         )
     with session.progress() as progress:
         return train_dataset(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or BOTH,
+            configurations or method.configurations,
             folds or ("0",),
-            method=method_of(model, budget),
+            method=method,
             options=options,
             progress=progress,
         )
+
+
+def _frozen(model: str) -> str:
+    """Return the model that keeps its encoder as it is."""
+    if not model.startswith("resnet34"):
+        raise UsageError(f"--freeze-encoder is for --model resnet34, not {model}.")
+    return "resnet34-frozen"
 
 
 def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:

@@ -9,7 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from nnunet_bridge.nnunet.inside import planning, prediction, stripping, training
+from nnunet_bridge.nnunet.inside import (
+    encoder_weights,
+    planning,
+    prediction,
+    stripping,
+    training,
+)
 from nnunet_bridge.nnunet.inside.safety import prepare
 
 TASKS: dict[
@@ -22,6 +28,7 @@ TASKS: dict[
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
     "ensemble": (prediction.add_ensemble_arguments, prediction.ensemble),
+    "encoder": (encoder_weights.add_arguments, encoder_weights.prepare_encoder),
     "checkpoint": (stripping.add_arguments, stripping.strip_checkpoints),
 }
 """Word -> what adds its arguments, and what does it."""

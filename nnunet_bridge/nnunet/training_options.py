@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,20 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    patience: int | None = None
+    """End after so many epochs without a lower validation loss; None leaves it to the
+    plans."""
+
+    weights: Path | None = None
+    """State dict that a ResNet34's encoder begins with; None for none given."""
+
+    from_scratch: bool = False
+    """Whether such an encoder begins at random."""
+
+    pretrained: str = ""
+    """A trained model to begin with: a packed file, or a dataset of the workspace with
+    a configuration or without; empty for none."""
+
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
 
@@ -25,8 +40,14 @@ class TrainingOptions:
         --------
         >>> TrainingOptions("cpu").words()
         ('--device', 'cpu', '--gpus', '1', '--resume')
+        >>> TrainingOptions("cpu", patience=20, from_scratch=True).words()[-3:]
+        ('--patience', '20', '--from-scratch')
         """
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(() if self.patience is None else ("--patience", str(self.patience))),
+            *(() if self.weights is None else ("--weights", str(self.weights))),
+            *(("--from-scratch",) if self.from_scratch else ()),
+            *(("--pretrained", self.pretrained) if self.pretrained else ()),
         )

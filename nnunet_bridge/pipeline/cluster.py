@@ -14,6 +14,7 @@ from pathlib import Path
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace, number_of
 from nnunet_bridge.nnunet.runs import run_state, write_record
@@ -25,6 +26,7 @@ from nnunet_bridge.nnunet.slurm import (
     train_command_of,
 )
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.beginning import check_options
 from nnunet_bridge.pipeline.train import TrainSummary, selected_runs
 
 SCRIPT = "train.sbatch"
@@ -72,6 +74,9 @@ def train_on_cluster(
     EnvironmentFault
         If there is no Slurm, or it refuses the jobs.
     """
+    labels = RawDataset.open(workspace.dataset_dir(dataset)).labels
+    training = replace(options.training, gpus=options.settings.gpus)
+    check_options(method, training, [label.name for label in labels])
     runs, todo, _ = selected_runs(
         workspace,
         dataset,
@@ -87,7 +92,7 @@ def train_on_cluster(
             workspace,
             run,
             method=method,
-            options=replace(options.training, gpus=options.settings.gpus),
+            options=training,
         )
         for run in todo
     ]

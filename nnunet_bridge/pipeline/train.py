@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 
@@ -37,9 +37,15 @@ from nnunet_bridge.nnunet.commands import (
     shared_among,
     train_command,
 )
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import (
+    ALL_NUMBERED,
+    ON_ALL_CASES,
+    Workspace,
+    number_of,
+)
 from nnunet_bridge.nnunet.resumption import prepare_resumption
 from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
@@ -56,6 +62,7 @@ from nnunet_bridge.nnunet.runs import (
 )
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.beginning import Begun, begun_with, check_options
 from nnunet_bridge.pipeline.plan import require_plan
 from nnunet_bridge.pipeline.run_record import write_run_records
 
@@ -142,6 +149,8 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         If the user stops it; what is written stays, and the next call resumes.
     """
     wishes = options or TrainingOptions()
+    labels = RawDataset.open(workspace.dataset_dir(dataset)).labels
+    check_options(method, wishes, [label.name for label in labels])
     machine = this_machine()
     chosen = chosen_device(wishes.device, machine)
     _require_gpus(wishes.gpus, chosen, machine)
@@ -157,6 +166,9 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
         raise
+    begun = begun_with(workspace, method, wishes, todo)
+    if not wishes.restart:
+        _require_same_origin(workspace, dict.fromkeys(runs, begun.origin))
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
@@ -164,7 +176,7 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         resources = shared_among(side_by_side, chosen, machine)
         if wishes.gpus > 1:
             resources = replace(resources, threads=0, gpus=wishes.gpus)
-        batch = _Batch(workspace, method, resources, state, wishes)
+        batch = _Batch(workspace, method, resources, state, wishes, begun)
         failures = batch.train(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
     states = [run_state(workspace, run) for run in runs]
@@ -213,7 +225,9 @@ def selected_runs(
     runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), method)
     todo = runs
     if not restart:
-        _require_same_origin(workspace, runs, state)
+        _require_same_origin(
+            workspace, {run: _origin(workspace, run, state) for run in runs}
+        )
         states = {run: run_state(workspace, run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
     _require_own_folders(workspace, todo)
@@ -221,7 +235,7 @@ def selected_runs(
 
 
 def _require_same_origin(
-    workspace: Workspace, runs: Iterable[TrainingRun], dataset_state: str
+    workspace: Workspace, origins: Mapping[TrainingRun, Mapping[str, str]]
 ) -> None:
     """Refuse to keep, or go on with, what was trained on something else (FAULTS N06).
 
@@ -231,11 +245,11 @@ def _require_same_origin(
         With every such run, and what has changed since.
     """
     faults = []
-    for run in runs:
+    for run, now in origins.items():
         record = record_file(workspace, run)
         if not record.exists() or not can_resume(workspace, run):
             continue
-        then, now = read_json(record), _origin(workspace, run, dataset_state)
+        then = read_json(record)
         changed = [_ORIGINS[key] for key in now if then.get(key, now[key]) != now[key]]
         if changed:
             faults.append(
@@ -254,6 +268,8 @@ _ORIGINS = {
     "dataset_state": "the dataset",
     "plans_sha256": "the plans",
     "splits_sha256": "the splits",
+    "encoder_weights": "the weights that its encoder began with",
+    "pretrained": "the model that it began with",
 }
 
 
@@ -304,6 +320,7 @@ class _Batch:
     resources: Resources
     dataset_state: str
     options: TrainingOptions
+    begun: Begun
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -346,8 +363,13 @@ class _Batch:
         resume = resumption.checkpoint is not None
         if not resume:
             events_file(self.workspace, run).unlink(missing_ok=True)
+        patience = self._patience(run)
         command = train_command(
-            run, events_file(self.workspace, run), self.resources, resume=resume
+            run,
+            events_file(self.workspace, run),
+            self.resources,
+            resume=resume,
+            beginning=replace(self.begun.beginning, patience=patience),
         )
         write_record(
             self.workspace,
@@ -355,6 +377,8 @@ class _Batch:
             state="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             damaged_checkpoints=list(resumption.damaged),
+            patience=patience,
+            **self.begun.origin,
             **_origin(self.workspace, run, self.dataset_state),
             **_facts_of_a_run(self.workspace, run, self.method),
         )
@@ -379,16 +403,38 @@ class _Batch:
                 state, reason = "failed", str(error)
                 failures.append(reason)
             ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_record(self.workspace, run, state=state, reason=reason, ended=ended)
+            early = [
+                event["epoch"]
+                for event in events_of(self.workspace, run)
+                if event["event"] == "stopped_early"
+            ]
+            write_record(
+                self.workspace,
+                run,
+                state=state,
+                reason=reason,
+                ended=ended,
+                stopped_early_after_epoch=early[-1] if early else None,
+            )
             del self.running[run]
             locks[run].close()
         return failures
 
+    def _steps(self, run: TrainingRun) -> JsonObject:
+        """Return what the plans say to our own trainers."""
+        plans = read_json(self.workspace.plans_file(run.dataset, run.plans))
+        steps: JsonObject = plans.get("nnunet_bridge", {}).get(run.configuration, {})
+        return steps
+
+    def _patience(self, run: TrainingRun) -> int | None:
+        """Return the patience asked for, else that of the plans, else None."""
+        if self.begun.beginning.patience is not None:
+            return self.begun.beginning.patience
+        patience: int | None = self._steps(run).get("patience")
+        return patience
+
     def _epochs_planned(self, run: TrainingRun) -> int:
-        steps = read_json(self.workspace.plans_file(run.dataset, run.plans)).get(
-            "nnunet_bridge", {}
-        )
-        return int(steps.get(run.configuration, {}).get("epochs", FULL_EPOCHS)) + 1
+        return int(self._steps(run).get("epochs", FULL_EPOCHS)) + 1
 
     def _reached(self, todo: Sequence[TrainingRun]) -> tuple[float, str]:
         """Return the epochs done (validation counts as one more) and a short note."""
@@ -396,8 +442,10 @@ class _Batch:
         for run in todo:
             events = events_of(self.workspace, run)
             epochs = [event for event in events if event["event"] == "epoch"]
-            done += len({event["epoch"] for event in epochs})
-            done += any(event["event"] == "end" for event in events)
+            if any(event["event"] == "end" for event in events):
+                done += self._epochs_planned(run)  # even where it ended early
+            else:
+                done += len({event["epoch"] for event in epochs})
             if run in self.running and epochs:
                 dice = [d for d in epochs[-1]["pseudo_dice"] if d is not None]
                 mean = sum(dice) / len(dice) if dice else 0.0
@@ -462,11 +510,23 @@ def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> N
 
 
 def _write_plans(workspace: Workspace, dataset: str, method: Method) -> None:
-    """Write the plans of a method beside nnU-Net's, if they are not there."""
+    """Write the plans of a method beside nnU-Net's, if they are not there.
+
+    Raises
+    ------
+    InputError
+        If nnU-Net's planner has not made those that they begin with.
+    """
+    if not workspace.plans_file(dataset, method.stock_plans).is_file():
+        raise InputError(
+            f"{dataset} has no {method.stock_plans}: run `nnunet-bridge plan "
+            f"{number_of(dataset)} --planner {method.planner}` first."
+        )
     if not method.needs_own_plans:
         return
-    stock = read_json(workspace.plans_file(dataset, method.stock_plans))
-    plans = method.plans_from(stock)
+    plans = method.plans_from(
+        read_json(workspace.plans_file(dataset, method.stock_plans))
+    )
     file = workspace.plans_file(dataset, method.plans)
     if not file.exists() or read_json(file) != plans:
         write_json(file, plans)

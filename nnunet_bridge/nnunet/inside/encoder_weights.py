@@ -28,6 +28,10 @@ FIRST = "conv1.weight"
 CLASSIFIER = ("fc.weight", "fc.bias")
 """What only a network that names whole images has."""
 
+COUNTER = ".num_batches_tracked"
+"""Of batch normalisation; files of torch 0.4 and before have none, and nothing here
+needs it."""
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -92,6 +96,9 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
         Naming the first weight that is missing, superfluous or of another shape.
     """
     weights = {name: value for name, value in found.items() if name not in CLASSIFIER}
+    for name in known:
+        if name.endswith(COUNTER):
+            weights.setdefault(name, known[name])
     missing = [name for name in known if name not in weights]
     foreign = [name for name in weights if name not in known]
     if missing or foreign:

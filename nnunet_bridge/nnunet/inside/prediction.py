@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from nnunet_bridge.nnunet.inside.sides import keep_sides_in_prediction
+from nnunet_bridge.nnunet.names import FILE_ENDING
+
 
 def add_arguments(predict: argparse.ArgumentParser) -> None:
     """Add what a prediction is told."""
@@ -34,6 +37,7 @@ def predict(asked: argparse.Namespace) -> None:
     )
     folds = tuple(fold if fold == "all" else int(fold) for fold in asked.fold)
     predictor.initialize_from_trained_model_folder(str(asked.model), folds)
+    keep_sides_in_prediction(predictor, sorted(asked.images.glob(f"*{FILE_ENDING}")))
     asked.out.mkdir(parents=True, exist_ok=True)
     options = {"save_probabilities": asked.probabilities, "overwrite": True}
     if asked.workers > 1:

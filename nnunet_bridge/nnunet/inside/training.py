@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from nnunet_bridge.nnunet.inside.events import SEED, EventWriter
+from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
+from nnunet_bridge.nnunet.inside.stopping import stop_early
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
 
 AT_MOST_LOST_S = 270.0
@@ -31,6 +33,9 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--events", type=Path, required=True)
     train.add_argument("--resume", action="store_true")
     train.add_argument("--probabilities", action="store_true")
+    train.add_argument("--encoder-weights", type=Path)
+    train.add_argument("--pretrained", type=Path)
+    train.add_argument("--patience", type=int)
 
 
 def train(asked: argparse.Namespace) -> None:
@@ -45,7 +50,7 @@ def train(asked: argparse.Namespace) -> None:
 
     def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
         trainer = build(*arguments, **options)
-        EventWriter(asked.events).listen_to(trainer)
+        _prepare(trainer, asked)
         return trainer
 
     nnunet.get_trainer_from_args = build_and_listen
@@ -55,11 +60,23 @@ def train(asked: argparse.Namespace) -> None:
         asked.fold,
         asked.trainer,
         asked.plans,
+        pretrained_weights=str(asked.pretrained) if asked.pretrained else None,
         num_gpus=asked.gpus,
         export_validation_probabilities=asked.probabilities,
         continue_training=asked.resume,
         device=torch.device(asked.device),
     )
+
+
+def _prepare(trainer: Any, asked: argparse.Namespace) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Give a trainer, nnU-Net's own or ours, what belongs to every training."""
+    if asked.encoder_weights is not None:
+        trainer.encoder_weights = asked.encoder_weights
+    keep_sides_in_training(trainer)
+    events = EventWriter(asked.events)
+    events.listen_to(trainer)
+    if asked.patience is not None:
+        stop_early(trainer, asked.patience, events)
 
 
 def _seed() -> None:
