@@ -145,6 +145,13 @@ def _splitting(
 @click.option(
     "--freeze-encoder", is_flag=True, help="As --model resnet34-frozen, of resnet34."
 )
+@click.option(
+    "--pretrained",
+    default="",
+    metavar="MODEL",
+    help="Begin with a trained model: a packed file, or another dataset, as 2 or "
+    "2:3d_fullres.",
+)
 @bridge_command
 def train(  # noqa: PLR0913 - the words of the command
     session: Session,
@@ -159,6 +166,7 @@ def train(  # noqa: PLR0913 - the words of the command
     recipe_name: str | None,
     patience: int | None,
     weights: Path | None,
+    pretrained: str,
     *,
     resume: bool,
     from_scratch: bool,
@@ -184,6 +192,7 @@ def train(  # noqa: PLR0913 - the words of the command
         patience=patience,
         weights=None if weights is None else weights.absolute(),
         from_scratch=from_scratch,
+        pretrained=_absolute(pretrained),
     )
     if place != "local":
         from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
@@ -211,6 +220,11 @@ def train(  # noqa: PLR0913 - the words of the command
             options=options,
             progress=progress,
         )
+
+
+def _absolute(model: str) -> str:
+    """Return a file's name as a job on a cluster finds it; a dataset's as it is."""
+    return str(Path(model).absolute()) if Path(model).is_file() else model
 
 
 def _frozen(model: str) -> str:

@@ -47,6 +47,9 @@ _REPORT_NETWORKS = {
 }
 """Model -> trainer and network."""
 
+REPORT_NETWORK_OF = dict(_REPORT_NETWORKS.values())
+"""Trainer -> the report's network that it builds."""
+
 _RESIDUAL = {
     "resenc-m": "nnUNetResEncUNetMPlans",
     "resenc-l": "nnUNetResEncUNetLPlans",

@@ -110,7 +110,7 @@ UNET_2D = ReportNetwork(
     size={"features": [32, 64, 128, 256, 480]},
     smoke_size={"features": [16, 32, 64, 128, 240]},
     smoke_learning_rate=1e-3,
-    smoke_steps={"epochs": 20, "iterations": 50, "validation_iterations": 4},
+    smoke_steps={"epochs": 10, "iterations": 50, "validation_iterations": 4},
 )
 
 RESNET_34 = ReportNetwork(
@@ -122,5 +122,5 @@ RESNET_34 = ReportNetwork(
     size={"decoder": [256, 128, 64, 32, 16]},
     smoke_size={"decoder": [128, 64, 32, 16, 16]},
     smoke_learning_rate=1e-3,
-    smoke_steps={"epochs": 20, "iterations": 25, "validation_iterations": 4},
+    smoke_steps={"epochs": 10, "iterations": 20, "validation_iterations": 4},
 )

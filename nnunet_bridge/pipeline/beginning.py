@@ -33,6 +33,7 @@ from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.runs import can_resume
 from nnunet_bridge.nnunet.sides import sides_are_apart
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.pretrained import pretrained_model
 
 RANDOM = "random"
 DOWNLOADED = "imagenet"
@@ -123,6 +124,10 @@ def begun_with(
     """
     beginning = Beginning(patience=options.patience)
     fresh = [r for r in todo if options.restart or not can_resume(workspace, r)]
+    if options.pretrained and todo:
+        model = pretrained_model(workspace, todo[0], options.pretrained, method.model)
+        begin = replace(beginning, pretrained=model.checkpoint)
+        return Begun(begin, {"pretrained": model.sha256})
     if not method.has_resnet or options.pretrained:
         return Begun(beginning)
     if options.from_scratch:
