@@ -122,5 +122,5 @@ RESNET_34 = ReportNetwork(
     size={"decoder": [256, 128, 64, 32, 16]},
     smoke_size={"decoder": [128, 64, 32, 16, 16]},
     smoke_learning_rate=1e-3,
-    smoke_steps={"epochs": 10, "iterations": 20, "validation_iterations": 4},
+    smoke_steps={"epochs": 6, "iterations": 20, "validation_iterations": 4},
 )
