@@ -153,7 +153,7 @@ def _splitting(
     "2:3d_fullres.",
 )
 @bridge_command
-def train(  # noqa: PLR0913 - the words of the command
+def train(
     session: Session,
     dataset: str,
     configurations: tuple[str, ...],

@@ -71,7 +71,9 @@ class ReportNetwork:
         smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == "smoke" else None
         batch = smoke.batch_size if smoke else self.batch_size
         planned["batch_size"] = max(min(batch, planned["batch_size"]), SMALLEST_BATCH)
-        patch = [-(-edge // self.divisor) * self.divisor for edge in planned["patch_size"]]
+        patch = [
+            -(-edge // self.divisor) * self.divisor for edge in planned["patch_size"]
+        ]
         if smoke:
             divisors = [self.divisor] * len(patch)
             patch = patch_within(smoke.largest_patch, patch, divisors)

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from nnunet_bridge.core.image import side_of
 
 KEEPS_SIDES = 0.5
-"""Up to this component (60 degrees off left-right) mirroring leaves left on the left."""
+"""Up to this component (60 degrees off left-right) left stays on the left."""
 
 SWAPS_SIDES = math.sqrt(0.75)
-"""From this component (30 degrees off left-right) on, mirroring takes left to right."""
+"""From this component (30 degrees off left-right) on, left goes to the right."""
 
 TURNS_OVER = math.pi / 4
 """A wider range of rotation, in radians, makes of any mirrored image one that is

@@ -133,13 +133,13 @@ def begun_with(
     if options.from_scratch:
         return Begun(beginning, {"encoder_weights": RANDOM})
     if not fresh:
-        given = {"encoder_weights": sha256_of(options.weights)} if options.weights else {}
+        given = (
+            {"encoder_weights": sha256_of(options.weights)} if options.weights else {}
+        )
         return Begun(beginning, given)
     file = _judged_encoder(workspace, fresh[0].dataset, options.weights)
     named = sha256_of(options.weights) if options.weights else DOWNLOADED
-    return Begun(
-        replace(beginning, encoder_weights=file), {"encoder_weights": named}
-    )
+    return Begun(replace(beginning, encoder_weights=file), {"encoder_weights": named})
 
 
 def _judged_encoder(workspace: Workspace, dataset: str, weights: Path | None) -> Path:

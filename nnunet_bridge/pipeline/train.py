@@ -103,15 +103,16 @@ class TrainSummary:
             return f"{self.dataset}: no training yet; start one with `train`."
         wide = 2 + max(5, *(len(state.model) for state in self.runs))
         lines = [
-            f"{'model':{wide}}{'configuration':14}{'fold':>5}  {'budget':8}{'state':9}"
-            "epochs   Dice"
+            f"{'model':{wide}}{'configuration':14}{'fold':>5}  {'budget':8}"
+            f"{'state':9}epochs   Dice"
         ]
         for state in self.runs:
             dice = "" if state.mean_dice is None else f"{state.mean_dice:.3f}"
             epochs = f"{state.epochs_done}/{state.epochs or '?'}"
             lines.append(
                 f"{state.model:{wide}}{state.run.configuration:14}"
-                f"{state.run.fold!s:>5}  {state.budget:8}{state.state:9}{epochs:8} {dice}"
+                f"{state.run.fold!s:>5}  {state.budget:8}"
+                f"{state.state:9}{epochs:8} {dice}"
             )
         reasons = [
             f"{state.run.configuration} fold {state.run.fold}: {state.reason}"

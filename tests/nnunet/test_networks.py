@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - the name everybody gives it
 import torch
 from tiny_model import DATASET_JSON, golden_plans
 
@@ -62,7 +62,7 @@ def trainer_of(tmp_path, monkeypatch):
 
     monkeypatch.setenv("nnUNet_extTrainer", str(Path(ours.__file__).parent))
 
-    def make(  # noqa: PLR0913 - what a test may vary
+    def make(
         model,
         budget="smoke",
         configuration="2d",
@@ -369,9 +369,7 @@ def test_weights_of_another_network_are_refused_and_the_first_named(
 
 
 def test_a_classifier_is_left_behind_and_counters_are_not_needed(encoder):
-    weights = {
-        k: v for k, v in encoder.state_dict().items() if "num_batches" not in k
-    }
+    weights = {k: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
     weights["fc.weight"] = torch.zeros(1000, 512)
 
     assert fitted(weights, encoder.state_dict()).keys() == encoder.state_dict().keys()
@@ -421,9 +419,7 @@ def prepared(trainer, tmp_path):
 
 def mirrored_axes(trainer):
     """Return what it mirrors in training and at test time."""
-    *_, training = (
-        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    )
+    *_, training = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     return training, trainer.inference_allowed_mirroring_axes
 
 
@@ -432,9 +428,7 @@ VOLUME = [40, 64, 64]
 
 @pytest.mark.parametrize("model", [m for m, b in METHODS if b == "full"])
 @pytest.mark.parametrize("budget", ["full", "smoke"])
-def test_no_model_mirrors_a_left_bone_to_the_right(
-    trainer_of, tmp_path, model, budget
-):
+def test_no_model_mirrors_a_left_bone_to_the_right(trainer_of, tmp_path, model, budget):
     """nnU-Net's own trainer does, as soon as `_prepare` lets it."""
     if model == "resenc-l":
         model = "resenc-m"  # the same trainer; the golden plans are those of M

@@ -1,4 +1,4 @@
-"""Which axes of an array mirroring may turn over, where left and right are kept apart."""
+"""Along which axes images are mirrored, where left and right are kept apart."""
 
 import math
 

@@ -45,7 +45,9 @@ def add_arguments(encoder: argparse.ArgumentParser) -> None:
 def prepare_encoder(asked: argparse.Namespace) -> None:
     """Write a judged copy of the weights; answer with the fault, if there is one."""
     try:
-        found = downloaded() if asked.weights is None else read_state_dict(asked.weights)
+        found = (
+            downloaded() if asked.weights is None else read_state_dict(asked.weights)
+        )
         torch.save(fitted(found, _encoder().state_dict()), asked.out)
         answer = {"fault": None}
     except BridgeError as error:

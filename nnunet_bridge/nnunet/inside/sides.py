@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - the name everybody gives it
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_bridge.nnunet.sides import (

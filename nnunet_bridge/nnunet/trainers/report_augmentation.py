@@ -95,7 +95,7 @@ class ReportAugmentation:
     augmentation_name = "the report's"
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
-        self: Any,  # noqa: ANN401 - a trainer
+        self: Any,
     ) -> tuple[tuple[float, float], bool, Any, None]:
         """Rotate slices by 15 degrees at most; leave the flip to our own transform."""
         patch_size = list(self.configuration_manager.patch_size)
@@ -107,7 +107,7 @@ class ReportAugmentation:
         self.inference_allowed_mirroring_axes = None
         return rotation, flat, [*first, *(int(edge) for edge in in_plane)], None
 
-    def left_right_flip(self: Any, dimensions: int) -> FlipLeftRight | None:  # noqa: ANN401 - a trainer
+    def left_right_flip(self: Any, dimensions: int) -> FlipLeftRight | None:
         """Return the flip of this dataset, or None, and say in the log which."""
         labels = self.dataset_json["labels"]
         axis = axis_that_swaps_sides(components_of(self), dimensions)
@@ -119,8 +119,8 @@ class ReportAugmentation:
         self.print_to_log_file(f"Flipped along axis {axis}; labels swapped: {swaps}.")
         return FlipLeftRight(axis, swaps)
 
-    def get_training_transforms(  # noqa: PLR0913 - nnU-Net's signature
-        self: Any,  # noqa: ANN401 - a trainer
+    def get_training_transforms(
+        self: Any,
         patch_size: Any,  # noqa: ANN401 - nnU-Net's types
         rotation_for_DA: tuple[float, float],  # noqa: N803 - nnU-Net's name
         deep_supervision_scales: Any,  # noqa: ANN401 - nnU-Net's types

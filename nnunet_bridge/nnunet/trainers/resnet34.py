@@ -49,7 +49,7 @@ class ResNet34UNet(nn.Module):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, channels: int, classes: int, decoder: Sequence[int]) -> None:
         super().__init__()
-        import segmentation_models_pytorch as smp  # noqa: PLC0415 - slow to import
+        import segmentation_models_pytorch as smp
 
         self.net = smp.Unet(
             "resnet34",
@@ -88,7 +88,9 @@ class BridgeResNet34Trainer(ReportTrainer):
         if self.encoder_weights is not None:
             encoder = plain_network(self.network).encoder
             known = encoder.state_dict()
-            encoder.load_state_dict(fitted(read_state_dict(self.encoder_weights), known))
+            encoder.load_state_dict(
+                fitted(read_state_dict(self.encoder_weights), known)
+            )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as the original
         """Freeze the encoder, if that is asked for, before the optimiser sees it."""
