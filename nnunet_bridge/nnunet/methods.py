@@ -92,7 +92,7 @@ class Method:
     @property
     def has_resnet(self) -> bool:
         """Whether its encoder begins with the weights of a file."""
-        return self.report_network is RESNET_34
+        return self.model in (RESNET, FROZEN_RESNET)
 
     @property
     def family(self) -> str:

@@ -22,6 +22,7 @@ from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
+from nnunet_bridge.nnunet.report_plans import CONFIGURATION as REPORT_CONFIGURATION
 from nnunet_bridge.nnunet.schemas import (
     CONFIGURATIONS,
     DATASET_NAME,
@@ -251,22 +252,30 @@ def checked_plans(content: Any, name: ModelName) -> JsonObject:  # noqa: ANN401 
             refuse(f"{PLANS_FILE} names the {what} {is_}, its folder {must}", "S02")
     if name.configuration not in plans.configurations:
         refuse(f"{PLANS_FILE} has no configuration {name.configuration}", "S02")
-    _check_report_network(plans, name)
     result: JsonObject = content
+    _check_report_network(result, name)
     return result
 
 
-def _check_report_network(plans: Plans, name: ModelName) -> None:
-    """Refuse one of the report's networks without its size, or of an absurd one."""
+def _check_report_network(plans: JsonObject, name: ModelName) -> None:
+    """Refuse one of the report's networks without its size, or of an absurd one.
+
+    Parameters
+    ----------
+    plans : dict
+        Of which every word and number has passed.
+    name : ModelName
+    """
     network = REPORT_NETWORK_OF.get(name.trainer)
     if network is None:
         return
-    steps = (plans.nnunet_bridge or {}).get(CONFIGURATIONS[0])
-    sizes = [getattr(steps, key, None) for key in network.size]
-    if name.configuration != CONFIGURATIONS[0] or not all(sizes):
+    steps = (plans.get("nnunet_bridge") or {}).get(REPORT_CONFIGURATION) or {}
+    sizes = [steps.get(key) or [] for key in network.size]
+    if name.configuration != REPORT_CONFIGURATION or not all(sizes):
         refuse(f"{PLANS_FILE} lacks the size of a {network.suffix}", "S02")
-    patch = plans.configurations[name.configuration].patch_size
-    if math.prod(patch) * max(map(max, sizes)) > MOST_ACTIVATIONS:
+    patch = plans["configurations"][REPORT_CONFIGURATION]["patch_size"]
+    widest = max(features for size in sizes for features in size)
+    if math.prod(patch) * widest > MOST_ACTIVATIONS:
         refuse(f"{PLANS_FILE}: a patch of this size is absurd", "S07")
 
 

@@ -102,10 +102,8 @@ class TrainSummary:
         if not self.runs:
             return f"{self.dataset}: no training yet; start one with `train`."
         wide = 2 + max(5, *(len(state.model) for state in self.runs))
-        lines = [
-            f"{'model':{wide}}{'configuration':14}{'fold':>5}  {'budget':8}"
-            f"{'state':9}epochs   Dice"
-        ]
+        head = f"{'model':{wide}}{'configuration':14}{'fold':>5}  {'budget':8}"
+        lines = [f"{head}{'state':9}epochs   Dice"]
         for state in self.runs:
             dice = "" if state.mean_dice is None else f"{state.mean_dice:.3f}"
             epochs = f"{state.epochs_done}/{state.epochs or '?'}"

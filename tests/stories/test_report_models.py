@@ -13,6 +13,7 @@ import pytest
 from small_study import GRID, draw, recipe, scan
 
 from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
@@ -134,8 +135,6 @@ def test_they_predict_and_stand_in_one_table(workspace, trained, tmp_path):
         case = images[0].name.replace("_0000", "")
         found = next((tmp_path / model).rglob(case))
         labels = workspace.raw_dir / DATASET / "dataset.json"
-        from nnunet_bridge.formats.labels_file import read_label_table
-
         labelmap = read_labelmap(found, read_label_table(labels))
         assert labelmap.grid.matches(read_volume(images[0]).grid)
 

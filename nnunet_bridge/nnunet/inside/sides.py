@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import SimpleITK as sitk  # noqa: N813 - the name everybody gives it
+import SimpleITK
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_bridge.nnunet.sides import (
@@ -94,7 +94,7 @@ def keep_sides_in_prediction(predictor: Any, images: Iterable[Path]) -> None:  #
 
 
 def _direction(image: Path) -> tuple[float, ...]:
-    reader = sitk.ImageFileReader()
+    reader = cast("Any", SimpleITK).ImageFileReader()
     reader.SetFileName(str(image))
     reader.ReadImageInformation()
     return tuple(reader.GetDirection())
