@@ -79,6 +79,13 @@ class Method:
     """The network, where it is one of the source report's."""
 
     @property
+    def name(self) -> str:
+        """Such as ``smoke``; with the model where it is not nnU-Net's own."""
+        if self.model == DEFAULT_MODEL:
+            return self.budget.name
+        return f"{self.model}-{self.budget.name}"
+
+    @property
     def plans(self) -> str:
         """Name of its plans, without ending."""
         network = self.report_network.suffix if self.report_network else ""

@@ -49,7 +49,7 @@ def prepare_encoder(asked: argparse.Namespace) -> None:
             downloaded() if asked.weights is None else read_state_dict(asked.weights)
         )
         torch.save(fitted(found, _encoder().state_dict()), asked.out)
-        answer = {"fault": None}
+        answer: dict[str, str | None] = {"fault": None}
     except BridgeError as error:
         answer = {"fault": type(error).__name__, "message": str(error)}
     asked.answer.write_text(json.dumps(answer), encoding="utf-8")

@@ -48,9 +48,8 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
         self.initial_lr = float(self.steps["learning_rate"])
-        self.oversample_foreground_percent = float(
-            self.steps.get("foreground_share", self.oversample_foreground_percent)
-        )
+        if "foreground_share" in self.steps:
+            self.oversample_foreground_percent = float(self.steps["foreground_share"])
         self._best_ema = math.inf  # nnU-Net's moving average shall keep no checkpoint
 
     def _build_loss(self) -> ReportLoss:
