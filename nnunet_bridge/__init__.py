@@ -1,7 +1,8 @@
 """From DICOM MRI and 3D Slicer masks to nnU-Net, and to the answer: 2D or 3D.
 
-The names below are the public interface; each is loaded when it is first used, so that
-importing the package costs nothing.
+The names below are the public interface: one function a step of the way, and the values
+that they take and give. Each is loaded when it is first used, so that importing the
+package costs nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +17,37 @@ if TYPE_CHECKING:
     from nnunet_bridge.core.grid import Grid
     from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
     from nnunet_bridge.formats.recipe import read_recipe
+    from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.ops.metrics import bone_scores
     from nnunet_bridge.pipeline.convert import convert_study
+    from nnunet_bridge.pipeline.evaluate import score_folders
+    from nnunet_bridge.pipeline.mesh import mesh_labels
+    from nnunet_bridge.pipeline.plan import plan_dataset
     from nnunet_bridge.pipeline.predict import predict_images
+    from nnunet_bridge.pipeline.predicted import PredictionOptions
+    from nnunet_bridge.pipeline.study import compare_dataset
+    from nnunet_bridge.pipeline.train import train_dataset
 
 __all__ = [
     "BridgeError",
     "Grid",
     "LabelTable",
     "Labelmap",
+    "PredictionOptions",
     "Volume",
     "Workspace",
     "__version__",
     "bone_scores",
+    "compare_dataset",
     "convert_study",
+    "mesh_labels",
+    "method_of",
+    "plan_dataset",
     "predict_images",
     "read_recipe",
+    "score_folders",
+    "train_dataset",
 ]
 
 _HOMES = {
@@ -40,12 +55,19 @@ _HOMES = {
     "Grid": "core.grid",
     "LabelTable": "core.image",
     "Labelmap": "core.image",
+    "PredictionOptions": "pipeline.predicted",
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",
+    "compare_dataset": "pipeline.study",
     "convert_study": "pipeline.convert",
+    "mesh_labels": "pipeline.mesh",
+    "method_of": "nnunet.methods",
+    "plan_dataset": "pipeline.plan",
     "predict_images": "pipeline.predict",
     "read_recipe": "formats.recipe",
+    "score_folders": "pipeline.evaluate",
+    "train_dataset": "pipeline.train",
 }
 
 

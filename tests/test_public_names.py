@@ -1,5 +1,6 @@
 """The names that `from nnunet_bridge import ...` promises."""
 
+import inspect
 import subprocess
 import sys
 
@@ -11,6 +12,25 @@ import nnunet_bridge
 @pytest.mark.parametrize("name", sorted(nnunet_bridge._HOMES))
 def test_every_public_name_is_there_and_documented(name):
     assert getattr(nnunet_bridge, name).__doc__
+
+
+def test_what_is_promised_is_what_can_be_loaded():
+    assert sorted(nnunet_bridge.__all__) == sorted(
+        [*nnunet_bridge._HOMES, "__version__"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in sorted(nnunet_bridge._HOMES) if n[0].islower()]
+)
+def test_every_public_function_says_the_type_of_all_that_it_takes_and_gives(name):
+    signature = inspect.signature(getattr(nnunet_bridge, name))
+
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(
+        parameter.annotation is not inspect.Parameter.empty
+        for parameter in signature.parameters.values()
+    )
 
 
 def test_an_unknown_name_is_an_attribute_error():

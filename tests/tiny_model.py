@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from copy import deepcopy
 from pathlib import Path
@@ -68,6 +69,41 @@ def pickled_checkpoint(content, *, protocol=2, **entries):
 
 HARMLESS = pickled_checkpoint({"current_epoch": 3})
 """Nothing that a checkpoint may not hold; no model either."""
+
+
+def untrained_network(plans, configuration):
+    """Return nnU-Net's network of these plans, one channel in and three classes out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        planned = plans["configurations"][configuration]["architecture"]
+        torch.manual_seed(7)
+        return get_network_from_plans(
+            planned["network_class_name"],
+            planned["arch_kwargs"],
+            planned["_kw_requires_import"],
+            1,
+            3,
+        )
+
+
+def untrained_checkpoint(run, plans):
+    """Return a checkpoint with which nnU-Net predicts, although nobody trained it."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(
+        {
+            "network_weights": untrained_network(plans, run.configuration).state_dict(),
+            "init_args": {"configuration": run.configuration},
+            "trainer_name": run.trainer,
+            "inference_allowed_mirroring_axes": (0, 1),
+        },
+        stream,
+    )
+    return stream.getvalue()
 
 
 def write_model(workspace, run, checkpoint, *, plans=None, dataset=None, dice=0.9):

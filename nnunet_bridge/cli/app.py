@@ -13,7 +13,7 @@ from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.study import compare, demo, run
-from nnunet_bridge.cli.training import plan, status, train
+from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
 
 click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"
@@ -25,7 +25,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "From DICOM and masks to a dataset",
             "commands": ["init", "check", "convert", "image"],
         },
-        {"name": "Training", "commands": ["plan", "train", "status"]},
+        {"name": "Training", "commands": ["plan", "train", "status", "select"]},
         {
             "name": "Results",
             "commands": ["predict", "clean", "score", "mesh", "view", "compare"],
@@ -72,7 +72,7 @@ def main() -> None:
 
 for command in (
     *(init, check, convert, image),
-    *(plan, train, status),
+    *(plan, train, status, select),
     *(predict, clean, score, mesh, view),
     *(compare, run, demo),
     *(pack, unpack),

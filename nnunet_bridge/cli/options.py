@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,15 @@ recipe_option = click.option(
     required=True,
     metavar="RECIPE",
     help="A dataset.toml, or the name of a recipe that ships with the package.",
+)
+
+scans_recipe_option = click.option(
+    "-r",
+    "--recipe",
+    "recipe_name",
+    default=None,
+    metavar="RECIPE",
+    help="Take what is not said here about series from its [scans].",
 )
 
 force_option = click.option(
@@ -51,7 +60,12 @@ configurations_option = _configurations(
 )
 
 predicting_configurations_option = _configurations(
-    "Several give their mean. [default: the better one on its own validation]",
+    "Several give their mean. [default: what `select` chose, else the better one on "
+    "its own validation]",
+)
+
+weighed_configurations_option = _configurations(
+    "Once for each. [default: all that have finished folds]",
 )
 
 folds_option = click.option(
@@ -149,23 +163,85 @@ _SCAN_OPTIONS = {
 }
 
 
+_REGION_OPTIONS = {
+    "slices": click.option(
+        "--slices",
+        default=None,
+        metavar="A:B",
+        help="Predict slices A to B-1 only, counted from 0; A: and :B are open.",
+    ),
+    "from_mm": click.option(
+        "--from-mm",
+        type=float,
+        default=None,
+        metavar="Z",
+        help="Predict only from this height on: mm towards the head of axial slices.",
+    ),
+    "to_mm": click.option(
+        "--to-mm",
+        type=float,
+        default=None,
+        metavar="Z",
+        help="Predict only up to this height.",
+    ),
+    "auto": click.option(
+        "--region",
+        "auto",
+        type=click.Choice(["auto"]),
+        default=None,
+        callback=lambda _context, _option, value: None if value is None else True,
+        help="auto: find in a first, coarse pass where the structures are.",
+    ),
+    "margin_mm": click.option(
+        "--margin-mm",
+        type=click.FloatRange(0),
+        default=None,
+        help="With --region auto: kept beyond what was found. [default: 20]",
+    ),
+}
+
+
 def scan_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command what `[scans]` decides about series, as the word `scans`.
 
     It holds only what was asked for; the names are those of the recipe.
     """
+    return _as_one_word("scans", _SCAN_OPTIONS, command)
+
+
+def region_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what decides which slices are predicted, as the word `region`.
+
+    It holds only what was asked for.
+    """
+    return _as_one_word("region", _REGION_OPTIONS, command)
+
+
+def _as_one_word(
+    word: str,
+    options: Mapping[str, Callable[[Callable[..., None]], Callable[..., None]]],
+    command: Callable[..., None],
+) -> Callable[..., None]:
+    """Give a command several options as one mapping of what was asked for."""
 
     @functools.wraps(command)
     def run(**words: Any) -> None:  # noqa: ANN401 - each command has its own
-        asked = {name: words.pop(name) for name in _SCAN_OPTIONS}
+        asked = {name: words.pop(name) for name in options}
         given = {name: value for name, value in asked.items() if value is not None}
-        command(**words, scans=given)
+        command(**words, **{word: given})
 
-    for option in reversed(_SCAN_OPTIONS.values()):
+    for option in reversed(list(options.values())):
         option(run)
     return run
 
 
+label_map_option = click.option(
+    "--map",
+    "map_words",
+    multiple=True,
+    metavar="FILE|THEIRS=OURS",
+    help="What another tool's labels are among ours, by name or value.",
+)
 labels_option = click.option(
     "--labels",
     "labels_file",

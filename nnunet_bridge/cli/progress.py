@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from nnunet_bridge.core.progress import Progress
 
@@ -147,12 +148,25 @@ def shown_progress(*, talkative: bool) -> Iterator[Progress]:
         lines.close()
 
 
+class _TextAndBar(RichProgress):
+    """A text that changes, such as a table; below it a bar, once a stage begins."""
+
+    text = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn, several times a second."""
+        if self.text:
+            yield Text(self.text, no_wrap=True, overflow="crop")
+        if any(task.description for task in self.tasks):
+            yield from super().get_renderables()
+
+
 class _Bar:
-    """One line that changes: stage, bar, time left, note."""
+    """What changes: a table, if there is one; stage, bar, time left and note."""
 
     def __init__(self) -> None:
         self.forecast = Forecast()
-        self.display = RichProgress(
+        self.display = _TextAndBar(
             TextColumn("{task.fields[number]} [bold]{task.description}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
@@ -176,6 +190,9 @@ class _Bar:
 
     def say(self, line: str) -> None:
         self.display.console.print(line, highlight=False)
+
+    def show(self, draw: Callable[[int], str]) -> None:
+        self.display.text = draw(self.display.console.width)
 
     def close(self) -> None:
         self.forecast.end(now_s=time.monotonic())
@@ -222,6 +239,9 @@ class _Lines:
 
     def say(self, line: str) -> None:
         self._line(line)
+
+    def show(self, draw: Callable[[int], str]) -> None:
+        """Leave it to the notes: lines that stay are no place for a table."""
 
     def close(self) -> None:
         self.forecast.end(now_s=time.monotonic())

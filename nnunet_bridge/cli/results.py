@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from click import get_current_context
@@ -18,8 +19,12 @@ from nnunet_bridge.cli.options import (
     finished_model_option,
     folds_option,
     force_option,
+    label_map_option,
     labels_option,
     predicting_configurations_option,
+    region_options,
+    scan_options,
+    scans_recipe_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
@@ -45,7 +50,15 @@ from nnunet_bridge.core.summary import Summary
     "`clean --tune` chose for this model.",
 )
 @click.option("--mesh", "meshes", is_flag=True, help="Also write PLY meshes.")
-@click.option("--image-type", help="Which contrast of a mixed series, e.g. WATER.")
+@click.option(
+    "--seg-nrrd", is_flag=True, help="Also write a segmentation for 3D Slicer."
+)
+@click.option(
+    "--dicom-seg", is_flag=True, help="Also write DICOM SEG; it names the patient."
+)
+@region_options
+@scans_recipe_option
+@scan_options
 @force_option
 @bridge_command
 def predict(
@@ -59,22 +72,37 @@ def predict(
     budget: str | None,
     device: str,
     clean: str,
-    image_type: str | None,
+    recipe_name: str | None,
+    scans: dict[str, Any],
+    region: dict[str, Any],
     *,
     meshes: bool,
+    seg_nrrd: bool,
+    dicom_seg: bool,
     force: bool,
 ) -> Summary:
-    """Predict DICOM folders, studies of them, or NIfTI files.
+    """Predict DICOM folders, studies of them, zips, or NIfTI files.
 
     Several configurations give their mean.
 
     Example:  nnunet-bridge predict 1 new_patient/ -o out -c 3d_fullres --mesh
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+    from nnunet_bridge.pipeline.cases import series_choices
+    from nnunet_bridge.pipeline.predict import predict_images
+    from nnunet_bridge.pipeline.predicted import PredictionOptions
+    from nnunet_bridge.pipeline.prediction_region import RegionWish
 
     workspace = Workspace.at(session.root)
-    options = PredictionOptions(clean, meshes, image_type, force)
+    options = PredictionOptions(
+        clean=clean,
+        meshes=meshes,
+        scans=series_choices(recipe_name, scans),
+        region=RegionWish.from_words(**region),
+        force=force,
+        seg_nrrd=seg_nrrd,
+        dicom_seg=dicom_seg,
+    )
     with session.progress() as progress:
         return predict_images(
             workspace,
@@ -251,6 +279,7 @@ def _refuse_words(*names: str, because: str) -> None:
     show_default=True,
     help="Distance within which two surfaces agree (NSD).",
 )
+@label_map_option
 @bridge_command
 def score(
     session: Session,
@@ -259,10 +288,13 @@ def score(
     out: Path,
     labels_file: Path | None,
     tolerance_mm: float,
+    map_words: tuple[str, ...],
 ) -> Summary:
     """Measure predictions against references: Dice, IoU, HD95, ASSD, NSD, volume.
 
     Example:  nnunet-bridge score out/ labelsTs/ -o scores
+
+    Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
     from nnunet_bridge.pipeline.evaluate import score_folders
 
@@ -273,6 +305,7 @@ def score(
             out,
             labels=labels_file,
             tolerance_mm=tolerance_mm,
+            map_words=map_words,
             progress=progress,
         )
 
@@ -365,6 +398,8 @@ def mesh(
     help="Every N-th slice on one sheet instead, labels over the image.",
 )
 @labels_option
+@scans_recipe_option
+@scan_options
 @bridge_command
 def view(
     session: Session,  # noqa: ARG001 - every command gets it
@@ -375,6 +410,8 @@ def view(
     slice_number: int | None,
     every: int | None,
     labels_file: Path | None,
+    recipe_name: str | None,
+    scans: dict[str, Any],
 ) -> Summary:
     """Picture one slice three ways: image, labels, overlay.
 
@@ -382,9 +419,11 @@ def view(
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o sheet.png --every 10
     """
-    from nnunet_bridge.pipeline.inputs import read_image
+    from nnunet_bridge.pipeline.cases import series_choices
+    from nnunet_bridge.pipeline.inputs import read_one_image
     from nnunet_bridge.pipeline.view import write_view
 
+    choices = series_choices(recipe_name, scans)
     return write_view(
         image,
         labels,
@@ -392,6 +431,6 @@ def view(
         plane=plane,
         slice_number=slice_number,
         every=every,
-        read_image=lambda path: read_image(path).volume,
+        read_image=lambda path: read_one_image(path, choices).volume,
         labels_file=labels_file,
     )

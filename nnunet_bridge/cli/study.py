@@ -18,10 +18,12 @@ from nnunet_bridge.cli.options import (
     finished_budget_option,
     folds_option,
     force_option,
+    label_map_option,
     model_option,
     recipe_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 
@@ -45,6 +47,14 @@ from nnunet_bridge.core.summary import Summary
     help="A difference too small to matter, e.g. dice=0.01; once for each metric.",
 )
 @click.option("--latex", is_flag=True, help="Also write comparison.tex.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Labels of another tool, as one more model; once for each.",
+)
+@label_map_option
 @bridge_command
 def compare(
     session: Session,
@@ -54,6 +64,8 @@ def compare(
     budget: str | None,
     out: Path,
     margins: tuple[str, ...],
+    baselines: tuple[str, ...],
+    map_words: tuple[str, ...],
     *,
     latex: bool,
 ) -> Summary:
@@ -67,7 +79,11 @@ def compare(
     """
     from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.pipeline.baseline import baseline_of
     from nnunet_bridge.pipeline.study import compare_dataset
+
+    if map_words and not baselines:
+        raise UsageError("--map tells what the labels of a --baseline mean: name one.")
 
     workspace = Workspace.at(session.root)
     with session.progress() as progress:
@@ -80,6 +96,8 @@ def compare(
             budget=budget,
             margins=margins_from(margins),
             latex=latex,
+            baselines=[baseline_of(word) for word in baselines],
+            map_words=map_words,
             progress=progress,
         )
 

@@ -10,13 +10,16 @@ import rich_click as click
 from nnunet_bridge.cli.options import (
     BOTH,
     EXISTING,
+    MODELS,
     budget_option,
     configurations_option,
     dataset_argument,
     device_option,
+    finished_budget_option,
     folds_option,
     force_option,
     model_option,
+    weighed_configurations_option,
 )
 from nnunet_bridge.cli.session import Session, bridge_command
 from nnunet_bridge.core.errors import UsageError
@@ -123,6 +126,11 @@ def _splitting(
     help="Whose table [slurm] says what a job asks for.",
 )
 @click.option(
+    "--probabilities",
+    is_flag=True,
+    help="Keep those of the validation: nnU-Net's own choice of ensembles needs them.",
+)
+@click.option(
     "--resume/--restart", default=True, help="Go on from checkpoints, or forget them."
 )
 @click.option(
@@ -168,6 +176,7 @@ def train(
     weights: Path | None,
     pretrained: str,
     *,
+    probabilities: bool,
     resume: bool,
     from_scratch: bool,
     freeze_encoder: bool,
@@ -189,6 +198,7 @@ def train(
         device,
         gpus or 1,
         restart=not resume,
+        probabilities=probabilities,
         patience=patience,
         weights=None if weights is None else weights.absolute(),
         from_scratch=from_scratch,
@@ -244,14 +254,95 @@ def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:
 
 @click.command()
 @dataset_argument
+@click.option(
+    "--watch",
+    "every_s",
+    type=click.FloatRange(0.5),
+    is_flag=False,
+    flag_value=5.0,
+    default=None,
+    metavar="[SECONDS]",
+    help="Look again every so many seconds until all have ended.  [5 if not said]",
+)
 @bridge_command
-def status(session: Session, dataset: str) -> Summary:
+def status(session: Session, dataset: str, every_s: float | None) -> Summary:
     """Say what is planned, running, done or failed, from the files alone.
 
     Example:  nnunet-bridge status 1
+
+    Example:  nnunet-bridge status 1 --watch
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.train import status_of
+    from nnunet_bridge.pipeline.train import status_of, watched_status
 
     workspace = Workspace.at(session.root)
-    return status_of(workspace, find_dataset(workspace, dataset))
+    name = find_dataset(workspace, dataset)
+    if every_s is None:
+        return status_of(workspace, name)
+    with session.progress() as progress:
+        return watched_status(workspace, name, every_s, progress)
+
+
+@click.command()
+@dataset_argument
+@weighed_configurations_option
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODELS),
+    help="Once for each. [default: all that have finished folds]",
+)
+@finished_budget_option
+@click.option(
+    "--metric",
+    type=click.Choice(["dice", "nsd", "hd95", "assd"]),
+    default="dice",
+    show_default=True,
+    help="By what to choose: mean over structures and cases.",
+)
+@click.option(
+    "--tolerance-mm",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Of the NSD.",
+)
+@click.option(
+    "--ensembles",
+    is_flag=True,
+    help="Weigh means of two configurations too: predicts the cases held out again.",
+)
+@device_option
+@bridge_command
+def select(
+    session: Session,
+    dataset: str,
+    configurations: tuple[str, ...],
+    models: tuple[str, ...],
+    budget: str | None,
+    metric: str,
+    tolerance_mm: float,
+    device: str,
+    *,
+    ensembles: bool,
+) -> Summary:
+    """Choose among finished models by the cases that their folds held out.
+
+    The cheapest that the best one does not beat beyond the noise.
+
+    Example:  nnunet-bridge select 1
+
+    Example:  nnunet-bridge select 1 --metric nsd --ensembles
+    """
+    from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.pipeline.select import Wishes, select_model
+
+    workspace = Workspace.at(session.root)
+    wishes = Wishes(
+        *(configurations, models, budget, metric, ensembles, device, tolerance_mm)
+    )
+    with session.progress() as progress:
+        return select_model(
+            workspace, find_dataset(workspace, dataset), wishes, progress=progress
+        )

@@ -8,7 +8,7 @@ millimetres in LPS+, the patient coordinate system of DICOM, ITK and NRRD.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import TypeAlias
 
 import numpy as np
@@ -60,6 +60,31 @@ class Grid:
     def voxel_volume_mm3(self) -> float:
         """Volume of one voxel in cubic millimetres."""
         return float(np.prod(self.spacing_mm))
+
+    @property
+    def array_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """The array axis nearest to x, y and z, and whether each runs their way."""
+        directions = self.affine[:3, :3] / self.spacing_mm
+        axis_of = max(
+            permutations(range(3)),
+            key=lambda axes: sum(abs(directions[x, axes[x]]) for x in range(3)),
+        )
+        return axis_of, tuple(bool(directions[x, axis_of[x]] > 0) for x in range(3))
+
+    @property
+    def axis_letters(self) -> str:
+        """Where i, j and k run to: Left or Right, Posterior or Anterior, Superior or I.
+
+        Examples
+        --------
+        >>> Grid((4, 4, 2), np.diag([-0.5, 0.5, 3.0, 1.0])).axis_letters
+        'RPS'
+        """
+        axis_of, runs_forwards = self.array_axes
+        letters = [""] * 3
+        for x, forwards in enumerate(runs_forwards):
+            letters[axis_of[x]] = "LPS"[x] if forwards else "RAI"[x]
+        return "".join(letters)
 
     def to_patient(self, indices: npt.ArrayLike) -> FloatArray:
         """Map (..., 3) voxel indices to (..., 3) positions in mm, LPS+."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -21,6 +21,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Show one line that stays: a warning, or a result."""
 
+    def show(self, draw: Callable[[int], str]) -> None:
+        """Show a text in place of the last one; it is drawn for so many columns."""
+
 
 class Silent:
     """A listener that shows nothing."""
@@ -36,3 +39,6 @@ class Silent:
 
     def say(self, line: str) -> None:
         """Ignore the line."""
+
+    def show(self, draw: Callable[[int], str]) -> None:
+        """Draw nothing."""

@@ -51,7 +51,7 @@ class ArchiveLimits:
 
     ratio: int = 20
     """How many times smaller than its content an entry may be; weights hardly shrink
-    at all."""
+    at all, images to a third."""
 
     always_bytes: int = 4 << 20
     """Entries below this size may shrink as they like, as text does."""
@@ -282,7 +282,7 @@ def _check_sizes(
             entry.file_size > allowed,
             called,
             f"{_short(entry.filename)} would unpack from {entry.compress_size} to "
-            f"{entry.file_size} bytes, which no weights do",
+            f"{entry.file_size} bytes, which no honest content does",
             "S06",
         )
 
@@ -306,9 +306,9 @@ def _fault_of_kind(entry: zipfile.ZipInfo) -> str:
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device, not a file"
     if entry.flag_bits & _ENCRYPTED:
-        return "is encrypted"
+        return "is encrypted (unpack it yourself)"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed in a way that no model needs"
+        return "is compressed in another way than a zip's own (deflate)"
     if entry.is_dir() and entry.file_size:
         return "is a folder with content"
     return ""

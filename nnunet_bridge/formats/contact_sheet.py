@@ -49,9 +49,9 @@ _SCREEN = 1.6
 """Width of a sheet for its height, about."""
 
 _LEGEND_PIXELS = 26
-_TEXT = (255, 209, 102)
-_WHITE = (235, 235, 235)
-_EDGED: _Edge = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
+TEXT_COLOUR = (255, 209, 102)
+WHITE = (235, 235, 235)
+EDGED: _Edge = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
 """Letters have a black edge, so that they are read on white as well."""
 
 Rgb = npt.NDArray[np.uint8]
@@ -170,8 +170,8 @@ class _Sheet:
 
     def _write(self, pen: ImageDraw, left: int, top: int, index: int) -> None:
         """Write the number of a frame and what lies at its edges."""
-        font = _font(11)
-        pen.text((left + 3, top + 2), str(index), _WHITE, font, **_EDGED)
+        script = font(11)
+        pen.text((left + 3, top + 2), str(index), WHITE, script, **EDGED)
         right, bottom = left + self.width, top + self.height
         middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
         places = (
@@ -181,7 +181,7 @@ class _Sheet:
             ((middle_x, bottom - 2), "md"),
         )
         for letter, (place, anchor) in zip(self.view.letters, places, strict=True):
-            pen.text(place, letter, _TEXT, font, anchor=anchor, **_EDGED)
+            pen.text(place, letter, TEXT_COLOUR, script, anchor=anchor, **EDGED)
 
 
 def _columns(frames: int, wanted: float) -> int:
@@ -199,14 +199,15 @@ def _columns(frames: int, wanted: float) -> int:
 
 def _write_legend(pen: ImageDraw, labelmap: Labelmap, top: int) -> None:
     """Name the colours below the frames."""
-    left, font = 8, _font(13)
+    left, script = 8, font(13)
     for label in labelmap.labels:
         pen.rectangle((left, top + 7, left + 12, top + 19), fill=label.colour)
-        pen.text((left + 18, top + 13), label.name, _WHITE, font, anchor="lm")
-        left += 36 + round(font.getlength(label.name))
+        pen.text((left + 18, top + 13), label.name, WHITE, script, anchor="lm")
+        left += 36 + round(script.getlength(label.name))
 
 
-def _font(size: int) -> FreeTypeFont | ImageFont:
+def font(size: int) -> FreeTypeFont | ImageFont:
+    """Return the font of all that is written into pictures."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

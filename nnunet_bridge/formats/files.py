@@ -35,6 +35,7 @@ __all__ = [
     "pseudonym",
     "quoted",
     "read_json",
+    "readable_object",
     "remove_stale_partials",
     "sha256_of",
     "temporary_name",
@@ -104,6 +105,23 @@ def write_json(final: Path, content: Any) -> None:  # noqa: ANN401 - whatever JS
 def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return the content of a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def readable_object(file: Path) -> tuple[dict[str, Any], str]:
+    """Return the JSON object of a file, and a sentence if it is damaged.
+
+    For a reader that must go on whatever a crash of the disk left: no file is an empty
+    object and no sentence, a half-written one an empty object and a sentence.
+    """
+    try:
+        content = read_json(file)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        return {}, f"{file.name} cannot be read: it is damaged."
+    return content, ""
 
 
 def sha256_of(file: Path) -> str:

@@ -32,7 +32,7 @@ from nnunet_bridge.formats.files import (
 from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
+SCHEMA = 3
 OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
 """Fields that tell of the run which last changed the dataset, not of the dataset."""
 
@@ -128,12 +128,13 @@ def recorded_region(image_file: Path) -> Region | None:
     for record in read_manifest(dataset_dir)["cases"]:
         known = {out["file"]: out["sha256"] for out in record.get("outputs", [])}
         if name in known:
-            return _region_of(record) if sha256_of(image_file) == known[name] else None
+            return region_in(record) if sha256_of(image_file) == known[name] else None
     return None
 
 
-def _region_of(record: Record) -> Region | None:
-    kept = record.get("region", {})
+def region_in(record: Mapping[str, Any], key: str = "region") -> Region | None:
+    """Return the slices that a record says were kept; None if all of them were."""
+    kept = record.get(key, {})
     if "affine_before" not in kept:
         return None
     size_i, size_j, size_k = kept["shape_before"]

@@ -120,15 +120,7 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     """
     content = _whole_content(file)
     header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
-    shape = header.shape
-    while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
-        shape = shape[:-1]
-    if len(shape) != 3:  # noqa: PLR2004 - likewise
-        raise Refused.because(
-            "K08",
-            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
-            "needed.",
-        )
+    shape = _shape_in_space(file, header)
     if header.dtype.kind not in "iuf":
         raise Refused.because(
             "K08", f"{quoted(file.name)} holds {header.dtype}, not numbers."
@@ -141,6 +133,13 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     if (header.slope, header.intercept) != (1.0, 0.0):
         voxels = (voxels * header.slope + header.intercept).astype(np.float32)
     return grid, voxels
+
+
+def read_grid(file: Path) -> Grid:
+    """Return the grid of a NIfTI file; of its voxels nothing is read."""
+    start = next(_blocks(file), b"")
+    header = _parsed(file, start[:_STRUCT_BYTES])
+    return _grid(file, _shape_in_space(file, header), header.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +193,20 @@ def _parsed(file: Path, packed: bytes) -> _Header:
             "S07", f"{quoted(file.name)} announces the shape {shape}."
         )
     return header
+
+
+def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
+    """Return the three sizes of an image; further axes of one entry are left out."""
+    shape = header.shape
+    while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
+        shape = shape[:-1]
+    if len(shape) != 3:  # noqa: PLR2004 - likewise
+        raise Refused.because(
+            "K08",
+            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
+            "needed.",
+        )
+    return shape
 
 
 def _whole_content(file: Path) -> bytearray:

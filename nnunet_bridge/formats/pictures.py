@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +99,7 @@ def view_of(grid: Grid, plane: str) -> View:
     """
     if plane not in PLANES:
         raise UsageError(f"{plane!r} is no plane: choose one of {', '.join(PLANES)}.")
-    axis_of, runs_forwards = _nearest_array_axes(grid)
+    axis_of, runs_forwards = grid.array_axes
     x_across, x_down, x_through = _SEEN[plane]
     flip = [
         runs != shown
@@ -230,16 +229,6 @@ def palette(labels: LabelTable) -> npt.NDArray[np.uint8]:
     if labels.has_ignore:
         rows.append((110, 110, 110))
     return np.array(rows, dtype=np.uint8)
-
-
-def _nearest_array_axes(grid: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Return the array axis nearest to x, y and z, and whether it runs their way."""
-    directions = grid.affine[:3, :3] / grid.spacing_mm
-    axis_of = max(
-        permutations(range(3)),
-        key=lambda axes: sum(abs(directions[x, axes[x]]) for x in range(3)),
-    )
-    return axis_of, tuple(bool(directions[x, axis_of[x]] > 0) for x in range(3))
 
 
 def blended(

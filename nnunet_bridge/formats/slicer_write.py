@@ -8,6 +8,7 @@ pynrrd puts the date into it, and takes ASCII names only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +16,16 @@ import numpy as np
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray, Grid
-from nnunet_bridge.core.image import BoolArray, Colour, LabelArray
+from nnunet_bridge.core.image import BoolArray, Colour, LabelArray, Labelmap
 from nnunet_bridge.formats.files import quoted, whole_file
 from nnunet_bridge.formats.nifti import LABELS_LEVEL
+from nnunet_bridge.formats.terminology import (
+    ANATOMY,
+    SCHEME,
+    Concept,
+    Terms,
+    terms_of,
+)
 
 Segment: TypeAlias = tuple[str, Colour, BoolArray]
 """Name, colour and (I, J, K) mask."""
@@ -27,12 +35,10 @@ _MAGIC = (
     "# Complete NRRD file format specification at:",
     "# http://teem.sourceforge.net/nrrd/format.html",
 )
-_TAGS = (
-    "Segmentation.Status:completed|TerminologyEntry:Segmentation category and type - "
-    "3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~"
-    "Anatomic codes - DICOM master list~^^~^^|"
-)
-"""What 3D Slicer notes of a segment that nobody classified."""
+_TERMINOLOGY = "3D Slicer General Anatomy list"
+_REGIONS = "Anatomic codes - DICOM master list"
+_SLICER_ANATOMY = Concept("123037004", "Anatomical Structure")
+"""What that list calls the category of organs and bones; DICOM has another code."""
 
 _ABOUT_ALL = (
     "Segmentation_ContainedRepresentationNames:=Binary labelmap|",
@@ -65,13 +71,67 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
     GeometryError
         If a mask does not fit the grid.
     """
+    _check([name for name, _, _ in segments])
+    _check_shapes(grid, segments)
+    voxels, addresses = _layered(grid, segments)
+    headings = [
+        _Heading(name, colour, _extent(mask), layer, value)
+        for (name, colour, mask), (layer, value) in zip(
+            segments, addresses, strict=True
+        )
+    ]
+    _write(file, grid, voxels, headings)
+
+
+def write_labelmap_segmentation(file: Path, labelmap: Labelmap) -> None:
+    """Write a labelmap as 3D Slicer writes a segmentation; whole or absent.
+
+    Parameters
+    ----------
+    file : Path
+        Ends in ``.seg.nrrd``.
+    labelmap : Labelmap
+        Every structure of its table becomes a segment, found or not, whose label
+        value is that of the table.
+
+    Raises
+    ------
+    InputError
+        If there are no structures or too many, or a name has control characters.
+    """
+    from scipy.ndimage import find_objects
+
+    _check(labelmap.labels.names)
+    voxels = labelmap.without_ignored().voxels.astype(np.uint8, copy=False)
+    boxes = find_objects(voxels, max_label=len(labelmap.labels))
+    headings = [
+        _Heading(label.name, label.colour, _extent_of(box), 0, label.value)
+        for label, box in zip(labelmap.labels, boxes, strict=True)
+    ]
+    _write(file, labelmap.grid, voxels, headings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    """What the header says of one segment."""
+
+    name: str
+    colour: Colour
+    extent: str
+    """First and last index along i, j and k."""
+
+    layer: int
+    value: int
+
+
+def _write(
+    file: Path, grid: Grid, voxels: LabelArray, headings: Sequence[_Heading]
+) -> None:
     from isal import igzip
 
-    _check(grid, segments)
-    voxels, addresses = _layered(grid, segments)
     lines = [*_MAGIC, *_place(grid, voxels.shape)]
-    for number, (segment, address) in enumerate(zip(segments, addresses, strict=True)):
-        lines += _about(number, segment, address)
+    for number, heading in enumerate(headings):
+        lines += _about(number, heading)
     in_file_order: Any = voxels.ravel(order="F")
     with whole_file(file) as temporary, temporary.open("wb") as stream:
         stream.write("\n".join([*lines, *_ABOUT_ALL, "", ""]).encode())
@@ -81,14 +141,18 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
             packed.write(memoryview(in_file_order))
 
 
-def _check(grid: Grid, segments: Sequence[Segment]) -> None:
-    if not 0 < len(segments) <= _MOST_SEGMENTS:
+def _check(names: Sequence[str]) -> None:
+    if not 0 < len(names) <= _MOST_SEGMENTS:
         raise InputError(
-            f"A segmentation holds 1 to {_MOST_SEGMENTS} segments, not {len(segments)}."
+            f"A segmentation holds 1 to {_MOST_SEGMENTS} segments, not {len(names)}."
         )
-    for name, _, mask in segments:
+    for name in names:
         if not name.isprintable():
             raise InputError(f"{quoted(name)} has control characters: rename it.")
+
+
+def _check_shapes(grid: Grid, segments: Sequence[Segment]) -> None:
+    for name, _, mask in segments:
         if mask.shape != grid.shape:
             raise GeometryError(
                 f"Segment {quoted(name)} has the shape {mask.shape}, its grid "
@@ -133,22 +197,35 @@ def _place(grid: Grid, sizes: tuple[int, ...]) -> list[str]:
     ]
 
 
-def _about(number: int, segment: Segment, address: tuple[int, int]) -> list[str]:
+def _about(number: int, heading: _Heading) -> list[str]:
     """Return what the header says of one segment, in 3D Slicer's order."""
-    name, colour, mask = segment
-    layer, value = address
     fields = {
-        "Color": " ".join(f"{part / 255:.6g}" for part in colour),
+        "Color": " ".join(f"{part / 255:.6g}" for part in heading.colour),
         "ColorAutoGenerated": "0",
-        "Extent": _extent(mask),
+        "Extent": heading.extent,
         "ID": f"Segment_{number + 1}",
-        "LabelValue": str(value),
-        "Layer": str(layer),
-        "Name": name,
+        "LabelValue": str(heading.value),
+        "Layer": str(heading.layer),
+        "Name": heading.name,
         "NameAutoGenerated": "0",
-        "Tags": _TAGS,
+        "Tags": _tags(terms_of(heading.name)),
     }
     return [f"Segment{number}_{key}:={text}" for key, text in fields.items()]
+
+
+def _tags(terms: Terms) -> str:
+    """Return status and terminology of a segment, as 3D Slicer notes them."""
+    category = _SLICER_ANATOMY if terms.category == ANATOMY else terms.category
+    side = _coded(terms.side) if terms.side else "^^"
+    return (
+        "Segmentation.Status:completed|TerminologyEntry:Segmentation category and type "
+        f"- {_TERMINOLOGY}~{_coded(category)}~{_coded(terms.kind)}~{side}"
+        f"~{_REGIONS}~^^~^^|"
+    )
+
+
+def _coded(concept: Concept) -> str:
+    return f"{SCHEME}^{concept.value}^{concept.meaning}"
 
 
 def _extent(mask: BoolArray) -> str:
@@ -158,6 +235,13 @@ def _extent(mask: BoolArray) -> str:
         return _NOWHERE
     ends = zip(where.min(axis=0), where.max(axis=0), strict=True)
     return " ".join(f"{low} {high}" for low, high in ends)
+
+
+def _extent_of(box: tuple[slice, ...] | None) -> str:
+    """Return the same of a box around the segment."""
+    if box is None:
+        return _NOWHERE
+    return " ".join(f"{side.start} {side.stop - 1}" for side in box)
 
 
 def _vector(numbers: FloatArray) -> str:

@@ -106,6 +106,7 @@ def train_command(
     *,
     resume: bool,
     beginning: Beginning | None = None,
+    probabilities: bool = False,
 ) -> list[str]:
     """Return the call that trains and validates one fold."""
     command = _task("train", resources)
@@ -114,6 +115,7 @@ def train_command(
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
     command += (beginning or Beginning()).words(resume=resume)
+    command += ["--probabilities"] if probabilities else []
     return [*command, "--resume"] if resume else command
 
 
@@ -126,31 +128,54 @@ def encoder_command(
 
 
 def predict_command(
-    model_dir: Path,
-    folds: Sequence[int | str],
+    members: Mapping[Path, Sequence[int | str]],
     images_dir: Path,
     out_dir: Path,
     resources: Resources,
     *,
-    probabilities: bool,
+    progress_file: Path,
+    previous_dir: Path | None = None,
 ) -> list[str]:
-    """Return the call that predicts every image of a folder with one model."""
-    command = _task("predict", resources)
-    command += ["--model", str(model_dir), "--images", str(images_dir)]
-    command += ["--out", str(out_dir), "--device", resources.device]
+    """Return the call that predicts every image of a folder.
+
+    Parameters
+    ----------
+    members : mapping
+        Model folders and their folds; the mean of several is taken.
+    images_dir, out_dir : Path
+    resources : Resources
+        More than one worker: the next image is prepared while one is predicted.
+    progress_file : Path
+        Gets a line of JSON now and then.
+    previous_dir : Path, optional
+        Labelmaps of ``3d_lowres``, for members that correct them.
+    """
+    command = [*_task("predict", resources), "--device", resources.device]
+    command += ["--images", str(images_dir), "--out", str(out_dir)]
+    command += ["--progress", str(progress_file)]
+    if previous_dir is not None:
+        command += ["--previous", str(previous_dir)]
+    for model_dir, folds in members.items():
+        command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
+    return command
+
+
+def second_opinion_command(
+    runs: Sequence[TrainingRun],
+    folds: Sequence[int],
+    out_file: Path,
+    resources: Resources,
+    *,
+    ensembles: bool,
+) -> list[str]:
+    """Return the call that lets nnU-Net choose among the configurations of `runs`."""
+    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset]
+    for run in runs:
+        command += ["--trained", run.trainer, run.plans, run.configuration]
     for fold in folds:
         command += ["--fold", str(fold)]
-    return [*command, "--probabilities"] if probabilities else command
-
-
-def ensemble_command(
-    members: Sequence[Path], out_dir: Path, resources: Resources
-) -> list[str]:
-    """Return the call that averages the probabilities of several models."""
-    command = [*_task("ensemble", resources), "--out", str(out_dir)]
-    for member in members:
-        command += ["--member", str(member)]
-    return command
+    command += ["--out", str(out_file)]
+    return [*command, "--ensembles"] if ensembles else command
 
 
 def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
@@ -314,11 +339,11 @@ __all__ = [
     "Resources",
     "checkpoint_command",
     "encoder_command",
-    "ensemble_command",
     "nnunet_environment",
     "plan_command",
     "predict_command",
     "run_to_end",
+    "second_opinion_command",
     "shared_among",
     "train_command",
     "trainers_dir",

@@ -13,6 +13,7 @@ from nnunet_bridge.nnunet.inside import (
     encoder_weights,
     planning,
     prediction,
+    second_opinion,
     stripping,
     training,
 )
@@ -27,8 +28,11 @@ TASKS: dict[
     "plan": (planning.add_arguments, planning.plan),
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
-    "ensemble": (prediction.add_ensemble_arguments, prediction.ensemble),
     "encoder": (encoder_weights.add_arguments, encoder_weights.prepare_encoder),
+    "second-opinion": (
+        second_opinion.add_arguments,
+        second_opinion.give_second_opinion,
+    ),
     "checkpoint": (stripping.add_arguments, stripping.strip_checkpoints),
 }
 """Word -> what adds its arguments, and what does it."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.memory import free_memory_bytes
 
 MANY_CORES = 8
@@ -68,14 +73,62 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+def hardware() -> JsonObject:
+    """Return what a training ran on, for its record; nothing that names the host."""
+    return {
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "cores": _cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpu_names(),
+        "gpu_driver": _gpu_driver(),
+    }
+
+
+def _processor() -> str:
+    """Return the model of the processor, as the kernel calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    named = re.search(r"^(?:model name|Hardware)\s*: (.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def _gpu_names() -> list[str]:
+    """Ask the driver for the name of every GPU that this process may use."""
+    driver, count = _cuda()
+    names = []
+    for index in range(count):
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return names
+
+
+def _gpu_driver() -> str:
+    """Return the version of NVIDIA's driver; empty where there is none."""
+    file = Path("/proc/driver/nvidia/version")
+    text = file.read_text(errors="replace") if file.exists() else ""
+    found = re.search(r"Kernel Module\D*?(?:\S+ )*?(\d+\.\d+(?:\.\d+)?)", text)
+    return found[1] if found else ""
+
+
 def _cuda_devices() -> int:
-    """Ask the driver; 0 where there is none or `CUDA_VISIBLE_DEVICES` hides them."""
+    """Return how many GPUs this process may use."""
+    return _cuda()[1]
+
+
+def _cuda() -> tuple[Any, int]:
+    """Return the driver and its GPUs.
+
+    0 where there is no driver, or `CUDA_VISIBLE_DEVICES` hides them.
+    """
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)
     except OSError:
-        return 0
+        return None, 0
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return None, 0
+    return driver, count.value

@@ -113,6 +113,20 @@ class Workspace:
         )
 
 
+def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:
+    """Return the images of every case in a folder, in the order of their channels."""
+    cases: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        case_id = file.name.removesuffix(ending)[: -len("_0000")]
+        cases.setdefault(case_id, []).append(file)
+    return cases
+
+
+def agreement_file(folder: Path, case_id: str) -> Path:
+    """Return the file beside a predicted labelmap that says how sure the model is."""
+    return folder / f"{case_id}.agreement.json"
+
+
 def dataset_folder_name(spec: DatasetSpec) -> str:
     """Return nnU-Net's folder name of a dataset.
 

@@ -10,15 +10,16 @@ stayed where it was trained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.events import read_events
-from nnunet_bridge.formats.files import is_locked, read_json, write_json
+from nnunet_bridge.formats.events import Course, course_of, readable_events
+from nnunet_bridge.formats.files import is_locked, readable_object, write_json
 from nnunet_bridge.nnunet.methods import (
     DEFAULT_MODEL,
     METHODS,
@@ -42,21 +43,26 @@ class RunState:
 
     run: TrainingRun
     state: str
-    epochs_done: int
-    epochs: int | None
-    mean_dice: float | None
+    folder: Path
+    course: Course = field(default_factory=Course)
+    """How far it is."""
+
+    mean_dice: float | None = None
     """Mean over the structures of nnU-Net's own validation; None before it."""
 
-    seconds: float | None
-    folder: Path
     reason: str = ""
-    """Why it failed; empty if it did not."""
+    """Why it failed, or what of its files is damaged; empty otherwise."""
 
     job: str = ""
     """Id of the cluster's job that trains it, if one was asked to."""
 
     page: Path | None = None
     """The record of the training as a page; None where there is none."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of its epochs, while it runs; None otherwise."""
+        return self.course.seconds_left if self.state == "running" else None
 
     @property
     def model(self) -> str:
@@ -95,10 +101,9 @@ class RunState:
             "model": self.model,
             "budget": self.budget,
             "state": self.state,
-            "epochs": self.epochs_done,
-            "epochs_planned": self.epochs,
+            **self.course.as_json(),
+            "seconds_left": self.seconds_left,
             "mean_dice": self.mean_dice,
-            "seconds": self.seconds,
             "folder": str(self.folder),
             "reason": self.reason,
             "job": self.job,
@@ -111,10 +116,22 @@ def events_file(workspace: Workspace, run: TrainingRun) -> Path:
     return workspace.run_dir(run) / "events.jsonl"
 
 
-def events_of(workspace: Workspace, run: TrainingRun) -> tuple[JsonObject, ...]:
-    """Return what the training has written so far; nothing before it began."""
-    file = events_file(workspace, run)
-    return read_events(file) if file.exists() else ()
+def course_of_run(workspace: Workspace, run: TrainingRun) -> Course:
+    """Return how far a training is, whatever of its events can be read."""
+    events, _ = readable_events(events_file(workspace, run))
+    return course_of(events, structures_of(workspace, run.dataset))
+
+
+def structures_of(workspace: Workspace, dataset: str) -> tuple[str, ...]:
+    """Return the names in the order of nnU-Net's Dice; nothing if nobody tells them."""
+    for folder in (workspace.dataset_dir(dataset), workspace.planned_dir(dataset)):
+        labels = readable_object(folder / "dataset.json")[0].get("labels")
+        if isinstance(labels, dict):
+            names = [name for name in labels if name not in ("background", "ignore")]
+            if all(isinstance(value, int) for value in labels.values()):
+                names.sort(key=labels.__getitem__)
+            return tuple(names)
+    return ()
 
 
 def record_file(workspace: Workspace, run: TrainingRun) -> Path:
@@ -132,55 +149,70 @@ def lock_file(workspace: Workspace, run: TrainingRun) -> Path:
     return workspace.run_dir(run) / "lock"
 
 
+def read_record(workspace: Workspace, run: TrainingRun) -> JsonObject:
+    """Return the record of a training; nothing where there is none or a damaged one."""
+    return readable_object(record_file(workspace, run))[0]
+
+
 def write_record(workspace: Workspace, run: TrainingRun, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Update the record of a training."""
-    file = record_file(workspace, run)
-    known = read_json(file) if file.exists() else {}
-    write_json(file, {**known, **content})
+    """Update the record of a training; a damaged one is written anew."""
+    known = read_record(workspace, run)
+    write_json(record_file(workspace, run), {**known, **content})
 
 
 def run_state(workspace: Workspace, run: TrainingRun) -> RunState:
-    """Return where a training stands, from its files."""
+    """Return where a training stands, from its files.
+
+    A file that a crash left half-written is told in `reason`; what it would have said
+    counts as not there, so that `train` makes it again.
+    """
     fold_dir = workspace.fold_dir(run)
-    events = events_of(workspace, run)
-    epochs = [event for event in events if event.get("event") == "epoch"]
-    starts = [event for event in events if event.get("event") == "start"]
-    summary = fold_dir / "validation" / "summary.json"
-    trained = (fold_dir / CHECKPOINT_FINAL).exists()
-    finished = trained and summary.exists()
     origin = fold_dir / ORIGIN_FILE
+    record, fault_of_record = readable_object(record_file(workspace, run))
+    events, fault_of_events = readable_events(events_file(workspace, run))
+    summary, fault_of_summary = readable_object(
+        fold_dir / "validation" / "summary.json"
+    )
+    trained = (fold_dir / CHECKPOINT_FINAL).exists()
+    finished = trained and bool(summary)
     unpacked = trained and not finished and origin.exists()
-    file, page = record_file(workspace, run), record_page(workspace, run)
-    record = read_json(file) if file.exists() else {}
-    dice = _mean_dice(summary) if finished else None
-    if unpacked:
-        dice = _told_dice(origin)
-    if is_locked(lock_file(workspace, run)):
-        state = "running"
-    elif record.get("state") == "queued":
-        state = "queued"
-    elif finished:
-        state = "done"
-    elif unpacked:
-        state = UNPACKED
-    elif record.get("state") == "failed":
-        state = "failed"
-    elif can_resume(workspace, run):
-        state = "stopped"
-    else:
-        state = "planned"
+    faults = [fault_of_record, fault_of_events, fault_of_summary]
+    state = _state(
+        record,
+        running=is_locked(lock_file(workspace, run)),
+        ended="done" if finished else UNPACKED if unpacked else "",
+        resumable=can_resume(workspace, run),
+        damaged=any(faults),
+    )
+    told = str(record.get("reason") or "") if state == "failed" else ""
+    page = record_page(workspace, run)
     return RunState(
         run,
         state,
-        epochs_done=1 + max((int(e["epoch"]) for e in epochs), default=-1),
-        epochs=starts[-1]["epochs"] if starts else None,
-        mean_dice=dice,
-        seconds=sum(float(e.get("seconds") or 0) for e in epochs) if epochs else None,
-        folder=fold_dir,
-        reason=record.get("reason", "") if state == "failed" else "",
-        job=record.get("job", ""),
+        fold_dir,
+        course=course_of(events, structures_of(workspace, run.dataset)),
+        mean_dice=_told_dice(origin) if unpacked else _mean_dice(summary),
+        reason=" ".join(part for part in (told, *faults) if part),
+        job=str(record.get("job") or ""),
         page=page if page.is_file() else None,
     )
+
+
+def _state(
+    record: JsonObject, *, running: bool, ended: str, resumable: bool, damaged: bool
+) -> str:
+    """Return the word for where a training stands."""
+    if running:
+        return "running"
+    if record.get("state") == "queued":
+        return "queued"
+    if ended:
+        return ended
+    if record.get("state") == "failed":
+        return "failed"
+    if resumable:
+        return "stopped"
+    return "failed" if damaged else "planned"
 
 
 def can_resume(workspace: Workspace, run: TrainingRun) -> bool:
@@ -240,16 +272,14 @@ def _families(workspace: Workspace, dataset: str) -> list[str]:
 
 def _told_dice(origin: Path) -> float | None:
     """Return the Dice that a model from elsewhere came with; None if it told none."""
-    try:
-        dice = read_json(origin)["mean_dice"]
-    except (ValueError, KeyError, TypeError):
-        return None
+    dice = readable_object(origin)[0].get("mean_dice")
     return dice if isinstance(dice, float) else None
 
 
-def _mean_dice(summary: Path) -> float | None:
+def _mean_dice(summary: JsonObject) -> float | None:
     """Return the mean over the structures that any case holds."""
-    means = read_json(summary).get("mean", {})
-    dice = [entry["Dice"] for entry in means.values()]
-    present = [value for value in dice if value is not None and value == value]  # noqa: PLR0124 - NaN differs from itself
+    means = summary.get("mean")
+    entries = means.values() if isinstance(means, dict) else ()
+    dice = [entry.get("Dice") for entry in entries if isinstance(entry, dict)]
+    present = [d for d in dice if isinstance(d, int | float) and math.isfinite(d)]
     return sum(present) / len(present) if present else None

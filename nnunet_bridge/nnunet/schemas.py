@@ -27,14 +27,17 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     Tag,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import quoted
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -92,6 +95,12 @@ AXES = Field(min_length=2, max_length=3)
 CHANNELS = Field(min_length=1, max_length=32)
 
 THREE = Field(min_length=3, max_length=3)
+PAIR = Field(min_length=2, max_length=2)
+_KINDS = Field(max_length=64)
+_AxisLetters: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[LRPASI]{3}$", max_length=3)
+]
+_EchoTime: TypeAlias = Annotated[float, Field(ge=0, le=1e6)]
 _Voxels: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -387,6 +396,20 @@ class TrainingRange(_Strict):
     largest_spacing_mm: Annotated[list[SpacingMm], THREE]
     smallest_shape: Annotated[list[_Voxels], THREE]
     largest_shape: Annotated[list[_Voxels], THREE]
+    orientations: Annotated[list[_AxisLetters], _KINDS] | None = None
+    """Where i, j and k run to, such as ``LPS``; each that occurred."""
+
+    modalities: Annotated[list[Word], _KINDS] | None = None
+    image_types: Annotated[list[Annotated[list[Word], _KINDS]], _KINDS] | None = None
+    """The words of *Image Type* that tell of contrast; each set that occurred."""
+
+    echo_times_ms: Annotated[list[_EchoTime], PAIR] | None = None
+    """Smallest and largest."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, dump: SerializerFunctionWrapHandler) -> JsonObject:
+        content: JsonObject = dump(self)
+        return {key: value for key, value in content.items() if value is not None}
 
 
 class _CardFold(_Strict):

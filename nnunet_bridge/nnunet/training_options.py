@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+SEED = 20230601
+"""Of every random generator of a training, at its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,9 @@ class TrainingOptions:
     restart: bool = False
     """Whether to train anew what is begun or done."""
 
+    probabilities: bool = False
+    """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
+
     patience: int | None = None
     """End after so many epochs without a lower validation loss; None leaves it to the
     plans."""
@@ -33,6 +39,12 @@ class TrainingOptions:
     """A trained model to begin with: a packed file, or a dataset of the workspace with
     a configuration or without; empty for none."""
 
+    def without_paths(self) -> TrainingOptions:
+        """Return them with the names of files in place of their paths."""
+        weights = None if self.weights is None else Path(self.weights.name)
+        pretrained = Path(self.pretrained).name if self.pretrained else ""
+        return replace(self, weights=weights, pretrained=pretrained)
+
     def words(self) -> tuple[str, ...]:
         """Return them as words of our own command `train`.
 
@@ -46,6 +58,7 @@ class TrainingOptions:
         return (
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
+            *(("--probabilities",) if self.probabilities else ()),
             *(() if self.patience is None else ("--patience", str(self.patience))),
             *(() if self.weights is None else ("--weights", str(self.weights))),
             *(("--from-scratch",) if self.from_scratch else ()),

@@ -31,7 +31,6 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.methods import FROZEN_RESNET, Method
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.runs import can_resume
-from nnunet_bridge.nnunet.sides import sides_are_apart
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.pretrained import pretrained_model
 
@@ -50,17 +49,13 @@ class Begun:
     """Key of the record -> SHA-256 of the weights, or a word; only what was said."""
 
 
-def check_options(
-    method: Method, options: TrainingOptions, labels: Sequence[str]
-) -> None:
+def check_options(method: Method, options: TrainingOptions) -> None:
     """Refuse options that do not fit the model or one another.
 
     Parameters
     ----------
     method : Method
     options : TrainingOptions
-    labels : sequence of str
-        Of the dataset.
 
     Raises
     ------
@@ -81,18 +76,14 @@ def check_options(
             "--weights FILE, or train it too, without --freeze-encoder."
         )
     if options.gpus > 1:
-        _check_one_process(method, options, labels)
+        _check_one_process(method, options)
 
 
-def _check_one_process(
-    method: Method, options: TrainingOptions, labels: Sequence[str]
-) -> None:
-    """Refuse what nnU-Net's own processes on several GPUs would not hear of."""
+def _check_one_process(method: Method, options: TrainingOptions) -> None:
+    """Refuse what nobody has tried in nnU-Net's processes on several GPUs."""
     reasons = {
         "--patience": options.patience is not None,
-        "--pretrained": bool(options.pretrained),
         f"--model {method.model}": method.report_network is not None,
-        "a dataset that keeps left and right apart": sides_are_apart(labels),
     }
     for reason, given in reasons.items():
         if given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from nnunet_bridge.formats.dicom import (
 )
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.labels_file import IGNORE
-from nnunet_bridge.formats.recipe import Recipe
+from nnunet_bridge.formats.recipe import Recipe, read_recipe
 from nnunet_bridge.formats.slicer import (
     Meaning,
     StructureMask,
@@ -108,6 +109,19 @@ def series_options(recipe: Recipe) -> SeriesOptions:
     """Return what ``[scans]`` decides about every series."""
     names = SeriesOptions.__dataclass_fields__
     return SeriesOptions(**{name: getattr(recipe.scans, name) for name in names})
+
+
+def series_choices(recipe_name: str | None, words: Mapping[str, Any]) -> SeriesOptions:
+    """Return what a command says of series, and a recipe where the command is silent.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or it is not valid.
+    """
+    if recipe_name is None:
+        return SeriesOptions(**words)
+    return series_options(read_recipe(recipe_name).with_scans(**words))
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,6 @@ from pathlib import Path
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
-from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace, number_of
 from nnunet_bridge.nnunet.runs import run_state, write_record
@@ -74,9 +73,8 @@ def train_on_cluster(
     EnvironmentFault
         If there is no Slurm, or it refuses the jobs.
     """
-    labels = RawDataset.open(workspace.dataset_dir(dataset)).labels
     training = replace(options.training, gpus=options.settings.gpus)
-    check_options(method, training, [label.name for label in labels])
+    check_options(method, training)
     runs, todo, _ = selected_runs(
         workspace,
         dataset,

@@ -343,6 +343,11 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
     return {
         "group": reading.group,
         "rejected_groups": list(reading.rejected_groups),
+        "contrast": {
+            "modality": reading.contrast.modality,
+            "image_type": list(reading.contrast.image_type),
+            "echo_time_ms": reading.contrast.echo_time_ms,
+        },
         "series": hashed(reading.series_uid),
         "frame_of_reference": hashed(reading.frame_of_reference_uid),
         "geometry": {

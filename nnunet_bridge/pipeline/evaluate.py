@@ -6,7 +6,7 @@ What happens after a prediction is told in three places: here it is scored, in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.label_map import LabelMap
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
+from nnunet_bridge.pipeline.baseline import mapped_labels, read_map
 from nnunet_bridge.pipeline.label_files import (
     CaseOutcome,
     attempted,
@@ -39,6 +41,9 @@ class ScoreOptions:
     """What the scores of a folder have in common."""
 
     labels: LabelTable
+    label_map: LabelMap | None = None
+    """What the labels of the predictions mean, if another tool made them."""
+
     configuration: str = ""
     """Which model made the predictions; empty when unknown."""
 
@@ -51,7 +56,9 @@ class ScoredCase:
     """One case: what happened to it, and its scores if it was not refused."""
 
     outcome: CaseOutcome
-    scores: tuple[BoneScore, ...]
+    scores: tuple[BoneScore, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Labels of another tool that have no place in the map."""
 
     def as_json(self) -> JsonObject:
         """Return the entry of `cases`."""
@@ -74,6 +81,11 @@ class ScoreSummary:
 
     configuration: str
     tolerance_mm: float
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Labels of another tool that have no place in the map."""
+        return tuple(sorted({label for case in self.cases for label in case.left_out}))
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +112,7 @@ class ScoreSummary:
             "cases": [case.as_json() for case in self.cases],
             "without_reference": list(self.without_reference),
             "without_prediction": list(self.without_prediction),
+            "labels_left_out": list(self.left_out),
         }
 
     def as_text(self) -> str:
@@ -109,6 +122,8 @@ class ScoreSummary:
             lines.append(f"No reference for: {', '.join(self.without_reference)}.")
         if self.without_prediction:
             lines.append(f"No prediction for: {', '.join(self.without_prediction)}.")
+        if self.left_out:
+            lines.append(f"Labels left out by the map: {', '.join(self.left_out)}.")
         lines += [
             case.outcome.as_text() for case in self.cases if case.outcome.findings
         ]
@@ -123,6 +138,7 @@ def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
     labels: Path | None = None,
     tolerance_mm: float = 1.0,
     configuration: str = "",
+    map_words: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreSummary:
     """Score every case that both folders hold; write ``scores.csv`` and ``.json``.
@@ -140,6 +156,9 @@ def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
         Distance within which surfaces count as equal.
     configuration : str
         Which model made the predictions, for ``scores.json``.
+    map_words : sequence of str
+        If another tool made the predictions: files with a label map, or words such as
+        ``femur_left=femur``. They may lie on another grid of the same image.
     progress : Progress, optional
 
     Raises
@@ -159,11 +178,11 @@ def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
             f"No case has both: {predictions} holds {_some(predicted)}; {references} "
             f"holds {_some(drawn)}. Name files of the same case alike."
         )
-    table = table_for(
-        table_file_for([references, predictions], labels),
-        [file for _, *both in pairs for file in both],
+    options = ScoreOptions(
+        *_meaning(pairs, [references, predictions], labels, map_words),
+        configuration,
+        tolerance_mm,
     )
-    options = ScoreOptions(table, configuration, tolerance_mm)
     listener.stage("score", len(pairs))
     cases = []
     for done, (case_id, prediction, reference) in enumerate(pairs, start=1):
@@ -185,17 +204,49 @@ def score_case(
     case_id: str, prediction: Path, reference: Path, options: ScoreOptions
 ) -> ScoredCase:
     """Score one case; a file that cannot be trusted refuses it."""
-    outcome, scores = attempted(
-        case_id,
-        lambda: bone_scores(
-            read_labelmap(prediction, options.labels),
-            read_labelmap(reference, options.labels),
-            case_id=case_id,
-            configuration=options.configuration,
-            tolerance_mm=options.tolerance_mm,
-        ),
+    outcome, found = attempted(
+        case_id, lambda: _scores(case_id, prediction, reference, options)
     )
-    return ScoredCase(outcome, scores or ())
+    return ScoredCase(outcome, *(found or ()))
+
+
+def _scores(
+    case_id: str, prediction: Path, reference: Path, options: ScoreOptions
+) -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
+    """Return the scores of a case, and the labels that had no place in the map."""
+    drawn = read_labelmap(reference, options.labels)
+    left_out: tuple[str, ...] = ()
+    if options.label_map is None:
+        predicted = read_labelmap(prediction, options.labels)
+    else:
+        predicted, left_out = mapped_labels(
+            prediction, drawn.grid, options.labels, options.label_map
+        )
+    scores = bone_scores(
+        predicted,
+        drawn,
+        case_id=case_id,
+        configuration=options.configuration,
+        tolerance_mm=options.tolerance_mm,
+    )
+    return scores, left_out
+
+
+def _meaning(
+    pairs: Sequence[tuple[str, Path, Path]],
+    folders: Sequence[Path],
+    labels: Path | None,
+    map_words: Sequence[str],
+) -> tuple[LabelTable, LabelMap | None]:
+    """Return our structures, and what the labels of another tool are among them."""
+    drawn = [reference for _, _, reference in pairs]
+    if not map_words:
+        files = [file for _, *both in pairs for file in both]
+        return table_for(table_file_for(folders, labels), files), None
+    table = table_for(table_file_for(folders[:1], labels), drawn)
+    label_map = read_map(map_words, [prediction for _, prediction, _ in pairs])
+    label_map.by_value(table)
+    return table, label_map
 
 
 def _table_of(means: Iterable[StructureMean], tolerance_mm: float) -> str:

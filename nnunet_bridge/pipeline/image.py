@@ -21,7 +21,7 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.nifti import read_volume, write_volume
-from nnunet_bridge.pipeline.inputs import NIFTI_ENDINGS
+from nnunet_bridge.pipeline.inputs import NIFTI_ENDINGS, unpacked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ def write_image(
     Parameters
     ----------
     dicom : Path
-        A folder with one series, or one that `choices` can tell from the others.
+        A folder or a zip with one series, or one that `choices` can tell from others.
     out : Path
         Ends in ``.nii.gz`` or ``.nii``; outside `dicom`.
     choices : mapping
@@ -120,7 +120,7 @@ def write_image(
     UsageError
         If `out` does not end as a NIfTI file does.
     InputError
-        If `dicom` is no folder, `out` lies inside it (F05), or holds another image.
+        If `dicom` is neither, `out` lies inside it (F05), or holds another image.
     EnvironmentFault
         If the file cannot be written.
     """
@@ -128,7 +128,8 @@ def write_image(
     listener = progress or Silent()
     listener.stage("image", 1)
     try:
-        reading = read_series(dicom, SeriesOptions(**choices))
+        with unpacked(dicom) as folder:
+            reading = read_series(folder, SeriesOptions(**choices))
     except SeriesRefused as refused:
         return ImageSummary(refused.findings, refused.files, out)
     is_there = not force and _holds(out, reading.volume)

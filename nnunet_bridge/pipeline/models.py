@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.files import sha256_of
@@ -17,6 +17,7 @@ from nnunet_bridge.nnunet.names import (
     Workspace,
 )
 from nnunet_bridge.nnunet.runs import FOREIGN, RunState, known_runs
+from nnunet_bridge.pipeline.selection import current_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ class Model:
     @property
     def name(self) -> str:
         """Short name, such as ``2d`` or ``2d+3d_fullres``."""
-        name = "+".join(self.configurations)
-        return name if self.kind in (DEFAULT_MODEL, FOREIGN) else f"{self.kind} {name}"
+        return model_name(self.kind, self.configurations)
 
     def members(self) -> dict[str, list[RunState]]:
         """Return the folds of every configuration."""
@@ -73,6 +73,52 @@ class Model:
             check_model_folder(
                 workspace.model_dir(states[0].run), [s.run.fold for s in states]
             )
+
+
+def model_name(kind: str, configurations: Sequence[str]) -> str:
+    """Return how people call some configurations of a model.
+
+    Examples
+    --------
+    >>> model_name("nnunet", ["2d", "3d_fullres"])
+    '2d+3d_fullres'
+    """
+    name = "+".join(configurations)
+    return name if kind in (DEFAULT_MODEL, FOREIGN) else f"{kind} {name}"
+
+
+def predicting_model(
+    workspace: Workspace,
+    dataset: str,
+    configurations: Sequence[str] = (),
+    folds: Sequence[str] = (),
+    budget: str | None = None,
+    *,
+    kind: str | None = None,
+) -> Model:
+    """Return the model that predicts: what `select` chose, unless more is said.
+
+    Raises
+    ------
+    InputError
+        As `choose_model`.
+    """
+    if configurations or kind:
+        return choose_model(
+            workspace, dataset, configurations, folds, budget, kind=kind
+        )
+    kept, remark = current_choice(workspace, dataset, budget)
+    if kept is None:
+        model = choose_model(workspace, dataset, (), folds, budget)
+        reason = f"{model.reason} ({remark})" if remark else model.reason
+        return replace(model, reason=reason)
+    model = choose_model(
+        *(workspace, dataset, kept.configurations, folds, kept.budget), kind=kept.model
+    )
+    used = ", ".join(sorted({str(state.run.fold) for state in model.states}))
+    return replace(
+        model, reason=f"{model.name}, fold {used}, which `select` chose: {kept.reason}"
+    )
 
 
 def choose_model(

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import (
@@ -72,8 +71,8 @@ from nnunet_bridge.nnunet.names import (
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE, lock_file
 from nnunet_bridge.nnunet.schemas import TrainingRange, refuse
 from nnunet_bridge.pipeline.models import Model, choose_model
+from nnunet_bridge.pipeline.training_range import training_range
 
-FINGERPRINT_FILE = "dataset_fingerprint.json"
 _ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 _MEANS = ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -188,7 +187,8 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     with work_folder(out_file.absolute().parent, "pack") as work:
         copies = _copied(workspace, name, checkpoints, work)
         shown.advance(len(checkpoints))
-        contents = _contents(packed, model_dir, name, checkpoints, copies)
+        seen = training_range(model_dir, workspace.dataset_dir(dataset))
+        contents = _contents(packed, model_dir, name, checkpoints, copies, seen)
         zipped = work / "model.zip"
         write_archive(
             zipped, {f"{name.path}/{file}": part for file, part in contents.items()}
@@ -263,6 +263,7 @@ def _contents(
     name: ModelName,
     checkpoints: Mapping[str, Path],
     copies: Mapping[str, Path],
+    seen: TrainingRange | None,
 ) -> dict[str, bytes | Path]:
     """Return the files of the archive, by their names in the model's folder."""
     hashes = {fold: sha256_of(copy) for fold, copy in copies.items()}
@@ -277,7 +278,7 @@ def _contents(
             }
             for state in model.states
         },
-        "training_range": _training_range(model_dir),
+        "training_range": seen and seen.model_dump(),
     }
     plans = checked_plans(read_json(model_dir / PLANS_FILE), name)
     contents: dict[str, bytes | Path] = {
@@ -298,35 +299,6 @@ def _contents(
 
 def _as_bytes(content: JsonObject) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _training_range(model_dir: Path) -> JsonObject | None:
-    """Return the spacings and shapes that a model has seen, or None if unknown."""
-    origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
-    fingerprint = model_dir / FINGERPRINT_FILE
-    try:
-        if origins:
-            known: JsonObject | None = read_json(origins[0])["training_range"]
-            return known
-        if not fingerprint.is_file():
-            return None
-        content = read_json(fingerprint)
-        spacings_mm = _by_axis(content["spacings"])
-        shapes = _by_axis(content["shapes_after_crop"])
-        return TrainingRange(
-            cases=len(content["spacings"]),
-            smallest_spacing_mm=[min(axis) for axis in spacings_mm],
-            largest_spacing_mm=[max(axis) for axis in spacings_mm],
-            smallest_shape=[min(axis) for axis in shapes],
-            largest_shape=[max(axis) for axis in shapes],
-        ).model_dump()
-    except _MALFORMED:
-        return None
-
-
-def _by_axis(rows: Sequence[Sequence[float]]) -> list[tuple[Any, ...]]:
-    """Return the values along i, j and k of rows that nnU-Net keeps as k, j, i."""
-    return list(zip(*rows, strict=True))[::-1]
 
 
 def _cleaning_for(

@@ -7,31 +7,31 @@ it; such a case is not predicted again.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
-from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
-from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    GeometryError,
+    InputError,
+    UsageError,
+)
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.formats.files import (
-    clear_os_errors,
-    process_lives,
-    read_json,
-    sha256_of,
-    write_json,
-)
-from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
-from nnunet_bridge.formats.manifest import recorded_region, region_record
-from nnunet_bridge.formats.nifti import read_labelmap, write_volume
+from nnunet_bridge.formats.dicom import SourceSlice
+from nnunet_bridge.formats.dicom.segmentation import Algorithm
+from nnunet_bridge.formats.files import clear_os_errors, write_json
+from nnunet_bridge.formats.folders import work_folder
+from nnunet_bridge.formats.labels_file import CASE_LABELS
+from nnunet_bridge.formats.manifest import recorded_region, region_in, region_record
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import (
@@ -41,102 +41,62 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import structure_volumes
-from nnunet_bridge.ops.region import Region
-from nnunet_bridge.pipeline.case_outputs import WantedOutputs, write_outputs
-from nnunet_bridge.pipeline.inputs import ImageSource, find_images, read_image
-from nnunet_bridge.pipeline.models import Model, choose_model
-from nnunet_bridge.pipeline.network_prediction import predict_folder
+from nnunet_bridge.ops.region import Region, cropped_volume
+from nnunet_bridge.pipeline.case_outputs import (
+    PredictedImage,
+    findings_record,
+    refuse_without_slices,
+    write_outputs,
+)
+from nnunet_bridge.pipeline.finished_case import (
+    RECORD,
+    WholeLabelmaps,
+    finished_record,
+)
+from nnunet_bridge.pipeline.inputs import (
+    ImageReading,
+    ImageSource,
+    find_images,
+    read_image,
+)
+from nnunet_bridge.pipeline.models import Model, predicting_model
+from nnunet_bridge.pipeline.network_prediction import (
+    IMAGES,
+    PREDICTED,
+    predict_folder,
+)
+from nnunet_bridge.pipeline.predicted import (
+    PredictedCase,
+    PredictionOptions,
+    PredictSummary,
+    refused_case,
+)
+from nnunet_bridge.pipeline.prediction_region import (
+    FirstPass,
+    first_pass_model,
+)
+from nnunet_bridge.pipeline.training_range import (
+    require_one_channel,
+    training_range,
+    unlike_contrast,
+    unlike_place,
+)
 from nnunet_bridge.pipeline.tune import tuned_rules
+from nnunet_bridge.pipeline.versions import software_versions
 
 TUNED = "tuned"
+_PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
+"""About how long a case takes to be read, predicted and written, without a GPU."""
 
-
-@dataclass(frozen=True, slots=True)
-class PredictionOptions:
-    """How a prediction is finished."""
-
-    clean: str = "none"
-    """``none``, ``slice`` (the source report's rule) or ``volume``; ``tuned``: for each
-    structure the rule that was chosen for this model."""
-
-    meshes: bool = False
-    image_type: str | None = None
-    """Which contrast of a mixed DICOM series; None where there is one."""
-
-    force: bool = False
-    """Predict again what is already there."""
-
-    def as_json(self) -> JsonObject:
-        """Return what decides whether a finished case still holds."""
-        return {"clean": self.clean, "meshes": self.meshes}
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedCase:
-    """What became of one image."""
-
-    case_id: str
-    findings: tuple[Finding, ...]
-    volumes_mm3: dict[str, float]
-    files: tuple[str, ...]
-
-    @property
-    def outcome(self) -> Outcome:
-        """The gravest finding."""
-        return worst(self.findings)
-
-    def as_json(self) -> JsonObject:
-        """Return the entry of `cases`."""
-        return {
-            "case": self.case_id,
-            "outcome": str(self.outcome),
-            "codes": [finding.code for finding in self.findings],
-            "messages": [finding.message for finding in self.findings],
-            "volumes_mm3": self.volumes_mm3,
-            "files": list(self.files),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class PredictSummary:
-    """What became of all images."""
-
-    dataset: str
-    model: str
-    cases: tuple[PredictedCase, ...]
-    out: Path
-
-    @property
-    def exit_code(self) -> int:
-        """0; 4 if some cases were refused; 3 if all were."""
-        refused = sum(case.outcome is Outcome.REFUSED for case in self.cases)
-        if not refused:
-            return 0
-        return 3 if refused == len(self.cases) else 4
-
-    def as_json(self) -> JsonObject:
-        """Return the object that `predict --json` prints."""
-        return {
-            "dataset": self.dataset,
-            "model": self.model,
-            "cases": [case.as_json() for case in self.cases],
-            "out": str(self.out),
-        }
-
-    def as_text(self) -> str:
-        """Return the volumes of every case."""
-        lines = [f"Predicted with {self.model}; results in {self.out}"]
-        for case in self.cases:
-            volumes = ", ".join(
-                f"{name} {volume / 1000:.1f}"
-                for name, volume in case.volumes_mm3.items()
-            )
-            said = f"{volumes} cm3" if volumes else "not predicted"
-            lines.append(f"  {case.case_id:16} {case.outcome!s:9} {said}")
-            lines += [f"    {finding}" for finding in case.findings]
-        return "\n".join(lines)
+NOTHING_FOUND = Finding(
+    "",
+    Outcome.WARNED,
+    "The first pass found no structure; the whole image was predicted. Name the "
+    "region yourself: --slices or --from-mm.",
+)
 
 
 def predict_images(  # noqa: PLR0913 - each is a word of the command
@@ -157,33 +117,43 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
 
     Raises
     ------
+    UsageError
+        If a DICOM SEG is asked for of what is no DICOM series.
     InputError
-        If there is no image, no finished model, or no tuned cleaning where it is
-        asked for.
+        If there is no image, no finished model, no tuned cleaning where it is asked
+        for, or the model reads several channels (N08).
     EnvironmentFault
         If there is no GPU where one is asked for, or the disk refuses.
     SecurityError
-        If the model holds what could do harm (FAULTS S01, S02, S07-S10).
+        If the model holds what could do harm (FAULTS S01, S02, S07-S10), or a zip of
+        images does (S04, S06, S08).
     NnUNetError
         If nnU-Net fails.
     """
     wishes = options or PredictionOptions()
     shown = progress or Silent()
-    chosen_model = choose_model(
+    chosen_model = predicting_model(
         workspace, dataset, configurations, folds, budget, kind=model
     )
-    description = next(_model_dirs(workspace, chosen_model)) / "dataset.json"
-    labels = RawDataset.open(description.parent).labels
+    model_dir = next(_model_dirs(workspace, chosen_model))
+    description = model_dir / "dataset.json"
+    described = RawDataset.open(model_dir)
+    labels = described.labels
+    require_one_channel(described.channels)
     rules = _rules(workspace, chosen_model, labels, wishes.clean)
     machine = this_machine()
     chosen = chosen_device(device, machine)
-    sources = find_images(inputs)
+    seen = training_range(model_dir, workspace.dataset_dir(dataset))
+    learnt = _Learnt(labels, described.channels[0], seen)
+    with work_folder(out.absolute(), "work") as work:
+        sources = find_images(inputs, unpack_dir=work / "unpacked")
+        if wishes.dicom_seg:
+            _require_dicom(sources)
+        shown.stage(f"predict {chosen_model.name}", sum(_PARTS) * len(sources))
+        story = _Story(workspace, chosen_model, learnt, out, work, wishes, rules, shown)
+        cases = story.predict(sources, shared_among(1, chosen, machine))
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    shown.stage(f"predict {chosen_model.name}", 3 * len(sources))
-    with _work_folder(out) as work:
-        story = _Story(workspace, chosen_model, labels, out, work, wishes, rules, shown)
-        cases = story.predict(sources, shared_among(1, chosen, machine))
     write_if_changed(out / "dataset.json", description.read_bytes())
     write_volumes(
         out / "volumes.csv",
@@ -200,6 +170,15 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     return PredictSummary(dataset, chosen_model.reason, cases, out)
 
 
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """What the model knows of images and structures."""
+
+    labels: LabelTable
+    channel: str
+    seen: TrainingRange | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Read:
     """What is known of an image that waits for its prediction."""
@@ -211,6 +190,12 @@ class _Read:
     region: Region | None
     """What the image was cropped from, if `convert` cropped it."""
 
+    slices: tuple[SourceSlice, ...] = ()
+    """Where the slices of a DICOM series lie on the disk."""
+
+    cut: Region | None = None
+    """The slices that the network sees, if they are not all."""
+
 
 @dataclass(slots=True)
 class _Story:
@@ -218,7 +203,7 @@ class _Story:
 
     workspace: Workspace
     model: Model
-    labels: LabelTable
+    learnt: _Learnt
     out: Path
     work: Path
     options: PredictionOptions
@@ -226,51 +211,149 @@ class _Story:
     """How each structure is cleaned."""
 
     progress: Progress
+    _cases: dict[str, PredictedCase] = field(default_factory=dict)
+    _waiting: dict[str, _Read] = field(default_factory=dict)
+    """Images that are read and not finished."""
+
+    @property
+    def labels(self) -> LabelTable:
+        """The structures that the model knows."""
+        return self.learnt.labels
 
     def predict(
         self, sources: Sequence[ImageSource], resources: Resources
     ) -> tuple[PredictedCase, ...]:
-        """Read all images, predict those that need it, finish them one by one."""
+        """Read all images, predict those that need it, finish each when it is whole."""
+        first_pass = self._first_pass()
         model_hash = self.model.sha256(self.workspace)
-        read: dict[str, _Read] = {}
-        cases: dict[str, PredictedCase] = {}
         for number, source in enumerate(sources, start=1):
             try:
-                reading = read_image(source.path, image_type=self.options.image_type)
+                reading = read_image(source.path, self.options.scans)
+                self._take(source, reading, model_hash, first_pass)
+            except EnvironmentFault:
+                raise
             except BridgeError as error:
-                cases[source.case_id] = _refused(source.case_id, error)
-            else:
-                facts = {
-                    "input_sha256": reading.sha256(),
-                    "model_sha256": model_hash,
-                    "options": self._wishes(),
-                }
-                region = _region_of(source)
-                if region is not None:
-                    facts["region"] = region_record(region)
-                finished = self._finished(source.case_id, facts, reading.findings)
-                if finished:
-                    cases[source.case_id] = finished
-                else:
-                    name = f"{source.case_id}_0000{FILE_ENDING}"
-                    write_volume(self.work / "images" / name, reading.volume)
-                    grid = reading.volume.grid
-                    read[source.case_id] = _Read(grid, facts, reading.findings, region)
-            self.progress.advance(number, source.case_id)
-        if read:
-            predicted_dir = predict_folder(
-                self.workspace,
-                self.model,
-                self.work,
-                resources,
-                advanced=lambda share: self.progress.advance(
-                    len(sources) + share * len(read)
-                ),
+                self._cases[source.case_id] = refused_case(source.case_id, error)
+            self.progress.advance(_READING * number, source.case_id)
+        if self._waiting and first_pass is not None:
+            self._cut_to_what_is_found(first_pass, resources)
+        if self._waiting:
+            self._predict_waiting(len(sources), resources)
+        return tuple(self._cases[source.case_id] for source in sources)
+
+    def _first_pass(self) -> FirstPass | None:
+        if not self.options.region.auto:
+            return None
+        model = first_pass_model(self.workspace, self.model)
+        margin_mm = self.options.region.margin_mm
+        work = self.work / "first_pass"
+        return FirstPass(self.workspace, model, self.labels, work, margin_mm)
+
+    def _take(
+        self,
+        source: ImageSource,
+        reading: ImageReading,
+        model_hash: str,
+        first_pass: FirstPass | None,
+    ) -> None:
+        """Let an image wait for its prediction, unless it has one that holds."""
+        case_id, volume = source.case_id, reading.volume
+        if self.options.dicom_seg:
+            refuse_without_slices(reading.slices)
+        facts = {
+            "input_sha256": reading.sha256(),
+            "model_sha256": model_hash,
+            "options": self._wishes(),
+        }
+        region = _region_of(source)
+        if region is not None:
+            facts["region"] = region_record(region)
+        findings = reading.findings + unlike_contrast(
+            volume, reading.series, self.learnt.seen, self.learnt.channel
+        )
+        read = _Read(volume.grid, facts, findings, region, reading.slices)
+        finished = self._finished(case_id, read)
+        if finished:
+            self._cases[case_id] = finished
+            return
+        if first_pass is not None:
+            first_pass.add(case_id, volume)
+            write_volume(self._whole_image(case_id), volume)
+            self._waiting[case_id] = read
+            return
+        wish = self.options.region
+        cut = None if wish.is_everything else wish.region_of(volume.grid)
+        self._waiting[case_id] = self._for_the_network(case_id, volume, read, cut)
+
+    def _for_the_network(
+        self, case_id: str, volume: Volume, read: _Read, cut: Region | None
+    ) -> _Read:
+        """Write what the network is to see of an image, and judge it."""
+        shown = volume if cut is None else cropped_volume(volume, cut)
+        write_volume(self.work / IMAGES / f"{case_id}_0000{FILE_ENDING}", shown)
+        return replace(
+            read,
+            findings=read.findings + unlike_place(shown.grid, self.learnt.seen),
+            cut=cut,
+        )
+
+    def _cut_to_what_is_found(
+        self, first_pass: FirstPass, resources: Resources
+    ) -> None:
+        """Find where the structures of every waiting image are, and cut it there."""
+        grids = {case_id: read.grid for case_id, read in self._waiting.items()}
+        self.progress.stage(f"find the region with {first_pass.model.name}", 1)
+        found = first_pass.regions(grids, resources, self.progress.advance)
+        steps = sum(_PARTS) * len(self._cases | grids)
+        self.progress.stage(f"predict {self.model.name}", steps)
+        for case_id, cut in found.items():
+            read, file = self._waiting[case_id], self._whole_image(case_id)
+            if cut is None:
+                read = replace(read, findings=(*read.findings, NOTHING_FOUND))
+            volume = read_volume(file)
+            file.unlink()
+            self._waiting[case_id] = self._for_the_network(case_id, volume, read, cut)
+
+    def _whole_image(self, case_id: str) -> Path:
+        return self.work / "whole" / f"{case_id}{FILE_ENDING}"
+
+    def _predict_waiting(self, sources: int, resources: Resources) -> None:
+        """Predict what waits; a case is finished as soon as its labelmap is whole."""
+        images = len(self._waiting)
+        labelmaps = WholeLabelmaps(self.labels)
+
+        def progress_to(share: float) -> None:
+            done = images - len(self._waiting)
+            self.progress.advance(
+                _READING * sources + _PREDICTING * share * images + _FINISHING * done
             )
-            for number, (case_id, known) in enumerate(read.items()):
-                cases[case_id] = self._finish(case_id, predicted_dir, known)
-                self.progress.advance(2 * len(sources) + number + 1, case_id)
-        return tuple(cases[source.case_id] for source in sources)
+
+        def advanced(share: float) -> None:
+            for case_id in list(self._waiting):
+                predicted = labelmaps.take(
+                    self.work / PREDICTED / f"{case_id}{FILE_ENDING}"
+                )
+                if predicted is not None:
+                    self._finish_or_refuse(case_id, predicted)
+            progress_to(share)
+
+        folder = predict_folder(
+            self.workspace, self.model, self.work, resources, advanced=advanced
+        )
+        for case_id in list(self._waiting):
+            file = folder / f"{case_id}{FILE_ENDING}"
+            if not file.exists():
+                raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
+            self._finish_or_refuse(case_id, read_labelmap(file, self.labels))
+            progress_to(1.0)
+
+    def _finish_or_refuse(self, case_id: str, predicted: Labelmap) -> None:
+        """Finish a case; one that cannot be given out does not stop the others."""
+        known = self._waiting.pop(case_id)
+        try:
+            self._cases[case_id] = self._finish(case_id, known, predicted)
+        except Refused as error:
+            self._cases[case_id] = refused_case(case_id, error)
 
     def _wishes(self) -> JsonObject:
         """Return what decides whether a finished case still holds."""
@@ -278,57 +361,66 @@ class _Story:
             return self.options.as_json()
         return {**self.options.as_json(), "rules": _as_json(self.rules)}
 
-    def _finish(self, case_id: str, predicted_dir: Path, known: _Read) -> PredictedCase:
+    def _finish(self, case_id: str, known: _Read, predicted: Labelmap) -> PredictedCase:
         """Clean, measure and write one case; its record comes last."""
-        file = predicted_dir / f"{case_id}{FILE_ENDING}"
-        if not file.exists():
-            raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
-        predicted = read_labelmap(file, self.labels)
-        grid = known.grid
+        grid = known.grid if known.cut is None else known.cut.grid
         if not grid.matches(predicted.grid):
             raise GeometryError(
                 f"{case_id}: nnU-Net's prediction lies "
                 f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
             )
-        on_input_grid = Labelmap(grid, predicted.voxels, self.labels)
-        labelmap, account = _cleaned(on_input_grid, self.rules)
+        on_image_grid = Labelmap(grid, predicted.voxels, self.labels)
+        seen, account = _cleaned(on_image_grid, self.rules)
         case_dir = self.out / case_id
-        record = case_dir / "prediction.json"
+        record = case_dir / RECORD
         record.unlink(missing_ok=True)
-        wanted = WantedOutputs(meshes=self.options.meshes)
-        hashes = write_outputs(case_dir, labelmap, known.region, wanted)
+        image = PredictedImage(
+            case_id,
+            seen,
+            read_volume(self.work / IMAGES / f"{case_id}_0000{FILE_ENDING}"),
+            known.cut,
+            known.region,
+            known.slices,
+            Algorithm(self.model.reason, known.facts["model_sha256"]),
+        )
+        written = write_outputs(case_dir, image, self.options.outputs())
+        findings = (*known.findings, *written.findings)
+        volumes_mm3 = seen.volumes_mm3()
         write_json(
             record,
             {
                 **known.facts,
                 "software": f"nnunet-bridge {__version__}",
+                "versions": software_versions(),
                 "model": self.model.reason,
                 "budget": self.model.budget,
+                "cut": None if known.cut is None else self._cut_record(known.cut),
                 "cleaning": account,
-                "volumes_mm3": labelmap.volumes_mm3(),
-                **hashes,
+                "volumes_mm3": volumes_mm3,
+                "findings": findings_record(findings),
+                **written.hashes,
+                "outputs": written.outputs,
             },
         )
-        return self._case(case_id, labelmap.volumes_mm3(), known.findings)
+        return self._case(case_id, volumes_mm3, findings)
 
-    def _finished(
-        self, case_id: str, facts: JsonObject, findings: tuple[Finding, ...]
-    ) -> PredictedCase | None:
+    def _cut_record(self, cut: Region) -> JsonObject:
+        """Return what the record says of the slices that the network saw."""
+        first_pass = self._first_pass()
+        found_by = {} if first_pass is None else {"found_by": first_pass.as_json()}
+        return {"asked": self.options.region.said, **found_by, **region_record(cut)}
+
+    def _finished(self, case_id: str, read: _Read) -> PredictedCase | None:
         """Return a case that needs no prediction, or None (FAULTS N03)."""
-        record = self.out / case_id / "prediction.json"
-        labels_file = self.out / case_id / CASE_LABELS
-        whole_file = self.out / case_id / WHOLE_SCAN_LABELS
-        if self.options.force or not (record.exists() and labels_file.exists()):
+        if self.options.force:
             return None
-        known = read_json(record)
-        same = all(known.get(key) == value for key, value in facts.items())
-        if not same or known.get("labels_sha256") != sha256_of(labels_file):
+        case_dir = self.out / case_id
+        known = finished_record(case_dir, read.facts, self.labels, read.grid)
+        if known is None:
             return None
-        if "region" in facts and not (
-            whole_file.exists()
-            and known.get("whole_scan_sha256") == sha256_of(whole_file)
-        ):
-            return None
+        cut = region_in({"cut": known["cut"] or {}}, "cut")
+        grid = read.grid if cut is None else cut.grid
+        findings = read.findings + unlike_place(grid, self.learnt.seen)
         return self._case(case_id, known["volumes_mm3"], findings)
 
     def _case(
@@ -343,6 +435,16 @@ class _Story:
             if file.is_file()
         )
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files))
+
+
+def _require_dicom(sources: Sequence[ImageSource]) -> None:
+    """Refuse a DICOM SEG of an image that has no DICOM to refer to."""
+    others = [source.path for source in sources if not source.path.is_dir()]
+    if others:
+        raise UsageError(
+            f"--dicom-seg refers to the DICOM series of an image, and {others[0]} is "
+            "none: leave the option out, or name the folder with the DICOM files."
+        )
 
 
 def _region_of(source: ImageSource) -> Region | None:
@@ -379,29 +481,6 @@ def _as_json(rules: Mapping[str, CleaningRule]) -> JsonObject:
     return {name: rule.as_json() for name, rule in rules.items()}
 
 
-def _refused(case_id: str, error: BridgeError) -> PredictedCase:
-    if isinstance(error, Refused):
-        return PredictedCase(case_id, error.findings, {}, ())
-    finding = Finding(error.code, Outcome.REFUSED, str(error))
-    return PredictedCase(case_id, (finding,), {}, ())
-
-
 def _model_dirs(workspace: Workspace, model: Model) -> Iterator[Path]:
     for states in model.members().values():
         yield workspace.model_dir(states[0].run)
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """Give a folder for what nobody keeps; remove it, and those of dead processes."""
-    for stale in out.glob(".work-*"):
-        owner = stale.name.removeprefix(".work-")
-        if not process_lives(owner):
-            shutil.rmtree(stale, ignore_errors=True)
-    work = out.absolute() / f".work-{os.getpid()}"
-    with clear_os_errors(f"write {out}"):
-        (work / "images").mkdir(parents=True, exist_ok=True)
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -15,10 +15,9 @@ from typing import Any
 from nnunet_bridge.core.comparison import ModelCost
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve, curve_of, read_events
-from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.html import Setting
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import RunState, events_file, record_file
+from nnunet_bridge.nnunet.runs import RunState, events_file, read_record
 
 _COSTS = (
     *("seconds", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"),
@@ -47,13 +46,18 @@ _SETTINGS = {
     "seed": "seed",
     "device": "device",
     "processor": "processor",
+    "cores": "cores",
+    "gpus": "GPUs",
+    "gpu_driver": "GPU driver",
     "threads": "threads",
 }
 """Facts that are settings, in the order of the page."""
 
+_HARDWARE = ("processor", "cores", "gpus", "gpu_driver")
+
 _NOT_SHOWN = (
     *("event", "time", "fold", "epoch", "first_epoch", "run_id", "command", "folder"),
-    *("state", "started", "ended", "dataset"),
+    *("state", "started", "ended", "dataset", "exit", "reason", "job", "attempts"),
 )
 _VERSION_ENDINGS = ("version", "sha256", "hash", "commit", "python", "dataset_state")
 
@@ -88,12 +92,11 @@ class ModelRun:
 
 def fold_run(workspace: Workspace, state: RunState) -> FoldRun:
     """Return what a training left on the disk."""
-    record = record_file(workspace, state.run)
     return FoldRun(
         str(state.run.fold),
         workspace.fold_dir(state.run) / "validation",
         events_file(workspace, state.run),
-        read_json(record) if record.exists() else {},
+        read_record(workspace, state.run),
     )
 
 
@@ -117,7 +120,9 @@ def _facts(fold: FoldRun) -> dict[str, Any]:
                 facts |= event
         facts |= _measured(events)
     facts |= dict(fold.run_facts)
-    versions = facts.pop("versions", None)
+    versions, parts = facts.pop("versions", None), facts.pop("hardware", None)
+    if isinstance(parts, Mapping):
+        facts |= {key: parts[key] for key in _HARDWARE if parts.get(key)}
     if isinstance(versions, Mapping):
         facts |= {f"{name} version": version for name, version in versions.items()}
         facts.pop("torch", None)
@@ -288,7 +293,8 @@ def _words(value: object) -> str:
     if isinstance(value, int | str):
         return str(value)
     if isinstance(value, list | tuple) and value:
-        return " \u00d7 ".join(_words(part) for part in value)
+        between = ", " if isinstance(value[0], str) else " \u00d7 "
+        return between.join(_words(part) for part in value)
     return ""
 
 

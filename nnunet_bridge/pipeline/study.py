@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Outcome
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, Summary
 from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.nifti import read_array
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, Method, trained_in
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
+from nnunet_bridge.nnunet.names import (
+    FILE_ENDING,
+    ON_ALL_CASES,
+    Workspace,
+    dataset_folder_name,
+)
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.baseline import Baseline, baseline_run, read_map
 from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
+from nnunet_bridge.pipeline.inputs import case_id_of
+from nnunet_bridge.pipeline.label_files import label_files
 from nnunet_bridge.pipeline.models import Model, choose_model
 from nnunet_bridge.pipeline.plan import PlanSummary, plan_dataset
-from nnunet_bridge.pipeline.predict import (
-    PredictionOptions,
-    PredictSummary,
-    predict_images,
-)
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions, PredictSummary
 from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
 from nnunet_bridge.pipeline.run_facts import ModelRun, fold_run
 from nnunet_bridge.pipeline.train import TrainSummary, train_dataset
@@ -188,6 +196,8 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
     margins: Mapping[str, float] | None = None,
     latex: bool = False,
     test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
+    baselines: Sequence[Baseline] = (),
+    map_words: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ComparisonSummary:
     """Compare models and configurations on the validation cases that they share.
@@ -204,6 +214,10 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
         As `--model` calls them.
     budget : str, optional
         By default the largest for which every one of them has finished folds.
+    baselines : sequence of Baseline
+        Labels that other tools made for the training cases, each one more model.
+    map_words : sequence of str
+        What their labels mean, as `score_folders` takes it; empty if they are ours.
     margins, latex, test_scores, progress
         As `write_comparison` takes them.
 
@@ -231,11 +245,12 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
             "Fold `all` validates nothing, so there is nothing to compare: train "
             "numbered folds."
         )
+    runs += _baseline_runs(raw, baselines, map_words, out_dir)
     groups = read_patient_groups(raw.folder)
     cases = [*raw.training_cases(), *raw.test_cases()]
     return write_comparison(
         out_dir,
-        title=f"{dataset}: {' against '.join(model.name for model in compared)}",
+        title=f"{dataset}: {' against '.join(run.name for run in runs)}",
         runs=runs,
         references_dir=raw.folder / "labelsTr",
         images_dir=raw.folder / "imagesTr",
@@ -248,6 +263,39 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
         margins=margins,
         latex=latex,
     )
+
+
+def _baseline_runs(
+    raw: RawDataset,
+    baselines: Sequence[Baseline],
+    map_words: Sequence[str],
+    out_dir: Path,
+) -> list[ModelRun]:
+    """Return other tools as models; their labels lie beside the page."""
+    references = raw.folder / "labelsTr"
+    grids = {
+        case: partial(_grid_of, references / f"{case}{FILE_ENDING}")
+        for case in raw.training_cases()
+    }
+    names = [baseline.name for baseline in baselines]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two baselines have one name: {', '.join(names)}.")
+    return [
+        baseline_run(
+            baseline,
+            read_map(map_words, list(label_files(baseline.folder).values()))
+            if map_words
+            else None,
+            out_dir / "baselines" / case_id_of(Path(baseline.name)),
+            raw.labels,
+            grids,
+        )
+        for baseline in baselines
+    ]
+
+
+def _grid_of(file: Path) -> Grid:
+    return read_array(file)[0]
 
 
 def _compared(

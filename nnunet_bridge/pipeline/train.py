@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
+from functools import partial
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
@@ -25,10 +24,9 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
     only_writer,
     read_json,
-    sha256_of,
+    readable_object,
     write_json,
 )
-from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -37,7 +35,6 @@ from nnunet_bridge.nnunet.commands import (
     shared_among,
     train_command,
 )
-from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import (
@@ -64,7 +61,9 @@ from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.beginning import Begun, begun_with, check_options
 from nnunet_bridge.pipeline.plan import require_plan
+from nnunet_bridge.pipeline.run_account import note_end, note_start, origin_of
 from nnunet_bridge.pipeline.run_record import write_run_records
+from nnunet_bridge.pipeline.run_table import run_table
 
 FULL_EPOCHS = 1000
 """Epochs of nnU-Net's own trainer."""
@@ -101,19 +100,10 @@ class TrainSummary:
         """Return one line a run."""
         if not self.runs:
             return f"{self.dataset}: no training yet; start one with `train`."
-        wide = 2 + max(5, *(len(state.model) for state in self.runs))
-        head = f"{'model':{wide}}{'configuration':14}{'fold':>5}  {'budget':8}"
-        lines = [f"{head}{'state':9}epochs   Dice"]
-        for state in self.runs:
-            dice = "" if state.mean_dice is None else f"{state.mean_dice:.3f}"
-            epochs = f"{state.epochs_done}/{state.epochs or '?'}"
-            lines.append(
-                f"{state.model:{wide}}{state.run.configuration:14}"
-                f"{state.run.fold!s:>5}  {state.budget:8}"
-                f"{state.state:9}{epochs:8} {dice}"
-            )
+        columns = shutil.get_terminal_size((0, 0)).columns
+        lines = [run_table(self.runs, columns or None)]
         reasons = [
-            f"{state.run.configuration} fold {state.run.fold}: {state.reason}"
+            f"{state.name}: {state.reason}"
             for state in self.runs
             if state.reason and state.reason not in self.failures
         ]
@@ -150,8 +140,7 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         If the user stops it; what is written stays, and the next call resumes.
     """
     wishes = options or TrainingOptions()
-    labels = RawDataset.open(workspace.dataset_dir(dataset)).labels
-    check_options(method, wishes, [label.name for label in labels])
+    check_options(method, wishes)
     machine = this_machine()
     chosen = chosen_device(wishes.device, machine)
     _require_gpus(wishes.gpus, chosen, machine)
@@ -177,7 +166,7 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         resources = shared_among(side_by_side, chosen, machine)
         if wishes.gpus > 1:
             resources = replace(resources, threads=0, gpus=wishes.gpus)
-        batch = _Batch(workspace, method, resources, state, wishes, begun)
+        batch = _Batch(workspace, method, resources, state, wishes, begun, runs)
         failures = batch.train(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
     states = [run_state(workspace, run) for run in runs]
@@ -227,7 +216,7 @@ def selected_runs(
     todo = runs
     if not restart:
         _require_same_origin(
-            workspace, {run: _origin(workspace, run, state) for run in runs}
+            workspace, {run: origin_of(workspace, run, state) for run in runs}
         )
         states = {run: run_state(workspace, run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
@@ -250,7 +239,12 @@ def _require_same_origin(
         record = record_file(workspace, run)
         if not record.exists() or not can_resume(workspace, run):
             continue
-        then = read_json(record)
+        then, damage = readable_object(record)
+        if damage:
+            faults.append(
+                f"{run.configuration} fold {run.fold}: {record} is damaged, so nobody "
+                "knows what it was trained on."
+            )
         changed = [_ORIGINS[key] for key in now if then.get(key, now[key]) != now[key]]
         if changed:
             faults.append(
@@ -272,17 +266,6 @@ _ORIGINS = {
     "encoder_weights": "the weights that its encoder began with",
     "pretrained": "the model that it began with",
 }
-
-
-def _origin(
-    workspace: Workspace, run: TrainingRun, dataset_state: str
-) -> dict[str, str]:
-    """Return hashes of what a training is made from."""
-    return {
-        "dataset_state": dataset_state,
-        "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
-        "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
-    }
 
 
 def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
@@ -322,8 +305,13 @@ class _Batch:
     dataset_state: str
     options: TrainingOptions
     begun: Begun
+    shown: Sequence[TrainingRun]
+    """In the table: those that are trained, and those that are done already."""
+
     running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    looked: dict[TrainingRun, tuple[object, RunState]] = field(default_factory=dict)
+    """When a run was looked at last, and where it stood then."""
 
     def train(
         self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
@@ -342,10 +330,10 @@ class _Batch:
                         self._start(waiting.pop(0), locks)
                     time.sleep(POLL_S)
                     failures += self._collect(locks)
-                    progress.advance(*self._reached(todo))
+                    self._tell(todo, progress)
             except KeyboardInterrupt:
                 for run in self.running:
-                    write_record(self.workspace, run, state="stopped")
+                    note_end(self.workspace, run, "stopped", "")
                 raise Interrupted(
                     "Interrupted. What was trained is kept: run the same command again "
                     "to go on from there."
@@ -371,17 +359,17 @@ class _Batch:
             self.resources,
             resume=resume,
             beginning=replace(self.begun.beginning, patience=patience),
+            probabilities=self.options.probabilities,
         )
-        write_record(
+        note_start(
             self.workspace,
             run,
-            state="running",
-            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            self.method,
+            self.options,
             damaged_checkpoints=list(resumption.damaged),
             patience=patience,
             **self.begun.origin,
-            **_origin(self.workspace, run, self.dataset_state),
-            **_facts_of_a_run(self.workspace, run, self.method),
+            **origin_of(self.workspace, run, self.dataset_state),
         )
         process = NnUNetProcess(
             command,
@@ -403,7 +391,7 @@ class _Batch:
             except NnUNetError as error:
                 state, reason = "failed", str(error)
                 failures.append(reason)
-            ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            note_end(self.workspace, run, state, reason)
             early = [
                 event["epoch"]
                 for event in events_of(self.workspace, run)
@@ -412,9 +400,6 @@ class _Batch:
             write_record(
                 self.workspace,
                 run,
-                state=state,
-                reason=reason,
-                ended=ended,
                 stopped_early_after_epoch=early[-1] if early else None,
             )
             del self.running[run]
@@ -437,57 +422,36 @@ class _Batch:
     def _epochs_planned(self, run: TrainingRun) -> int:
         return int(self._steps(run).get("epochs", FULL_EPOCHS)) + 1
 
-    def _reached(self, todo: Sequence[TrainingRun]) -> tuple[float, str]:
-        """Return the epochs done (validation counts as one more) and a short note."""
-        done, notes = 0.0, []
-        for run in todo:
-            events = events_of(self.workspace, run)
-            epochs = [event for event in events if event["event"] == "epoch"]
-            if any(event["event"] == "end" for event in events):
-                done += self._epochs_planned(run)  # even where it ended early
-            else:
-                done += len({event["epoch"] for event in epochs})
-            if run in self.running and epochs:
-                dice = [d for d in epochs[-1]["pseudo_dice"] if d is not None]
-                mean = sum(dice) / len(dice) if dice else 0.0
-                notes.append(
-                    f"{run.configuration} fold {run.fold}: epoch "
-                    f"{epochs[-1]['epoch'] + 1}, pseudo-Dice {mean:.2f}"
-                )
-        return done, "; ".join(notes)
+    def _tell(self, todo: Sequence[TrainingRun], progress: Progress) -> None:
+        """Show the table, the epochs done (validation counts as one) and a note."""
+        states = {run: self._state(run) for run in self.shown}
+        done = sum(
+            self._epochs_planned(run)  # even where it ended early
+            if states[run].done
+            else states[run].course.epochs_done
+            for run in todo
+        )
+        progress.show(partial(run_table, list(states.values())))
+        progress.advance(done, "; ".join(_note(states[run]) for run in self.running))
+
+    def _state(self, run: TrainingRun) -> RunState:
+        """Return where a run stands; its files are read again only if it goes on."""
+        events = events_file(self.workspace, run)
+        size = events.stat().st_size if events.exists() else 0
+        now = (run in self.running, size)
+        before = self.looked.get(run)
+        if before is None or before[0] != now:
+            self.looked[run] = (now, run_state(self.workspace, run))
+        return self.looked[run][1]
 
 
-def _facts_of_a_run(
-    workspace: Workspace, run: TrainingRun, method: Method
-) -> JsonObject:
-    """Return what a reader needs to repeat the training."""
-    return {
-        "dataset": run.dataset,
-        "configuration": run.configuration,
-        "fold": run.fold,
-        "trainer": run.trainer,
-        "plans": run.plans,
-        "model": method.model,
-        "budget": method.budget.name,
-        "patients": _patients_trained_on(workspace, run),
-        "versions": {
-            name: metadata.version(name)
-            for name in ("nnunet-bridge", "nnunetv2", "torch", "numpy")
-        },
-        "python": platform.python_version(),
-        "processor": platform.machine(),
-    }
-
-
-def _patients_trained_on(workspace: Workspace, run: TrainingRun) -> int:
-    """Return of how many patients the cases are that a run learns from."""
-    splits: Splits = read_json(workspace.splits_file(run.dataset))
-    if run.fold == ON_ALL_CASES:
-        cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
-    else:
-        cases = set(splits[int(run.fold)]["train"])
-    groups = read_patient_groups(workspace.dataset_dir(run.dataset))
-    return len({groups.get(case, case) for case in cases})
+def _note(state: RunState) -> str:
+    """Return how far a run is, in a few words."""
+    dice = [value for value in state.course.dice.values() if value is not None]
+    if not dice:
+        return state.name
+    mean = sum(dice) / len(dice)
+    return f"{state.name}: epoch {state.course.epochs_done}, pseudo-Dice {mean:.2f}"
 
 
 def _require_gpus(gpus: int, device: str, machine: Machine) -> None:
@@ -536,3 +500,39 @@ def _write_plans(workspace: Workspace, dataset: str, method: Method) -> None:
 def status_of(workspace: Workspace, dataset: str) -> TrainSummary:
     """Return where every training of a dataset stands, from its files."""
     return TrainSummary(dataset, tuple(known_runs(workspace, dataset)))
+
+
+def watched_status(
+    workspace: Workspace, dataset: str, every_s: float, progress: Progress
+) -> TrainSummary:
+    """Show where every training stands until none runs or waits; return the last look.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    dataset : str
+        Full name.
+    every_s : float
+        Seconds between two looks.
+    progress : Progress
+        Shown the table; told every change of a state.
+    """
+    before: dict[TrainingRun, str] = {}
+    at_rest = 0
+    while True:
+        summary = status_of(workspace, dataset)
+        now = {state.run: state.state for state in summary.runs}
+        for state in summary.runs:
+            if before and before.get(state.run) != state.state:
+                progress.say(f"{state.name}: {state.state}")
+        before = now
+        progress.show(partial(run_table, summary.runs))
+        at_rest = 0 if {"running", "queued"} & set(now.values()) else at_rest + 1
+        if at_rest == LOOKS_AT_REST:
+            return summary
+        time.sleep(every_s if at_rest == 0 else POLL_S)
+
+
+LOOKS_AT_REST = 4
+"""So many looks find nothing at work before all counts as ended: between two runs of
+one command there is a moment when neither holds its lock."""

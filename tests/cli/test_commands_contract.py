@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.cli.progress import Forecast, _Lines, duration_text
+from nnunet_bridge.cli.progress import Forecast, _Bar, _Lines, duration_text
 
 HEAVY = ("torch", "SimpleITK", "pandas", "trimesh", "nnunetv2", "pydicom", "scipy")
 
@@ -190,6 +191,17 @@ def test_progress_never_falls_back():
     assert forecast.share == 0.5
 
 
+def test_without_a_stage_there_is_a_table_and_no_bar():
+    bar = _Bar()
+    bar.show(lambda _columns: "the table")
+    console = Console(width=200)
+
+    with console.capture() as shown:
+        console.print(bar.display.get_renderable())
+
+    assert [line.strip() for line in shown.get().splitlines()] == ["the table"]
+
+
 def test_without_a_terminal_progress_is_plain_lines():
     written = []
     lines = _Lines(every_s=0.0, write=written.append)
@@ -200,6 +212,22 @@ def test_without_a_terminal_progress_is_plain_lines():
     assert written[0].startswith("[2/2] train, about 1 min 40 s left")
     assert written[1].startswith("  train 50 %")
     assert written[1].endswith(": epoch 5\n")
+
+
+def test_on_a_terminal_a_table_stands_above_the_bar_and_is_drawn_for_its_width():
+    bar = _Bar()
+    bar.stage("train", 10)
+    bar.show(lambda columns: f"drawn for {columns}\nbefore")
+    bar.show(lambda columns: f"drawn for {columns}\nsecond line")
+    console = Console(width=200)
+
+    with console.capture() as shown:
+        console.print(bar.display.get_renderable())
+
+    first, second, last = shown.get().splitlines()
+    assert first.strip() == f"drawn for {bar.display.console.width}"
+    assert second.strip() == "second line"
+    assert "train" in last
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,16 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name everybody knows it by
+import slicerio
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.slicer import read_segments
-from nnunet_bridge.formats.slicer_write import write_segmentation
+from nnunet_bridge.formats.slicer_write import (
+    write_labelmap_segmentation,
+    write_segmentation,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
 SHAPE = (9, 8, 7)
@@ -153,3 +158,54 @@ def test_a_name_of_two_lines_is_refused_because_it_could_forge_a_header(tmp_path
         write_segmentation(tmp_path / "1_1B.seg.nrrd", grid, [forged])
 
     assert not list(tmp_path.iterdir())
+
+
+NAMES = LabelTable.from_names(["femur_left", "absent", "widget"])
+
+
+@pytest.fixture
+def labelmap(grid):
+    voxels = np.zeros(grid.shape, np.uint8, order="F")
+    voxels[1:4, 2:7, 1:3] = 1
+    voxels[5:8, 0:3, 4:7] = 3
+    return Labelmap(grid, voxels, NAMES)
+
+
+@pytest.fixture
+def written(tmp_path, labelmap):
+    write_labelmap_segmentation(tmp_path / "labels.seg.nrrd", labelmap)
+    return tmp_path / "labels.seg.nrrd"
+
+
+def test_a_labelmap_keeps_its_values_and_its_place_for_pynrrd(written, labelmap):
+    voxels, header = nrrd.read(str(written))
+
+    np.testing.assert_array_equal(voxels, labelmap.voxels)
+    affine = labelmap.grid.affine
+    np.testing.assert_allclose(header["space directions"].T, affine[:3, :3])
+    np.testing.assert_allclose(header["space origin"], affine[:3, 3])
+
+
+def test_slicerio_knows_every_structure_its_colour_and_its_code(written, labelmap):
+    read = slicerio.read_segmentation(str(written))
+
+    np.testing.assert_array_equal(read["voxels"], labelmap.voxels)
+    femur, absent, widget = read["segments"]
+    assert [one["labelValue"] for one in (femur, absent, widget)] == [1, 2, 3]
+    assert femur["name"] == "femur_left"
+    assert femur["terminology"]["category"][1] == "123037004"
+    assert femur["terminology"]["type"] == ["SCT", "71341001", "Femur"]
+    assert femur["terminology"]["typeModifier"] == ["SCT", "7771000", "Left"]
+    assert widget["terminology"]["type"] == ["SCT", "85756007", "Tissue"]
+    expected = np.array(NAMES["femur_left"].colour) / 255
+    np.testing.assert_allclose(femur["color"], expected, atol=1e-5)
+
+
+def test_a_labelmap_and_its_masks_give_the_same_file(written, labelmap, tmp_path):
+    segments = [
+        (label.name, label.colour, labelmap.mask(label)) for label in labelmap.labels
+    ]
+
+    write_segmentation(tmp_path / "masks.seg.nrrd", labelmap.grid, segments)
+
+    assert (tmp_path / "masks.seg.nrrd").read_bytes() == written.read_bytes()

@@ -67,13 +67,14 @@ def test_a_training_is_called_with_all_that_names_it():
 
 def test_every_fold_of_a_prediction_is_named():
     command = predict_command(
-        Path("model"), [0, "all"], Path("in"), Path("out"), CPU, probabilities=False
+        {Path("flat"): [0, 1], Path("deep"): ["all"]},
+        Path("in"),
+        Path("out"),
+        CPU,
+        progress_file=Path("progress"),
     )
 
-    assert [command[n + 1] for n, word in enumerate(command) if word == "--fold"] == [
-        "0",
-        "all",
-    ]
+    assert command[-7:] == ["--member", "flat", "0", "1", "--member", "deep", "all"]
 
 
 def test_two_trainings_on_two_cores_get_one_thread_each():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the name everybody gives it
 import torch
 from tiny_model import DATASET_JSON, golden_plans
 
@@ -22,9 +21,9 @@ from nnunet_bridge.nnunet.inside.encoder_weights import (
     read_state_dict,
 )
 from nnunet_bridge.nnunet.inside.events import EventWriter
-from nnunet_bridge.nnunet.inside.sides import keep_sides_in_prediction
+from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.stopping import epochs_without_progress, stop_early
-from nnunet_bridge.nnunet.inside.training import _prepare
+from nnunet_bridge.nnunet.inside.training import Wishes
 from nnunet_bridge.nnunet.methods import METHODS, method_of
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D
 from nnunet_bridge.nnunet.trainers.report_augmentation import FlipLeftRight
@@ -409,11 +408,8 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
 # left and right
 
 
-ASKED = argparse.Namespace(encoder_weights=None, patience=None)
-
-
 def prepared(trainer, tmp_path):
-    _prepare(trainer, argparse.Namespace(**vars(ASKED), events=tmp_path / "e.jsonl"))
+    Wishes(tmp_path / "events.jsonl").put_into(trainer, rank=0)
     return trainer
 
 
@@ -429,7 +425,7 @@ VOLUME = [40, 64, 64]
 @pytest.mark.parametrize("model", [m for m, b in METHODS if b == "full"])
 @pytest.mark.parametrize("budget", ["full", "smoke"])
 def test_no_model_mirrors_a_left_bone_to_the_right(trainer_of, tmp_path, model, budget):
-    """nnU-Net's own trainer does, as soon as `_prepare` lets it."""
+    """nnU-Net's own trainer does, as soon as `Wishes` lets it."""
     if model == "resenc-l":
         model = "resenc-m"  # the same trainer; the golden plans are those of M
     configuration = method_of(model, budget).configurations[-1]
@@ -464,22 +460,16 @@ def test_a_dataset_whose_sides_are_one_label_is_mirrored_as_before(
     ids=["axial", "sagittal"],
 )
 def test_an_image_that_lies_otherwise_is_not_mirrored_wrongly_at_prediction(
-    trainer_of, tmp_path, direction, left
+    direction, left
 ):
-    trainer = trainer_of("nnunet", "full", "3d_fullres", labels=SIDED)
-    image = sitk.Image(4, 4, 4, sitk.sitkInt16)
-    image.SetDirection(direction)
-    sitk.WriteImage(image, str(tmp_path / "x_0000.nii.gz"))
-    predictor = argparse.Namespace(
-        allowed_mirroring_axes=(0, 1, 2),
-        dataset_json=trainer.dataset_json,
-        plans_manager=trainer.plans_manager,
-        configuration_manager=trainer.configuration_manager,
+    found = mirrored_in_prediction((0, 1, 2), SIDED, direction, (0, 1, 2), 3)
+
+    assert found == left
+    assert mirrored_in_prediction((0, 1, 2), ["hip"], direction, (0, 1, 2), 3) == (
+        0,
+        1,
+        2,
     )
-
-    keep_sides_in_prediction(predictor, [tmp_path / "x_0000.nii.gz"])
-
-    assert predictor.allowed_mirroring_axes == left
 
 
 def test_the_reports_flip_gives_every_side_the_label_of_the_other(trainer_of):

@@ -12,6 +12,7 @@ from nnunet_bridge.nnunet.runs import (
     events_file,
     known_runs,
     lock_file,
+    record_file,
     run_state,
     write_record,
 )
@@ -58,7 +59,11 @@ def test_a_run_whose_lock_is_held_is_running(workspace):
     with only_writer(lock_file(workspace, RUN), "the run"):
         found = state(workspace)
 
-    assert (found.state, found.epochs_done, found.epochs) == ("running", 4, 20)
+    assert (found.state, found.course.epochs_done, found.course.epochs) == (
+        "running",
+        4,
+        20,
+    )
 
 
 def test_a_checkpoint_without_its_validation_is_not_done(workspace):
@@ -124,3 +129,115 @@ def test_known_runs_are_found_under_results_and_records(workspace):
         ("2d", 0, "done"),
         ("3d_fullres", 1, "failed"),
     ]
+
+
+DAMAGED = [b"", b"{", b"\x00" * 64, b"[]", b"\xff\xfe{}", b'{"state": ']
+"""What a crash of the disk leaves of a JSON file."""
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_run_whose_validation_is_damaged_is_stopped_and_says_so(workspace, content):
+    write_results(workspace)
+    (workspace.fold_dir(RUN) / "validation" / "summary.json").write_bytes(content)
+
+    found = state(workspace)
+
+    assert (found.state, found.mean_dice) == ("stopped", None)
+    assert "summary.json cannot be read" in found.reason
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_run_whose_record_is_damaged_has_failed_and_says_so(workspace, content):
+    write_record(workspace, RUN, state="running")
+    record_file(workspace, RUN).write_bytes(content)
+
+    found = state(workspace)
+
+    assert found.state == "failed"
+    assert "run.json cannot be read" in found.reason
+
+
+def test_a_finished_run_stays_finished_whatever_its_record_says(workspace):
+    write_results(workspace)
+    write_record(workspace, RUN, state="done")
+    record_file(workspace, RUN).write_bytes(b"{")
+
+    found = state(workspace)
+
+    assert found.done
+    assert "run.json cannot be read" in found.reason
+
+
+@pytest.mark.parametrize("line", [b"{", b"\x00" * 40, b"\xff\xff", b'"a word"'])
+def test_events_damaged_in_the_middle_are_read_around_and_told(workspace, line):
+    write_events(workspace, {"event": "start", "epochs": 20})
+    with events_file(workspace, RUN).open("ab") as file:
+        file.write(line + b'\n{"event": "epoch", "epoch": 3}\n')
+
+    found = state(workspace)
+
+    assert (found.course.epochs_done, found.course.epochs) == (4, 20)
+    told = "events.jsonl is damaged: line 2 cannot be read."
+    assert found.reason == ("" if line == b'"a word"' else told)
+
+
+def test_a_line_that_is_being_written_is_no_damage(workspace):
+    write_events(workspace, {"event": "start", "epochs": 20})
+    with events_file(workspace, RUN).open("ab") as file:
+        file.write(b'{"event": "epo')
+
+    assert state(workspace).reason == ""
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "epoch", "epoch": "three"},
+        {"event": "epoch", "epoch": 3, "seconds": "long", "pseudo_dice": 0.5},
+        {"event": "epoch", "epoch": 3, "pseudo_dice": ["much", None]},
+        {"event": "start", "epochs": None},
+    ],
+)
+def test_events_that_mean_nothing_are_passed_over(workspace, event):
+    write_events(workspace, event)
+
+    json.dumps(state(workspace).as_json(), allow_nan=False)
+
+
+def test_a_damaged_record_is_written_anew(workspace):
+    write_record(workspace, RUN, state="running")
+    record_file(workspace, RUN).write_bytes(b"{")
+
+    write_record(workspace, RUN, state="failed", reason="why")
+
+    assert json.loads(record_file(workspace, RUN).read_text())["reason"] == "why"
+
+
+def test_a_summary_of_another_shape_gives_no_dice(workspace):
+    write_results(workspace)
+    summary = workspace.fold_dir(RUN) / "validation" / "summary.json"
+    summary.write_text('{"mean": {"1": {"Dice": "high"}, "2": 3}}')
+
+    assert state(workspace).mean_dice is None
+
+
+def test_the_dice_of_an_epoch_bear_the_names_of_the_structures(workspace):
+    folder = workspace.dataset_dir(RUN.dataset)
+    folder.mkdir(parents=True)
+    labels = {"background": 0, "femur": 2, "tibia": 1}
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    epoch = {"event": "epoch", "epoch": 0, "pseudo_dice": [0.7, None], "seconds": 2}
+    write_events(workspace, {"event": "start", "epochs": 11}, epoch)
+
+    with only_writer(lock_file(workspace, RUN), "the run"):
+        told = state(workspace).as_json()
+
+    assert told["dice_per_structure"] == {"tibia": 0.7, "femur": None}
+    assert (told["seconds_per_epoch"], told["seconds_left"]) == (2, 20)
+
+
+def test_only_a_running_training_has_time_left(workspace):
+    epoch = {"event": "epoch", "epoch": 0, "seconds": 2}
+    write_events(workspace, {"event": "start", "epochs": 11}, epoch)
+
+    assert state(workspace).seconds_left is None

@@ -16,31 +16,28 @@ from nnunet_bridge.pipeline.beginning import begun_with, check_options
 from nnunet_bridge.pipeline.pretrained import pretrained_model
 
 FILE = Path("weights.pth")
-LEFT = ["hip_left", "hip_right"]
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "labels", "said"),
+    ("model", "options", "said"),
     [
-        ("unet2d", {"weights": FILE}, [], "--weights is for --model resnet34"),
-        ("nnunet", {"from_scratch": True}, [], "--from-scratch is for"),
-        ("resnet34", {"weights": FILE, "from_scratch": True}, [], "exclude"),
-        ("resnet34", {"weights": FILE, "pretrained": "2"}, [], "exclude"),
-        ("resnet34-frozen", {"from_scratch": True}, [], "learns nothing"),
-        ("nnunet", {"gpus": 2, "patience": 9}, [], "--patience needs one GPU"),
-        ("nnunet", {"gpus": 2, "pretrained": "2"}, [], "--pretrained needs one GPU"),
-        ("unet2d", {"gpus": 2}, [], "--model unet2d needs one GPU"),
-        ("nnunet", {"gpus": 2}, LEFT, "left and right apart needs one GPU"),
+        ("unet2d", {"weights": FILE}, "--weights is for --model resnet34"),
+        ("nnunet", {"from_scratch": True}, "--from-scratch is for"),
+        ("resnet34", {"weights": FILE, "from_scratch": True}, "exclude"),
+        ("resnet34", {"weights": FILE, "pretrained": "2"}, "exclude"),
+        ("resnet34-frozen", {"from_scratch": True}, "learns nothing"),
+        ("nnunet", {"gpus": 2, "patience": 9}, "--patience needs one GPU"),
+        ("unet2d", {"gpus": 2}, "--model unet2d needs one GPU"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_by_name(model, options, labels, said):
+def test_options_that_do_not_fit_are_refused_by_name(model, options, said):
     with pytest.raises(UsageError, match=said):
-        check_options(method_of(model, "full"), TrainingOptions(**options), labels)
+        check_options(method_of(model, "full"), TrainingOptions(**options))
 
 
 def test_options_that_fit_pass():
-    check_options(method_of("nnunet", "full"), TrainingOptions(gpus=2), ["hip"])
-    check_options(method_of("resnet34", "full"), TrainingOptions(weights=FILE), LEFT)
+    check_options(method_of("nnunet", "full"), TrainingOptions(gpus=2))
+    check_options(method_of("resnet34", "full"), TrainingOptions(weights=FILE))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tiny_model import (
     pickled_checkpoint,
     run_of,
     tiny_plans,
+    untrained_network,
     write_model,
     zipped,
 )
@@ -51,7 +51,8 @@ from nnunet_bridge.nnunet.runs import known_runs, lock_file
 from nnunet_bridge.pipeline import pack, predict
 from nnunet_bridge.pipeline.models import choose_model
 from nnunet_bridge.pipeline.pack import pack_model, unpack_model
-from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions
 from nnunet_bridge.pipeline.train import _require_own_folders
 from nnunet_bridge.pipeline.tune import tune_cleaning
 
@@ -92,20 +93,9 @@ def trained(tmp_path_factory):
 
 def real_checkpoint(run, plans):
     """Return what nnU-Net 2.8.1 saves at the end of a training, with planted names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    import torch
 
-        planned = plans["configurations"][run.configuration]["architecture"]
-        torch.manual_seed(7)
-        network = get_network_from_plans(
-            planned["network_class_name"],
-            planned["arch_kwargs"],
-            planned["_kw_requires_import"],
-            1,
-            3,
-        )
+    network = untrained_network(plans, run.configuration)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.99)
     weights = network.state_dict()
     name, last = list(weights.items())[-1]

@@ -19,7 +19,8 @@ from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline import predict, tune
 from nnunet_bridge.pipeline.models import choose_model
-from nnunet_bridge.pipeline.predict import PredictionOptions, predict_images
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.predicted import PredictionOptions
 from nnunet_bridge.pipeline.tune import tune_cleaning, tuned_rules
 
 DATASET = "Dataset001_Leg"
@@ -339,7 +340,12 @@ def test_the_other_cleanings_are_one_rule_for_all(predict_with, clean):
     named = {row["rule"] for row in record["cleaning"]["rules"].values()}
     assert named == {clean}
     assert (labelmap.voxels == 1).sum() * 3.0 == record["volumes_mm3"]["tibia"]
-    assert record["options"] == {"clean": clean, "meshes": False}
+    assert record["options"] == {
+        "clean": clean,
+        "meshes": False,
+        "seg_nrrd": False,
+        "dicom_seg": False,
+    }
 
 
 def test_N03_other_rules_predict_anew_and_the_same_do_not(workspace, predict_with):

@@ -557,3 +557,21 @@ def test_nothing_that_identifies_the_study_is_in_the_dataset(demo, work):
         digest = hashlib.sha256(scan.name.encode()).hexdigest()
         assert digest not in manifest
     assert str(folder) not in manifest
+
+
+def test_the_mean_of_both_is_weighed_too_and_predict_follows_the_choice(work, tmp_path):
+    told = json.loads(bridge("select", "1", "-w", work, "--ensembles", "--json").stdout)
+
+    candidates = {one["name"]: one for one in told["candidates"]}
+    assert set(candidates) == {"2d", "3d_fullres", "2d+3d_fullres"}
+    dice = {name: one["dice"] for name, one in candidates.items()}
+    assert dice["2d+3d_fullres"] > min(dice["2d"], dice["3d_fullres"]) - 0.01
+    ours = {name: candidates[name]["mean"] for name in ("2d", "3d_fullres")}
+    assert told["second_opinion"]["best"] == max(ours, key=ours.get)
+    assert not list((work / "runs" / DATASET).glob(".select-*"))
+
+    image = min((work / "nnUNet_raw" / DATASET / "imagesTs").glob("*.nii.gz"))
+    words = ("predict", "1", image, "-w", work, "-o", tmp_path / "out", "--json")
+    predicted = json.loads(bridge(*words).stdout)
+
+    assert f"which `select` chose: {told['reason']}" in predicted["model"]

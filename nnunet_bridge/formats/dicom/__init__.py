@@ -9,7 +9,12 @@ synthetic series.
 
 from nnunet_bridge.formats.dicom.folder import FileAccount
 from nnunet_bridge.formats.dicom.options import SeriesOptions
-from nnunet_bridge.formats.dicom.series import SeriesReading, SeriesRefused, read_series
+from nnunet_bridge.formats.dicom.series import (
+    SeriesReading,
+    SeriesRefused,
+    SourceSlice,
+    read_series,
+)
 from nnunet_bridge.formats.dicom.write import write_series
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "SeriesOptions",
     "SeriesReading",
     "SeriesRefused",
+    "SourceSlice",
     "read_series",
     "write_series",
 ]

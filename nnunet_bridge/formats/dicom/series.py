@@ -15,10 +15,20 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume, VoxelArray
 from nnunet_bridge.formats.dicom.folder import FileAccount, Scan, scan_folder
 from nnunet_bridge.formats.dicom.groups import choose
+from nnunet_bridge.formats.dicom.headers import Contrast
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.dicom.pixels import read_pixels
 from nnunet_bridge.formats.dicom.stack import Stack, arrange
 from nnunet_bridge.ops.restack import restacked
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSlice:
+    """Where one slice of a volume came from."""
+
+    file: Path
+    frame: int
+    """0 in a single-frame file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +55,9 @@ class SeriesReading:
     rejected_groups: tuple[str, ...]
     """The same of what was left out."""
 
+    contrast: Contrast
+    """Modality, image type and echo of what was read; tells no patient."""
+
     declared_thickness_mm: float | None
     declared_spacing_mm: float | None
     interventions: Mapping[str, Any]
@@ -58,6 +71,9 @@ class SeriesReading:
 
     patient_id: str = field(repr=False)
     """Identity: write it as a salted hash only."""
+
+    slices: tuple[SourceSlice, ...] = field(default=(), repr=False)
+    """Where slice k of the volume lies on the disk; empty if it was resampled."""
 
 
 class SeriesRefused(Refused):
@@ -114,13 +130,22 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         rescale_intercepts=pixels.intercepts,
         group=chosen.kind,
         rejected_groups=tuple(group.kind for group in rejected),
+        contrast=first.contrast,
         declared_thickness_mm=first.thickness_mm,
         declared_spacing_mm=first.declared_spacing_mm,
         interventions=_interventions(stack, options),
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,
         patient_id=first.identity.patient,
+        slices=_slices(stack),
     )
+
+
+def _slices(stack: Stack) -> tuple[SourceSlice, ...]:
+    """Return the origin of every slice, if the volume has the slices of the series."""
+    if stack.restack is not None:
+        return ()
+    return tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
 
 
 def _volume(stack: Stack, voxels: VoxelArray) -> Volume:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SEED = 20230601
+from nnunet_bridge.nnunet.training_options import SEED
 
 
 class EventWriter:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import SimpleITK
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_bridge.nnunet.sides import (
@@ -74,27 +73,30 @@ def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's ty
     )
 
 
-def keep_sides_in_prediction(predictor: Any, images: Iterable[Path]) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Let a predictor mirror along no axis that is left-right in one of the images.
+def mirrored_in_prediction(
+    axes: tuple[int, ...],
+    labels: Iterable[str],
+    direction: Any,  # noqa: ANN401 - a tuple of numbers, if it is there
+    transpose: Any,  # noqa: ANN401 - nnU-Net's types
+    dimensions: int,
+) -> tuple[int, ...]:
+    """Return along which axes an image may be mirrored, of those of the model.
 
-    They may lie in other directions than those that the model has seen, and the model
+    It may lie in another direction than those that the model has seen, and the model
     may come from elsewhere.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        Of the patch, as the checkpoint names them.
+    labels : iterable of str
+        Of the model.
+    direction, transpose
+        As `left_right_components` takes them; no direction if it is unknown.
+    dimensions : int
+        Of the patch.
     """
-    if not predictor.allowed_mirroring_axes:
-        return
-    if not sides_are_apart(predictor.dataset_json["labels"]):
-        return
-    transpose = predictor.plans_manager.transpose_forward
-    found = [_components(_direction(image), transpose) for image in images]
-    dimensions = len(predictor.configuration_manager.patch_size)
-    keeping = axes_that_keep_sides(found, dimensions)
-    predictor.allowed_mirroring_axes = (
-        allowed_axes(predictor.allowed_mirroring_axes, keeping, (0, 0)) or None
-    )
-
-
-def _direction(image: Path) -> tuple[float, ...]:
-    reader = cast("Any", SimpleITK).ImageFileReader()
-    reader.SetFileName(str(image))
-    reader.ReadImageInformation()
-    return tuple(reader.GetDirection())
+    if not axes or not sides_are_apart(labels):
+        return axes
+    keeping = axes_that_keep_sides([_components(direction, transpose)], dimensions)
+    return allowed_axes(axes, keeping, (0, 0))

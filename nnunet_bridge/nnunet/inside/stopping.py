@@ -17,7 +17,7 @@ class _EnoughError(Exception):
     """Leaves nnU-Net's loop over the epochs."""
 
 
-def stop_early(trainer: Any, patience: int, events: EventWriter) -> None:  # noqa: ANN401 - nnU-Net's types
+def stop_early(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types
     """Let a trainer end after `patience` epochs without a lower validation loss.
 
     Its last checkpoint and its validation follow as after the last epoch.
@@ -43,20 +43,24 @@ def stop_early(trainer: Any, patience: int, events: EventWriter) -> None:  # noq
         try:
             run()
         except _EnoughError:
-            losses = trainer.logger.get_value("val_losses", step=None)
-            best = len(losses) - 1 - epochs_without_progress(losses)
-            last = trainer.current_epoch - 1
-            events.write(
-                "stopped_early", epoch=last, best_epoch=best, patience=patience
-            )
-            trainer.print_to_log_file(
-                f"No lower validation loss for {patience} epochs: training ends early."
-            )
+            _tell(trainer, patience, events)
             trainer.on_train_end()
 
     trainer.on_train_start = begin_and_look
     trainer.on_epoch_end = end_epoch_and_look
     trainer.run_training = run_until_enough
+
+
+def _tell(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Say in the events and in the log that the training ends."""
+    losses = trainer.logger.get_value("val_losses", step=None)
+    best = len(losses) - 1 - epochs_without_progress(losses)
+    last = trainer.current_epoch - 1
+    if events is not None:
+        events.write("stopped_early", epoch=last, best_epoch=best, patience=patience)
+    trainer.print_to_log_file(
+        f"No lower validation loss for {patience} epochs: training ends early."
+    )
 
 
 def epochs_without_progress(losses: Sequence[float]) -> int:

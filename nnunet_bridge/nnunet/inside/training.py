@@ -6,16 +6,19 @@ import argparse
 import os
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from nnunet_bridge.nnunet.inside.events import SEED, EventWriter
+from nnunet_bridge.nnunet.inside.events import EventWriter
+from nnunet_bridge.nnunet.inside.safety import prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
 from nnunet_bridge.nnunet.inside.stopping import stop_early
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+from nnunet_bridge.nnunet.training_options import SEED
 
 AT_MOST_LOST_S = 270.0
 """Of training, where an epoch takes less; half a minute is left to write it."""
@@ -41,19 +44,10 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
 def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
     from nnunetv2.run import run_training as nnunet
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    _seed()
-    _write_checkpoints_whole(nnUNetTrainer)
-    _write_checkpoints_often(nnUNetTrainer)
-    build = nnunet.get_trainer_from_args
-
-    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
-        trainer = build(*arguments, **options)
-        _prepare(trainer, asked)
-        return trainer
-
-    nnunet.get_trainer_from_args = build_and_listen
+    wishes = Wishes(asked.events, asked.encoder_weights, asked.patience)
+    prepare_training(wishes)
+    nnunet.run_ddp = OnEachGpu(wishes)
     nnunet.run_training(
         asked.dataset,
         asked.configuration,
@@ -68,22 +62,73 @@ def train(asked: argparse.Namespace) -> None:
     )
 
 
-def _prepare(trainer: Any, asked: argparse.Namespace) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Give a trainer, nnU-Net's own or ours, what belongs to every training."""
-    if asked.encoder_weights is not None:
-        trainer.encoder_weights = asked.encoder_weights
-    keep_sides_in_training(trainer)
-    events = EventWriter(asked.events)
-    events.listen_to(trainer)
-    if asked.patience is not None:
-        stop_early(trainer, asked.patience, events)
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What belongs to a training whatever its trainer."""
+
+    events: Path
+    """Written by the first process alone."""
+
+    encoder_weights: Path | None = None
+    patience: int | None = None
+
+    def put_into(self, trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Give them to a trainer, nnU-Net's own or ours, in one of the processes."""
+        if self.encoder_weights is not None:
+            trainer.encoder_weights = self.encoder_weights
+        keep_sides_in_training(trainer)
+        events = EventWriter(self.events) if rank == 0 else None
+        if events is not None:
+            events.listen_to(trainer)
+        if self.patience is not None:
+            stop_early(trainer, self.patience, events)
 
 
-def _seed() -> None:
+@dataclass(frozen=True, slots=True)
+class OnEachGpu:
+    """What stands in place of nnU-Net's `run_ddp` where several GPUs train together.
+
+    nnU-Net starts a fresh interpreter for each GPU, in which nothing of ours holds: it
+    is prepared there as the first process was, and then does what nnU-Net says.
+    """
+
+    wishes: Wishes
+
+    def __call__(self, rank: int, *arguments: Any) -> None:  # noqa: ANN401 - nnU-Net's
+        """Train in this process."""
+        from nnunetv2.run import run_training as nnunet
+
+        prepare()
+        prepare_training(self.wishes, rank)
+        nnunet.run_ddp(rank, *arguments)
+
+
+def prepare_training(wishes: Wishes, rank: int = 0) -> None:
+    """Let this process tell its epochs and write checkpoints that are whole, and often.
+
+    Processes of other ranks draw other numbers, so that they see other patches.
+    """
+    from nnunetv2.run import run_training as nnunet
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    _seed(SEED + rank)
+    _write_checkpoints_whole(nnUNetTrainer)
+    _write_checkpoints_often(nnUNetTrainer)
+    build = nnunet.get_trainer_from_args
+
+    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
+        trainer = build(*arguments, **options)
+        wishes.put_into(trainer, rank)
+        return trainer
+
+    nnunet.get_trainer_from_args = build_and_listen
+
+
+def _seed(seed: int) -> None:
     """Make a CPU training with one thread and no workers repeatable."""
-    random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(SEED)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(seed)
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types

@@ -1,0 +1,291 @@
+"""A large case predicted by nnU-Net itself and by `predict`: time, memory, equality.
+
+    python benchmarks/large_prediction.py                       501 x 256 x 256, 2d
+    python benchmarks/large_prediction.py -c 3d_fullres -f 5    five folds of it
+    python benchmarks/large_prediction.py --quick               a small case: a trial
+
+The image is the synthetic leg with four bones; the model has nnU-Net's planned networks
+at the size of a smoke run, fitted to the leg for some seconds, so that its answer has
+the shape of a leg. Its grid is coarser than the image's: both ways are resampled. Every
+contender is a process of its own, measured whole: imports, reading and writing
+included. Labelmaps must have equal voxels, or the run ends. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.formats.nifti import read_array, write_volume
+from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
+from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace, images_by_case
+from nnunet_bridge.nnunet.prediction_memory import (
+    PlannedMember,
+    host_bytes,
+    planned_part,
+)
+
+DATASET = "Dataset001_Limb"
+CASE = "limb"
+COARSER = 1.13
+"""Spacing of the network's grid by that of the image."""
+
+PLANNED_PATCH = {"2d": [256, 256], "3d_fullres": [128, 112, 112]}
+STEPS = 60
+HEADS = 5
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "nnUNetPlans.json"
+OURS, THEIRS = "nnunet-bridge predict", "nnU-Net's predictor"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(words)
+    if options.task:
+        TASKS[options.task](options)
+        return 0
+    if options.quick:
+        options.shape = (64, 64, 84)
+    with tempfile.TemporaryDirectory() as name:
+        options.folder = Path(name)
+        _run(_own(options, "prepare"), options)
+        rows = [_measured(who, options) for who in (THEIRS, OURS)]
+        different, bone = _different_voxels(options.folder)
+        planned = _planned_bytes(options)
+    print(f"{options.configuration}, {options.folds} fold(s), {options.shape}:\n")
+    print("| who | wall (s) | CPU (s) | peak memory (MiB) |")
+    print("| --- | --- | --- | --- |")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print(
+        f"\nplanned before: {planned >> 20} MiB; "
+        f"different voxels: {different}, of bone {bone}"
+    )
+    return int(different > 0 or bone == 0)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write the image and a model that has learnt a little of it."""
+    import torch
+    from limb import Limb
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    limb = Limb(options.shape)
+    write_volume(options.folder / "images" / f"{CASE}_0000.nii.gz", limb.image)
+    run, plans = _run_of(options), _plans(limb.grid.spacing_mm[::-1])
+    planned = plans["configurations"][options.configuration]
+    architecture = planned["architecture"]
+    voxels = limb.image.voxels.transpose(2, 1, 0).astype(np.float32)
+    voxels = (voxels - voxels.mean()) / voxels.std()
+    labels = limb.reference.voxels.transpose(2, 1, 0)
+    workspace = _workspace(options)
+    for fold in range(options.folds):
+        torch.manual_seed(fold)
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            1,
+            HEADS,
+            deep_supervision=False,
+        )
+        _fit(network, voxels, labels, planned["patch_size"], seed=fold)
+        fold_dir = workspace.fold_dir(
+            TrainingRun(run.dataset, run.configuration, fold, run.trainer, run.plans)
+        )
+        (fold_dir / "validation").mkdir(parents=True)
+        content = {
+            "network_weights": network.state_dict(),
+            "trainer_name": run.trainer,
+            "init_args": {"configuration": run.configuration},
+            "inference_allowed_mirroring_axes": tuple(
+                range(len(planned["patch_size"]))
+            ),
+        }
+        torch.save(content, fold_dir / "checkpoint_final.pth")
+        mean = {str(label): {"Dice": 0.9} for label in range(1, HEADS)}
+        summary = json.dumps({"mean": mean})
+        (fold_dir / "validation" / "summary.json").write_text(summary)
+    dataset = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, **{b.name: b.value for b in limb.reference.labels}},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    (fold_dir.parent / "plans.json").write_text(json.dumps(plans))
+    (fold_dir.parent / "dataset.json").write_text(json.dumps(dataset))
+
+
+def whole(options: argparse.Namespace) -> None:
+    """Predict with nnU-Net's own predictor, one image after the other."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from nnunet_bridge.nnunet.inside.safety import prepare as prepare_process
+
+    on_gpu = options.device == "cuda"
+    prepare_process(0 if on_gpu else this_machine().cores)
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=on_gpu,
+        device=torch.device(options.device),
+        allow_tqdm=False,
+    )
+    model_dir = _workspace(options).model_dir(_run_of(options))
+    folds = tuple(range(options.folds))
+    predictor.initialize_from_trained_model_folder(str(model_dir), folds)
+    out = options.folder / "whole"
+    out.mkdir()
+    predictor.predict_from_files_sequential(str(options.folder / "images"), str(out))
+
+
+TASKS = {"prepare": prepare, "whole": whole}
+
+
+def _fit(network, voxels, labels, patch, *, seed: int) -> None:
+    """Teach a network for some seconds what bone looks like."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    depth = (1, *patch) if len(patch) == 2 else tuple(patch)
+    missing = [(0, max(0, d - s)) for d, s in zip(depth, voxels.shape, strict=True)]
+    voxels, labels = np.pad(voxels, missing), np.pad(labels, missing)
+    bone = np.argwhere(labels > 0)
+    for _ in range(STEPS):
+        inputs, targets = [], []
+        for centre in rng.choice(bone, 4 if len(patch) == 2 else 1):
+            begin = np.clip(centre - np.array(depth) // 2, 0, None)
+            begin = np.minimum(begin, np.array(voxels.shape) - depth)
+            box = tuple(slice(b, b + d) for b, d in zip(begin, depth, strict=True))
+            inputs.append(voxels[box].reshape(1, *patch))
+            targets.append(labels[box].reshape(patch).astype(np.int64))
+        answer = network(torch.from_numpy(np.stack(inputs)))
+        truth = torch.from_numpy(np.stack(targets))
+        loss = torch.nn.functional.cross_entropy(answer, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _measured(who: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the row of one contender."""
+    command = _command(options) if who == OURS else _own(options, "whole")
+    begin = time.monotonic()
+    process = subprocess.Popen(command, env=_environment(options))
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.monotonic() - begin
+    if status:
+        raise SystemExit(f"{who} failed.")
+    processor, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return who, f"{wall:.0f}", f"{processor:.0f}", f"{peak:.0f}"
+
+
+def _command(options: argparse.Namespace) -> list[str]:
+    folder = options.folder
+    command = [sys.executable, "-m", "nnunet_bridge", "predict", DATASET]
+    command += [str(folder / "images"), "-w", str(folder), "-o", str(folder / "ours")]
+    return [*command, "-c", options.configuration, "--device", options.device]
+
+
+def _own(options: argparse.Namespace, task: str) -> list[str]:
+    shape = ",".join(str(size) for size in options.shape)
+    command = [sys.executable, __file__, "--task", task, "--shape", shape]
+    command += ["-c", options.configuration, "-f", str(options.folds)]
+    command += ["--device", options.device]
+    return [*command, "--folder", str(options.folder)]
+
+
+def _run(command: Sequence[str], options: argparse.Namespace) -> None:
+    subprocess.run(command, check=True, env=_environment(options), stdout=sys.stderr)
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    machine = this_machine()
+    resources = shared_among(1, options.device, machine)
+    environment = nnunet_environment(_workspace(options), resources, os.environ)
+    environment["nnUNet_def_n_proc"] = str(machine.cores)
+    return environment
+
+
+def _workspace(options: argparse.Namespace) -> Workspace:
+    return Workspace.at(options.folder, environment={})
+
+
+def _run_of(options: argparse.Namespace) -> TrainingRun:
+    method = method_of("nnunet", "smoke")
+    return TrainingRun(DATASET, options.configuration, 0, method.trainer, method.plans)
+
+
+def _plans(spacing_mm: Sequence[float]) -> dict:
+    """Return plans as for such images, with the networks of a smoke run."""
+    stock = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    stock |= {"dataset_name": DATASET, "transpose_forward": [0, 1, 2]}
+    stock |= {"transpose_backward": [0, 1, 2]}
+    for name, patch in PLANNED_PATCH.items():
+        planned = stock["configurations"][name]
+        planned["patch_size"] = patch
+        planned["spacing"] = [COARSER * float(s) for s in spacing_mm][-len(patch) :]
+        strides = planned["architecture"]["arch_kwargs"]["strides"]
+        strides[1:] = [[2] * len(patch)] * (len(strides) - 1)
+    return method_of("nnunet", "smoke").plans_from(stock)
+
+
+def _different_voxels(folder: Path) -> tuple[int, int]:
+    """Return how many voxels differ, and how many nnU-Net calls bone."""
+    _, theirs = read_array(folder / "whole" / f"{CASE}.nii.gz")
+    _, ours = read_array(folder / "ours" / CASE / "labels.nii.gz")
+    return int(np.count_nonzero(theirs != ours)), int(np.count_nonzero(theirs))
+
+
+def _planned_bytes(options: argparse.Namespace) -> int:
+    """Return the memory that the command expects to take."""
+    from nnunet_bridge.formats.nifti import read_grid
+
+    model_dir = _workspace(options).model_dir(_run_of(options))
+    checkpoints = model_dir.glob("fold_*/checkpoint_final.pth")
+    plans = json.loads((model_dir / "plans.json").read_text())
+    member = PlannedMember.of(
+        plans,
+        json.loads((model_dir / "dataset.json").read_text()),
+        planned_part(plans, options.configuration),
+        folds=options.folds,
+        weights_bytes=sum(file.stat().st_size for file in checkpoints),
+    )
+    (files,) = images_by_case(options.folder / "images").values()
+    grid = read_grid(files[0])
+    spacing_mm = grid.spacing_mm[::-1].tolist()
+    on_gpu = options.device == "cuda"
+    return host_bytes([member], grid.shape[::-1], spacing_mm, on_gpu=on_gpu)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small case")
+    parser.add_argument("-c", "--configuration", default="2d", choices=PLANNED_PATCH)
+    parser.add_argument("-f", "--folds", type=int, default=1)
+    parser.add_argument(
+        "--shape",
+        type=lambda text: tuple(int(size) for size in text.split(",")),
+        default=(256, 256, 501),
+        help="columns, rows and slices",
+    )
+    parser.add_argument(
+        "--device", default=chosen_device("auto", this_machine()), help="cpu or cuda"
+    )
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""A labelmap as DICOM SEG: beside the series that it was made from, and tied to it.
+
+Every structure is a binary segment, which every viewer reads; its number is the value
+of the structure in the label table. Frames without a voxel are left out. The file bears
+the patient and the study of its source, as an archive needs them; nothing else of an
+identity goes into it.
+
+PS3.3 A.51 (Segmentation IOD), C.8.20.2 (Segmentation Image Module).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Label, LabelArray, Labelmap
+from nnunet_bridge.core.version import __version__
+from nnunet_bridge.formats.dicom.series import SourceSlice
+from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.terminology import SCHEME, Concept, terms_of
+
+if TYPE_CHECKING:
+    from highdicom import PixelMeasuresSequence
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.dataset import Dataset
+    from pydicom.sr.coding import Code
+
+TOLERANCE_MM = 0.01
+"""No voxel may lie further than this from where the labelmap has it."""
+
+_SERIES_NUMBER_ABOVE = 1000
+"""The segmentation of series 6 is series 1006."""
+
+_MOST_SEGMENTS = 65535
+
+_MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
+)
+"""Type 2 of the modules Patient and General Study, PS3.3 C.7.1.1 and C.7.2.1."""
+
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""By which a segmentation refers to its source, PS3.3 C.12.4 and C.7.2.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Who drew the segments."""
+
+    model: str
+    """Such as ``3d_fullres, nnunet, full``."""
+
+    model_sha256: str
+
+
+def write_dicom_seg(
+    file: Path,
+    labelmap: Labelmap,
+    slices: Sequence[SourceSlice],
+    algorithm: Algorithm,
+) -> tuple[Finding, ...]:
+    """Write a labelmap as DICOM SEG; the file is whole and proven, or absent.
+
+    Parameters
+    ----------
+    file : Path
+        The DICOM file to write; not written if the labelmap is empty.
+    labelmap : Labelmap
+        On the grid of the series: (column, row, slice).
+    slices : sequence of SourceSlice
+        Where slice k of the labelmap comes from. Their headers are read again.
+    algorithm : Algorithm
+
+    Returns
+    -------
+    findings : tuple of Finding
+        What somebody who opens the file should know.
+
+    Raises
+    ------
+    Refused
+        If the labelmap does not lie on the slices of the series , the series
+        lacks what a DICOM SEG must say of its source, or what was written is not
+        what was meant (N10).
+    """
+    _refuse_another_grid(labelmap, slices)
+    labelled = labelmap.without_ignored()
+    if not labelled.voxels.any():
+        file.unlink(missing_ok=True)
+        return (
+            Finding(
+                "N10",
+                Outcome.WARNED,
+                "No structure was found, and a DICOM SEG cannot be empty: "
+                f"{file.name} was not written.",
+            ),
+        )
+    with _lenient():
+        sources, findings = _sources(slices, labelled.grid)
+        frames = _frames(labelled.voxels, sources, slices)
+        with _boundary("cannot be described as DICOM SEG"):
+            segmentation = _segmentation(labelled, frames, sources, algorithm)
+        with whole_file(file) as temporary:
+            with _boundary("cannot be written as DICOM SEG"):
+                segmentation.save_as(temporary, enforce_file_format=True)
+            with _boundary("cannot be read back from the DICOM SEG"):
+                written = read_dicom_seg(temporary, labelled.grid)
+            if not np.array_equal(written, labelled.voxels):
+                raise Refused.because(
+                    "N10",
+                    "The DICOM SEG does not hold the voxels of the labelmap: "
+                    "report this, with the kind of the series.",
+                )
+    return findings
+
+
+def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
+    """Return the segment numbers that a DICOM SEG gives the voxels of a grid.
+
+    Parameters
+    ----------
+    file : Path
+        Segments must not overlap.
+    grid : Grid
+        (column, row, slice); the frames of the file must lie on its slices.
+
+    Returns
+    -------
+    voxels : (I, J, K) uint16
+        0 where the file has no segment.
+
+    Raises
+    ------
+    Refused
+        If a frame lies elsewhere (N10).
+    """
+    import highdicom as hd
+
+    segmentation = hd.seg.segread(file)
+    volume = segmentation.get_volume(combine_segments=True, dtype=np.uint16)
+    if volume.affine[:3, 0] @ grid.affine[:3, 2] < 0:
+        volume = volume.flip_spatial(0)
+    block: Any = volume.array.transpose(2, 1, 0)
+    affine = volume.affine[:, [2, 1, 0, 3]]
+    start = np.linalg.solve(grid.affine, affine[:, 3])[:3]
+    first = np.rint(start).astype(int)
+    last = first + block.shape
+    fits = bool(
+        (first >= 0).all()
+        and (last <= grid.shape).all()
+        and np.abs(
+            affine[:3] @ _corners(block.shape) - _placed(grid, first, block)
+        ).max()
+        < TOLERANCE_MM
+    )
+    if not fits:
+        raise Refused.because(
+            "N10", "The frames of the DICOM SEG do not lie on the slices of its source."
+        )
+    voxels = np.zeros(grid.shape, np.uint16, order="F")
+    inside = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    voxels[inside] = block
+    return voxels
+
+
+def _corners(shape: Sequence[int]) -> Any:  # noqa: ANN401 - a (4, 8) array
+    """Return the eight corner indices of a block, homogeneous, as columns."""
+    ends = [(0, size - 1) for size in shape]
+    return np.array([(i, j, k, 1) for i in ends[0] for j in ends[1] for k in ends[2]]).T
+
+
+def _placed(grid: Grid, first: Any, block: LabelArray) -> Any:  # noqa: ANN401 - arrays
+    """Return where the grid has the corners of a block that begins at `first`."""
+    corners = _corners(block.shape)
+    corners[:3] += first[:, np.newaxis]
+    return grid.affine[:3] @ corners
+
+
+def _refuse_another_grid(labelmap: Labelmap, slices: Sequence[SourceSlice]) -> None:
+    if len(slices) != labelmap.grid.shape[2]:
+        raise Refused.because(
+            "N10",
+            "The labels do not lie on the slices of the DICOM series (it was resampled "
+            "or cut), so that no DICOM SEG can refer to them: leave out --dicom-seg.",
+        )
+
+
+def _sources(
+    slices: Sequence[SourceSlice], grid: Grid
+) -> tuple[list[Dataset], tuple[Finding, ...]]:
+    """Return the headers of the files, completed, and what they lacked."""
+    from pydicom import dcmread
+    from pydicom.uid import generate_uid
+
+    files = list(dict.fromkeys(source.file for source in slices))
+    with _boundary("cannot be read again"):
+        sources: list[Dataset] = [
+            dcmread(file, stop_before_pixels=True, force=True) for file in files
+        ]
+    missing = [
+        keyword for keyword in _NEEDED if not all(s.get(keyword) for s in sources)
+    ]
+    if missing:
+        raise Refused.because(
+            "N10",
+            f"The DICOM series has no {', '.join(missing)}, by which a DICOM SEG "
+            "refers to it: leave out --dicom-seg for it.",
+        )
+    for source in sources:
+        _complete(source, grid)
+    if all(source.get("FrameOfReferenceUID") for source in sources):
+        return sources, ()
+    made_up = generate_uid(entropy_srcs=["frame", str(sources[0].SeriesInstanceUID)])
+    for source in sources:
+        source.FrameOfReferenceUID = made_up
+    finding = Finding(
+        "N10",
+        Outcome.WARNED,
+        "The series has no Frame of Reference UID; the DICOM SEG has one that was made "
+        "from the UID of the series.",
+    )
+    return sources, (finding,)
+
+
+def _complete(source: Dataset, grid: Grid) -> None:
+    """Give a header what a DICOM SEG is told of its source, from what is known."""
+    import highdicom as hd
+
+    for keyword in _MAY_BE_EMPTY:
+        source.setdefault(keyword, None)
+    measures = _measures(source, grid)
+    if "NumberOfFrames" not in source:
+        source.SliceThickness = measures[0].SliceThickness
+        source.PixelSpacing = measures[0].PixelSpacing
+        return
+    shared = source.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence = measures
+    row, column = grid.affine[:3, 0], grid.affine[:3, 1]
+    cosines = [*(row / np.linalg.norm(row)), *(column / np.linalg.norm(column))]
+    shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(
+        hd.CoordinateSystemNames.PATIENT, cosines
+    )
+
+
+def _measures(source: Dataset, grid: Grid) -> PixelMeasuresSequence:
+    """Return the size of the voxels as the grid has it."""
+    import highdicom as hd
+
+    column_mm, row_mm, slice_mm = (float(mm) for mm in grid.spacing_mm)
+    return hd.PixelMeasuresSequence(
+        pixel_spacing=(row_mm, column_mm),
+        slice_thickness=float(source.get("SliceThickness") or slice_mm),
+        spacing_between_slices=slice_mm,
+    )
+
+
+def _frames(
+    voxels: LabelArray, sources: Sequence[Dataset], slices: Sequence[SourceSlice]
+) -> LabelArray:
+    """Return the labels as (frame, row, column), in the order of the source frames."""
+    stacked = voxels.transpose(2, 1, 0)
+    if "NumberOfFrames" not in sources[0]:
+        return np.ascontiguousarray(stacked)
+    shape = (int(sources[0].NumberOfFrames), *stacked.shape[1:])
+    frames = np.zeros(shape, voxels.dtype)
+    frames[[source.frame for source in slices]] = stacked
+    return frames
+
+
+def _segmentation(
+    labelmap: Labelmap,
+    frames: LabelArray,
+    sources: Sequence[Dataset],
+    algorithm: Algorithm,
+) -> Segmentation:
+    import highdicom as hd
+
+    series_uid, instance_uid = _uids(labelmap, sources, algorithm)
+    number = int(sources[0].get("SeriesNumber") or 0) + _SERIES_NUMBER_ABOVE
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _description(label, algorithm) for label in labelmap.labels
+        ],
+        series_instance_uid=series_uid,
+        series_number=number,
+        sop_instance_uid=instance_uid,
+        instance_number=1,
+        manufacturer="nnunet-bridge",
+        manufacturer_model_name="nnunet-bridge",
+        software_versions=__version__,
+        device_serial_number=algorithm.model_sha256[:16],
+        specific_character_set="ISO_IR 192",
+        content_label="SEGMENTATION",
+        content_description="Predicted by a neural network; not reviewed",
+        series_description=f"Segmentation ({algorithm.model})"[:64],
+        pixel_measures=_measures(sources[0], labelmap.grid),
+    )
+
+
+def _description(label: Label, algorithm: Algorithm) -> SegmentDescription:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    terms = terms_of(label.name)
+    described = hd.seg.SegmentDescription(
+        segment_number=label.value,
+        segment_label=label.name[:64],
+        segmented_property_category=_code(terms.category),
+        segmented_property_type=_code(terms.kind),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="nnunet-bridge",
+            family=codes.DCM.ArtificialIntelligence,
+            version=__version__,
+            parameters={
+                "model": algorithm.model,
+                "model_sha256": algorithm.model_sha256,
+            },
+        ),
+        display_color=hd.color.CIELabColor.from_rgb(*label.colour),
+    )
+    if terms.side is not None:
+        (kind,) = described.SegmentedPropertyTypeCodeSequence
+        kind.SegmentedPropertyTypeModifierCodeSequence = [
+            hd.sr.CodedConcept.from_code(_code(terms.side))
+        ]
+    return described
+
+
+def _code(concept: Concept) -> Code:
+    from pydicom.sr.coding import Code
+
+    return Code(concept.value, SCHEME, concept.meaning)
+
+
+def _uids(
+    labelmap: Labelmap, sources: Sequence[Dataset], algorithm: Algorithm
+) -> tuple[str, str]:
+    """Return UIDs of series and instance that follow from what the file says."""
+    from pydicom.uid import generate_uid
+
+    in_file_order: Any = np.asfortranarray(labelmap.voxels).ravel(order="K")
+    voxels = hashlib.sha256(memoryview(in_file_order).cast("B")).hexdigest()
+    about = [
+        *(str(source.SOPInstanceUID) for source in sources),
+        *(__version__, algorithm.model_sha256, voxels, *labelmap.labels.names),
+    ]
+    return (
+        str(generate_uid(entropy_srcs=["series", *about])),
+        str(generate_uid(entropy_srcs=["instance", *about])),
+    )
+
+
+@contextmanager
+def _lenient() -> Iterator[None]:
+    """Silence what libraries say of headers that break a rule which does not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _boundary(what: str) -> Iterator[None]:
+    """Turn whatever a library says of foreign headers into a refusal."""
+    try:
+        yield
+    except (Refused, OSError):
+        raise
+    except Exception as error:  # the boundary around foreign headers
+        raise Refused.because(
+            "N10",
+            f"The DICOM series {what} ({type(error).__name__}: {error}): leave out "
+            "--dicom-seg for it.",
+        ) from error

@@ -1,0 +1,225 @@
+"""What another tool's labels are called here: a map from its names or values to ours.
+
+A map is written as TOML, JSON or CSV, or as words ``theirs=ours``. Several of their
+labels may make up one of our structures; labels without a place in the map are left
+out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.files import quoted, read_json
+
+MAP_ENDINGS = (".toml", ".json", ".csv")
+_COLUMNS = ("label", "structure")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """Another tool's labels, and the structures that they are part of."""
+
+    structures: Mapping[str, str]
+    """Their name, or their value as text -> our name."""
+
+    values: Mapping[str, int] = field(default_factory=dict)
+    """Their name -> the value that their files hold."""
+
+    def with_values(self, more: Mapping[str, int]) -> LabelMap:
+        """Return the map with the values of further names; those it knows win."""
+        return LabelMap(self.structures, {**more, **self.values})
+
+    def by_value(self, table: LabelTable) -> dict[int, int]:
+        """Return their values and ours, and prove that the map can be used.
+
+        Raises
+        ------
+        InputError
+            If it leads to a structure that we do not have, names a label whose value
+            nobody says, or gives one value two structures; all of them are named.
+        """
+        ours = {label.name: label.value for label in table}
+        problems = [
+            f"{theirs}={name}: we have no structure {quoted(name)}, only "
+            f"{', '.join(ours)}"
+            for theirs, name in self.structures.items()
+            if name not in ours
+        ]
+        found: dict[int, int] = {}
+        for theirs, name in self.structures.items():
+            value = self._value(theirs)
+            if value is None:
+                problems.append(
+                    f"{theirs}={name}: nobody says which value {quoted(theirs)} has; "
+                    "give a value, [names] in the map, or a dataset.json beside the "
+                    "files"
+                )
+            elif name in ours and found.setdefault(value, ours[name]) != ours[name]:
+                problems.append(f"{theirs}={name}: value {value} has a place already")
+        if problems:
+            raise InputError("The label map cannot be used:\n" + "\n".join(problems))
+        return found
+
+    def name_of(self, value: int) -> str:
+        """Return what the other tool calls a value, or the value itself."""
+        named = (name for name, own in self.values.items() if own == value)
+        return next(named, str(value))
+
+    def _value(self, theirs: str) -> int | None:
+        if theirs in self.values:
+            return self.values[theirs]
+        return int(theirs) if theirs.isdecimal() and int(theirs) > 0 else None
+
+
+def label_map_of(words: Sequence[str]) -> LabelMap:
+    """Return the map that the words of a command mean.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Each a file, or ``theirs=ours`` one or more times with commas between.
+
+    Raises
+    ------
+    UsageError
+        If a word is neither.
+    InputError
+        If a file holds no map, or one label gets two structures.
+
+    Examples
+    --------
+    >>> label_map_of(["femur_left=femur,femur_right=femur", "75=tibia"]).structures
+    {'femur_left': 'femur', 'femur_right': 'femur', '75': 'tibia'}
+    """
+    structures: dict[str, str] = {}
+    values: dict[str, int] = {}
+    for word in words:
+        if word.lower().endswith(MAP_ENDINGS) and "=" not in word:
+            found = read_label_map(Path(word))
+            pairs, values = list(found.structures.items()), {**values, **found.values}
+        else:
+            pairs = _pairs(word)
+        for theirs, ours in pairs:
+            if structures.setdefault(theirs, ours) != ours:
+                raise InputError(
+                    f"Label {quoted(theirs)} is to be both {structures[theirs]} and "
+                    f"{ours}: choose one."
+                )
+    return LabelMap(structures, values)
+
+
+def read_label_map(file: Path) -> LabelMap:
+    """Return the map in a file.
+
+    Parameters
+    ----------
+    file : Path
+        TOML or JSON with a table ``map`` (their label = our structure) and, where their
+        files do not say it, a table ``names`` (their label = its value); or CSV with
+        the columns ``label`` and ``structure`` and, if need be, ``value``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or holds no map.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".csv":
+            return _from_csv(file, text)
+        is_toml = file.suffix.lower() == ".toml"
+        content = tomllib.loads(text) if is_toml else json.loads(text)
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise InputError(f"{file} cannot be understood ({error}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("map"), dict):
+        raise InputError(f"{file} has no table `map`: their_label = our_structure.")
+    odd = [key for key in content if key not in ("map", "names")]
+    if odd:
+        raise InputError(f"{file}: {', '.join(odd)} is neither `map` nor `names`.")
+    structures = {str(key): str(ours) for key, ours in content["map"].items()}
+    return _checked(file, structures, content.get("names", {}))
+
+
+def names_beside(files: Iterable[Path]) -> dict[str, int]:
+    """Return the names that a ``dataset.json`` beside another tool's files gives.
+
+    Values need not be without gap, and ``{"1": "femur"}`` is understood as well.
+    """
+    for file in files:
+        for folder in (file.absolute().parent, file.absolute().parent.parent):
+            found = folder / "dataset.json"
+            if found.is_file():
+                return _names_in(found)
+    return {}
+
+
+def _names_in(file: Path) -> dict[str, int]:
+    try:
+        content = read_json(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be understood ({error}).") from error
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        return {}
+    pairs = [
+        (name, int(key)) if isinstance(name, str) and key.isdecimal() else (key, name)
+        for key, name in labels.items()
+    ]
+    return {name: value for name, value in pairs if type(value) is int and value > 0}
+
+
+def _from_csv(file: Path, text: str) -> LabelMap:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    missing = [
+        name for name in _COLUMNS if not rows or not all(r.get(name) for r in rows)
+    ]
+    if missing:
+        raise InputError(
+            f"{file}: every line needs {' and '.join(_COLUMNS)}; "
+            f"{' and '.join(missing)} is missing."
+        )
+    values = {row["label"]: row["value"] for row in rows if row.get("value")}
+    structures: dict[str, str] = {}
+    for row in rows:
+        if structures.setdefault(row["label"], row["structure"]) != row["structure"]:
+            raise InputError(
+                f"{file}: label {quoted(row['label'])} stands there twice."
+            )
+    return _checked(file, structures, values)
+
+
+def _checked(
+    file: Path, structures: Mapping[str, str], values: Mapping[str, Any]
+) -> LabelMap:
+    odd = [n for n, v in values.items() if not str(v).isdecimal() or int(v) == 0]
+    if odd:
+        raise InputError(
+            f"{file}: the value of {', '.join(odd)} must be a whole number from 1."
+        )
+    if not structures:
+        raise InputError(f"{file} maps no label: write their_label = our_structure.")
+    return LabelMap(structures, {name: int(value) for name, value in values.items()})
+
+
+def _pairs(word: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in word.split(","):
+        theirs, equals, ours = (piece.strip() for piece in part.partition("="))
+        if not (equals and theirs and ours):
+            raise UsageError(
+                f"--map {word}: name a file ({', '.join(MAP_ENDINGS)}), or write "
+                "their_label=our_structure."
+            )
+        pairs.append((theirs, ours))
+    return pairs

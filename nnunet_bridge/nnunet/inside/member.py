@@ -1,0 +1,240 @@
+"""One configuration of a model: its networks, and its way with an image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import (
+    convert_labelmap_to_one_hot,
+)
+
+from nnunet_bridge.nnunet.inside.overlaps import Overlaps
+from nnunet_bridge.nnunet.inside.resampling import Resampling
+from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
+from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
+from nnunet_bridge.nnunet.prediction_memory import PlannedMember
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """Where the part of an image that nnU-Net looks at lies in the whole of it."""
+
+    whole: tuple[int, int, int]
+    box: tuple[tuple[int, int], ...]
+    """First and behind the last of every axis."""
+
+    transpose_backward: tuple[int, int, int]
+    """From nnU-Net's order of the axes to the file's."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the part."""
+        depth, height, width = (end - begin for begin, end in self.box)
+        return depth, height, width
+
+    def put_back(self, labels: Iterator[npt.NDArray[np.uint8]]) -> Any:  # noqa: ANN401 - nnU-Net's writers take it
+        """Return the planes of the part as a labelmap of the whole image."""
+        whole = np.zeros(self.whole, dtype=np.uint8)
+        (first, _), *in_plane = self.box
+        rows, columns = (slice(begin, end) for begin, end in in_plane)
+        for at, plane in enumerate(labels, start=first):
+            whole[at, rows, columns] = plane
+        return whole.transpose(self.transpose_backward)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as a network sees it."""
+
+    volume: torch.Tensor
+    """(channels, Z, Y, X) float32."""
+
+    cropped: Cropped
+    spacing_mm: tuple[float, float, float]
+    """Of the image, in nnU-Net's order of the axes."""
+
+    properties: dict[str, Any]
+    """What nnU-Net's writers need to know of the file."""
+
+
+class Member:
+    """The folds of one configuration; nnU-Net loads and builds them."""
+
+    def __init__(
+        self, model_dir: Path, folds: Sequence[str], device: torch.device
+    ) -> None:
+        predictor = nnUNetPredictor(
+            perform_everything_on_device=device.type == "cuda", device=device
+        )
+        chosen = tuple(fold if fold == "all" else int(fold) for fold in folds)
+        predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
+        self.plans = predictor.plans_manager
+        self.configuration = predictor.configuration_manager
+        self.dataset = predictor.dataset_json
+        self.label_manager = predictor.label_manager
+        if self.label_manager.has_regions:
+            raise ValueError("Models with regions in place of labels cannot predict.")
+        self.planned = PlannedMember.of(
+            self.plans.plans,
+            self.dataset,
+            self.configuration.configuration,
+            folds=len(chosen),
+            weights_bytes=0,
+        )
+        self.networks = Networks(
+            _networks(predictor),
+            tuple(self.configuration.patch_size),
+            self.label_manager.num_segmentation_heads,
+            tuple(predictor.allowed_mirroring_axes or ()),
+            device,
+        )
+
+    def work(self, files: Sequence[Path]) -> float:
+        """Return how much the networks have to do for an image, in any unit."""
+        header = SimpleITK.ImageFileReader()
+        header.SetFileName(str(files[0]))
+        header.ReadImageInformation()
+        shape, spacing_mm = header.GetSize()[::-1], header.GetSpacing()[::-1]
+        return self.planned.work(shape, spacing_mm)
+
+    @property
+    def needs_previous(self) -> bool:
+        """Whether it corrects what a configuration before it has predicted."""
+        return self.configuration.previous_stage_name is not None
+
+    def prepare(self, files: Sequence[Path], previous: Path | None) -> Prepared:
+        """Return an image as nnU-Net preprocesses it.
+
+        Parameters
+        ----------
+        files : sequence of Path
+            One a channel.
+        previous : Path or None
+            The labelmap that the configuration before has predicted.
+
+        Raises
+        ------
+        ValueError
+            If the configuration needs a `previous` and there is none.
+        """
+        if self.needs_previous and previous is None:
+            raise ValueError(
+                f"{self.configuration.previous_stage_name} must have predicted before."
+            )
+        preprocessor = self.configuration.preprocessor_class(verbose=False)
+        volume, labels, properties = preprocessor.run_case(
+            [str(file) for file in files],
+            str(previous) if self.needs_previous else None,
+            self.plans,
+            self.configuration,
+            self.dataset,
+        )
+        if self.needs_previous:
+            known = self.label_manager.foreground_labels
+            hints = convert_labelmap_to_one_hot(labels[0], known, volume.dtype)
+            volume = np.vstack((volume, hints))
+        first, second, third = (
+            float(properties["spacing"][axis]) for axis in self.plans.transpose_forward
+        )
+        cropped = Cropped(
+            tuple(properties["shape_before_cropping"]),
+            tuple((int(a), int(b)) for a, b in properties["bbox_used_for_cropping"]),
+            tuple(self.plans.transpose_backward),
+        )
+        spacing_mm = (first, second, third)
+        return Prepared(torch.from_numpy(volume), cropped, spacing_mm, properties)
+
+    def logits(
+        self,
+        prepared: Prepared,
+        overlaps: Overlaps,
+        sums_on: torch.device,
+        progress: Callable[[float], None],
+    ) -> Iterator[torch.Tensor]:
+        """Go through the planes of the cropped image, (heads, height, width), half.
+
+        Parameters
+        ----------
+        prepared : Prepared
+        overlaps : Overlaps
+            Counts the folds' own labels, on the grid that the network sees.
+        sums_on : torch.device
+            Where the sums of the windows are kept.
+        progress : callable
+            Told which share of the windows is done.
+        """
+        done = 0
+
+        def window_done() -> None:
+            nonlocal done
+            done += 1
+            progress(done / windows)
+
+        networks = replace(self.networks, mirror_axes=self.mirrored(prepared))
+        sweep = Sweep.over(networks, prepared.volume, sums_on, window_done)
+        windows = sweep.windows
+        means = _means(sweep.planes(), overlaps)
+        return self._resampling(prepared).planes(means, prepared.volume.shape[1:])
+
+    def mirrored(self, prepared: Prepared) -> tuple[int, ...]:
+        """Return the axes along which this image is mirrored too."""
+        direction = prepared.properties.get("sitk_stuff", {}).get("direction", ())
+        return mirrored_in_prediction(
+            self.networks.mirror_axes,
+            self.dataset["labels"],
+            direction,
+            self.plans.transpose_forward,
+            len(self.networks.patch),
+        )
+
+    def _resampling(self, prepared: Prepared) -> Resampling:
+        """Return the way back to the cropped image."""
+        seen = [float(length) for length in self.configuration.spacing]
+        first, second, third = [prepared.spacing_mm[0], *seen][-3:]
+        return Resampling(
+            self.configuration.resampling_fn_probabilities,
+            prepared.cropped.shape,
+            (first, second, third),
+            prepared.spacing_mm,
+        )
+
+
+def labels_of(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Return the labels of (heads, ...) logits, the first among equals."""
+    labels: npt.NDArray[np.uint8] = logits.argmax(0).to(torch.uint8).cpu().numpy()
+    return labels
+
+
+def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - nnU-Net's own
+    """Return a network a fold; the weights are those that nnU-Net has loaded."""
+    network = getattr(predictor.network, "_orig_mod", predictor.network)
+    networks = []
+    for weights in predictor.list_of_parameters:
+        one = copy.deepcopy(network)
+        one.load_state_dict(weights, assign=True)
+        networks.append(one.requires_grad_(requires_grad=False))
+    return tuple(networks)
+
+
+def _means(
+    planes: Iterator[torch.Tensor], overlaps: Overlaps
+) -> Iterator[torch.Tensor]:
+    """Go through the folds' mean logits; nnU-Net adds and divides in half as well."""
+    for folds in planes:
+        first, *others = folds
+        mean = first.clone()
+        for logits in others:
+            mean += logits
+        if others:
+            mean /= len(folds)
+            overlaps.add([labels_of(logits) for logits in folds])
+        yield mean

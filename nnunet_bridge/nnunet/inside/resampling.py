@@ -1,0 +1,167 @@
+"""Logits back on the grid of the image, a plane at a time.
+
+nnU-Net resamples logits linearly along every axis or, where the voxels are much longer
+along one axis, linearly in the planes across it and by the nearest plane along it; in
+double precision, and rounds the result to half. Both are products of one rule for each
+axis, so a plane of the result needs two planes of the logits at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
+from scipy.ndimage import map_coordinates
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """From the shape that the network saw to the shape of the cropped image."""
+
+    function: partial[Any]
+    """As the plans name it, with its options."""
+
+    shape: tuple[int, int, int]
+    """Of the result."""
+
+    spacing_seen_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float]
+    """Of the result."""
+
+    def planes(
+        self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        """Go through the planes of the result.
+
+        Parameters
+        ----------
+        logits : iterator of (heads, Y, X) half tensors
+            In order; all of them are taken.
+        shape_seen : (3,) sequence of int
+
+        Yields
+        ------
+        plane : (heads, height, width) half tensor
+            Where the plans ask for another resampling than nnU-Net's default: of the
+            type that it returns, after all planes were held at once.
+        """
+        if tuple(shape_seen) == self.shape:
+            yield from logits
+        elif self.is_by_axis:
+            yield from self._by_axis(logits, shape_seen)
+        else:
+            yield from self._at_once(logits)
+        for _ in logits:
+            pass
+
+    @property
+    def is_by_axis(self) -> bool:
+        """Whether it is nnU-Net's default, linear or by the nearest plane."""
+        options = self.function.keywords
+        return (
+            self.function.func is resample_data_or_seg_to_shape
+            and options.get("is_seg", False) is False
+            and options.get("order", 3) == 1
+            and options.get("order_z", 0) == 0
+        )
+
+    def _at_once(self, logits: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Leave it to nnU-Net, which needs the whole volume."""
+        whole = torch.stack([plane.cpu() for plane in logits], dim=1)
+        result = self.function(whole, self.shape, self.spacing_seen_mm, self.spacing_mm)
+        for plane in range(self.shape[0]):
+            yield torch.as_tensor(result[:, plane])
+
+    def _by_axis(
+        self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        nearest = self._nearest_axis()
+        source = _source_planes(shape_seen[0], self.shape[0], nearest=nearest == 0)
+        held: dict[int, torch.Tensor] = {}
+        taken = 0
+        for below, above, share in source:
+            while taken <= above:
+                plane = next(logits)
+                if taken >= below:
+                    held[taken] = self._in_plane(plane, nearest)
+                taken += 1
+            held = {at: plane for at, plane in held.items() if at >= below}
+            result = held[below]
+            if share:
+                result = torch.lerp(result, held[above], share)
+            yield result.half()
+
+    def _nearest_axis(self) -> int | None:
+        options = self.function.keywords
+        threshold = options.get("separate_z_anisotropy_threshold")
+        separate, axis = determine_do_sep_z_and_axis(
+            options.get("force_separate_z", False),
+            self.spacing_seen_mm,
+            self.spacing_mm,
+            *([] if threshold is None else [threshold]),
+        )
+        return int(axis) if separate else None
+
+    def _in_plane(self, plane: torch.Tensor, nearest: int | None) -> torch.Tensor:
+        """Return (heads, Y, X) logits as (heads, height, width) doubles."""
+        size = list(self.shape[1:])
+        if nearest in (1, 2):
+            size[nearest - 1] = plane.shape[nearest]
+        result = plane.double()
+        if tuple(size) != tuple(plane.shape[1:]):
+            result = torch.nn.functional.interpolate(
+                result[None], size, mode="bilinear", align_corners=False
+            )[0]
+        if nearest in (1, 2):
+            chosen = _nearest(plane.shape[nearest], self.shape[nearest])
+            result = result.index_select(
+                nearest, torch.as_tensor(chosen, device=result.device)
+            )
+        return result
+
+
+def _source_planes(
+    seen: int, wanted: int, *, nearest: bool
+) -> Iterator[tuple[int, int, float]]:
+    """Go through the planes below and above every wanted one, and the share of above.
+
+    Voxels are compared by their extent, not their centres; beyond the outermost centres
+    the outermost planes go on.
+    """
+    if nearest:
+        yield from ((int(at), int(at), 0.0) for at in _nearest(seen, wanted))
+        return
+    for at in _places(seen, wanted).clip(0, seen - 1):
+        below = int(at)
+        above = min(below + 1, seen - 1)
+        share = float(at) - below
+        yield below, above if share else below, share
+
+
+def _nearest(seen: int, wanted: int) -> npt.NDArray[np.int64]:
+    """Return which of the seen planes lies nearest to every wanted one.
+
+    `scipy.ndimage` decides ties, as it does for nnU-Net.
+    """
+    if seen == wanted:
+        return np.arange(seen)
+    planes = np.arange(seen, dtype=np.float64)
+    chosen = map_coordinates(planes, [_places(seen, wanted)], order=0, mode="nearest")
+    return chosen.astype(np.int64)
+
+
+def _places(seen: int, wanted: int) -> npt.NDArray[np.float64]:
+    """Return where the centres of the wanted planes lie among the seen ones."""
+    places: npt.NDArray[np.float64] = (
+        float(seen) / wanted * (np.arange(wanted) + 0.5) - 0.5
+    )
+    return places

@@ -1,0 +1,35 @@
+"""What nnU-Net itself would choose: its `find_best_configuration`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(opinion: argparse.ArgumentParser) -> None:
+    """Add what is to be judged."""
+    opinion.add_argument("--dataset", required=True)
+    opinion.add_argument("--trained", nargs=3, action="append", required=True)
+    opinion.add_argument("--fold", type=int, action="append", required=True)
+    opinion.add_argument("--ensembles", action="store_true")
+    opinion.add_argument("--out", type=Path, required=True)
+
+
+def give_second_opinion(asked: argparse.Namespace) -> None:
+    """Ask nnU-Net, and write its answer as JSON."""
+    from nnunetv2.evaluation.find_best_configuration import find_best_configuration
+
+    trained = tuple(
+        {"trainer": trainer, "plans": plans, "configuration": configuration}
+        for trainer, plans, configuration in asked.trained
+    )
+    answer = find_best_configuration(
+        asked.dataset,
+        trained,
+        allow_ensembling=asked.ensembles,
+        num_processes=asked.workers,
+        overwrite=True,
+        folds=tuple(asked.fold),
+    )
+    asked.out.write_text(json.dumps(answer, default=str), encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The table of trainings: what `train` shows while it works, and `status` afterwards.
+
+Both read the same files, so another process, here or on a cluster, may be the one that
+trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnunet_bridge.core.aligned import aligned, number
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
+from nnunet_bridge.nnunet.runs import RunState
+
+_GIVEN_UP = ("s/epoch", "train loss", "val loss", "budget")
+"""Columns that a narrow terminal goes without, the first one first."""
+
+_PSEUDO = "pseudo-Dice"
+
+
+def run_table(states: Sequence[RunState], width: int | None = None) -> str:
+    """Return one line a run, under a header.
+
+    Parameters
+    ----------
+    states : sequence of RunState
+    width : int, optional
+        Columns of the terminal. What does not fit is shortened: the pseudo-Dice of
+        every structure to their mean, then columns are left out.
+
+    Examples
+    --------
+    >>> run_table([])
+    ''
+    """
+    if not states:
+        return ""
+    table = _aligned(_columns(states))
+    if width is None or _width(table) <= width:
+        return "\n".join([table, *_legend(states)])
+    columns = _columns(states, mean=True)
+    for name in ("", *_GIVEN_UP):
+        columns.pop(name, None)
+        table = _aligned(columns)
+        if _width(table) <= width:
+            break
+    return table
+
+
+def clock_text(seconds: float | None) -> str:
+    """Return a duration in as few characters as say it; empty for None.
+
+    Examples
+    --------
+    >>> clock_text(42), clock_text(200), clock_text(7330), clock_text(200_000)
+    ('0:42', '3:20', '2:02:10', '2 d 7 h')
+    """
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:  # noqa: PLR2004 - from two days on, minutes say nothing
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, list[str]]:
+    """Return the cells by the heading of their column."""
+    columns = {
+        "model": [state.model for state in states],
+        "configuration": [state.run.configuration for state in states],
+        "fold": [str(state.run.fold) for state in states],
+        "budget": [state.budget for state in states],
+        "state": [state.state for state in states],
+        "epoch": [_epochs(state) for state in states],
+        "train loss": [_three(state.course.train_loss) for state in states],
+        "val loss": [_three(state.course.val_loss) for state in states],
+        _PSEUDO: [_pseudo_dice(state, mean=mean) for state in states],
+        "s/epoch": [number(state.course.seconds_per_epoch, 1) for state in states],
+        "left": [clock_text(state.seconds_left) or "-" for state in states],
+        "Dice": [_three(state.mean_dice) for state in states],
+    }
+    if set(columns["model"]) == {DEFAULT_MODEL}:
+        del columns["model"]
+    return columns
+
+
+def _aligned(columns: dict[str, list[str]]) -> str:
+    rows = list(zip(*columns.values(), strict=True))
+    return aligned(list(columns), rows)
+
+
+def _width(table: str) -> int:
+    return max(map(len, table.splitlines()))
+
+
+def _epochs(state: RunState) -> str:
+    return f"{state.course.epochs_done}/{state.course.epochs or '?'}"
+
+
+def _pseudo_dice(state: RunState, *, mean: bool) -> str:
+    """Return the figures in the order of the legend, or their mean."""
+    values = list(state.course.dice.values())
+    if not mean:
+        return " ".join(number(value, 2) for value in values) or "-"
+    known = [value for value in values if value is not None]
+    return number(sum(known) / len(known) if known else None, 2)
+
+
+def _legend(states: Sequence[RunState]) -> list[str]:
+    """Say whose the figures of a pseudo-Dice are, where there are several."""
+    names = max((tuple(state.course.dice) for state in states), key=len)
+    return [f"{_PSEUDO} of {', '.join(names)}"] if len(names) > 1 else []
+
+
+def _three(value: float | None) -> str:
+    return number(value, 3)

@@ -1,0 +1,375 @@
+"""Predictions plane by plane are those of nnU-Net, which holds the whole volume."""
+
+import json
+import warnings
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import DATASET_JSON, tiny_plans
+
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.nifti import read_array, write_volume
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch and nnU-Net warn while they are imported
+    import torch
+    from nnunetv2.ensembling.ensemble import ensemble_folders
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.preprocessing.resampling.default_resampling import (
+        resample_data_or_seg_to_shape,
+    )
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    from nnunet_bridge.nnunet.inside import prediction
+    from nnunet_bridge.nnunet.inside.overlaps import Overlaps
+    from nnunet_bridge.nnunet.inside.resampling import Resampling
+
+torch.set_num_threads(1)  # more would wait for each other where cores are few
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and nnU-Net
+HEADS = 3
+DEFAULT = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An image, and how a network was planned."""
+
+    configuration: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    planned_mm: tuple[float, ...]
+    transposed: tuple[int, int, int] = (0, 1, 2)
+    resampling: str = "resample_data_or_seg_to_shape"
+    folds: int = 1
+
+
+SETTINGS = {
+    "2d, planes of another size": Setting(
+        "2d", (30, 26, 7), (1.0, 1.1, 3.5), (0.9, 0.8), folds=2
+    ),
+    "2d, nothing to resample": Setting("2d", (20, 26, 6), (1, 1, 3), (1.0, 1.0)),
+    "2d, planes smaller than the patch": Setting(
+        "2d", (13, 11, 5), (1, 1, 3), (1.0, 1.0)
+    ),
+    "2d, slices along another axis": Setting(
+        "2d", (6, 22, 24), (4.0, 1, 1), (0.9, 1.2), transposed=(2, 0, 1)
+    ),
+    "3d, finer on all axes": Setting(
+        "3d_fullres", (24, 26, 28), (1.2, 1.2, 1.4), (1.0, 1.1, 1.0), folds=3
+    ),
+    "3d, coarser on all axes": Setting(
+        "3d_fullres", (30, 34, 60), (0.7, 0.8, 0.7), (1.0, 1.1, 1.2)
+    ),
+    "3d, thick slices, another number of them": Setting(
+        "3d_fullres", (24, 22, 14), (1.0, 1.0, 5.0), (4.0, 0.9, 0.9)
+    ),
+    "3d, thick slices along the last axis": Setting(
+        "3d_fullres", (9, 22, 24), (5.0, 1.0, 1.0), (1.2, 1.0, 4.0)
+    ),
+    "3d, thick slices along the middle axis": Setting(
+        "3d_fullres", (22, 9, 24), (1.0, 5.0, 1.0), (1.2, 4.0, 1.0)
+    ),
+    "3d, transposed": Setting(
+        "3d_fullres", (24, 20, 30), (1.0, 1.5, 1.1), (1.2, 1.1, 1.2), (1, 2, 0)
+    ),
+    "3d, thinner than the patch, several rows of windows": Setting(
+        "3d_fullres", (40, 12, 70), (1, 1, 1), (1.0, 1.0, 1.0), folds=2
+    ),
+    "3d, resampled by torch": Setting(
+        "3d_fullres",
+        (24, 22, 20),
+        (1.0, 1.1, 1.2),
+        (1.3, 1.0, 1.0),
+        resampling="resample_torch_fornnunet",
+    ),
+}
+
+
+def plans_of(setting):
+    plans = tiny_plans()
+    plans["transpose_forward"] = list(setting.transposed)
+    plans["transpose_backward"] = np.argsort(setting.transposed).tolist()
+    planned = plans["configurations"][setting.configuration]
+    planned["spacing"] = list(setting.planned_mm)
+    planned["resampling_fn_probabilities"] = setting.resampling
+    if setting.resampling != "resample_data_or_seg_to_shape":
+        options = {"is_seg": False, "force_separate_z": False}
+        planned["resampling_fn_probabilities_kwargs"] = options
+    return plans
+
+
+def write_model(folder, setting, *, configuration=None, channels=1, seed=0):
+    """Write networks with seeded random weights; their answers change everywhere."""
+    plans = plans_of(setting)
+    name = configuration or setting.configuration
+    planned = plans["configurations"][setting.configuration]
+    architecture = planned["architecture"]
+    for fold in range(setting.folds):
+        torch.manual_seed(seed + fold)
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            channels,
+            HEADS,
+            deep_supervision=False,
+        )
+        noise = torch.randn(1, channels, *planned["patch_size"])
+        with torch.no_grad():  # so that no class wins everywhere
+            means = network(noise).transpose(0, 1).flatten(1).mean(1)
+            network.decoder.seg_layers[-1].bias -= means
+        content = {
+            "network_weights": network.state_dict(),
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": name},
+            "inference_allowed_mirroring_axes": (0, 1),
+        }
+        (folder / f"fold_{fold}").mkdir(parents=True)
+        torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    return folder
+
+
+def write_image(folder, setting, case="case"):
+    """Write noise with a border of nothing, which nnU-Net crops."""
+    voxels = np.zeros(setting.shape, dtype=np.float32)
+    inner = voxels[2:-1, 1:, :-1]
+    inner[:] = np.random.default_rng(7).normal(size=inner.shape) + 5
+    grid = Grid(setting.shape, np.diag([*setting.spacing_mm, 1.0]))
+    write_volume(folder / f"{case}_0000.nii.gz", Volume(grid, voxels))
+    return folder
+
+
+def streamed(images, out, *members, workers=1, previous=None):
+    """Predict as the program does; return the labels and the agreement."""
+    asked = Namespace(
+        member=[[str(folder), *map(str, range(folds))] for folder, folds in members],
+        images=images,
+        out=out,
+        device="cpu",
+        progress=Path(f"{out}.jsonl"),
+        previous=previous,
+        workers=workers,
+    )
+    prediction.predict(asked)
+    agreement = json.loads((out / "case.agreement.json").read_text())
+    return read_array(out / "case.nii.gz")[1], agreement
+
+
+def whole(images, out, folder, folds, *, probabilities=False, previous=None):
+    """Predict as nnU-Net does; return the labels."""
+    out.mkdir()
+    cpu = torch.device("cpu")
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=False, device=cpu, allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(range(folds)))
+    predictor.predict_from_files_sequential(
+        str(images), str(out), probabilities, True, previous and str(previous)
+    )
+    return read_array(out / "case.nii.gz")[1]
+
+
+def dice_of(one, other, label):
+    both, total = (one == label) & (other == label), (one == label).sum()
+    return 2 * both.sum() / (total + (other == label).sum())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_voxel_has_the_label_that_nnunet_gives_it(name, tmp_path):
+    setting = SETTINGS[name]
+    images = write_image(tmp_path / "images", setting)
+    model = write_model(tmp_path / "model", setting)
+
+    labels, _ = streamed(images, tmp_path / "ours", (model, setting.folds))
+
+    expected = whole(images, tmp_path / "whole", model, setting.folds)
+    assert len(np.unique(expected)) == HEADS
+    assert np.array_equal(labels, expected)
+
+
+def test_the_mean_of_two_configurations_is_nnunets(tmp_path):
+    flat, deep = (
+        SETTINGS["2d, planes of another size"],
+        Setting("3d_fullres", (30, 26, 7), (1.0, 1.1, 3.5), (3.0, 1.0, 1.0), folds=2),
+    )
+    images = write_image(tmp_path / "images", flat)
+    models = {"2d": (flat, 0), "3d_fullres": (deep, 10)}
+    folders = {
+        name: write_model(tmp_path / name, setting, seed=seed)
+        for name, (setting, seed) in models.items()
+    }
+    alone = [
+        whole(images, tmp_path / f"whole_{name}", folder, 2, probabilities=True)
+        for name, folder in folders.items()
+    ]
+    ensemble_folders(
+        [str(tmp_path / f"whole_{n}") for n in models], str(tmp_path), num_processes=1
+    )
+
+    labels, agreement = streamed(
+        images, tmp_path / "ours", *((folder, 2) for folder in folders.values())
+    )
+
+    assert np.array_equal(labels, read_array(tmp_path / "case.nii.gz")[1])
+    assert agreement["between_configurations"] == {
+        str(label): pytest.approx(dice_of(*alone, label), abs=1e-6)
+        for label in range(1, HEADS)
+    }
+    assert sorted(file.name for file in (tmp_path / "ours").iterdir()) == [
+        "case.agreement.json",
+        "case.nii.gz",
+    ]
+
+
+def test_agreement_between_folds_is_the_mean_dice_of_their_own_labels(tmp_path):
+    setting = SETTINGS["3d, thinner than the patch, several rows of windows"]
+    images = write_image(tmp_path / "images", setting)
+    model = write_model(tmp_path / "model", setting)
+    one = replace(setting, folds=1)
+    alone = [
+        streamed(
+            images,
+            tmp_path / f"alone_{fold}",
+            (write_model(tmp_path / f"fold_{fold}", one, seed=fold), 1),
+        )
+        for fold in range(setting.folds)
+    ]
+
+    _, agreement = streamed(images, tmp_path / "ours", (model, setting.folds))
+
+    assert [found for _, found in alone] == [{}, {}]
+    (first, _), (second, _) = alone
+    assert agreement == {
+        "between_folds": {
+            str(label): pytest.approx(dice_of(first, second, label), abs=1e-6)
+            for label in range(1, HEADS)
+        }
+    }
+
+
+def test_a_second_stage_sees_the_labels_of_the_first(tmp_path):
+    setting = SETTINGS["3d, finer on all axes"]
+    images = write_image(tmp_path / "images", setting)
+    first = write_model(tmp_path / "first", setting)
+    second = write_model(
+        tmp_path / "second",
+        setting,
+        configuration="3d_cascade_fullres",
+        channels=HEADS,
+        seed=5,
+    )
+    before, _ = streamed(images, tmp_path / "before", (first, 1))
+
+    labels, _ = streamed(
+        images, tmp_path / "ours", (second, 1), previous=tmp_path / "before"
+    )
+
+    expected = whole(
+        images, tmp_path / "whole", second, 1, previous=tmp_path / "before"
+    )
+    assert np.array_equal(labels, expected)
+    assert not np.array_equal(labels, before)
+    with pytest.raises(ValueError, match="must have predicted before"):
+        streamed(images, tmp_path / "without", (second, 1))
+
+
+def test_an_image_prepared_ahead_is_predicted_the_same(tmp_path):
+    setting = SETTINGS["2d, nothing to resample"]
+    images = write_image(tmp_path / "images", setting)
+    write_image(images, setting, case="another")
+    model = write_model(tmp_path / "model", setting)
+
+    labels, _ = streamed(images, tmp_path / "one", (model, 1))
+    ahead, _ = streamed(images, tmp_path / "two", (model, 1), workers=2)
+
+    assert np.array_equal(ahead, labels)
+    assert (tmp_path / "two" / "another.nii.gz").exists()
+
+
+def test_progress_only_grows_and_ends_at_all(tmp_path):
+    setting = SETTINGS["3d, coarser on all axes"]
+    images = write_image(tmp_path / "images", setting)
+    model = write_model(tmp_path / "model", setting)
+
+    streamed(images, tmp_path / "ours", (model, 1))
+
+    lines = (tmp_path / "ours.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["done"] for line in lines]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
+    setting = SETTINGS["2d, nothing to resample"]
+    images = write_image(tmp_path / "images", setting)
+    model = write_model(tmp_path / "model", setting)
+    file = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=True)
+    for weights in content["network_weights"].values():
+        weights.fill_(torch.nan)
+    torch.save(content, file)
+
+    with pytest.raises(RuntimeError, match="not finite"):
+        streamed(images, tmp_path / "ours", (model, 1))
+
+
+sizes = st.integers(1, 9)
+lengths = st.sampled_from([0.5, 0.8, 1.0, 1.7, 4.0])
+
+
+@settings(max_examples=150)
+@given(
+    seen=st.tuples(sizes, sizes, sizes),
+    wanted=st.tuples(sizes, sizes, sizes),
+    seen_mm=st.tuples(lengths, lengths, lengths),
+    wanted_mm=st.tuples(lengths, lengths, lengths),
+    separate=st.sampled_from([None, False]),
+)
+def test_logits_are_resampled_as_nnunet_resamples_them(
+    seen, wanted, seen_mm, wanted_mm, separate
+):
+    options = {**DEFAULT, "force_separate_z": separate}
+    function = partial(resample_data_or_seg_to_shape, **options)
+    logits = np.random.default_rng(0).normal(size=(2, *seen)).astype(np.float16)
+    planes = iter(torch.from_numpy(logits).unbind(1))
+
+    resampled = Resampling(function, wanted, seen_mm, wanted_mm).planes(planes, seen)
+
+    found = torch.stack(list(resampled), dim=1).numpy()
+    expected = function(logits, wanted, seen_mm, wanted_mm)
+    # sums in another order may round to the neighbouring half
+    np.testing.assert_array_max_ulp(found, expected, maxulp=1)
+    assert np.mean(found != expected) < 0.01
+
+
+def test_a_structure_that_only_some_have_counts_where_one_has_it():
+    overlaps = Overlaps(labelmaps=3, classes=3)
+
+    overlaps.add([np.uint8([[1, 1]]), np.uint8([[0, 0]]), np.uint8([[0, 0]])])
+
+    assert overlaps.mean_dice() == {"1": 0.0, "2": None}
+
+
+def test_agreement_adds_up_over_planes():
+    rng = np.random.default_rng(3)
+    volumes = rng.integers(0, HEADS, (3, 6, 5, 4)).astype(np.uint8)
+    overlaps = Overlaps(labelmaps=3, classes=HEADS)
+
+    for planes in volumes.swapaxes(0, 1):
+        overlaps.add(list(planes))
+
+    for label, dice in overlaps.mean_dice().items():
+        pairs = combinations(volumes, 2)
+        assert dice == pytest.approx(
+            np.mean([dice_of(*pair, int(label)) for pair in pairs]), abs=1e-6
+        )

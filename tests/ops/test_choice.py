@@ -1,0 +1,185 @@
+"""Choosing a model: the laws of the rule."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.ops.choice import CHOOSING, Candidate, choose
+
+DICE = CHOOSING["dice"]
+
+
+def score(case, value, metric="dice", *, state="scored", structure="tibia"):
+    known = dict.fromkeys(("dice", "hd95_mm", "assd_mm", "nsd"))
+    if state != "scored":
+        known["dice"] = 0.0
+    else:
+        known[metric] = value
+    return BoneScore(
+        case_id=case,
+        structure=structure,
+        configuration="",
+        state=state,
+        volume_reference_mm3=1.0,
+        volume_prediction_mm3=1.0,
+        **known,
+    )
+
+
+def candidate(name, values, cost=1.0, metric="dice"):
+    return Candidate(
+        name, tuple(score(f"c{n}", v, metric) for n, v in enumerate(values)), cost
+    )
+
+
+values = st.floats(0.1, 0.9)
+
+
+@st.composite
+def fields(draw):
+    cases = draw(st.integers(1, 9))
+    several = st.lists(values, min_size=cases, max_size=cases)
+    count = draw(st.integers(1, 4))
+    return [
+        candidate(f"m{n}", draw(several), cost=draw(st.floats(0.1, 100)))
+        for n in range(count)
+    ]
+
+
+@given(fields())
+def test_what_is_chosen_costs_no_more_than_the_best(candidates):
+    choice = choose(candidates, DICE, {})
+
+    cost = {c.name: c.cost for c in candidates}
+    best = next(s for s in choice.standings if s.verdict == "best")
+    assert cost[choice.chosen] <= cost[best.name]
+    assert best.mean == max(s.mean for s in choice.standings)
+
+
+@given(fields(), st.randoms())
+def test_the_order_of_the_candidates_decides_nothing(candidates, chance):
+    shuffled = list(candidates)
+    chance.shuffle(shuffled)
+
+    assert choose(shuffled, DICE, {}) == choose(candidates, DICE, {})
+
+
+@given(st.lists(values, min_size=1, max_size=9), st.floats(0.001, 0.05))
+def test_one_that_is_better_in_every_case_by_as_much_wins_at_any_price(low, more):
+    cheap = candidate("cheap", low, cost=1)
+    dear = candidate("dear", [value + more for value in low], cost=1000)
+
+    assert choose([cheap, dear], DICE, {}).chosen == "dear"
+
+
+@given(st.lists(values, min_size=1, max_size=9))
+def test_of_two_that_are_equal_the_cheaper_is_chosen(same):
+    cheap, dear = candidate("z", same, cost=1), candidate("a", same, cost=2)
+
+    assert choose([cheap, dear], DICE, {}).chosen == "z"
+
+
+@given(fields())
+def test_a_distance_chooses_as_its_mirror_image_would(candidates):
+    """Less millimetres are better: 1 - Dice read as a distance chooses the same."""
+    mirrored = [
+        Candidate(
+            c.name,
+            tuple(score(s.case_id, 1 - s.dice, "hd95_mm") for s in c.scores),
+            c.cost,
+        )
+        for c in candidates
+    ]
+    means = [s.mean for s in choose(candidates, DICE, {}).standings]
+    assume(all(abs(a - b) > 1e-6 for a, b in itertools.pairwise(means)))
+
+    found = choose(mirrored, CHOOSING["hd95"], {})
+
+    assert found.chosen == choose(candidates, DICE, {}).chosen
+
+
+def test_a_difference_within_the_noise_leaves_the_cheaper_one():
+    cheap = candidate("2d", [0.80, 0.82, 0.84, 0.86, 0.88, 0.90, 0.85, 0.83], 2.0)
+    dear = candidate("3d", [0.83, 0.80, 0.86, 0.84, 0.90, 0.89, 0.84, 0.85], 9.0)
+
+    choice = choose([cheap, dear], DICE, {})
+
+    assert choice.chosen == "2d"
+    assert "2d is cheaper (2.0 s a case) than 3d (9.0 s a case)" in choice.reason
+    assert "not better beyond the noise: by +0.004 (95 % interval" in choice.reason
+
+
+def test_with_few_patients_the_better_one_must_win_in_all_of_them():
+    cheap = candidate("2d", [0.80, 0.80, 0.80], 2.0)
+
+    always = candidate("3d", [0.81, 0.85, 0.90], 9.0)
+    mostly = candidate("3d", [0.79, 0.90, 0.99], 9.0)
+
+    assert choose([cheap, always], DICE, {}).chosen == "3d"
+    assert choose([cheap, mostly], DICE, {}).chosen == "2d"
+
+
+def test_two_cases_of_a_patient_are_one_voice():
+    cheap = candidate("2d", [0.80] * 12, 2.0)
+    dear = candidate("3d", [0.81, 0.79] * 6, 9.0)
+    one_each = {f"c{n}": f"p{n}" for n in range(12)}
+    in_pairs = {f"c{n}": f"p{n // 2}" for n in range(12)}
+
+    assert choose([cheap, dear], DICE, one_each).patients == 12
+    assert choose([cheap, dear], DICE, in_pairs).patients == 6
+
+
+def test_only_cases_that_all_have_validated_are_compared():
+    one = candidate("2d", [0.9, 0.9, 0.1])
+    other = candidate("3d", [0.8, 0.8])
+
+    choice = choose([one, other], DICE, {})
+
+    assert choice.case_ids == ("c0", "c1")
+    assert choice.chosen == "2d"
+
+
+def test_without_a_common_case_nothing_is_chosen():
+    far = Candidate("3d", (score("other", 0.9),))
+
+    with pytest.raises(InputError, match=r"validated by every candidate: 2d, 3d\."):
+        choose([candidate("2d", [0.9]), far], DICE, {})
+    with pytest.raises(InputError, match="there is none"):
+        choose([], DICE, {})
+
+
+@pytest.mark.parametrize("state", ["missed", "invented"])
+def test_a_structure_that_is_missed_counts_as_nothing_found(state):
+    whole = Candidate("whole", (score("c0", 0.7, "nsd"), score("c1", 0.7, "nsd")))
+    holes = Candidate(
+        "holes", (score("c0", 0.9, "nsd"), score("c1", None, state=state)), cost=0.1
+    )
+    choice = choose([whole, holes], CHOOSING["nsd"], {})
+
+    assert {s.name: s.mean for s in choice.standings} == {"whole": 0.7, "holes": 0.45}
+
+
+def test_by_a_distance_none_is_chosen_that_misses_more_than_another():
+    whole = Candidate("whole", (score("c0", 9, "hd95_mm"), score("c1", 9, "hd95_mm")))
+    holes = Candidate(
+        "holes", (score("c0", 1, "hd95_mm"), score("c1", None, state="missed")), 0.1
+    )
+
+    choice = choose([whole, holes], CHOOSING["hd95"], {})
+
+    assert choice.chosen == "whole"
+    assert [s.verdict for s in choice.standings] == ["misses more", "best"]
+
+
+def test_a_lone_candidate_is_chosen_and_said_to_be_alone():
+    choice = choose([candidate("2d", [0.9, 0.8], math.inf)], DICE, {})
+
+    assert choice.reason == (
+        "2d is the only candidate (Dice 0.850 over 2 cases of 2 patients)."
+    )
+    assert choice.standings[0].as_json()["seconds_per_case"] is None
