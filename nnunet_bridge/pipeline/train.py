@@ -21,6 +21,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import (
     only_writer,
     read_json,
@@ -49,7 +50,6 @@ from nnunet_bridge.nnunet.runs import (
     RunState,
     can_resume,
     events_file,
-    events_of,
     known_runs,
     lock_file,
     planned_runs,
@@ -394,7 +394,7 @@ class _Batch:
             note_end(self.workspace, run, state, reason)
             early = [
                 event["epoch"]
-                for event in events_of(self.workspace, run)
+                for event in self._events(run)
                 if event["event"] == "stopped_early"
             ]
             write_record(
@@ -405,6 +405,11 @@ class _Batch:
             del self.running[run]
             locks[run].close()
         return failures
+
+    def _events(self, run: TrainingRun) -> tuple[JsonObject, ...]:
+        """Return what a training has told; nothing if it never began."""
+        file = events_file(self.workspace, run)
+        return readable_events(file)[0] if file.exists() else ()
 
     def _steps(self, run: TrainingRun) -> JsonObject:
         """Return what the plans say to our own trainers."""
