@@ -108,7 +108,10 @@ finished_budget_option = click.option(
     help="Which finished models. [default: the largest budget that has some]",
 )
 
-MODELS = ("nnunet",)
+MODELS = (
+    *("nnunet", "unet2d", "resnet34", "resnet34-frozen", "report-augmentation"),
+    *("resenc-m", "resenc-l"),
+)
 """As `nnunet.methods` has them; a test holds one against the other."""
 
 model_option = click.option(

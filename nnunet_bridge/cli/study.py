@@ -133,9 +133,10 @@ def run(
     from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.study import StudyOptions, run_study
 
+    method = method_of(model, budget)
     options = StudyOptions(
-        method_of(model, budget),
-        configurations or BOTH,
+        method,
+        configurations or method.configurations,
         folds or ("0",),
         device,
         force,

@@ -154,6 +154,33 @@ def _splitting(
 @click.option(
     "--resume/--restart", default=True, help="Go on from checkpoints, or forget them."
 )
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="End after N epochs without a lower validation loss.  [default: 20 for the "
+    "report's networks, else never]",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="What a ResNet34's encoder begins with.  [default: ImageNet's, downloaded]",
+)
+@click.option(
+    "--from-scratch", is_flag=True, help="Begin such an encoder with random weights."
+)
+@click.option(
+    "--freeze-encoder", is_flag=True, help="As --model resnet34-frozen, of resnet34."
+)
+@click.option(
+    "--pretrained",
+    default="",
+    metavar="MODEL",
+    help="Begin with a trained model: a packed file, or another dataset, as 2 or "
+    "2:3d_fullres.",
+)
 @bridge_command
 def train(
     session: Session,
@@ -167,9 +194,14 @@ def train(
     place: str,
     recipe_name: str | None,
     own_arguments: tuple[str, ...],
+    patience: int | None,
+    weights: Path | None,
+    pretrained: str,
     *,
     probabilities: bool,
     resume: bool,
+    from_scratch: bool,
+    freeze_encoder: bool,
 ) -> Summary:
     """Train every configuration and fold that is not done yet.
 
@@ -187,12 +219,17 @@ def train(
 
     workspace = Workspace.at(session.root)
     asked = TRAINING.checked(own_arguments) if own_arguments else None
+    method = method_of(_frozen(model) if freeze_encoder else model, budget)
     options = TrainingOptions(
         device,
         gpus or 1,
         restart=not resume,
         probabilities=probabilities,
         own_arguments=asked,
+        patience=patience,
+        weights=None if weights is None else weights.absolute(),
+        from_scratch=from_scratch,
+        pretrained=_absolute(pretrained),
     )
     if place != "local":
         from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
@@ -205,21 +242,33 @@ def train(
         return train_on_cluster(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or BOTH,
+            configurations or method.configurations,
             folds or ("0",),
-            method=method_of(model, budget),
+            method=method,
             options=on_cluster,
         )
     with session.progress() as progress:
         return train_dataset(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or BOTH,
+            configurations or method.configurations,
             folds or ("0",),
-            method=method_of(model, budget),
+            method=method,
             options=options,
             progress=progress,
         )
+
+
+def _absolute(model: str) -> str:
+    """Return a file's name as a job on a cluster finds it; a dataset's as it is."""
+    return str(Path(model).absolute()) if Path(model).is_file() else model
+
+
+def _frozen(model: str) -> str:
+    """Return the model that keeps its encoder as it is."""
+    if not model.startswith("resnet34"):
+        raise UsageError(f"--freeze-encoder is for --model resnet34, not {model}.")
+    return "resnet34-frozen"
 
 
 def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:

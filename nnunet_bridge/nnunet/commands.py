@@ -142,13 +142,36 @@ def plan_command(task: PlanTask, resources: Resources) -> list[str]:
     return command
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a training begins with beside its plans, and when it may end early."""
+
+    encoder_weights: Path | None = None
+    """Judged weights of an encoder; None for random ones."""
+
+    pretrained: Path | None = None
+    """Checkpoint of a trained model whose weights it takes over."""
+
+    patience: int | None = None
+    """It ends after so many epochs without a lower validation loss."""
+
+    def words(self, *, resume: bool) -> list[str]:
+        """Return the arguments; a training that goes on has its weights already."""
+        words = [] if self.patience is None else ["--patience", str(self.patience)]
+        if not resume and self.encoder_weights:
+            words += ["--encoder-weights", str(self.encoder_weights)]
+        if not resume and self.pretrained:
+            words += ["--pretrained", str(self.pretrained)]
+        return words
+
+
 def train_command(
     run: TrainingRun,
     events_file: Path,
     resources: Resources,
     *,
     resume: bool,
-    probabilities: bool = False,
+    beginning: Beginning | None = None,
     own_arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return the call that trains and validates one fold.
@@ -160,7 +183,8 @@ def train_command(
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
-    if probabilities or "--npz" in own_arguments:
+    command += (beginning or Beginning()).words(resume=resume)
+    if "--npz" in own_arguments:
         command.append("--probabilities")
     if "--val_best" in own_arguments:
         command.append("--validate-best")
@@ -168,6 +192,14 @@ def train_command(
     if pretrained and not resume:
         command += ["--pretrained", *pretrained]
     return [*command, "--resume"] if resume else command
+
+
+def encoder_command(
+    weights: Path | None, out: Path, answer: Path, resources: Resources
+) -> list[str]:
+    """Return the call that judges the weights of an encoder, or downloads them."""
+    command = [*_task("encoder", resources), "--out", str(out), "--answer", str(answer)]
+    return [*command, "--weights", str(weights)] if weights else command
 
 
 def predict_command(
@@ -389,10 +421,12 @@ def run_to_end(
 
 
 __all__ = [
+    "Beginning",
     "NnUNetProcess",
     "PlanTask",
     "Resources",
     "checkpoint_command",
+    "encoder_command",
     "nnunet_environment",
     "plan_command",
     "predict_command",

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 
 from nnunet_bridge.nnunet.inside import (
+    encoder_weights,
     planning,
     prediction,
     second_opinion,
@@ -27,6 +28,7 @@ TASKS: dict[
     "plan": (planning.add_arguments, planning.plan),
     "train": (training.add_arguments, training.train),
     "predict": (prediction.add_arguments, prediction.predict),
+    "encoder": (encoder_weights.add_arguments, encoder_weights.prepare_encoder),
     "second-opinion": (
         second_opinion.add_arguments,
         second_opinion.give_second_opinion,

@@ -20,8 +20,11 @@ from nnunet_bridge.nnunet.plans import (
     Plans,
     plans_for,
 )
+from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D, ReportNetwork
 
 DEFAULT_MODEL = "nnunet"
+RESNET = "resnet34"
+FROZEN_RESNET = "resnet34-frozen"
 
 _TRAINERS = {
     "full": "nnUNetTrainer",
@@ -29,6 +32,29 @@ _TRAINERS = {
     "smoke": "BridgeSmokeTrainer",
 }
 """Budget -> trainer of nnU-Net's own networks."""
+
+_REPORT_AUGMENTATION = {
+    "full": "BridgeReportAugmentationTrainer",
+    "quick": "BridgeReportAugmentationQuickTrainer",
+    "smoke": "BridgeReportAugmentationSmokeTrainer",
+}
+"""Budget -> trainer of nnU-Net's own networks with the report's augmentation."""
+
+_REPORT_NETWORKS = {
+    "unet2d": ("BridgeUNet2dTrainer", UNET_2D),
+    RESNET: ("BridgeResNet34Trainer", RESNET_34),
+    FROZEN_RESNET: ("BridgeResNet34FrozenTrainer", RESNET_34),
+}
+"""Model -> trainer and network."""
+
+REPORT_NETWORK_OF = dict(_REPORT_NETWORKS.values())
+"""Trainer -> the report's network that it builds."""
+
+_RESIDUAL = {
+    "resenc-m": "nnUNetResEncUNetMPlans",
+    "resenc-l": "nnUNetResEncUNetLPlans",
+}
+"""Model, which is also the word of `plan --planner` -> plans that it writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +75,31 @@ class Method:
     configurations: tuple[str, ...] = CONFIGURATIONS
     """Those that it can be trained in."""
 
+    report_network: ReportNetwork | None = None
+    """The network, where it is one of the source report's."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``smoke``; with the model where it is not nnU-Net's own."""
+        if self.model == DEFAULT_MODEL:
+            return self.budget.name
+        return f"{self.model}-{self.budget.name}"
+
     @property
     def plans(self) -> str:
         """Name of its plans, without ending."""
-        return f"{self.stock_plans}{self.budget.suffix}"
+        network = self.report_network.suffix if self.report_network else ""
+        return f"{self.stock_plans}{network}{self.budget.suffix}"
+
+    @property
+    def planner(self) -> str:
+        """Word of `plan --planner` that makes the plans which it begins with."""
+        return self.model if self.stock_plans != STOCK_PLANS else "default"
+
+    @property
+    def has_resnet(self) -> bool:
+        """Whether its encoder begins with the weights of a file."""
+        return self.model in (RESNET, FROZEN_RESNET)
 
     @property
     def family(self) -> str:
@@ -66,6 +113,8 @@ class Method:
 
     def plans_from(self, stock: Plans) -> Plans:
         """Return its plans, made from those of the planner, which are not changed."""
+        if self.report_network is not None:
+            return self.report_network.plans_from(self.budget, stock)
         return plans_for(self.budget, stock)
 
     def run(self, dataset: str, configuration: str, fold: int | str) -> TrainingRun:
@@ -85,8 +134,20 @@ class Method:
 
 
 def _methods() -> Iterator[Method]:
-    for budget in BUDGETS.values():
+    budgets = BUDGETS.values()
+    for budget in budgets:
         yield Method(DEFAULT_MODEL, budget, _TRAINERS[budget.name])
+    for model, (trainer, network) in _REPORT_NETWORKS.items():
+        for budget in budgets:
+            yield Method(
+                model, budget, trainer, configurations=("2d",), report_network=network
+            )
+    for budget in budgets:
+        trainer = _REPORT_AUGMENTATION[budget.name]
+        yield Method("report-augmentation", budget, trainer)
+    for model, stock_plans in _RESIDUAL.items():
+        for budget in budgets:
+            yield Method(model, budget, _TRAINERS[budget.name], stock_plans)
 
 
 METHODS = {(method.model, method.budget.name): method for method in _methods()}

@@ -8,6 +8,7 @@ everything else. Names are compared with lists here, the content of the JSON fil
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
-from nnunet_bridge.nnunet.methods import METHODS
+from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
+from nnunet_bridge.nnunet.report_plans import CONFIGURATION as REPORT_CONFIGURATION
 from nnunet_bridge.nnunet.schemas import (
     CONFIGURATIONS,
     DATASET_NAME,
     LONGEST_VALUE,
+    MOST_ACTIVATIONS,
     Card,
     Dataset,
     Plans,
@@ -250,7 +253,30 @@ def checked_plans(content: Any, name: ModelName) -> JsonObject:  # noqa: ANN401 
     if name.configuration not in plans.configurations:
         refuse(f"{PLANS_FILE} has no configuration {name.configuration}", "S02")
     result: JsonObject = content
+    _check_report_network(result, name)
     return result
+
+
+def _check_report_network(plans: JsonObject, name: ModelName) -> None:
+    """Refuse one of the report's networks without its size, or of an absurd one.
+
+    Parameters
+    ----------
+    plans : dict
+        Of which every word and number has passed.
+    name : ModelName
+    """
+    network = REPORT_NETWORK_OF.get(name.trainer)
+    if network is None:
+        return
+    steps = (plans.get("nnunet_bridge") or {}).get(REPORT_CONFIGURATION) or {}
+    sizes = [steps.get(key) or [] for key in network.size]
+    if name.configuration != REPORT_CONFIGURATION or not all(sizes):
+        refuse(f"{PLANS_FILE} lacks the size of a {network.suffix}", "S02")
+    patch = plans["configurations"][REPORT_CONFIGURATION]["patch_size"]
+    widest = max(features for size in sizes for features in size)
+    if math.prod(patch) * widest > MOST_ACTIVATIONS:
+        refuse(f"{PLANS_FILE}: a patch of this size is absurd", "S07")
 
 
 def checked_dataset(content: Any) -> JsonObject:  # noqa: ANN401 - judged here

@@ -58,7 +58,8 @@ class SmokeSize:
 
     features: tuple[int, ...]
     convolutions: int
-    """In every stage of the encoder; the decoder has one."""
+    """In every stage of the encoder; the decoder has one. A residual encoder has one
+    block instead, which is two."""
 
     batch_size: int
     largest_patch: int
@@ -155,7 +156,10 @@ def _make_small(configuration: dict[str, Any], size: SmokeSize) -> None:
     architecture["features_per_stage"] = list(size.features[:stages])
     architecture["kernel_sizes"] = architecture["kernel_sizes"][:stages]
     architecture["strides"] = strides
-    architecture["n_conv_per_stage"] = [size.convolutions] * stages
+    if "n_blocks_per_stage" in architecture:
+        architecture["n_blocks_per_stage"] = [1] * stages
+    else:
+        architecture["n_conv_per_stage"] = [size.convolutions] * stages
     architecture["n_conv_per_stage_decoder"] = [1] * (stages - 1)
     configuration["batch_size"] = size.batch_size
     divisors = [math.prod(steps) for steps in zip(*strides, strict=True)]

@@ -85,6 +85,7 @@ Size: TypeAlias = Annotated[float, Field(gt=0, le=1e6)]
 SpacingMm: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=64)]
 Features: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+ReportFeatures: TypeAlias = Annotated[int, Field(ge=1, le=2048)]
 Stride: TypeAlias = Annotated[int, Field(ge=1, le=8)]
 Kernel: TypeAlias = Annotated[int, Field(ge=1, le=15)]
 Axis: TypeAlias = Literal[0, 1, 2]
@@ -306,13 +307,24 @@ class _Intensities(_Strict):
 
 
 class _Steps(_Strict):
-    """What the trainers of our smaller budgets read."""
+    """What our trainers read."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     iterations: Annotated[int, Field(ge=1, le=100_000)]
     validation_iterations: Annotated[int, Field(ge=1, le=100_000)]
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    learning_rate_fall: Annotated[float, Field(ge=0, le=1)] | None = None
     foreground_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    features: (
+        Annotated[list[ReportFeatures], Field(min_length=2, max_length=8)] | None
+    ) = None
+    """Of the report's U-Net."""
+
+    decoder: (
+        Annotated[list[ReportFeatures], Field(min_length=5, max_length=5)] | None
+    ) = None
+    """Of the report's ResNet34 U-Net."""
 
 
 class Plans(_Strict):

@@ -25,6 +25,7 @@ from nnunet_bridge.nnunet.slurm import (
     train_command_of,
 )
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.beginning import check_options
 from nnunet_bridge.pipeline.train import (
     TrainSummary,
     require_previous_stages,
@@ -76,6 +77,8 @@ def train_on_cluster(
     EnvironmentFault
         If there is no Slurm, or it refuses the jobs.
     """
+    training = replace(options.training, gpus=options.settings.gpus)
+    check_options(method, training)
     runs, todo, _ = selected_runs(
         workspace,
         dataset,
@@ -92,7 +95,7 @@ def train_on_cluster(
             workspace,
             run,
             method=method,
-            options=replace(options.training, gpus=options.settings.gpus),
+            options=training,
         )
         for run in todo
     ]

@@ -107,7 +107,7 @@ def _facts(
         "command": [
             *("nnunet-bridge", "train", run.dataset, "-c", run.configuration),
             *("-f", str(run.fold), "--model", method.model),
-            *("--budget", method.budget.name, *options.words()),
+            *("--budget", method.budget.name, *options.without_paths().words()),
         ],
         "dataset": run.dataset,
         "configuration": run.configuration,

@@ -162,7 +162,7 @@ def run_study(
         options=TrainingOptions(options.device, restart=options.force),
         progress=shown,
     )
-    results_dir = workspace.record_dir(dataset) / "results" / options.method.budget.name
+    results_dir = workspace.record_dir(dataset) / "results" / options.method.name
     predictions: dict[str, PredictSummary] = {}
     scores: dict[str, ScoreSummary] = {}
     comparison = None

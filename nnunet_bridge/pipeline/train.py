@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import (
     only_writer,
     read_json,
@@ -41,7 +42,12 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.machine import Machine, chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ALL_NUMBERED, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import (
+    ALL_NUMBERED,
+    ON_ALL_CASES,
+    Workspace,
+    number_of,
+)
 from nnunet_bridge.nnunet.own_arguments import TRAINING
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.resumption import prepare_resumption
@@ -59,6 +65,7 @@ from nnunet_bridge.nnunet.runs import (
 )
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.beginning import Begun, begun_with, check_options
 from nnunet_bridge.pipeline.estimates import require_memory_for_training
 from nnunet_bridge.pipeline.plan import require_plan
 from nnunet_bridge.pipeline.run_account import note_end, note_start, origin_of
@@ -140,6 +147,7 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         If the user stops it; what is written stays, and the next call resumes.
     """
     wishes = options or TrainingOptions()
+    check_options(method, wishes)
     machine = this_machine()
     chosen = chosen_device(wishes.device, machine)
     _require_gpus(wishes.gpus, chosen, machine)
@@ -156,13 +164,16 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
         raise
+    begun = begun_with(workspace, method, wishes, todo)
+    if not wishes.restart:
+        _require_same_origin(workspace, dict.fromkeys(runs, begun.origin))
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
         side_by_side, resources = _shares(workspace, todo, method, machine, chosen)
         if wishes.gpus > 1:
             resources = replace(resources, threads=0, gpus=wishes.gpus)
-        batch = _Batch(workspace, method, resources, state, wishes, runs)
+        batch = _Batch(workspace, method, resources, state, wishes, begun, runs)
         failures = batch.train_in_order(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
     states = [run_state(workspace, run) for run in runs]
@@ -244,11 +255,24 @@ def selected_runs(
     if options.own_arguments is not None:
         _require_harmless(options.own_arguments)
     if not options.restart:
-        _require_same_origin(workspace, runs, state, options)
+        _require_same_origin(workspace, _origins(workspace, runs, state, options))
         states = {run: run_state(workspace, run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
     _require_own_folders(workspace, todo)
     return runs, todo, state
+
+
+def _origins(
+    workspace: Workspace,
+    runs: Iterable[TrainingRun],
+    dataset_state: str,
+    options: TrainingOptions,
+) -> dict[TrainingRun, dict[str, object]]:
+    """Return what every run would be made from now."""
+    said: dict[str, object] = {}
+    if options.own_arguments is not None:
+        said["own_arguments"] = list(options.own_arguments)
+    return {run: {**origin_of(workspace, run, dataset_state), **said} for run in runs}
 
 
 def _require_harmless(own_arguments: Sequence[str]) -> None:
@@ -259,10 +283,7 @@ def _require_harmless(own_arguments: Sequence[str]) -> None:
 
 
 def _require_same_origin(
-    workspace: Workspace,
-    runs: Iterable[TrainingRun],
-    dataset_state: str,
-    options: TrainingOptions,
+    workspace: Workspace, origins: Mapping[TrainingRun, Mapping[str, object]]
 ) -> None:
     """Refuse to keep, or go on with, what was trained on something else (FAULTS N06).
 
@@ -272,7 +293,7 @@ def _require_same_origin(
         With every such run, and what has changed since.
     """
     faults = []
-    for run in runs:
+    for run, now in origins.items():
         record = record_file(workspace, run)
         if not record.exists() or not can_resume(workspace, run):
             continue
@@ -282,9 +303,7 @@ def _require_same_origin(
                 f"{run.configuration} fold {run.fold}: {record} is damaged, so nobody "
                 "knows what it was trained on."
             )
-        now: dict[str, object] = dict(origin_of(workspace, run, dataset_state))
-        if options.own_arguments is not None:
-            now["own_arguments"] = list(options.own_arguments)
+        if "own_arguments" in now:
             then.setdefault("own_arguments", [])
         changed = [_ORIGINS[key] for key in now if then.get(key, now[key]) != now[key]]
         if changed:
@@ -305,6 +324,8 @@ _ORIGINS = {
     "plans_sha256": "the plans",
     "splits_sha256": "the splits",
     "own_arguments": "nnU-Net's own arguments",
+    "encoder_weights": "the weights that its encoder began with",
+    "pretrained": "the model that it began with",
 }
 
 
@@ -398,6 +419,7 @@ class _Batch:
     resources: Resources
     dataset_state: str
     options: TrainingOptions
+    begun: Begun
     shown: Sequence[TrainingRun]
     """In the table: those that are trained, and those that are done already."""
 
@@ -471,13 +493,14 @@ class _Batch:
         resume = resumption.checkpoint is not None
         if not resume:
             events_file(self.workspace, run).unlink(missing_ok=True)
+        patience = self._patience(run)
         command = train_command(
             run,
             events_file(self.workspace, run),
             resources,
             resume=resume,
-            probabilities=self.options.probabilities,
-            own_arguments=own_arguments,
+            beginning=replace(self.begun.beginning, patience=patience),
+            own_arguments=(*own_arguments, *self.options.for_nnunet()),
         )
         note_start(
             self.workspace,
@@ -488,6 +511,8 @@ class _Batch:
             own_arguments=list(own_arguments),
             workers=resources.workers,
             loaders=resources.loaders,
+            patience=patience,
+            **self.begun.origin,
             **origin_of(self.workspace, run, self.dataset_state),
         )
         process = NnUNetProcess(
@@ -535,20 +560,50 @@ class _Batch:
                 state, reason = "failed", str(error)
                 failures.append(reason)
             note_end(self.workspace, run, state, reason)
+            early = [
+                event["epoch"]
+                for event in self._events(run)
+                if event["event"] == "stopped_early"
+            ]
+            write_record(
+                self.workspace,
+                run,
+                stopped_early_after_epoch=early[-1] if early else None,
+            )
             del self.running[run]
             locks[run].close()
         return failures
 
+    def _events(self, run: TrainingRun) -> tuple[JsonObject, ...]:
+        """Return what a training has told; nothing if it never began."""
+        file = events_file(self.workspace, run)
+        return readable_events(file)[0] if file.exists() else ()
+
+    def _steps(self, run: TrainingRun) -> JsonObject:
+        """Return what the plans say to our own trainers."""
+        plans = read_json(self.workspace.plans_file(run.dataset, run.plans))
+        steps: JsonObject = plans.get("nnunet_bridge", {}).get(run.configuration, {})
+        return steps
+
+    def _patience(self, run: TrainingRun) -> int | None:
+        """Return the patience asked for, else that of the plans, else None."""
+        if self.begun.beginning.patience is not None:
+            return self.begun.beginning.patience
+        patience: int | None = self._steps(run).get("patience")
+        return patience
+
     def _epochs_planned(self, run: TrainingRun) -> int:
-        steps = read_json(self.workspace.plans_file(run.dataset, run.plans)).get(
-            "nnunet_bridge", {}
-        )
-        return int(steps.get(run.configuration, {}).get("epochs", FULL_EPOCHS)) + 1
+        return int(self._steps(run).get("epochs", FULL_EPOCHS)) + 1
 
     def _tell(self, todo: Sequence[TrainingRun], progress: Progress) -> None:
         """Show the table, the epochs done (validation counts as one) and a note."""
         states = {run: self._state(run) for run in self.shown}
-        done = sum(states[run].course.epochs_done + states[run].done for run in todo)
+        done = sum(
+            self._epochs_planned(run)  # even where it ended early
+            if states[run].done
+            else states[run].course.epochs_done
+            for run in todo
+        )
         progress.show(partial(run_table, list(states.values())))
         progress.advance(done, "; ".join(_note(states[run]) for run in self.running))
 
@@ -599,11 +654,23 @@ def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> N
 
 
 def _write_plans(workspace: Workspace, dataset: str, method: Method) -> None:
-    """Write the plans of a method beside nnU-Net's, if they are not there."""
+    """Write the plans of a method beside nnU-Net's, if they are not there.
+
+    Raises
+    ------
+    InputError
+        If nnU-Net's planner has not made those that they begin with.
+    """
+    if not workspace.plans_file(dataset, method.stock_plans).is_file():
+        raise InputError(
+            f"{dataset} has no {method.stock_plans}: run `nnunet-bridge plan "
+            f"{number_of(dataset)} --planner {method.planner}` first."
+        )
     if not method.needs_own_plans:
         return
-    stock = read_json(workspace.plans_file(dataset, method.stock_plans))
-    plans = method.plans_from(stock)
+    plans = method.plans_from(
+        read_json(workspace.plans_file(dataset, method.stock_plans))
+    )
     file = workspace.plans_file(dataset, method.plans)
     if not file.exists() or read_json(file) != plans:
         write_json(file, plans)

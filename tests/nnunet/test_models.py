@@ -21,7 +21,7 @@ from tiny_model import (
 )
 
 from nnunet_bridge.core.errors import SecurityError
-from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF, method_of
 from nnunet_bridge.nnunet.models import (
     TRAINERS,
     ModelName,
@@ -133,6 +133,10 @@ def test_every_listed_class_is_one_that_nnunet_would_find(word):
     assert isinstance(pydoc.locate(word), type)
 
 
+NETWORKS_OF_ITS_OWN = set(REPORT_NETWORK_OF)
+"""Their sizes stand in the plans, where they are judged."""
+
+
 def test_S09_every_trainer_on_the_list_is_in_nnunet_or_ours_and_keeps_its_network():
     """Read from nnU-Net's files: a list with a name nobody has would help nobody."""
     folder = Path(find_spec("nnunetv2").origin).parent / "training" / "nnUNetTrainer"
@@ -147,7 +151,7 @@ def test_S09_every_trainer_on_the_list_is_in_nnunet_or_ours_and_keeps_its_networ
     }
 
     assert set(classes) >= TRAINERS
-    for trainer in TRAINERS - {"nnUNetTrainer"}:
+    for trainer in TRAINERS - {"nnUNetTrainer"} - NETWORKS_OF_ITS_OWN:
         assert "build_network_architecture" not in classes[trainer]
 
 
@@ -239,3 +243,38 @@ def test_the_model_folder_of_a_run_is_the_one_its_name_says(tmp_path):
     workspace = Workspace.at(tmp_path, environment={})
 
     assert workspace.model_dir(name.run("0")) == workspace.results_dir / name.path
+
+
+def report_plans(model, **network):
+    """Return plans of one of the report's networks, with some keys changed or gone."""
+    method = method_of(model, "smoke")
+    plans = method.plans_from(golden_plans())
+    steps = plans["nnunet_bridge"]["2d"] | network
+    plans["nnunet_bridge"]["2d"] = {k: v for k, v in steps.items() if v is not None}
+    return plans, name_of(plans, trainer=method.trainer)
+
+
+@pytest.mark.parametrize("model", ["unet2d", "resnet34", "resnet34-frozen"])
+def test_the_plans_of_the_reports_networks_pass(model):
+    plans, name = report_plans(model)
+
+    assert checked_plans(plans, name) == plans
+
+
+@pytest.mark.parametrize(
+    ("model", "network", "code"),
+    [
+        ("unet2d", {"features": None}, "S02"),
+        ("unet2d", {"features": [32, 10**6]}, "S07"),
+        ("unet2d", {"features": [32] * 9}, "S07"),
+        ("resnet34", {"decoder": None}, "S02"),
+        ("resnet34", {"decoder": [8, 8]}, "S07"),
+        ("resnet34", {"patience": 10**9}, "S07"),
+        ("resnet34", {"learning_rate_fall": -1.0}, "S07"),
+        ("resnet34", {"weights": "/home/somebody/resnet34.pth"}, "S02"),
+    ],
+)
+def test_S07_a_report_network_of_no_size_or_an_absurd_one_is_refused(
+    model, network, code
+):
+    assert refusal_of(checked_plans, *report_plans(model, **network)) == code

@@ -95,6 +95,9 @@ def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
         "first_epoch": trainer.current_epoch,
         "architecture": type(network).__name__,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "learning_parameters": sum(
+            p.numel() for p in network.parameters() if p.requires_grad
+        ),
         "loss": type(getattr(trainer.loss, "loss", trainer.loss)).__name__,
         "optimizer": type(trainer.optimizer).__name__,
         "initial_learning_rate": trainer.initial_lr,
@@ -112,6 +115,8 @@ def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
 
 
 def _augmentation(trainer: Any) -> str:  # noqa: ANN401 - nnU-Net's types
+    if hasattr(trainer, "augmentation_name"):
+        return str(trainer.augmentation_name)
     axes = trainer.inference_allowed_mirroring_axes
     return "nnU-Net's" + (", mirrored" if axes else ", without mirroring")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nnunetv2.utilities.label_handling.label_handling import (
 
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
+from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
 from nnunet_bridge.nnunet.prediction_memory import PlannedMember
 
@@ -179,10 +180,22 @@ class Member:
             done += 1
             progress(done / windows)
 
-        sweep = Sweep.over(self.networks, prepared.volume, sums_on, window_done)
+        networks = replace(self.networks, mirror_axes=self.mirrored(prepared))
+        sweep = Sweep.over(networks, prepared.volume, sums_on, window_done)
         windows = sweep.windows
         means = _means(sweep.planes(), overlaps)
         return self._resampling(prepared).planes(means, prepared.volume.shape[1:])
+
+    def mirrored(self, prepared: Prepared) -> tuple[int, ...]:
+        """Return the axes along which this image is mirrored too."""
+        direction = prepared.properties.get("sitk_stuff", {}).get("direction", ())
+        return mirrored_in_prediction(
+            self.networks.mirror_axes,
+            self.dataset["labels"],
+            direction,
+            self.plans.transpose_forward,
+            len(self.networks.patch),
+        )
 
     def _resampling(self, prepared: Prepared) -> Resampling:
         """Return the way back to the cropped image."""

@@ -15,6 +15,8 @@ import torch
 
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.safety import prepare
+from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
+from nnunet_bridge.nnunet.inside.stopping import stop_early
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
 from nnunet_bridge.nnunet.training_options import SEED
 
@@ -35,28 +37,53 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--resume", action="store_true")
     train.add_argument("--probabilities", action="store_true")
     train.add_argument("--validate-best", action="store_true")
+    train.add_argument("--encoder-weights", type=Path)
     train.add_argument("--pretrained", type=Path)
+    train.add_argument("--patience", type=int)
 
 
 def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
     from nnunetv2.run import run_training as nnunet
 
-    prepare_training(asked.events)
-    nnunet.run_ddp = OnEachGpu(asked.events)
+    wishes = Wishes(asked.events, asked.encoder_weights, asked.patience)
+    prepare_training(wishes)
+    nnunet.run_ddp = OnEachGpu(wishes)
     nnunet.run_training(
         asked.dataset,
         asked.configuration,
         asked.fold,
         asked.trainer,
         asked.plans,
-        pretrained_weights=None if asked.pretrained is None else str(asked.pretrained),
+        pretrained_weights=str(asked.pretrained) if asked.pretrained else None,
         num_gpus=asked.gpus,
         export_validation_probabilities=asked.probabilities,
         continue_training=asked.resume,
         val_with_best=asked.validate_best,
         device=torch.device(asked.device),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What belongs to a training whatever its trainer."""
+
+    events: Path
+    """Written by the first process alone."""
+
+    encoder_weights: Path | None = None
+    patience: int | None = None
+
+    def put_into(self, trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Give them to a trainer, nnU-Net's own or ours, in one of the processes."""
+        if self.encoder_weights is not None:
+            trainer.encoder_weights = self.encoder_weights
+        keep_sides_in_training(trainer)
+        events = EventWriter(self.events) if rank == 0 else None
+        if events is not None:
+            events.listen_to(trainer)
+        if self.patience is not None:
+            stop_early(trainer, self.patience, events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +94,18 @@ class OnEachGpu:
     is prepared there as the first process was, and then does what nnU-Net says.
     """
 
-    events: Path
-    """Written by the first process alone."""
+    wishes: Wishes
 
     def __call__(self, rank: int, *arguments: Any) -> None:  # noqa: ANN401 - nnU-Net's
         """Train in this process."""
         from nnunetv2.run import run_training as nnunet
 
         prepare()
-        prepare_training(self.events, rank)
+        prepare_training(self.wishes, rank)
         nnunet.run_ddp(rank, *arguments)
 
 
-def prepare_training(events: Path, rank: int = 0) -> None:
+def prepare_training(wishes: Wishes, rank: int = 0) -> None:
     """Let this process tell its epochs and write checkpoints that are whole, and often.
 
     Processes of other ranks draw other numbers, so that they see other patches.
@@ -94,11 +120,10 @@ def prepare_training(events: Path, rank: int = 0) -> None:
 
     def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
         trainer = build(*arguments, **options)
-        EventWriter(events).listen_to(trainer)
+        wishes.put_into(trainer, rank)
         return trainer
 
-    if rank == 0:
-        nnunet.get_trainer_from_args = build_and_listen
+    nnunet.get_trainer_from_args = build_and_listen
 
 
 def _seed(seed: int) -> None:

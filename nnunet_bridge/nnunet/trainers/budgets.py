@@ -1,4 +1,7 @@
-"""The trainers of the budgets `smoke` and `quick`.
+"""nnU-Net's own training at the budgets `smoke` and `quick`.
+
+Source: nnU-Net (Isensee et al., *Nature Methods* 2021); the settings of `smoke` are
+ours (decision 0006).
 
 Both are nnU-Net's own trainer with fewer steps; how many is written in the plans, under
 the key ``nnunet_bridge``, so that a checkpoint carries everything that made it:

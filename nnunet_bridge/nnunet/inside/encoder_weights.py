@@ -1,0 +1,163 @@
+"""Weights of a ResNet34 that an encoder begins with: read, judged, fitted.
+
+A state dict, as torchvision and segmentation-models-pytorch keep one. It is loaded by
+torch's list of harmless types; names and shapes are compared with the encoder's before
+any training begins, in a process of its own, so that a wrong file costs seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    InputError,
+    SecurityError,
+)
+
+COLOURS = 3
+FIRST = "conv1.weight"
+CLASSIFIER = ("fc.weight", "fc.bias")
+"""What only a network that names whole images has."""
+
+COUNTER = ".num_batches_tracked"
+"""Of batch normalisation; files of torch 0.4 and before have none, and nothing here
+needs it."""
+
+Weights = dict[str, torch.Tensor]
+
+
+def add_arguments(encoder: argparse.ArgumentParser) -> None:
+    """Add where weights come from, and what is told of them."""
+    encoder.add_argument("--weights", type=Path)
+    encoder.add_argument("--out", type=Path, required=True)
+    encoder.add_argument("--answer", type=Path, required=True)
+
+
+def prepare_encoder(asked: argparse.Namespace) -> None:
+    """Write a judged copy of the weights; answer with the fault, if there is one."""
+    try:
+        found = (
+            downloaded() if asked.weights is None else read_state_dict(asked.weights)
+        )
+        torch.save(fitted(found, _encoder().state_dict()), asked.out)
+        answer: dict[str, str | None] = {"fault": None}
+    except BridgeError as error:
+        answer = {"fault": type(error).__name__, "message": str(error)}
+    asked.answer.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def read_state_dict(file: Path) -> Weights:
+    """Return the tensors of a file.
+
+    Raises
+    ------
+    InputError
+        If it holds no state dict, or is damaged.
+    SecurityError
+        If it holds more than tensors and plain values.
+    """
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SecurityError(
+            f"{file} is refused: it holds more than tensors, or is no file of torch.",
+            code="S01",
+        ) from error
+    except Exception as error:  # the boundary around a file from outside
+        raise InputError(f"{file} is no state dict that torch can read.") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for name, value in found.items()
+    ):
+        raise InputError(f"{file} holds no state dict: names of weights with tensors.")
+    return dict(found)
+
+
+def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weights:
+    """Return weights for an encoder, the first convolution fitted to its channels.
+
+    Parameters
+    ----------
+    found : mapping
+        Name to tensor; the classifier of whole images is left behind.
+    known : mapping
+        The encoder's own state dict.
+
+    Raises
+    ------
+    InputError
+        Naming the first weight that is missing, superfluous or of another shape.
+    """
+    weights = {name: value for name, value in found.items() if name not in CLASSIFIER}
+    for name in known:
+        if name.endswith(COUNTER):
+            weights.setdefault(name, known[name])
+    missing = [name for name in known if name not in weights]
+    foreign = [name for name in weights if name not in known]
+    if missing or foreign:
+        what = f"lack {missing[0]}" if missing else f"hold {foreign[0]}"
+        raise InputError(
+            f"The weights are not those of a ResNet34's encoder: they {what}."
+        )
+    channels = known[FIRST].shape[1]
+    if weights[FIRST].ndim == known[FIRST].ndim:
+        weights[FIRST] = for_channels(weights[FIRST], channels)
+    for name, value in weights.items():
+        if value.shape != known[name].shape:
+            raise InputError(
+                f"The weights are not those of a ResNet34's encoder: {name} has the "
+                f"shape {tuple(value.shape)}, not {tuple(known[name].shape)}."
+            )
+    return weights
+
+
+def for_channels(first: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return a first convolution that sees grey channels as the colours' mean image.
+
+    Parameters
+    ----------
+    first : (F, 3, H, W) tensor
+    channels : int
+
+    Returns
+    -------
+    first : (F, channels, H, W) tensor
+        Of one channel: the sum over the colours. Of several: as much for each.
+    """
+    if first.shape[1] != COLOURS or channels == COLOURS:
+        return first
+    summed = first.sum(1, keepdim=True) / channels
+    return summed.repeat(1, channels, 1, 1)
+
+
+def downloaded() -> Weights:
+    """Return the weights that the library fetches.
+
+    Raises
+    ------
+    EnvironmentFault
+        If the network does not allow it.
+    """
+    try:
+        found: Weights = _encoder("imagenet").state_dict()
+    except Exception as error:  # whatever a network can do
+        raise EnvironmentFault(
+            "The ImageNet weights of the encoder could not be downloaded: give a file "
+            "with --weights FILE, or train it from random weights with --from-scratch."
+        ) from error
+    return found
+
+
+def _encoder(weights: str | None = None) -> Any:  # noqa: ANN401 - the library's type
+    import segmentation_models_pytorch as smp
+
+    return smp.encoders.get_encoder("resnet34", in_channels=COLOURS, weights=weights)

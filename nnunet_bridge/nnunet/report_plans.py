@@ -1,0 +1,128 @@
+"""Plans of the source report's own networks, made from nnU-Net's.
+
+They keep nnU-Net's spacing, normalisation and preprocessed data, so that the report's
+networks see what nnU-Net's see. Patch and batch are nnU-Net's as far as the networks
+allow; what the report fixes (its features, steps and learning rate) is written under
+the key ``nnunet_bridge``, from which the trainers read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_bridge.nnunet.plans import (
+    QUICK_STEPS,
+    SMOKE_SIZES,
+    Budget,
+    Plans,
+    patch_within,
+)
+
+FULL_STEPS = {"epochs": 50, "iterations": 250, "validation_iterations": 50}
+"""The report's epochs, each as long as one of nnU-Net's."""
+
+PATIENCE = 20
+CONFIGURATION = "2d"
+SMALLEST_BATCH = 2
+"""Batch normalisation needs two images where the deepest level has one pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportNetwork:
+    """One of the report's networks."""
+
+    suffix: str
+    """What the names of its plans have after nnU-Net's."""
+
+    divisor: int
+    """Its poolings divide the edges of a patch by that."""
+
+    batch_size: int
+    """The report's; nnU-Net's own where that is smaller, as its planner knows the
+    memory."""
+
+    learning_rate: float
+    learning_rate_fall: float
+    size: Mapping[str, list[int]]
+    """Keys of the plans that fix the network."""
+
+    smoke_size: Mapping[str, list[int]]
+    smoke_learning_rate: float
+    smoke_steps: Mapping[str, int]
+
+    def plans_from(self, budget: Budget, stock: Plans) -> Plans:
+        """Return its plans at a budget.
+
+        Parameters
+        ----------
+        budget : Budget
+        stock : dict
+            Content of ``nnUNetPlans.json``; not changed.
+        """
+        plans = deepcopy(stock)
+        plans["plans_name"] = f"{stock['plans_name']}{self.suffix}{budget.suffix}"
+        planned = plans["configurations"].get(CONFIGURATION)
+        plans["configurations"] = {CONFIGURATION: planned} if planned else {}
+        if not planned:
+            return plans
+        smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == "smoke" else None
+        batch = smoke.batch_size if smoke else self.batch_size
+        planned["batch_size"] = max(min(batch, planned["batch_size"]), SMALLEST_BATCH)
+        patch = [
+            -(-edge // self.divisor) * self.divisor for edge in planned["patch_size"]
+        ]
+        if smoke:
+            divisors = [self.divisor] * len(patch)
+            patch = patch_within(smoke.largest_patch, patch, divisors)
+        planned["patch_size"] = patch
+        plans["nnunet_bridge"] = {CONFIGURATION: self._written(budget)}
+        return plans
+
+    def _written(self, budget: Budget) -> dict[str, Any]:
+        """Return what stands under ``nnunet_bridge``."""
+        if budget.name == "smoke":
+            size, steps = self.smoke_size, self.smoke_steps
+            rate = self.smoke_learning_rate
+        else:
+            size, rate = self.size, self.learning_rate
+            steps = FULL_STEPS if budget.name == "full" else QUICK_STEPS
+        written: dict[str, Any] = {
+            **steps,
+            "patience": PATIENCE,
+            "learning_rate": rate,
+            "learning_rate_fall": self.learning_rate_fall * rate / self.learning_rate,
+            **{key: list(features) for key, features in size.items()},
+        }
+        if budget.name == "smoke":
+            written["foreground_share"] = SMOKE_SIZES[CONFIGURATION].steps[
+                "foreground_share"
+            ]
+        return written
+
+
+UNET_2D = ReportNetwork(
+    suffix="UNet2d",
+    divisor=16,
+    batch_size=30,
+    learning_rate=1e-4,
+    learning_rate_fall=0,
+    size={"features": [32, 64, 128, 256, 480]},
+    smoke_size={"features": [16, 32, 64, 128, 240]},
+    smoke_learning_rate=1e-3,
+    smoke_steps={"epochs": 10, "iterations": 50, "validation_iterations": 4},
+)
+
+RESNET_34 = ReportNetwork(
+    suffix="ResNet34",
+    divisor=32,
+    batch_size=24,
+    learning_rate=1e-4,
+    learning_rate_fall=1e-6,
+    size={"decoder": [256, 128, 64, 32, 16]},
+    smoke_size={"decoder": [128, 64, 32, 16, 16]},
+    smoke_learning_rate=1e-3,
+    smoke_steps={"epochs": 6, "iterations": 20, "validation_iterations": 4},
+)

@@ -1,0 +1,171 @@
+"""The source report's augmentation in nnU-Net: `--model report-augmentation`.
+
+Source: *Automatic Segmentation for Lower Limb Bones & Muscles using Deep Learning*
+(2023), its data augmentation; network, loss and optimiser stay nnU-Net's.
+
+Settings:
+
+- every patch is rotated in the plane of its slice, uniformly by -15 to +15 degrees;
+- with probability 1/2 it is flipped from left to right, if that is the same axis of the
+  array in every case, within 30 degrees, and lies in the patch;
+- where labels keep the sides apart, a flip exchanges them; if a structure has a label
+  on one side only, there is no flip;
+- nothing is mirrored at prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import (
+    Convert2DTo3DTransform,
+    Convert3DTo2DTransform,
+)
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import (
+    get_patch_size,
+)
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_bridge.nnunet.inside.sides import components_of
+from nnunet_bridge.nnunet.sides import (
+    axis_that_swaps_sides,
+    sides_are_apart,
+    swapped_labels,
+)
+from nnunet_bridge.nnunet.trainers.budgets import (
+    BridgeQuickTrainer,
+    BridgeSmokeTrainer,
+)
+
+LARGEST_ROTATION = math.radians(15)
+FLIP_PROBABILITY = 0.5
+
+
+class FlipLeftRight(BasicTransform):  # type: ignore[misc]
+    """Flip a patch and exchange the labels of the sides, with a probability.
+
+    Parameters
+    ----------
+    axis : int
+        Of the patch, channels not counted.
+    swaps : dict of int to int
+        Label -> the same structure on the other side.
+    probability : float
+    """
+
+    def __init__(
+        self, axis: int, swaps: dict[int, int], probability: float = FLIP_PROBABILITY
+    ) -> None:
+        super().__init__()
+        self.axis = axis
+        self.swaps = swaps
+        self.probability = probability
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, bool]:  # noqa: ANN401, ARG002 - as the original
+        """Draw whether this patch is flipped."""
+        return {"flipped": bool(torch.rand(1) < self.probability)}
+
+    def _apply_to_image(self, img: torch.Tensor, **params: bool) -> torch.Tensor:
+        return torch.flip(img, [self.axis + 1]) if params["flipped"] else img
+
+    def _apply_to_segmentation(
+        self, segmentation: torch.Tensor, **params: bool
+    ) -> torch.Tensor:
+        if not params["flipped"]:
+            return segmentation
+        flipped = torch.flip(segmentation, [self.axis + 1])
+        swapped = flipped.clone()
+        for value, other in self.swaps.items():
+            swapped[flipped == value] = other
+        return swapped
+
+
+class ReportAugmentation:
+    """The report's augmentation instead of nnU-Net's; mixed into a trainer."""
+
+    flip: FlipLeftRight | None = None
+    """What flips, or None; known once the cases are."""
+
+    augmentation_name = "the report's"
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
+        self: Any,
+    ) -> tuple[tuple[float, float], bool, Any, None]:
+        """Rotate slices by 15 degrees at most; leave the flip to our own transform."""
+        patch_size = list(self.configuration_manager.patch_size)
+        rotation = (-LARGEST_ROTATION, LARGEST_ROTATION)
+        flat = len(patch_size) == 3  # noqa: PLR2004 - rotate within the slices
+        in_plane = get_patch_size(patch_size[-2:], rotation, (0, 0), (0, 0), (1, 1))
+        first = patch_size[:1] if flat else []
+        self.flip = self.left_right_flip(len(patch_size))
+        self.inference_allowed_mirroring_axes = None
+        return rotation, flat, [*first, *(int(edge) for edge in in_plane)], None
+
+    def left_right_flip(self: Any, dimensions: int) -> FlipLeftRight | None:
+        """Return the flip of this dataset, or None, and say in the log which."""
+        labels = self.dataset_json["labels"]
+        axis = axis_that_swaps_sides(components_of(self), dimensions)
+        swaps = swapped_labels(labels) if sides_are_apart(labels) else {}
+        if axis is None or swaps is None:
+            why = "no axis is left-right" if axis is None else "a label lacks its twin"
+            self.print_to_log_file(f"The report's flip is left out: {why}.")
+            return None
+        self.print_to_log_file(f"Flipped along axis {axis}; labels swapped: {swaps}.")
+        return FlipLeftRight(axis, swaps)
+
+    def get_training_transforms(
+        self: Any,
+        patch_size: Any,  # noqa: ANN401 - nnU-Net's types
+        rotation_for_DA: tuple[float, float],  # noqa: N803 - nnU-Net's name
+        deep_supervision_scales: Any,  # noqa: ANN401 - nnU-Net's types
+        mirror_axes: tuple[int, ...] | None,
+        do_dummy_2d_data_aug: bool,  # noqa: FBT001 - nnU-Net's signature
+        use_mask_for_norm: list[bool] | None = None,
+        **labels: Any,  # noqa: ANN401 - passed on as it comes
+    ) -> Any:  # noqa: ANN401 - nnU-Net's types
+        """Return rotation and flip, then what nnU-Net does before every loss."""
+        if mirror_axes:
+            raise AssertionError("the report mirrors nothing but from left to right")
+        flat = do_dummy_2d_data_aug
+        rotated = SpatialTransform(
+            patch_size[1:] if flat else patch_size,
+            patch_center_dist_from_border=0,
+            random_crop=False,
+            p_rotation=1,
+            rotation=rotation_for_DA,
+            border_mode_seg="constant",
+            padding_value_seg=-1,
+        )
+        transforms = (
+            [Convert3DTo2DTransform(), rotated, Convert2DTo3DTransform()]
+            if flat
+            else [rotated]
+        )
+        transforms += [self.flip] if self.flip else []
+        masked = [n for n, used in enumerate(use_mask_for_norm or []) if used]
+        if masked:
+            transforms.append(
+                MaskImageTransform(
+                    apply_to_channels=masked, channel_idx_in_seg=0, set_outside_to=0
+                )
+            )
+        last = self.get_validation_transforms(deep_supervision_scales, **labels)
+        return ComposeTransforms([*transforms, last])
+
+
+class BridgeReportAugmentationTrainer(ReportAugmentation, nnUNetTrainer):  # type: ignore[misc]
+    """At the full budget: nnU-Net's 1000 epochs."""
+
+
+class BridgeReportAugmentationQuickTrainer(ReportAugmentation, BridgeQuickTrainer):
+    """At the budget `quick`."""
+
+
+class BridgeReportAugmentationSmokeTrainer(ReportAugmentation, BridgeSmokeTrainer):
+    """At the budget `smoke`."""

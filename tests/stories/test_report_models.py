@@ -1,0 +1,167 @@
+"""The report's networks on five tiny patients: trained, compared, packed, gone on with.
+
+Two epochs of four steps each: what they learn is nothing, that they fit in is all.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_study import GRID, draw, recipe, scan
+
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.formats.labels_file import read_label_table
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.runs import record_file
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.convert import convert_study
+from nnunet_bridge.pipeline.pack import pack_model, unpack_model
+from nnunet_bridge.pipeline.plan import plan_dataset
+from nnunet_bridge.pipeline.predict import predict_images
+from nnunet_bridge.pipeline.study import compare_dataset
+from nnunet_bridge.pipeline.train import train_dataset
+
+pytestmark = pytest.mark.training
+
+DATASET = "Dataset001_Tibia"
+STEPS = {"epochs": 2, "iterations": 4, "validation_iterations": 1}
+WEIGHTS = """
+import sys, torch, segmentation_models_pytorch as smp
+torch.manual_seed(0)
+encoder = smp.encoders.get_encoder("resnet34", in_channels=3, weights=None)
+torch.save(encoder.state_dict(), sys.argv[1])
+"""
+
+
+def tiny(model):
+    """Return a method that differs from the budget `smoke` in its steps only."""
+    method = method_of(model, "smoke")
+    network = replace(method.report_network, smoke_steps=STEPS)
+    return replace(method, report_network=network)
+
+
+def train(workspace, model, **options):
+    return train_dataset(
+        workspace,
+        DATASET,
+        ["2d"],
+        ["0"],
+        method=tiny(model),
+        options=TrainingOptions("cpu", **options),
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab") / "study"
+    rng = np.random.default_rng(0)
+    for index in range(1, 6):
+        scan(folder, index, f"{index}A")
+        for name, low in (("tibia", 4), ("femur", 20)):
+            mask = np.zeros(GRID.shape, np.uint8)
+            begin = low + int(rng.integers(0, 3))
+            mask[begin : begin + 8, 8:14, 3:9] = 1
+            draw(folder, f"{index}_{name}_{index}A", mask)
+    root = folder.parent / "work"
+    root.mkdir()
+    work = Workspace.at(root, environment={})
+    convert_study(folder, recipe(), work.raw_dir)
+    plan_dataset(work, DATASET, ["2d"])
+    return work
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "resnet34.pth"
+    subprocess.run([sys.executable, "-c", WEIGHTS, str(file)], check=True)
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(workspace, weights):
+    """Both networks, each trained once."""
+    return {
+        "unet2d": train(workspace, "unet2d", patience=1),
+        "resnet34-frozen": train(workspace, "resnet34-frozen", weights=weights),
+    }
+
+
+def record(workspace, model):
+    run = tiny(model).run(DATASET, "2d", 0)
+    return json.loads(record_file(workspace, run).read_text())
+
+
+def test_both_finish_and_their_records_name_what_they_began_with(workspace, trained):
+    for summary in trained.values():
+        assert summary.failures == ()
+        assert [state.state for state in summary.runs] == ["done"]
+    assert len(record(workspace, "resnet34-frozen")["encoder_weights"]) == 64
+    assert record(workspace, "unet2d")["patience"] == 1
+    assert record(workspace, "resnet34-frozen")["patience"] == 20
+
+
+def test_a_run_is_not_taken_for_one_with_other_weights(
+    workspace, trained, weights, tmp_path
+):
+    assert trained
+    other = tmp_path / "other.pth"
+    other.write_bytes(weights.read_bytes() + b"\0")
+
+    with pytest.raises(InputError, match="the weights that its encoder began with"):
+        train(workspace, "resnet34-frozen", weights=other)
+
+
+def test_weights_of_another_network_end_it_before_it_begins(workspace, tmp_path):
+    wrong = tmp_path / "wrong.pth"
+    command = f"import torch; torch.save({{'w': torch.zeros(1)}}, {str(wrong)!r})"
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+    with pytest.raises(InputError, match=r"lack conv1\.weight"):
+        train(workspace, "resnet34", weights=wrong)
+
+
+def test_they_predict_and_stand_in_one_table(workspace, trained, tmp_path):
+    images = sorted((workspace.raw_dir / DATASET / "imagesTr").glob("*.nii.gz"))[:1]
+
+    for model in trained:
+        predict_images(
+            workspace, DATASET, images, tmp_path / model, budget="smoke", model=model
+        )
+        found = next((tmp_path / model).rglob("labels.nii.gz"))
+        labels = workspace.raw_dir / DATASET / "dataset.json"
+        labelmap = read_labelmap(found, read_label_table(labels))
+        assert labelmap.grid.matches(read_volume(images[0]).grid)
+
+    compared = compare_dataset(
+        workspace, DATASET, ["2d"], tmp_path / "page", models=list(trained)
+    )
+    assert (compared.folder / "index.html").is_file()
+    text = (compared.folder / "comparison.csv").read_text()
+    assert "unet2d 2d" in text
+    assert "resnet34-frozen 2d" in text
+
+
+def test_a_packed_one_predicts_elsewhere_and_is_gone_on_with(
+    workspace, trained, tmp_path
+):
+    assert trained
+    packed = tmp_path / "unet.zip"
+    pack_model(workspace, DATASET, packed, budget="smoke", model="unet2d")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    unpacked = unpack_model(Workspace.at(elsewhere, environment={}), packed)
+    images = sorted((workspace.raw_dir / DATASET / "imagesTr").glob("*.nii.gz"))[:1]
+
+    found = predict_images(
+        Workspace.at(elsewhere, environment={}), DATASET, images, tmp_path / "out"
+    )
+
+    assert unpacked.folds == ("0",)
+    assert found.exit_code == 0
+    with pytest.raises(UsageError, match="trained on Dataset001_Tibia itself"):
+        train(workspace, "unet2d", restart=True, pretrained=str(packed))
