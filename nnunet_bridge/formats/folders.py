@@ -23,7 +23,7 @@ _EXCHANGE = 2
 
 @contextlib.contextmanager
 def work_folder(beside: Path, purpose: str) -> Iterator[Path]:
-    """Give an empty folder in `beside`; it is gone when the block ends.
+    """Give an empty folder in `beside`, by its whole path; it goes when the block ends.
 
     `beside` is made if need be, and is gone again if nothing was put into it. What dead
     processes left there for the same purpose is removed.
@@ -37,7 +37,7 @@ def work_folder(beside: Path, purpose: str) -> Iterator[Path]:
         made = [place for place in (beside, *beside.parents) if not place.exists()]
         beside.mkdir(parents=True, exist_ok=True)
         _remove_leavings(beside, purpose)
-        work = beside / f".{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+        work = beside.absolute() / f".{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
         work.mkdir()
     try:
         yield work

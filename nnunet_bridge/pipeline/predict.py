@@ -153,7 +153,7 @@ def predict_images(  # noqa: PLR0913 - each is a word of the command
     seen = training_range(model_dir, workspace.dataset_dir(dataset))
     structures = known_structures(workspace, dataset, model_dir)
     learnt = _Learnt(labels, described.channels[0], seen, structures)
-    with work_folder(out.absolute(), "work") as work:
+    with work_folder(out, "work") as work:
         sources = find_images(inputs, unpack_dir=work / "unpacked")
         if wishes.dicom_seg:
             _require_dicom(sources)

@@ -69,8 +69,8 @@ def test_the_segmentation_holds_the_labels(tmp_path, predicted):
 
     for mask in read_segments(tmp_path / "c" / "labels.seg.nrrd"):
         label = TABLE[mask.name]
-        np.testing.assert_array_equal(mask.voxels, predicted.labelmap.mask(label))
-        assert mask.grid.matches(predicted.labelmap.grid, tolerance_mm=1e-9)
+        np.testing.assert_array_equal(mask.voxels, predicted.seen.mask(label))
+        assert mask.grid.matches(predicted.seen.grid, tolerance_mm=1e-9)
 
 
 def test_volumes_are_told_by_structure_and_side(tmp_path, predicted):
@@ -114,7 +114,7 @@ def test_a_record_of_findings_holds_no_name_of_a_file():
     assert record == {
         "code": "D14",
         "outcome": "warned",
-        "message": "The first is (a name), of (a name).",
+        "message": "The first is a file, of a file.",
     }
     json.dumps(record)
 

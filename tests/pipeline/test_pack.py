@@ -43,12 +43,13 @@ from nnunet_bridge.core.errors import (
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.files import only_writer, sha256_of
+from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
 from nnunet_bridge.nnunet.methods import method_of_run
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.runs import known_runs, lock_file
-from nnunet_bridge.pipeline import pack, predict
+from nnunet_bridge.pipeline import pack
 from nnunet_bridge.pipeline.models import choose_model
 from nnunet_bridge.pipeline.pack import pack_model, unpack_model
 from nnunet_bridge.pipeline.predict import predict_images
@@ -633,7 +634,7 @@ def test_S10_a_folder_that_looks_like_an_option_reaches_nnunet_as_a_path(
 ):
     monkeypatch.chdir(tmp_path)
 
-    with predict._work_folder(Path("-rf")) as work:
+    with work_folder(Path("-rf"), "work") as work:
         assert work.is_absolute()
         assert work.parent == tmp_path / "-rf"
 
@@ -722,7 +723,7 @@ def test_no_cleaning_is_tuned_without_validation(unpacked):
 
 
 def test_a_model_of_other_plans_answers_where_there_is_no_other(workspace):
-    run = TrainingRun(DATASET, "2d", 0, "nnUNetTrainer", "nnUNetResEncUNetMPlans")
+    run = TrainingRun(DATASET, "2d", 0, "nnUNetTrainer", "nnUNetResEncUNetXLPlans")
     folder = workspace.fold_dir(run)
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").write_bytes(HARMLESS)

@@ -187,7 +187,7 @@ def test_training_ends_with_records_and_does_not_fail_without_them(
     workspace.planned_dir(DATASET).mkdir(parents=True)
     workspace.splits_file(DATASET).write_text(json.dumps(splits))
     workspace.plans_file(DATASET, method_of("nnunet", "full").plans).write_text("{}")
-    monkeypatch.setattr(train, "require_plan", lambda *_: "state")
+    monkeypatch.setattr(train, "require_plan", lambda *_, **__: "state")
     if breaks:
         monkeypatch.setattr(run_record, "write_run_record", lambda *_: 1 / 0)
 
