@@ -463,9 +463,13 @@ class _Batch:
                 run: at_the_end.enter_context(contextlib.ExitStack()) for run in todo
             }
             try:
+                said = len(self.warnings)
                 while waiting or self.running:
                     while waiting and len(self.running) < side_by_side:
                         self._start(waiting.pop(0), locks)
+                    for warning in self.warnings[said:]:
+                        progress.say(warning)
+                    said = len(self.warnings)
                     time.sleep(POLL_S)
                     failures += self._collect(locks, waiting)
                     self._tell(todo, progress)
