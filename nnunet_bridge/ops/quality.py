@@ -63,7 +63,7 @@ MANY_LABELS = 20
 
 PIECE_SHARE = 0.01
 """A piece counts from this share of the volume of its structure on: smaller specks
-hardly change a Dice or a volume."""
+hardly change a Dice or a volume. Where no piece is as large, all count."""
 
 PIECES_RED_FACTOR = 3
 """So many times the pieces of the training labels are red."""
@@ -271,6 +271,8 @@ def _figures_of(labelmap: Labelmap, label: Label, box: Box) -> StructureFigures:
     pieces = connected(mask, across_planes=True)
     sizes = pieces.sizes()
     counted = sizes >= PIECE_SHARE * sizes.sum()
+    if not counted.any():  # shattered: there is nothing but specks
+        counted[:] = True
     voxel_mm3 = labelmap.grid.voxel_volume_mm3
     sides = None if label.side else _sides(mask, labelmap.grid)
     return StructureFigures(

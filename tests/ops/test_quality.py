@@ -272,6 +272,16 @@ def test_the_number_of_pieces_is_that_of_scipy_without_specks():
     assert found.volume_mm3 == sizes.sum()
 
 
+def test_a_structure_that_is_shattered_into_specks_is_all_pieces():
+    voxels = np.zeros((20, 20, 20), np.uint8)
+    voxels[::2, ::2, ::2] = 1
+
+    figures = structure_figures(labelmap(voxels))["tibia"]
+
+    assert figures.pieces == 1000
+    assert figures.at_border
+
+
 @pytest.mark.parametrize(("pieces", "level"), [(1, 0), (2, 1), (3, 1), (4, 2)])
 def test_more_pieces_than_any_training_label_light(pieces, level):
     voxels = np.zeros((20, 6, 6), np.uint8)
