@@ -171,3 +171,44 @@ def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
     assert "Tried again with half the workers." in summary.warnings[0]
     record = json.loads(record_file(work, run).read_text())
     assert (record["state"], record["loaders"]) == ("done", 0)
+
+
+LOST = (
+    "Some background worker is 6 feet under. Yuck.",
+    "One or more background workers are no longer alive. Exiting.",
+    "Some background workers are no longer alive",
+    "Segmentation export worker died. It was likely killed by your OS",
+    "Background workers died. Look for the error message further up!",
+)
+
+
+@pytest.mark.parametrize("sentence", LOST)
+def test_F11_each_of_nnunets_sentences_about_a_lost_worker_is_known(tmp_path, sentence):
+    program = f"raise RuntimeError({sentence!r})"
+    command = [sys.executable, "-c", program]
+
+    with NnUNetProcess(command, os.environ, tmp_path / "log") as process:
+        list(watch([process]))
+        with pytest.raises(WorkerKilled, match="a worker process of it was killed"):
+            process.check("train")
+
+
+def test_F11_a_worker_that_failed_by_itself_was_not_killed(tmp_path):
+    """A damaged file ends a loader too; then its own words matter."""
+    program = (
+        "print('Exception in background worker 1:');"
+        "print('RuntimeError: Error while getting the buffer');"
+        "raise RuntimeError('One or more background workers are no longer alive.')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False
+    )
+    assert result.returncode == 1
+
+    with NnUNetProcess(
+        [sys.executable, "-c", program], os.environ, tmp_path / "log"
+    ) as process:
+        list(watch([process]))
+        with pytest.raises(Exception, match="Error while getting the buffer") as caught:
+            process.check("train")
+    assert not isinstance(caught.value, WorkerKilled)
