@@ -428,7 +428,8 @@ def test_no_model_mirrors_a_left_bone_to_the_right(trainer_of, tmp_path, model, 
     """nnU-Net's own trainer does, as soon as `Wishes` lets it."""
     if model == "resenc-l":
         model = "resenc-m"  # the same trainer; the golden plans are those of M
-    configuration = method_of(model, budget).configurations[-1]
+    known = method_of(model, budget).configurations
+    configuration = "3d_fullres" if "3d_fullres" in known else "2d"
     patch = VOLUME if configuration == "3d_fullres" else None
     trainer = trainer_of(model, budget, configuration, labels=SIDED, patch=patch)
 

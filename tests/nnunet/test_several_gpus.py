@@ -9,13 +9,14 @@ import json
 import pickle
 import random
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from nnunet_bridge.nnunet.inside import training
-from nnunet_bridge.nnunet.inside.training import OnEachGpu
+from nnunet_bridge.nnunet.inside.training import OnEachGpu, Wishes
 
 PROCESSES = 2
 
@@ -26,6 +27,7 @@ class Trainer:
     num_epochs, num_iterations_per_epoch, current_epoch, initial_lr = 1, 1, 0, 0.01
     inference_allowed_mirroring_axes = None
     device = torch.device("cpu")
+    dataset_json: ClassVar = {"labels": {"background": 0, "tibia": 1}}
 
     def __init__(self):
         self.logger = SimpleNamespace(loggers=[])
@@ -79,7 +81,7 @@ def in_a_fresh_process(rank, on_each_gpu, out):
 @pytest.fixture(scope="module")
 def spawned(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    each = OnEachGpu(out / "events.jsonl")
+    each = OnEachGpu(Wishes(out / "events.jsonl"))
     torch.multiprocessing.spawn(in_a_fresh_process, (each, out), nprocs=PROCESSES)
     found = [json.loads((out / f"{n}.json").read_text()) for n in range(PROCESSES)]
     lines = (out / "events.jsonl").read_text().splitlines()
@@ -147,4 +149,4 @@ def test_nnunet_is_given_ours_to_start_and_can_pickle_it(monkeypatch, tmp_path):
     ((call, how),) = started
     assert how["nprocs"] == 2
     again = pickle.loads(pickle.dumps(call))  # noqa: S301 - our own
-    assert again == OnEachGpu(tmp_path / "events.jsonl")
+    assert again == OnEachGpu(Wishes(tmp_path / "events.jsonl"))

@@ -1,6 +1,8 @@
 """Predictions plane by plane are those of nnU-Net, which holds the whole volume."""
 
 import json
+import subprocess
+import sys
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -21,7 +23,6 @@ from nnunet_bridge.formats.nifti import read_array, write_volume
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and nnU-Net warn while they are imported
     import torch
-    from nnunetv2.ensembling.ensemble import ensemble_folders
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.preprocessing.resampling.default_resampling import (
         resample_data_or_seg_to_shape,
@@ -179,6 +180,13 @@ def whole(images, out, folder, folds, *, probabilities=False, previous=None):
     return read_array(out / "case.nii.gz")[1]
 
 
+def mean_by_nnunet(folders, out):
+    """Average as nnU-Net does, in a process that may fork: it has no threads yet."""
+    words = f"{[str(folder) for folder in folders]}, {str(out)!r}, num_processes=1"
+    program = f"import nnunetv2.ensembling.ensemble as e; e.ensemble_folders({words})"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 def dice_of(one, other, label):
     both, total = (one == label) & (other == label), (one == label).sum()
     return 2 * both.sum() / (total + (other == label).sum())
@@ -212,9 +220,7 @@ def test_the_mean_of_two_configurations_is_nnunets(tmp_path):
         whole(images, tmp_path / f"whole_{name}", folder, 2, probabilities=True)
         for name, folder in folders.items()
     ]
-    ensemble_folders(
-        [str(tmp_path / f"whole_{n}") for n in models], str(tmp_path), num_processes=1
-    )
+    mean_by_nnunet([tmp_path / f"whole_{name}" for name in models], tmp_path)
 
     labels, agreement = streamed(
         images, tmp_path / "ours", *((folder, 2) for folder in folders.values())

@@ -86,8 +86,8 @@ def assert_every_record_is_true(root):
     for case in records(root):
         folder = root / "out" / case
         record = json.loads((folder / "prediction.json").read_text())
-        assert record["files"]
-        for name, sha256 in record["files"].items():
+        assert record["outputs"]
+        for name, sha256 in record["outputs"].items():
             assert sha256_of(folder / name) == sha256
 
 
@@ -173,7 +173,7 @@ def test_N03_a_record_that_was_rewritten_to_fit_spoilt_labels_is_not_believed(
     labels = folder / "labels.nii.gz"
     labels.write_bytes(b"")
     record = json.loads((folder / "prediction.json").read_text())
-    record["files"]["labels.nii.gz"] = sha256_of(labels)
+    record["outputs"]["labels.nii.gz"] = sha256_of(labels)
     (folder / "prediction.json").write_text(json.dumps(record))
 
     assert predicted(batch, tmp_path, monkeypatch)[1] == [[CASES[0]]]
