@@ -19,6 +19,7 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.beginning import Begun
 from nnunet_bridge.pipeline.train import _Batch, watched_status
 
 SMOKE = method_of("nnunet", "smoke")
@@ -97,7 +98,9 @@ def test_train_shows_all_runs_asked_for_and_reads_a_file_again_only_if_it_grew(
 ):
     done = SMOKE.run("Dataset001_Leg", "3d_fullres", 0)
     cpu = Resources("cpu", threads=1, workers=1, loaders=0)
-    batch = _Batch(workspace, SMOKE, cpu, "state", TrainingOptions(), [RUN, done])
+    batch = _Batch(
+        workspace, SMOKE, cpu, "state", TrainingOptions(), Begun(), [RUN, done]
+    )
     listener, looks = Listener(), []
     real = run_state
     monkeypatch.setattr(

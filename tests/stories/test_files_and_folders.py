@@ -392,8 +392,8 @@ FIELDS = {
 CASE_FIELDS = {
     "case", "split", "outcome", "findings", "patient", "recipe_sha256", "version",
     "inputs", "files", "group", "rejected_groups", "series", "frame_of_reference",
-    "geometry", "rescale", "interventions", "region", "masks", "overlaps", "content",
-    "ignored_share", "outputs", "pair_sha256",
+    "geometry", "contrast", "rescale", "interventions", "region", "masks", "overlaps",
+    "content", "ignored_share", "outputs", "pair_sha256",
 }  # fmt: skip
 MASK_FIELDS = {
     "structure", "side", "source", "state", "read_as", "method", "voxels_before",
