@@ -136,7 +136,7 @@ def run(
     method = method_of(model, budget)
     options = StudyOptions(
         method,
-        configurations or method.configurations,
+        configurations or method.usual_configurations,
         folds or ("0",),
         device,
         force,

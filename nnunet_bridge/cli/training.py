@@ -242,7 +242,7 @@ def train(
         return train_on_cluster(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or method.configurations,
+            configurations or method.usual_configurations,
             folds or ("0",),
             method=method,
             options=on_cluster,
@@ -251,7 +251,7 @@ def train(
         return train_dataset(
             workspace,
             find_dataset(workspace, dataset),
-            configurations or method.configurations,
+            configurations or method.usual_configurations,
             folds or ("0",),
             method=method,
             options=options,

@@ -23,6 +23,9 @@ from nnunet_bridge.nnunet.plans import (
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D, ReportNetwork
 
 DEFAULT_MODEL = "nnunet"
+USUAL = ("2d", "3d_fullres")
+"""Configurations that every dataset has."""
+
 RESNET = "resnet34"
 FROZEN_RESNET = "resnet34-frozen"
 
@@ -105,6 +108,11 @@ class Method:
     def family(self) -> str:
         """What the folders of its models begin with."""
         return f"{self.trainer}__{self.plans}__"
+
+    @property
+    def usual_configurations(self) -> tuple[str, ...]:
+        """Those that are trained unless something else is asked for."""
+        return tuple(name for name in self.configurations if name in USUAL)
 
     @property
     def needs_own_plans(self) -> bool:

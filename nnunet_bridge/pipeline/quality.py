@@ -77,9 +77,10 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
     EnvironmentFault
         If the disk refuses.
     """
-    found = [
-        _lit_case(record.parent, labels) for record in sorted(out.glob(f"*/{RECORD}"))
-    ]
+    records = sorted(out.glob(f"*/{RECORD}"))
+    found = [_lit_case(record.parent, labels) for record in records]
+    newest_s = max((record.stat().st_mtime for record in records), default=0.0)
+    written = datetime.fromtimestamp(newest_s, tz=UTC)
     cases = tuple(sorted((case for case in found if case), key=_worst_first))
     write_reasons(
         out / QUALITY_TABLE,
@@ -89,7 +90,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
         out / QUALITY_PAGE,
         LightContent(
             models=tuple(dict.fromkeys(case.model for case in cases)),
-            created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+            created=written.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
             cases=cases,
             colours=tuple((label.name, label.hex_colour) for label in labels),
         ),

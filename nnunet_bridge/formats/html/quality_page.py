@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.quality import Light, Quality
-from nnunet_bridge.formats.files import write_text
+from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.html.parts import number, rendered
 
 MARKS = {Light.RED: "\u25a0", Light.AMBER: "\u25b2", Light.GREEN: "\u25cf"}
@@ -101,5 +101,6 @@ def write_quality_page(file: Path, content: LightContent) -> int:
         marks={str(light): mark for light, mark in MARKS.items()},
         number=number,
     )
-    write_text(file, page)
-    return len(page.encode())
+    content_bytes = page.encode()
+    write_if_changed(file, content_bytes)
+    return len(content_bytes)
