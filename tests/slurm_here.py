@@ -24,9 +24,22 @@ def why_not():
         return f"Slurm is not installed ({', '.join(missing)} missing)"
     if os.geteuid() != 0:
         return "only root can start a Slurm for a test"
-    if Path("/run/munge/munge.socket.2").exists():
+    if _answers(Path("/run/munge/munge.socket.2")):
         return "another munge runs here; this Slurm would get in its way"
     return ""
+
+
+def _answers(file):
+    """Whether somebody listens at a socket; one that a dead process left is removed."""
+    if not file.exists():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        try:
+            caller.connect(str(file))
+        except ConnectionRefusedError:
+            file.unlink()
+            return False
+    return True
 
 
 @contextlib.contextmanager
