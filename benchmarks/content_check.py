@@ -30,8 +30,8 @@ from nnunet_bridge.formats.slicer import read_mask, read_segments
 from nnunet_bridge.ops.content import content_findings
 from nnunet_bridge.ops.phantom import lower_limb
 from nnunet_bridge.ops.regrid import placed_on
-from nnunet_bridge.pipeline.cases import assemble_case
-from nnunet_bridge.pipeline.matching import plan_study
+from nnunet_bridge.pipeline.ingest.cases import assemble_case
+from nnunet_bridge.pipeline.ingest.matching import plan_study
 
 DATA = Path(
     os.environ.get("NNUNET_BRIDGE_TEST_DATA")

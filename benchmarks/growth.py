@@ -43,7 +43,7 @@ def convert(folder: Path) -> None:
     from limb import BONES
 
     from nnunet_bridge.formats.recipe import recipe_from
-    from nnunet_bridge.pipeline.convert import convert_study
+    from nnunet_bridge.pipeline.ingest.convert import convert_study
 
     recipe = recipe_from(
         {
@@ -58,14 +58,14 @@ def convert(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     """Clean a speckled prediction, slice by slice."""
-    from nnunet_bridge.pipeline.clean import clean_labels
+    from nnunet_bridge.pipeline.labels.clean import clean_labels
 
     _must_succeed(clean_labels(folder / "speckled.nii.gz", folder / "cleaned.nii.gz"))
 
 
 def score(folder: Path) -> None:
     """Score a prediction against its reference, every measure."""
-    from nnunet_bridge.pipeline.evaluate import score_folders
+    from nnunet_bridge.pipeline.labels.score import score_folders
 
     prediction, reference = folder / "prediction", folder / "reference"
     _must_succeed(score_folders(prediction, reference, folder / "scores"))
@@ -73,7 +73,7 @@ def score(folder: Path) -> None:
 
 def mesh(folder: Path) -> None:
     """Write the surfaces of a prediction as PLY."""
-    from nnunet_bridge.pipeline.mesh import mesh_labels
+    from nnunet_bridge.pipeline.labels.mesh import mesh_labels
 
     _must_succeed(mesh_labels(folder / "prediction", folder / "meshes"))
 
@@ -145,7 +145,7 @@ def _point(stage: str, folder: str, shape: str) -> int:
         columns, rows, slices = map(int, shape.split(","))
         prepare(Path(folder), (columns, rows, slices))
         return 0
-    import nnunet_bridge.pipeline.evaluate  # noqa: F401 - imports are not the work
+    import nnunet_bridge.pipeline.labels.score  # noqa: F401 - imports are not the work
 
     before = time.process_time()
     WORK[stage](Path(folder))

@@ -126,7 +126,7 @@ def train_ours(root: Path, dataset: str, configuration: str, epochs: int) -> Non
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.nnunet.training_options import TrainingOptions
-    from nnunet_bridge.pipeline.train import train_dataset
+    from nnunet_bridge.pipeline.training.train import train_dataset
 
     with fewer_epochs(configuration, epochs):
         summary = train_dataset(

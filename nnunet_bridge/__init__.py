@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.ops.metrics import bone_scores
-    from nnunet_bridge.pipeline.convert import convert_study
-    from nnunet_bridge.pipeline.evaluate import score_folders
-    from nnunet_bridge.pipeline.mesh import mesh_labels
-    from nnunet_bridge.pipeline.plan import plan_dataset
-    from nnunet_bridge.pipeline.predict import predict_images
-    from nnunet_bridge.pipeline.predicted import PredictionOptions
+    from nnunet_bridge.pipeline.ingest.convert import convert_study
+    from nnunet_bridge.pipeline.labels.mesh import mesh_labels
+    from nnunet_bridge.pipeline.labels.score import score_folders
+    from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+    from nnunet_bridge.pipeline.prediction.predict import predict_images
     from nnunet_bridge.pipeline.study import compare_dataset
-    from nnunet_bridge.pipeline.train import train_dataset
+    from nnunet_bridge.pipeline.training.plan import plan_dataset
+    from nnunet_bridge.pipeline.training.train import train_dataset
 
 __all__ = [
     "BridgeError",
@@ -55,19 +55,19 @@ _HOMES = {
     "Grid": "core.grid",
     "LabelTable": "core.image",
     "Labelmap": "core.image",
-    "PredictionOptions": "pipeline.predicted",
+    "PredictionOptions": "pipeline.prediction.options",
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",
     "compare_dataset": "pipeline.study",
-    "convert_study": "pipeline.convert",
-    "mesh_labels": "pipeline.mesh",
+    "convert_study": "pipeline.ingest.convert",
+    "mesh_labels": "pipeline.labels.mesh",
     "method_of": "nnunet.methods",
-    "plan_dataset": "pipeline.plan",
-    "predict_images": "pipeline.predict",
+    "plan_dataset": "pipeline.training.plan",
+    "predict_images": "pipeline.prediction.predict",
     "read_recipe": "formats.recipe",
-    "score_folders": "pipeline.evaluate",
-    "train_dataset": "pipeline.train",
+    "score_folders": "pipeline.labels.score",
+    "train_dataset": "pipeline.training.train",
 }
 
 

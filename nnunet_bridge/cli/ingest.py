@@ -35,7 +35,7 @@ def init(session: Session, study: Path, out: Path, *, force: bool) -> Summary:  
 
     Example:  nnunet-bridge init knee_study -o knee.toml
     """
-    from nnunet_bridge.pipeline.init import write_recipe
+    from nnunet_bridge.pipeline.ingest.init import write_recipe
 
     return write_recipe(study, out, force=force)
 
@@ -54,7 +54,7 @@ def check(
     """
     from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.pipeline.convert import check_study
+    from nnunet_bridge.pipeline.ingest.convert import check_study
 
     raw_dir = Workspace.at(session.root).raw_dir
     with session.progress() as progress:
@@ -82,7 +82,7 @@ def convert(
     """
     from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.pipeline.convert import convert_study
+    from nnunet_bridge.pipeline.ingest.convert import convert_study
 
     raw_dir = Workspace.at(session.root).raw_dir
     with session.progress() as progress:
@@ -108,7 +108,7 @@ def image(
 
     Example:  nnunet-bridge image scan_folder -o scan.nii.gz --series 6
     """
-    from nnunet_bridge.pipeline.image import write_image
+    from nnunet_bridge.pipeline.ingest.image import write_image
 
     with session.progress() as progress:
         return write_image(dicom, out, scans, force=force, progress=progress)

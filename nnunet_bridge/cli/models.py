@@ -54,7 +54,7 @@ def pack(
     Example:  nnunet-bridge pack 1 -o tibia.zip
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.pack import pack_model
+    from nnunet_bridge.pipeline.models.pack import pack_model
 
     workspace = Workspace.at(session.root)
     with session.progress() as progress:
@@ -84,7 +84,7 @@ def unpack(session: Session, file: Path, *, replace: bool) -> Summary:
     Example:  nnunet-bridge unpack tibia.zip
     """
     from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.pipeline.pack import unpack_model
+    from nnunet_bridge.pipeline.models.pack import unpack_model
 
     workspace = Workspace.at(session.root)
     with session.progress() as progress:

@@ -89,10 +89,10 @@ def predict(
     Example:  nnunet-bridge predict 1 new_patient/ -o out -c 3d_fullres --mesh
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.cases import series_choices
-    from nnunet_bridge.pipeline.predict import predict_images
-    from nnunet_bridge.pipeline.predicted import PredictionOptions
-    from nnunet_bridge.pipeline.prediction_region import RegionWish
+    from nnunet_bridge.pipeline.ingest.cases import series_choices
+    from nnunet_bridge.pipeline.prediction.first_pass import RegionWish
+    from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+    from nnunet_bridge.pipeline.prediction.predict import predict_images
 
     workspace = Workspace.at(session.root)
     options = PredictionOptions(
@@ -198,7 +198,7 @@ def clean(
     if tune is not None:
         _refuse_words("labels", "out", *_RULE_WORDS, because="--tune chooses the rules")
         from nnunet_bridge.nnunet.names import Workspace, find_dataset
-        from nnunet_bridge.pipeline.tune import tune_cleaning
+        from nnunet_bridge.pipeline.models.tune import tune_cleaning
 
         workspace = Workspace.at(session.root)
         with session.progress() as progress:
@@ -216,7 +216,7 @@ def clean(
     )
     if labels is None or out is None:
         raise UsageError("Name LABELS to clean and OUT for the result, or --tune.")
-    from nnunet_bridge.pipeline.clean import clean_labels
+    from nnunet_bridge.pipeline.labels.clean import clean_labels
 
     cleaning = _cleaning_rule(
         rule, ratio, min_volume_mm3, keep_largest=keep, each_side=each_side
@@ -297,7 +297,7 @@ def score(
 
     Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
-    from nnunet_bridge.pipeline.evaluate import score_folders
+    from nnunet_bridge.pipeline.labels.score import score_folders
 
     with session.progress() as progress:
         return score_folders(
@@ -357,7 +357,7 @@ def mesh(
 
     Example:  nnunet-bridge mesh out/msk_013/labels.nii.gz -o meshes
     """
-    from nnunet_bridge.pipeline.mesh import mesh_labels
+    from nnunet_bridge.pipeline.labels.mesh import mesh_labels
 
     with session.progress() as progress:
         return mesh_labels(
@@ -420,9 +420,9 @@ def view(
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o sheet.png --every 10
     """
-    from nnunet_bridge.pipeline.cases import series_choices
-    from nnunet_bridge.pipeline.inputs import read_one_image
-    from nnunet_bridge.pipeline.view import write_view
+    from nnunet_bridge.pipeline.ingest.cases import series_choices
+    from nnunet_bridge.pipeline.ingest.inputs import read_one_image
+    from nnunet_bridge.pipeline.labels.view import write_view
 
     choices = series_choices(recipe_name, scans)
     return write_view(

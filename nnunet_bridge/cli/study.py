@@ -79,7 +79,7 @@ def compare(
     """
     from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.baseline import baseline_of
+    from nnunet_bridge.pipeline.comparison.baseline import baseline_of
     from nnunet_bridge.pipeline.study import compare_dataset
 
     if map_words and not baselines:

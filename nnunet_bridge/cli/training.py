@@ -83,7 +83,7 @@ def plan(
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.nnunet.own_arguments import PLANNING
-    from nnunet_bridge.pipeline.plan import PlanningOptions, plan_dataset
+    from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
 
     workspace = Workspace.at(session.root)
     options = PlanningOptions(
@@ -215,7 +215,7 @@ def train(
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.nnunet.own_arguments import TRAINING
     from nnunet_bridge.nnunet.training_options import TrainingOptions
-    from nnunet_bridge.pipeline.train import train_dataset
+    from nnunet_bridge.pipeline.training.train import train_dataset
 
     workspace = Workspace.at(session.root)
     asked = TRAINING.checked(own_arguments) if own_arguments else None
@@ -232,7 +232,10 @@ def train(
         pretrained=_absolute(pretrained),
     )
     if place != "local":
-        from nnunet_bridge.pipeline.cluster import ClusterOptions, train_on_cluster
+        from nnunet_bridge.pipeline.training.cluster import (
+            ClusterOptions,
+            train_on_cluster,
+        )
 
         on_cluster = ClusterOptions(
             _cluster_settings(recipe_name, gpus),
@@ -300,7 +303,7 @@ def status(session: Session, dataset: str, every_s: float | None) -> Summary:
     Example:  nnunet-bridge status 1 --watch
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.train import status_of, watched_status
+    from nnunet_bridge.pipeline.training.train import status_of, watched_status
 
     workspace = Workspace.at(session.root)
     name = find_dataset(workspace, dataset)
@@ -363,7 +366,7 @@ def select(
     Example:  nnunet-bridge select 1 --metric nsd --ensembles
     """
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.select import Wishes, select_model
+    from nnunet_bridge.pipeline.models.select import Wishes, select_model
 
     workspace = Workspace.at(session.root)
     wishes = Wishes(

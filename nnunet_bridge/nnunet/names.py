@@ -116,6 +116,63 @@ class Workspace:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset in a workspace: every folder and file that belongs to it."""
+
+    workspace: Workspace
+    name: str
+    """Full name, such as ``Dataset001_Tibia``."""
+
+    def __str__(self) -> str:
+        """Return the full name."""
+        return self.name
+
+    @classmethod
+    def find(cls, workspace: Workspace, asked: str) -> Dataset:
+        """Return the dataset given by number or full name; see `find_dataset`."""
+        return cls(workspace, find_dataset(workspace, asked))
+
+    @property
+    def number(self) -> int:
+        """The number in its name."""
+        return number_of(self.name)
+
+    @property
+    def raw_dir(self) -> Path:
+        """The folder of the raw dataset."""
+        return self.workspace.dataset_dir(self.name)
+
+    @property
+    def planned_dir(self) -> Path:
+        """The folder of plans, splits and preprocessed cases."""
+        return self.workspace.planned_dir(self.name)
+
+    @property
+    def results_dir(self) -> Path:
+        """The folder of the trained models."""
+        return self.workspace.results_dir / self.name
+
+    @property
+    def record_dir(self) -> Path:
+        """The folder of our own records."""
+        return self.workspace.record_dir(self.name)
+
+    @property
+    def splits_file(self) -> Path:
+        """The file that lists the cases of each fold."""
+        return self.workspace.splits_file(self.name)
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock that a process holds while it changes or plans the dataset."""
+        return self.workspace.dataset_lock(self.name)
+
+    def plans_file(self, plans: str) -> Path:
+        """Return the file that holds the plans of that name."""
+        return self.workspace.plans_file(self.name, plans)
+
+
 def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:
     """Return the images of every case in a folder, in the order of their channels."""
     cases: dict[str, list[Path]] = {}

@@ -11,7 +11,7 @@ from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.plans import ALWAYS_PLANNED
-from nnunet_bridge.pipeline.phantom_study import write_phantom_study
+from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
 UNSEEN = 2

@@ -27,18 +27,22 @@ from nnunet_bridge.nnunet.names import (
 from nnunet_bridge.nnunet.planners import planner_of
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.baseline import Baseline, baseline_run, read_map
-from nnunet_bridge.pipeline.convert import ConversionSummary, convert_study
-from nnunet_bridge.pipeline.evaluate import ScoreSummary, score_folders
-from nnunet_bridge.pipeline.inputs import case_id_of
-from nnunet_bridge.pipeline.label_files import label_files
-from nnunet_bridge.pipeline.models import Model, choose_model
-from nnunet_bridge.pipeline.plan import PlanningOptions, PlanSummary, plan_dataset
-from nnunet_bridge.pipeline.predict import predict_images
-from nnunet_bridge.pipeline.predicted import PredictionOptions, PredictSummary
-from nnunet_bridge.pipeline.report import ComparisonSummary, write_comparison
-from nnunet_bridge.pipeline.run_facts import ModelRun, fold_run
-from nnunet_bridge.pipeline.train import TrainSummary, train_dataset
+from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run, read_map
+from nnunet_bridge.pipeline.comparison.facts import ModelRun, fold_run
+from nnunet_bridge.pipeline.comparison.report import ComparisonSummary, write_comparison
+from nnunet_bridge.pipeline.ingest.convert import ConversionSummary, convert_study
+from nnunet_bridge.pipeline.ingest.inputs import case_id_of
+from nnunet_bridge.pipeline.labels.folders import label_files
+from nnunet_bridge.pipeline.labels.score import ScoreSummary, score_folders
+from nnunet_bridge.pipeline.models.choose import Model, choose_model
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions, PredictSummary
+from nnunet_bridge.pipeline.prediction.predict import predict_images
+from nnunet_bridge.pipeline.training.plan import (
+    PlanningOptions,
+    PlanSummary,
+    plan_dataset,
+)
+from nnunet_bridge.pipeline.training.train import TrainSummary, train_dataset
 
 CLEANING = "slice"
 """`run` cleans as the source report did; `prediction.json` says what changed."""

@@ -17,15 +17,15 @@ from nnunet_bridge.formats.thumbnail import LONGEST_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
-from nnunet_bridge.pipeline import training_structures as kept
-from nnunet_bridge.pipeline.quality import (
+from nnunet_bridge.pipeline.models import training_structures as kept
+from nnunet_bridge.pipeline.models.training_structures import (
+    STRUCTURES_FILE,
+    known_structures,
+)
+from nnunet_bridge.pipeline.prediction.quality import (
     case_quality,
     recorded_quality,
     write_quality,
-)
-from nnunet_bridge.pipeline.training_structures import (
-    STRUCTURES_FILE,
-    known_structures,
 )
 
 TABLE = LabelTable.from_names(["tibia", "femur"])

@@ -19,8 +19,8 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.beginning import Begun
-from nnunet_bridge.pipeline.train import _Batch, watched_status
+from nnunet_bridge.pipeline.training.train import _Batch, watched_status
+from nnunet_bridge.pipeline.training.weights import Begun
 
 SMOKE = method_of("nnunet", "smoke")
 RUN = SMOKE.run("Dataset001_Leg", "2d", 0)
@@ -104,7 +104,7 @@ def test_train_shows_all_runs_asked_for_and_reads_a_file_again_only_if_it_grew(
     listener, looks = Listener(), []
     real = run_state
     monkeypatch.setattr(
-        "nnunet_bridge.pipeline.train.run_state",
+        "nnunet_bridge.pipeline.training.train.run_state",
         lambda *of: looks.append(of[1]) or real(*of),
     )
     tell(workspace, event="start", epochs=4)

@@ -22,7 +22,7 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_labelmap
 from nnunet_bridge.ops.cleanup import clean_slices
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.phantom_study import write_phantom_study
+from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
 
 pytestmark = pytest.mark.training
 

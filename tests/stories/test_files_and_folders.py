@@ -28,8 +28,8 @@ from nnunet_bridge.formats import memory
 from nnunet_bridge.formats.files import PARTIAL, temporary_name
 from nnunet_bridge.formats.manifest import read_manifest, records_by_case
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.pipeline.convert import check_study, convert_study
-from nnunet_bridge.pipeline.plan import plan_dataset
+from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
+from nnunet_bridge.pipeline.training.plan import plan_dataset
 
 FIRST = "1_AutoBindWATER_650_1A"
 
@@ -229,7 +229,7 @@ def test_F07_only_leavings_of_the_dead_are_removed_at_the_start(study, raw_dir):
 def test_F07_a_dataset_whose_conversion_was_interrupted_is_not_planned(
     study, raw_dir, monkeypatch
 ):
-    writer = "nnunet_bridge.pipeline.dataset_writer.DatasetWriter.finish"
+    writer = "nnunet_bridge.pipeline.ingest.dataset_writer.DatasetWriter.finish"
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -256,7 +256,7 @@ def test_F09_a_changed_mask_makes_plans_stale(study, raw_dir):
     """The state that `plan` notes and `train` compares is that of the files."""
     from nnunet_bridge.nnunet.dataset import RawDataset
     from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.pipeline.plan import dataset_state
+    from nnunet_bridge.pipeline.training.plan import dataset_state
 
     dataset = convert_study(study, recipe(), raw_dir).dataset_dir
     workspace = Workspace.at(raw_dir.parent, environment={})
@@ -308,7 +308,7 @@ from pathlib import Path
 import nibabel, nrrd, scipy.ndimage
 from isal import igzip_lib
 from nnunet_bridge.formats.recipe import recipe_from
-from nnunet_bridge.pipeline.convert import convert_study
+from nnunet_bridge.pipeline.ingest.convert import convert_study
 status = Path("/proc/self/status").read_text()
 sizes = [line.split()[1] for line in status.splitlines() if "VmSize" in line]
 limit = (int(sizes[0]) << 10) + (64 << 20)

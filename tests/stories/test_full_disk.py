@@ -28,7 +28,8 @@ from pathlib import Path
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.formats import nifti
 from nnunet_bridge.formats.recipe import recipe_from
-from nnunet_bridge.pipeline import convert, dataset_writer
+from nnunet_bridge.pipeline.ingest import convert
+from nnunet_bridge.pipeline.ingest import dataset_writer
 
 study, disk, free, content = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 real = nifti.write_labelmap if free == "labels" else nifti.write_volume
@@ -174,7 +175,7 @@ def test_F06_a_file_that_may_not_grow_leaves_nothing_half(study, tmp_path):
 
 def test_F06_check_warns_of_a_disk_that_is_too_small(study, tmp_path, monkeypatch):
     from nnunet_bridge.formats.recipe import recipe_from
-    from nnunet_bridge.pipeline.convert import check_study
+    from nnunet_bridge.pipeline.ingest.convert import check_study
 
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
@@ -192,8 +193,8 @@ def test_F06_a_redone_case_that_finds_the_disk_full_leaves_a_true_manifest(
     study, tmp_path, monkeypatch
 ):
     from nnunet_bridge.formats.recipe import recipe_from
-    from nnunet_bridge.pipeline import dataset_writer
-    from nnunet_bridge.pipeline.convert import convert_study
+    from nnunet_bridge.pipeline.ingest import dataset_writer
+    from nnunet_bridge.pipeline.ingest.convert import convert_study
 
     raw_dir = tmp_path / "work" / "nnUNet_raw"
     scan(study, 2, "2B")

@@ -32,9 +32,9 @@ from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.pipeline import predict
-from nnunet_bridge.pipeline.predict import predict_images
-from nnunet_bridge.pipeline.predicted import PredictionOptions
+from nnunet_bridge.pipeline.prediction import predict
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+from nnunet_bridge.pipeline.prediction.predict import predict_images
 
 CASES = [f"leg_{number}" for number in range(5)]
 WAIT_S = 600
@@ -96,7 +96,9 @@ def test_N03_a_kill_after_k_cases_leaves_k_finished_ones_that_are_not_done_again
     batch, tmp_path, monkeypatch, count
 ):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nnunet_bridge.pipeline.predict", "stand_in"])
+    context.set_forkserver_preload(
+        ["nnunet_bridge.pipeline.prediction.predict", "stand_in"]
+    )
     process = context.Process(target=in_the_child, args=(tmp_path,))
     process.start()
     wait_for(count, tmp_path, process.is_alive)

@@ -17,11 +17,11 @@ from small_study import FEMUR, TEST, box, draw, patient, recipe, scan
 
 from nnunet_bridge.formats.files import PARTIAL
 from nnunet_bridge.formats.nifti import read_array
-from nnunet_bridge.pipeline.convert import convert_study
+from nnunet_bridge.pipeline.ingest.convert import convert_study
 
 PRELOADED = [
     *("nibabel", "isal.igzip_lib", "isal.isal_zlib", "nrrd", "scipy.ndimage"),
-    *("pydicom", "nnunet_bridge.pipeline.convert", "small_study"),
+    *("pydicom", "nnunet_bridge.pipeline.ingest.convert", "small_study"),
 ]
 OF_THE_RUN = ("started", "ended", "command")
 RAW = "nnUNet_raw"

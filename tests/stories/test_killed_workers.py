@@ -20,8 +20,8 @@ from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.planned import Planned
 from nnunet_bridge.nnunet.runs import record_file, run_state
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline import train as training
-from nnunet_bridge.pipeline.plan import PlanningOptions, plan_dataset
+from nnunet_bridge.pipeline.training import train as training
+from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
 
 SERVER = Machine(cores=8, free_memory_bytes=7 << 30, gpus=0)
 """On which two workers of at most 3 GiB fit."""
@@ -88,9 +88,11 @@ def preprocessing(work):
 
 @pytest.fixture
 def _two_workers(monkeypatch):
-    monkeypatch.setattr("nnunet_bridge.pipeline.plan.this_machine", lambda: SERVER)
     monkeypatch.setattr(
-        "nnunet_bridge.pipeline.plan.preprocessing_bytes", lambda _raw: 3 << 30
+        "nnunet_bridge.pipeline.training.plan.this_machine", lambda: SERVER
+    )
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.training.plan.preprocessing_bytes", lambda _raw: 3 << 30
     )
 
 
@@ -120,7 +122,9 @@ def test_F11_a_planning_that_fails_again_is_marked_failed_and_leaves_nothing_hal
 ):
     """With one worker there is nothing to halve: the process itself is killed."""
     one = Machine(cores=1, free_memory_bytes=7 << 30, gpus=0)
-    monkeypatch.setattr("nnunet_bridge.pipeline.plan.this_machine", lambda: one)
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.training.plan.this_machine", lambda: one
+    )
     Killer(lambda p: "nnunet.launch" in words_of(p), preprocessing)
 
     with pytest.raises(WorkerKilled, match="while preprocessing ball_00") as caught:

@@ -1,0 +1,121 @@
+"""The report of one case, and of all cases of a command.
+
+Every command that works case by case reports with these values, so that outcome,
+codes, messages and exit code have one form in text and in JSON.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.summary import JsonObject
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseReport:
+    """The outcome of one case and the findings behind it.
+
+    Commands that report more derive from it and override `details`.
+    """
+
+    case_id: str
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst finding decides; a case without findings is accepted."""
+        return worst(self.findings)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the case was refused."""
+        return self.outcome is Outcome.REFUSED
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The codes of the findings, worst first, each once."""
+        return tuple(dict.fromkeys(f.code for f in self._ordered() if f.code))
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The findings as lines for a person, worst first, each once."""
+        return tuple(dict.fromkeys(map(str, self._ordered())))
+
+    def details(self) -> JsonObject:
+        """Return what a command adds to the common fields of its JSON."""
+        return {}
+
+    def as_json(self) -> JsonObject:
+        """Return the entry of ``cases`` in the output of ``--json``."""
+        return {
+            "case": self.case_id,
+            "outcome": str(self.outcome),
+            "codes": list(self.codes),
+            "messages": list(self.messages),
+            **self.details(),
+        }
+
+    def as_text(self) -> str:
+        """Return one line for a person."""
+        return f"{self.case_id}: {self.outcome}. {' '.join(self.messages)}".rstrip()
+
+    def _ordered(self) -> list[Finding]:
+        return sorted(self.findings, key=lambda finding: -finding.outcome)
+
+
+def exit_code_of(cases: Iterable[CaseReport]) -> int:
+    """Return 0 if no case was refused, 4 if some were, 3 if all were."""
+    refused = [case.refused for case in cases]
+    if not any(refused):
+        return 0
+    return 3 if all(refused) else 4
+
+
+def outcome_counts(cases: Iterable[CaseReport]) -> str:
+    """Return how many cases had each outcome.
+
+    Examples
+    --------
+    >>> outcome_counts([CaseReport("a"), CaseReport("b")])
+    '2 accepted'
+    """
+    counts = Counter(case.outcome for case in cases)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in Outcome if counts[kind])
+
+
+def findings_of_error(error: BridgeError) -> tuple[Finding, ...]:
+    """Return the findings of a refusal, or one refusal for any other error."""
+    if isinstance(error, Refused):
+        return error.findings
+    return (Finding(error.code, Outcome.REFUSED, str(error)),)
+
+
+def run_case(
+    case_id: str, work: Callable[[], Result]
+) -> tuple[CaseReport, Result | None]:
+    """Do the work on one case; turn a faulty input into a refused case.
+
+    Parameters
+    ----------
+    case_id : str
+    work : callable
+        Its result is returned beside the report.
+
+    Returns
+    -------
+    report : CaseReport
+    result : object or None
+        None if the case was refused.
+    """
+    try:
+        result = work()
+    except (Refused, InputError, GeometryError) as error:
+        return CaseReport(case_id, findings_of_error(error)), None
+    return CaseReport(case_id), result

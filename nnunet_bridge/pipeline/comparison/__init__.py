@@ -1,0 +1,1 @@
+"""Compare models and write the pages about them."""

@@ -1,0 +1,1 @@
+"""Study folders and scans to checked cases and raw datasets."""

@@ -1,0 +1,403 @@
+"""A study folder -> the recipe that converts it, as far as names and headers tell.
+
+Nothing but names, the headers of one scan and those of segmentations is read. What was
+guessed stands in the recipe as a comment; what was not understood is listed with the
+nearest known name, and never taken for a structure in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.dicom.headers import Damaged, NotUsed, read_headers
+from nnunet_bridge.formats.files import clear_os_errors, write_text
+from nnunet_bridge.formats.recipe import (
+    Recipe,
+    folded,
+    read_recipe,
+    shipped_recipes,
+    split_side,
+)
+from nnunet_bridge.formats.slicer import (
+    is_mask_file,
+    is_segmentation,
+    mask_stem,
+    segment_names,
+)
+from nnunet_bridge.ops.naming import (
+    MaskNaming,
+    mask_naming,
+    scan_groups,
+    scan_pattern,
+    segmentation_pattern,
+)
+from nnunet_bridge.pipeline.ingest.matching import plan_study
+
+ALIKE = 0.75
+"""A name this like a known one (of 1) is taken for a slip of the pen."""
+
+WATER = "WATER"
+"""The contrast of a Dixon scan that bones are drawn on."""
+
+_TRIED_FILES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that was not understood."""
+
+    name: str
+    nearest: str
+    """The known name that is most like it; empty if none is."""
+
+    where: str
+    """File that has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitSummary:
+    """What was found in a study, and the recipe that was written."""
+
+    recipe_file: Path
+    cases: tuple[JsonObject, ...]
+    structures: tuple[str, ...]
+    unknown: tuple[Unknown, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: a recipe was written."""
+        return 0
+
+    def as_json(self) -> JsonObject:
+        """Return the one object that `--json` prints."""
+        return {
+            "recipe": str(self.recipe_file),
+            "cases": list(self.cases),
+            "structures": list(self.structures),
+            "unknown": [
+                {"name": one.name, "nearest": one.nearest, "file": one.where}
+                for one in self.unknown
+            ],
+        }
+
+    def as_text(self) -> str:
+        """Return what was found, and what to do next."""
+        drawn = sum(case["split"] == "train" for case in self.cases)
+        lines = [f"{self.recipe_file}: {len(self.cases)} cases, {drawn} for training."]
+        lines.append(f"  structures: {', '.join(self.structures)}")
+        for one in self.unknown:
+            near = f"; did you mean {one.nearest}?" if one.nearest else ""
+            lines.append(f"  not understood: {one.name!r} of {one.where}{near}")
+        lines.append("Read it, then run `nnunet-bridge check` with it.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a look through the folder gave."""
+
+    scans_dir: str
+    scan_dirs: tuple[Path, ...]
+    mask_dirs: tuple[str, ...]
+    test_dirs: tuple[str, ...]
+    masks: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What is drawn, by the names of files and segments."""
+
+    labels: tuple[str, ...]
+    aliases: Mapping[str, tuple[str, ...]]
+    unknown: tuple[Unknown, ...]
+
+
+def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
+    """Write the recipe of a study.
+
+    Parameters
+    ----------
+    study : Path
+        The study folder; only read.
+    out : Path
+        The recipe, such as ``dataset.toml``.
+    force : bool, optional
+        Whether to write over a recipe that is there.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and `force` is not asked for.
+    InputError
+        If the folder holds no DICOM scans, or no masks of them.
+    """
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists: name another file with -o, or use --force.")
+    found = _look_through(study)
+    names = [folder.name for folder in found.scan_dirs]
+    pattern = scan_pattern(names)
+    groups = scan_groups(pattern, names)
+    single = [file for file in found.masks if not is_segmentation(file.name)]
+    several = [file for file in found.masks if is_segmentation(file.name)]
+    naming = mask_naming([mask_stem(file.name) for file in single], groups)
+    written, unread = _written_names(single, several, naming)
+    if not written:
+        raise InputError(
+            f"{study} holds {len(found.masks)} mask files, but none names a scan and a "
+            f"structure as {names[0]!r} would let one expect: rename them, or write "
+            "the recipe yourself (docs/how-to/write-a-recipe.md)."
+        )
+    known = _understood(written)
+    in_one = segmentation_pattern([mask_stem(file.name) for file in several], groups)
+    text = _text(study, found, known, (pattern, naming.pattern, in_one))
+    with clear_os_errors(f"write {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    recipe = read_recipe(out)
+    unknown = (*known.unknown, *(Unknown(name, "", name) for name in unread))
+    return InitSummary(out, tuple(_cases(study, recipe)), known.labels, unknown)
+
+
+def _look_through(study: Path) -> _Found:
+    if not study.is_dir():
+        raise InputError(f"{study} is not a folder.")
+    folders = [study, *_folders(study)]
+    scans = {folder: _scans_in(folder) for folder in folders}
+    root = max(folders, key=lambda folder: len(scans[folder]))
+    if not scans[root]:
+        images = sum(1 for _ in study.rglob("*.nii*"))
+        hint = f" (of the {images} NIfTI files there, none can be a scan)" * bool(
+            images
+        )
+        raise InputError(
+            f"{study} holds no folder with one folder of DICOM files a patient{hint}: "
+            "a recipe reads scans from DICOM."
+        )
+    masks = {
+        folder: [file for file in sorted(folder.iterdir()) if _is_mask(file)]
+        for folder in _folders(study)
+        if folder != root
+    }
+    drawn = [folder for folder in masks if masks[folder]]
+    test = [folder for folder in drawn if "test" in folder.name.casefold()]
+    if len(test) == len(drawn):
+        test = []
+    return _Found(
+        root.name if root != study else ".",
+        tuple(scans[root]),
+        tuple(folder.name for folder in drawn if folder not in test),
+        tuple(folder.name for folder in test),
+        tuple(file for folder in drawn for file in masks[folder]),
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+    )
+
+
+def _is_mask(file: Path) -> bool:
+    return file.is_file() and is_mask_file(file.name)
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    return [
+        one for one in _folders(folder) if next(_image_types(one), None) is not None
+    ]
+
+
+def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, ...]]:
+    """Go through the image types of the first DICOM files of a scan."""
+    files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
+    for _, file in zip(range(most), files, strict=False):
+        try:
+            for header in read_headers(file, file.name):
+                yield header.contrast.image_type
+        except (NotUsed, Damaged, OSError):
+            continue
+
+
+def _written_names(
+    single: Sequence[Path], several: Sequence[Path], naming: MaskNaming
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return structures as they are written, each with its file; and files without."""
+    written, unread = [], []
+    for file in single:
+        structure = naming.structures.get(mask_stem(file.name))
+        if structure is None:
+            unread.append(file.name)
+        else:
+            written.append((structure, file.name))
+    for file in several:
+        try:
+            written += [(name, file.name) for name in segment_names(file)]
+        except Refused:
+            unread.append(file.name)
+    return written, unread
+
+
+def _understood(written: Iterable[tuple[str, str]]) -> _Names:
+    """Tell structures from slips of the pen, by known names and by how often."""
+    known, order = _known_names()
+    by_name: dict[str, list[tuple[str, str]]] = {}
+    for name, file in written:
+        whole = folded(name)
+        bare = whole if whole in known else split_side(whole)[0]
+        by_name.setdefault(bare, []).append((name, file))
+    often = Counter({bare: len(uses) for bare, uses in by_name.items()})
+    usual = {bare for bare in by_name if 2 * often[bare] >= max(often.values())}
+    structures: dict[str, str] = {}
+    unknown = []
+    for bare, uses in by_name.items():
+        others = [*usual - {bare}, *known]
+        near = difflib.get_close_matches(bare, others, n=1, cutoff=ALIKE)
+        if bare in known:
+            structures[bare] = known[bare]
+        elif bare in usual:
+            structures[bare] = _label(uses[0][0])
+        else:
+            name, file = uses[0]
+            nearest = known.get(near[0], near[0]) if near else ""
+            unknown.append(Unknown(name, nearest, file))
+    labels = sorted(
+        set(structures.values()), key=lambda n: (order.get(n, len(order)), _natural(n))
+    )
+    aliases: dict[str, set[str]] = {}
+    for bare, label in structures.items():
+        if bare != folded(label):
+            aliases.setdefault(label, set()).add(bare)
+    return _Names(
+        tuple(labels),
+        {label: tuple(sorted(names)) for label, names in aliases.items()},
+        tuple(unknown),
+    )
+
+
+def _known_names() -> tuple[dict[str, str], dict[str, int]]:
+    """Return every name that a shipped recipe knows, and the order of its labels."""
+    known: dict[str, str] = {}
+    order: dict[str, int] = {}
+    for name in shipped_recipes():
+        recipe = read_recipe(name)
+        for label in recipe.structures:
+            known.setdefault(folded(label), label)
+            order.setdefault(label, len(order))
+        for label, others in recipe.aliases.items():
+            for other in others:
+                known.setdefault(split_side(folded(other))[0], label)
+    return known, order
+
+
+def _label(written: str) -> str:
+    """Return a name as a label: as it is written, without its side."""
+    words = written.split()
+    bare = split_side(folded(written))[0]
+    kept = [word for word in re.split(r"[\s_,.-]+", " ".join(words)) if word]
+    own = [word for word in kept if word.casefold() in bare.split()]
+    return "_".join(own or kept)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(p)) if p.isdecimal() else (1, p.casefold()) for p in parts if p]
+
+
+def _cases(study: Path, recipe: Recipe) -> Iterator[JsonObject]:
+    for plan in plan_study(study, recipe).cases:
+        yield {"case": plan.case_id, "split": plan.split, "masks": len(plan.masks)}
+
+
+def _contrast(found: _Found) -> str:
+    """Return the line that chooses one contrast, where the first scan mixes several."""
+    files = sum(1 for _ in found.scan_dirs[0].iterdir())
+    kinds = set(_image_types(found.scan_dirs[0], files))
+    if len(kinds) < 2:  # noqa: PLR2004 - one is no choice
+        return ""
+    common = set.intersection(*(set(kind) for kind in kinds))
+    words = sorted({word for kind in kinds for word in kind} - common)
+    chosen = WATER if WATER in words else words[0]
+    return (
+        f'image_type = "{chosen}"    # guessed: the first scan mixes '
+        f"{', '.join(words)}\n"
+    )
+
+
+def _text(
+    study: Path, found: _Found, names: _Names, patterns: tuple[str, str, str]
+) -> str:
+    """Return the recipe as text, with what was guessed as comments."""
+    scans, masks, segments = patterns
+    label = re.sub(r"[^A-Za-z0-9]+", "", study.resolve().name.title()) or "Study"
+    groups = scan_groups(scans, [folder.name for folder in found.scan_dirs])
+    alone = len({int(number) for number, _ in groups}) == len(groups)
+    case = "case_{index:03d}" if alone else "case_{index:03d}-{code}"
+    count = len(found.scan_dirs)
+    left_out = count - len(groups)
+    lines = [
+        f"# Written by `nnunet-bridge init` from names and headers of {count} scans.",
+        "# What was guessed says so; `nnunet-bridge check` says whether it holds.",
+        *(f"# {left_out} scan folders do not fit the pattern.",) * bool(left_out),
+        "",
+        "[dataset]",
+        "id = 1                    # guessed: any number of 1..999 that is free",
+        f'name = "{label}"    # guessed: the name of the folder',
+        'channel = "MRI"           # guessed; "CT" for computed tomography',
+        f'case = "{case}"',
+        "",
+        "[scans]",
+        f"folder = {_quoted(found.scans_dir)}",
+        f"pattern = '{scans}'    # guessed from {_quoted(found.scan_dirs[0].name)}",
+        *_contrast(found).splitlines(),
+        "",
+        "[masks]",
+        f"folder = [{', '.join(map(_quoted, found.mask_dirs))}]",
+    ]
+    first = next((f.name for f in found.masks if not is_segmentation(f.name)), "")
+    if masks:
+        lines.append(f"pattern = '{masks}'    # guessed from {_quoted(first)}")
+    if segments:
+        lines.append(f"segmentation = '{segments}'")
+    if found.test_dirs:
+        listed = ", ".join(map(_quoted, found.test_dirs))
+        lines.append(f"test = [{listed}]    # guessed: by the name of the folder")
+    lines += ["", "[labels]                  # the order is guessed"]
+    lines += [f"{_key(n)} = {value}" for value, n in enumerate(names.labels, start=1)]
+    lines += ["", "[labels.aliases]"]
+    lines += [
+        f"{_key(label)} = [{', '.join(map(_quoted, others))}]"
+        for label, others in sorted(names.aliases.items())
+    ]
+    for one in names.unknown:
+        near = one.nearest or "?"
+        said = f"# not understood: {_quoted(one.name)} of {_quoted(one.where)}"
+        lines.append(f"{said}; perhaps: {_key(near)} = [{_quoted(one.name)}]")
+    lines += [
+        "",
+        "[merge]",
+        'sides = "merge"           # "separate": left and right are two labels',
+        'overlap = "background"',
+        'missing = "refuse"        # until you say why a structure is not drawn',
+        "",
+        "[region]",
+        'crop = "none"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)

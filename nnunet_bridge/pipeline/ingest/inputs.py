@@ -1,0 +1,249 @@
+"""New images to look at or to predict: DICOM folders, studies, zips, NIfTI files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_bridge.core.dataset import checked_case_id
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Finding
+from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.dicom.scan_folders import scan_folders
+from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
+
+if TYPE_CHECKING:
+    from nnunet_bridge.formats.dicom import SeriesOptions, SeriesReading, SourceSlice
+
+SCANS_FOLDER = "Raw DICOM MRI Scans"
+"""Where a study keeps one folder of DICOM files a patient."""
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+_LONGEST_ID = 63
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """One image that can be read, and the name its case gets."""
+
+    case_id: str
+    path: Path
+    """A NIfTI file, or a folder with the DICOM files of one scan."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageReading:
+    """An image that was read, and what was noticed about it."""
+
+    volume: Volume
+    findings: tuple[Finding, ...]
+
+    series: SeriesReading | None = None
+    """What its headers said; None if it was no DICOM."""
+
+    @property
+    def slices(self) -> tuple[SourceSlice, ...]:
+        """Where slice k of a DICOM series lies on the disk.
+
+        Empty for other images, and for a series that was resampled.
+        """
+        return () if self.series is None else self.series.slices
+
+    def sha256(self) -> str:
+        """Return a hash of the voxels and of their place."""
+        digest = hashlib.sha256(self.volume.grid.affine.tobytes())
+        in_file_order: Any = np.asfortranarray(self.volume.voxels).ravel(order="K")
+        digest.update(memoryview(in_file_order).cast("B"))
+        return digest.hexdigest()
+
+
+def find_images(
+    paths: Sequence[Path], *, unpack_dir: Path | None = None
+) -> tuple[ImageSource, ...]:
+    """Return the images that the words of a command name.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Each a NIfTI file, a folder of NIfTI files, a folder of DICOM files, a folder of
+        such folders (a study, an exported medium), or a zip of one of these.
+    unpack_dir : Path, optional
+        Where zips are unpacked to; whoever names it removes it.
+
+    Raises
+    ------
+    InputError
+        If a path holds no image, two images would get the same name (F02), or two files
+        are channels of one image (N08).
+    SecurityError
+        If a zip could do harm (S04, S06, S08).
+    """
+    sources = [
+        source
+        for number, path in enumerate(paths)
+        for source in _images_in(path, unpack_dir and unpack_dir / str(number))
+    ]
+    by_id: dict[str, ImageSource] = {}
+    for source in sources:
+        twin = by_id.setdefault(source.case_id.casefold(), source)
+        if twin is not source:
+            _refuse_twins(twin, source)
+    return tuple(sources)
+
+
+def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading:
+    """Read a NIfTI file, or the DICOM series of a folder with every check.
+
+    Raises
+    ------
+    Refused
+        If the image cannot be trusted; the findings say why.
+    """
+    if path.is_dir():
+        from nnunet_bridge.formats.dicom import read_series
+
+        series = read_series(path, options)
+        return ImageReading(series.volume, series.findings, series)
+    from nnunet_bridge.formats.nifti import read_volume
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    return ImageReading(read_volume(path), ())
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Give a path as it is, or what a zip holds while the block runs.
+
+    Raises
+    ------
+    SecurityError
+        If a zip could do harm (S04, S06, S08).
+    """
+    if not is_zip(path) or not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / path.stem
+        unpack_scans(path, target)
+        yield target
+
+
+def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageReading:
+    """Read the only image that a path names; a zip is unpacked while it is read.
+
+    Raises
+    ------
+    InputError
+        If a zip holds several images.
+    Refused
+        If the image cannot be trusted.
+    SecurityError
+        If a zip could do harm (S04, S06, S08).
+    """
+    with unpacked(path) as place:
+        if place == path:
+            return read_image(path, options)
+        sources = _images_in(place, None)
+        if len(sources) > 1:
+            names = ", ".join(source.case_id for source in sources)
+            raise InputError(
+                f"{path} holds {len(sources)} images ({names}): unpack it and name one."
+            )
+        return read_image(sources[0].path, options)
+
+
+def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
+    """Say why two images cannot bear one name."""
+    channels = {_channel_of(one.path), _channel_of(other.path)}
+    if one.path.parent == other.path.parent and len(channels - {None}) > 1:
+        raise InputError(
+            f"{one.path.name} and {other.path.name} are two channels of one image, as "
+            "nnU-Net names them; models here read one channel: name the files of that "
+            "one.",
+            code="N08",
+        )
+    raise InputError(
+        f"{one.path} and {other.path} would both be called {one.case_id}: predict "
+        "them into two folders.",
+        code="F02",
+    )
+
+
+def _channel_of(path: Path) -> str | None:
+    match = re.search(r"_(\d{4})\.nii(\.gz)?$", path.name)
+    return match[1] if match else None
+
+
+def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:
+    if path.is_file():
+        return _images_of_file(path, unpack_dir)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist.")
+    visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    if not visible:
+        raise InputError(f"{path} is empty: name a folder with DICOM or NIfTI files.")
+    nifti = [p for p in visible if _is_nifti(p)]
+    if nifti:
+        return [ImageSource(case_id_of(file), file) for file in nifti]
+    zips = [p for p in visible if is_zip(p) and p.is_file()]
+    if zips and unpack_dir is not None and len(zips) == len(visible):
+        return [
+            source
+            for file in zips
+            for source in _images_of_file(file, unpack_dir / file.name)
+        ]
+    scans = path / SCANS_FOLDER
+    if scans.is_dir():
+        folders = sorted(p for p in scans.iterdir() if not p.name.startswith("."))
+        return [ImageSource(case_id_of(p), p) for p in folders if p.is_dir()]
+    return [ImageSource(case_id_of(place), place) for place in scan_folders(path)]
+
+
+def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
+    """Return the image that a file is, or those that a zip holds."""
+    if is_zip(file) and unpack_dir is not None:
+        target = unpack_dir / file.stem
+        unpack_scans(file, target)
+        found = _images_in(target, None)
+        if len(found) > 1:
+            return found
+        return [replace(found[0], case_id=case_id_of(file.with_suffix("")))]
+    if not file.name.endswith(NIFTI_ENDINGS):
+        raise InputError(
+            f"{file} is no NIfTI file (.nii, .nii.gz) and no zip; for DICOM name its "
+            "folder."
+        )
+    return [ImageSource(case_id_of(file), file)]
+
+
+def _is_nifti(path: Path) -> bool:
+    return (
+        path.is_file()
+        and path.name.endswith(NIFTI_ENDINGS)
+        and not path.name.startswith(".")
+    )
+
+
+def case_id_of(path: Path) -> str:
+    """Return a case id made from a file or folder name.
+
+    Examples
+    --------
+    >>> case_id_of(Path("msk_013_0000.nii.gz")), case_id_of(Path("Anna's left leg"))
+    ('msk_013', 'Anna-s-left-leg')
+    """
+    name = path.absolute().name
+    for ending in NIFTI_ENDINGS:
+        name = name.removesuffix(ending)
+    name = re.sub(r"(_\d{4})+$", "", name) or name
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:_LONGEST_ID]
+    return checked_case_id(name or "case")

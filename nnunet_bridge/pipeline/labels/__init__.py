@@ -1,0 +1,1 @@
+"""Commands on labelmaps: score, clean, mesh, view."""

@@ -1,0 +1,1 @@
+"""Trained models: choose, select, tune, pack."""

@@ -1,0 +1,91 @@
+"""Cases that a training held out: predictions on the disk, beside their references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.progress import Progress
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.ops.metrics import bone_scores
+from nnunet_bridge.pipeline.comparison.facts import ModelRun
+
+Scores: TypeAlias = dict[str, list[BoneScore]]
+"""Model -> its scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedStudy:
+    """The validation predictions of models, and where their references lie."""
+
+    runs: tuple[ModelRun, ...]
+    references_dir: Path
+    images_dir: Path
+    labels: LabelTable
+    tolerance_mm: float = 1.0
+
+    def predictions(self) -> dict[str, dict[str, list[Path]]]:
+        """Return case -> model -> the files that predict it, in the order of cases."""
+        found: dict[str, dict[str, list[Path]]] = {}
+        for run in self.runs:
+            for fold in run.folds:
+                for file in sorted(fold.validation_dir.glob(f"*{FILE_ENDING}")):
+                    case_id = file.name.removesuffix(FILE_ENDING)
+                    found.setdefault(case_id, {}).setdefault(run.name, []).append(file)
+        return dict(sorted(found.items()))
+
+    def prediction(self, file: Path) -> Labelmap:
+        """Return what a model predicted."""
+        return read_labelmap(file, self.labels)
+
+    def reference(self, case_id: str) -> Labelmap:
+        """Return what a person drew."""
+        return read_labelmap(
+            self.references_dir / f"{case_id}{FILE_ENDING}", self.labels
+        )
+
+    def image(self, case_id: str) -> Volume | None:
+        """Return the first channel of a case; None where it is not there."""
+        file = self.images_dir / f"{case_id}_0000{FILE_ENDING}"
+        return read_volume(file) if file.is_file() else None
+
+
+def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
+    """Return the scores of every model, reading one case at a time.
+
+    Raises
+    ------
+    InputError
+        If a model has no validation prediction.
+    """
+    predictions = study.predictions()
+    without = [
+        run.name
+        for run in study.runs
+        if not any(run.name in by_model for by_model in predictions.values())
+    ]
+    if without or not predictions:
+        raise InputError(
+            f"No validation prediction of {', '.join(without) or 'any model'} was "
+            "found: train first, and let the validation end."
+        )
+    scores: Scores = {run.name: [] for run in study.runs}
+    progress.stage("compare", len(predictions))
+    for done, (case_id, by_model) in enumerate(predictions.items(), start=1):
+        reference = study.reference(case_id)
+        for model, files in by_model.items():
+            for file in files:
+                scores[model] += bone_scores(
+                    study.prediction(file),
+                    reference,
+                    case_id=case_id,
+                    configuration=model,
+                    tolerance_mm=study.tolerance_mm,
+                )
+        progress.advance(done, case_id)
+    return scores

@@ -1,0 +1,1 @@
+"""Predict new images with a trained model."""

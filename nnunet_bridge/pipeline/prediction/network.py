@@ -1,0 +1,206 @@
+"""Images in a folder -> nnU-Net's labelmaps, by one model or the mean of several."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.formats.files import free_bytes, megabytes, read_json
+from nnunet_bridge.formats.memory import free_memory_bytes
+from nnunet_bridge.formats.nifti import read_grid
+from nnunet_bridge.nnunet.commands import (
+    Resources,
+    nnunet_environment,
+    predict_command,
+    run_to_end,
+)
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace, images_by_case
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
+from nnunet_bridge.nnunet.prediction_memory import (
+    PlannedMember,
+    host_bytes,
+    planned_part,
+    waiting_disk_bytes,
+)
+from nnunet_bridge.nnunet.runs import RunState
+from nnunet_bridge.pipeline.models.choose import Model
+
+IMAGES = "images"
+"""Folder of the work folder with ``<case>_0000.nii.gz``."""
+
+PREDICTED = "predicted"
+"""Folder of the work folder with ``<case>.nii.gz`` and ``<case>.agreement.json``."""
+
+
+def predict_folder(
+    workspace: Workspace,
+    model: Model,
+    work: Path,
+    resources: Resources,
+    *,
+    advanced: Callable[[float], None],
+) -> Path:
+    """Predict every image of a folder; return the folder of ``<case>.nii.gz``.
+
+    Beside each lies what `names.agreement_file` names: the mean Dice between folds, and
+    between configurations, where there are several.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    model : Model
+        Judged before nnU-Net is called with it.
+    work : Path
+        Holds the images in `IMAGES`; gets the predictions.
+    resources : Resources
+        What may be used; memory for more than one worker is looked for here.
+    advanced : callable
+        Told which share of the work is done, 0..1.
+
+    Raises
+    ------
+    SecurityError
+        If the model holds what could do harm (FAULTS S01, S02, S07-S10).
+    EnvironmentFault
+        If memory or disk are too small for an image (FAULTS F06, F10).
+    NnUNetError
+        If nnU-Net fails.
+    """
+    model.check(workspace)
+    members = _planned_members(workspace, model)
+    grids = {
+        case_id: read_grid(files[0])
+        for case_id, files in images_by_case(work / IMAGES).items()
+    }
+    able = _within_memory(members, grids, resources)
+    _ask_for_disk(members, grids, work)
+    call = _Call(workspace, model, work, able)
+    previous = None
+    if model.previous:
+        previous = work / f"{LOWRES}_for_{CASCADE}"
+        for _ in call.predict([model.previous], previous):
+            pass
+    for share in call.predict(
+        list(model.members().values()), work / PREDICTED, previous
+    ):
+        advanced(share)
+    return work / PREDICTED
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Calls of nnU-Net's process on the same images."""
+
+    workspace: Workspace
+    model: Model
+    work: Path
+    resources: Resources
+
+    def predict(
+        self,
+        members: Sequence[Sequence[RunState]],
+        out_dir: Path,
+        previous_dir: Path | None = None,
+    ) -> Iterator[float]:
+        """Predict with the mean of `members`; give the share that is done."""
+        progress_file = self.work / "progress.jsonl"
+        progress_file.unlink(missing_ok=True)
+        command = predict_command(
+            {
+                self.workspace.model_dir(states[0].run): [s.run.fold for s in states]
+                for states in members
+            },
+            self.work / IMAGES,
+            out_dir,
+            self.resources,
+            progress_file=progress_file,
+            previous_dir=previous_dir,
+        )
+        environment = nnunet_environment(self.workspace, self.resources, os.environ)
+        log_file = self.workspace.record_dir(self.model.dataset) / "predict.log"
+        task = f"predict {self.model.name}"
+        for _ in run_to_end(command, environment, log_file, task):
+            yield _share_done(progress_file)
+
+
+def _planned_members(workspace: Workspace, model: Model) -> list[PlannedMember]:
+    members = []
+    for configuration, states in model.members().items():
+        folder = workspace.model_dir(states[0].run)
+        checkpoints = [
+            workspace.fold_dir(state.run) / CHECKPOINT_FINAL for state in states
+        ]
+        plans = read_json(folder / "plans.json")
+        members.append(
+            PlannedMember.of(
+                plans,
+                read_json(folder / "dataset.json"),
+                planned_part(plans, configuration),
+                folds=len(states),
+                weights_bytes=sum(file.stat().st_size for file in checkpoints),
+            )
+        )
+    return members
+
+
+def _within_memory(
+    members: Sequence[PlannedMember], grids: Mapping[str, Grid], resources: Resources
+) -> Resources:
+    """Return the resources with as many workers as there is memory for.
+
+    Raises
+    ------
+    EnvironmentFault
+        If an image does not fit even alone (FAULTS F10).
+    """
+    on_gpu, free = resources.device == "cuda", free_memory_bytes()
+    ahead = 0
+    for case_id, grid in grids.items():
+        shape, spacing_mm = grid.shape[::-1], grid.spacing_mm[::-1].tolist()
+        needed = host_bytes(members, shape, spacing_mm, on_gpu=on_gpu)
+        if needed > free:
+            raise EnvironmentFault(
+                f"{case_id} needs {megabytes(needed)} of memory to be predicted, but "
+                f"{megabytes(free)} are free: predict a part of the image, with fewer "
+                "folds or one configuration, close other programs, or use a machine "
+                "with more.",
+                code="F10",
+            )
+        two = host_bytes(members, shape, spacing_mm, on_gpu=on_gpu, ahead=True)
+        ahead = max(ahead, two)
+    return resources if ahead <= free else replace(resources, workers=1)
+
+
+def _ask_for_disk(
+    members: Sequence[PlannedMember], grids: Mapping[str, Grid], work: Path
+) -> None:
+    """Refuse what the disk cannot hold while the mean of several members is formed.
+
+    Raises
+    ------
+    EnvironmentFault
+        With both figures (FAULTS F06).
+    """
+    free = free_bytes(work)
+    for case_id, grid in grids.items():
+        needed = waiting_disk_bytes(members, grid.shape)
+        if needed > free:
+            raise EnvironmentFault(
+                f"The mean of {len(members)} configurations needs {megabytes(needed)} "
+                f"of disk for {case_id}, but {megabytes(free)} are free where the "
+                "results go: free some space, or predict with one configuration (-c).",
+                code="F06",
+            )
+
+
+def _share_done(progress_file: Path) -> float:
+    """Return the share in the last whole line that nnU-Net's process has written."""
+    if not progress_file.exists():
+        return 0.0
+    *lines, _ = progress_file.read_text(encoding="utf-8").split("\n")
+    return float(json.loads(lines[-1])["done"]) if lines else 0.0

@@ -1,0 +1,1 @@
+"""Plan, preprocess and train."""

@@ -1,0 +1,675 @@
+"""From a study folder to a raw dataset: whole, repeatable, anonymous."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import stat
+
+import nibabel
+import numpy as np
+import pytest
+from dicom_base import base, expected, save
+from small_study import (
+    AFFINE,
+    FEMUR,
+    GRID,
+    MASKS,
+    SCANS,
+    TEST,
+    TIBIA,
+    box,
+    draw,
+    patient,
+    recipe,
+    scan,
+)
+
+from nnunet_bridge.core.errors import EnvironmentFault, InputError
+from nnunet_bridge.core.findings import Outcome
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.formats.files import only_writer
+from nnunet_bridge.formats.manifest import (
+    read_manifest,
+    read_patient_groups,
+    recorded_region,
+)
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
+from nnunet_bridge.pipeline.prediction.outputs import write_whole_scan
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two patients for training, one for testing, one without masks."""
+    root = tmp_path / "study"
+    patient(root, 1, "1A")
+    patient(root, 2, "2B")
+    patient(root, 3, "3C", TEST)
+    scan(root, 4, "4D")
+    return root
+
+
+@pytest.fixture
+def raw_dir(tmp_path):
+    return tmp_path / "workspace" / "nnUNet_raw"
+
+
+def state(folder):
+    return {
+        str(file.relative_to(folder)): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def the_case(summary, case_id="msk_001"):
+    return next(case for case in summary.cases if case.case_id == case_id)
+
+
+def test_a_study_becomes_the_dataset_that_nnunet_wants(study, raw_dir):
+    summary = convert_study(study, recipe(), raw_dir)
+
+    dataset = raw_dir / "Dataset001_Tibia"
+    assert summary.exit_code == 0
+    assert summary.dataset_dir == dataset
+    assert sorted(str(f.relative_to(dataset)) for f in dataset.rglob("*.*")) == [
+        "dataset.json",
+        "imagesTr/msk_001_0000.nii.gz",
+        "imagesTr/msk_002_0000.nii.gz",
+        "imagesTs/msk_003_0000.nii.gz",
+        "imagesTs/msk_004_0000.nii.gz",
+        "labelsTr/msk_001.nii.gz",
+        "labelsTr/msk_002.nii.gz",
+        "labelsTs/msk_003.nii.gz",
+        "manifest.json",
+    ]
+    description = json.loads((dataset / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "MRI"}
+    assert list(description["labels"].items()) == [
+        ("background", 0),
+        ("tibia", 1),
+        ("femur", 2),
+    ]
+    assert description["numTraining"] == 2
+    assert description["file_ending"] == ".nii.gz"
+    assert "overwrite_image_reader_writer" not in description
+
+
+def test_images_and_labels_hold_what_was_scanned_and_drawn(study, raw_dir):
+    folder = convert_study(study, recipe(), raw_dir).dataset_dir
+
+    image = read_volume(folder / "imagesTr" / "msk_001_0000.nii.gz")
+    labels = read_labelmap(
+        folder / "labelsTr" / "msk_001.nii.gz", recipe().spec().labels
+    )
+
+    np.testing.assert_array_equal(image.voxels, expected())
+    np.testing.assert_array_equal(labels.voxels, TIBIA + 2 * FEMUR)
+    assert image.grid.matches(GRID)
+    assert labels.grid.matches(image.grid)
+    assert (image.voxels.dtype, labels.voxels.dtype) == (np.int16, np.uint8)
+
+
+def test_check_says_the_same_and_writes_nothing(study, raw_dir):
+    before = state(study)
+
+    checked = check_study(study, recipe()).as_json()
+
+    assert not raw_dir.parent.exists()
+    assert state(study) == before
+    converted = convert_study(study, recipe(), raw_dir).as_json()
+    for case in (*checked["cases"], *converted["cases"]):
+        del case["rewritten"]
+    assert checked == converted
+    assert state(study) == before
+
+
+def test_R3_every_file_is_used_excluded_or_failed(study, raw_dir):
+    (study / SCANS / "1_AutoBindWATER_650_1A" / "notes.txt").write_text("x")
+    folder = scan(study, 5, "5E")
+    (folder / "IM-0003.dcm").write_bytes((folder / "IM-0003.dcm").read_bytes()[:500])
+    draw(study, "9_tibia_9Z", TIBIA)
+
+    files = convert_study(study, recipe(), raw_dir).as_json()["files"]
+
+    assert files == {"found": 68, "used": 54, "excluded": 13, "failed": 1}
+
+
+def test_R12_a_second_run_rewrites_nothing(study, raw_dir):
+    first = convert_study(study, recipe(), raw_dir)
+    before = state(raw_dir)
+
+    second = convert_study(study, recipe(), raw_dir)
+
+    assert state(raw_dir) == before
+    assert [case.rewritten for case in second.cases] == [False] * 4
+    assert second.files == first.files
+    assert [case.outcome for case in second.cases] == [
+        case.outcome for case in first.cases
+    ]
+
+
+def test_F09_a_changed_input_redoes_its_case_alone(study, raw_dir):
+    convert_study(study, recipe(), raw_dir)
+    before = state(raw_dir)
+    draw(study, "2_tibia_2B", box(slice(4, 13)))
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_002"]
+    after = state(raw_dir)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert {name.rpartition("/")[2] for name in changed} == {
+        "msk_002_0000.nii.gz",
+        "msk_002.nii.gz",
+        "manifest.json",
+    }
+    image = "Dataset001_Tibia/imagesTr/msk_002_0000.nii.gz"
+    assert after[image][0] == before[image][0]
+
+
+def test_F09_a_damaged_output_is_written_again(study, raw_dir):
+    convert_study(study, recipe(), raw_dir)
+    before = state(raw_dir)
+    damaged = raw_dir / "Dataset001_Tibia" / "labelsTr" / "msk_001.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-4])
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_001"]
+    images = [name for name in before if name.endswith(".gz")]
+    after = state(raw_dir)
+    assert [after[name][0] for name in images] == [before[name][0] for name in images]
+
+
+def test_force_and_another_recipe_redo_all_cases(study, raw_dir):
+    convert_study(study, recipe(), raw_dir)
+
+    forced = convert_study(study, recipe(), raw_dir, force=True)
+    other = convert_study(study, recipe(merge={"overlap_limit_percent": 1.0}), raw_dir)
+
+    assert all(case.rewritten for case in (*forced.cases, *other.cases))
+
+
+def test_a_case_that_left_the_study_leaves_the_dataset(study, raw_dir):
+    convert_study(study, recipe(), raw_dir)
+    shutil.rmtree(study / SCANS / "2_AutoBindWATER_650_2B")
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    dataset = summary.dataset_dir
+    assert not (dataset / "imagesTr" / "msk_002_0000.nii.gz").exists()
+    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 1
+    assert "msk_002" not in read_patient_groups(dataset)
+
+
+def test_a_refused_case_writes_nothing_and_the_others_go_on(study, raw_dir):
+    (study / SCANS / "1_AutoBindWATER_650_1A" / "IM-0005.dcm").unlink()
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert summary.exit_code == 4
+    case = the_case(summary)
+    assert (case.outcome, case.codes) == (Outcome.REFUSED, ("G03",))
+    names = [file.name for file in summary.dataset_dir.rglob("*.nii.gz")]
+    assert not any(name.startswith("msk_001") for name in names)
+    assert len(names) == 5
+
+
+def test_a_case_that_is_refused_later_loses_its_old_files(study, raw_dir):
+    convert_study(study, recipe(), raw_dir)
+    (study / SCANS / "1_AutoBindWATER_650_1A" / "IM-0005.dcm").unlink()
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert not list(summary.dataset_dir.rglob("msk_001*"))
+
+
+def test_a_total_refusal_leaves_no_dataset_behind(study, raw_dir):
+    for folder in (study / SCANS).iterdir():
+        (folder / "IM-0005.dcm").unlink()
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert summary.exit_code == 3
+    assert not raw_dir.exists()
+    assert check_study(study, recipe()).exit_code == 3
+
+
+def test_F05_output_inside_the_input_is_refused(study):
+    with pytest.raises(InputError) as caught:
+        convert_study(study, recipe(), study / "nnUNet_raw")
+
+    assert caught.value.code == "F05"
+
+
+def test_F06_a_full_disk_leaves_no_half_case(study, raw_dir, monkeypatch):
+    writer = "nnunet_bridge.pipeline.ingest.dataset_writer"
+
+    def full(file, _):
+        raise EnvironmentFault(f"Cannot write {file}: the disk is full.", code="F06")
+
+    monkeypatch.setattr(f"{writer}.write_labelmap", full)
+
+    with pytest.raises(EnvironmentFault) as caught:
+        convert_study(study, recipe(), raw_dir)
+
+    assert caught.value.exit_code == 5
+    assert not raw_dir.exists()
+
+
+def test_F06_too_little_space_is_known_before_writing(study, raw_dir, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+
+    with pytest.raises(EnvironmentFault, match="free some space"):
+        convert_study(study, recipe(), raw_dir)
+
+    assert not raw_dir.exists()
+
+
+def test_F07_a_run_that_was_killed_is_taken_up_where_it_ended(
+    study, raw_dir, monkeypatch
+):
+    whole = convert_study(study, recipe(), raw_dir.with_name("other")).dataset_dir
+    convert = "nnunet_bridge.pipeline.ingest.convert.assemble_case"
+    from nnunet_bridge.pipeline.ingest.cases import assemble_case
+
+    def killed(plan, recipe):
+        if plan.case_id == "msk_003":
+            raise KeyboardInterrupt
+        return assemble_case(plan, recipe)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_study(study, recipe(), raw_dir)
+    dataset = raw_dir / "Dataset001_Tibia"
+    assert read_manifest(dataset)["complete"] is False
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_003", "msk_004"]
+    for file in whole.rglob("*.nii.gz"):
+        again = dataset / file.relative_to(whole)
+        assert again.read_bytes() == file.read_bytes()
+
+
+def test_F08_a_second_run_at_once_names_the_holder(study, raw_dir):
+    lock = raw_dir.parent / ".nnunet_bridge" / "locks" / "Dataset001_Tibia.lock"
+
+    with only_writer(lock, "it"), pytest.raises(EnvironmentFault) as caught:
+        convert_study(study, recipe(), raw_dir)
+
+    assert caught.value.code == "F08"
+    assert "process" in str(caught.value)
+
+
+def test_F04_a_stray_file_is_named(study, raw_dir):
+    folder = convert_study(study, recipe(), raw_dir).dataset_dir
+    (folder / "imagesTr" / "._x.nii.gz").write_bytes(b"")
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert summary.exit_code == 4
+    assert [finding.code for finding in summary.findings] == ["F04"]
+
+
+def test_F02_two_scans_of_one_name_are_both_refused(study, raw_dir):
+    scan(study, "01", "7G")
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    refused = [c for c in summary.cases if c.outcome is Outcome.REFUSED]
+    assert [(c.case_id, c.codes) for c in refused] == [("msk_001", ("F02",))] * 2
+
+
+@pytest.mark.parametrize("name", ["../../x", "a b", "x\n", "con:1"])
+def test_F02_a_code_that_could_leave_the_folder_is_refused(tmp_path, raw_dir, name):
+    shape = {"id": 1, "name": "Tibia", "case": "{code}-{index:03d}"}
+    study = tmp_path / "study"
+    safe = name.replace("/", "")
+    scan(study, 1, safe)
+
+    summary = convert_study(study, recipe(dataset=shape), raw_dir)
+
+    assert summary.cases[0].codes == ("F02",)
+    assert not raw_dir.exists()
+
+
+def test_F12_F13_no_identity_reaches_any_output(tmp_path, raw_dir):
+    study = tmp_path / "study"
+    planted = {
+        "PatientName": "PLANTED^NAME",
+        "PatientID": "PLANTED-ID",
+        "PatientBirthDate": "19510203",
+        "InstitutionName": "PLANTED HOSPITAL",
+        "SeriesDescription": "PLANTED SERIES",
+        "AccessionNumber": "PLANTEDACC",
+        "StudyDescription": "PLANTED STUDY",
+    }
+    for index in (1, 2):
+        slices = base()
+        for ds in slices:
+            for keyword, value in planted.items():
+                setattr(ds, keyword, value)
+        folder = study / SCANS / f"{index}_PLANTEDFOLDER_{index}PLANTEDCODE"
+        save(slices, folder, prefix="PLANTEDFILE")
+        if index == 2:
+            (folder / "PLANTEDFILE-0004.dcm").unlink()
+        draw(study, f"{index}_tibia_{index}PLANTEDCODE", TIBIA * 255)
+        draw(study, f"{index}_femur_{index}PLANTEDCODE", FEMUR)
+    uid = str(base()[0].SeriesInstanceUID)[:12]
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert summary.exit_code == 4
+    for file in raw_dir.parent.rglob("*"):
+        assert "PLANTED" not in file.name
+        if file.is_file():
+            content = file.read_bytes()
+            if file.name.endswith(".gz"):
+                content = gzip.decompress(content)
+            assert b"PLANTED" not in content, file
+            assert b"19510203" not in content
+            assert str(tmp_path).encode() not in content
+            assert uid.encode() not in content
+    header = nibabel.load(
+        summary.dataset_dir / "imagesTr" / "msk_001_0000.nii.gz"
+    ).header
+    assert not bytes(header["descrip"]).strip(b"\0")
+    assert not header.extensions
+
+
+def test_the_manifest_accounts_for_everything(study, raw_dir):
+    folder = convert_study(study, recipe(), raw_dir).dataset_dir
+
+    manifest = read_manifest(folder)
+    record = manifest["cases"][0]
+
+    assert manifest["complete"] is True
+    assert manifest["options"]["merge"]["overlap"] == "background"
+    assert record["case"] == "msk_001"
+    assert record["split"] == "train"
+    assert len(record["inputs"]) == 14
+    assert record["geometry"]["spacing_mm"] == [0.75, 0.75, 4.0]
+    assert record["geometry"]["max_position_error_mm"] == 0
+    assert record["rescale"] == {"slopes": [1.0, 1.0], "intercepts": [0.0, 0.0]}
+    assert {mask["structure"]: mask["voxels_after"] for mask in record["masks"]} == {
+        "tibia": int(TIBIA.sum()),
+        "femur": int(FEMUR.sum()),
+    }
+    for output in record["outputs"]:
+        content = (folder / output["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == output["sha256"]
+        voxels = gzip.decompress(content)[352:]
+        assert hashlib.sha256(voxels).hexdigest() == output["voxels_sha256"]
+    mode = (raw_dir.parent / ".nnunet_bridge" / "key").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_scans_of_one_patient_share_a_group_and_both_splits_are_warned_of(
+    tmp_path, raw_dir
+):
+    study = tmp_path / "study"
+    patient(study, 1, "1B")
+    patient(study, 8, "1B")
+    patient(study, 9, "1b", TEST)
+    patient(study, 2, "4Q")
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    groups = read_patient_groups(summary.dataset_dir)
+    assert groups["msk_001"] == groups["msk_008"] == groups["msk_009"]
+    assert groups["msk_001"] != groups["msk_002"]
+    (finding,) = summary.findings
+    assert "msk_001, msk_008 (training) and msk_009 (test)" in finding.message
+
+
+def outcome(study, **parts):
+    case = the_case(check_study(study, recipe(**parts)))
+    return str(case.outcome), list(case.codes)
+
+
+def test_K13_exchanged_sides_are_refused(tmp_path):
+    scan(tmp_path, 1, "1A")
+    for side, mask in (("R", FEMUR), ("L", TIBIA)):
+        draw(tmp_path, f"1_{side}_tibia_1A", mask)
+    draw(tmp_path, "1_femur_1A", box(slice(14, 18)))
+
+    assert outcome(tmp_path) == ("refused", ["K13"])
+
+
+def test_K13_the_right_sides_are_merged_into_one_label(tmp_path):
+    scan(tmp_path, 1, "1A")
+    for side, mask in (("L", FEMUR), ("R", TIBIA)):
+        draw(tmp_path, f"1_{side}_tibia_1A", mask)
+    draw(tmp_path, "1_femur_1A", box(slice(14, 18)))
+
+    assert outcome(tmp_path) == ("accepted", [])
+
+
+def test_K14_an_empty_mask_needs_a_declared_state(study):
+    draw(study, "1_femur_1A", FEMUR * 0)
+
+    assert outcome(study) == ("refused", ["K14"])
+    assert outcome(study, cases={"msk_001": {"femur": "absent"}}) == ("accepted", [])
+
+
+def test_K15_a_missing_mask_needs_a_declared_state(study):
+    (study / MASKS / "1_femur_1A.nii.gz").unlink()
+
+    assert outcome(study) == ("refused", ["K15"])
+    assert outcome(study, merge={"missing": "absent"}) == ("accepted", [])
+    assert outcome(study, cases={"msk_001": {"femur": "absent"}}) == ("accepted", [])
+
+
+def test_K15_a_structure_that_is_declared_absent_but_drawn_is_refused(study):
+    assert outcome(study, cases={"msk_001": {"femur": "absent"}}) == (
+        "refused",
+        ["K15"],
+    )
+
+
+def test_K15_what_nobody_drew_can_be_ignored(study, raw_dir):
+    (study / MASKS / "1_femur_1A.nii.gz").unlink()
+
+    folder = convert_study(
+        study, recipe(merge={"missing": "ignore"}), raw_dir
+    ).dataset_dir
+
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    assert labels["ignore"] == 3
+    voxels = nibabel.load(folder / "labelsTr" / "msk_001.nii.gz").get_fdata()
+    assert np.unique(voxels).tolist() == [1, 3]
+    record = read_manifest(folder)["cases"][0]
+    assert record["ignored_share"] == pytest.approx(1 - TIBIA.mean(), abs=1e-5)
+
+
+def test_K16_a_large_overlap_refuses_the_case(study):
+    draw(study, "1_femur_1A", box(slice(11, 28)))
+
+    assert outcome(study) == ("refused", ["K16"])
+    assert outcome(study, merge={"overlap_limit_percent": 20.0}) == ("fixed", ["K16"])
+
+
+def test_K17_masks_of_another_patients_code_are_refused(study):
+    for bone in ("tibia", "femur"):
+        file = study / MASKS / f"1_{bone}_1A.nii.gz"
+        file.rename(file.with_name(f"1_{bone}_9Z.nii.gz"))
+
+    assert outcome(study) == ("refused", ["K17"])
+
+
+def test_K18_a_mask_outside_the_shown_image_is_refused(study):
+    slices = base()
+    for ds in slices:
+        values = np.frombuffer(ds.PixelData, "<u2").reshape(32, 32).copy()
+        values[:, 18:] = 0
+        ds.PixelData = values.tobytes()
+    shutil.rmtree(study / SCANS / "1_AutoBindWATER_650_1A")
+    scan(study, 1, "1A", slices)
+
+    assert outcome(study) == ("refused", ["K17", "K18"])
+
+
+def test_K19_a_damaged_mask_refuses_the_case(study):
+    file = study / MASKS / "1_tibia_1A.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+
+    assert "K19" in outcome(study)[1]
+
+
+def test_K21_an_unknown_structure_is_refused_with_the_nearest(study):
+    draw(study, "1_femurr_1A", FEMUR)
+
+    case = the_case(check_study(study, recipe()))
+
+    assert case.codes == ("K21",)
+    assert "Did you mean femur?" in case.messages[0]
+
+
+def test_K21_a_structure_that_is_drawn_twice_is_refused(study):
+    draw(study, "1_FEMUR_1A", FEMUR)
+
+    assert outcome(study) == ("refused", ["K21"])
+
+
+def test_K21_a_mask_that_belongs_to_no_scan_is_never_passed_over(study):
+    draw(study, "9_tibia_9Z", TIBIA)
+    draw(study, "what is this", TIBIA)
+
+    summary = check_study(study, recipe())
+
+    assert [finding.code for finding in summary.findings] == ["K21", "K21"]
+    assert "9_tibia_9Z.nii.gz" in summary.as_text()
+
+
+def test_masks_for_training_and_testing_of_one_scan_are_refused(study):
+    draw(study, "1_femur_1A", FEMUR, TEST)
+
+    assert outcome(study)[0] == "refused"
+
+
+def test_the_region_of_the_labels_is_cut_out_and_recorded(study, raw_dir):
+    folder = convert_study(
+        study, recipe(region={"crop": "labels"}), raw_dir
+    ).dataset_dir
+
+    image = read_volume(folder / "imagesTr" / "msk_001_0000.nii.gz")
+    np.testing.assert_array_equal(image.voxels, expected()[:, :, 3:9])
+    np.testing.assert_allclose(image.grid.to_patient([0, 0, 0]), [-12, -12, -88])
+    assert read_manifest(folder)["cases"][0]["region"] == {
+        "crop": "labels",
+        "first_slice": 3,
+        "end_slice": 9,
+        "slices_before": 12,
+        "shape_before": [32, 32, 12],
+        "affine_before": AFFINE.tolist(),
+    }
+
+
+def test_a_prediction_of_a_cropped_case_goes_back_to_its_place_in_the_scan(
+    study, raw_dir, tmp_path
+):
+    region = {"crop": "slices", "slices": [2, 10]}
+    folder = convert_study(study, recipe(region=region), raw_dir).dataset_dir
+    image = folder / "imagesTs" / "msk_003_0000.nii.gz"
+    table = recipe().spec().labels
+    predicted = read_labelmap(folder / "labelsTs" / "msk_003.nii.gz", table)
+
+    hashes = write_whole_scan(tmp_path, predicted, recorded_region(image))
+
+    file = tmp_path / "labels_whole_scan.nii.gz"
+    whole = read_labelmap(file, table)
+    assert hashes["whole_scan_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert whole.grid.matches(GRID)
+    np.testing.assert_array_equal(whole.voxels, TIBIA + 2 * FEMUR)
+    assert write_whole_scan(tmp_path, predicted, None) == {}
+    assert not file.exists()
+
+
+def test_a_case_that_was_not_cropped_or_was_changed_has_no_region(study, raw_dir):
+    whole = convert_study(study, recipe(), raw_dir).dataset_dir
+    image = whole / "imagesTs" / "msk_003_0000.nii.gz"
+    assert recorded_region(image) is None
+    region = {"crop": "slices", "slices": [2, 10]}
+    convert_study(study, recipe(region=region), raw_dir)
+    assert recorded_region(image).end == 10
+
+    copy = image.with_name("msk_009_0000.nii.gz")
+    shutil.copy(image, copy)
+    image.write_bytes(image.read_bytes() + b" ")
+
+    assert recorded_region(image) is None
+    assert recorded_region(copy) is None
+
+
+def test_a_region_of_slices_is_cut_out_and_one_outside_is_refused(study, raw_dir):
+    folder = convert_study(
+        study, recipe(region={"crop": "slices", "slices": [2, 10]}), raw_dir
+    ).dataset_dir
+
+    image = read_volume(folder / "imagesTr" / "msk_001_0000.nii.gz")
+    assert image.grid.shape == (32, 32, 8)
+    region = {"crop": "slices", "slices": [50, 60]}
+    assert outcome(study, region=region) == ("refused", ["K20"])
+
+
+def test_a_study_without_scans_says_what_is_there(tmp_path):
+    (tmp_path / "Something else").mkdir()
+
+    with pytest.raises(InputError, match="Something else"):
+        check_study(tmp_path, recipe())
+
+
+def test_the_text_names_each_case_and_the_counts(study):
+    (study / SCANS / "1_AutoBindWATER_650_1A" / "IM-0005.dcm").unlink()
+
+    text = check_study(study, recipe()).as_text()
+
+    assert "msk_001  REFUSED" in text
+    assert "[G03] Slices 4 and 5 are 8.00 mm apart" in text
+    assert "4 cases: 3 accepted, 1 refused." in text
+
+
+@pytest.mark.parametrize("name", ["hippocampus", "spine"])
+def test_the_real_studies_equal_their_oracle(test_data, tmp_path, name):
+    """The oracle is the image that each study was made from, in its own voxel order."""
+    source = test_data / f"study_{name}"
+    if not source.is_dir():
+        pytest.skip(f"{source} is absent")
+    cases = json.loads((source / "oracle" / "cases.json").read_text())
+
+    summary = convert_study(source, read_recipe(name), tmp_path / "nnUNet_raw")
+
+    assert summary.exit_code == 0
+    prefix = {"hippocampus": "hip", "spine": "spine"}[name]
+    for key, facts in cases.items():
+        case = f"{prefix}_{int(key.split('_')[0]):03d}"
+        part = "Tr" if facts["role"] == "train" else "Ts"
+        folder = summary.dataset_dir
+        for ours, theirs in (
+            (folder / f"images{part}" / f"{case}_0000.nii.gz", "image.nii.gz"),
+            (folder / f"labels{part}" / f"{case}.nii.gz", "label.nii.gz"),
+        ):
+            assert_same_image(ours, source / "oracle" / key / theirs)
+
+
+def assert_same_image(ours, theirs):
+    one = nibabel.as_closest_canonical(nibabel.load(ours))
+    other = nibabel.as_closest_canonical(nibabel.load(theirs))
+    assert one.shape == other.shape
+    np.testing.assert_array_equal(
+        np.asarray(one.dataobj), np.rint(np.asarray(other.dataobj))
+    )
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    displacement = Grid(one.shape, lps @ one.affine).displacement_mm(
+        Grid(other.shape, lps @ other.affine)
+    )
+    assert displacement <= 1e-3

@@ -1,0 +1,222 @@
+"""Choosing among finished models: what their folds held out decides, on the disk.
+
+Nothing is trained here: predictions of the cases held out are drawn by the test, so
+that the right choice is known. nnU-Net itself is really asked for its opinion.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_model import (
+    DATASET,
+    DATASET_JSON,
+    pickled_checkpoint,
+    tiny_plans,
+    write_model,
+)
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.runs import events_file
+from nnunet_bridge.pipeline.models.choose import predicting_model
+from nnunet_bridge.pipeline.models.select import Wishes, select_model
+from nnunet_bridge.pipeline.models.selection import (
+    choice_file,
+    current_choice,
+    fingerprint,
+)
+
+SMOKE = method_of("nnunet", "smoke")
+TABLE = LabelTable.from_names(["tibia", "femur"])
+GRID = Grid((16, 16, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
+FOLDS = {0: ("leg_1", "leg_2", "leg_3"), 1: ("leg_4", "leg_5", "leg_6")}
+SECONDS = {"2d": 2.0, "3d_fullres": 9.0}
+"""Of a case."""
+
+
+def drawn(short_by=0):
+    """Two boxes of 4 x 8 x 6 voxels; the first lacks so many rows."""
+    voxels = np.zeros(GRID.shape, np.uint8)
+    voxels[2:6, short_by + 4 : 12, 1:7] = 1
+    voxels[9:13, 4:12, 1:7] = 2
+    return Labelmap(GRID, voxels, TABLE)
+
+
+def write_dataset(workspace):
+    raw, planned = workspace.dataset_dir(DATASET), workspace.planned_dir(DATASET)
+    planned.mkdir(parents=True)
+    for cases in FOLDS.values():
+        for case in cases:
+            image = Volume(GRID, np.zeros(GRID.shape, np.int16))
+            write_volume(raw / "imagesTr" / f"{case}_0000.nii.gz", image)
+            write_labelmap(raw / "labelsTr" / f"{case}.nii.gz", drawn())
+    shutil.copytree(raw / "labelsTr", planned / "gt_segmentations")
+    for folder in (raw, planned):
+        (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (planned / f"{SMOKE.plans}.json").write_text(json.dumps(tiny_plans()))
+
+
+def write_fold(workspace, configuration, fold, short_by):
+    """Write a finished fold; `short_by` are the rows that its predictions lack."""
+    run = SMOKE.run(DATASET, configuration, fold)
+    weights = f"{configuration} {fold}".encode()
+    fold_dir = write_model(
+        workspace, run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
+    )
+    for case, rows in zip(FOLDS[fold], short_by, strict=True):
+        write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
+    file = events_file(workspace, run)
+    file.parent.mkdir(parents=True)
+    told = [
+        {"event": "start", "epochs": 1, "validation_cases": 3},
+        {"event": "validation", "time": 0.0},
+        {"event": "end", "time": 3 * SECONDS[configuration]},
+    ]
+    file.write_text("".join(json.dumps(event) + "\n" for event in told))
+    return fold_dir
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    found = Workspace.at(tmp_path, environment={})
+    write_dataset(found)
+    return found
+
+
+@pytest.fixture
+def alike(workspace):
+    """Two configurations: the dearer one is better by a breath."""
+    for fold, rows in ((0, (0, 1, 2)), (1, (1, 2, 1))):
+        write_fold(workspace, "2d", fold, rows)
+    for fold, rows in ((0, (1, 0, 2)), (1, (1, 1, 1))):
+        write_fold(workspace, "3d_fullres", fold, rows)
+    return workspace
+
+
+def test_the_cheaper_is_chosen_within_the_noise_and_nnunet_says_what_it_would(alike):
+    summary = select_model(alike, DATASET, Wishes(device="cpu"))
+
+    assert summary.chosen["configurations"] == ["2d"]
+    kept = json.loads(choice_file(alike, DATASET).read_text())
+    assert kept == summary.as_json()
+    assert (
+        "2d is cheaper (2.0 s a case) than 3d_fullres (9.0 s a case)" in kept["reason"]
+    )
+    assert kept["second_opinion"]["best"] == "3d_fullres"
+    assert "train --probabilities" in kept["second_opinion"]["remark"]
+    ours = {one["name"]: one["mean"] for one in kept["candidates"]}
+    assert kept["second_opinion"]["dice"] == pytest.approx(ours)
+    text = summary.as_text()
+    assert "within the noise, chosen" in text
+    assert "nnU-Net's own choice: 3d_fullres" in text
+
+
+def test_folds_that_are_not_shared_cannot_be_compared(workspace):
+    """Folds of each have finished, but not the same: nothing can be compared."""
+    write_fold(workspace, "2d", 0, (3, 3, 3))
+    write_fold(workspace, "3d_fullres", 1, (0, 0, 0))
+
+    with pytest.raises(InputError, match="No case has been validated by every"):
+        select_model(workspace, DATASET, Wishes(device="cpu"))
+
+
+def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace):
+    for fold, rows in ((0, (3, 3, 3)), (1, (0, 0, 0))):
+        write_fold(workspace, "2d", fold, rows)
+    write_fold(workspace, "3d_fullres", 0, (1, 1, 1))
+    workspace.plans_file(DATASET, SMOKE.plans).write_text("{")
+
+    summary = select_model(workspace, DATASET, Wishes(device="cpu"))
+
+    assert summary.choice.case_ids == FOLDS[0]
+    assert summary.chosen["configurations"] == ["3d_fullres"]
+    assert "which is cheaper, is worse" in summary.choice.reason
+    assert summary.opinion.best == ""
+    assert "it failed" in summary.opinion.remark
+    assert "nnU-Net's own choice: none" in summary.as_text()
+
+
+def test_predict_takes_the_choice_until_a_checkpoint_changes(alike, monkeypatch):
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.models.select._Story.second_opinion",
+        lambda _self: _no_opinion(),
+    )
+    before = predicting_model(alike, DATASET)
+    select_model(alike, DATASET, Wishes(device="cpu", metric="nsd"))
+
+    chosen = predicting_model(alike, DATASET)
+
+    assert "which has the higher Dice" in before.reason
+    assert chosen.configurations == ("2d",)
+    assert chosen.reason.startswith(
+        "2d, fold 0, 1, which `select` chose: 2d is cheaper"
+    )
+    asked = predicting_model(alike, DATASET, ["3d_fullres"])
+    assert asked.reason == "3d_fullres, as asked, fold 0, 1"
+    again = pickled_checkpoint({"current_epoch": 4})
+    run = SMOKE.run(DATASET, "2d", 0)
+    (alike.fold_dir(run) / "checkpoint_final.pth").write_bytes(again)
+    late = predicting_model(alike, DATASET)
+    assert "(the choice is out of date, `select` makes it anew)" in late.reason
+
+
+def _no_opinion():
+    from nnunet_bridge.pipeline.models.select import Opinion
+
+    return Opinion(remark="not asked")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
+def test_a_damaged_choice_is_told_and_not_followed(alike, content):
+    choice_file(alike, DATASET).write_text(content)
+
+    kept, remark = current_choice(alike, DATASET)
+
+    assert kept is None
+    assert remark == "choice.json cannot be read: it is damaged."
+
+
+def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike, monkeypatch):
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.models.select._Story.second_opinion",
+        lambda _self: _no_opinion(),
+    )
+    shutil.rmtree(alike.fold_dir(SMOKE.run(DATASET, "2d", 1)))
+    shutil.rmtree(events_file(alike, SMOKE.run(DATASET, "2d", 1)).parent)
+    select_model(alike, DATASET, Wishes(device="cpu"))
+    assert current_choice(alike, DATASET)[0] is not None
+
+    write_fold(alike, "2d", 1, (0, 0, 0))
+
+    assert current_choice(alike, DATASET)[0] is None
+
+
+def test_without_a_finished_fold_there_is_nothing_to_choose(workspace):
+    with pytest.raises(InputError, match="no finished fold of what was asked for"):
+        select_model(workspace, DATASET, Wishes())
+
+
+def test_ensembles_need_two_configurations_of_a_model(workspace):
+    write_fold(workspace, "2d", 0, (0, 0, 0))
+
+    with pytest.raises(InputError, match="--ensembles needs two configurations"):
+        select_model(workspace, DATASET, Wishes(ensembles=True, device="cpu"))
+
+
+def test_the_fingerprint_of_a_checkpoint_follows_its_content_not_its_file(tmp_path):
+    content = {"current_epoch": 3}
+    first, copy, other = (tmp_path / name for name in ("a", "b", "c"))
+    first.write_bytes(pickled_checkpoint(content, **{"a/0": b"weights"}))
+    shutil.copy(first, copy)
+    other.write_bytes(pickled_checkpoint(content, **{"a/0": b"Weights"}))
+
+    assert fingerprint(first) == fingerprint(copy) != fingerprint(other)
+    other.write_bytes(b"no zip")
+    assert len(fingerprint(other)) == 64
+    assert fingerprint(tmp_path / "absent") == ""

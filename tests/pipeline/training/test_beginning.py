@@ -1,0 +1,127 @@
+"""What a training may begin with, and which options exclude each other."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_model import DATASET_JSON, HARMLESS, tiny_plans, write_model
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.nnunet.commands import Beginning
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.training.pretrained import pretrained_model
+from nnunet_bridge.pipeline.training.weights import begun_with, check_options
+
+FILE = Path("weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("unet2d", {"weights": FILE}, "--weights is for --model resnet34"),
+        ("nnunet", {"from_scratch": True}, "--from-scratch is for"),
+        ("resnet34", {"weights": FILE, "from_scratch": True}, "exclude"),
+        ("resnet34", {"weights": FILE, "pretrained": "2"}, "exclude"),
+        ("resnet34-frozen", {"from_scratch": True}, "learns nothing"),
+        ("nnunet", {"gpus": 2, "patience": 9}, "--patience needs one GPU"),
+        ("unet2d", {"gpus": 2}, "--model unet2d needs one GPU"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_name(model, options, said):
+    with pytest.raises(UsageError, match=said):
+        check_options(method_of(model, "full"), TrainingOptions(**options))
+
+
+def test_options_that_fit_pass():
+    check_options(method_of("nnunet", "full"), TrainingOptions(gpus=2))
+    check_options(method_of("resnet34", "full"), TrainingOptions(weights=FILE))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    workspace = Workspace.at(tmp_path, environment={})
+    method = method_of("resnet34", "smoke")
+    run = method.run("Dataset001_A", "2d", 0)
+
+    with pytest.raises(InputError, match=r"weights\.pth is not there"):
+        begun_with(workspace, method, TrainingOptions(weights=FILE), [run])
+
+
+def test_a_training_that_goes_on_has_its_weights_already():
+    beginning = Beginning(FILE, Path("model.pth"), patience=3)
+
+    assert beginning.words(resume=True) == ["--patience", "3"]
+    assert "--encoder-weights" in beginning.words(resume=False)
+    assert "--pretrained" in beginning.words(resume=False)
+
+
+@pytest.fixture
+def two_datasets(tmp_path):
+    """A finished model of dataset 11, and dataset 12 planned alike; its run."""
+    workspace = Workspace.at(tmp_path, environment={})
+    method = method_of("nnunet", "smoke")
+    write_model(workspace, method.run("Dataset011_Leg", "2d", 0), HARMLESS)
+    (workspace.raw_dir / "Dataset011_Leg").mkdir(parents=True)
+    run = method.run("Dataset012_Arm", "2d", 0)
+    plan_as(workspace, run, tiny_plans())
+    return workspace, run
+
+
+def plan_as(workspace, run: TrainingRun, plans, dataset=DATASET_JSON):
+    for file, content in (
+        (workspace.plans_file(run.dataset, run.plans), plans),
+        (workspace.dataset_dir(run.dataset) / "dataset.json", dataset),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+
+
+def test_a_model_of_another_dataset_with_the_same_network_is_taken(two_datasets):
+    workspace, run = two_datasets
+
+    found = pretrained_model(workspace, run, "11", "nnunet")
+
+    assert "Dataset011_Leg" in str(found.checkpoint)
+    assert len(found.sha256) == 64
+
+
+def test_a_model_with_another_network_is_refused_and_the_difference_named(
+    two_datasets,
+):
+    workspace, run = two_datasets
+    plans = tiny_plans()
+    network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [8, 16]
+    plan_as(workspace, run, plans)
+
+    with pytest.raises(
+        InputError, match=r"features_per_stage is \[4, 8\], here \[8, 16\]"
+    ):
+        pretrained_model(workspace, run, "11", "nnunet")
+
+
+def test_a_model_of_other_channels_is_refused(two_datasets):
+    workspace, run = two_datasets
+    two = {**DATASET_JSON, "channel_names": {"0": "MRI", "1": "MRI"}}
+    plan_as(workspace, run, tiny_plans(), two)
+
+    with pytest.raises(InputError, match="number of channels is 1, here 2"):
+        pretrained_model(workspace, run, "11", "nnunet")
+
+
+def test_a_model_of_the_very_dataset_is_refused(two_datasets):
+    workspace, _ = two_datasets
+    run = method_of("nnunet", "smoke").run("Dataset011_Leg", "2d", 1)
+    plan_as(workspace, run, tiny_plans())
+
+    with pytest.raises(UsageError, match="may know the cases that validate"):
+        pretrained_model(workspace, run, "11", "nnunet")
+
+
+def test_without_such_a_model_nothing_begins(two_datasets):
+    workspace, run = two_datasets
+
+    with pytest.raises(UsageError):
+        pretrained_model(workspace, run, "77", "nnunet")

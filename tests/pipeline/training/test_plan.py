@@ -1,0 +1,364 @@
+"""Planning: what is refused before nnU-Net is called, and what holds afterwards."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from spheres import DATASET, TABLE, write_spheres
+
+from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.formats.files import only_writer, read_json, write_json
+from nnunet_bridge.formats.nifti import (
+    read_labelmap,
+    read_volume,
+    write_labelmap,
+    write_volume,
+)
+from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace, find_dataset
+from nnunet_bridge.nnunet.planned import Planned
+from nnunet_bridge.nnunet.runs import lock_file
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.training.memory import (
+    require_memory_for_training,
+)
+from nnunet_bridge.pipeline.training.plan import (
+    PlanningOptions,
+    plan_dataset,
+    require_plan,
+)
+from nnunet_bridge.pipeline.training.train import train_dataset
+
+
+@pytest.fixture
+def work(tmp_path):
+    write_spheres(tmp_path, size=12)
+    return Workspace.at(tmp_path, environment={})
+
+
+@pytest.fixture
+def raw(work):
+    return work.dataset_dir(DATASET)
+
+
+@pytest.fixture
+def no_nnunet(monkeypatch):
+    """What is wrong must be found before nnU-Net is called."""
+
+    def called(*_arguments):
+        pytest.fail("nnU-Net was called")
+
+    monkeypatch.setattr("nnunet_bridge.pipeline.training.plan.run_to_end", called)
+
+
+def moved(grid, by_mm):
+    affine = grid.affine.copy()
+    affine[0, 3] += by_mm
+    return Grid(grid.shape, affine)
+
+
+def spoil_shape(raw):
+    label = Labelmap(Grid((9, 12, 12), np.eye(4)), np.zeros((9, 12, 12), "u1"), TABLE)
+    write_labelmap(raw / "labelsTr" / "ball_001.nii.gz", label)
+
+
+def spoil_place(raw):
+    file = raw / "labelsTr" / "ball_001.nii.gz"
+    label = read_labelmap(file, TABLE)
+    write_labelmap(file, Labelmap(moved(label.grid, 5.0), label.voxels, TABLE))
+
+
+def spoil_direction(raw):
+    file = raw / "imagesTr" / "ball_001_0000.nii.gz"
+    image = read_volume(file)
+    turned = Grid(image.grid.shape, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    write_volume(file, Volume(turned, image.voxels))
+
+
+def spoil_value(raw):
+    file = raw / "labelsTr" / "ball_001.nii.gz"
+    label = read_labelmap(file, TABLE)
+    many = LabelTable.from_names([f"l{n}" for n in range(7)])
+    voxels = label.voxels.copy()
+    voxels[0, 0, 0] = 7
+    write_labelmap(file, Labelmap(label.grid, voxels, many))
+
+
+def spoil_image(raw):
+    (raw / "imagesTr" / "ball_001_0000.nii.gz").unlink()
+
+
+def spoil_label(raw):
+    (raw / "labelsTr" / "ball_001.nii.gz").unlink()
+
+
+def in_description(**changes):
+    def spoil(raw):
+        file = raw / "dataset.json"
+        write_json(file, {**read_json(file), **changes})
+
+    return spoil
+
+
+DEFECTS = {
+    "shape": (spoil_shape, "ball_001: its image has (12, 12, 12) voxels"),
+    "place": (spoil_place, "ball_001: image and label lie 5.000 mm apart"),
+    "direction": (spoil_direction, "ball_001: image and label lie"),
+    "value": (spoil_value, "holds values from 0 to 7"),
+    "image missing": (spoil_image, "ball_001: its label has no image"),
+    "label missing": (spoil_label, "ball_001: its image has no label"),
+    "numTraining": (in_description(numTraining=9), "announces 9 training cases"),
+    "channel missing": (
+        in_description(channel_names={"0": "MRI", "1": "MRI"}),
+        "ball_001: ball_001_0001.nii.gz is missing",
+    ),
+    "gap": (in_description(labels={"background": 0, "ball": 2}), "without gap"),
+    "no background": (in_description(labels={"ball": 1}), "0 must be 'background'"),
+    "ignore not highest": (
+        in_description(labels={"background": 0, "ignore": 1, "ball": 2}),
+        "'ignore' must have the highest value",
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_nnunet")
+@pytest.mark.parametrize("defect", list(DEFECTS))
+def test_N01_every_defect_is_found_by_us_and_named(work, raw, defect):
+    spoil, sentence = DEFECTS[defect]
+    spoil(raw)
+
+    with pytest.raises(InputError) as caught:
+        plan_dataset(work, DATASET, ["2d"])
+
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert not work.preprocessed_dir.exists()
+
+
+@pytest.mark.usefixtures("no_nnunet")
+def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
+    held = only_writer(work.dataset_lock(DATASET), f"Dataset {DATASET}")
+    with held, pytest.raises(EnvironmentFault) as caught:
+        plan_dataset(work, DATASET, ["2d"])
+
+    assert (caught.value.code, caught.value.exit_code) == ("F08", 5)
+
+
+@pytest.mark.usefixtures("no_nnunet")
+def test_F08_a_dataset_in_training_is_not_planned_again(work):
+    run = method_of("nnunet", "smoke").run(DATASET, "2d", 0)
+    held = only_writer(lock_file(work, run), "fold 0")
+    said = r"being trained \(2d fold 0\)"
+    with held, pytest.raises(EnvironmentFault, match=said):
+        plan_dataset(work, DATASET, ["2d"])
+
+
+@pytest.mark.usefixtures("no_nnunet")
+def test_N07_two_folders_of_one_number_are_refused_before_planning(work):
+    (work.raw_dir / "Dataset007_Cubes").mkdir()
+
+    with pytest.raises(InputError, match="bear the same number") as caught:
+        find_dataset(work, "7")
+
+    assert caught.value.code == "N07"
+
+
+GOLDEN_PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
+
+
+@pytest.fixture
+def planned(work, raw):
+    """A dataset that looks planned, from plans that nnU-Net wrote for another one."""
+    from tiny_model import golden_plans
+
+    folder = work.planned_dir(DATASET)
+    folder.mkdir(parents=True)
+    plans = golden_plans()
+    for name in ("3d_lowres", "3d_cascade_fullres"):
+        plans["configurations"].pop(name, None)
+    write_json(work.plans_file(DATASET, "nnUNetPlans"), plans)
+    write_json(
+        work.splits_file(DATASET), [{"train": ["ball_000"], "val": ["ball_001"]}]
+    )
+    write_json(
+        folder / "dataset_fingerprint.json",
+        {"spacings": [[1.0] * 3], "shapes_after_crop": [[12] * 3]},
+    )
+    from nnunet_bridge.nnunet.dataset import RawDataset
+    from nnunet_bridge.pipeline.training.plan import dataset_state
+
+    state = dataset_state(work, RawDataset.open(raw))
+    Planned(state, {"default": ("2d", "3d_fullres")}).write(work, DATASET)
+    return work
+
+
+@pytest.mark.usefixtures("no_nnunet")
+def test_what_is_planned_is_not_planned_again(planned):
+    summary = plan_dataset(planned, DATASET, ["2d"])
+
+    assert summary.already_done
+    assert summary.as_json()["estimates"][0]["configuration"] == "2d"
+    assert "predict the largest case (12 x " in summary.as_text()
+
+
+def test_a_method_whose_planner_has_not_planned_says_which_command_does(planned):
+    with pytest.raises(InputError) as caught:
+        require_plan(planned, DATASET, ["2d"], stock_plans="nnUNetResEncUNetMPlans")
+
+    assert f"`nnunet-bridge plan {DATASET} --planner resenc-m`" in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_nnunet")
+@pytest.mark.parametrize("name", ["3d_lowres", "3d_cascade_fullres"])
+def test_a_stage_that_nnunet_does_not_plan_is_refused_with_the_reason(planned, name):
+    with pytest.raises(UsageError, match="too small to need a coarser stage"):
+        plan_dataset(planned, DATASET, [name])
+    with pytest.raises(UsageError, match="it plans 2d, 3d_fullres"):
+        require_plan(planned, DATASET, [name])
+
+
+def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, raw):
+    spoil_place(raw)
+
+    for plans in GOLDEN_PLANS:
+        with pytest.raises(InputError, match="has changed since it was planned") as it:
+            require_plan(planned, DATASET, ["2d"], stock_plans=plans)
+        assert it.value.code == "N06"
+
+
+def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
+    folder = planned.planned_dir(DATASET) / "nnUNetPlans_2d"
+    folder.mkdir()
+    for part in (".b2nd", "_seg.b2nd", ".pkl"):
+        (folder / f"ball_000{part}").write_bytes(b"content")
+    known = Planned.read(planned, DATASET)
+    from nnunet_bridge.nnunet.planned import preprocessed_now
+
+    there = preprocessed_now(planned, DATASET, "nnUNetPlans_2d", {})
+    Planned(known.dataset_state, known.planners, (), {"nnUNetPlans_2d": there}).write(
+        planned, DATASET
+    )
+    assert require_plan(planned, DATASET, ["2d"])
+
+    (folder / "ball_000.pkl").unlink()
+    (folder / "ball_000_seg.b2nd").write_bytes(b"cont")
+
+    with pytest.raises(InputError) as caught:
+        require_plan(planned, DATASET, ["2d"])
+    assert caught.value.code == "N04"
+    for name in ("ball_000.pkl", "ball_000_seg.b2nd"):
+        assert f"nnUNetPlans_2d/{name}" in str(caught.value)
+
+
+def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
+    known = Planned.read(planned, DATASET)
+    Planned(known.dataset_state, failure="a worker was killed.").write(planned, DATASET)
+
+    with pytest.raises(InputError, match="the last try failed: a worker was killed"):
+        require_plan(planned, DATASET, ["2d"])
+
+
+SMALL = Machine(cores=2, free_memory_bytes=1 << 30, gpus=1, gpu_memory_bytes=1 << 28)
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [("cpu", "of memory"), ("cuda", "of GPU memory")]
+)
+def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
+    planned, device, kind
+):
+    run = TrainingRun(DATASET, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans")
+    method = method_of("nnunet", "full")
+
+    with pytest.raises(EnvironmentFault) as caught:
+        require_memory_for_training(planned, run, method, SMALL, device, loaders=0)
+
+    assert (caught.value.code, caught.value.exit_code) == ("F10", 5)
+    assert kind in str(caught.value)
+    assert "-gpu_memory_target" in str(caught.value)
+
+
+def test_F10_training_asks_the_machine_before_anything_starts(planned, monkeypatch):
+    monkeypatch.setattr(
+        "nnunet_bridge.pipeline.training.train.this_machine", lambda: SMALL
+    )
+
+    with pytest.raises(EnvironmentFault, match="of memory, but 1074 MB are there"):
+        train_dataset(
+            planned,
+            DATASET,
+            ["2d"],
+            ["0"],
+            method=method_of("nnunet", "full"),
+            options=TrainingOptions("cpu"),
+        )
+
+    assert not planned.results_dir.exists()
+
+
+def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
+    limit = 1500 << 20
+
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "nnunet_bridge", "train", DATASET, "-c", "2d"),
+            *("-w", str(planned.raw_dir.parent), "--device", "cpu", "--json"),
+        ],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    answer = json.loads(result.stdout)
+    assert (answer["code"], answer["exit_code"], result.returncode) == ("F10", 5, 5)
+    assert "Training 2d at the budget full needs about" in answer["error"]
+
+
+@pytest.mark.training
+def test_planners_share_what_they_have_in_common(tmp_path):
+    """One real call of nnU-Net for each planner (about a minute)."""
+    write_spheres(tmp_path, size=24)
+    work = Workspace.at(tmp_path, environment={})
+    own = ("-gpu_memory_target", "0.5")
+    plan_dataset(
+        work, DATASET, ["2d", "3d_fullres"], PlanningOptions(own_arguments=own)
+    )
+    data = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
+    before = {file: file.stat().st_mtime_ns for file in data.iterdir()}
+
+    summary = plan_dataset(
+        work, DATASET, ["3d_fullres"], PlanningOptions(("resenc-m", "default"))
+    )
+
+    assert not summary.already_done
+    assert {file: file.stat().st_mtime_ns for file in data.iterdir()} == before
+    known = Planned.read(work, DATASET)
+    assert known.planners == {
+        "default": ("2d", "3d_fullres"),
+        "resenc-m": ("3d_fullres",),
+    }
+    assert known.own_arguments == own
+    resenc = read_json(work.plans_file(DATASET, "nnUNetResEncUNetMPlans"))
+    assert resenc["experiment_planner_used"] == "nnUNetPlannerResEncM"
+    assert "nnUNetPlans_3d_fullres" in known.preprocessed
+    for plans in GOLDEN_PLANS:
+        require_plan(work, DATASET, ["3d_fullres"], stock_plans=plans)
+    log = (work.record_dir(DATASET) / "plan.log").read_text()
+    assert "Preprocessing dataset" not in log
+
+    anew = PlanningOptions(own_arguments=("-gpu_memory_target", "1"))
+    plan_dataset(work, DATASET, ["2d"], anew)
+
+    assert json.loads((work.record_dir(DATASET) / "planned.json").read_text())[
+        "planners"
+    ] == {"default": ["2d"]}

@@ -1,0 +1,112 @@
+"""`run.json`: all that repeats a training, nothing that tells whose machine it was."""
+
+import getpass
+import json
+import os
+import platform
+import socket
+from pathlib import Path
+
+import pytest
+
+from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.runs import record_file
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.training.record import (
+    UNKNOWN_END,
+    note_end,
+    note_start,
+    origin_of,
+)
+
+SMOKE = method_of("nnunet", "smoke")
+RUN = SMOKE.run("Dataset001_Leg", "2d", 0)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    found = Workspace.at(tmp_path, environment={})
+    found.planned_dir(RUN.dataset).mkdir(parents=True)
+    found.plans_file(RUN.dataset, RUN.plans).write_text("{}")
+    splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
+    found.splits_file(RUN.dataset).write_text(json.dumps(splits))
+    return found
+
+
+def begin(workspace, **options):
+    wishes = TrainingOptions("cpu", **options)
+    origin = origin_of(workspace, RUN, "state of the dataset")
+    note_start(workspace, RUN, SMOKE, wishes, damaged_checkpoints=[], **origin)
+
+
+def record(workspace):
+    return json.loads(record_file(workspace, RUN).read_text())
+
+
+def test_what_repeats_a_training_stands_in_its_record(workspace):
+    begin(workspace, probabilities=True)
+
+    known = record(workspace)
+
+    assert known["command"] == [
+        *("nnunet-bridge", "train", "Dataset001_Leg", "-c", "2d", "-f", "0"),
+        *("--model", "nnunet", "--budget", "smoke", "--device", "cpu"),
+        *("--gpus", "1", "--resume", "--probabilities"),
+    ]
+    assert known["plans"] == SMOKE.plans
+    for name in ("plans_sha256", "splits_sha256"):
+        assert len(known[name]) == 64
+    assert known["dataset_state"] == "state of the dataset"
+    assert known["seeds"] == {"python": 20230601, "numpy": 20230601, "torch": 20230601}
+    assert known["versions"]["nnunetv2"].startswith("2.8")
+    assert known["patients"] == 3
+    hardware = known["hardware"]
+    assert hardware["architecture"] == platform.machine()
+    assert hardware["cores"] >= 1
+    assert hardware["memory_bytes"] > 2**28
+    assert hardware["processor"]
+    assert isinstance(hardware["gpus"], list)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "word"),
+    [
+        ("done", "", "finished"),
+        ("failed", "nnU-Net failed: why.", "failed"),
+        ("stopped", "", "interrupted"),
+    ],
+)
+def test_how_and_when_a_training_ended_stands_there_too(workspace, state, reason, word):
+    begin(workspace)
+
+    note_end(workspace, RUN, state, reason)
+
+    known = record(workspace)
+    assert (known["state"], known["reason"], known["exit"]) == (state, reason, word)
+    assert known["ended"] >= known["started"]
+    assert 0 <= known["seconds"] < 60
+    assert [one["exit"] for one in known["attempts"]] == [word]
+
+
+def test_a_start_that_told_no_end_was_killed_and_is_kept(workspace):
+    begin(workspace)
+    begin(workspace)
+    assert record(workspace)["ended"] is None
+
+    note_end(workspace, RUN, "done", "")
+
+    exits = [one["exit"] for one in record(workspace)["attempts"]]
+    assert exits == [UNKNOWN_END, "finished"]
+
+
+def test_R11_no_host_user_or_folder_stands_in_the_record(workspace):
+    begin(workspace)
+    note_end(workspace, RUN, "done", "")
+
+    text = record_file(workspace, RUN).read_text()
+
+    for told in (socket.gethostname(), str(Path.home()), os.fspath(Path.cwd())):
+        assert told not in text
+    assert str(workspace.runs_dir.parent) not in text
+    assert f'"{getpass.getuser()}"' not in text
