@@ -6,7 +6,7 @@ the likeness of its sides, whether the field of view cuts it, and whether it is 
 all. What is expected of the last five comes from the training labels.
 
 No figure sees everything. Folds that learnt from the same patients can agree on the
-same mistake (`docs/explanations/quality-light.md` says how often they did).
+same mistake (`docs/explanations/quality-rating.md` says how often they did).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Where half of the structures with so little agreement had a Dice below 0.8 (ambe
 below 0.7 (red) with their reference, to a tenth: `benchmarks/quality_light.py`, on 14
 patients of the hippocampus study and of the set it comes from, as given and degraded
 in seven ways, at the smoke budget. 14 others were kept to show what the limits are
-worth (`docs/explanations/quality-light.md`). 2d and 3d learn different things, so they
+worth (`docs/explanations/quality-rating.md`). 2d and 3d learn different things, so they
 disagree sooner than folds do."""
 
 VOLUME_AMBER_CHANCE = 0.01
