@@ -41,7 +41,7 @@ HELP_ON = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 class BridgeGroup(click.RichGroup):
     """A group whose usage errors are one JSON object where `--json` is asked for."""
 
-    def main(self, *words: Any, **options: Any) -> Any:  # noqa: ANN401 - click's own type
+    def main(self, *words: Any, **options: Any) -> Any:
         """Run the chosen command; leave with its exit code."""
         asked = list((words[0] if words else options.get("args")) or sys.argv[1:])
         options["standalone_mode"] = False

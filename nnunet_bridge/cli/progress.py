@@ -135,7 +135,7 @@ def duration_text(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def shown_progress(*, talkative: bool) -> Iterator[Progress]:
+def shown_progress(*, verbose: bool) -> Iterator[Progress]:
     """Show a bar on a terminal, plain lines elsewhere."""
     if sys.stderr.isatty():
         bar = _Bar()
@@ -143,7 +143,7 @@ def shown_progress(*, talkative: bool) -> Iterator[Progress]:
             yield bar
             bar.close()
     else:
-        lines = _Lines(every_s=0.0 if talkative else PLAIN_EVERY_S)
+        lines = _Lines(every_s=0.0 if verbose else PLAIN_EVERY_S)
         yield lines
         lines.close()
 

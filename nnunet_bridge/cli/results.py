@@ -2,295 +2,300 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
 
+from nnunet_bridge.cli.fields import Group, argument, given, option, part
 from nnunet_bridge.cli.options import (
-    CONFIGURATIONS,
     EXISTING,
     FILE,
     FOLDER,
-    dataset_argument,
-    device_option,
-    finished_budget_option,
-    finished_model_option,
-    folds_option,
-    force_option,
-    label_map_option,
-    labels_option,
-    predicting_configurations_option,
-    region_options,
-    scan_options,
-    scans_recipe_option,
+    RegionChoice,
+    ScanChoice,
+    configurations_field,
+    dataset_field,
+    device_field,
+    finished_budget_field,
+    finished_model_field,
+    folds_field,
+    force_field,
+    label_map_field,
+    labels_file_field,
+    scans_recipe_field,
 )
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
+if TYPE_CHECKING:
+    from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
-@click.command()
-@dataset_argument
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=EXISTING)
-@click.option("-o", "--out", type=FOLDER, required=True, help="One folder a case.")
-@predicting_configurations_option
-@folds_option
-@finished_model_option
-@finished_budget_option
-@device_option
-@click.option(
-    "--clean",
-    type=click.Choice(["none", "slice", "volume", "tuned"]),
-    default="none",
-    show_default=True,
-    help="How to clean the prediction; what changed is recorded. tuned: as "
-    "`clean --tune` chose for this model.",
-)
-@click.option("--mesh", "meshes", is_flag=True, help="Also write PLY meshes.")
-@click.option(
-    "--seg-nrrd", is_flag=True, help="Also write a segmentation for 3D Slicer."
-)
-@click.option(
-    "--dicom-seg", is_flag=True, help="Also write DICOM SEG; it names the patient."
-)
-@region_options
-@scans_recipe_option
-@scan_options
-@force_option
-@bridge_command
-def predict(
-    session: Session,
-    dataset: str,
-    inputs: tuple[Path, ...],
-    out: Path,
-    configurations: tuple[str, ...],
-    folds: tuple[str, ...],
-    model: str | None,
-    budget: str | None,
-    device: str,
-    clean: str,
-    recipe_name: str | None,
-    scans: dict[str, Any],
-    region: dict[str, Any],
-    *,
-    meshes: bool,
-    seg_nrrd: bool,
-    dicom_seg: bool,
-    force: bool,
-) -> Summary:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Predict:
+    dataset: str = dataset_field()
+    inputs: tuple[Path, ...] = argument(
+        nargs=-1, required=True, metavar="INPUT...", type=EXISTING
+    )
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FOLDER,
+        required=True,
+        metavar="DIR",
+        help="Folder of the results; each case gets a folder of its own in it.",
+    )
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat to average several. [default: the choice of `select`, else the one "
+        "with the higher validation Dice]"
+    )
+    folds: tuple[str, ...] = folds_field(
+        "Repeat to average several. [default: all finished folds]"
+    )
+    region: RegionChoice = part(RegionChoice)
+    scans: ScanChoice = part(ScanChoice)
+    recipe: str | None = scans_recipe_field()
+    model: str | None = finished_model_field()
+    budget: str | None = finished_budget_field()
+    clean: str = option(
+        "--clean",
+        type=click.Choice(["none", "slice", "volume", "tuned"]),
+        default="none",
+        group=Group.OUTPUT,
+        help="Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
+        "`clean --tune` chose for this model.",
+    )
+    mesh: bool = option(
+        "--mesh", is_flag=True, group=Group.OUTPUT, help="Also write PLY meshes."
+    )
+    seg_nrrd: bool = option(
+        "--seg-nrrd",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Also write a segmentation for 3D Slicer.",
+    )
+    dicom_seg: bool = option(
+        "--dicom-seg",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Also write DICOM SEG, which contains the patient's name.",
+    )
+    force: bool = force_field("Predict again what is already there.")
+    device: str = device_field()
+
+    def options(self) -> PredictionOptions:
+        from nnunet_bridge.pipeline.ingest.cases import series_choices
+        from nnunet_bridge.pipeline.prediction.first_pass import RegionWish
+        from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+
+        return PredictionOptions(
+            clean=self.clean,
+            meshes=self.mesh,
+            scans=series_choices(self.recipe, given(self.scans)),
+            region=RegionWish.from_words(**given(self.region)),
+            force=self.force,
+            seg_nrrd=self.seg_nrrd,
+            dicom_seg=self.dicom_seg,
+        )
+
+
+@command(_Predict)
+def predict(session: Session, asked: _Predict) -> Summary:
     """Predict DICOM folders, studies of them, zips, or NIfTI files.
 
-    Several configurations give their mean.
+    Several configurations are averaged.
 
     Example:  nnunet-bridge predict 1 new_patient/ -o out -c 3d_fullres --mesh
     """
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.ingest.cases import series_choices
-    from nnunet_bridge.pipeline.prediction.first_pass import RegionWish
-    from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
 
-    workspace = Workspace.at(session.root)
-    options = PredictionOptions(
-        clean=clean,
-        meshes=meshes,
-        scans=series_choices(recipe_name, scans),
-        region=RegionWish.from_words(**region),
-        force=force,
-        seg_nrrd=seg_nrrd,
-        dicom_seg=dicom_seg,
-    )
+    dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
         return predict_images(
-            workspace,
-            find_dataset(workspace, dataset),
-            inputs,
-            out,
-            configurations=configurations,
-            folds=folds,
-            budget=budget,
-            model=model,
-            device=device,
-            options=options,
+            dataset.workspace,
+            dataset.name,
+            asked.inputs,
+            asked.out,
+            configurations=asked.configurations,
+            folds=asked.folds,
+            budget=asked.budget,
+            model=asked.model,
+            device=asked.device,
+            options=asked.options(),
             progress=progress,
         )
 
 
-@click.command()
-@click.argument("labels", type=EXISTING, required=False)
-@click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--rule",
-    type=click.Choice(["slice", "volume"]),
-    default="slice",
-    show_default=True,
-    help="slice: the source report's rule. volume: in three dimensions.",
-)
-@click.option("--ratio", type=click.FloatRange(0, 1), default=0.01, show_default=True)
-@click.option(
-    "--min-volume-mm3",
-    type=click.FloatRange(0),
-    default=None,
-    help="volume: remove smaller pieces. [default: 500]",
-)
-@click.option(
-    "--keep",
-    type=click.IntRange(1),
-    default=None,
-    metavar="N",
-    help="volume: of each label keep the N largest pieces at most.",
-)
-@click.option(
-    "--each-side",
-    is_flag=True,
-    help="With --keep: N left and N right, where a label holds both sides.",
-)
-@labels_option
-@click.option(
-    "--tune",
-    metavar="DATASET",
-    default=None,
-    help="Choose the rule of each structure on a model's own validation instead.",
-)
-@click.option(
-    "-c",
-    "--configuration",
-    "configurations",
-    multiple=True,
-    type=click.Choice(CONFIGURATIONS),
-    help="With --tune, once for each. [default: the one that predict takes]",
-)
-@finished_model_option
-@finished_budget_option
-@force_option
-@bridge_command
-def clean(
-    session: Session,
-    labels: Path | None,
-    out: Path | None,
-    rule: str,
-    ratio: float,
-    min_volume_mm3: float | None,
-    keep: int | None,
-    labels_file: Path | None,
-    tune: str | None,
-    configurations: tuple[str, ...],
-    model: str | None,
-    budget: str | None,
-    *,
-    each_side: bool,
-    force: bool,
-) -> Summary:
-    """Fill holes and remove specks in a labelmap, or in a folder of them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clean:
+    labels: Path | None = argument(type=EXISTING, required=False)
+    out: Path | None = argument(type=click.Path(path_type=Path), required=False)
+    rule: str = option(
+        "--rule",
+        type=click.Choice(["slice", "volume"]),
+        default="slice",
+        help="slice: the source report's rule, slice by slice. volume: in three "
+        "dimensions.",
+    )
+    ratio: float = option(
+        "--ratio",
+        type=click.FloatRange(0, 1),
+        default=0.01,
+        metavar="SHARE",
+        help="slice: remove pieces and fill holes below this share of the structure's "
+        "area in the slice.",
+    )
+    min_volume_mm3: float | None = option(
+        "--min-volume-mm3",
+        type=click.FloatRange(0),
+        default=None,
+        metavar="MM3",
+        help="volume: remove smaller pieces. [default: 500]",
+    )
+    keep: int | None = option(
+        "--keep",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        help="volume: keep at most the N largest pieces of each label.",
+    )
+    each_side: bool = option(
+        "--each-side",
+        is_flag=True,
+        help="With --keep: N pieces left and N right, for labels that hold both sides.",
+    )
+    labels_file: Path | None = labels_file_field()
+    tune: str | None = option(
+        "--tune",
+        metavar="DATASET",
+        default=None,
+        group=Group.MODEL,
+        help="Clean nothing; choose the rule of each structure on the validation of a "
+        "model.",
+    )
+    configurations: tuple[str, ...] = configurations_field(
+        "With --tune; repeat for several. [default: the one that `predict` uses]",
+        group=Group.MODEL,
+    )
+    model: str | None = finished_model_field()
+    budget: str | None = finished_budget_field()
+    force: bool = force_field()
+
+    def cleaning_rule(self) -> CleaningRule:
+        if self.rule == "slice" and self.keep is not None:
+            raise UsageError("--keep needs --rule volume.")
+        if self.each_side and self.keep is None:
+            raise UsageError("--each-side needs --keep N.")
+        smallest = self.min_volume_mm3
+        return CleaningRule(
+            self.rule,
+            self.ratio,
+            DEFAULT_MIN_VOLUME_MM3 if smallest is None else smallest,
+            self.keep,
+            each_side=self.each_side,
+        )
+
+
+@command(_Clean)
+def clean(session: Session, asked: _Clean) -> Summary:
+    """Fill holes and remove specks in a labelmap, or in a folder of labelmaps.
 
     With --tune, no labels are cleaned: the rule of each structure is chosen on the
-    predictions that the model made in its cross-validation, and stored with the model
-    for `predict --clean tuned`.
+    cross-validation predictions of the model and stored with the model for
+    `predict --clean tuned`.
 
     Example:  nnunet-bridge clean predictions cleaned --rule volume --min-volume-mm3 500
 
     Example:  nnunet-bridge clean --tune 1 -c 2d
     """
-    if tune is not None:
-        _refuse_words("labels", "out", *_RULE_WORDS, because="--tune chooses the rules")
-        from nnunet_bridge.nnunet.names import Workspace, find_dataset
-        from nnunet_bridge.pipeline.models.tune import tune_cleaning
-
-        workspace = Workspace.at(session.root)
-        with session.progress() as progress:
-            return tune_cleaning(
-                workspace,
-                find_dataset(workspace, tune),
-                configurations=configurations,
-                budget=budget,
-                kind=model,
-                force=force,
-                progress=progress,
-            )
-    _refuse_words(
-        "configurations", "model", "budget", because="only --tune reads a model"
+    if asked.tune is not None:
+        _refuse_given(_RULE_FIELDS, because="--tune chooses the rules")
+        return _tune(session, asked.tune, asked)
+    _refuse_given(
+        ("configurations", "model", "budget"), because="only --tune reads a model"
     )
-    if labels is None or out is None:
+    if asked.labels is None or asked.out is None:
         raise UsageError("Name LABELS to clean and OUT for the result, or --tune.")
     from nnunet_bridge.pipeline.labels.clean import clean_labels
 
-    cleaning = _cleaning_rule(
-        rule, ratio, min_volume_mm3, keep_largest=keep, each_side=each_side
-    )
-
     with session.progress() as progress:
         return clean_labels(
-            labels,
-            out,
-            rule=cleaning,
-            labels_file=labels_file,
-            force=force,
+            asked.labels,
+            asked.out,
+            rule=asked.cleaning_rule(),
+            labels_file=asked.labels_file,
+            force=asked.force,
             progress=progress,
         )
 
 
-_RULE_WORDS = ("rule", "ratio", "min_volume_mm3", "keep", "each_side", "labels_file")
+def _tune(session: Session, dataset_asked: str, asked: _Clean) -> Summary:
+    from nnunet_bridge.pipeline.models.tune import tune_cleaning
 
-
-def _cleaning_rule(
-    name: str,
-    ratio: float,
-    min_volume_mm3: float | None,
-    *,
-    keep_largest: int | None,
-    each_side: bool,
-) -> CleaningRule:
-    """Return the rule that the words of the command mean."""
-    if name == "slice" and keep_largest is not None:
-        raise UsageError(
-            "How many pieces stay is a matter of the rule volume: add --rule volume."
+    dataset = session.dataset(dataset_asked)
+    with session.progress() as progress:
+        return tune_cleaning(
+            dataset.workspace,
+            dataset.name,
+            configurations=asked.configurations,
+            budget=asked.budget,
+            kind=asked.model,
+            force=asked.force,
+            progress=progress,
         )
-    if each_side and keep_largest is None:
-        raise UsageError("How many pieces may stay on each side? Add --keep N.")
-    smallest = DEFAULT_MIN_VOLUME_MM3 if min_volume_mm3 is None else min_volume_mm3
-    return CleaningRule(name, ratio, smallest, keep_largest, each_side=each_side)
 
 
-def _refuse_words(*names: str, because: str) -> None:
-    """Refuse words of the command line that the other words leave without meaning."""
+_RULE_FIELDS = (
+    *("labels", "out", "rule", "ratio"),
+    *("min_volume_mm3", "keep", "each_side", "labels_file"),
+)
+
+
+def _refuse_given(names: Sequence[str], *, because: str) -> None:
+    """Refuse options of the command line that have no effect beside the others."""
     context = get_current_context()
-    said = [
+    found = [
         parameter.get_error_hint(context)
         for parameter in context.command.params
         if parameter.name in names
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
-    if said:
-        raise UsageError(f"Leave out {', '.join(said)}: {because}.")
+    if found:
+        raise UsageError(f"Leave out {', '.join(found)}: {because}.")
 
 
-@click.command()
-@click.argument("predictions", type=EXISTING)
-@click.argument("references", type=EXISTING)
-@click.option("-o", "--out", type=FOLDER, required=True, help="For scores.csv, .json.")
-@labels_option
-@click.option(
-    "--tolerance-mm",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Distance within which two surfaces agree (NSD).",
-)
-@label_map_option
-@bridge_command
-def score(
-    session: Session,
-    predictions: Path,
-    references: Path,
-    out: Path,
-    labels_file: Path | None,
-    tolerance_mm: float,
-    map_words: tuple[str, ...],
-) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Score:
+    predictions: Path = argument(type=EXISTING)
+    references: Path = argument(type=EXISTING)
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FOLDER,
+        required=True,
+        metavar="DIR",
+        help="Folder of scores.csv and scores.json.",
+    )
+    tolerance_mm: float = option(
+        "--tolerance-mm",
+        type=click.FloatRange(0),
+        default=1.0,
+        metavar="MM",
+        help="Distance within which two surfaces agree (NSD).",
+    )
+    labels_file: Path | None = labels_file_field()
+    label_map: tuple[str, ...] = label_map_field()
+
+
+@command(_Score)
+def score(session: Session, asked: _Score) -> Summary:
     """Measure predictions against references: Dice, IoU, HD95, ASSD, NSD, volume.
 
     Example:  nnunet-bridge score out/ labelsTs/ -o scores
@@ -301,58 +306,65 @@ def score(
 
     with session.progress() as progress:
         return score_folders(
-            predictions,
-            references,
-            out,
-            labels=labels_file,
-            tolerance_mm=tolerance_mm,
-            map_words=map_words,
+            asked.predictions,
+            asked.references,
+            asked.out,
+            labels=asked.labels_file,
+            tolerance_mm=asked.tolerance_mm,
+            map_words=asked.label_map,
             progress=progress,
         )
 
 
-@click.command()
-@click.argument("labels", type=EXISTING)
-@click.option("-o", "--out", type=FOLDER, required=True, help="For the mesh files.")
-@labels_option
-@click.option(
-    "--frame", type=click.Choice(["LPS", "RAS"]), default="LPS", show_default=True
-)
-@click.option("--smooth", type=click.IntRange(0), default=0, help="Taubin iterations.")
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(["ply", "stl", "obj"]),
-    default="ply",
-    show_default=True,
-)
-@click.option(
-    "--names",
-    type=click.Choice(["labels", "opensim"]),
-    default="labels",
-    show_default=True,
-    help="How files are called. opensim: femur_l for femur_left.",
-)
-@click.option(
-    "--faces", type=click.IntRange(4), default=None, help="At most so many each."
-)
-@click.option(
-    "--force", is_flag=True, help="Keep a mesh whose volume changed by over 3 %."
-)
-@bridge_command
-def mesh(
-    session: Session,
-    labels: Path,
-    out: Path,
-    labels_file: Path | None,
-    frame: str,
-    smooth: int,
-    file_format: str,
-    names: str,
-    faces: int | None,
-    *,
-    force: bool,
-) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mesh:
+    labels: Path = argument(type=EXISTING)
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FOLDER,
+        required=True,
+        metavar="DIR",
+        help="Folder of the mesh files.",
+    )
+    file_format: str = option(
+        "--format",
+        type=click.Choice(["ply", "stl", "obj"]),
+        default="ply",
+        help="File format.",
+    )
+    frame: str = option(
+        "--frame",
+        type=click.Choice(["LPS", "RAS"]),
+        default="LPS",
+        help="Coordinate system: LPS (DICOM, ITK) or RAS (3D Slicer).",
+    )
+    smooth: int = option(
+        "--smooth",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="Iterations of Taubin smoothing.",
+    )
+    faces: int | None = option(
+        "--faces",
+        type=click.IntRange(4),
+        default=None,
+        metavar="N",
+        help="Simplify each mesh to at most N faces.",
+    )
+    names: str = option(
+        "--names",
+        type=click.Choice(["labels", "opensim"]),
+        default="labels",
+        help="File names. opensim: femur_l for femur_left.",
+    )
+    labels_file: Path | None = labels_file_field()
+    force: bool = force_field("Keep a mesh whose volume changed by more than 3 %.")
+
+
+@command(_Mesh)
+def mesh(session: Session, asked: _Mesh) -> Summary:
     """Write the surface of every structure, in patient millimetres.
 
     Example:  nnunet-bridge mesh out/msk_013/labels.nii.gz -o meshes
@@ -361,60 +373,59 @@ def mesh(
 
     with session.progress() as progress:
         return mesh_labels(
-            labels,
-            out,
-            labels_file=labels_file,
-            frame=frame,
-            smooth=smooth,
-            file_format=file_format,
-            names=names,
-            faces=faces,
-            force=force,
+            asked.labels,
+            asked.out,
+            labels_file=asked.labels_file,
+            frame=asked.frame,
+            smooth=asked.smooth,
+            file_format=asked.file_format,
+            names=asked.names,
+            faces=asked.faces,
+            force=asked.force,
             progress=progress,
         )
 
 
-@click.command()
-@click.argument("image", type=EXISTING)
-@click.argument("labels", type=EXISTING, required=False)
-@click.option("-o", "--out", type=FILE, required=True, metavar="PNG")
-@click.option(
-    "--plane",
-    type=click.Choice(["axial", "coronal", "sagittal"]),
-    default="axial",
-    show_default=True,
-)
-@click.option(
-    "--slice",
-    "slice_number",
-    type=int,
-    default=None,
-    help="[default: the one with most labelled voxels]",
-)
-@click.option(
-    "--every",
-    type=click.IntRange(1),
-    default=None,
-    metavar="N",
-    help="Every N-th slice on one sheet instead, labels over the image.",
-)
-@labels_option
-@scans_recipe_option
-@scan_options
-@bridge_command
-def view(
-    session: Session,  # noqa: ARG001 - every command gets it
-    image: Path,
-    labels: Path | None,
-    out: Path,
-    plane: str,
-    slice_number: int | None,
-    every: int | None,
-    labels_file: Path | None,
-    recipe_name: str | None,
-    scans: dict[str, Any],
-) -> Summary:
-    """Picture one slice three ways: image, labels, overlay.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    image: Path = argument(type=EXISTING)
+    labels: Path | None = argument(type=EXISTING, required=False)
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FILE,
+        required=True,
+        metavar="PNG",
+        help="Picture to write.",
+    )
+    plane: str = option(
+        "--plane",
+        type=click.Choice(["axial", "coronal", "sagittal"]),
+        default="axial",
+        help="Plane of the slice.",
+    )
+    slice_number: int | None = option(
+        "--slice",
+        type=int,
+        default=None,
+        metavar="N",
+        help="Slice number. [default: the slice with most labelled voxels]",
+    )
+    every: int | None = option(
+        "--every",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        help="Show every N-th slice on one sheet instead, labels over the image.",
+    )
+    labels_file: Path | None = labels_file_field()
+    scans: ScanChoice = part(ScanChoice)
+    recipe: str | None = scans_recipe_field()
+
+
+@command(_View)
+def view(session: Session, asked: _View) -> Summary:  # noqa: ARG001 - every command gets a session
+    """Draw one slice three ways: image, labels, overlay.
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o slice.png --plane coronal
 
@@ -424,14 +435,14 @@ def view(
     from nnunet_bridge.pipeline.ingest.inputs import read_one_image
     from nnunet_bridge.pipeline.labels.view import write_view
 
-    choices = series_choices(recipe_name, scans)
+    choices = series_choices(asked.recipe, given(asked.scans))
     return write_view(
-        image,
-        labels,
-        out,
-        plane=plane,
-        slice_number=slice_number,
-        every=every,
+        asked.image,
+        asked.labels,
+        asked.out,
+        plane=asked.plane,
+        slice_number=asked.slice_number,
+        every=asked.every,
         read_image=lambda path: read_one_image(path, choices).volume,
-        labels_file=labels_file,
+        labels_file=asked.labels_file,
     )

@@ -1,4 +1,4 @@
-"""What every command shares: its common options, its output, its exit code.
+"""The frame of every command: common options, one result, one exit code.
 
 `--json` prints exactly one object on standard output; everything else goes to
 standard error. Every mistake of the user ends as one sentence and the exit code of
@@ -17,13 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exc
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import rich_click as click
 
+from nnunet_bridge.cli.fields import (
+    Asked,
+    Group,
+    asked_for,
+    decorators,
+    option,
+)
 from nnunet_bridge.core.errors import BridgeError, Interrupted
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
+
+if TYPE_CHECKING:
+    from nnunet_bridge.nnunet.names import Dataset, Workspace
 
 Command: TypeAlias = Callable[..., Summary]
 
@@ -31,35 +41,68 @@ INTERNAL_ERROR = 1
 WORKSPACE_VARIABLE = "NNUNET_BRIDGE_WORKSPACE"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One call of one command."""
+    """One call of one command, and the options that every command has."""
 
-    root: Path
-    """The workspace's folder, as asked for."""
+    root: Path = option(
+        "-w",
+        "--workspace",
+        type=click.Path(path_type=Path),
+        default=".",
+        show_default=False,
+        envvar=WORKSPACE_VARIABLE,
+        show_envvar=True,
+        group=Group.COMMON,
+        metavar="DIR",
+        help="Folder of nnUNet_raw, nnUNet_preprocessed, nnUNet_results and runs. "
+        "[default: the current folder]",
+    )
+    as_json: bool = option(
+        "--json", is_flag=True, group=Group.COMMON, help="Print one JSON object."
+    )
+    verbose: bool = option(
+        "-v", "--verbose", is_flag=True, group=Group.COMMON, help="Verbose output."
+    )
+    quiet: bool = option(
+        "-q", "--quiet", is_flag=True, group=Group.COMMON, help="Errors only."
+    )
+    traceback: bool = option(
+        "--traceback",
+        is_flag=True,
+        group=Group.COMMON,
+        help="Show the Python traceback of an error.",
+    )
 
-    as_json: bool
-    verbosity: int
-    """Below 0 quiet, above 0 talkative."""
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace that the user named."""
+        from nnunet_bridge.nnunet.names import Workspace
 
-    traceback: bool
+        return Workspace.at(self.root)
+
+    def dataset(self, asked: str) -> Dataset:
+        """Return a dataset of the workspace by its number or name."""
+        from nnunet_bridge.nnunet.names import Dataset
+
+        return Dataset.find(self.workspace, asked)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
         """Show progress on standard error while the block runs."""
-        if self.verbosity < 0:
+        if self.quiet:
             yield Silent()
             return
         from nnunet_bridge.cli.progress import shown_progress
 
-        with shown_progress(talkative=self.verbosity > 0) as progress:
+        with shown_progress(verbose=self.verbose) as progress:
             yield progress
 
-    def run(self, function: Command, words: dict[str, Any]) -> None:
-        """Run a command's function and leave with the exit code of what came of it."""
+    def run(self, work: Callable[[], Summary]) -> None:
+        """Do the work of a command, print its result and exit with its code."""
         _stop_on_signals()
         try:
-            summary = function(self, **words)
+            summary = work()
         except BridgeError as error:
             self._show_traceback()
             self.fail(str(error), error.exit_code, error.code)
@@ -69,22 +112,22 @@ class Session:
             self._show_traceback()
             self.fail(
                 f"Internal error: {type(error).__name__}: {error}. Please report it "
-                "with what --traceback shows.",
+                "with the output of --traceback.",
                 INTERNAL_ERROR,
             )
         else:
             self.show(summary)
 
     def show(self, summary: Summary) -> None:
-        """Print a result and leave with its exit code."""
+        """Print a result and exit with its code."""
         if self.as_json:
             self._print_json(summary.as_json())
-        elif self.verbosity >= 0:
+        elif not self.quiet:
             click.echo(summary.as_text())
         sys.exit(summary.exit_code)
 
     def fail(self, message: str, exit_code: int, code: str = "") -> None:
-        """Print a failure and leave with its exit code."""
+        """Print a failure and exit with its code."""
         if self.as_json:
             self._print_json({"error": message, "code": code, "exit_code": exit_code})
         known = f"[{code}] " if code and f"[{code}]" not in message else ""
@@ -100,47 +143,56 @@ class Session:
         click.echo(json.dumps(content, indent=2, allow_nan=False, default=str))
 
 
-COMMON_OPTIONS = (
-    click.option(
-        "-w",
-        "--workspace",
-        "root",
-        type=click.Path(path_type=Path),
-        default=".",
-        envvar=WORKSPACE_VARIABLE,
-        show_envvar=True,
-        help="Folder of nnUNet_raw, nnUNet_preprocessed, nnUNet_results and runs. "
-        "[default: the current folder]",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-    click.option("-v", "--verbose", count=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="Say less."),
-    click.option("--traceback", is_flag=True, help="Show where a failure arose."),
-)
+def command(
+    options: type[Asked],
+) -> Callable[[Callable[[Session, Asked], Summary]], click.RichCommand]:
+    """Make a click command of a function that takes a session and its options.
+
+    Parameters
+    ----------
+    options : type
+        A dataclass whose fields are declared with `cli.fields`.
+    """
+
+    def make(function: Callable[[Session, Asked], Summary]) -> click.RichCommand:
+        @functools.wraps(function)
+        def run(**words: Any) -> None:
+            session = asked_for(Session, words)
+            session.run(lambda: function(session, asked_for(options, words)))
+
+        return _with_options(run, options)
+
+    return make
+
+
+def _with_options(
+    run: Callable[..., None], options: type[Asked] | None
+) -> click.RichCommand:
+    """Give a function its own options, then the common ones, in panels."""
+    own = [] if options is None else list(decorators(options))
+    declared = [*own, *decorators(Session)]
+    for decorate, _ in reversed(declared):
+        decorate(run)
+    used = {group for _, group in declared}
+    panels = [click.RichOptionPanel(group) for group in Group if group in used]
+    panels[-1].options.append("--help")
+    return click.command(panels=panels)(run)
 
 
 def bridge_command(function: Command) -> Callable[..., None]:
     """Give a command the common options, a `Session`, and an end for every error.
 
-    The decorated function takes the session first and returns a `Summary`.
+    For commands that still take their words one by one; new ones use `command`.
     """
 
     @functools.wraps(function)
-    def run(
-        *,
-        root: Path,
-        as_json: bool,
-        verbose: int,
-        quiet: bool,
-        traceback: bool,
-        **words: Any,  # noqa: ANN401 - each command has its own
-    ) -> None:
-        level = -1 if quiet else verbose
-        session = Session(root, as_json=as_json, verbosity=level, traceback=traceback)
-        session.run(function, words)
+    def run(**words: Any) -> None:
+        common = {name: words.pop(name) for name in Session.__slots__}
+        session = asked_for(Session, common)
+        session.run(lambda: function(session, **words))
 
-    for option in reversed(COMMON_OPTIONS):
-        option(run)
+    for decorate, _ in reversed(list(decorators(Session))):
+        decorate(run)
     return run
 
 
