@@ -1,19 +1,43 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make demo   set up, then the synthetic lower limb from DICOM to the comparison page
 #   make test   set up, then every check and every test
-# Beside them: make bench measures us against the source's way and the best other tools.
+# Beside them:
+#   make quick        lint and the tests without training, browser and cluster
+#   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body
+#   make test-newest  make test under the newest Python that is here
+#   make bench        measures us against the source's way and the best other tools
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
+	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 
-.PHONY: demo test check bench setup lint types floors unit clean
+.PHONY: demo test quick test-long test-newest check bench setup lint types floors unit clean
 
 demo: $(READY)
 	$(BIN)/nnunet-bridge demo $(DEMO)
 
-test: lint types floors unit
+# mypy takes one core for a minute, so it runs beside the tests and reports after them.
+test: lint floors
+	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
+	$(PYTEST) --durations 30; tests=$$?; \
+	wait $$types; types=$$?; cat $(VENV)/mypy.log; exit $$((tests || types))
+
+quick: lint
+	$(PYTEST) -q --hypothesis-profile quick \
+		-m 'not training and not browser and not cluster and not long'
+
+test-long: $(READY)
+	$(PYTEST) --hypothesis-profile long -m 'long or hypothesis' --durations 30
+
+test-newest:
+	@test -n '$(NEWEST)' || \
+		{ echo "Python 3.13 or 3.14 is not here; name one: make test-newest NEWEST=..."; exit 1; }
+	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest test
 
 check: test
 
@@ -43,7 +67,7 @@ floors: $(READY)
 	$(BIN)/lint-imports
 
 unit: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

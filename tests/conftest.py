@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "shared machine",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("shared machine")
+for profile, examples in (("quick", 25), ("default", 100), ("long", 1000)):
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.function_scoped_fixture,
+        ],
+    )
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +31,6 @@ def test_data():
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set NNUNET_BRIDGE_TEST_DATA")
     return folder
-
-
-@pytest.fixture(scope="session")
-def long_tests():
-    """Whether tests that can be made long are to run in full."""
-    return bool(os.environ.get("NNUNET_BRIDGE_LONG_TESTS"))
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +59,10 @@ def by_the_package():
     return measures
 
 
+CPU = pytest.StashKey[float]()
+GROUP = re.compile(r"@\w+$")
+"""What pytest-xdist adds to the name of a test."""
+
 FAULT = re.compile(r"(?<![A-Za-z0-9])(?:[DGPFKNSM]\d{2}|R\d{1,2})(?!\d)")
 """An id of a fault or a guarantee, in the name of a test or of its parameters."""
 
@@ -67,16 +71,81 @@ def pytest_addoption(parser):
     parser.addoption(
         "--faults", action="store_true", help="list which faults the tests have shown"
     )
+    parser.addoption(
+        "--cpu", type=int, default=0, metavar="N", help="list the N dearest tests"
+    )
+
+
+def pytest_itemcollected(item):
+    """Keep a file in one process, for its fixtures, unless it names a group itself."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest, so that no process is left waiting at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("training") is None)
+
+
+def _cpu_s():
+    """Return the CPU seconds of this process and of its children that have ended."""
+    own, children = map(
+        resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Note what the phase took; xdist hands attributes of a report over."""
+    report = yield
+    before, now = item.config.stash.get(CPU, 0.0), _cpu_s()
+    item.config.stash[CPU] = now
+    report.cpu_s = now - before
+    return report
+
+
+def pytest_collection_finish(session):
+    session.config.stash[CPU] = _cpu_s()
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say for every id how many tests bear it, and how they ended."""
-    if not config.getoption("--faults"):
-        return
+    """Write the tables that were asked for."""
+    if config.getoption("--faults"):
+        _write_faults(terminalreporter)
+    if config.getoption("--cpu"):
+        _write_costs(terminalreporter, config.getoption("--cpu"))
+
+
+def _write_costs(terminalreporter, most):
+    """List CPU and wall seconds of the files and tests that took the most CPU time."""
+    reports = [
+        report
+        for kind in terminalreporter.stats.values()
+        for report in kind
+        if hasattr(report, "cpu_s")
+    ]
+    for name in ("file", "test"):
+        costs = defaultdict(lambda: [0.0, 0.0])
+        for report in reports:
+            test = GROUP.sub("", report.nodeid)
+            cost = costs[test.partition("::")[0] if name == "file" else test]
+            cost[0] += report.cpu_s
+            cost[1] += report.duration
+        total = sum(cpu for cpu, _ in costs.values())
+        terminalreporter.section(f"CPU and wall seconds of each {name}; {total:.0f} s")
+        dearest = sorted(costs.items(), key=lambda cost: -cost[1][0])[:most]
+        for key, (cpu, wall) in dearest:
+            terminalreporter.write_line(f"{cpu:8.1f} {wall:8.1f}  {key}")
+
+
+def _write_faults(terminalreporter):
+    """Write for every id how many tests bear it, and how they ended."""
     table = defaultdict(Counter)
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            name = report.nodeid.rpartition("::")[2].replace("_", " ")
+            test = GROUP.sub("", report.nodeid)
+            name = test.rpartition("::")[2].replace("_", " ")
             for code in set(FAULT.findall(name)):
                 table[code][outcome] += 1
     terminalreporter.section("faults and guarantees, and the tests that bear their ids")

@@ -56,7 +56,7 @@ def test_what_nnunet_writes_beside_its_weights_passes(value):
         *(pickle.loads, np.load, np.array([object()]), fractions.Fraction(1, 2)),
         datetime(2026, 1, 1, tzinfo=UTC),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__qualname__", type(value).__name__),
 )
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_S01_anything_else_is_named_whatever_the_protocol(value, protocol):

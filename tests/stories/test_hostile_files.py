@@ -1,6 +1,6 @@
 """Spoilt files of every format: one kind of error, two seconds, 512 MiB (R9, S06-S08).
 
-150 files a format by default, 2,500 with NNUNET_BRIDGE_LONG_TESTS=1; always the same.
+150 files a format, 2,500 in the long form; always the same.
 `python tests/fuzz.py` does this by hand, and prints what it found.
 """
 
@@ -12,10 +12,9 @@ BOMBS = range(150, 450, 100)
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
-def test_R9_S06_S07_S08_a_spoilt_file_is_read_or_refused_and_costs_little(
-    kind, long_tests
-):
-    numbers = [*range(2500 if long_tests else 150), *BOMBS]
+@pytest.mark.parametrize("files", [150, pytest.param(2500, marks=pytest.mark.long)])
+def test_R9_S06_S07_S08_a_spoilt_file_is_read_or_refused_and_costs_little(kind, files):
+    numbers = [*range(files), *BOMBS]
     assert {fuzz.spoilt(kind, number)[0] for number in BOMBS} == {"bomb"}
 
     account = fuzz.fuzz(kind, numbers)

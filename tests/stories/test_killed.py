@@ -1,7 +1,7 @@
 """`convert` is killed again and again; the disk never holds a lie (R6, F07).
 
 A server that has the imports done forks a child for every conversion, so that the kill
-falls into the work. Eight kills by default; 60 with NNUNET_BRIDGE_LONG_TESTS=1.
+falls into the work. Eight kills; the long form has 60.
 """
 
 import gzip
@@ -117,11 +117,12 @@ def assert_nothing_on_the_disk_lies(workspace, whole):
 
 
 @pytest.mark.parametrize("redo", [False, True], ids=["from nothing", "after a change"])
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.long)])
 def test_R6_a_conversion_that_is_killed_at_any_time_leaves_only_whole_files(
-    server, study, tmp_path, long_tests, redo
+    server, study, tmp_path, kills, redo
 ):
     """A killed run of an empty workspace, and of one where two cases have changed."""
-    kills, rng = 30 if long_tests else 4, random.Random(redo)  # noqa: S311 - repeatable
+    rng = random.Random(redo)  # noqa: S311 - repeatable
     before, undisturbed, killed = (tmp_path / name for name in ("old", "all", "now"))
     fresh(before)
     if redo:

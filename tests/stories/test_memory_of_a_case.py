@@ -1,7 +1,7 @@
 """What one case takes, from DICOM and four masks to the dataset (R8).
 
-256 x 256 x 250 voxels by default; the full 512 x 512 x 1015 with
-NNUNET_BRIDGE_LONG_TESTS=1. `python benchmarks/growth.py` shows the growth in between.
+256 x 256 x 250 voxels; 512 x 512 x 1015 in the long form. `python
+benchmarks/growth.py` shows the growth in between.
 """
 
 import json
@@ -9,6 +9,8 @@ import subprocess
 import sys
 from math import prod
 from pathlib import Path
+
+import pytest
 
 GROWTH = Path(__file__).parents[2] / "benchmarks" / "growth.py"
 MEBIBYTE = 1 << 20
@@ -28,8 +30,14 @@ def growth(*words):
     ).stdout
 
 
-def test_R8_a_case_is_converted_in_a_few_bytes_a_voxel(tmp_path, long_tests):
-    shape = (512, 512, 1015) if long_tests else (256, 256, 250)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((256, 256, 250), id="short"),
+        pytest.param((512, 512, 1015), id="full body", marks=pytest.mark.long),
+    ],
+)
+def test_R8_a_case_is_converted_in_a_few_bytes_a_voxel(tmp_path, shape):
     growth("prepare", tmp_path, ",".join(map(str, shape)))
 
     peak_mib = json.loads(growth("convert", tmp_path, ""))["peak_mib"]

@@ -14,7 +14,7 @@ import pytest
 import slurm_here
 from small_study import CONTENT, GRID, MASKS, SCANS, draw, scan
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.cluster]
 
 DATASET = "Dataset001_Tibia"
 SETTINGS = """
