@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.ops.metrics import bone_scores
+    from nnunet_bridge.pipeline.comparison.compare import compare_dataset
     from nnunet_bridge.pipeline.ingest.convert import convert_study
     from nnunet_bridge.pipeline.labels.mesh import mesh_labels
     from nnunet_bridge.pipeline.labels.score import score_folders
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
-    from nnunet_bridge.pipeline.study import compare_dataset
     from nnunet_bridge.pipeline.training.plan import plan_dataset
     from nnunet_bridge.pipeline.training.train import train_dataset
 
@@ -59,7 +59,7 @@ _HOMES = {
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",
-    "compare_dataset": "pipeline.study",
+    "compare_dataset": "pipeline.comparison.compare",
     "convert_study": "pipeline.ingest.convert",
     "mesh_labels": "pipeline.labels.mesh",
     "method_of": "nnunet.methods",

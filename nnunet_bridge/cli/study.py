@@ -80,7 +80,7 @@ def compare(
     from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.pipeline.comparison.baseline import baseline_of
-    from nnunet_bridge.pipeline.study import compare_dataset
+    from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 
     if map_words and not baselines:
         raise UsageError("--map tells what the labels of a --baseline mean: name one.")

@@ -170,6 +170,15 @@ class ModelCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a table with a column for each model."""
+
+    name: str
+    values: tuple[str, ...]
+    """In the order of the models; empty where a value is missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """How the volume of a structure agrees with its reference, for one model.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.quoting import quoted
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+LONGEST_CASE_ID = 63
 LOOKS_LIKE_A_CHANNEL = re.compile(r".*_\d{4}")
 
 
@@ -36,6 +38,20 @@ def checked_case_id(case_id: str) -> str:
             code="F03",
         )
     return case_id
+
+
+def case_id_of(path: Path) -> str:
+    """Return a case id made from a file or folder name.
+
+    Examples
+    --------
+    >>> case_id_of(Path("msk_013_0000.nii.gz")), case_id_of(Path("Anna's left leg"))
+    ('msk_013', 'Anna-s-left-leg')
+    """
+    name = path.absolute().name.removesuffix(".gz").removesuffix(".nii")
+    name = re.sub(r"(_\d{4})+$", "", name) or name
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_CASE_ID]
+    return checked_case_id(name or "case")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,11 +19,11 @@ from nnunet_bridge.core.comparison import (
     Comparison,
     ModelCost,
     PairedDifference,
+    Setting,
 )
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve
-from nnunet_bridge.formats.html.content import Setting
 
 _LINES = ("train_loss", "val_loss", "pseudo_dice", "pseudo_iou")
 

@@ -9,24 +9,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.events import curve_of, read_events
-from nnunet_bridge.formats.html import (
-    CaseView,
-    MeshSet,
-    ModelCard,
-    PageContent,
-    RunContent,
-    Setting,
-    ShownSlice,
-    write_page,
-)
+from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
 from nnunet_bridge.formats.html.meshes import packed_mesh, thinned
-from nnunet_bridge.formats.html.page import MAX_BYTES, page_text
-from nnunet_bridge.formats.html.run_page import run_page_text
+from nnunet_bridge.formats.html.page import MAX_BYTES, page_text, write_page
+from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, run_page_text
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import (
     MODEL_COLOURS,

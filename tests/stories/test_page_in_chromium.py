@@ -4,21 +4,14 @@ import numpy as np
 import pytest
 from chromium import CHROMIUM, Browser
 
+from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.events import curve_of
-from nnunet_bridge.formats.html import (
-    CaseView,
-    MeshSet,
-    ModelCard,
-    PageContent,
-    RunContent,
-    Setting,
-    ShownSlice,
-    write_page,
-    write_run_page,
-)
+from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
+from nnunet_bridge.formats.html.page import write_page
+from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_picture, slice_stack
 from nnunet_bridge.ops.comparison import compare_models

@@ -7,7 +7,11 @@ from chromium import CHROMIUM, Browser
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement
-from nnunet_bridge.formats.html import LightContent, LitCase, write_quality_page
+from nnunet_bridge.formats.html.quality_page import (
+    LightContent,
+    LitCase,
+    write_quality_page,
+)
 from nnunet_bridge.formats.thumbnail import thumbnail
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
 

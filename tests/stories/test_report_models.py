@@ -19,10 +19,10 @@ from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.runs import record_file
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.ingest.convert import convert_study
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
 from nnunet_bridge.pipeline.prediction.predict import predict_images
-from nnunet_bridge.pipeline.study import compare_dataset
 from nnunet_bridge.pipeline.training.plan import plan_dataset
 from nnunet_bridge.pipeline.training.train import train_dataset
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_bridge.core.comparison import Comparison, Verdict
+from nnunet_bridge.core.comparison import Comparison, Setting, Verdict
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.formats.events import Curve
 from nnunet_bridge.formats.sprites import SliceStack
@@ -17,15 +17,6 @@ class ModelCard:
     name: str
     configuration: str
     folds: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line of a table with a column for each model."""
-
-    name: str
-    values: tuple[str, ...]
-    """In the order of the models; empty where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.events import Curve
 from nnunet_bridge.formats.files import write_text
-from nnunet_bridge.formats.html.content import Setting
 from nnunet_bridge.formats.html.page import curve_figures
 from nnunet_bridge.formats.html.parts import number, rendered, sentence
 from nnunet_bridge.formats.sprites import SlicePicture

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Labelmap, LabelTable, VoxelArray
-from nnunet_bridge.formats.files import quoted
-from nnunet_bridge.formats.label_map import LabelMap, label_map_of, names_beside
-from nnunet_bridge.formats.nifti import read_array, write_labelmap
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.label_map import LabelMap
+from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.nnunet.names import FILE_ENDING
-from nnunet_bridge.ops.regrid import placed_on
-from nnunet_bridge.pipeline.comparison.facts import FoldRun, ModelRun
 from nnunet_bridge.pipeline.labels.folders import label_files
+from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
+from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
 NO_FOLD = "-"
 """Fold of a model that was not trained here."""
@@ -47,53 +44,6 @@ def baseline_of(word: str) -> Baseline:
     if not (equals and name.strip() and folder) or not name.strip().isprintable():
         raise UsageError(f"--baseline {word}: write NAME=FOLDER.")
     return Baseline(name.strip(), Path(folder))
-
-
-def mapped_labels(
-    file: Path, grid: Grid, table: LabelTable, label_map: LabelMap
-) -> tuple[Labelmap, tuple[str, ...]]:
-    """Return another tool's labels as ours, and what had no place in the map.
-
-    Parameters
-    ----------
-    file : Path
-        NIfTI with whole numbers; on `grid`, or on another one of the same image.
-    grid : Grid
-        Where the labels are needed.
-    table : LabelTable
-        Our structures.
-    label_map : LabelMap
-
-    Returns
-    -------
-    labelmap : Labelmap
-        On `grid`.
-    left_out : tuple of str
-        Labels that the file holds and the map does not.
-
-    Raises
-    ------
-    InputError
-        If the map does not fit the table.
-    Refused
-        If the file holds no labels, lies elsewhere (K05) or leaves the image (K02).
-    """
-    places = label_map.by_value(table)
-    theirs, voxels = read_array(file)
-    values = _whole_values(file, voxels)
-    ours = np.zeros(grid.shape, np.uint8 if len(table) < 256 else np.uint16, order="F")  # noqa: PLR2004 - what a byte holds
-    for label in table:
-        parts = [value for value, own in places.items() if own == label.value]
-        mask = np.isin(voxels, parts)
-        placement = placed_on(grid, theirs, mask, name=f"{file.name}, {label.name}")
-        ours[placement.voxels & (ours == 0)] = label.value
-    left_out = [label_map.name_of(v) for v in values if v and v not in places]
-    return Labelmap(grid, ours, table), tuple(left_out)
-
-
-def read_map(words: Sequence[str], files: Sequence[Path]) -> LabelMap:
-    """Return the map that the words of a command mean, with the names beside files."""
-    return label_map_of(words).with_values(names_beside(files))
 
 
 def identity_map(table: LabelTable) -> LabelMap:
@@ -146,14 +96,3 @@ def baseline_run(
     if problems:
         raise InputError(f"{baseline.name} cannot be compared:\n" + "\n".join(problems))
     return ModelRun(baseline.name, "another tool", (FoldRun(NO_FOLD, out_dir),))
-
-
-def _whole_values(file: Path, voxels: VoxelArray) -> list[int]:
-    """Return the values in a file of labels, in their order."""
-    values = np.unique(voxels)
-    if (values != np.rint(values)).any() or values[0] < 0:
-        raise Refused.because(
-            "K06",
-            f"{quoted(file.name)} holds values that are no labels: is this an image?",
-        )
-    return [int(value) for value in values]

@@ -1,23 +1,15 @@
-"""What is known of finished trainings: settings, costs, versions, curves.
+"""Settings, costs and versions of finished trainings as rows of a table.
 
-Facts come from a training's events and from the record of its run; the record wins.
 Known facts are shown in a fixed order under plain names, all others after them, so
-that nothing that was written down is lost on the way to the page.
+that no recorded fact is missing from the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from nnunet_bridge.core.comparison import ModelCost
-from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.events import Curve, curve_of, read_events
-from nnunet_bridge.formats.html import Setting
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import RunState, events_file, read_record
+from nnunet_bridge.core.comparison import ModelCost, Setting
+from nnunet_bridge.pipeline.models.run_facts import ModelRun, facts_of
 
 _COSTS = (
     *("seconds", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"),
@@ -53,130 +45,11 @@ _SETTINGS = {
 }
 """Facts that are settings, in the order of the page."""
 
-_HARDWARE = ("processor", "cores", "gpus", "gpu_driver")
-
 _NOT_SHOWN = (
     *("event", "time", "fold", "epoch", "first_epoch", "run_id", "command", "folder"),
     *("state", "started", "ended", "dataset", "exit", "reason", "job", "attempts"),
 )
 _VERSION_ENDINGS = ("version", "sha256", "hash", "commit", "python", "dataset_state")
-
-
-@dataclass(frozen=True, slots=True)
-class FoldRun:
-    """One finished training."""
-
-    fold: str
-    """``0``, ``1``, ... or ``all``."""
-
-    validation_dir: Path
-    """Holds ``<case>.nii.gz``: what the model predicted for the cases held out."""
-
-    events_file: Path | None = None
-    """``events.jsonl`` of the training."""
-
-    run_facts: Mapping[str, Any] = field(default_factory=dict)
-    """Settings, costs and versions, as the training wrote them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRun:
-    """One model: the trainings of one configuration."""
-
-    name: str
-    """How the report calls it, such as ``2d``."""
-
-    configuration: str
-    folds: tuple[FoldRun, ...]
-
-
-def fold_run(workspace: Workspace, state: RunState) -> FoldRun:
-    """Return what a training left on the disk."""
-    return FoldRun(
-        str(state.run.fold),
-        workspace.fold_dir(state.run) / "validation",
-        events_file(workspace, state.run),
-        read_record(workspace, state.run),
-    )
-
-
-def curves_of(runs: Sequence[ModelRun]) -> tuple[Curve, ...]:
-    """Return the curves of all trainings that wrote events."""
-    return tuple(
-        curve_of(run.name, fold.fold, read_events(fold.events_file))
-        for run in runs
-        for fold in run.folds
-        if fold.events_file is not None and fold.events_file.is_file()
-    )
-
-
-def _facts(fold: FoldRun) -> dict[str, Any]:
-    """Return all that is known of a training: its events, then its own record."""
-    facts: dict[str, Any] = {}
-    if fold.events_file is not None and fold.events_file.is_file():
-        events = read_events(fold.events_file)
-        for event in events:
-            if event.get("event") in ("start", "end"):
-                facts |= event
-        facts |= _measured(events)
-    facts |= dict(fold.run_facts)
-    versions, parts = facts.pop("versions", None), facts.pop("hardware", None)
-    if isinstance(parts, Mapping):
-        facts |= {key: parts[key] for key in _HARDWARE if parts.get(key)}
-    if isinstance(versions, Mapping):
-        facts |= {f"{name} version": version for name, version in versions.items()}
-        facts.pop("torch", None)
-    return facts
-
-
-def _measured(events: Sequence[JsonObject]) -> dict[str, Any]:
-    """Return the time of all epochs, the highest memory of any, and the validation's.
-
-    A training that was resumed validates once; the last word counts.
-    """
-    epochs = [event for event in events if event.get("event") == "epoch"]
-    measured: dict[str, Any] = {}
-    for key in ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes"):
-        known = [e[key] for e in epochs if isinstance(e.get(key), int | float)]
-        if known:
-            measured[key] = sum(known) if key == "seconds" else max(known)
-    times = {str(event.get("event")): event.get("time") for event in events}
-    began, ended = times.get("validation"), times.get("end")
-    if isinstance(began, int | float) and isinstance(ended, int | float):
-        measured["prediction_s"] = max(0.0, ended - began)
-    return measured
-
-
-def costs_of(runs: Sequence[ModelRun]) -> tuple[ModelCost, ...]:
-    """Return time, memory and size of each model: seconds add up over folds."""
-    return tuple(_cost_of(run) for run in runs)
-
-
-def _cost_of(run: ModelRun) -> ModelCost:
-    facts = [_facts(fold) for fold in run.folds]
-
-    def known(key: str) -> list[float]:
-        return [f[key] for f in facts if isinstance(f.get(key), int | float) and f[key]]
-
-    predicted = [
-        (f["prediction_s"], f["validation_cases"])
-        for f in facts
-        if f.get("prediction_s") and f.get("validation_cases")
-    ]
-    seconds, cases = (
-        (sum(part) for part in zip(*predicted, strict=True))
-        if (predicted)
-        else (0.0, 0)
-    )
-    return ModelCost(
-        model=run.name,
-        trainings=len(run.folds),
-        training_s=sum(known("seconds")) or None,
-        prediction_s_per_case=seconds / cases if cases else None,
-        peak_memory_bytes=max(known("peak_memory_bytes"), default=None),
-        peak_gpu_memory_bytes=max(known("peak_gpu_memory_bytes"), default=None),
-        parameters=max(known("parameters"), default=None),
-    )
 
 
 def cost_table(
@@ -276,7 +149,7 @@ def _facts_by_model(runs: Sequence[ModelRun]) -> list[dict[str, list[str]]]:
     for run in runs:
         found: dict[str, list[str]] = {}
         for fold in run.folds:
-            for key, value in _facts(fold).items():
+            for key, value in facts_of(fold).items():
                 words = _words(value)
                 if words and words not in found.setdefault(key, []):
                     found[key].append(words)

@@ -18,6 +18,7 @@ from nnunet_bridge.core.comparison import (
     METRICS,
     Comparison,
     PairedDifference,
+    Setting,
     Verdict,
 )
 from nnunet_bridge.core.image import LabelTable
@@ -33,14 +34,8 @@ from nnunet_bridge.formats.comparison_files import (
 )
 from nnunet_bridge.formats.comparison_latex import comparison_latex
 from nnunet_bridge.formats.files import write_json, write_text
-from nnunet_bridge.formats.html import (
-    CaseView,
-    MeshSet,
-    ModelCard,
-    PageContent,
-    Setting,
-    write_page,
-)
+from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
+from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
@@ -50,26 +45,16 @@ from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.comparison.facts import (
-    FoldRun,
-    ModelRun,
     cost_table,
-    costs_of,
-    curves_of,
     settings_of,
     versions_of,
 )
+from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, curves_of
 from nnunet_bridge.pipeline.models.validation import (
     Scores,
     ValidatedStudy,
     validation_scores,
 )
-
-__all__ = [
-    "ComparisonSummary",
-    "FoldRun",
-    "ModelRun",
-    "write_comparison",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.formats.html import (
-    RunContent,
-    ShownSlice,
-    write_run_page,
-)
+from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 from nnunet_bridge.formats.pictures import PLANES, View, view_of
 from nnunet_bridge.formats.sprites import disagreement, slice_picture
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -33,13 +29,15 @@ from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, record_page
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.comparison.facts import (
-    ModelRun,
     cost_table,
+    settings_of,
+    versions_of,
+)
+from nnunet_bridge.pipeline.models.run_facts import (
+    ModelRun,
     costs_of,
     curves_of,
     fold_run,
-    settings_of,
-    versions_of,
 )
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_bridge.core.dataset import checked_case_id
+from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding
 from nnunet_bridge.core.image import Volume
@@ -27,7 +27,6 @@ SCANS_FOLDER = "Raw DICOM MRI Scans"
 """Where a study keeps one folder of DICOM files a patient."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-_LONGEST_ID = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,19 +230,3 @@ def _is_nifti(path: Path) -> bool:
         and path.name.endswith(NIFTI_ENDINGS)
         and not path.name.startswith(".")
     )
-
-
-def case_id_of(path: Path) -> str:
-    """Return a case id made from a file or folder name.
-
-    Examples
-    --------
-    >>> case_id_of(Path("msk_013_0000.nii.gz")), case_id_of(Path("Anna's left leg"))
-    ('msk_013', 'Anna-s-left-leg')
-    """
-    name = path.absolute().name
-    for ending in NIFTI_ENDINGS:
-        name = name.removesuffix(ending)
-    name = re.sub(r"(_\d{4})+$", "", name) or name
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:_LONGEST_ID]
-    return checked_case_id(name or "case")

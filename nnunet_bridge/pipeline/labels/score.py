@@ -21,7 +21,6 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
-from nnunet_bridge.pipeline.comparison.baseline import mapped_labels, read_map
 from nnunet_bridge.pipeline.labels.folders import (
     CaseOutcome,
     attempted,
@@ -31,6 +30,7 @@ from nnunet_bridge.pipeline.labels.folders import (
     table_for,
     unpaired,
 )
+from nnunet_bridge.pipeline.labels.other_tools import mapped_labels, read_map
 
 SCORES_TABLE = "scores.csv"
 SCORES_JSON = "scores.json"

@@ -35,8 +35,8 @@ from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison.facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.choose import model_name
+from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.selection import (
     checkpoints_of,
     choice_file,

@@ -13,7 +13,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison.facts import ModelRun
+from nnunet_bridge.pipeline.models.run_facts import ModelRun
 
 Scores: TypeAlias = dict[str, list[BoneScore]]
 """Model -> its scores."""

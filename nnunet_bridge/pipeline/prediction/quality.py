@@ -10,7 +10,11 @@ from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructures
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.html import LightContent, LitCase, write_quality_page
+from nnunet_bridge.formats.html.quality_page import (
+    LightContent,
+    LitCase,
+    write_quality_page,
+)
 from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import write_reasons

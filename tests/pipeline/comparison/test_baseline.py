@@ -15,8 +15,8 @@ from nnunet_bridge.pipeline.comparison.baseline import (
     Baseline,
     baseline_of,
     baseline_run,
-    mapped_labels,
 )
+from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 from nnunet_bridge.pipeline.labels.score import score_folders
 
 TABLE = LabelTable.from_names(["femur", "tibia"])

@@ -13,13 +13,9 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import read_volume, write_labelmap, write_volume
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison.facts import costs_of
-from nnunet_bridge.pipeline.comparison.report import (
-    FoldRun,
-    ModelRun,
-    write_comparison,
-)
+from nnunet_bridge.pipeline.comparison.report import write_comparison
 from nnunet_bridge.pipeline.labels.view import write_view
+from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun, costs_of
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 CASES = [f"msk_{number:03d}" for number in range(1, 7)]

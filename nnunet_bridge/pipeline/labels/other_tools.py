@@ -1,0 +1,74 @@
+"""Labels of another tool: read by our names and placed on our grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, VoxelArray
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.label_map import LabelMap, label_map_of, names_beside
+from nnunet_bridge.formats.nifti import read_array
+from nnunet_bridge.ops.regrid import placed_on
+
+
+def mapped_labels(
+    file: Path, grid: Grid, table: LabelTable, label_map: LabelMap
+) -> tuple[Labelmap, tuple[str, ...]]:
+    """Return another tool's labels as ours, and what had no place in the map.
+
+    Parameters
+    ----------
+    file : Path
+        NIfTI with whole numbers; on `grid`, or on another one of the same image.
+    grid : Grid
+        Where the labels are needed.
+    table : LabelTable
+        Our structures.
+    label_map : LabelMap
+
+    Returns
+    -------
+    labelmap : Labelmap
+        On `grid`.
+    left_out : tuple of str
+        Labels that the file holds and the map does not.
+
+    Raises
+    ------
+    InputError
+        If the map does not fit the table.
+    Refused
+        If the file holds no labels, lies elsewhere (K05) or leaves the image (K02).
+    """
+    places = label_map.by_value(table)
+    theirs, voxels = read_array(file)
+    values = _whole_values(file, voxels)
+    ours = np.zeros(grid.shape, np.uint8 if len(table) < 256 else np.uint16, order="F")  # noqa: PLR2004 - what a byte holds
+    for label in table:
+        parts = [value for value, own in places.items() if own == label.value]
+        mask = np.isin(voxels, parts)
+        placement = placed_on(grid, theirs, mask, name=f"{file.name}, {label.name}")
+        ours[placement.voxels & (ours == 0)] = label.value
+    left_out = [label_map.name_of(v) for v in values if v and v not in places]
+    return Labelmap(grid, ours, table), tuple(left_out)
+
+
+def read_map(words: Sequence[str], files: Sequence[Path]) -> LabelMap:
+    """Return the map that the words of a command mean, with the names beside files."""
+    return label_map_of(words).with_values(names_beside(files))
+
+
+def _whole_values(file: Path, voxels: VoxelArray) -> list[int]:
+    """Return the values in a file of labels, in their order."""
+    values = np.unique(voxels)
+    if (values != np.rint(values)).any() or values[0] < 0:
+        raise Refused.because(
+            "K06",
+            f"{quoted(file.name)} holds values that are no labels: is this an image?",
+        )
+    return [int(value) for value in values]
