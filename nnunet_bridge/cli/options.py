@@ -460,14 +460,16 @@ class ScanChoice:
         "--repetition",
         default=None,
         group=Group.SERIES,
-        help="Acquisition to read where a place was scanned several times.",
+        help="Acquisition to read where the same places were scanned several times, "
+        "e.g. 2.",
     )
     overlap: str | None = option(
         "--overlap",
         type=click.Choice(["refuse", "first", "mean"]),
         default=None,
         group=Group.SERIES,
-        help="How to join overlapping stations. [default: refuse]",
+        help="Join overlapping stations: the image of the lower one (first), or the "
+        "mean. [default: refuse]",
     )
     invert_monochrome1: bool | None = option(
         "--invert-monochrome1",
@@ -490,7 +492,7 @@ class ScanChoice:
         type=click.Choice(["never", "uneven", "sheared", "any"]),
         default=None,
         group=Group.SERIES,
-        help="Stacks to interpolate onto a regular grid. [default: never]",
+        help="Stacks to interpolate onto a regular, upright grid. [default: never]",
     )
 
 
