@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nnunet_bridge.core.errors import BridgeError, SecurityError
-from nnunet_bridge.formats.files import clear_os_errors, quoted
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import clear_os_errors
 
 _BLOCK_BYTES = 1 << 20
 _END = b"PK\x05\x06"

@@ -1,7 +1,8 @@
-"""Files that are whole or absent: temporary names, proof, one writer at a time.
+"""Write files that are whole or absent; read JSON; lock what one process may write.
 
 A temporary file lies in the folder of its final name, starts with a dot and ends in
-``.partial``, so that nothing takes it for a finished one (FAULTS F04, F06, F07).
+``.partial``, so that no reader mistakes it for a finished file (FAULTS F04, F06, F07).
+The package runs on POSIX systems only: locks are those of ``flock``.
 """
 
 from __future__ import annotations
@@ -22,48 +23,28 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
-from nnunet_bridge.core.quoting import quoted, without_quotes
-
-__all__ = [
-    "PARTIAL",
-    "clear_os_errors",
-    "free_bytes",
-    "is_locked",
-    "megabytes",
-    "only_writer",
-    "process_lives",
-    "pseudonym",
-    "quoted",
-    "read_json",
-    "readable_object",
-    "remove_stale_partials",
-    "sha256_of",
-    "temporary_name",
-    "whole_file",
-    "without_quotes",
-    "write_json",
-    "write_text",
-]
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
+_LOCK_WAIT_S = 0.5
+"""How long a writer waits for a lock: longer than `is_locked` looks at it."""
 
 
 @contextlib.contextmanager
 def whole_file(
     final: Path, *, needed_bytes: int = 0, to_disk: bool = True
 ) -> Iterator[Path]:
-    """Give a temporary path; rename it to `final` if the block ends well.
+    """Yield a temporary path; rename it to `final` if the block ends without an error.
 
     Parameters
     ----------
     final : Path
-        The name that the finished file gets; its folder is made if need be.
+        Name of the finished file. Missing parent folders are created.
     needed_bytes : int, optional
-        How much it may need; told, beside what is free, if the disk is full.
+        Space that the file may need; the message about a full disk shows it.
     to_disk : bool
-        Whether to wait until all of it is on the disk, so that it outlives a power
-        cut. Leave that out only for what is made again by itself if it is not whole.
+        Whether to wait until the content is on the disk, so that it survives a power
+        cut. False only for files that the next run replaces if they are damaged.
 
     Raises
     ------
@@ -77,17 +58,30 @@ def whole_file(
             remove_stale_partials(final.parent)
             yield temporary
             if to_disk:
-                _to_disk(temporary)
+                sync_to_disk(temporary)
             temporary.replace(final)
             if to_disk:
-                _to_disk(final.parent)
+                sync_to_disk(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
+def write_if_changed(
+    final: Path, content: bytes | memoryview, *, to_disk: bool = True
+) -> bool:
+    """Write a whole file unless it already holds this content; return whether (R12)."""
+    with contextlib.suppress(OSError):
+        same_size = final.is_file() and final.stat().st_size == len(content)
+        if same_size and final.read_bytes() == content:
+            return False
+    with whole_file(final, to_disk=to_disk) as temporary:
+        temporary.write_bytes(content)
+    return True
+
+
 def temporary_name(name: str) -> str:
-    """Return how a file is called while this process makes it; another every time."""
-    process = _numbered(os.getpid())
+    """Return a new temporary name for a file that this process writes."""
+    process = _own_process(os.getpid())
     return f".{name}.{_host()}.{process}.{secrets.token_hex(4)}{PARTIAL}"
 
 
@@ -108,10 +102,10 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def readable_object(file: Path) -> tuple[dict[str, Any], str]:
-    """Return the JSON object of a file, and a sentence if it is damaged.
+    """Return the JSON object in a file, and a message if the file is damaged.
 
-    For a reader that must go on whatever a crash of the disk left: no file is an empty
-    object and no sentence, a half-written one an empty object and a sentence.
+    Never raises for a damaged file: a crash may leave one. A missing file gives an
+    empty object and no message, a damaged one an empty object and a message.
     """
     try:
         content = read_json(file)
@@ -134,7 +128,7 @@ def sha256_of(file: Path) -> str:
 
 
 def pseudonym(value: str, key: bytes) -> str:
-    """Return 16 hexadecimal digits that stand for `value`; only `key` can tell why.
+    """Return 16 hexadecimal digits for `value` that cannot be reversed without `key`.
 
     Examples
     --------
@@ -145,7 +139,7 @@ def pseudonym(value: str, key: bytes) -> str:
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Remove temporaries of processes of this host that no longer live (F07)."""
+    """Remove temporary files of processes of this host that have ended (F07)."""
     if not folder.is_dir():
         return
     for name in os.listdir(folder):  # noqa: PTH208 - names are enough, and quicker
@@ -163,33 +157,46 @@ def remove_stale_partials(folder: Path) -> None:
 def only_writer(lock_file: Path, what: str) -> Iterator[None]:
     """Hold the lock on `what` while the block runs; the kernel frees it at any death.
 
+    On NFS the lock holds between hosts as far as its server supports ``flock``. Where a
+    file system has no ``flock`` at all, the writer is refused: a lock that outlives its
+    process would be worse.
+
     Raises
     ------
     EnvironmentFault
-        If another process holds it; the message names that process.
+        If another process holds it (F08); the message names that process.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(
+        lock_file, timeout=_LOCK_WAIT_S, poll_interval=0.02, fallback_to_soft=False
+    )
     with clear_os_errors(f"write {lock_file}"):
         lock_file.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock_file.open("a+", encoding="utf-8")
-    with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
+            lock.acquire()
+        except Timeout as error:
+            holder = lock_file.read_text(encoding="utf-8").strip()
             raise EnvironmentFault(
-                f"{what} is in use by {holder}: wait for it to end, or stop it.",
+                f"{what} is in use by {holder or 'another process'}: wait for it to "
+                "end, or stop it.",
                 code="F08",
             ) from error
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+    try:
+        with clear_os_errors(f"write {lock_file}"):
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            lock_file.write_text(holder, encoding="utf-8")
         yield
+    finally:
+        lock.release()
 
 
 def is_locked(lock_file: Path) -> bool:
-    """Whether a living process holds the lock (without taking it)."""
+    """Whether a living process holds the lock of `only_writer`.
+
+    A shared lock on the file, opened for reading, is enough to tell: so this works in
+    a workspace that one may only read. `only_writer` waits longer than that lock lasts.
+    """
     if not lock_file.exists():
         return False
     with lock_file.open("r", encoding="utf-8") as stream:
@@ -204,26 +211,22 @@ def is_locked(lock_file: Path) -> bool:
 def clear_os_errors(
     doing: str, *, needed_bytes: int = 0, folder: Path | None = None
 ) -> Iterator[None]:
-    """Turn an error of the operating system into one sentence with a way out.
+    """Turn an `OSError` into an `EnvironmentFault` that says what to do (F06).
 
     Parameters
     ----------
     doing : str
-        What fails, as it follows "Cannot".
-    needed_bytes : int, optional
-        What the file may need, to be told if the disk is full.
-    folder : Path, optional
-        Where it was to be written, to tell what is free there.
-
-    Raises
-    ------
-    EnvironmentFault
-        In place of any `OSError`.
+        The action, as it follows "Cannot": ``write results/scores.csv``.
+    needed_bytes, folder : int and Path, optional
+        Space that is needed there, for the message about a full disk.
     """
     try:
         yield
     except OSError as error:
-        full = _full_disk(needed_bytes, folder)
+        full = ""
+        if needed_bytes and folder is not None:
+            free, needed = format_bytes(free_bytes(folder)), format_bytes(needed_bytes)
+            full = f" ({free} free, up to {needed} needed)"
         ways_out = {
             errno.ENOSPC: f"the disk is full{full}: free some space",
             errno.EDQUOT: f"your disk quota is used up{full}: free some space",
@@ -239,51 +242,32 @@ def clear_os_errors(
 
 
 def free_bytes(path: Path) -> int:
-    """Return what is free where `path` lies, or will lie."""
+    """Return the free space on the disk of `path`, which need not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
-def megabytes(count: int) -> str:
-    """Return a number of bytes as people read it.
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in decimal MB or GB, at least 0.1 MB.
 
     Examples
     --------
-    >>> megabytes(1_500_000), megabytes(2_000), megabytes(3_200_000_000)
-    ('1.5 MB', '0.1 MB', '3200 MB')
+    >>> format_bytes(2_000), format_bytes(1_500_000), format_bytes(512_300_000)
+    ('0.1 MB', '1.5 MB', '512 MB')
+    >>> format_bytes(3_200_000_000), format_bytes(24_660_000_000)
+    ('3.2 GB', '24.7 GB')
     """
-    return f"{max(count / 1e6, 0.1):.{0 if count >= 10_000_000 else 1}f} MB"  # noqa: PLR2004 - enough digits from there on
+    megabytes = max(count / 1e6, 0.1)
+    if megabytes < 9.95:  # noqa: PLR2004 - below, a digit after the point matters
+        return f"{megabytes:.1f} MB"
+    if megabytes < 999.5:  # noqa: PLR2004 - above, it would round to 1000 MB
+        return f"{megabytes:.0f} MB"
+    return f"{count / 1e9:.1f} GB"
 
 
-def _full_disk(needed_bytes: int, folder: Path | None) -> str:
-    """Return what is free and what is needed, in brackets, where both are known."""
-    if not needed_bytes or folder is None:
-        return ""
-    free = free_bytes(folder)
-    return f" ({megabytes(free)} free, up to {megabytes(needed_bytes)} needed)"
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "-")
-
-
-@functools.lru_cache(maxsize=1)
-def _numbered(process: int) -> str:
-    """Return the number of this process and when it started: numbers come again."""
-    return f"{process}-{_start_of(process)}"
-
-
-def _start_of(process: int) -> str:
-    """Return when a process of this host started, in ticks; empty if unknown."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
-
-
-def _to_disk(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the listing of a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -297,8 +281,8 @@ def process_lives(process: str) -> bool:
     Parameters
     ----------
     process : str
-        Its number, or number and start (``1234-56789``), so that another process that
-        was given the number later is not taken for it.
+        Its number, or number and start time (``1234-56789``): the system uses numbers
+        again, and another process may have this one now.
     """
     number, _, start = process.partition("-")
     if not number.isdigit():
@@ -309,5 +293,24 @@ def process_lives(process: str) -> bool:
         return False
     except PermissionError:
         pass
-    now = _start_of(int(number))
+    now = _start_ticks(int(number))
     return not (start and now) or start == now
+
+
+@functools.lru_cache(maxsize=1)
+def _own_process(number: int) -> str:
+    return f"{number}-{_start_ticks(number)}"
+
+
+def _start_ticks(number: int) -> str:
+    """Return when a process of this host started, in clock ticks; empty if unknown."""
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    # "number (name) state parent ...": the name may hold spaces and brackets itself.
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")

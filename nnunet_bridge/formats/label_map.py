@@ -18,7 +18,8 @@ from typing import Any
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.formats.files import quoted, read_json
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import read_json
 
 MAP_ENDINGS = (".toml", ".json", ".csv")
 _COLUMNS = ("label", "structure")

@@ -19,11 +19,11 @@ import numpy as np
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
     PARTIAL,
     clear_os_errors,
-    quoted,
     read_json,
     sha256_of,
     temporary_name,

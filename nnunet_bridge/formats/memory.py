@@ -1,4 +1,9 @@
-"""Memory: asked for before it is taken, so that a refusal can name the figure (F10)."""
+"""Memory that is free, and the refusal of what does not fit into it (F10).
+
+The rule of fault F10 stands here once. One case or file that is too large is refused,
+and the other cases go on (`Refused`, exit code 3 or 4). Where nothing can start, the
+machine is at fault (`EnvironmentFault`, exit code 5).
+"""
 
 from __future__ import annotations
 
@@ -7,50 +12,76 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Refused
-from nnunet_bridge.formats.files import megabytes
+from nnunet_bridge.formats.files import format_bytes
 
-_ALWAYS_THERE = 64 * 2**20
-"""What is never asked for: 64 MiB."""
+LARGER_MACHINE = "close other programs, or use a machine with more memory"
+"""The way out that always exists."""
+
+_NOT_CHECKED_BYTES = 64 * 2**20
+"""Requests up to this size pass without a look at the machine."""
 
 _GROUP = Path("/sys/fs/cgroup")
-"""Where the kernel tells what a container may take and takes."""
+"""Where the kernel shows the limit and the use of a container's memory."""
 
 
 def free_memory_bytes() -> int:
     """Return how much more memory this process may take.
 
-    The smallest of what the machine has left, what its container may still take
-    (cached files do not count: they are given back) and its own limit.
+    The smallest of: memory that the machine has left, memory that its container may
+    still take (cached files do not count, the kernel gives them back), and the limit of
+    the process itself.
     """
     limits = [_of_the_machine(), *_of_the_container(), *_of_the_process()]
     return max(0, min(limits))
 
 
 def ask_for_memory(needed_bytes: int, what: str) -> None:
-    """Refuse what would not fit into the memory that is left.
+    """Refuse one case or file that does not fit into the free memory (F10)."""
+    if needed_bytes > _NOT_CHECKED_BYTES:
+        require_memory(needed_bytes, free_memory_bytes(), what)
+
+
+def require_memory(
+    needed_bytes: int,
+    free_bytes: int,
+    what: str,
+    *,
+    kind: str = "memory",
+    way_out: str = LARGER_MACHINE,
+    of_one_case: bool = True,
+) -> None:
+    """Refuse what needs more memory than is free.
 
     Parameters
     ----------
-    needed_bytes : int
-        What will be taken.
+    needed_bytes, free_bytes : int
     what : str
-        For whom, as the message begins.
+        What needs it; the message begins with it.
+    kind : str, optional
+        ``memory`` or ``GPU memory``.
+    way_out : str, optional
+        What to do, as an imperative.
+    of_one_case : bool
+        Whether other cases can go on; False where nothing can start.
 
     Raises
     ------
     Refused
-        With code F10 and both figures.
+        With code F10 and both figures, for one case.
+    EnvironmentFault
+        The same, where nothing can start.
     """
-    if needed_bytes <= _ALWAYS_THERE:
+    if needed_bytes <= free_bytes:
         return
-    free = free_memory_bytes()
-    if needed_bytes > free:
-        raise Refused.because(
-            "F10",
-            f"{what} needs {megabytes(needed_bytes)} of memory, but {megabytes(free)} "
-            "are free: close other programs, or use a machine with more.",
-        )
+    message = (
+        f"{what} needs {format_bytes(needed_bytes)} of {kind}, but "
+        f"{format_bytes(free_bytes)} is available: {way_out}."
+    )
+    if of_one_case:
+        raise Refused.because("F10", message)
+    raise EnvironmentFault(message, code="F10")
 
 
 def _of_the_machine() -> int:
@@ -84,7 +115,7 @@ def _of_the_process() -> Iterator[int]:
 
 
 def _fields(file: str) -> Iterator[tuple[str, int]]:
-    """Go through the lines of a file of the kernel that hold kibibytes."""
+    """Yield the fields of a kernel file that are given in kibibytes, in bytes."""
     path = Path(file)
     if not path.exists():
         return

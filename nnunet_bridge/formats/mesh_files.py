@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Label
 from nnunet_bridge.core.mesh import Mesh
-from nnunet_bridge.formats.same import write_if_changed
+from nnunet_bridge.formats.files import write_if_changed
 
 FRAMES = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 """Factors from LPS+ millimetres to those of the file. Both frames are right-handed, so

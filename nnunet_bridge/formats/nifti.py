@@ -26,7 +26,8 @@ from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
-from nnunet_bridge.formats.files import quoted, whole_file
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.memory import ask_for_memory
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])

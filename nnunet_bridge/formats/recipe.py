@@ -24,8 +24,8 @@ from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
 from nnunet_bridge.core.errors import BridgeError, RecipeError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.labels_file import IGNORE
 
 """nnU-Net's name for voxels that nobody judged."""

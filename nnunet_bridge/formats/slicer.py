@@ -20,7 +20,7 @@ from nnunet_bridge.core.errors import GeometryError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, VoxelArray
-from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 

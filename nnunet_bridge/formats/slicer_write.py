@@ -17,7 +17,8 @@ import numpy as np
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Colour, LabelArray, Labelmap
-from nnunet_bridge.formats.files import quoted, whole_file
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.nifti import LABELS_LEVEL
 from nnunet_bridge.formats.terminology import (
     ANATOMY,

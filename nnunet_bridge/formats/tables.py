@@ -18,8 +18,7 @@ from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import STATES, BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.volumes import StructureVolume
-from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.same import write_if_changed
+from nnunet_bridge.formats.files import read_json, write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]
 

@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.archive import Archive, ArchiveLimits, open_archive
-from nnunet_bridge.formats.files import quoted
 
 LIMITS = ArchiveLimits(entries=50_000, directory_bytes=16 << 20)
 """A network has a few hundred tensors, and two entries a tensor in its optimiser."""

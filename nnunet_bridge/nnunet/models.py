@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL

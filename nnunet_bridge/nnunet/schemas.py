@@ -37,8 +37,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import quoted
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 LONGEST_VALUE = 80

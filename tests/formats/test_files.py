@@ -1,10 +1,12 @@
 """Files are whole or absent; one writer at a time."""
 
 import errno
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -159,3 +161,15 @@ def test_F08_a_lock_dies_with_its_holder(tmp_path):
     assert not is_locked(lock)
     with only_writer(lock, "Dataset one"):
         pass
+
+
+def test_F08_a_look_at_a_lock_does_not_stop_a_writer(tmp_path):
+    """`status` looks at the lock of a run at the moment when `train` takes it."""
+    lock = tmp_path / "one.lock"
+    lock.touch()
+    looking = lock.open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, looking.close).start()
+
+    with only_writer(lock, "Dataset one"):
+        assert is_locked(lock)

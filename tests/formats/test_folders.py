@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nnunet_bridge.core.errors import EnvironmentFault
-from nnunet_bridge.formats import folders
 from nnunet_bridge.formats.folders import put_in_place, work_folder
 
 
@@ -62,10 +61,7 @@ def test_a_new_folder_takes_a_free_place(tmp_path):
     assert not new.exists()
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_S05_a_folder_is_swapped_whole(tmp_path, monkeypatch, exchange):
-    if not exchange:
-        monkeypatch.setattr(folders, "_exchanged", lambda _one, _other: False)
+def test_S05_a_folder_is_swapped_whole(tmp_path):
     final = folder_with(tmp_path / "model", "old")
     (final / "only in the old one").write_text("")
     new = folder_with(tmp_path / "work" / "new", "new")
@@ -82,7 +78,6 @@ def test_S05_a_folder_is_swapped_whole(tmp_path, monkeypatch, exchange):
 def test_S05_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(folders, "_exchanged", lambda _one, _other: False)
     final = folder_with(tmp_path / "model", "old")
     new = folder_with(tmp_path / "work" / "new", "new")
     rename = Path.rename
@@ -99,14 +94,3 @@ def test_S05_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
 
     assert content_of(final) == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "work"]
-
-
-def test_linux_swaps_in_one_step(tmp_path):
-    if sys.platform != "linux":
-        pytest.skip("only Linux exchanges two names in one step")
-    one = folder_with(tmp_path / "one", "1")
-    other = folder_with(tmp_path / "other", "2")
-
-    assert folders._exchanged(one, other) in (True, False)
-
-    assert {content_of(one), content_of(other)} == {"1", "2"}

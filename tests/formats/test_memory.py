@@ -5,9 +5,14 @@ import sys
 
 import pytest
 
+from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.formats import memory
-from nnunet_bridge.formats.memory import ask_for_memory, free_memory_bytes
+from nnunet_bridge.formats.memory import (
+    ask_for_memory,
+    free_memory_bytes,
+    require_memory,
+)
 
 GIB = 1 << 30
 
@@ -49,7 +54,7 @@ def test_a_limit_of_the_container_counts_without_its_cached_files(
     assert free_memory_bytes() == 100_008_000
 
 
-def test_F10_what_does_not_fit_is_refused_with_both_figures(monkeypatch):
+def test_F10_one_case_that_is_too_large_is_refused_with_both_figures(monkeypatch):
     monkeypatch.setattr(memory, "free_memory_bytes", lambda: 3 * 10**9)
 
     ask_for_memory(2 * 10**9, "It")
@@ -57,4 +62,12 @@ def test_F10_what_does_not_fit_is_refused_with_both_figures(monkeypatch):
         ask_for_memory(4 * 10**9, "It")
 
     assert caught.value.code == "F10"
-    assert "It needs 4000 MB of memory, but 3000 MB are free" in str(caught.value)
+    assert "It needs 4.0 GB of memory, but 3.0 GB is available" in str(caught.value)
+
+
+def test_F10_where_nothing_can_start_the_machine_is_at_fault():
+    with pytest.raises(EnvironmentFault) as caught:
+        require_memory(2, 1, "The training", kind="GPU memory", of_one_case=False)
+
+    assert (caught.value.code, caught.value.exit_code) == ("F10", 5)
+    assert "of GPU memory" in str(caught.value)

@@ -27,12 +27,14 @@ from stand_in import (
 )
 from tiny_model import run_of, tiny_plans, untrained_checkpoint, write_model
 
+from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.pipeline.prediction import predict
+from nnunet_bridge.pipeline.prediction.network import ImagesTooLarge
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
@@ -238,6 +240,32 @@ def test_N03_a_labelmap_that_is_still_being_written_is_not_taken(
         labels = read_labelmap(tmp_path / "out" / case / "labels.nii.gz", TABLE)
         held = np.flatnonzero(labels.voxels.any(axis=(0, 1)))
         assert (held[0], held[-1]) == (20, 29 + number)
+
+
+class OneTooLarge(StandIn):
+    """Has memory for all images but one."""
+
+    def __call__(self, workspace, model, work, resources, *, advanced):
+        if (work / "images" / f"{CASES[1]}_0000.nii.gz").exists():
+            refusal = Refused.because("F10", f"Predicting {CASES[1]} needs too much.")
+            raise ImagesTooLarge({CASES[1]: refusal})
+        return super().__call__(workspace, model, work, resources, advanced=advanced)
+
+
+def test_F10_an_image_that_does_not_fit_is_refused_and_the_others_go_on(
+    batch, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predict, "predict_folder", OneTooLarge())
+
+    summary = predict_images(
+        batch, DATASET, [tmp_path / "images"], tmp_path / "out", device="cpu"
+    )
+
+    refused = [case for case in summary.cases if case.outcome is Outcome.REFUSED]
+    assert [case.case_id for case in refused] == [CASES[1]]
+    assert [finding.code for finding in refused[0].findings] == ["F10"]
+    assert summary.exit_code == 4
+    assert records(tmp_path) == [case for case in CASES if case != CASES[1]]
 
 
 @pytest.mark.training

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.headers import (
     EMPTY,
     Damaged,
@@ -23,7 +24,6 @@ from nnunet_bridge.formats.dicom.headers import (
     NotUsed,
     SliceHeader,
 )
-from nnunet_bridge.formats.files import quoted
 
 _LOOKS_NUMBERED = {"", ".dcm", ".ima"}
 

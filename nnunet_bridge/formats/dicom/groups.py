@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.folder import Scan
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
-from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
 
 FEWEST_SLICES = 3

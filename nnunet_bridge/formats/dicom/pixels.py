@@ -25,13 +25,13 @@ from pydicom.uid import UID
 
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import VoxelArray
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.headers import (
     NATIVE_SYNTAXES,
     Encoding,
     SliceHeader,
 )
 from nnunet_bridge.formats.dicom.stations import Overlap
-from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.memory import ask_for_memory
 
 _LOSSY = frozenset(

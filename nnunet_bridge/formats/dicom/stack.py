@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.groups import (
     FEWEST_SLICES,
     Group,
@@ -18,7 +19,7 @@ from nnunet_bridge.formats.dicom.groups import (
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.dicom.stations import Overlap, without_overlap
-from nnunet_bridge.formats.files import pseudonym, quoted
+from nnunet_bridge.formats.files import pseudonym
 from nnunet_bridge.ops.planes import (
     StackPlacement,
     common_orientation,

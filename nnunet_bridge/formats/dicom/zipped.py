@@ -9,13 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.archive import Archive, ArchiveLimits, open_archive
-from nnunet_bridge.formats.files import (
-    clear_os_errors,
-    free_bytes,
-    megabytes,
-    quoted,
-)
+from nnunet_bridge.formats.files import clear_os_errors, format_bytes, free_bytes
 
 ZIP_ENDING = ".zip"
 _RATIO = 100
@@ -79,7 +75,7 @@ def _require_space(archive: Archive, file: Path, target: Path) -> None:
     free = free_bytes(target)
     if free < archive.size_bytes:
         raise EnvironmentFault(
-            f"Unpacking {file} needs {megabytes(archive.size_bytes)}, but "
-            f"{megabytes(free)} are free in {target.parent}: free some space.",
+            f"Unpacking {file} needs {format_bytes(archive.size_bytes)}, but "
+            f"{format_bytes(free)} are free in {target.parent}: free some space.",
             code="F06",
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.quality import Light, Quality
+from nnunet_bridge.formats.files import write_if_changed
 from nnunet_bridge.formats.html.parts import number, rendered
-from nnunet_bridge.formats.same import write_if_changed
 
 MARKS = {Light.RED: "\u25a0", Light.AMBER: "\u25b2", Light.GREEN: "\u25cf"}
 """Shapes, so that nobody depends on the colours."""

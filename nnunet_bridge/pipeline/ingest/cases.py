@@ -14,6 +14,7 @@ from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, Volume
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import (
     FileAccount,
@@ -22,7 +23,6 @@ from nnunet_bridge.formats.dicom import (
     SeriesRefused,
     read_series,
 )
-from nnunet_bridge.formats.files import quoted
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.recipe import Recipe, read_recipe
 from nnunet_bridge.formats.slicer import (

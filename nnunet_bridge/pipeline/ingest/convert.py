@@ -15,14 +15,10 @@ from pathlib import Path
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import FileAccount
-from nnunet_bridge.formats.files import (
-    free_bytes,
-    megabytes,
-    only_writer,
-    without_quotes,
-)
+from nnunet_bridge.formats.files import format_bytes, free_bytes, only_writer
 from nnunet_bridge.formats.manifest import (
     KEY_FOLDER,
     check_files,
@@ -355,8 +351,8 @@ def _about_the_workspace(
     free = free_bytes(dataset_dir)
     if not dataset_dir.exists() and free < bytes_needed:
         text = (
-            f"The dataset may need up to {megabytes(bytes_needed)}, but "
-            f"{megabytes(free)} are free: free some space."
+            f"The dataset may need up to {format_bytes(bytes_needed)}, but "
+            f"{format_bytes(free)} are free: free some space."
         )
         findings.append(Finding("F06", Outcome.WARNED, text))
     return findings

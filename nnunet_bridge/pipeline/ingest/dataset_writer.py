@@ -20,17 +20,17 @@ import numpy as np
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import VoxelArray
+from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import (
+    format_bytes,
     free_bytes,
-    megabytes,
     pseudonym,
     read_json,
     remove_stale_partials,
     sha256_of,
-    without_quotes,
     write_json,
 )
 from nnunet_bridge.formats.labels_file import IGNORE
@@ -315,8 +315,9 @@ class DatasetWriter:
         free = free_bytes(self.dataset_dir)
         if free < needed:
             raise EnvironmentFault(
-                f"The next case may need {megabytes(needed)}, but {megabytes(free)} "
-                f"are free for {self.dataset_dir}: free some space.",
+                f"The next case may need {format_bytes(needed)}, but "
+                f"{format_bytes(free)} are free for {self.dataset_dir}: free "
+                "some space.",
                 code="F06",
             )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome
-from nnunet_bridge.formats.files import quoted
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, mask_stem
 

@@ -17,10 +17,14 @@ from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import read_json, sha256_of, write_json
+from nnunet_bridge.formats.files import (
+    read_json,
+    sha256_of,
+    write_if_changed,
+    write_json,
+)
 from nnunet_bridge.formats.labels_file import DATASET_FILE
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
-from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.folders import (
     ENDINGS,

@@ -25,6 +25,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quality import TrainingStructures
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.archive import Archive, open_archive, write_archive
@@ -32,7 +33,6 @@ from nnunet_bridge.formats.files import (
     clear_os_errors,
     is_locked,
     only_writer,
-    quoted,
     read_json,
     sha256_of,
     whole_file,

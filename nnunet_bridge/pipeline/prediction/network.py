@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
+from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.formats.files import free_bytes, megabytes, read_json
-from nnunet_bridge.formats.memory import free_memory_bytes
+from nnunet_bridge.formats.files import format_bytes, free_bytes, read_json
+from nnunet_bridge.formats.memory import free_memory_bytes, require_memory
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.commands import (
     Resources,
@@ -35,6 +36,19 @@ IMAGES = "images"
 
 PREDICTED = "predicted"
 """Folder of the work folder with ``<case>.nii.gz`` and ``<case>.agreement.json``."""
+
+_SMALLER = (
+    "predict a part of the image, with fewer folds or one configuration, close other "
+    "programs, or use a machine with more memory"
+)
+
+
+class ImagesTooLarge(BridgeError):  # noqa: N818 - it is a verdict on cases
+    """Some images do not fit into memory (F10); predict the others without them."""
+
+    def __init__(self, cases: Mapping[str, Refused]) -> None:
+        super().__init__("\n".join(map(str, cases.values())), code="F10")
+        self.cases = cases
 
 
 def predict_folder(
@@ -66,8 +80,10 @@ def predict_folder(
     ------
     SecurityError
         If the model holds what could do harm (FAULTS S01, S02, S07-S10).
+    ImagesTooLarge
+        If some images do not fit into memory (F10); nothing was predicted.
     EnvironmentFault
-        If memory or disk are too small for an image (FAULTS F06, F10).
+        If the disk is too small for an image (F06).
     NnUNetError
         If nnU-Net fails.
     """
@@ -155,24 +171,23 @@ def _within_memory(
 
     Raises
     ------
-    EnvironmentFault
-        If an image does not fit even alone (FAULTS F10).
+    ImagesTooLarge
+        With every image that does not fit even alone (F10).
     """
     on_gpu, free = resources.device == "cuda", free_memory_bytes()
     ahead = 0
+    too_large: dict[str, Refused] = {}
     for case_id, grid in grids.items():
         shape, spacing_mm = grid.shape[::-1], grid.spacing_mm[::-1].tolist()
         needed = host_bytes(members, shape, spacing_mm, on_gpu=on_gpu)
-        if needed > free:
-            raise EnvironmentFault(
-                f"{case_id} needs {megabytes(needed)} of memory to be predicted, but "
-                f"{megabytes(free)} are free: predict a part of the image, with fewer "
-                "folds or one configuration, close other programs, or use a machine "
-                "with more.",
-                code="F10",
-            )
+        try:
+            require_memory(needed, free, f"Predicting {case_id}", way_out=_SMALLER)
+        except Refused as refusal:
+            too_large[case_id] = refusal
         two = host_bytes(members, shape, spacing_mm, on_gpu=on_gpu, ahead=True)
         ahead = max(ahead, two)
+    if too_large:
+        raise ImagesTooLarge(too_large)
     return resources if ahead <= free else replace(resources, workers=1)
 
 
@@ -191,9 +206,10 @@ def _ask_for_disk(
         needed = waiting_disk_bytes(members, grid.shape)
         if needed > free:
             raise EnvironmentFault(
-                f"The mean of {len(members)} configurations needs {megabytes(needed)} "
-                f"of disk for {case_id}, but {megabytes(free)} are free where the "
-                "results go: free some space, or predict with one configuration (-c).",
+                f"The mean of {len(members)} configurations needs "
+                f"{format_bytes(needed)} of disk for {case_id}, but "
+                f"{format_bytes(free)} are free where the results go: free some "
+                "space, or predict with one configuration (-c).",
                 code="F06",
             )
 

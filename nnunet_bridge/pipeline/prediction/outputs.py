@@ -9,10 +9,11 @@ from pathlib import Path
 
 from nnunet_bridge.core.findings import Finding, Refused
 from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
-from nnunet_bridge.formats.files import sha256_of, without_quotes
+from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.formats.preview import write_preview

@@ -7,9 +7,10 @@ it; such a case is not predicted again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import (
@@ -29,12 +30,11 @@ from nnunet_bridge.core.version import __version__
 from nnunet_bridge.core.versions import software_versions
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
-from nnunet_bridge.formats.files import clear_os_errors, write_json
+from nnunet_bridge.formats.files import clear_os_errors, write_if_changed, write_json
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.manifest import recorded_region, region_in, region_record
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
-from nnunet_bridge.formats.same import write_if_changed
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import (
     Resources,
@@ -74,6 +74,7 @@ from nnunet_bridge.pipeline.prediction.first_pass import (
 from nnunet_bridge.pipeline.prediction.network import (
     IMAGES,
     PREDICTED,
+    ImagesTooLarge,
     predict_folder,
 )
 from nnunet_bridge.pipeline.prediction.options import (
@@ -94,6 +95,7 @@ from nnunet_bridge.pipeline.prediction.quality import (
     write_quality,
 )
 
+T = TypeVar("T")
 TUNED = "tuned"
 _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 """About how long a case takes to be read, predicted and written, without a GPU."""
@@ -314,10 +316,17 @@ class _Story:
         """Find where the structures of every waiting image are, and cut it there."""
         grids = {case_id: read.grid for case_id, read in self._waiting.items()}
         self.progress.stage(f"find the region with {first_pass.model.name}", 1)
-        found = first_pass.regions(grids, resources, self.progress.advance)
+        found = self._without_too_large(
+            first_pass.work,
+            lambda: first_pass.regions(
+                {case_id: grids[case_id] for case_id in self._waiting},
+                resources,
+                self.progress.advance,
+            ),
+        )
         steps = sum(_PARTS) * len(self._cases | grids)
         self.progress.stage(f"predict {self.model.name}", steps)
-        for case_id, cut in found.items():
+        for case_id, cut in (found or {}).items():
             read, file = self._waiting[case_id], self._whole_image(case_id)
             if cut is None:
                 read = replace(read, findings=(*read.findings, NOTHING_FOUND))
@@ -348,15 +357,32 @@ class _Story:
                     self._finish_or_refuse(case_id, predicted)
             progress_to(share)
 
-        folder = predict_folder(
-            self.workspace, self.model, self.work, resources, advanced=advanced
+        folder = self._without_too_large(
+            self.work,
+            lambda: predict_folder(
+                self.workspace, self.model, self.work, resources, advanced=advanced
+            ),
         )
+        if folder is None:
+            return
         for case_id in list(self._waiting):
             file = folder / f"{case_id}{FILE_ENDING}"
             if not file.exists():
                 raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
             self._finish_or_refuse(case_id, read_labelmap(file, self.labels))
             progress_to(1.0)
+
+    def _without_too_large(self, work: Path, call: Callable[[], T]) -> T | None:
+        """Call the network; refuse images that do not fit (F10) and call it again."""
+        while self._waiting:
+            try:
+                return call()
+            except ImagesTooLarge as error:
+                for case_id, refusal in error.cases.items():
+                    del self._waiting[case_id]
+                    self._cases[case_id] = refused_case(case_id, refusal)
+                    (work / IMAGES / f"{case_id}_0000{FILE_ENDING}").unlink()
+        return None
 
     def _finish_or_refuse(self, case_id: str, predicted: Labelmap) -> None:
         """Finish a case; one that cannot be given out does not stop the others."""

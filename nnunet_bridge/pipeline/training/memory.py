@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_bridge.core.dataset import TrainingRun
-from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import megabytes, read_json
+from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
@@ -237,28 +237,19 @@ def require_memory_for_training(
         return 0
     what = f"Training {run.configuration} at the budget {method.budget.name}"
     smaller = (
+        "use a machine with more, close other programs, or: "
         f"`{_words_of(method)} -- -gpu_memory_target GB` plans a smaller network, and "
         "--budget smoke trains one for a trial"
     )
     if device == "cpu":
-        _require(what, need.host_bytes, machine.free_memory_bytes, smaller)
-        return need.host_bytes
-    if device == "cuda" and machine.gpu_memory_bytes is not None:
-        _require(
-            what, need.gpu_bytes, machine.gpu_memory_bytes, smaller, kind="GPU memory"
-        )
+        needed, there, kind = need.host_bytes, machine.free_memory_bytes, "memory"
+    elif device == "cuda" and machine.gpu_memory_bytes is not None:
+        needed, there, kind = need.gpu_bytes, machine.gpu_memory_bytes, "GPU memory"
+    else:
+        return 0
+    require_memory(needed, there, what, kind=kind, way_out=smaller, of_one_case=False)
+    return need.host_bytes if device == "cpu" else 0
     return 0
-
-
-def _require(
-    what: str, needed: int, there: int, way_out: str, *, kind: str = "memory"
-) -> None:
-    if needed > there:
-        raise EnvironmentFault(
-            f"{what} needs about {megabytes(needed)} of {kind}, but {megabytes(there)} "
-            f"are there: use a machine with more, close other programs, or: {way_out}.",
-            code="F10",
-        )
 
 
 def _words_of(method: Method) -> str:

@@ -1,5 +1,7 @@
 """What is looked at before nnU-Net is called, and what is told while it works."""
 
+import re
+
 import numpy as np
 import pytest
 from tiny_model import DATASET, HARMLESS, run_of, write_model
@@ -12,7 +14,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.pipeline.models.choose import choose_model
 from nnunet_bridge.pipeline.prediction import network as network_prediction
-from nnunet_bridge.pipeline.prediction.network import predict_folder
+from nnunet_bridge.pipeline.prediction.network import ImagesTooLarge, predict_folder
 
 RESOURCES = Resources("cpu", threads=1, workers=4, loaders=0)
 MANY = 1 << 50
@@ -49,11 +51,15 @@ def predicted_with(tmp_path, monkeypatch):
     return call
 
 
-def test_an_image_too_large_for_the_memory_is_refused_with_both_figures(predicted_with):
-    with pytest.raises(EnvironmentFault, match=r"leg needs \d+ MB.*100 MB are") as told:
+def test_F10_an_image_too_large_for_the_memory_is_named_with_both_figures(
+    predicted_with,
+):
+    with pytest.raises(ImagesTooLarge) as caught:
         predicted_with(100_000_000, MANY)
 
-    assert (told.value.code, told.value.exit_code) == ("F10", 5)
+    refusal = caught.value.cases["leg"]
+    assert refusal.code == "F10"
+    assert re.search(r"leg needs \d\.\d GB.*100 MB is available", str(refusal))
 
 
 def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predicted_with):
