@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import read_array, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine

@@ -8,8 +8,8 @@ import zipfile
 from copy import deepcopy
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.methods import method_of
 
 DATASET = "Dataset011_Leg"

@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from nnunet_bridge.core.progress import Progress
+from nnunet_bridge.core.units import format_duration
 
 PLAIN_EVERY_S = 20.0
 """How often a task without a terminal says how far it is."""
@@ -118,22 +119,6 @@ class Forecast:
         return (spent + _PRIOR_S) / (known + _PRIOR_S)
 
 
-def duration_text(seconds: float) -> str:
-    """Return a duration as a person says it.
-
-    Examples
-    --------
-    >>> duration_text(42), duration_text(200), duration_text(7330)
-    ('42 s', '3 min 20 s', '2 h 2 min')
-    """
-    whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004 - a minute
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004 - an hour
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 @contextlib.contextmanager
 def shown_progress(*, verbose: bool) -> Iterator[Progress]:
     """Show a bar on a terminal, plain lines elsewhere."""
@@ -204,7 +189,7 @@ class _Bar:
             description=self.forecast.stage,
             completed=self.forecast.share,
             number=self.forecast.number,
-            left="" if left is None else f"about {duration_text(left)} left",
+            left="" if left is None else f"about {format_duration(left)} left",
             note=note,
         )
 
@@ -248,7 +233,7 @@ class _Lines:
 
     def _left(self, now_s: float) -> str:
         left = self.forecast.left_s(now_s=now_s)
-        return "" if left is None else f", about {duration_text(left)} left"
+        return "" if left is None else f", about {format_duration(left)} left"
 
     def _line(self, text: str) -> None:
         self.write(f"{text}\n")

@@ -91,15 +91,15 @@ class _Predict:
     device: str = device_field()
 
     def options(self) -> PredictionOptions:
+        from nnunet_bridge.ops.region import RegionRequest
         from nnunet_bridge.pipeline.ingest.cases import series_choices
-        from nnunet_bridge.pipeline.prediction.first_pass import RegionWish
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
         return PredictionOptions(
             clean=self.clean,
             meshes=self.mesh,
             scans=series_choices(self.recipe, given(self.scans)),
-            region=RegionWish.from_words(**given(self.region)),
+            region=RegionRequest.from_words(**given(self.region)),
             force=self.force,
             seg_nrrd=self.seg_nrrd,
             dicom_seg=self.dicom_seg,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.summary import JsonObject
 
 RULES = ("slice", "volume")
@@ -109,3 +110,32 @@ _OPTIONS = ("ratio", "min_volume_mm3", "keep_largest", "each_side")
 
 UNCLEANED = CleaningRule("none")
 """The rule of a structure that stays as it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cleaned:
+    """The result of a cleaning; nothing is removed or filled silently.
+
+    For every structure, its volume afterwards is its volume before, minus
+    `removed_mm3`, plus `filled_mm3`.
+    """
+
+    labelmap: Labelmap
+    """The cleaned labelmap, in the place and with the table of the input."""
+
+    removed_mm3: Mapping[str, float]
+    """By structure: what it lost."""
+
+    filled_mm3: Mapping[str, float]
+    """By structure: what it gained."""
+
+    contested_voxels: int
+    """Voxels that two structures claimed; they kept their input label."""
+
+    rule: str
+    """The rule and its parameters, in words."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether any voxel differs from the input."""
+        return any(self.removed_mm3.values()) or any(self.filled_mm3.values())

@@ -1,4 +1,4 @@
-"""Cases, datasets and trainings, as values."""
+"""Cases and datasets, as values."""
 
 from __future__ import annotations
 
@@ -102,23 +102,3 @@ class DatasetSpec:
             raise InputError(f"{self.name!r} cannot name a dataset.")
         if not self.channels:
             raise InputError("A dataset needs a channel.")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class TrainingRun:
-    """One training: what is learnt, how, and on which part of the cases."""
-
-    dataset: str
-    """Full name, such as ``Dataset001_Tibia``."""
-
-    configuration: str
-    """``2d``, ``3d_fullres``, ..."""
-
-    fold: int | str
-    """0, 1, ... or ``all``."""
-
-    trainer: str
-    """Name of nnU-Net's trainer class."""
-
-    plans: str
-    """Name of the plans, such as ``nnUNetPlans``."""

@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 from nnunet_bridge.core.errors import BridgeError, SecurityError
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import clear_os_errors
 
 _BLOCK_BYTES = 1 << 20
@@ -271,8 +272,8 @@ def _check_sizes(
     _refuse_if(
         total > limits.total_bytes,
         called,
-        f"it would unpack to {total / 2**30:.1f} GiB, and "
-        f"{limits.total_bytes / 2**30:.0f} GiB are allowed",
+        f"it would unpack to {format_bytes(total)}, and "
+        f"{format_bytes(limits.total_bytes)} are allowed",
         "S06",
     )
     packed = sum(entry.compress_size for entry in entries)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.units import format_bytes
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
@@ -246,24 +247,6 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def format_bytes(count: int) -> str:
-    """Return a number of bytes in decimal MB or GB, at least 0.1 MB.
-
-    Examples
-    --------
-    >>> format_bytes(2_000), format_bytes(1_500_000), format_bytes(512_300_000)
-    ('0.1 MB', '1.5 MB', '512 MB')
-    >>> format_bytes(3_200_000_000), format_bytes(24_660_000_000)
-    ('3.2 GB', '24.7 GB')
-    """
-    megabytes = max(count / 1e6, 0.1)
-    if megabytes < 9.95:  # noqa: PLR2004 - below, a digit after the point matters
-        return f"{megabytes:.1f} MB"
-    if megabytes < 999.5:  # noqa: PLR2004 - above, it would round to 1000 MB
-        return f"{megabytes:.0f} MB"
-    return f"{count / 1e9:.1f} GB"
 
 
 def sync_to_disk(path: Path) -> None:

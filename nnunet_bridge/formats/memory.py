@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Refused
-from nnunet_bridge.formats.files import format_bytes
+from nnunet_bridge.core.units import format_bytes
 
 LARGER_MACHINE = "close other programs, or use a machine with more memory"
 """The way out that always exists."""

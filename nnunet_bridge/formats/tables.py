@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quality import Quality
-from nnunet_bridge.core.scores import STATES, BoneScore
+from nnunet_bridge.core.scores import STATES, BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.volumes import StructureVolume
 from nnunet_bridge.formats.files import read_json, write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]

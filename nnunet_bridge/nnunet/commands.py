@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
+from nnunet_bridge.core.runs import TrainingRun
+from nnunet_bridge.core.words import Fold
 from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace, number_of
 from nnunet_bridge.nnunet.own_arguments import PLANNING, TRAINING
@@ -203,7 +204,7 @@ def encoder_command(
 
 
 def predict_command(
-    members: Mapping[Path, Sequence[int | str]],
+    members: Mapping[Path, Sequence[Fold]],
     images_dir: Path,
     out_dir: Path,
     resources: Resources,

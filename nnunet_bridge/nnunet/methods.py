@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.runs import TrainingRun
+from nnunet_bridge.core.words import Fold
 from nnunet_bridge.nnunet.plans import (
     BUDGETS,
     CONFIGURATIONS,
@@ -125,7 +126,7 @@ class Method:
             return self.report_network.plans_from(self.budget, stock)
         return plans_for(self.budget, stock)
 
-    def run(self, dataset: str, configuration: str, fold: int | str) -> TrainingRun:
+    def run(self, dataset: str, configuration: str, fold: Fold) -> TrainingRun:
         """Return one training.
 
         Raises

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Fold, fold_named
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
@@ -133,9 +134,12 @@ class ModelName:
 
     def run(self, fold: str) -> TrainingRun:
         """Return one fold of this model."""
-        number = int(fold) if fold.isdigit() else fold
         return TrainingRun(
-            self.dataset, self.configuration, number, self.trainer, self.plans
+            self.dataset,
+            self.configuration,
+            fold_named(fold),
+            self.trainer,
+            self.plans,
         )
 
 
@@ -301,7 +305,7 @@ def checked_card(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
     return validated(Card, content, CARD_FILE).model_dump()
 
 
-def check_model_folder(model_dir: Path, folds: Sequence[int | str]) -> None:
+def check_model_folder(model_dir: Path, folds: Sequence[Fold]) -> None:
     """Refuse a model folder that nnU-Net should not be called with.
 
     It costs a few milliseconds, so every prediction begins with it, whoever made the

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import DatasetSpec, TrainingRun
+from nnunet_bridge.core.dataset import DatasetSpec
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.core.runs import TrainingRun
+from nnunet_bridge.core.words import ALL_CASES
 
 FILE_ENDING = ".nii.gz"
 CHECKPOINT_FINAL = "checkpoint_final.pth"
@@ -24,7 +26,7 @@ CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the process whose end is the end of nnU-Net's."""
 
-ON_ALL_CASES = "all"
+ON_ALL_CASES = ALL_CASES
 """nnU-Net's fold that trains on every case; its validation says nothing."""
 
 ALL_NUMBERED = "all5"

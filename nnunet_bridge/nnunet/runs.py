@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Fold, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
 from nnunet_bridge.nnunet.methods import (
@@ -224,7 +225,7 @@ def can_resume(workspace: Workspace, run: TrainingRun) -> bool:
 def planned_runs(
     dataset: str,
     configurations: Iterable[str],
-    folds: Iterable[int | str],
+    folds: Iterable[Fold],
     method: Method,
 ) -> list[TrainingRun]:
     """Return one run for every configuration and fold."""
@@ -243,14 +244,11 @@ def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
         for parent in (workspace.results_dir / dataset, workspace.record_dir(dataset)):
             for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
                 configuration = folder.parent.name.removeprefix(prefix)
-                fold = folder.name.removeprefix("fold_")
-                run = TrainingRun(
-                    dataset,
-                    configuration,
-                    int(fold) if fold.isdigit() else fold,
-                    trainer,
-                    plans,
-                )
+                try:
+                    fold = fold_named(folder.name.removeprefix("fold_"))
+                except ValueError:  # a copy that somebody put aside
+                    continue
+                run = TrainingRun(dataset, configuration, fold, trainer, plans)
                 states.append(run_state(workspace, run))
     unique = {
         (s.model, s.budget, s.run.configuration, str(s.run.fold)): s for s in states

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Workspace

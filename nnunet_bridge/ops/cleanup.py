@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.cleaned import Cleaned
-from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
+from nnunet_bridge.core.cleaning import UNCLEANED, Cleaned, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap

@@ -20,8 +20,7 @@ from scipy.spatial import KDTree
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap
-from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.core.volumes import StructureVolume
+from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.ops.occupancy import (
     Box,
     CountArray,

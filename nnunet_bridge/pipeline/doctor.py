@@ -12,14 +12,14 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.nnunet.machine import Machine, this_machine
 from nnunet_bridge.nnunet.names import Workspace
 
 OLDEST_PYTHON = (3, 11)
 TESTED_NNUNET = "2.8"
-ENOUGH_MEMORY_BYTES = 6 << 30
-ENOUGH_DISK_BYTES = 10 << 30
-GIB = 1 << 30
+ENOUGH_MEMORY_BYTES = 6_000_000_000
+ENOUGH_DISK_BYTES = 10_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ def _cores(machine: Machine) -> Check:
 
 def _memory(machine: Machine) -> Check:
     free = machine.free_memory_bytes
-    detail = f"{free / GIB:.1f} GiB free"
+    detail = f"{format_bytes(free)} free"
     enough = free >= ENOUGH_MEMORY_BYTES
-    wish = "" if enough else f"; {ENOUGH_MEMORY_BYTES // GIB} GiB are better"
+    wish = "" if enough else f"; {format_bytes(ENOUGH_MEMORY_BYTES)} recommended"
     return Check("memory", enough, detail + wish, needed=False)
 
 
@@ -136,7 +136,7 @@ def _disk(root: Path) -> Check:
         return Check("disk", ok=False, detail="unknown, there is no workspace")
     free = shutil.disk_usage(root).free
     enough = free >= ENOUGH_DISK_BYTES
-    detail = f"{free / GIB:.0f} GiB free in {root.absolute()}"
+    detail = f"{format_bytes(free)} free in {root.absolute()}"
     return Check("disk", enough, detail, needed=False)
 
 

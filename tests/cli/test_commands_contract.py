@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.cli.progress import Forecast, _Bar, _Lines, duration_text
+from nnunet_bridge.cli.progress import Forecast, _Bar, _Lines
+from nnunet_bridge.core.units import format_duration
 
 HEAVY = ("torch", "SimpleITK", "pandas", "trimesh", "nnunetv2", "pydicom", "scipy")
 
@@ -234,4 +235,4 @@ def test_on_a_terminal_a_table_stands_above_the_bar_and_is_drawn_for_its_width()
     ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 1 s")]
 )
 def test_durations_read_well(seconds, text):
-    assert duration_text(seconds) == text
+    assert format_duration(seconds) == text

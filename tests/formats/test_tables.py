@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.core.volumes import StructureVolume
+from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.formats.labels_file import (
     label_file_beside,
     read_label_table,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault, NnUNetError
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.commands import (
     NnUNetProcess,
     Resources,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.names import Workspace, find_dataset, number_of
 
 RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")

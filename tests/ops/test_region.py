@@ -5,14 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_bridge.core.errors import GeometryError
+from nnunet_bridge.core.errors import GeometryError, UsageError
+from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.ops.region import (
     Region,
+    RegionRequest,
     cropped_labelmap,
     cropped_volume,
     put_back,
+    slice_positions_mm,
 )
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
@@ -72,3 +75,82 @@ def test_a_labelmap_of_other_slices_is_not_put_back():
 
     with pytest.raises(GeometryError, match="slices 3 to 7"):
         put_back(labelmap, region)
+
+
+# --- requests ---------------------------------------------------------------------
+
+GRID = Grid((12, 10, 60), np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+def limits(region):
+    return region.first, region.end
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ({"slices": "10:25"}, (10, 25)),
+        ({"slices": "10:"}, (10, 60)),
+        ({"slices": ":25"}, (0, 25)),
+        ({"slices": ":"}, (0, 60)),
+        ({"from_mm": 20.0, "to_mm": 40.0}, (10, 21)),
+        ({"from_mm": 19.0}, (10, 60)),
+        ({"to_mm": 39.9}, (0, 20)),
+        ({"from_mm": -500.0, "to_mm": 5.0}, (0, 3)),
+    ],
+)
+def test_slices_count_from_0_and_places_are_those_of_slice_centres(words, kept):
+    assert limits(RegionRequest.from_words(**words).resolve(GRID)) == kept
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"slices": "10"},
+        {"slices": "a:b"},
+        {"slices": "-5:9"},
+        {"slices": "9:9"},
+        {"slices": "1:2:3"},
+        {"slices": ":0"},
+        {"slices": "1:2", "auto": True},
+        {"slices": "1:2", "from_mm": 3.0},
+        {"auto": True, "to_mm": 3.0},
+        {"from_mm": 5.0, "to_mm": 3.0},
+        {"margin_mm": 3.0},
+    ],
+)
+def test_words_that_mean_no_range_or_two_are_a_usage_error(words):
+    with pytest.raises(UsageError):
+        RegionRequest.from_words(**words)
+
+
+@pytest.mark.parametrize(
+    ("words", "valid"),
+    [
+        ({"slices": "60:"}, "slices 0 to 59, all of which are 0:60"),
+        ({"slices": "10:61"}, "slices 0 to 59"),
+        ({"from_mm": 119.0}, "from 0.0 to 118.0 mm"),
+        ({"to_mm": -1.0}, "from 0.0 to 118.0 mm"),
+        ({"from_mm": 10.5, "to_mm": 11.5}, "from 0.0 to 118.0 mm"),
+    ],
+)
+def test_K20_a_region_outside_the_image_is_refused_with_the_valid_range(words, valid):
+    with pytest.raises(Refused, match=valid) as caught:
+        RegionRequest.from_words(**words).resolve(GRID)
+
+    assert caught.value.code == "K20"
+
+
+@pytest.mark.parametrize(
+    ("columns", "axis"),
+    [((0, 1, 2), 2), ((0, 2, 1), 1), ((1, 2, 0), 0)],
+    ids=["axial", "coronal", "sagittal"],
+)
+def test_places_run_along_the_patient_axis_nearest_to_the_stack(columns, axis):
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([1.0, 2.0, 3.0])[:, columns]
+    affine[:3, 3] = (-7, -8, -9)
+    grid = Grid((5, 6, 7), affine)
+
+    expected = [grid.to_patient([2, 2.5, k])[axis] for k in range(7)]
+    np.testing.assert_allclose(slice_positions_mm(grid), expected)

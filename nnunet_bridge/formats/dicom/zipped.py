@@ -10,8 +10,9 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityError
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.archive import Archive, ArchiveLimits, open_archive
-from nnunet_bridge.formats.files import clear_os_errors, format_bytes, free_bytes
+from nnunet_bridge.formats.files import clear_os_errors, free_bytes
 
 ZIP_ENDING = ".zip"
 _RATIO = 100

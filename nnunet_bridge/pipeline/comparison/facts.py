@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from nnunet_bridge.core.comparison import ModelCost, Setting
+from nnunet_bridge.core.units import format_bytes, format_duration
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, facts_of
 
 _COSTS = (
@@ -61,15 +62,19 @@ def cost_table(
         Setting("training", tuple(_training(cost) for cost in costs)),
         Setting(
             "prediction of a case",
-            tuple(_or_empty(cost.prediction_s_per_case, _short) for cost in costs),
+            tuple(
+                _or_empty(cost.prediction_s_per_case, format_duration) for cost in costs
+            ),
         ),
         Setting(
             "peak memory",
-            tuple(_or_empty(cost.peak_memory_bytes, _gibibytes) for cost in costs),
+            tuple(_or_empty(cost.peak_memory_bytes, format_bytes) for cost in costs),
         ),
         Setting(
             "peak GPU memory",
-            tuple(_or_empty(cost.peak_gpu_memory_bytes, _gibibytes) for cost in costs),
+            tuple(
+                _or_empty(cost.peak_gpu_memory_bytes, format_bytes) for cost in costs
+            ),
         ),
         Setting(
             "parameters", tuple(_or_empty(cost.parameters, _millions) for cost in costs)
@@ -81,7 +86,7 @@ def cost_table(
 def _training(cost: ModelCost) -> str:
     if cost.training_s is None:
         return ""
-    total = _duration(cost.training_s)
+    total = format_duration(cost.training_s)
     return total if cost.trainings == 1 else f"{total}, {cost.trainings} folds"
 
 
@@ -89,31 +94,8 @@ def _or_empty(value: float | None, words: Callable[[float], str]) -> str:
     return "" if value is None else words(value)
 
 
-def _gibibytes(value: float) -> str:
-    return f"{value / 2**30:.2f} GiB"
-
-
 def _millions(value: float) -> str:
     return f"{value / 1e6:.1f} million"
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else _duration(seconds)  # noqa: PLR2004 - a digit is worth it
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as a person says it.
-
-    Examples
-    --------
-    >>> _duration(42), _duration(3720), _duration(90)
-    ('42 s', '1 h 2 min', '1 min 30 s')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def settings_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
@@ -25,6 +24,7 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.comparison_files import (
     Evidence,
@@ -178,7 +178,7 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
     content = PageContent(
         title=title,
         dataset=dataset,
-        created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        created=format_instant(),
         caveat=BUDGETS[budget].caveat,
         verdict=found,
         comparison=comparison,

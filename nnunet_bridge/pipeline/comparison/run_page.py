@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 from nnunet_bridge.formats.pictures import PLANES, View, view_of
 from nnunet_bridge.formats.sprites import disagreement, slice_picture
@@ -96,7 +96,7 @@ def write_run_record(workspace: Workspace, dataset: str, state: RunState) -> Pat
             model=run.name,
             fold=str(state.run.fold),
             dataset=dataset,
-            created=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+            created=format_instant(),
             caveat=BUDGETS[state.budget].caveat,
             scores=held_out.scores,
             curve=curves[0] if curves else None,

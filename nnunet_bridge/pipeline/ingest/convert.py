@@ -17,8 +17,9 @@ from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.dicom import FileAccount
-from nnunet_bridge.formats.files import format_bytes, free_bytes, only_writer
+from nnunet_bridge.formats.files import free_bytes, only_writer
 from nnunet_bridge.formats.manifest import (
     KEY_FOLDER,
     check_files,

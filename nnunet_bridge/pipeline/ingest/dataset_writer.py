@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,10 @@ from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.version import __version__
+from nnunet_bridge.core.units import format_bytes, now
+from nnunet_bridge.core.version import __version__, software_versions
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import (
-    format_bytes,
     free_bytes,
     pseudonym,
     read_json,
@@ -84,7 +83,7 @@ class DatasetWriter:
         self.recipe = recipe
         self.dataset_dir = raw_dir / dataset
         self._force = force
-        self._started = _now()
+        self._started = now()
         self._salt = salt_of(raw_dir)
         self._old = read_manifest(self.dataset_dir)
         self._known = records_by_case(self._old)
@@ -216,10 +215,10 @@ class DatasetWriter:
         """Write the manifest, unless it would say nothing new."""
         content: Record = {
             "version": __version__,
-            "versions": _versions(),
+            "versions": software_versions(_LIBRARIES),
             "command": {"name": "convert", "force": self._force},
             "started": self._started,
-            "ended": _now() if complete else None,
+            "ended": now() if complete else None,
             "complete": complete,
             "dataset": self.dataset_dir.name,
             "options": self.recipe.decisions(),
@@ -420,19 +419,6 @@ def _pair_hash(outputs: Iterable[JsonObject]) -> str:
     """Return one hash of image and labelmap: it tells an exchanged pair (K17)."""
     hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
     return hashlib.sha256(hashes.encode()).hexdigest()
-
-
-def _versions() -> JsonObject:
-    import platform
-    from importlib.metadata import version
-
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in _LIBRARIES
-    }
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _rounded(numbers: Iterable[float]) -> list[float]:

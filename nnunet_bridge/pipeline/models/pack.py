@@ -27,6 +27,7 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.archive import Archive, open_archive, write_archive
 from nnunet_bridge.formats.files import (
@@ -109,11 +110,11 @@ class PackSummary:
 
     def as_text(self) -> str:
         """Return what was packed, and how a receiver can tell that it is whole."""
-        size_mb = self.file.stat().st_size / 1e6
+        size = format_bytes(self.file.stat().st_size)
         cleaning = " and its tuned cleaning" if self.with_cleaning else ""
         return (
             f"Packed {self.model} ({self.reason}){cleaning}.\n"
-            f"{self.file}: {size_mb:.1f} MB, SHA-256 {self.sha256}"
+            f"{self.file}: {size}, SHA-256 {self.sha256}"
         )
 
 
@@ -184,7 +185,7 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
         str(state.run.fold): workspace.fold_dir(state.run) / CHECKPOINT_FINAL
         for state in packed.states
     }
-    check_model_folder(model_dir, list(checkpoints))
+    check_model_folder(model_dir, [state.run.fold for state in packed.states])
     shown.stage(f"pack {name.folder}", len(checkpoints) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
         copies = _copied(workspace, name, checkpoints, work)
@@ -413,8 +414,8 @@ def _require_space(workspace: Workspace, contents: Contents, archive: Archive) -
     free = shutil.disk_usage(place).free
     if needed > free:
         raise EnvironmentFault(
-            f"Unpacking needs {needed / 1e9:.1f} GB in {results}, and {free / 1e9:.1f} "
-            "GB are free: free some space.",
+            f"Unpacking needs {format_bytes(needed)} in {results}, but "
+            f"{format_bytes(free)} are free: free some space.",
             code="F06",
         )
 

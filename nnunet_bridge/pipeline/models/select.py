@@ -11,9 +11,9 @@ from itertools import combinations, product
 from pathlib import Path
 
 from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import InputError, NnUNetError
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, write_json

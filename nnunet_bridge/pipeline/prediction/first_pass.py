@@ -13,170 +13,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.findings import Refused
-from nnunet_bridge.core.grid import FloatArray, Grid
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, LabelTable, Volume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.nifti import read_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.components import connected
-from nnunet_bridge.ops.region import Region
+from nnunet_bridge.ops.region import MARGIN_MM, Region
 from nnunet_bridge.pipeline.models.choose import Model, choose_model
 from nnunet_bridge.pipeline.prediction.network import IMAGES, predict_folder
 
 COARSE_MM = 5.0
 """The first pass takes a slice about every so many millimetres."""
 
-MARGIN_MM = 20.0
-"""How much is kept beyond what the first pass found, unless something else is said."""
-
 _SPECK_SHARE = 0.01
 """A piece below this share of the largest one does not widen the region."""
-
-_FROM_MM_TO_SLICE = 1e-3
-"""A slice whose centre lies this little outside a range still belongs to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegionWish:
-    """Which slices are to be predicted; all of them if nothing is said."""
-
-    first: int | None = None
-    """The first slice, counted from 0 as `convert` counts."""
-
-    end: int | None = None
-    """One past the last slice."""
-
-    from_mm: float | None = None
-    """Slices whose centre lies at or beyond this place; see `slice_positions_mm`."""
-
-    to_mm: float | None = None
-    auto: bool = False
-    """Whether a first pass finds the slices."""
-
-    margin_mm: float = MARGIN_MM
-    """What is kept on both sides of what the first pass found."""
-
-    def __post_init__(self) -> None:
-        """Refuse wishes that contradict each other or themselves."""
-        by_slices = self.first is not None or self.end is not None
-        if by_slices + self._by_place + self.auto > 1:
-            raise UsageError(
-                "Name slices (--slices), a place (--from-mm, --to-mm) or --region "
-                "auto, not several of them."
-            )
-        if (self.first or 0) < 0 or (self.end is not None and self.end < 1):
-            raise UsageError("Slices are counted from 0: --slices 400:1015.")
-        if self.end is not None and self.end <= (self.first or 0):
-            raise UsageError(f"--slices {self.said} holds no slice.")
-        if self._by_place and (
-            self.from_mm is not None
-            and self.to_mm is not None
-            and self.to_mm < self.from_mm
-        ):
-            raise UsageError(f"--from-mm {self.from_mm:g} lies beyond --to-mm.")
-
-    @classmethod
-    def from_words(cls, *, slices: str | None = None, **words: Any) -> RegionWish:  # noqa: ANN401 - the fields
-        """Return the wish that the words of a command mean.
-
-        Raises
-        ------
-        UsageError
-            If they cannot be understood, or do not go together.
-
-        Examples
-        --------
-        >>> RegionWish.from_words(slices="400:")
-        RegionWish(first=400, end=None, from_mm=None, to_mm=None, auto=False, \
-margin_mm=20.0)
-        """
-        given = {name: value for name, value in words.items() if value is not None}
-        if "margin_mm" in given and "auto" not in given:
-            raise UsageError("--margin-mm is for --region auto.")
-        if slices is None:
-            return cls(**given)
-        first, colon, end = slices.replace(" ", "").partition(":")
-        if not colon or any(part and not part.isdecimal() for part in (first, end)):
-            raise UsageError(
-                f"--slices {slices} is no range: write the first slice and one past "
-                "the last, such as 400:1015, 400: or :615."
-            )
-        return cls(int(first) if first else 0, int(end) if end else None, **given)
-
-    @property
-    def _by_place(self) -> bool:
-        return self.from_mm is not None or self.to_mm is not None
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing was said."""
-        return self == RegionWish(margin_mm=self.margin_mm)
-
-    @property
-    def said(self) -> str:
-        """The wish in words."""
-        if self.auto:
-            return f"auto, {self.margin_mm:g} mm margin"
-        if self._by_place:
-            low = "" if self.from_mm is None else f"{self.from_mm:g}"
-            high = "" if self.to_mm is None else f"{self.to_mm:g}"
-            return f"{low}..{high} mm"
-        return f"{self.first or 0}:{'' if self.end is None else self.end}"
-
-    def region_of(self, grid: Grid) -> Region:
-        """Return the slices of an image that are meant; not for a first pass.
-
-        Raises
-        ------
-        Refused
-            K20: if the image has no such slices; with those that it has.
-        """
-        slices = grid.shape[2]
-        if not self._by_place:
-            first, end = self.first or 0, slices if self.end is None else self.end
-            if first >= slices or end > slices:
-                raise Refused.because(
-                    "K20",
-                    f"--slices {self.said} is not in the image: it has the slices 0 to "
-                    f"{slices - 1}, all of which are 0:{slices}.",
-                )
-            return Region(first, end, grid)
-        places_mm = slice_positions_mm(grid)
-        low = -np.inf if self.from_mm is None else self.from_mm - _FROM_MM_TO_SLICE
-        high = np.inf if self.to_mm is None else self.to_mm + _FROM_MM_TO_SLICE
-        kept = np.flatnonzero((places_mm >= low) & (places_mm <= high))
-        outside = low > places_mm.max() or high < places_mm.min()
-        if outside or not kept.size:
-            raise Refused.because(
-                "K20",
-                f"No slice lies at {self.said}: those of the image lie from "
-                f"{places_mm.min():.1f} to {places_mm.max():.1f} mm.",
-            )
-        return Region(int(kept[0]), int(kept[-1]) + 1, grid)
-
-
-def slice_positions_mm(grid: Grid) -> FloatArray:
-    """Return where every slice lies along the patient axis nearest to the stack.
-
-    Returns
-    -------
-    positions_mm : (K,) float64
-        The coordinate of the centre of each slice, LPS+: z (towards the head) of
-        axial slices, y (towards the back) of coronal, x (towards the left) of sagittal
-        ones. Of an oblique stack it is the same coordinate of the slice's centre.
-    """
-    axis_of, _ = grid.array_axes
-    middle = [(size - 1) / 2 for size in grid.shape[:2]]
-    centres = [[*middle, k] for k in range(grid.shape[2])]
-    positions: FloatArray = grid.to_patient(centres)[:, axis_of.index(2)]
-    return positions
 
 
 def first_pass_model(workspace: Workspace, model: Model) -> Model:

@@ -11,7 +11,8 @@ from pathlib import Path
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.formats.files import format_bytes, free_bytes, read_json
+from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.formats.files import free_bytes, read_json
 from nnunet_bridge.formats.memory import free_memory_bytes, require_memory
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.commands import (

@@ -10,7 +10,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.quality import Quality, lights_said
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SeriesOptions
-from nnunet_bridge.pipeline.prediction.first_pass import RegionWish
+from nnunet_bridge.ops.region import RegionRequest
 from nnunet_bridge.pipeline.prediction.outputs import WantedOutputs
 from nnunet_bridge.pipeline.prediction.quality import QUALITY_PAGE
 
@@ -27,7 +27,7 @@ class PredictionOptions:
     scans: SeriesOptions = field(default_factory=SeriesOptions)
     """Which images of a DICOM folder, and what may be done to them."""
 
-    region: RegionWish = field(default_factory=RegionWish)
+    region: RegionRequest = field(default_factory=RegionRequest)
     """Which slices are predicted; all of them unless something is said."""
 
     force: bool = False
@@ -48,7 +48,7 @@ class PredictionOptions:
             "dicom_seg": self.dicom_seg,
         }
         if not self.region.is_everything:
-            wishes["region"] = self.region.said
+            wishes["region"] = self.region.describe()
         return wishes
 
     def outputs(self) -> WantedOutputs:

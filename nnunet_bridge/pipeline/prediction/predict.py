@@ -26,8 +26,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quality import Quality, TrainingStructures
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.version import __version__
-from nnunet_bridge.core.versions import software_versions
+from nnunet_bridge.core.version import __version__, software_versions
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
 from nnunet_bridge.formats.files import clear_os_errors, write_if_changed, write_json
@@ -295,7 +294,7 @@ class _Story:
             self._waiting[case_id] = read
             return
         wish = self.options.region
-        cut = None if wish.is_everything else wish.region_of(volume.grid)
+        cut = None if wish.is_everything else wish.resolve(volume.grid)
         self._waiting[case_id] = self._for_the_network(case_id, volume, read, cut)
 
     def _for_the_network(
@@ -449,7 +448,11 @@ class _Story:
         """Return what the record says of the slices that the network saw."""
         first_pass = self._first_pass()
         found_by = {} if first_pass is None else {"found_by": first_pass.as_json()}
-        return {"asked": self.options.region.said, **found_by, **region_record(cut)}
+        return {
+            "asked": self.options.region.describe(),
+            **found_by,
+            **region_record(cut),
+        }
 
     def _finished(self, case_id: str, read: _Read) -> PredictedCase | None:
         """Return a case that needs no prediction, or None (FAULTS N03)."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructures
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.html.quality_page import (
     LightContent,
@@ -84,7 +84,6 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
     records = sorted(out.glob(f"*/{RECORD}"))
     found = [_lit_case(record.parent, labels) for record in records]
     newest_s = max((record.stat().st_mtime for record in records), default=0.0)
-    written = datetime.fromtimestamp(newest_s, tz=UTC)
     cases = tuple(sorted((case for case in found if case), key=_worst_first))
     write_reasons(
         out / QUALITY_TABLE,
@@ -94,7 +93,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
         out / QUALITY_PAGE,
         LightContent(
             models=tuple(dict.fromkeys(case.model for case in cases)),
-            created=written.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+            created=format_instant(newest_s),
             cases=cases,
             colours=tuple((label.name, label.hex_colour) for label in labels),
         ),

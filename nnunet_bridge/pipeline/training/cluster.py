@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.methods import Method

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import format_bytes, format_duration
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
@@ -88,18 +89,19 @@ class Estimate:
         """Go through the lines that a person reads."""
         if self.training is not None:
             yield (
-                f"  {self.configuration:18} train: {_gb(self.training.gpu_bytes)} of a "
-                f"GPU, or {_gb(self.training.host_bytes)} of memory on a CPU"
+                f"  {self.configuration:18} train: "
+                f"{format_bytes(self.training.gpu_bytes)} of a GPU, or "
+                f"{format_bytes(self.training.host_bytes)} of memory on a CPU"
             )
         edges = " x ".join(str(edge) for edge in self.largest_case)
         yield (
             f"  {'':18} predict the largest case ({edges}): "
-            f"{_gb(self.prediction.host_bytes)} of memory"
+            f"{format_bytes(self.prediction.host_bytes)} of memory"
         )
         for time in self.times:
             yield (
                 f"  {'':18} {time.model} {time.budget}: {time.epochs} epochs of "
-                f"{time.epoch_seconds:.0f} s = {time.seconds / 3600:.1f} h"
+                f"{time.epoch_seconds:.0f} s = {format_duration(time.seconds)}"
             )
 
 
@@ -286,7 +288,3 @@ def _times_seen(
 def _classes(workspace: Workspace, dataset: str) -> int:
     """Return the number of structures of a dataset, and the background."""
     return 1 + len(RawDataset.open(workspace.dataset_dir(dataset)).labels)
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF

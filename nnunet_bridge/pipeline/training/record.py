@@ -9,10 +9,11 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from importlib import metadata
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import now
+from nnunet_bridge.core.version import software_versions
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.machine import hardware
@@ -52,7 +53,7 @@ def note_start(
     `more` is what else belongs into the record, such as `origin_of`.
     """
     attempts = _attempts(read_record(workspace, run))
-    started = _now()
+    started = now()
     write_record(
         workspace,
         run,
@@ -75,7 +76,7 @@ def note_end(workspace: Workspace, run: TrainingRun, state: str, reason: str) ->
     begun = last.get("epoch")
     seconds = round(time.time() - begun, 1) if isinstance(begun, float) else None
     word = {"done": "finished", "stopped": "interrupted"}.get(state, state)
-    last |= {"ended": _now(), "seconds": seconds, "exit": word}
+    last |= {"ended": now(), "seconds": seconds, "exit": word}
     write_record(
         workspace,
         run,
@@ -103,6 +104,7 @@ def _facts(
     workspace: Workspace, run: TrainingRun, method: Method, options: TrainingOptions
 ) -> JsonObject:
     """Return what a reader needs to repeat the training."""
+    versions = software_versions(_PACKAGES)
     return {
         "command": [
             *("nnunet-bridge", "train", run.dataset, "-c", run.configuration),
@@ -118,8 +120,8 @@ def _facts(
         "budget": method.budget.name,
         "patients": _patients_trained_on(workspace, run),
         "seeds": {"python": SEED, "numpy": SEED, "torch": SEED},
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
+        "versions": versions,
+        "python": versions.pop("python"),
         "system": platform.system(),
         "hardware": hardware(),
     }
@@ -134,7 +136,3 @@ def _patients_trained_on(workspace: Workspace, run: TrainingRun) -> int:
         cases = set(splits[int(run.fold)]["train"])
     groups = read_patient_groups(workspace.dataset_dir(run.dataset))
     return len({groups.get(case, case) for case in cases})
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_bridge.core.aligned import aligned, number
+from nnunet_bridge.core.units import format_clock
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.runs import RunState
 
@@ -47,23 +48,6 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
     return table
 
 
-def clock_text(seconds: float | None) -> str:
-    """Return a duration in as few characters as say it; empty for None.
-
-    Examples
-    --------
-    >>> clock_text(42), clock_text(200), clock_text(7330), clock_text(200_000)
-    ('0:42', '3:20', '2:02:10', '2 d 7 h')
-    """
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:  # noqa: PLR2004 - from two days on, minutes say nothing
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, list[str]]:
     """Return the cells by the heading of their column."""
     columns = {
@@ -77,7 +61,7 @@ def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, lis
         "val loss": [_three(state.course.val_loss) for state in states],
         _PSEUDO: [_pseudo_dice(state, mean=mean) for state in states],
         "s/epoch": [number(state.course.seconds_per_epoch, 1) for state in states],
-        "left": [clock_text(state.seconds_left) or "-" for state in states],
+        "left": [format_clock(state.seconds_left) or "-" for state in states],
         "Dice": [_three(state.mean_dice) for state in states],
     }
     if set(columns["model"]) == {DEFAULT_MODEL}:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
     BridgeError,
     EnvironmentFault,
@@ -23,7 +22,9 @@ from nnunet_bridge.core.errors import (
     WorkerKilled,
 )
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import (
     only_writer,
@@ -329,7 +330,7 @@ _ORIGINS = {
 }
 
 
-def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
+def chosen_folds(asked: Iterable[str], splits: Splits) -> list[Fold]:
     """Return the folds that the words of `-f` mean.
 
     Examples
@@ -339,7 +340,7 @@ def chosen_folds(asked: Iterable[str], splits: Splits) -> list[int | str]:
     >>> chosen_folds(["1", "all"], [{}, {}])
     [1, 'all']
     """
-    folds: list[int | str] = []
+    folds: list[Fold] = []
     for word in asked:
         if word == ALL_NUMBERED:
             folds += list(range(len(splits)))
@@ -404,7 +405,7 @@ def _first_stages(workspace: Workspace, run: TrainingRun) -> list[TrainingRun]:
     if run.configuration != CASCADE:
         return []
     splits: Splits = read_json(workspace.splits_file(run.dataset))
-    folds: Sequence[int | str] = range(len(splits))
+    folds: Sequence[Fold] = range(len(splits))
     if run.fold == ON_ALL_CASES:
         folds = [ON_ALL_CASES]
     return [replace(run, configuration=LOWRES, fold=fold) for fold in folds]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
     BridgeError,
     EnvironmentFault,
@@ -19,6 +18,7 @@ from nnunet_bridge.core.errors import (
     SecurityError,
     UsageError,
 )
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.nnunet.commands import (

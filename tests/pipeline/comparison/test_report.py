@@ -280,7 +280,7 @@ def test_the_page_shows_settings_costs_versions_and_both_cases(study):
     written(study)
     page = (study / "out/index.html").read_text()
 
-    for words in ("PlainConvUNet", "8 \u00d7 8", "3 min 0 s, 2 folds", "1.00 GiB",
+    for words in ("PlainConvUNet", "8 \u00d7 8", "3 min 0 s, 2 folds", "1.1 GB",
                   "1.0 million", "nnunetv2 version", "plans sha256", "worst case",
                   "median case", "Pseudo-Dice", "derived IoU", "Bland and Altman",
                   "Cost beside quality", "HD95 (mm), all structures"):  # fmt: skip

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Silent
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace

@@ -32,7 +32,6 @@ from tiny_model import (
 
 from nnunet_bridge.cli import main
 from nnunet_bridge.core.cleaning import CleaningRule
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import (
     BridgeError,
     EnvironmentFault,
@@ -42,6 +41,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import only_writer, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume

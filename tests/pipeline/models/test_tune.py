@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from nnunet_bridge.cli import main
 from nnunet_bridge.core.cleaning import CleaningRule
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace

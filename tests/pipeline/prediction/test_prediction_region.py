@@ -15,19 +15,16 @@ from stand_in import (
 )
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.core.errors import UsageError
-from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.ops.region import RegionRequest
 from nnunet_bridge.pipeline.prediction import first_pass as prediction_region
 from nnunet_bridge.pipeline.prediction import predict
 from nnunet_bridge.pipeline.prediction.first_pass import (
     COARSE_MM,
-    RegionWish,
     found_region,
-    slice_positions_mm,
     thinned,
 )
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
@@ -38,79 +35,6 @@ BONE = (20, 34)
 
 def limits(region):
     return region.first, region.end
-
-
-# --- what is asked for ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "kept"),
-    [
-        ({"slices": "10:25"}, (10, 25)),
-        ({"slices": "10:"}, (10, 60)),
-        ({"slices": ":25"}, (0, 25)),
-        ({"slices": ":"}, (0, 60)),
-        ({"from_mm": 20.0, "to_mm": 40.0}, (10, 21)),
-        ({"from_mm": 19.0}, (10, 60)),
-        ({"to_mm": 39.9}, (0, 20)),
-        ({"from_mm": -500.0, "to_mm": 5.0}, (0, 3)),
-    ],
-)
-def test_slices_count_from_0_and_places_are_those_of_slice_centres(words, kept):
-    assert limits(RegionWish.from_words(**words).region_of(GRID)) == kept
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        {"slices": "10"},
-        {"slices": "a:b"},
-        {"slices": "-5:9"},
-        {"slices": "9:9"},
-        {"slices": "1:2:3"},
-        {"slices": ":0"},
-        {"slices": "1:2", "auto": True},
-        {"slices": "1:2", "from_mm": 3.0},
-        {"auto": True, "to_mm": 3.0},
-        {"from_mm": 5.0, "to_mm": 3.0},
-        {"margin_mm": 3.0},
-    ],
-)
-def test_words_that_mean_no_range_or_two_are_a_usage_error(words):
-    with pytest.raises(UsageError):
-        RegionWish.from_words(**words)
-
-
-@pytest.mark.parametrize(
-    ("words", "valid"),
-    [
-        ({"slices": "60:"}, "slices 0 to 59, all of which are 0:60"),
-        ({"slices": "10:61"}, "slices 0 to 59"),
-        ({"from_mm": 119.0}, "from 0.0 to 118.0 mm"),
-        ({"to_mm": -1.0}, "from 0.0 to 118.0 mm"),
-        ({"from_mm": 10.5, "to_mm": 11.5}, "from 0.0 to 118.0 mm"),
-    ],
-)
-def test_K20_a_region_outside_the_image_is_refused_with_the_valid_range(words, valid):
-    with pytest.raises(Refused, match=valid) as caught:
-        RegionWish.from_words(**words).region_of(GRID)
-
-    assert caught.value.code == "K20"
-
-
-@pytest.mark.parametrize(
-    ("columns", "axis"),
-    [((0, 1, 2), 2), ((0, 2, 1), 1), ((1, 2, 0), 0)],
-    ids=["axial", "coronal", "sagittal"],
-)
-def test_places_run_along_the_patient_axis_nearest_to_the_stack(columns, axis):
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag([1.0, 2.0, 3.0])[:, columns]
-    affine[:3, 3] = (-7, -8, -9)
-    grid = Grid((5, 6, 7), affine)
-
-    expected = [grid.to_patient([2, 2.5, k])[axis] for k in range(7)]
-    np.testing.assert_allclose(slice_positions_mm(grid), expected)
 
 
 # --- the first pass -------------------------------------------------------------------
@@ -177,7 +101,7 @@ def predicted(tmp_path, monkeypatch):
     images = [image_with_bone(tmp_path / "leg.nii.gz", *BONE)]
 
     def call(*more, **words):
-        options = PredictionOptions(region=RegionWish.from_words(**words))
+        options = PredictionOptions(region=RegionRequest.from_words(**words))
         summary = predict_images(
             workspace,
             DATASET,
@@ -271,9 +195,9 @@ def test_K20_an_image_without_these_slices_is_refused_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--slices", "5"], "is no range"),
+        (["--slices", "5"], "is not a range"),
         (["--slices", "1:5", "--region", "auto"], "not several of them"),
-        (["--margin-mm", "5"], "is for --region auto"),
+        (["--margin-mm", "5"], "needs --region auto"),
     ],
 )
 def test_the_command_refuses_words_that_do_not_go_together(tmp_path, words, message):

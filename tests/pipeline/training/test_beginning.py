@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_model import DATASET_JSON, HARMLESS, tiny_plans, write_model
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.commands import Beginning
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Workspace

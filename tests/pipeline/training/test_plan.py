@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from spheres import DATASET, TABLE, write_spheres
 
-from nnunet_bridge.core.dataset import TrainingRun
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import only_writer, read_json, write_json
 from nnunet_bridge.formats.nifti import (
     read_labelmap,

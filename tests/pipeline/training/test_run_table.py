@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_bridge.core.dataset import TrainingRun
+from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.events import Course
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.runs import RunState

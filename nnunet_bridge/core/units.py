@@ -1,0 +1,90 @@
+"""Bytes, durations and instants as text: one form each, everywhere.
+
+Standard library only, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_MINUTE, _HOUR, _TWO_DAYS = 60, 3600, 172_800
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in decimal units, 0.1 MB at least.
+
+    Examples
+    --------
+    >>> [format_bytes(n) for n in (2_000, 1_500_000, 512_000_000, 3_200_000_000)]
+    ['0.1 MB', '1.5 MB', '512 MB', '3.2 GB']
+    """
+    megabytes = max(count / 1e6, 0.1)
+    if megabytes < 9.95:  # noqa: PLR2004 - below, a digit after the point matters
+        return f"{megabytes:.1f} MB"
+    if megabytes < 999.5:  # noqa: PLR2004 - above, it would round to 1000 MB
+        return f"{megabytes:.0f} MB"
+    return f"{megabytes / 1000:.1f} GB"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    Examples
+    --------
+    >>> [format_duration(s) for s in (4.25, 42, 200, 7330, 200_000)]
+    ['4.2 s', '42 s', '3 min 20 s', '2 h 2 min', '2 d 7 h']
+    """
+    whole = round(seconds)
+    if seconds < 9.95 and seconds != whole:  # noqa: PLR2004 - one digit: show a second
+        return f"{seconds:.1f} s"
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < _TWO_DAYS:
+        return f"{whole // _HOUR} h {whole % _HOUR // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // _HOUR} h"
+
+
+def format_clock(seconds: float | None) -> str:
+    """Return a duration without blanks below two days, for a narrow column.
+
+    Examples
+    --------
+    >>> [format_clock(s) for s in (42, 200, 7330, 200_000, None)]
+    ['0:42', '3:20', '2:02:10', '2 d 7 h', '']
+    """
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole >= _TWO_DAYS:
+        return format_duration(whole)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def now() -> str:
+    """Return the present instant for a record: ISO 8601, to the second, with offset.
+
+    Examples
+    --------
+    >>> datetime.fromisoformat(now()).tzinfo is not None
+    True
+    """
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def format_instant(timestamp: float | None = None) -> str:
+    """Return an instant (seconds since 1970, by default the present) for a page.
+
+    Examples
+    --------
+    >>> format_instant(1_780_000_000)
+    '28 May 2026, 20:26 UTC'
+    """
+    if timestamp is None:
+        instant = datetime.now(tz=UTC)
+    else:
+        instant = datetime.fromtimestamp(timestamp, tz=UTC)
+    return instant.strftime("%d %B %Y, %H:%M UTC").lstrip("0")
