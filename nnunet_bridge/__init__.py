@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nnunet_bridge.ops.metrics import bone_scores
     from nnunet_bridge.pipeline.comparison.compare import compare_dataset
     from nnunet_bridge.pipeline.ingest.convert import convert_study
-    from nnunet_bridge.pipeline.labels.mesh import mesh_labels
-    from nnunet_bridge.pipeline.labels.score import score_folders
+    from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
+    from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
     from nnunet_bridge.pipeline.training.plan import plan_dataset
@@ -34,7 +34,9 @@ __all__ = [
     "Grid",
     "LabelTable",
     "Labelmap",
+    "MeshOptions",
     "PredictionOptions",
+    "ScoreOptions",
     "Volume",
     "Workspace",
     "__version__",
@@ -55,7 +57,9 @@ _HOMES = {
     "Grid": "core.grid",
     "LabelTable": "core.image",
     "Labelmap": "core.image",
+    "MeshOptions": "pipeline.labels.mesh",
     "PredictionOptions": "pipeline.prediction.options",
+    "ScoreOptions": "pipeline.labels.score",
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",

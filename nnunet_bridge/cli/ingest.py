@@ -108,7 +108,9 @@ def image(
 
     Example:  nnunet-bridge image scan_folder -o scan.nii.gz --series 6
     """
+    from nnunet_bridge.formats.dicom import SeriesOptions
     from nnunet_bridge.pipeline.ingest.image import write_image
 
+    options = SeriesOptions(**scans)
     with session.progress() as progress:
-        return write_image(dicom, out, scans, force=force, progress=progress)
+        return write_image(dicom, out, options, force=force, progress=progress)

@@ -302,17 +302,17 @@ def score(session: Session, asked: _Score) -> Summary:
 
     Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
-    from nnunet_bridge.pipeline.labels.score import score_folders
+    from nnunet_bridge.formats.label_map import label_map_of
+    from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
 
+    options = ScoreOptions(
+        asked.labels_file,
+        label_map_of(asked.label_map) if asked.label_map else None,
+        tolerance_mm=asked.tolerance_mm,
+    )
     with session.progress() as progress:
         return score_folders(
-            asked.predictions,
-            asked.references,
-            asked.out,
-            labels=asked.labels_file,
-            tolerance_mm=asked.tolerance_mm,
-            map_words=asked.label_map,
-            progress=progress,
+            asked.predictions, asked.references, asked.out, options, progress=progress
         )
 
 
@@ -369,21 +369,19 @@ def mesh(session: Session, asked: _Mesh) -> Summary:
 
     Example:  nnunet-bridge mesh out/msk_013/labels.nii.gz -o meshes
     """
-    from nnunet_bridge.pipeline.labels.mesh import mesh_labels
+    from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
 
+    options = MeshOptions(
+        asked.frame,
+        asked.file_format,
+        asked.names,
+        asked.smooth,
+        asked.faces,
+        asked.force,
+        asked.labels_file,
+    )
     with session.progress() as progress:
-        return mesh_labels(
-            asked.labels,
-            asked.out,
-            labels_file=asked.labels_file,
-            frame=asked.frame,
-            smooth=asked.smooth,
-            file_format=asked.file_format,
-            names=asked.names,
-            faces=asked.faces,
-            force=asked.force,
-            progress=progress,
-        )
+        return mesh_labels(asked.labels, asked.out, options, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,13 @@ codes, messages and exit code have one form in text and in JSON.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.quoting import without_names
 from nnunet_bridge.core.summary import JsonObject
 
 Result = TypeVar("Result")
@@ -41,12 +42,12 @@ class CaseReport:
     @property
     def codes(self) -> tuple[str, ...]:
         """The codes of the findings, worst first, each once."""
-        return tuple(dict.fromkeys(f.code for f in self._ordered() if f.code))
+        return codes_of(self.findings)
 
     @property
     def messages(self) -> tuple[str, ...]:
         """The findings as lines for a person, worst first, each once."""
-        return tuple(dict.fromkeys(map(str, self._ordered())))
+        return messages_of(self.findings)
 
     def details(self) -> JsonObject:
         """Return what a command adds to the common fields of its JSON."""
@@ -66,8 +67,50 @@ class CaseReport:
         """Return one line for a person."""
         return f"{self.case_id}: {self.outcome}. {' '.join(self.messages)}".rstrip()
 
-    def _ordered(self) -> list[Finding]:
-        return sorted(self.findings, key=lambda finding: -finding.outcome)
+
+def codes_of(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return the codes of findings, worst first, each once."""
+    return tuple(dict.fromkeys(f.code for f in _worst_first(findings) if f.code))
+
+
+def messages_of(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return findings as lines for a person, worst first, each once."""
+    return tuple(map(str, _worst_first(findings)))
+
+
+def findings_record(
+    findings: Iterable[Finding], names: Iterable[str] = ()
+) -> list[JsonObject]:
+    """Return findings, worst first, for a file that holds no names of the user's files.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+    names : iterable of str, optional
+        File and folder names to remove where they are not `quoted`.
+    """
+    known = tuple(names)
+    return [
+        {
+            "code": finding.code,
+            "outcome": str(finding.outcome),
+            "message": without_names(finding.message, known),
+        }
+        for finding in _worst_first(findings)
+    ]
+
+
+def findings_in(record: Iterable[Mapping[str, str]]) -> tuple[Finding, ...]:
+    """Return the findings that `findings_record` wrote."""
+    return tuple(
+        Finding(entry["code"], Outcome[entry["outcome"].upper()], entry["message"])
+        for entry in record
+    )
+
+
+def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    once = dict.fromkeys(findings)
+    return sorted(once, key=lambda finding: -finding.outcome)
 
 
 def exit_code_of(cases: Iterable[CaseReport]) -> int:
@@ -100,19 +143,9 @@ def findings_of_error(error: BridgeError) -> tuple[Finding, ...]:
 def run_case(
     case_id: str, work: Callable[[], Result]
 ) -> tuple[CaseReport, Result | None]:
-    """Do the work on one case; turn a faulty input into a refused case.
+    """Process one case; turn a faulty input into a refused case without a result.
 
-    Parameters
-    ----------
-    case_id : str
-    work : callable
-        Its result is returned beside the report.
-
-    Returns
-    -------
-    report : CaseReport
-    result : object or None
-        None if the case was refused.
+    A full disk or a missing permission is raised: it would affect every case.
     """
     try:
         result = work()

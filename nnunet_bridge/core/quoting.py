@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _QUOTED = re.compile("“[^”]*”")
 
@@ -32,3 +33,17 @@ def without_quotes(message: str) -> str:
     'a file is damaged'
     """
     return _QUOTED.sub("a file", message)
+
+
+def without_names(message: str, names: Iterable[str]) -> str:
+    """Return `message` without quoted names, and without these file and folder names.
+
+    Examples
+    --------
+    >>> without_names("4_9B/a.dcm is damaged", ["4_9B"])
+    'a file/a.dcm is damaged'
+    """
+    message = without_quotes(message)
+    for name in names:
+        message = message.replace(name, "a file")
+    return message

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnunet_bridge.core.cases import findings_in
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.core.grid import Grid
@@ -145,10 +146,7 @@ def region_in(record: Mapping[str, Any], key: str = "region") -> Region | None:
 
 def findings_of(record: Record) -> tuple[Finding, ...]:
     """Return what was noticed about a case, without the names of its files."""
-    return tuple(
-        Finding(entry["code"], Outcome[entry["outcome"].upper()], entry["message"])
-        for entry in record["findings"]
-    )
+    return findings_in(record["findings"])
 
 
 def require_sound(dataset_dir: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.image import Label
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.formats.files import write_if_changed
@@ -40,13 +40,36 @@ _STL_FACE = np.dtype(
 _STL_HEADER_BYTES = 80
 
 
+@dataclass(frozen=True, slots=True)
+class MeshFileOptions:
+    """How mesh files are written."""
+
+    frame: str = "LPS"
+    """``LPS`` or ``RAS``."""
+
+    file_format: str = "ply"
+    """``ply``, ``stl`` or ``obj``."""
+
+    names: str = "labels"
+    """``labels``, or ``opensim``: ``femur_l`` for ``femur_left``."""
+
+    def __post_init__(self) -> None:
+        """Refuse a frame, format or naming that does not exist."""
+        for kind, word, known in (
+            ("frame", self.frame, tuple(FRAMES)),
+            ("mesh format", self.file_format, MESH_FORMATS),
+            ("mesh naming", self.names, MESH_NAMES),
+        ):
+            if word not in known:
+                raise UsageError(f"Unknown {kind} {word!r}: choose {_either(known)}.")
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
 def write_mesh_files(
-    out_dir: Path,
-    meshes: Sequence[Mesh],
-    *,
-    frame: str = "LPS",
-    file_format: str = "ply",
-    names: str = "labels",
+    out_dir: Path, meshes: Sequence[Mesh], options: MeshFileOptions | None = None
 ) -> dict[str, Path]:
     """Write one file per structure and one with all of them.
 
@@ -55,11 +78,7 @@ def write_mesh_files(
     out_dir : Path
     meshes : sequence of Mesh
         With distinct label names. Nothing is written if there is none.
-    frame : {"LPS", "RAS"}
-    file_format : {"ply", "stl", "obj"}
-    names : {"labels", "opensim"}
-        Whether files are called as the labels are, or as OpenSim calls bodies:
-        ``femur_left`` becomes ``femur_l``.
+    options : MeshFileOptions, optional
 
     Returns
     -------
@@ -68,21 +87,13 @@ def write_mesh_files(
 
     Raises
     ------
-    InputError
-        If the frame, the format or the way of naming is unknown.
     EnvironmentFault
         If the folder cannot be written.
     """
-    if file_format not in _WRITERS:
-        raise InputError(
-            f"{file_format!r} is no mesh format; choose {', '.join(_WRITERS)}."
-        )
-    if names not in _NAMINGS:
-        raise InputError(
-            f"{names!r} is no way of naming meshes; choose {' or '.join(_NAMINGS)}."
-        )
+    options = options or MeshFileOptions()
+    frame, file_format = options.frame, options.file_format
     write = _WRITERS[file_format]
-    stems = file_stems(_NAMINGS[names](mesh.label) for mesh in meshes)
+    stems = file_stems(_NAMINGS[options.names](mesh.label) for mesh in meshes)
     files = {
         mesh.label.name: out_dir / f"{stem}.{file_format}"
         for mesh, stem in zip(meshes, stems, strict=True)
@@ -230,7 +241,7 @@ def _parts(meshes: Sequence[Mesh], frame: str) -> Iterator[_Part]:
     first_vertex, first_face = 0, 0
     for mesh in meshes:
         vertices_mm = mesh.vertices_mm.astype("<f4")
-        for axis, factor in enumerate(_factors(frame)):
+        for axis, factor in enumerate(FRAMES[frame]):
             if factor != 1.0:
                 vertices_mm[:, axis] *= factor
         corners = mesh.faces.astype("<i4", copy=False)
@@ -254,12 +265,6 @@ def _vertex_count(meshes: Sequence[Mesh]) -> int:
 
 def _face_count(meshes: Sequence[Mesh]) -> int:
     return sum(len(mesh.faces) for mesh in meshes)
-
-
-def _factors(frame: str) -> tuple[float, float, float]:
-    if frame not in FRAMES:
-        raise InputError(f"{frame!r} is no frame; choose {' or '.join(FRAMES)}.")
-    return FRAMES[frame]
 
 
 def _as_items(

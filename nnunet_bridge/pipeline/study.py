@@ -19,7 +19,11 @@ from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.comparison.report import ComparisonSummary
 from nnunet_bridge.pipeline.ingest.convert import ConversionSummary, convert_study
-from nnunet_bridge.pipeline.labels.score import ScoreSummary, score_folders
+from nnunet_bridge.pipeline.labels.score import (
+    ScoreOptions,
+    ScoreSummary,
+    score_folders,
+)
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions, PredictSummary
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 from nnunet_bridge.pipeline.training.plan import (
@@ -227,8 +231,10 @@ def _score(
             summary.out,
             references,
             results_dir / "scores" / configuration,
-            labels=workspace.dataset_dir(dataset) / "dataset.json",
-            configuration=configuration,
+            ScoreOptions(
+                workspace.dataset_dir(dataset) / "dataset.json",
+                configuration=configuration,
+            ),
             progress=progress,
         )
         for configuration, summary in predictions.items()

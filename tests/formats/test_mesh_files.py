@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import trimesh
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Label, Labelmap, LabelTable
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.mesh_files import (
+    MeshFileOptions,
     file_stems,
     write_mesh_files,
     write_obj,
@@ -108,7 +109,9 @@ def test_opensim_calls_sides_by_one_letter(tmp_path, meshes):
         for label in LabelTable.from_names(names)
     ]
 
-    files = write_mesh_files(tmp_path, named, names="opensim", file_format="stl")
+    files = write_mesh_files(
+        tmp_path, named, MeshFileOptions(names="opensim", file_format="stl")
+    )
 
     assert [files[name].name for name in names] == [
         "femur_l.stl",
@@ -124,7 +127,7 @@ def test_names_that_become_the_same_in_opensim_get_different_files(tmp_path, mes
         for label in LabelTable.from_names(["femur_left", "femur_l"])
     ]
 
-    files = write_mesh_files(tmp_path, named, names="opensim")
+    files = write_mesh_files(tmp_path, named, MeshFileOptions(names="opensim"))
 
     assert files["femur_left"] != files["femur_l"]
 
@@ -164,9 +167,9 @@ def test_names_that_one_file_system_takes_for_the_same_get_different_files():
 @pytest.mark.parametrize(
     "options", [{"frame": "LAS"}, {"file_format": "vtk"}, {"names": "stapl"}]
 )
-def test_unknown_words_are_refused(tmp_path, meshes, options):
-    with pytest.raises(InputError, match="choose"):
-        write_mesh_files(tmp_path, meshes, **options)
+def test_unknown_words_are_refused(options):
+    with pytest.raises(UsageError, match="choose"):
+        MeshFileOptions(**options)
 
 
 def test_a_file_that_cannot_be_compared_is_written(tmp_path, meshes, monkeypatch):
@@ -189,7 +192,7 @@ def test_meshio_reads_the_same_points_and_triangles(tmp_path, meshes, kind):
     """A second reader that shares no code with trimesh."""
     import meshio
 
-    files = write_mesh_files(tmp_path, meshes, file_format=kind)
+    files = write_mesh_files(tmp_path, meshes, MeshFileOptions(file_format=kind))
 
     for mesh in meshes:
         read = meshio.read(files[mesh.label.name])

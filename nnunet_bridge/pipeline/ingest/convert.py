@@ -8,10 +8,18 @@ at all, the manifest last, and on a second run only what is missing or has chang
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_bridge.core.cases import (
+    CaseReport,
+    codes_of,
+    exit_code_of,
+    findings_of_error,
+    messages_of,
+    outcome_counts,
+)
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.progress import Progress, Silent
@@ -40,44 +48,18 @@ _MARKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class CaseReport:
-    """What happened to one case."""
+class ConvertedCase(CaseReport):
+    """The report of a case that was checked or converted."""
 
-    case_id: str
-    findings: tuple[Finding, ...]
-    """The gravest first."""
-
-    split: str
+    split: str = "train"
     """``train`` or ``test``."""
 
     rewritten: bool = False
     """Whether this run wrote its files."""
 
-    @property
-    def outcome(self) -> Outcome:
-        """What became of it."""
-        return worst(self.findings)
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """The faults found, each once."""
-        return tuple(dict.fromkeys(f.code for f in self.findings if f.code))
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        """What a person reads."""
-        return tuple(map(str, self.findings))
-
-    def as_json(self) -> JsonObject:
-        """Return the object that `--json` lists."""
-        return {
-            "case": self.case_id,
-            "outcome": str(self.outcome),
-            "codes": list(self.codes),
-            "messages": list(self.messages),
-            "split": self.split,
-            "rewritten": self.rewritten,
-        }
+    def details(self) -> JsonObject:
+        """Return the split, and whether the files were written."""
+        return {"split": self.split, "rewritten": self.rewritten}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +69,7 @@ class ConversionSummary:
     dataset: str
     """Such as ``Dataset001_Tibia``."""
 
-    cases: tuple[CaseReport, ...]
+    cases: tuple[ConvertedCase, ...]
     files: dict[str, int]
     """``found``, ``used``, ``excluded``, ``failed``; found is the sum of the others."""
 
@@ -100,10 +82,8 @@ class ConversionSummary:
     @property
     def exit_code(self) -> int:
         """0 all cases done, 4 some refused, 3 all refused."""
-        refused = sum(case.outcome is Outcome.REFUSED for case in self.cases)
-        if refused and refused == len(self.cases):
-            return 3
-        return 4 if refused or worst(self.findings) is Outcome.REFUSED else 0
+        faulty = worst(self.findings) is Outcome.REFUSED
+        return exit_code_of(self.cases) or (4 if faulty else 0)
 
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
@@ -111,8 +91,8 @@ class ConversionSummary:
             "dataset": self.dataset,
             "cases": [case.as_json() for case in self.cases],
             "files": dict(self.files),
-            "codes": [f.code for f in self.findings if f.code],
-            "messages": [finding.message for finding in self.findings],
+            "codes": list(codes_of(self.findings)),
+            "messages": list(messages_of(self.findings)),
         }
 
     def as_text(self) -> str:
@@ -128,12 +108,10 @@ class ConversionSummary:
                 for line in text.split("\n")
             ]
         lines += [f"  {finding}" for finding in self.findings]
-        counts = Counter(str(case.outcome) for case in self.cases)
-        listed = ", ".join(
-            f"{counts[str(kind)]} {kind}" for kind in Outcome if counts[str(kind)]
-        )
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
-        lines.append(f"{len(self.cases)} cases: {listed}. Files: {kinds}.")
+        lines.append(
+            f"{len(self.cases)} cases: {outcome_counts(self.cases)}. Files: {kinds}."
+        )
         return "\n".join(lines)
 
 
@@ -256,8 +234,8 @@ def _convert_all(
             report = _converted(case_plan, writer, tally)
         else:
             tally.files.update(kept["files"])
-            report = CaseReport(
-                case_plan.case_id, findings_of(kept), case_plan.split, rewritten=False
+            report = ConvertedCase(
+                case_plan.case_id, findings_of(kept), case_plan.split
             )
         tally.add(report)
         listener.advance(done, case_plan.case_id)
@@ -274,7 +252,7 @@ class _Tally:
     left_out: dict[str, str]
     """Files of the study that belong to no case, and why."""
 
-    reports: list[CaseReport] = field(default_factory=list)
+    reports: list[ConvertedCase] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     bytes_needed: int = 0
@@ -284,7 +262,7 @@ class _Tally:
         self.findings += self.plan.findings
         self.files["excluded"] += len(self.left_out)
 
-    def add(self, report: CaseReport) -> None:
+    def add(self, report: ConvertedCase) -> None:
         """Take the report of one case."""
         self.reports.append(report)
 
@@ -359,17 +337,17 @@ def _about_the_workspace(
     return findings
 
 
-def _checked(plan: CasePlan, recipe: Recipe, tally: _Tally) -> CaseReport:
+def _checked(plan: CasePlan, recipe: Recipe, tally: _Tally) -> ConvertedCase:
     try:
         assembled = assemble_case(plan, recipe)
     except BridgeError as error:
         return _refused(plan, error, tally)[0]
     tally.count(assembled.files, len(plan.masks), used=True)
     tally.bytes_needed += case_bytes(assembled)
-    return _report(plan, assembled.findings)
+    return ConvertedCase(plan.case_id, assembled.findings, plan.split)
 
 
-def _converted(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> CaseReport:
+def _converted(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> ConvertedCase:
     try:
         assembled = assemble_case(plan, writer.recipe)
     except BridgeError as error:
@@ -377,21 +355,17 @@ def _converted(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> CaseRepo
         writer.drop(plan, report.findings, account)
         return report
     tally.count(assembled.files, len(plan.masks), used=True)
-    report = _report(plan, assembled.findings, rewritten=True)
-    writer.write(plan, assembled, report.findings)
-    return report
+    writer.write(plan, assembled)
+    return ConvertedCase(plan.case_id, assembled.findings, plan.split, rewritten=True)
 
 
 def _refused(
     plan: CasePlan, error: BridgeError, tally: _Tally
-) -> tuple[CaseReport, FileAccount]:
+) -> tuple[ConvertedCase, FileAccount]:
     """Return report and files of a refused case; let the machine's own faults pass."""
     if isinstance(error, EnvironmentFault):
         raise error
-    findings: Sequence[Finding] = [Finding(error.code, Outcome.REFUSED, str(error))]
-    account = FileAccount()
-    if isinstance(error, CaseRefused):
-        findings, account = error.findings, error.files
+    account = error.files if isinstance(error, CaseRefused) else FileAccount()
     if account.found == 0:
         scans = [name for name in input_files(plan) if name.startswith("scan/")]
         names = [name.removeprefix("scan/") for name in scans]
@@ -399,12 +373,5 @@ def _refused(
             excluded=tuple((name, "the case was refused") for name in names)
         )
     tally.count(account, len(plan.masks), used=False)
-    return _report(plan, findings), account
-
-
-def _report(
-    plan: CasePlan, findings: Iterable[Finding], *, rewritten: bool = False
-) -> CaseReport:
-    ordered = sorted(findings, key=lambda finding: -finding.outcome)
-    once = tuple(dict.fromkeys(ordered))
-    return CaseReport(plan.case_id, once, plan.split, rewritten)
+    report = ConvertedCase(plan.case_id, findings_of_error(error), plan.split)
+    return report, account

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_bridge.core.cases import findings_record
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import VoxelArray
-from nnunet_bridge.core.quoting import without_quotes
+from nnunet_bridge.core.quoting import without_names
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, now
 from nnunet_bridge.core.version import __version__, software_versions
@@ -111,9 +112,7 @@ class DatasetWriter:
         self._records[plan.scan_dir] = known
         return known
 
-    def write(
-        self, plan: CasePlan, assembled: AssembledCase, findings: Sequence[Finding]
-    ) -> None:
+    def write(self, plan: CasePlan, assembled: AssembledCase) -> None:
         """Write image and labelmap, or neither."""
         image = assembled.case.images[0]
         labelmap = assembled.case.reference
@@ -133,7 +132,7 @@ class DatasetWriter:
                 with contextlib.suppress(OSError):
                     (self.dataset_dir / name).unlink()
             raise
-        record = self._record(plan, findings, assembled.files)
+        record = self._record(plan, assembled.findings, assembled.files)
         record |= _account(assembled, self._hashed)
         record["region"] = {
             "crop": self.recipe.region.crop,
@@ -238,14 +237,7 @@ class DatasetWriter:
         return {
             "case": plan.case_id,
             "outcome": str(worst(findings)),
-            "findings": [
-                {
-                    "code": finding.code,
-                    "outcome": str(finding.outcome),
-                    "message": self._anonymous(plan, finding.message),
-                }
-                for finding in findings
-            ],
+            "findings": findings_record(findings, _names_in(plan)),
             "split": plan.split,
             "patient": self._hashed(plan.patient),
             "recipe_sha256": self.recipe.digest(),
@@ -271,18 +263,11 @@ class DatasetWriter:
         for name, (state, reason) in sorted(fates.items()):
             entry: JsonObject = {"name": self._hashed(name), "state": state}
             if reason:
-                entry["reason"] = self._anonymous(plan, reason)
+                entry["reason"] = without_names(reason, _names_in(plan))
             if name in hashes:
                 entry["sha256"] = hashes[name]
             inputs.append(entry)
         return inputs
-
-    def _anonymous(self, plan: CasePlan, message: str) -> str:
-        """Take every name of a file or folder of the user out of a message."""
-        message = without_quotes(message)
-        for name in (plan.scan_dir.name, *(mask.path.name for mask in plan.masks)):
-            message = message.replace(name, "a file")
-        return message.replace(str(plan.scan_dir.parent), "a folder")
 
     def _named_hashes(self, plan: CasePlan) -> dict[str, str]:
         """Return the SHA-256 of every input of a case by the hash of its name."""
@@ -325,6 +310,12 @@ def case_bytes(assembled: AssembledCase) -> int:
     """Return the size of the files of a case if they were not compressed."""
     image, labelmap = assembled.case.images[0], assembled.case.reference
     return image.voxels.nbytes + (labelmap.voxels.nbytes if labelmap else 0)
+
+
+def _names_in(plan: CasePlan) -> list[str]:
+    """Return the names of the files and folders of a case, for `without_names`."""
+    masks = (mask.path.name for mask in plan.masks)
+    return [str(plan.scan_dir.parent), plan.scan_dir.name, *masks]
 
 
 def _hashes_in(record: Record) -> dict[str, str]:

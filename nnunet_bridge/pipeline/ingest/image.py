@@ -1,4 +1,4 @@
-"""One DICOM series as one NIfTI file: for a look, or for other tools."""
+"""Write one DICOM series as a NIfTI file, to look at it or for other tools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_bridge.core.cases import CaseReport, exit_code_of
 from nnunet_bridge.core.errors import BridgeError, InputError, UsageError
-from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
@@ -21,47 +21,38 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.nifti import read_volume, write_volume
-from nnunet_bridge.pipeline.ingest.inputs import NIFTI_ENDINGS, unpacked
+from nnunet_bridge.pipeline.ingest.inputs import NIFTI_ENDINGS, case_id_of, unpacked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSummary:
-    """What `image` gives back."""
+    """The image that `image` wrote, or why it was refused."""
 
-    findings: tuple[Finding, ...]
+    case: CaseReport
     files: FileAccount
     out: Path
     volume: Volume | None = None
     """None if the series was refused; nothing is written then."""
 
     interventions: Mapping[str, Any] | None = None
-    """What was done because it was asked for."""
+    """Changes that the user asked for."""
 
     rewritten: bool = False
     """Whether this call wrote the file."""
 
     @property
-    def outcome(self) -> Outcome:
-        """The gravest finding decides."""
-        return worst(self.findings)
-
-    @property
     def exit_code(self) -> int:
         """0 if the file is there, 3 if the series was refused."""
-        return 3 if self.outcome is Outcome.REFUSED else 0
+        return exit_code_of([self.case])
 
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
         grid = None if self.volume is None else self.volume.grid
-        ordered = sorted(self.findings, key=lambda finding: -finding.outcome)
+        spacing_mm = () if grid is None else grid.spacing_mm
         return {
-            "outcome": str(self.outcome),
-            "codes": list(dict.fromkeys(f.code for f in ordered if f.code)),
-            "messages": list(dict.fromkeys(map(str, ordered))),
+            **self.case.as_json(),
             "shape": None if grid is None else list(grid.shape),
-            "spacing_mm": None
-            if grid is None
-            else [round(float(size), 6) for size in grid.spacing_mm],
+            "spacing_mm": [round(float(size), 6) for size in spacing_mm] or None,
             "files": {
                 "found": self.files.found,
                 "used": len(self.files.used),
@@ -78,9 +69,9 @@ class ImageSummary:
         }
 
     def as_text(self) -> str:
-        """Return the file, its size, and what was noticed."""
+        """Return the file, its size and the findings."""
         content = self.as_json()
-        lines = [f"{self.out}: {self.outcome}"]
+        lines = [f"{self.out}: {self.case.outcome}"]
         if self.volume is not None:
             size = " x ".join(map(str, content["shape"]))
             spacing = " x ".join(f"{size:g}" for size in content["spacing_mm"])
@@ -95,7 +86,7 @@ class ImageSummary:
 def write_image(
     dicom: Path,
     out: Path,
-    choices: Mapping[str, Any],
+    options: SeriesOptions,
     *,
     force: bool = False,
     progress: Progress | None = None,
@@ -105,39 +96,39 @@ def write_image(
     Parameters
     ----------
     dicom : Path
-        A folder or a zip with one series, or one that `choices` can tell from others.
+        A folder or a zip; `options` choose the series if it holds several.
     out : Path
         Ends in ``.nii.gz`` or ``.nii``; outside `dicom`.
-    choices : mapping
-        Fields of `SeriesOptions`.
+    options : SeriesOptions
     force : bool, optional
         Whether to replace a file that holds another image.
     progress : Progress, optional
-        Hears of it.
+        Is told when the file is written.
 
     Raises
     ------
     UsageError
         If `out` does not end as a NIfTI file does.
     InputError
-        If `dicom` is neither, `out` lies inside it (F05), or holds another image.
+        If `dicom` is neither, or `out` lies inside it (F05) or holds another image.
     EnvironmentFault
         If the file cannot be written.
     """
     _check_target(dicom, out)
     listener = progress or Silent()
     listener.stage("image", 1)
+    case_id = case_id_of(dicom)
     try:
         with unpacked(dicom) as folder:
-            reading = read_series(folder, SeriesOptions(**choices))
+            reading = read_series(folder, options)
     except SeriesRefused as refused:
-        return ImageSummary(refused.findings, refused.files, out)
+        return ImageSummary(CaseReport(case_id, refused.findings), refused.files, out)
     is_there = not force and _holds(out, reading.volume)
     if not is_there:
         write_volume(out, reading.volume)
     listener.advance(1, out.name)
     return ImageSummary(
-        reading.findings,
+        CaseReport(case_id, reading.findings),
         reading.files,
         out,
         reading.volume,
@@ -151,13 +142,13 @@ def _check_target(dicom: Path, out: Path) -> None:
         raise UsageError(f"{out} must end in .nii.gz or .nii.")
     if out.resolve().is_relative_to(dicom.resolve()):
         raise InputError(
-            f"{out} would lie inside the DICOM folder {dicom}: write it elsewhere.",
+            f"{out} would lie inside the DICOM folder {dicom}: choose a file outside.",
             code="F05",
         )
 
 
 def _holds(out: Path, volume: Volume) -> bool:
-    """Whether the file holds this very image; refuse to replace another one."""
+    """Whether the file holds this image; refuse to replace another one."""
     if not out.exists():
         return False
     try:
@@ -170,4 +161,4 @@ def _holds(out: Path, volume: Volume) -> bool:
         and np.array_equal(there.voxels, volume.voxels)
     ):
         return True
-    raise InputError(f"{out} holds another image: name another file, or add --force.")
+    raise InputError(f"{out} holds another image: name another file, or use --force.")

@@ -1,36 +1,34 @@
-"""Labelmaps -> clean labelmaps, with an account of every change.
+"""Clean labelmaps and account for every change.
 
-Beside the results lies a record: what was cleaned, by which rule, what changed. A case
-whose input, rule and result are as the record says is not cleaned again (FAULTS R12).
+Beside the results lies ``clean.json``: input, rule, result and changes of every case. A
+case for which all of these still hold is not cleaned again (FAULTS R12).
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nnunet_bridge.core.aligned import aligned, number
+from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
-    read_json,
+    readable_object,
     sha256_of,
     write_if_changed,
     write_json,
 )
+from nnunet_bridge.formats.kept import holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.folders import (
     ENDINGS,
-    CaseOutcome,
-    attempted,
-    exit_code_of,
     label_files,
     table_file_for,
     table_for,
@@ -42,21 +40,20 @@ SOURCE_RULE = CleaningRule("slice")
 
 
 @dataclass(frozen=True, slots=True)
-class CleanedCase:
-    """One case: what happened to it, and the account of the changes."""
+class CleanedCase(CaseReport):
+    """The report of a case that was cleaned."""
 
-    outcome: CaseOutcome
-    account: JsonObject
+    account: JsonObject = field(default_factory=dict)
     """Structures, contested voxels, rule and hashes; empty if refused."""
 
-    def as_json(self) -> JsonObject:
-        """Return the entry of `cases`."""
-        return {**self.outcome.as_json(), **self.account}
+    def details(self) -> JsonObject:
+        """Return the account of the changes."""
+        return self.account
 
 
 @dataclass(frozen=True, slots=True)
 class CleanSummary:
-    """What cleaning changed in every case."""
+    """The changes that cleaning made in every case."""
 
     rule: CleaningRule
     cases: tuple[CleanedCase, ...]
@@ -64,20 +61,20 @@ class CleanSummary:
     @property
     def exit_code(self) -> int:
         """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(case.outcome for case in self.cases)
+        return exit_code_of(self.cases)
 
     def as_json(self) -> JsonObject:
-        """Return the rule, and per case and structure what was removed and filled."""
+        """Return the rule, and the removed and filled volumes by case and structure."""
         return {
             **self.rule.as_json(),
             "cases": [case.as_json() for case in self.cases],
         }
 
     def as_text(self) -> str:
-        """Return a line per case and structure, then what was refused."""
+        """Return a line per case and structure, then the cases with findings."""
         rows = [
             (
-                case.outcome.case_id,
+                case.case_id,
                 name,
                 number(change["removed_mm3"], 1),
                 number(change["filled_mm3"], 1),
@@ -87,9 +84,7 @@ class CleanSummary:
         ]
         header = ("case", "structure", "removed (mm3)", "filled (mm3)")
         lines = [aligned(header, rows)] if rows else []
-        lines += [
-            case.outcome.as_text() for case in self.cases if case.outcome.findings
-        ]
+        lines += [case.as_text() for case in self.cases if case.findings]
         return "\n".join(lines)
 
 
@@ -111,11 +106,11 @@ def clean_labels(
     out : Path
         A folder, which gets files of the same names; or a file, if `labels` is one.
     rule : CleaningRule
-        For every structure; that of the source report by default.
+        Applied to every structure; by default the rule of the source report.
     labels_file : Path, optional
         nnU-Net's ``dataset.json``; by default one beside the files.
     force : bool
-        Clean again what is already there.
+        Clean cases again whose results still hold.
     progress : Progress, optional
 
     Raises
@@ -129,43 +124,41 @@ def clean_labels(
     """
     listener = progress or Silent()
     if labels.is_dir() and out.name.endswith(ENDINGS):
-        raise UsageError(f"{labels} is a folder, so {out} must be one, not a file.")
+        raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")
     files = label_files(labels)
     places = {case: _place(labels, file, out) for case, file in files.items()}
     _check_apart(files, places)
     table_file = table_file_for([labels], labels_file)
-    story = _Story(rule, table_for(table_file, files.values()))
+    cleaner = _Cleaner(rule, table_for(table_file, files.values()))
     record = _record_file(labels, out)
-    earlier = {} if force else _earlier(record)
+    earlier = _earlier(record)
     listener.stage("clean", len(files))
     cases = []
     for done, (case_id, file) in enumerate(files.items(), start=1):
-        known = earlier.get(case_id, {})
-        cases.append(story.case(case_id, file, places[case_id], known))
+        known = {} if force else earlier.get(case_id, {})
+        cases.append(cleaner.clean(case_id, file, places[case_id], known))
         listener.advance(done, case_id)
     summary = CleanSummary(rule, tuple(cases))
     if labels.is_dir() and table_file is not None:
         write_if_changed(out / DATASET_FILE, table_file.read_bytes())
-    if summary.as_json()["cases"] != list(earlier.values()):
+    if force or summary.as_json()["cases"] != list(earlier.values()):
         write_json(record, summary.as_json())
     return summary
 
 
 @dataclass(frozen=True, slots=True)
-class _Story:
-    """How the cases of one call are cleaned."""
+class _Cleaner:
+    """Cleans the cases of one call by one rule."""
 
     rule: CleaningRule
     labels: LabelTable
 
-    def case(
+    def clean(
         self, case_id: str, file: Path, place: Path, known: JsonObject
     ) -> CleanedCase:
-        """Clean one case, unless what is `known` of it still holds."""
-        outcome, account = attempted(
-            case_id, lambda: self._account(file, place, known.copy())
-        )
-        return CleanedCase(outcome, account or {})
+        """Clean one case, unless the record of an earlier call still holds."""
+        report, account = run_case(case_id, lambda: self._account(file, place, known))
+        return CleanedCase(case_id, report.findings, account or {})
 
     def _account(self, file: Path, place: Path, known: JsonObject) -> JsonObject:
         facts: JsonObject = {
@@ -173,9 +166,8 @@ class _Story:
             "labels": list(self.labels.names),
             "source_sha256": _sha256(file),
         }
-        same_job = place.is_file() and facts.items() <= known.items()
-        if same_job and known.get("sha256") == sha256_of(place):
-            return {key: known[key] for key in known if key not in _OUTCOME_KEYS}
+        if place.is_file() and holds(known, {**facts, "sha256": sha256_of(place)}):
+            return {key: known[key] for key in known if key not in _REPORT_KEYS}
         cleaned = clean_alike(read_labelmap(file, self.labels), self.rule)
         write_labelmap(place, cleaned.labelmap)
         return {
@@ -194,7 +186,7 @@ class _Story:
         }
 
 
-_OUTCOME_KEYS = ("case", "outcome", "codes", "messages")
+_REPORT_KEYS = frozenset(CaseReport("").as_json())
 
 
 def _sha256(file: Path) -> str:
@@ -205,7 +197,7 @@ def _sha256(file: Path) -> str:
 
 
 def _place(labels: Path, file: Path, out: Path) -> Path:
-    """Return where the result of a file goes."""
+    """Return the file that the result of `file` is written to."""
     if labels.is_dir():
         return out / file.relative_to(labels)
     return out if out.name.endswith(ENDINGS) else out / file.name
@@ -217,16 +209,18 @@ def _record_file(labels: Path, out: Path) -> Path:
     return out.with_name(f"{out.name}.{RECORD}")
 
 
-def _check_apart(files: dict[str, Path], places: dict[str, Path]) -> None:
+def _check_apart(files: Mapping[str, Path], places: Mapping[str, Path]) -> None:
     for case_id, file in files.items():
         if file.resolve() == places[case_id].resolve():
-            raise UsageError(f"{file} would be replaced by its own result.")
+            raise UsageError(
+                f"The result would replace its input {file}: name another OUT."
+            )
 
 
-def _earlier(record: Path) -> dict[str, Any]:
-    """Return the entries of an earlier record by case; none if it cannot be used."""
+def _earlier(record: Path) -> dict[str, JsonObject]:
+    """Return the entries of an earlier record by case; none if it is damaged."""
+    content, _ = readable_object(record)
     try:
-        cases = read_json(record)["cases"]
-        return {case["case"]: dict(case) for case in cases}
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return {case["case"]: dict(case) for case in content.get("cases", [])}
+    except (KeyError, TypeError, ValueError):
         return {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from nnunet_bridge.core.errors import GeometryError, InputError
-from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.labels_file import (
     label_file_beside,
     read_label_table,
@@ -21,56 +18,6 @@ from nnunet_bridge.formats.nifti import read_array
 ENDINGS = (".nii.gz", ".nii")
 IN_CASE_FOLDER = "labels"
 """Stem of the label file in the folder that `predict` writes for each case."""
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class CaseOutcome:
-    """What happened to a case, without its results."""
-
-    case_id: str
-    outcome: Outcome
-    findings: tuple[Finding, ...] = ()
-
-    def as_json(self) -> JsonObject:
-        """Return the fields that every case has in the output of a command."""
-        return {
-            "case": self.case_id,
-            "outcome": str(self.outcome),
-            "codes": [finding.code for finding in self.findings],
-            "messages": [finding.message for finding in self.findings],
-        }
-
-    def as_text(self) -> str:
-        """Return the line that a person reads."""
-        reasons = " ".join(str(finding) for finding in self.findings)
-        return f"{self.case_id}: {self.outcome}. {reasons}".rstrip()
-
-
-def exit_code_of(cases: Iterable[CaseOutcome]) -> int:
-    """Return 0 if no case was refused, 4 if some were, 3 if all were."""
-    refused = [case.outcome is Outcome.REFUSED for case in cases]
-    if not any(refused):
-        return 0
-    return 3 if all(refused) else 4
-
-
-def attempted(
-    case_id: str, work: Callable[[], Result]
-) -> tuple[CaseOutcome, Result | None]:
-    """Do the work of one case; a case that must be refused does not stop the others.
-
-    A full disk or a missing permission does: it would strike every case.
-    """
-    try:
-        result = work()
-    except Refused as error:
-        return CaseOutcome(case_id, Outcome.REFUSED, error.findings), None
-    except (GeometryError, InputError) as error:
-        reason = Finding(error.code, Outcome.REFUSED, str(error))
-        return CaseOutcome(case_id, Outcome.REFUSED, (reason,)), None
-    return CaseOutcome(case_id, Outcome.ACCEPTED), result
 
 
 def label_files(path: Path) -> dict[str, Path]:

@@ -1,25 +1,20 @@
-"""Labelmaps -> surfaces of every structure, in patient millimetres."""
+"""Write the surface of every structure of labelmaps, in patient millimetres."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.aligned import aligned, number
+from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
-from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.mesh_files import (
-    FRAMES,
-    MESH_FORMATS,
-    MESH_NAMES,
-    write_mesh_files,
-)
+from nnunet_bridge.formats.mesh_files import MeshFileOptions, write_mesh_files
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.surface import (
@@ -29,9 +24,6 @@ from nnunet_bridge.ops.surface import (
     surfaces_of,
 )
 from nnunet_bridge.pipeline.labels.folders import (
-    CaseOutcome,
-    attempted,
-    exit_code_of,
     label_files,
     table_file_for,
     table_for,
@@ -41,55 +33,42 @@ SHRINKS_TOO_MUCH = 0.03
 """Smoothing that changes the volume of a mesh by more than this share is refused."""
 
 DIFFERS_TOO_MUCH = 0.05
-"""Beyond this share, a difference of mesh and voxel volume is worth a warning ..."""
+"""Mesh and voxel volumes that differ by more than this share cause a warning."""
 
 LARGE_ENOUGH_VOXELS = 1000
-"""... unless the structure is so small that it must differ."""
+"""Volumes of smaller structures are not compared: they differ by discretisation."""
 
 
 @dataclass(frozen=True, slots=True)
-class MeshOptions:
+class MeshOptions(MeshFileOptions):
     """How surfaces are made and written."""
 
-    frame: str = "LPS"
     smooth: int = 0
     """Iterations of Taubin smoothing."""
 
-    file_format: str = "ply"
-    force: bool = False
-    """Write a mesh even if smoothing changed its volume too much."""
-
-    names: str = "labels"
-    """``labels``, or ``opensim``: ``femur_l`` for ``femur_left``."""
-
     faces: int | None = None
-    """How many faces a surface may have; None for all."""
+    """The largest number of faces of a surface; None for no limit."""
+
+    force: bool = False
+    """Write a mesh even if its volume changed by more than `SHRINKS_TOO_MUCH`."""
+
+    labels_file: Path | None = None
+    """nnU-Net's ``dataset.json``; None for the one beside the label files."""
 
     def __post_init__(self) -> None:
-        """Refuse what no command could mean."""
-        if self.frame not in FRAMES:
-            raise UsageError(
-                f"{self.frame!r} is no frame; choose {' or '.join(FRAMES)}."
-            )
-        if self.file_format not in MESH_FORMATS:
-            raise UsageError(
-                f"{self.file_format!r} is no mesh format; choose "
-                f"{', '.join(MESH_FORMATS)}."
-            )
-        if self.names not in MESH_NAMES:
-            raise UsageError(
-                f"{self.names!r} is no way of naming meshes; choose "
-                f"{' or '.join(MESH_NAMES)}."
-            )
+        """Refuse values that no command accepts."""
+        MeshFileOptions.__post_init__(self)
         if self.smooth < 0:
-            raise UsageError(f"--smooth is 0 or more, not {self.smooth}.")
+            raise UsageError(f"--smooth must be 0 or more, not {self.smooth}.")
         if self.faces is not None and self.faces < FEWEST_FACES:
-            raise UsageError(f"--faces is {FEWEST_FACES} or more, not {self.faces}.")
+            raise UsageError(
+                f"--faces must be {FEWEST_FACES} or more, not {self.faces}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class MeshedStructure:
-    """One structure: its surface in numbers, and its file if it has one."""
+    """The surface of one structure, and its file if it was written."""
 
     structure: str
     volume_voxels_mm3: float
@@ -122,18 +101,14 @@ class MeshedStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class MeshedCase:
-    """One case: what happened to it, and its structures."""
+class MeshedCase(CaseReport):
+    """The report of a case and its surfaces."""
 
-    outcome: CaseOutcome
-    structures: tuple[MeshedStructure, ...]
+    structures: tuple[MeshedStructure, ...] = ()
 
-    def as_json(self) -> JsonObject:
-        """Return the entry of `cases`."""
-        return {
-            **self.outcome.as_json(),
-            "structures": {one.structure: one.as_json() for one in self.structures},
-        }
+    def details(self) -> JsonObject:
+        """Return the surfaces by structure."""
+        return {"structures": {one.structure: one.as_json() for one in self.structures}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +121,7 @@ class MeshSummary:
     @property
     def exit_code(self) -> int:
         """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(case.outcome for case in self.cases)
+        return exit_code_of(self.cases)
 
     def as_json(self) -> JsonObject:
         """Return all cases; the structures of a single one also by themselves."""
@@ -155,36 +130,20 @@ class MeshSummary:
         return {"frame": self.frame, "unit": "mm", **single, "cases": cases}
 
     def as_text(self) -> str:
-        """Return a line per case and structure, then the warnings."""
-        rows = [_row(case, one) for case in self.cases for one in case.structures]
-        header = (
-            "case",
-            "structure",
-            "state",
-            "faces",
-            "mesh (mm3)",
-            "voxels (mm3)",
-            "closed",
-            "touches border",
-        )
-        lines = [aligned(header, rows)] if rows else []
-        lines += [
-            case.outcome.as_text() for case in self.cases if case.outcome.findings
+        """Return a line per case and structure, then the cases with findings."""
+        rows = [
+            _row(case.case_id, one) for case in self.cases for one in case.structures
         ]
+        lines = [aligned(_HEADER, rows)] if rows else []
+        lines += [case.as_text() for case in self.cases if case.findings]
         return "\n".join(lines)
 
 
-def mesh_labels(  # noqa: PLR0913 - the options of the command, by keyword
+def mesh_labels(
     labels: Path,
     out_dir: Path,
+    options: MeshOptions | None = None,
     *,
-    labels_file: Path | None = None,
-    frame: str = "LPS",
-    smooth: int = 0,
-    file_format: str = "ply",
-    names: str = "labels",
-    faces: int | None = None,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> MeshSummary:
     """Write the surface of every structure of a label file, or of a folder of them.
@@ -195,96 +154,59 @@ def mesh_labels(  # noqa: PLR0913 - the options of the command, by keyword
         A file; or a folder, whose cases get a folder each below `out_dir`.
     out_dir : Path
         Gets ``<structure>.<format>`` and ``all.<format>``.
-    labels_file : Path, optional
-        nnU-Net's ``dataset.json``; by default one beside the files.
-    frame : {"LPS", "RAS"}
-    smooth : int
-        Iterations of Taubin smoothing.
-    file_format : {"ply", "stl", "obj"}
-    names : {"labels", "opensim"}
-        ``opensim``: labels with a side end in ``_l`` or ``_r``.
-    faces : int, optional
-        How many faces a surface may have, at least 4.
-    force : bool
-        Write a mesh even if smoothing and decimation changed its volume by more than
-        3 %.
+    options : MeshOptions, optional
     progress : Progress, optional
 
     Raises
     ------
-    UsageError
-        If an option makes no sense.
     InputError
         If there are no label files, or their labels are unknown.
     EnvironmentFault
         If `out_dir` cannot be written.
     """
     listener = progress or Silent()
-    options = MeshOptions(frame, smooth, file_format, force, names, faces)
+    options = options or MeshOptions()
     files = label_files(labels)
-    table = table_for(table_file_for([labels], labels_file), files.values())
+    table = table_for(table_file_for([labels], options.labels_file), files.values())
     listener.stage("mesh", len(files))
     cases = []
     for done, (case_id, file) in enumerate(files.items(), start=1):
         folder = out_dir / case_id if labels.is_dir() else out_dir
-        work = partial(_written_from_file, file, table, folder, options)
-        outcome, structures = attempted(case_id, work)
-        cases.append(_meshed(outcome, structures or ()))
+
+        def work(
+            file: Path = file, folder: Path = folder
+        ) -> tuple[MeshedStructure, ...]:
+            return write_meshes(read_labelmap(file, table), folder, options)
+
+        report, structures = run_case(case_id, work)
+        found = [finding for one in structures or () for finding in one.findings]
+        cases.append(MeshedCase(case_id, (*report.findings, *found), structures or ()))
         listener.advance(done, case_id)
-    return MeshSummary(tuple(cases), frame)
+    return MeshSummary(tuple(cases), options.frame)
 
 
 def write_meshes(
-    labelmap: Labelmap,
-    out_dir: Path,
-    *,
-    frame: str = "LPS",
-    smooth: int = 0,
-    file_format: str = "ply",
-    force: bool = False,
+    labelmap: Labelmap, out_dir: Path, options: MeshOptions | None = None
 ) -> tuple[MeshedStructure, ...]:
-    """Write the surface of every structure of a labelmap that is at hand.
+    """Write the surface of every structure of a labelmap.
 
     Returns
     -------
     structures : tuple of MeshedStructure
         In the order of the labels; those that are absent have no file.
     """
-    return _written(labelmap, out_dir, MeshOptions(frame, smooth, file_format, force))
-
-
-def _written_from_file(
-    file: Path, table: LabelTable, out_dir: Path, options: MeshOptions
-) -> tuple[MeshedStructure, ...]:
-    return _written(read_labelmap(file, table), out_dir, options)
-
-
-def _written(
-    labelmap: Labelmap, out_dir: Path, options: MeshOptions
-) -> tuple[MeshedStructure, ...]:
+    options = options or MeshOptions()
     structures = tuple(_surfaces(labelmap, options))
     fit = [one.mesh for one in structures if one.mesh and one.state == "written"]
-    files = write_mesh_files(
-        out_dir,
-        fit,
-        frame=options.frame,
-        file_format=options.file_format,
-        names=options.names,
-    )
+    files = write_mesh_files(out_dir, fit, options)
     return tuple(
-        MeshedStructure(
-            structure=one.structure,
-            volume_voxels_mm3=one.volume_voxels_mm3,
-            mesh=one.mesh,
-            file=files.get(one.structure) if one.state == "written" else None,
-            findings=one.findings,
-        )
+        replace(one, file=files.get(one.structure)) if one.state == "written" else one
         for one in structures
     )
 
 
 def _surfaces(labelmap: Labelmap, options: MeshOptions) -> Iterator[MeshedStructure]:
-    """Go through the surfaces of all structures, and what is to be said of each."""
+    """Yield the surface of every structure with its findings."""
     surfaces = surfaces_of(labelmap)
     for volume in structure_volumes(labelmap, case_id=""):
         rough = surfaces[volume.structure]
@@ -301,13 +223,13 @@ def _surfaces(labelmap: Labelmap, options: MeshOptions) -> Iterator[MeshedStruct
 
 
 def _finished(rough: Mesh, options: MeshOptions) -> Mesh:
-    """Return the voxel-exact surface, smoothed and thinned as asked."""
+    """Return the voxel-exact surface, smoothed and decimated as `options` ask."""
     mesh = smoothed(rough, options.smooth)
     return mesh if options.faces is None else decimated(mesh, options.faces)
 
 
 def _shrinkage(rough: Mesh, mesh: Mesh) -> list[Finding]:
-    """Return the refusal of a mesh that was distorted, if it was."""
+    """Refuse a mesh whose volume was changed too much (M08)."""
     change = mesh.volume_mm3 / rough.volume_mm3 - 1.0
     if abs(change) <= SHRINKS_TOO_MUCH:
         return []
@@ -322,7 +244,7 @@ def _shrinkage(rough: Mesh, mesh: Mesh) -> list[Finding]:
 
 
 def _difference(mesh: Mesh, volume_mm3: float) -> list[Finding]:
-    """Return the warning that a mesh encloses another volume than the voxels have."""
+    """Warn of a mesh whose volume differs from that of its voxels (M06)."""
     change = mesh.volume_mm3 / volume_mm3 - 1.0
     if abs(change) <= DIFFERS_TOO_MUCH:
         return []
@@ -336,22 +258,22 @@ def _difference(mesh: Mesh, volume_mm3: float) -> list[Finding]:
     ]
 
 
-def _meshed(
-    outcome: CaseOutcome, structures: tuple[MeshedStructure, ...]
-) -> MeshedCase:
-    """Return the case with the findings of its structures."""
-    findings = (
-        *outcome.findings,
-        *(finding for one in structures for finding in one.findings),
-    )
-    gravest = max(outcome.outcome, worst(findings))
-    return MeshedCase(CaseOutcome(outcome.case_id, gravest, findings), structures)
+_HEADER = (
+    "case",
+    "structure",
+    "state",
+    "faces",
+    "mesh (mm3)",
+    "voxels (mm3)",
+    "closed",
+    "touches border",
+)
 
 
-def _row(case: MeshedCase, one: MeshedStructure) -> tuple[str, ...]:
+def _row(case_id: str, one: MeshedStructure) -> tuple[str, ...]:
     mesh = one.mesh
     return (
-        case.outcome.case_id,
+        case_id,
         one.structure,
         one.state,
         "0" if mesh is None else str(len(mesh.faces)),

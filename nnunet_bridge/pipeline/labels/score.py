@@ -1,8 +1,4 @@
-"""Predictions against references: one score per structure and case, and their means.
-
-What happens after a prediction is told in three places: here it is scored, in
-`pipeline.clean` cleaned, and in `pipeline.mesh` turned into surfaces.
-"""
+"""Score predictions against references: by structure and case, and their means."""
 
 from __future__ import annotations
 
@@ -11,61 +7,60 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.aligned import aligned, number
+from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.label_map import LabelMap
+from nnunet_bridge.formats.label_map import LabelMap, names_beside
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
 from nnunet_bridge.pipeline.labels.folders import (
-    CaseOutcome,
-    attempted,
-    exit_code_of,
     label_files,
     table_file_for,
     table_for,
     unpaired,
 )
-from nnunet_bridge.pipeline.labels.other_tools import mapped_labels, read_map
+from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 
 SCORES_TABLE = "scores.csv"
 SCORES_JSON = "scores.json"
+_SHOWN_CASES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What the scores of a folder have in common."""
+    """How predictions are scored."""
 
-    labels: LabelTable
+    labels_file: Path | None = None
+    """nnU-Net's ``dataset.json``; None for one that lies beside the references or the
+    predictions, else unnamed labels for the values found."""
+
     label_map: LabelMap | None = None
-    """What the labels of the predictions mean, if another tool made them."""
+    """Maps the labels of another tool to ours; such predictions may lie on another
+    grid of the same image."""
 
     configuration: str = ""
-    """Which model made the predictions; empty when unknown."""
+    """The model that made the predictions; empty if unknown."""
 
     tolerance_mm: float = 1.0
     """Distance within which surfaces count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredCase:
-    """One case: what happened to it, and its scores if it was not refused."""
+class ScoredCase(CaseReport):
+    """The report of a case and its scores; none if it was refused."""
 
-    outcome: CaseOutcome
     scores: tuple[BoneScore, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Labels of another tool that have no place in the map."""
+    """Labels of another tool that the map does not mention."""
 
-    def as_json(self) -> JsonObject:
-        """Return the entry of `cases`."""
-        return {
-            **self.outcome.as_json(),
-            "structures": [score_row(score) for score in self.scores],
-        }
+    def details(self) -> JsonObject:
+        """Return a row per structure."""
+        return {"structures": [score_row(score) for score in self.scores]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +69,23 @@ class ScoreSummary:
 
     cases: tuple[ScoredCase, ...]
     without_reference: tuple[str, ...]
-    """Cases that were predicted only; they are in no mean."""
+    """Predicted cases without a reference; not in the means."""
 
     without_prediction: tuple[str, ...]
-    """Cases that were drawn only; they are in no mean."""
+    """Reference cases without a prediction; not in the means."""
 
     configuration: str
     tolerance_mm: float
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Labels of another tool that have no place in the map."""
+        """Labels of another tool that the map does not mention."""
         return tuple(sorted({label for case in self.cases for label in case.left_out}))
 
     @property
     def exit_code(self) -> int:
         """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(case.outcome for case in self.cases)
+        return exit_code_of(self.cases)
 
     @property
     def scores(self) -> tuple[BoneScore, ...]:
@@ -103,7 +98,7 @@ class ScoreSummary:
         return mean_scores(self.scores)
 
     def as_json(self) -> JsonObject:
-        """Return what ``scores.json`` and `--json` hold."""
+        """Return the content of ``scores.json`` and of `--json`."""
         return {
             "definition": SURFACE_DEFINITION,
             "tolerance_mm": self.tolerance_mm,
@@ -116,7 +111,7 @@ class ScoreSummary:
         }
 
     def as_text(self) -> str:
-        """Return the means as a table, and by name what is not in them."""
+        """Return the means as a table, then cases and labels that are not in it."""
         lines = [_table_of(self.mean, self.tolerance_mm)] if self.scores else []
         if self.without_reference:
             lines.append(f"No reference for: {', '.join(self.without_reference)}.")
@@ -124,21 +119,16 @@ class ScoreSummary:
             lines.append(f"No prediction for: {', '.join(self.without_prediction)}.")
         if self.left_out:
             lines.append(f"Labels left out by the map: {', '.join(self.left_out)}.")
-        lines += [
-            case.outcome.as_text() for case in self.cases if case.outcome.findings
-        ]
+        lines += [case.as_text() for case in self.cases if case.findings]
         return "\n".join(lines)
 
 
-def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
+def score_folders(
     predictions: Path,
     references: Path,
     out: Path,
+    options: ScoreOptions | None = None,
     *,
-    labels: Path | None = None,
-    tolerance_mm: float = 1.0,
-    configuration: str = "",
-    map_words: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ScoreSummary:
     """Score every case that both folders hold; write ``scores.csv`` and ``.json``.
@@ -149,16 +139,7 @@ def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
         Folders of ``<case>.nii.gz`` or ``<case>/labels.nii.gz``, or one file each.
     out : Path
         Folder for both tables.
-    labels : Path, optional
-        nnU-Net's ``dataset.json``; by default one that lies beside the references or
-        the predictions, else unnamed labels for the values found.
-    tolerance_mm : float
-        Distance within which surfaces count as equal.
-    configuration : str
-        Which model made the predictions, for ``scores.json``.
-    map_words : sequence of str
-        If another tool made the predictions: files with a label map, or words such as
-        ``femur_left=femur``. They may lie on another grid of the same image.
+    options : ScoreOptions, optional
     progress : Progress, optional
 
     Raises
@@ -169,84 +150,85 @@ def score_folders(  # noqa: PLR0913 - the options of the command, by keyword
         If `out` cannot be written.
     """
     listener = progress or Silent()
+    options = options or ScoreOptions()
     predicted, drawn = label_files(predictions), label_files(references)
     pairs = [
         (case, predicted[case], drawn[case]) for case in drawn if case in predicted
     ]
     if not pairs:
         raise InputError(
-            f"No case has both: {predictions} holds {_some(predicted)}; {references} "
-            f"holds {_some(drawn)}. Name files of the same case alike."
+            f"No case has both: {predictions} holds {_first_names(predicted)}; "
+            f"{references} holds {_first_names(drawn)}. Use one file name for both."
         )
-    options = ScoreOptions(
-        *_meaning(pairs, [references, predictions], labels, map_words),
-        configuration,
-        tolerance_mm,
-    )
+    scorer = _scorer(pairs, [references, predictions], options)
     listener.stage("score", len(pairs))
     cases = []
     for done, (case_id, prediction, reference) in enumerate(pairs, start=1):
-        cases.append(score_case(case_id, prediction, reference, options))
+        cases.append(scorer.score(case_id, prediction, reference))
         listener.advance(done, case_id)
     summary = ScoreSummary(
         cases=tuple(cases),
         without_reference=unpaired(predicted, drawn),
         without_prediction=unpaired(drawn, predicted),
-        configuration=configuration,
-        tolerance_mm=tolerance_mm,
+        configuration=options.configuration,
+        tolerance_mm=options.tolerance_mm,
     )
     write_scores(out / SCORES_TABLE, summary.scores)
     write_scores_json(out / SCORES_JSON, summary.as_json())
     return summary
 
 
-def score_case(
-    case_id: str, prediction: Path, reference: Path, options: ScoreOptions
-) -> ScoredCase:
-    """Score one case; a file that cannot be trusted refuses it."""
-    outcome, found = attempted(
-        case_id, lambda: _scores(case_id, prediction, reference, options)
-    )
-    return ScoredCase(outcome, *(found or ()))
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """Scores the cases of one call."""
 
+    labels: LabelTable
+    label_map: LabelMap | None
+    options: ScoreOptions
 
-def _scores(
-    case_id: str, prediction: Path, reference: Path, options: ScoreOptions
-) -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
-    """Return the scores of a case, and the labels that had no place in the map."""
-    drawn = read_labelmap(reference, options.labels)
-    left_out: tuple[str, ...] = ()
-    if options.label_map is None:
-        predicted = read_labelmap(prediction, options.labels)
-    else:
-        predicted, left_out = mapped_labels(
-            prediction, drawn.grid, options.labels, options.label_map
+    def score(self, case_id: str, prediction: Path, reference: Path) -> ScoredCase:
+        """Score one case; a file that cannot be trusted refuses it."""
+        report, found = run_case(
+            case_id, lambda: self._scores(case_id, prediction, reference)
         )
-    scores = bone_scores(
-        predicted,
-        drawn,
-        case_id=case_id,
-        configuration=options.configuration,
-        tolerance_mm=options.tolerance_mm,
-    )
-    return scores, left_out
+        return ScoredCase(case_id, report.findings, *(found or ()))
+
+    def _scores(
+        self, case_id: str, prediction: Path, reference: Path
+    ) -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
+        """Return the scores of a case, and the labels that the map leaves out."""
+        drawn = read_labelmap(reference, self.labels)
+        left_out: tuple[str, ...] = ()
+        if self.label_map is None:
+            predicted = read_labelmap(prediction, self.labels)
+        else:
+            predicted, left_out = mapped_labels(
+                prediction, drawn.grid, self.labels, self.label_map
+            )
+        scores = bone_scores(
+            predicted,
+            drawn,
+            case_id=case_id,
+            configuration=self.options.configuration,
+            tolerance_mm=self.options.tolerance_mm,
+        )
+        return scores, left_out
 
 
-def _meaning(
+def _scorer(
     pairs: Sequence[tuple[str, Path, Path]],
     folders: Sequence[Path],
-    labels: Path | None,
-    map_words: Sequence[str],
-) -> tuple[LabelTable, LabelMap | None]:
-    """Return our structures, and what the labels of another tool are among them."""
-    drawn = [reference for _, _, reference in pairs]
-    if not map_words:
-        files = [file for _, *both in pairs for file in both]
-        return table_for(table_file_for(folders, labels), files), None
-    table = table_for(table_file_for(folders[:1], labels), drawn)
-    label_map = read_map(map_words, [prediction for _, prediction, _ in pairs])
+    options: ScoreOptions,
+) -> _Scorer:
+    """Read the labels of both sides; prove that a label map fits them."""
+    predicted, drawn = zip(*(files for _, *files in pairs), strict=True)
+    if options.label_map is None:
+        table_file = table_file_for(folders, options.labels_file)
+        return _Scorer(table_for(table_file, [*drawn, *predicted]), None, options)
+    table = table_for(table_file_for(folders[:1], options.labels_file), drawn)
+    label_map = options.label_map.with_values(names_beside(predicted))
     label_map.by_value(table)
-    return table, label_map
+    return _Scorer(table, label_map, options)
 
 
 def _table_of(means: Iterable[StructureMean], tolerance_mm: float) -> str:
@@ -284,8 +266,7 @@ def _table_of(means: Iterable[StructureMean], tolerance_mm: float) -> str:
     return aligned(header, rows)
 
 
-def _some(cases: Iterable[str]) -> str:
-    """Return the first few cases by name."""
+def _first_names(cases: Iterable[str]) -> str:
     names = list(cases)
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ..."  # noqa: PLR2004 - a few
+    shown = ", ".join(names[:_SHOWN_CASES])
+    return shown if len(names) <= _SHOWN_CASES else f"{shown}, ..."

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.findings import Finding, Refused
 from nnunet_bridge.core.image import Labelmap, Volume
-from nnunet_bridge.core.quoting import without_quotes
-from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
 from nnunet_bridge.formats.files import sha256_of
@@ -131,18 +128,6 @@ def write_outputs(
     if wanted.meshes:
         write_meshes(labelmap, case_dir / CASE_MESHES)
     return WrittenOutputs(hashes, file_hashes(case_dir), findings)
-
-
-def findings_record(findings: Iterable[Finding]) -> list[JsonObject]:
-    """Return findings as a record keeps them: without the names of files or series."""
-    return [
-        {
-            "code": finding.code,
-            "outcome": str(finding.outcome),
-            "message": without_quotes(finding.message),
-        }
-        for finding in findings
-    ]
 
 
 def refuse_without_slices(slices: tuple[SourceSlice, ...]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from nnunet_bridge.core.cases import findings_record
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import (
     BridgeError,
@@ -84,7 +85,6 @@ from nnunet_bridge.pipeline.prediction.options import (
 )
 from nnunet_bridge.pipeline.prediction.outputs import (
     PredictedImage,
-    findings_record,
     refuse_without_slices,
     write_outputs,
 )

@@ -17,7 +17,7 @@ from nnunet_bridge.pipeline.comparison.baseline import (
     baseline_run,
 )
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
-from nnunet_bridge.pipeline.labels.score import score_folders
+from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
 
 TABLE = LabelTable.from_names(["femur", "tibia"])
 GRID = Grid((24, 20, 16), np.diag([1.5, 1.5, 2.0, 1.0]))
@@ -44,6 +44,10 @@ def ours():
 WORDS = [f"{LEFT}=femur,{RIGHT}=femur", f"{LOW}=tibia"]
 
 
+def by_map(words):
+    return ScoreOptions(label_map=label_map_of(words))
+
+
 @pytest.fixture
 def folders(tmp_path):
     write_volume(tmp_path / "theirs" / "a.nii.gz", Volume(GRID, theirs()))
@@ -54,7 +58,7 @@ def folders(tmp_path):
 
 
 def test_several_labels_make_one_structure_and_the_rest_is_named(folders, tmp_path):
-    summary = score_folders(*folders, tmp_path / "out", map_words=WORDS)
+    summary = score_folders(*folders, tmp_path / "out", by_map(WORDS))
 
     assert [score.dice for score in summary.scores] == [1.0, 1.0]
     assert summary.left_out == (str(OTHER),)
@@ -81,7 +85,7 @@ def test_names_come_from_a_dataset_json_beside_the_files(folders, tmp_path, labe
     (folders[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
     words = ["femur_left=femur", "femur_right=femur", "tibia_any=tibia"]
 
-    summary = score_folders(*folders, tmp_path / "out", map_words=words)
+    summary = score_folders(*folders, tmp_path / "out", by_map(words))
 
     assert [score.dice for score in summary.scores] == [1.0, 1.0]
     assert summary.left_out == ("liver",)
@@ -141,7 +145,7 @@ def test_one_label_for_two_structures_is_refused():
 def test_all_that_is_wrong_with_a_map_is_said_together(folders, tmp_path):
     with pytest.raises(InputError) as caught:
         score_folders(
-            *folders, tmp_path / "out", map_words=["75=femr", "nobody_knows=tibia"]
+            *folders, tmp_path / "out", by_map(["75=femr", "nobody_knows=tibia"])
         )
 
     assert "no structure “femr”" in str(caught.value)
@@ -167,19 +171,19 @@ def test_labels_of_another_place_are_refused_by_name(folders, tmp_path):
     away[0, 3] += 500
     write_volume(folders[0] / "a.nii.gz", Volume(Grid(GRID.shape, away), theirs()))
 
-    summary = score_folders(*folders, tmp_path / "out", map_words=WORDS)
+    summary = score_folders(*folders, tmp_path / "out", by_map(WORDS))
 
     assert summary.exit_code == 3
     (case,) = summary.cases
-    assert case.outcome.outcome is Outcome.REFUSED
-    assert "a.nii.gz" in case.outcome.as_text()
+    assert case.outcome is Outcome.REFUSED
+    assert "a.nii.gz" in case.as_text()
 
 
 def test_an_image_is_not_taken_for_labels(folders, tmp_path):
     noise = np.random.default_rng(0).normal(100, 5, GRID.shape).astype(np.float32)
     write_volume(folders[0] / "a.nii.gz", Volume(GRID, noise))
 
-    summary = score_folders(*folders, tmp_path / "out", map_words=WORDS)
+    summary = score_folders(*folders, tmp_path / "out", by_map(WORDS))
 
     assert "is this an image" in summary.as_text()
 

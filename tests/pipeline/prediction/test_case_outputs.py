@@ -9,6 +9,7 @@ import pytest
 from dicom_base import base, save
 from tiny_model import DATASET, HARMLESS, run_of, write_model
 
+from nnunet_bridge.core.cases import findings_record
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
@@ -22,7 +23,6 @@ from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.outputs import (
     PredictedImage,
     WantedOutputs,
-    findings_record,
     refuse_without_slices,
     write_outputs,
 )
