@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_bridge.core.cases import CaseReport, exit_code_of
+from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import BridgeError, InputError, UsageError
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.core.progress import Progress, Silent
@@ -21,7 +22,7 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.nifti import read_volume, write_volume
-from nnunet_bridge.pipeline.ingest.inputs import NIFTI_ENDINGS, case_id_of, unpacked
+from nnunet_bridge.pipeline.ingest.inputs import NIFTI_ENDINGS, unpacked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
