@@ -28,7 +28,7 @@ import SimpleITK
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from nnunet_bridge.core.quality import Light, MemberAgreement, Quality
+from nnunet_bridge.core.quality import MemberAgreement, Quality, QualityLevel
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.commands import (
     ensemble_command,
@@ -368,7 +368,7 @@ def lowest(one):
 
 
 def light(one):
-    return -int(one.quality.light)
+    return -int(one.quality.level)
 
 
 def percentiles(values, which):
@@ -399,8 +399,8 @@ def describe(title, results):
             (order, "order on the page"),
         ):
             print(f"  {words} ~ {name}: {said(results, score, truth)}")
-    for level in reversed(Light):
-        own = [r.least_dice for r in results if r.quality.light is level]
+    for level in reversed(QualityLevel):
+        own = [r.least_dice for r in results if r.quality.level is level]
         spread = (
             "  ".join(f"{v:.2f}" for v in np.percentile(own, [0, 50, 100]))
             if own
@@ -410,10 +410,10 @@ def describe(title, results):
     for limit in LOW_DICE:
         low = [r for r in results if r.least_dice < limit]
         fine = [r for r in results if r.least_dice >= limit]
-        noticed = sum(r.quality.light > Light.GREEN for r in low)
-        false = sum(r.quality.light > Light.GREEN for r in fine)
-        red = sum(r.quality.light is Light.RED for r in low)
-        false_red = sum(r.quality.light is Light.RED for r in fine)
+        noticed = sum(r.quality.level > QualityLevel.GREEN for r in low)
+        false = sum(r.quality.level > QualityLevel.GREEN for r in fine)
+        red = sum(r.quality.level is QualityLevel.RED for r in low)
+        false_red = sum(r.quality.level is QualityLevel.RED for r in fine)
         print(
             f"  Dice below {limit}: noticed {noticed} of {len(low)} (red {red}); "
             f"others lit for nothing {false} of {len(fine)} (red {false_red})"
@@ -469,7 +469,8 @@ def by_way(results):
     for way in dict.fromkeys(r.way for r in results):
         own = [r for r in results if r.way == way]
         lights = [
-            sum(r.quality.light is level for r in own) for level in reversed(Light)
+            sum(r.quality.level is level for r in own)
+            for level in reversed(QualityLevel)
         ]
         least = [r.least_dice for r in own]
         agreed = [r.lowest for r in own if r.lowest is not None]
@@ -485,8 +486,8 @@ def kinds(results):
     for kind in dict.fromkeys(x.kind for r in results for x in r.quality.reasons):
         own = [x for r in results for x in r.quality.reasons if x.kind == kind]
         print(
-            f"{kind:22} {sum(x.level is Light.AMBER for x in own):6} "
-            f"{sum(x.level is Light.RED for x in own):4}"
+            f"{kind:22} {sum(x.level is QualityLevel.AMBER for x in own):6} "
+            f"{sum(x.level is QualityLevel.RED for x in own):4}"
         )
 
 
@@ -494,8 +495,12 @@ def draw(results, file):
     """Draw the lowest Dice of every prediction over its lowest agreement."""
     from matplotlib.figure import Figure
 
-    colours = {Light.GREEN: "#1b6e3c", Light.AMBER: "#d98200", Light.RED: "#b3261e"}
-    marks = {Light.GREEN: "o", Light.AMBER: "^", Light.RED: "s"}
+    colours = {
+        QualityLevel.GREEN: "#1b6e3c",
+        QualityLevel.AMBER: "#d98200",
+        QualityLevel.RED: "#b3261e",
+    }
+    marks = {QualityLevel.GREEN: "o", QualityLevel.AMBER: "^", QualityLevel.RED: "s"}
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     panels = (
         ("as given", [r for r in results if r.way == AS_GIVEN]),
@@ -507,7 +512,7 @@ def draw(results, file):
             own = [
                 (r.lowest if r.lowest is not None else 0.0, r.least_dice)
                 for r in shown
-                if r.quality.light is level
+                if r.quality.level is level
             ]
             if own:
                 x, y = zip(*own, strict=True)
@@ -569,7 +574,7 @@ def report(workspace, work, pictures):
                 [
                     r.case,
                     r.way,
-                    r.quality.light,
+                    r.quality.level,
                     r.lowest,
                     r.least_dice,
                     r.mean_dice,

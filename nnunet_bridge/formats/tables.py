@@ -172,7 +172,7 @@ def write_reasons(file: Path, cases: Iterable[tuple[str, Quality]]) -> None:
     rows: list[Row] = [
         {
             "case": case_id,
-            "light": str(quality.light),
+            "light": str(quality.level),
             "structure": reason.structure,
             "kind": reason.kind,
             "level": str(reason.level),

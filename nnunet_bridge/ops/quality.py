@@ -1,19 +1,19 @@
-"""The light of a prediction: what can be told without a reference.
+"""The quality rating of a prediction without a reference.
 
-Seven figures of every structure are compared with what is to be expected: how alike
-the folds and the configurations of the model see it, its volume, its number of pieces,
-the likeness of its sides, whether the field of view cuts it, and whether it is there at
-all. What is expected of the last five comes from the training labels.
+Seven figures of every structure are compared with their expected ranges: the agreement
+of the folds and of the configurations, the volume, the number of pieces, the symmetry
+of the sides, whether the field of view cuts the structure, and whether it is there at
+all. The ranges of the last five come from the training labels.
 
-No figure sees everything. Folds that learnt from the same patients can agree on the
-same mistake (`docs/explanations/quality-rating.md` says how often they did).
+Agreement is no proof: folds trained on the same patients can share a mistake
+(`docs/explanations/quality-rating.md` gives the measured rates).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,10 @@ import numpy.typing as npt
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, LabelTable
 from nnunet_bridge.core.quality import (
-    Light,
     MemberAgreement,
     Quality,
+    QualityCheck,
+    QualityLevel,
     Reason,
     Spread,
     StructureRange,
@@ -33,59 +34,59 @@ from nnunet_bridge.ops.components import Components, connected
 from nnunet_bridge.ops.occupancy import Box, label_boxes
 
 AGREEMENT_LIMITS: Mapping[str, tuple[float, float]] = {
-    "between_folds": (0.80, 0.70),
-    "between_configurations": (0.70, 0.50),
+    QualityCheck.BETWEEN_FOLDS: (0.80, 0.70),
+    QualityCheck.BETWEEN_CONFIGURATIONS: (0.70, 0.50),
 }
-"""Dice between members below which a structure is amber, and red.
+"""Lowest Dice between members that is green, and lowest that is amber.
 
-Where half of the structures with so little agreement had a Dice below 0.8 (amber) and
-below 0.7 (red) with their reference, to a tenth: `benchmarks/quality_light.py`, on 14
+Half of the structures below these limits had a Dice below 0.8 (amber) and below 0.7
+(red) with their reference, rounded to a tenth: `benchmarks/quality_light.py`, on 14
 patients of the hippocampus study and of the set it comes from, as given and degraded
-in seven ways, at the smoke budget. 14 others were kept to show what the limits are
-worth (`docs/explanations/quality-rating.md`). 2d and 3d learn different things, so they
+in seven ways, at the smoke budget; 14 others validate the limits
+(`docs/explanations/quality-rating.md`). 2d and 3d learn different features, so they
 disagree sooner than folds do."""
 
 VOLUME_AMBER_CHANCE = 0.01
-"""How often a volume of the trained population may be amber by chance."""
+"""Share of the trained population whose volume is rated amber by chance."""
 
 VOLUME_RED_CHANCE = 0.0001
-"""How often a volume of the trained population may be red by chance."""
+"""Share of the trained population whose volume is rated red by chance."""
 
 LEAST_LOG_SD = 0.03
-"""Volumes of different people differ by three percent at the very least."""
+"""Lower bound of the standard deviation of the logarithm of volumes: people differ by
+three percent at least."""
 
 FEWEST_LABELS = 3
-"""Training labels below which no volume is expected: two have a range, but no
-spread."""
+"""Fewest training labels for an expected volume: two have a range, but no spread."""
 
 MANY_LABELS = 20
-"""Training labels above which the middle 90 % tell the spread, not the extremes."""
+"""With more training labels, the middle 90 % estimate the spread, not the extremes."""
 
 PIECE_SHARE = 0.01
-"""A piece counts from this share of the volume of its structure on: smaller specks
-hardly change a Dice or a volume. Where no piece is as large, all count."""
+"""Smallest share of the volume of a structure that counts as a piece: smaller specks
+hardly change a Dice or a volume. If no piece is as large, all count."""
 
 PIECES_RED_FACTOR = 3
-"""So many times the pieces of the training labels are red."""
+"""More than this many times the pieces of the training labels are rated red."""
 
 ASYMMETRY_AMBER = 0.05
-"""How far the asymmetry may lie above the largest of the training labels. The
+"""An asymmetry this far above the largest of the training labels is rated amber. The
 asymmetry is ``|left - right| / (left + right)``; 0.05 is one side 10 % larger."""
 
 ASYMMETRY_RED = 0.25
-"""Likewise; 0.25 is one side two thirds larger."""
+"""The same for red; 0.25 is one side two thirds larger."""
 
 PAIRED_SHARE = 0.8
 PAIRED_ASYMMETRY = 0.5
-"""A structure comes in pairs if so large a share of its training labels fall into two
-sides that are no more unlike than this."""
+"""A structure is paired if at least this share of its training labels has two sides
+with an asymmetry of at most `PAIRED_ASYMMETRY`."""
 
 SIDE_GAP_MM = 5.0
-"""Two sides that share a label lie at least so far apart, across the patient."""
+"""Two sides with a common label lie at least this far apart, from left to right."""
 
 BORDER_SHARE = 0.2
-"""If so large a share of the training labels reaches the border of the field of view,
-nobody is told that a prediction does."""
+"""If this share of the training labels reaches the border of the field of view, it is
+normal for a prediction."""
 
 _PERCENT = (0, 5, 50, 95, 100)
 _NORMAL_90 = 3.2897072539029444
@@ -94,10 +95,10 @@ _NORMAL_90 = 3.2897072539029444
 
 @dataclass(frozen=True, slots=True)
 class StructureFigures:
-    """What is measured of one structure in one labelmap."""
+    """The figures of one structure in one labelmap."""
 
     volume_mm3: float
-    """0 if the structure is absent; then nothing else is of use."""
+    """0 if the structure is absent; then no other figure has a meaning."""
 
     pieces: int = 0
     """Face-connected pieces of at least `PIECE_SHARE` of the volume."""
@@ -106,12 +107,12 @@ class StructureFigures:
     """Whether one of these pieces reaches the border of the field of view."""
 
     sides_mm3: tuple[float, float] | None = None
-    """Volume on the right and on the left: of the two labels of a pair (told at the
-    left one), or of a label that holds both. None if there are no two sides."""
+    """Volume on the right and on the left: of the two labels of a pair (kept with the
+    left one), or of a label that holds both. None without two sides."""
 
     @property
     def asymmetry(self) -> float | None:
-        """Difference of both sides by their sum, 0..1."""
+        """Difference of both sides divided by their sum, 0..1."""
         if self.sides_mm3 is None:
             return None
         right, left = self.sides_mm3
@@ -122,7 +123,7 @@ Figures = Mapping[str, StructureFigures]
 
 
 def structure_figures(labelmap: Labelmap) -> dict[str, StructureFigures]:
-    """Return what is measured of every structure of the table, absent ones included.
+    """Measure every structure of the table, absent ones included.
 
     Examples
     --------
@@ -144,21 +145,12 @@ def structure_figures(labelmap: Labelmap) -> dict[str, StructureFigures]:
     for left, right in pairs_of(labelmap.labels):
         both = found[right].volume_mm3, found[left].volume_mm3
         for name, sides in ((left, both if min(both) > 0 else None), (right, None)):
-            one = found[name]
-            found[name] = StructureFigures(
-                one.volume_mm3, one.pieces, one.at_border, sides
-            )
+            found[name] = replace(found[name], sides_mm3=sides)
     return found
 
 
 def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
-    """Return the ranges over the labels that a model learns from.
-
-    Parameters
-    ----------
-    labels : iterable of mapping
-        `structure_figures` of every training label.
-    """
+    """Return the ranges over the `structure_figures` of every training label."""
     every = list(labels)
     names = list(dict.fromkeys(name for figures in every for name in figures))
     ranges = {
@@ -173,16 +165,16 @@ def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
 def judge(
     labelmap: Labelmap, agreement: MemberAgreement, training: TrainingStructures | None
 ) -> Quality:
-    """Return the light of a prediction with its reasons.
+    """Rate a prediction: its level with all reasons.
 
     Parameters
     ----------
     labelmap : Labelmap
         The prediction.
     agreement : MemberAgreement
-        Between the members of the model.
+        Agreement between the members of the model.
     training : TrainingStructures or None
-        None if nothing is known of the training labels.
+        Ranges of the training labels; None if they are unknown.
     """
     figures = structure_figures(labelmap)
     reasons = list(_agreement_reasons(labelmap.labels, agreement))
@@ -198,16 +190,17 @@ def judge(
 def expected_volume_mm3(
     spread: Spread, cases: int, chance: float
 ) -> tuple[float, float]:
-    """Return between which volumes the next patient of a population lies.
+    """Return the range in which the volume of the next patient lies.
 
     Parameters
     ----------
     spread : Spread
-        Of the volumes of the training labels, in mm3; above 0.
+        Volumes of the training labels in mm3, above 0.
     cases : int
-        How many labels that were, at least 2.
+        Number of training labels, at least 2.
     chance : float
-        How often the next one lies outside, if logarithms of volumes are normal.
+        Probability that the next volume lies outside, if logarithms of volumes are
+        normal.
 
     Notes
     -----
@@ -235,7 +228,7 @@ def expected_volume_mm3(
 
 
 def expected_range(values: int) -> float:
-    """Return the mean range of so many normal values, in standard deviations.
+    """Return the expected range of `values` normal values, in standard deviations.
 
     Examples
     --------
@@ -252,7 +245,7 @@ def expected_range(values: int) -> float:
 
 
 def pairs_of(labels: LabelTable) -> Iterator[tuple[str, str]]:
-    """Go through the names of labels that are left and right of one structure.
+    """Yield the names of labels that are left and right of one structure.
 
     Examples
     --------
@@ -271,7 +264,7 @@ def _figures_of(labelmap: Labelmap, label: Label, box: Box) -> StructureFigures:
     pieces = connected(mask, across_planes=True)
     sizes = pieces.sizes()
     counted = sizes >= PIECE_SHARE * sizes.sum()
-    if not counted.any():  # shattered: there is nothing but specks
+    if not counted.any():  # the structure consists of specks only
         counted[:] = True
     voxel_mm3 = labelmap.grid.voxel_volume_mm3
     sides = None if label.side else _sides(mask, labelmap.grid)
@@ -286,7 +279,7 @@ def _figures_of(labelmap: Labelmap, label: Label, box: Box) -> StructureFigures:
 def _reaches_border(
     pieces: Components, counted: BoolArray, box: Box, shape: Sequence[int]
 ) -> bool:
-    """Whether a counted piece of what lies in `box` reaches the border of the grid."""
+    """Whether a counted piece inside `box` reaches the border of the grid."""
     runs = counted[pieces.owners]
     ends = (
         (pieces.planes[runs], pieces.planes[runs]),
@@ -301,13 +294,15 @@ def _reaches_border(
 
 
 def _sides(mask: BoolArray, grid: Grid) -> tuple[int, int] | None:
-    """Return the voxels on the right and left of the gap that parts them most evenly.
+    """Return the voxels on the right and left of the gap that divides most evenly.
 
-    None if no gap of `SIDE_GAP_MM` runs through the structure.
+    None if no gap of `SIDE_GAP_MM` divides the structure.
     """
+    # Count the voxels of every sagittal plane: along the array axis nearest to x.
     axis = int(np.argmax(np.abs(grid.affine[0, :3]) / grid.spacing_mm))
     others = tuple(other for other in range(3) if other != axis)
     profile: npt.NDArray[np.intp] = np.count_nonzero(mask, axis=others)
+    # A gap is a run of empty planes between two planes that hold voxels.
     held = np.flatnonzero(profile)
     gaps = np.diff(held) - 1
     before = np.cumsum(profile)[held[:-1]]
@@ -317,6 +312,8 @@ def _sides(mask: BoolArray, grid: Grid) -> tuple[int, int] | None:
     total = int(profile.sum())
     first = int(max(before[wide], key=lambda count: min(count, total - count)))
     both = first, total - first
+    # x grows towards the left of the patient, so the first planes are the right side
+    # unless the axis runs the other way.
     return both if grid.affine[0, axis] > 0 else (both[1], both[0])
 
 
@@ -342,8 +339,12 @@ def _agreement_reasons(
     labels: LabelTable, agreement: MemberAgreement
 ) -> Iterator[Reason]:
     for kind, found, members in (
-        ("between_folds", agreement.between_folds, "the folds"),
-        ("between_configurations", agreement.between_configurations, "2d and 3d"),
+        (QualityCheck.BETWEEN_FOLDS, agreement.between_folds, "the folds"),
+        (
+            QualityCheck.BETWEEN_CONFIGURATIONS,
+            agreement.between_configurations,
+            "2d and 3d",
+        ),
     ):
         for label in labels:
             dice = (found or {}).get(label.value)
@@ -351,17 +352,17 @@ def _agreement_reasons(
                 level = agreement_level(kind, dice)
                 words = ("agree", "agree only in part", "hardly agree")[level]
                 amber = AGREEMENT_LIMITS[kind][0]
-                limit = "" if level is Light.GREEN else f"; {amber:.2f} expected"
-                said = f"{label.name}: {members} {words} (Dice {dice:.2f}{limit})."
-                yield Reason(label.name, kind, level, dice, (amber, None), said)
+                limit = "" if level is QualityLevel.GREEN else f"; {amber:.2f} expected"
+                text = f"{label.name}: {members} {words} (Dice {dice:.2f}{limit})."
+                yield Reason(label.name, kind, level, dice, (amber, None), text)
 
 
-def agreement_level(kind: str, dice: float) -> Light:
+def agreement_level(kind: str, dice: float) -> QualityLevel:
     """Return the level of a Dice between folds or between configurations."""
     amber, red = AGREEMENT_LIMITS[kind]
     if dice >= amber:
-        return Light.GREEN
-    return Light.AMBER if dice >= red else Light.RED
+        return QualityLevel.GREEN
+    return QualityLevel.AMBER if dice >= red else QualityLevel.RED
 
 
 def _empty_reasons(
@@ -373,26 +374,30 @@ def _empty_reasons(
             continue
         level, why = _empty_level(name, training)
         if nothing:
-            level, why = Light.RED, "nothing at all was"
-        said = f"{name}: not found; {why}."
-        yield Reason(name, "empty", level, 0.0, (None, None), said)
+            level, why = QualityLevel.RED, "no structure was found"
+        text = f"{name}: not found; {why}."
+        yield Reason(name, QualityCheck.EMPTY, level, 0.0, (None, None), text)
 
 
-def _empty_level(name: str, training: TrainingStructures | None) -> tuple[Light, str]:
+def _empty_level(
+    name: str, training: TrainingStructures | None
+) -> tuple[QualityLevel, str]:
     if training is None or not training.cases:
-        return Light.AMBER, "whether it must be there is unknown"
+        return QualityLevel.AMBER, "the training labels are unknown"
     known = training.structures.get(name)
     held = known.cases if known else 0
     why = f"{held} of {training.cases} training labels hold it"
     if held == training.cases:
-        return Light.RED, why
-    return (Light.AMBER if 2 * held >= training.cases else Light.GREEN), why
+        return QualityLevel.RED, why
+    return (
+        QualityLevel.AMBER if 2 * held >= training.cases else QualityLevel.GREEN
+    ), why
 
 
 def _range_reasons(
     label: Label, found: StructureFigures, known: StructureRange
 ) -> Iterator[Reason]:
-    """Go through what the training labels say of one structure that is there."""
+    """Yield the comparisons of a structure that is present with its training labels."""
     if known.cases >= FEWEST_LABELS:
         yield _volume_reason(label.name, found.volume_mm3, known)
     yield _pieces_reason(label.name, found.pieces, known)
@@ -405,66 +410,75 @@ def _volume_reason(name: str, volume_mm3: float, known: StructureRange) -> Reaso
     spread = known.volume_mm3
     usual = expected_volume_mm3(spread, known.cases, VOLUME_AMBER_CHANCE)
     possible = expected_volume_mm3(spread, known.cases, VOLUME_RED_CHANCE)
-    level = Light.GREEN
+    level = QualityLevel.GREEN
     if not usual[0] <= volume_mm3 <= usual[1]:
         within = possible[0] <= volume_mm3 <= possible[1]
-        level = Light.AMBER if within else Light.RED
+        level = QualityLevel.AMBER if within else QualityLevel.RED
     small = volume_mm3 < spread.median
     words = ("as usual", "small", "far too small")
     word = words[level] if small else words[level].replace("small", "large")
-    said = (
-        f"{name}: {_cm3(volume_mm3)} cm\u00b3, {word}: {known.cases} training labels "
-        f"hold {_cm3(spread.least)} to {_cm3(spread.most)}, "
-        f"{_cm3(usual[0])} to {_cm3(usual[1])} is to be expected."
+    text = (
+        f"{name}: {_cm3(volume_mm3)} cm\u00b3, {word}. Expected {_cm3(usual[0])} to "
+        f"{_cm3(usual[1])} cm\u00b3 ({known.cases} training labels: "
+        f"{_cm3(spread.least)} to {_cm3(spread.most)})."
     )
-    return Reason(name, "volume", level, volume_mm3, usual, said)
+    return Reason(name, QualityCheck.VOLUME, level, volume_mm3, usual, text)
 
 
 def _pieces_reason(name: str, pieces: int, known: StructureRange) -> Reason:
     most = known.pieces.most
-    level = Light.GREEN
+    level = QualityLevel.GREEN
     if pieces > most:
-        level = Light.RED if pieces > PIECES_RED_FACTOR * most else Light.AMBER
-    said = (
+        level = (
+            QualityLevel.RED
+            if pieces > PIECES_RED_FACTOR * most
+            else QualityLevel.AMBER
+        )
+    text = (
         f"{name}: {pieces} {'piece' if pieces == 1 else 'pieces'}; the training "
         f"labels have {_at_most(most)}."
     )
-    return Reason(name, "pieces", level, float(pieces), (None, most), said)
+    return Reason(name, QualityCheck.PIECES, level, float(pieces), (None, most), text)
 
 
 def _symmetry_reason(label: Label, found: StructureFigures, known: Spread) -> Reason:
     name = label.name
     limit = min(1.0, known.most + ASYMMETRY_AMBER)
     if found.sides_mm3 is None:
-        said = (
-            f"{name}: one side only, or both grown together; the training labels have "
-            "two sides apart."
+        text = (
+            f"{name}: one side only, or both sides merged; the training labels have "
+            "two separate sides."
         )
-        return Reason(name, "symmetry", Light.AMBER, None, (None, limit), said)
+        check = QualityCheck.SYMMETRY
+        return Reason(name, check, QualityLevel.AMBER, None, (None, limit), text)
     value = found.asymmetry or 0.0
-    level = Light.GREEN
+    level = QualityLevel.GREEN
     if value > limit:
-        level = Light.RED if value > known.most + ASYMMETRY_RED else Light.AMBER
+        level = (
+            QualityLevel.RED
+            if value > known.most + ASYMMETRY_RED
+            else QualityLevel.AMBER
+        )
     right, left = (_cm3(side) for side in found.sides_mm3)
     base = name.rpartition("_")[0] if label.side else name
-    said = (
+    text = (
         f"{base}: {right} cm\u00b3 right, {left} cm\u00b3 left: the sides differ by "
         f"{100 * value:.0f} % of their sum; the training labels by up to "
         f"{100 * known.most:.0f} %."
     )
-    return Reason(name, "symmetry", level, value, (None, limit), said)
+    return Reason(name, QualityCheck.SYMMETRY, level, value, (None, limit), text)
 
 
 def _border_reason(name: str, found: StructureFigures, known: StructureRange) -> Reason:
     usual = known.at_border >= BORDER_SHARE * known.cases
-    level = Light.AMBER if found.at_border and not usual else Light.GREEN
+    level = QualityLevel.AMBER if found.at_border and not usual else QualityLevel.GREEN
     does = "reaches" if found.at_border else "does not reach"
-    said = (
+    text = (
         f"{name}: {does} the border of the field of view; {known.at_border} of "
         f"{known.cases} training labels do."
     )
-    expected = (None, 1.0 if usual else 0.0)
-    return Reason(name, "border", level, float(found.at_border), expected, said)
+    expected, value = (None, 1.0 if usual else 0.0), float(found.at_border)
+    return Reason(name, QualityCheck.BORDER, level, value, expected, text)
 
 
 def _not_judged(
@@ -477,10 +491,10 @@ def _not_judged(
     if training is None:
         yield (
             "The training labels are unknown: volume, pieces, symmetry and border are "
-            "not judged."
+            "not checked."
         )
     elif training.cases < FEWEST_LABELS:
-        yield f"Fewer than {FEWEST_LABELS} training labels: no volume is expected."
+        yield f"Fewer than {FEWEST_LABELS} training labels: volumes are not checked."
 
 
 def _at_most(count: float) -> str:

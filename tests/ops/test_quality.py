@@ -14,15 +14,15 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import (
-    KINDS,
-    Light,
     MemberAgreement,
     Quality,
+    QualityCheck,
+    QualityLevel,
     Reason,
     Spread,
     StructureRange,
     TrainingStructures,
-    lights_said,
+    count_levels,
 )
 from nnunet_bridge.ops.quality import (
     AGREEMENT_LIMITS,
@@ -45,8 +45,8 @@ KNOWN = StructureRange(12, 0, Spread(800, 820, 1000, 1220, 1250), ONE, None)
 reasons = st.builds(
     Reason,
     structure=st.sampled_from(["tibia", "femur"]),
-    kind=st.sampled_from(KINDS),
-    level=st.sampled_from(list(Light)),
+    kind=st.sampled_from(list(QualityCheck)),
+    level=st.sampled_from(list(QualityLevel)),
     value=st.none() | st.floats(0, 1),
     expected=st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(0, 1)),
     message=st.text(max_size=20),
@@ -87,14 +87,14 @@ def reason_of(quality, structure, kind):
 def test_a_further_reason_never_improves_a_light(quality, more):
     worse = Quality((*quality.reasons, more), quality.not_judged)
 
-    assert worse.light >= quality.light
-    assert worse.light >= more.level
+    assert worse.level >= quality.level
+    assert worse.level >= more.level
     assert worse.rank[:2] >= quality.rank[:2]
 
 
 @given(quality=qualities)
 def test_a_light_is_that_of_its_first_reason_and_reads_back_as_it_was(quality):
-    assert quality.light == max([r.level for r in quality.reasons], default=0)
+    assert quality.level == max([r.level for r in quality.reasons], default=0)
     assert all(quality.reasons[0].level >= r.level for r in quality.reasons)
     assert Quality.from_json(quality.as_json()) == quality
 
@@ -104,13 +104,13 @@ def test_a_light_is_that_of_its_first_reason_and_reads_back_as_it_was(quality):
     [{}, [], {"reasons": 3, "not_judged": []}, {"reasons": [{}], "not_judged": []}],
 )
 def test_a_damaged_light_is_refused_in_words(damaged):
-    with pytest.raises(InputError, match="light"):
+    with pytest.raises(InputError, match="quality rating"):
         Quality.from_json(damaged)
 
 
 def test_a_kind_that_nobody_knows_is_refused():
     with pytest.raises(InputError, match="between_folds, between_configurations"):
-        Reason("tibia", "colour", Light.RED, None, (None, None), "")
+        Reason("tibia", "colour", QualityLevel.RED, None, (None, None), "")
 
 
 @pytest.mark.parametrize("kind", AGREEMENT_LIMITS)
@@ -120,9 +120,9 @@ def test_members_that_agree_less_never_give_a_better_level(kind, one, other):
     amber, red = AGREEMENT_LIMITS[kind]
 
     assert agreement_level(kind, low) >= agreement_level(kind, high)
-    assert agreement_level(kind, amber) is Light.GREEN
-    assert agreement_level(kind, red) is Light.AMBER
-    assert agreement_level(kind, math.nextafter(red, 0)) is Light.RED
+    assert agreement_level(kind, amber) is QualityLevel.GREEN
+    assert agreement_level(kind, red) is QualityLevel.AMBER
+    assert agreement_level(kind, math.nextafter(red, 0)) is QualityLevel.RED
 
 
 def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
@@ -130,7 +130,7 @@ def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
 
     quality = judge(labelmap(two_bones()), agreement, None)
 
-    assert quality.light is Light.RED
+    assert quality.level is QualityLevel.RED
     assert quality.lowest_agreement == 0.55
     (found,) = quality.concerns
     assert (found.structure, found.kind, found.value) == (
@@ -159,7 +159,7 @@ def test_a_training_label_itself_is_green_but_says_what_could_not_be_judged():
 
     quality = judge(labelmap(voxels), MemberAgreement(), training)
 
-    assert quality.light is Light.GREEN
+    assert quality.level is QualityLevel.GREEN
     assert {r.kind for r in quality.reasons} == {"volume", "pieces", "border"}
     assert [words[:8] for words in quality.not_judged] == ["One fold", "One conf"]
 
@@ -257,7 +257,8 @@ def test_a_volume_is_said_with_what_is_known_of_it(factor, level, word):
 
     found = reason_of(quality, "tibia", "volume")
     assert (found.level, found.value) == (level, pytest.approx(1000 * factor))
-    assert f"cm\u00b3, {word}: 12 training labels hold 0.800 to 1.25" in found.message
+    assert f"cm\u00b3, {word}. Expected 0.642 to 1.56 cm\u00b3" in found.message
+    assert "(12 training labels: 0.800 to 1.25)" in found.message
 
 
 def test_the_number_of_pieces_is_that_of_scipy_without_specks():
@@ -308,7 +309,10 @@ def test_every_border_of_the_field_is_seen_unless_training_labels_reach_it(axis,
 
     assert not inner.at_border
     assert structure_figures(labelmap(cut))["tibia"].at_border
-    for reaching, level in ((0, Light.AMBER), (12 * BORDER_SHARE + 1, Light.GREEN)):
+    for reaching, level in (
+        (0, QualityLevel.AMBER),
+        (12 * BORDER_SHARE + 1, QualityLevel.GREEN),
+    ):
         training = TrainingStructures(
             12, {"tibia": replace(KNOWN, at_border=int(reaching))}
         )
@@ -344,7 +348,7 @@ def test_a_prediction_of_nothing_is_red_whatever_is_known():
 
     for known in (None, training):
         quality = judge(empty, MemberAgreement(), known)
-        assert quality.light is Light.RED
+        assert quality.level is QualityLevel.RED
         assert len(quality.concerns) == 2
 
 
@@ -415,7 +419,7 @@ def test_a_leg_that_is_missing_from_a_label_of_both_is_noticed():
         judge(labelmap(alone), MemberAgreement(), training), "tibia", "symmetry"
     )
 
-    assert (found.level, found.value) == (Light.AMBER, None)
+    assert (found.level, found.value) == (QualityLevel.AMBER, None)
     assert "one side only" in found.message
 
 
@@ -437,7 +441,7 @@ def test_two_labels_of_one_bone_are_compared_and_told_once():
     quality = judge(labelmap(femurs(10, 5), SIDES), MemberAgreement(), training)
 
     found = reason_of(quality, "femur_left", "symmetry")
-    assert found.level is Light.RED
+    assert found.level is QualityLevel.RED
     assert found.value == pytest.approx(1 / 3)
     assert found.message.startswith("femur: 0.0800 cm\u00b3 right, 0.160 cm\u00b3 left")
     assert [r.kind for r in quality.reasons].count("symmetry") == 1
@@ -474,9 +478,11 @@ def test_two_training_labels_are_too_few_to_expect_a_volume():
 
 
 def test_the_lights_of_a_batch_are_counted_the_worst_first():
-    red = Quality((Reason("t", "empty", Light.RED, 0.0, (None, None), "t: gone."),))
+    red = Quality(
+        (Reason("t", "empty", QualityLevel.RED, 0.0, (None, None), "t: gone."),)
+    )
 
-    assert lights_said([Quality(()), red, Quality(())]) == "1 red, 0 amber, 2 green"
+    assert count_levels([Quality(()), red, Quality(())]) == "1 red, 0 amber, 2 green"
     assert red.lowest_agreement is None
     assert str(red.reasons[0]) == "red: t: gone."
 

@@ -11,7 +11,7 @@ from tiny_model import DATASET, DATASET_JSON, HARMLESS, refusal_of, run_of, writ
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
-from nnunet_bridge.core.quality import Light, MemberAgreement, TrainingStructures
+from nnunet_bridge.core.quality import MemberAgreement, QualityLevel, TrainingStructures
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.formats.thumbnail import LONGEST_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
@@ -163,7 +163,7 @@ def test_the_agreement_beside_a_labelmap_is_read_and_its_absence_said(tmp_path):
 
     assert alone.lowest_agreement is None
     assert "One fold only: no agreement between folds." in alone.not_judged
-    assert (together.light, together.lowest_agreement) == (Light.AMBER, 0.7)
+    assert (together.level, together.lowest_agreement) == (QualityLevel.AMBER, 0.7)
     assert len(together.not_judged) == 1
 
 

@@ -8,8 +8,8 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement
 from nnunet_bridge.formats.html.quality_page import (
-    LightContent,
-    LitCase,
+    CaseQuality,
+    QualityContent,
     write_quality_page,
 )
 from nnunet_bridge.formats.thumbnail import thumbnail
@@ -59,7 +59,7 @@ def content():
     training = training_structures([structure_figures(labelmap)] * 6)
     dices = {"leg_2": 0.95, "leg_10": 0.3, "leg_1": 0.75, HOSTILE: 0.9}
     cases = [
-        LitCase(
+        CaseQuality(
             case_id=name,
             model="2d, as asked, fold 0",
             quality=judge(
@@ -70,8 +70,8 @@ def content():
         )
         for name, dice in sorted(dices.items(), key=lambda item: item[1])
     ]
-    old = LitCase("old", "2d", None, (("tibia", 5000.0),), thumbnail(labelmap))
-    return LightContent(
+    old = CaseQuality("old", "2d", None, (("tibia", 5000.0),), thumbnail(labelmap))
+    return QualityContent(
         models=("2d, as asked, fold 0",),
         created="1 May 2026",
         cases=(*cases, old),

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_bridge.core.quality import Light, Quality
+from nnunet_bridge.core.quality import Quality, QualityLevel
 from nnunet_bridge.formats.files import write_if_changed
 from nnunet_bridge.formats.html.parts import number, rendered
 
-MARKS = {Light.RED: "\u25a0", Light.AMBER: "\u25b2", Light.GREEN: "\u25cf"}
+MARKS = {
+    QualityLevel.RED: "\u25a0",
+    QualityLevel.AMBER: "\u25b2",
+    QualityLevel.GREEN: "\u25cf",
+}
 """Shapes, so that nobody depends on the colours."""
 
 LARGE_MM3 = 100_000
 """From this volume on, the page writes whole cm3."""
 
-UNLIT = "unlit"
+NOT_ASSESSED = "unlit"
 """In place of a light, where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class LitCase:
+class CaseQuality:
     """One predicted case."""
 
     case_id: str
@@ -36,13 +40,13 @@ class LitCase:
 
     @property
     def light(self) -> str:
-        """Its light as a word, `UNLIT` without one."""
-        return str(self.quality.light) if self.quality else UNLIT
+        """Its light as a word, `NOT_ASSESSED` without one."""
+        return str(self.quality.level) if self.quality else NOT_ASSESSED
 
     @property
     def mark(self) -> str:
         """The shape of its light."""
-        return MARKS[self.quality.light] if self.quality else "\u25cb"
+        return MARKS[self.quality.level] if self.quality else "\u25cb"
 
     @property
     def agreement(self) -> str:
@@ -65,14 +69,14 @@ class LitCase:
 
 
 @dataclass(frozen=True, slots=True)
-class LightContent:
+class QualityContent:
     """The input of the page."""
 
     models: tuple[str, ...]
     """The models that answered, in words."""
 
     created: str
-    cases: tuple[LitCase, ...]
+    cases: tuple[CaseQuality, ...]
     """The worst first."""
 
     colours: tuple[tuple[str, str], ...] = ()
@@ -80,17 +84,17 @@ class LightContent:
 
     @property
     def counts(self) -> tuple[tuple[str, str, int], ...]:
-        """Light, its mark, and how many cases have it; the worst first."""
+        """QualityLevel, its mark, and how many cases have it; the worst first."""
         lights = [(str(light), mark) for light, mark in MARKS.items()]
         if any(case.quality is None for case in self.cases):
-            lights.append((UNLIT, "\u25cb"))
+            lights.append((NOT_ASSESSED, "\u25cb"))
         return tuple(
             (light, mark, sum(case.light == light for case in self.cases))
             for light, mark in lights
         )
 
 
-def write_quality_page(file: Path, content: LightContent) -> int:
+def write_quality_page(file: Path, content: QualityContent) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
     page = rendered(
         "quality.html.j2",

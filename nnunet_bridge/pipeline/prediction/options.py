@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
-from nnunet_bridge.core.quality import Quality, lights_said
+from nnunet_bridge.core.quality import Quality, count_levels
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.ops.region import RegionRequest
@@ -127,7 +127,7 @@ class PredictSummary:
         lit = [case.quality for case in self.cases if case.quality]
         if lit:
             lines.append(
-                f"Lights: {lights_said(lit)}; the worst first in "
+                f"Lights: {count_levels(lit)}; the worst first in "
                 f"{self.out / QUALITY_PAGE}"
             )
         return "\n".join(lines)

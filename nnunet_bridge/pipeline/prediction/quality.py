@@ -11,8 +11,8 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.html.quality_page import (
-    LightContent,
-    LitCase,
+    CaseQuality,
+    QualityContent,
     write_quality_page,
 )
 from nnunet_bridge.formats.labels_file import CASE_LABELS
@@ -65,7 +65,7 @@ def recorded_quality(record: JsonObject) -> Quality | None:
         return None
 
 
-def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
+def write_quality(out: Path, labels: LabelTable) -> tuple[CaseQuality, ...]:
     """Write the page and the table of all finished cases of a folder.
 
     Cases of earlier calls are among them. One that was predicted before there was a
@@ -73,7 +73,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
 
     Returns
     -------
-    cases : tuple of LitCase
+    cases : tuple of CaseQuality
         The worst first.
 
     Raises
@@ -82,7 +82,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
         If the disk refuses.
     """
     records = sorted(out.glob(f"*/{RECORD}"))
-    found = [_lit_case(record.parent, labels) for record in records]
+    found = [_case_quality(record.parent, labels) for record in records]
     newest_s = max((record.stat().st_mtime for record in records), default=0.0)
     cases = tuple(sorted((case for case in found if case), key=_worst_first))
     write_reasons(
@@ -91,7 +91,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
     )
     write_quality_page(
         out / QUALITY_PAGE,
-        LightContent(
+        QualityContent(
             models=tuple(dict.fromkeys(case.model for case in cases)),
             created=format_instant(newest_s),
             cases=cases,
@@ -101,11 +101,11 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[LitCase, ...]:
     return cases
 
 
-def _lit_case(case_dir: Path, labels: LabelTable) -> LitCase | None:
+def _case_quality(case_dir: Path, labels: LabelTable) -> CaseQuality | None:
     """Return a finished case; None if its record or its labels cannot be read."""
     try:
         record = read_json(case_dir / RECORD)
-        return LitCase(
+        return CaseQuality(
             case_id=case_dir.name,
             model=str(record["model"]),
             quality=recorded_quality(record),
@@ -127,7 +127,7 @@ def _picture(case_dir: Path, labels: LabelTable) -> str:
     return thumbnail(read_labelmap(case_dir / CASE_LABELS, labels))
 
 
-def _worst_first(case: LitCase) -> tuple[float, ...]:
+def _worst_first(case: CaseQuality) -> tuple[float, ...]:
     if case.quality is None:
         return (1.0,)
     return tuple(-float(part) for part in case.quality.rank)
