@@ -1,8 +1,8 @@
-"""From DICOM MRI and 3D Slicer masks to nnU-Net, and to the answer: 2D or 3D.
+"""Train nnU-Net on DICOM MRI and 3D Slicer masks; compare 2D with 3D.
 
-The names below are the public interface: one function a step of the way, and the values
-that they take and give. Each is loaded when it is first used, so that importing the
-package costs nothing.
+The names below are the public interface: one function for each step, and the values
+that these functions take and return. A name is loaded when it is first used, so that
+importing the package is quick.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
     from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.nnunet.names import Dataset, Workspace
     from nnunet_bridge.ops.metrics import bone_scores
     from nnunet_bridge.pipeline.comparison.compare import compare_dataset
     from nnunet_bridge.pipeline.ingest.convert import convert_study
     from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
     from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
+    from nnunet_bridge.pipeline.models.choose import ModelChoice
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
     from nnunet_bridge.pipeline.training.plan import plan_dataset
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BridgeError",
+    "Dataset",
     "Grid",
     "LabelTable",
     "Labelmap",
     "MeshOptions",
+    "ModelChoice",
     "PredictionOptions",
     "ScoreOptions",
     "Volume",
@@ -54,10 +57,12 @@ __all__ = [
 
 _HOMES = {
     "BridgeError": "core.errors",
+    "Dataset": "nnunet.names",
     "Grid": "core.grid",
     "LabelTable": "core.image",
     "Labelmap": "core.image",
     "MeshOptions": "pipeline.labels.mesh",
+    "ModelChoice": "pipeline.models.choose",
     "PredictionOptions": "pipeline.prediction.options",
     "ScoreOptions": "pipeline.labels.score",
     "Volume": "core.image",

@@ -1,4 +1,4 @@
-"""The roof: words on a terminal in, one pipeline called, one result out."""
+"""The command line: parse the options, call one pipeline, print its summary."""
 
 from nnunet_bridge.cli.app import main
 

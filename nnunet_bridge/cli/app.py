@@ -1,4 +1,4 @@
-"""The command `nnunet-bridge`: its groups, and nothing heavy until one is called."""
+"""The command `nnunet-bridge`; heavy modules are imported when a command runs."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ HELP_ON = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class BridgeGroup(click.RichGroup):
-    """A group whose usage errors are one JSON object where `--json` is asked for."""
+    """A group that prints usage errors as one JSON object with `--json`."""
 
     def main(self, *words: Any, **options: Any) -> Any:
-        """Run the chosen command; leave with its exit code."""
+        """Run the command and exit with its code."""
         asked = list((words[0] if words else options.get("args")) or sys.argv[1:])
         options["standalone_mode"] = False
         try:
@@ -62,9 +62,9 @@ class BridgeGroup(click.RichGroup):
 @click.group(cls=BridgeGroup, context_settings=HELP_ON)
 @click.version_option(package_name="nnunet-bridge")
 def main() -> None:
-    """Carry bone images from DICOM and 3D Slicer to nnU-Net, and back.
+    """Train nnU-Net on DICOM images and 3D Slicer masks, and predict new patients.
 
-    Then answer: is 3D better than 2D on my data?
+    Compare 2D with 3D on your data.
 
     Try it:  nnunet-bridge demo
     """

@@ -1,4 +1,4 @@
-"""How far a long task is, and how long it will still take, on standard error."""
+"""Show the progress of a long task, and the time left, on standard error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.units import format_duration
 
 PLAIN_EVERY_S = 20.0
-"""How often a task without a terminal says how far it is."""
+"""Time between two lines of progress where there is no terminal."""
 
 _KNOWN_ENOUGH = 0.03
 _TRUSTED = 0.25
 _PRIOR_S = 30.0
-"""So much time must have passed before the pace seen outweighs the outline's."""
+"""Weight of the outline, in seconds: later, the measured pace outweighs it."""
 
 
 @dataclass(slots=True)
 class Forecast:
-    """How long the stages will still take, learnt from how long they have taken.
+    """Estimate the time left from the outline and from the stages so far.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class Forecast:
     expected_s: dict[str, float] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     spent_s: float = 0.0
-    """In the finished stages that the outline knew."""
+    """Time of the finished stages of the outline."""
 
     stage: str = ""
     steps: float = 0.0
@@ -50,16 +50,16 @@ class Forecast:
     started_s: float = 0.0
 
     def outline(self, stages: Sequence[tuple[str, float]]) -> None:
-        """Take note of the stages to come, with about how long each takes."""
+        """Set the coming stages, each with its expected time in seconds."""
         self.expected_s = dict(stages)
 
     def begin(self, stage: str, steps: float, *, now_s: float) -> None:
-        """End the stage before and begin the next."""
+        """End the current stage and begin the next."""
         self.end(now_s=now_s)
         self.stage, self.steps, self.done, self.started_s = stage, steps, 0.0, now_s
 
     def advance(self, done: float) -> None:
-        """Take note of how many steps of the stage are done; it never falls."""
+        """Set the number of finished steps of the stage; it never falls."""
         self.done = max(self.done, min(done, self.steps))
 
     def end(self, *, now_s: float) -> None:
@@ -71,19 +71,19 @@ class Forecast:
 
     @property
     def share(self) -> float:
-        """How much of the current stage is done, 0..1."""
+        """Share of the current stage that is done, 0..1."""
         return self.done / self.steps if self.steps else 0.0
 
     @property
     def number(self) -> str:
-        """Which of the outlined stages this is, such as ``[2/6]``; empty without."""
+        """Number of the stage in the outline, such as ``[2/6]``; else empty."""
         names = list(self.expected_s)
         if self.stage not in names:
             return ""
         return f"[{names.index(self.stage) + 1}/{len(names)}]"
 
     def left_s(self, *, now_s: float) -> float | None:
-        """Return the seconds that are still to come; None while nothing is known."""
+        """Return the expected seconds to the end; None while they are unknown."""
         elapsed = now_s - self.started_s
         total = self._stage_total_s(elapsed)
         if total is None:
@@ -95,10 +95,10 @@ class Forecast:
         return max(total - elapsed, 0.0) + later * self._pace(total)
 
     def _stage_total_s(self, elapsed: float) -> float | None:
-        """Return how long the stage takes in all, as far as one can say.
+        """Return the expected time of the whole stage; None while it is unknown.
 
-        The first steps of a stage say little about the rest, so what was expected
-        counts until a quarter is done.
+        The first steps of a stage say little about the rest, so the outline counts
+        until a quarter is done.
         """
         expected = self.expected_s.get(self.stage)
         if self.share < _KNOWN_ENOUGH:
@@ -110,7 +110,7 @@ class Forecast:
         return max(trust * seen + (1 - trust) * expected, elapsed)
 
     def _pace(self, stage_total_s: float) -> float:
-        """Return how much slower than outlined this machine is."""
+        """Return the factor by which this machine is slower than the outline."""
         known = sum(self.expected_s[name] for name in self.finished)
         spent = self.spent_s
         if self.stage in self.expected_s:
@@ -134,12 +134,12 @@ def shown_progress(*, verbose: bool) -> Iterator[Progress]:
 
 
 class _TextAndBar(RichProgress):
-    """A text that changes, such as a table; below it a bar, once a stage begins."""
+    """A changing text, such as a table, above a bar that appears with a stage."""
 
     text = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Return what is drawn, several times a second."""
+        """Yield the text and the bar, several times a second."""
         if self.text:
             yield Text(self.text, no_wrap=True, overflow="crop")
         if any(task.description for task in self.tasks):
@@ -147,7 +147,7 @@ class _TextAndBar(RichProgress):
 
 
 class _Bar:
-    """What changes: a table, if there is one; stage, bar, time left and note."""
+    """Progress on a terminal: table, stage, bar, time left and note."""
 
     def __init__(self) -> None:
         self.forecast = Forecast()
@@ -195,7 +195,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line when a stage begins, and one now and then."""
+    """Progress without a terminal: a line for each stage, and one now and then."""
 
     def __init__(
         self, every_s: float, write: Callable[[str], object] = sys.stderr.write
@@ -226,7 +226,7 @@ class _Lines:
         self._line(line)
 
     def show(self, draw: Callable[[int], str]) -> None:
-        """Leave it to the notes: lines that stay are no place for a table."""
+        """Ignore tables: without a terminal, the notes report the same."""
 
     def close(self) -> None:
         self.forecast.end(now_s=time.monotonic())

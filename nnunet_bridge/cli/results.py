@@ -93,16 +93,19 @@ class _Predict:
     def options(self) -> PredictionOptions:
         from nnunet_bridge.ops.region import RegionRequest
         from nnunet_bridge.pipeline.ingest.cases import series_choices
+        from nnunet_bridge.pipeline.models.choose import ModelChoice
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
         return PredictionOptions(
-            clean=self.clean,
-            meshes=self.mesh,
+            ModelChoice(self.configurations, self.folds, self.budget, self.model),
+            self.device,
             scans=series_choices(self.recipe, given(self.scans)),
             region=RegionRequest.from_words(**given(self.region)),
-            force=self.force,
+            clean=self.clean,
+            meshes=self.mesh,
             seg_nrrd=self.seg_nrrd,
             dicom_seg=self.dicom_seg,
+            force=self.force,
         )
 
 
@@ -119,17 +122,7 @@ def predict(session: Session, asked: _Predict) -> Summary:
     dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
         return predict_images(
-            dataset.workspace,
-            dataset.name,
-            asked.inputs,
-            asked.out,
-            configurations=asked.configurations,
-            folds=asked.folds,
-            budget=asked.budget,
-            model=asked.model,
-            device=asked.device,
-            options=asked.options(),
-            progress=progress,
+            dataset, asked.inputs, asked.out, asked.options(), progress=progress
         )
 
 

@@ -13,7 +13,12 @@ from nnunet_bridge.core.summary import JsonObject, Summary
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace, dataset_folder_name
+from nnunet_bridge.nnunet.names import (
+    ON_ALL_CASES,
+    Dataset,
+    Workspace,
+    dataset_folder_name,
+)
 from nnunet_bridge.nnunet.planners import planner_of
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
@@ -24,8 +29,10 @@ from nnunet_bridge.pipeline.labels.score import (
     ScoreSummary,
     score_folders,
 )
-from nnunet_bridge.pipeline.prediction.options import PredictionOptions, PredictSummary
+from nnunet_bridge.pipeline.models.choose import ModelChoice
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
+from nnunet_bridge.pipeline.prediction.report import PredictSummary
 from nnunet_bridge.pipeline.training.plan import (
     PlanningOptions,
     PlanSummary,
@@ -199,20 +206,27 @@ def _predict(
         return {}
     return {
         configuration: predict_images(
-            workspace,
-            dataset,
+            Dataset(workspace, dataset),
             images,
             results_dir / "predictions" / configuration,
-            configurations=[configuration],
-            folds=options.folds,
-            budget=options.method.budget.name,
-            model=options.method.model,
-            device=options.device,
-            options=PredictionOptions(CLEANING, meshes=True, force=options.force),
+            _prediction_options(options, configuration),
             progress=progress,
         )
         for configuration in options.configurations
     }
+
+
+def _prediction_options(options: StudyOptions, configuration: str) -> PredictionOptions:
+    method = options.method
+    return PredictionOptions(
+        ModelChoice(
+            (configuration,), tuple(options.folds), method.budget.name, method.model
+        ),
+        options.device,
+        clean=CLEANING,
+        meshes=True,
+        force=options.force,
+    )
 
 
 def _score(

@@ -32,8 +32,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.pipeline.prediction import predict
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.prediction.network import ImagesTooLarge
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
@@ -51,25 +50,22 @@ def batch(tmp_path):
     return workspace
 
 
-def predicted(workspace, root, monkeypatch, **words):
-    """Predict the batch by brightness; return the summary and what was shown."""
-    network = StandIn()
-    monkeypatch.setattr(predict, "predict_folder", network)
+def predicted(workspace, root, network=None, **options):
+    """Predict the batch by brightness; return the summary and the predicted cases."""
+    network = network or StandIn()
     summary = predict_images(
-        workspace,
-        DATASET,
+        Dataset(workspace, DATASET),
         [root / "images"],
         root / "out",
-        device="cpu",
-        options=PredictionOptions(**words),
+        PredictionOptions(device="cpu", **options),
+        network=network,
     )
     return summary, [sorted(call) for call in network.calls]
 
 
 def in_the_child(root):
-    predict.predict_folder = StandIn(pause_s=0.5)
     workspace = Workspace.at(root / "work", environment={})
-    predict_images(workspace, DATASET, [root / "images"], root / "out", device="cpu")
+    predicted(workspace, root, StandIn(pause_s=0.5))
 
 
 def records(root):
@@ -95,7 +91,7 @@ def assert_every_record_is_true(root):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_N03_a_kill_after_k_cases_leaves_k_finished_ones_that_are_not_done_again(
-    batch, tmp_path, monkeypatch, count
+    batch, tmp_path, count
 ):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -112,7 +108,7 @@ def test_N03_a_kill_after_k_cases_leaves_k_finished_ones_that_are_not_done_again
     assert_every_record_is_true(tmp_path)
     times = {c: (tmp_path / "out" / c / "labels.nii.gz").stat() for c in finished}
 
-    summary, shown = predicted(batch, tmp_path, monkeypatch)
+    summary, shown = predicted(batch, tmp_path)
 
     assert shown == [[case for case in CASES if case not in finished]]
     assert [case.case_id for case in summary.cases] == CASES
@@ -154,25 +150,25 @@ def changed_bytes(file):
     ],
 )
 def test_N03_an_output_that_does_not_verify_is_made_anew_and_no_other(
-    batch, tmp_path, monkeypatch, name, spoil
+    batch, tmp_path, name, spoil
 ):
-    predicted(batch, tmp_path, monkeypatch, meshes=True)
+    predicted(batch, tmp_path, meshes=True)
     folder = tmp_path / "out" / CASES[2]
     outputs = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"]
     whole = {path: sha256_of(path) for path in outputs}
     spoil(folder / name)
 
-    _, shown = predicted(batch, tmp_path, monkeypatch, meshes=True)
+    _, shown = predicted(batch, tmp_path, meshes=True)
 
     assert shown == [[CASES[2]]]
     assert {path: sha256_of(path) for path in whole} == whole
-    assert predicted(batch, tmp_path, monkeypatch, meshes=True)[1] == []
+    assert predicted(batch, tmp_path, meshes=True)[1] == []
 
 
 def test_N03_a_record_that_was_rewritten_to_fit_spoilt_labels_is_not_believed(
-    batch, tmp_path, monkeypatch
+    batch, tmp_path
 ):
-    predicted(batch, tmp_path, monkeypatch)
+    predicted(batch, tmp_path)
     folder = tmp_path / "out" / CASES[0]
     labels = folder / "labels.nii.gz"
     labels.write_bytes(b"")
@@ -180,18 +176,18 @@ def test_N03_a_record_that_was_rewritten_to_fit_spoilt_labels_is_not_believed(
     record["outputs"]["labels.nii.gz"] = sha256_of(labels)
     (folder / "prediction.json").write_text(json.dumps(record))
 
-    assert predicted(batch, tmp_path, monkeypatch)[1] == [[CASES[0]]]
+    assert predicted(batch, tmp_path)[1] == [[CASES[0]]]
 
 
 @pytest.mark.parametrize("kept", [200, 0.5, 0.99])
 def test_N02_K19_a_truncated_image_is_refused_by_name_and_never_predicted(
-    batch, tmp_path, monkeypatch, kept
+    batch, tmp_path, kept
 ):
     file = tmp_path / "images" / f"{CASES[1]}.nii.gz"
     content = file.read_bytes()
     file.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
 
-    summary, shown = predicted(batch, tmp_path, monkeypatch)
+    summary, shown = predicted(batch, tmp_path)
 
     assert shown == [[case for case in CASES if case != CASES[1]]]
     refused = summary.cases[1]
@@ -206,6 +202,7 @@ class HalfWritten:
 
     def __init__(self):
         self.seen = []
+        self.calls = []
 
     def __call__(self, _workspace, model, work, _resources, *, advanced):
         folder = work / model.configurations[0]
@@ -224,15 +221,10 @@ class HalfWritten:
         return folder
 
 
-def test_N03_a_labelmap_that_is_still_being_written_is_not_taken(
-    batch, tmp_path, monkeypatch
-):
+def test_N03_a_labelmap_that_is_still_being_written_is_not_taken(batch, tmp_path):
     network = HalfWritten()
-    monkeypatch.setattr(predict, "predict_folder", network)
 
-    predict_images(
-        batch, DATASET, [tmp_path / "images"], tmp_path / "out", device="cpu"
-    )
+    predicted(batch, tmp_path, network)
 
     assert network.seen == [False] * len(CASES)
     assert records(tmp_path) == CASES
@@ -253,13 +245,9 @@ class OneTooLarge(StandIn):
 
 
 def test_F10_an_image_that_does_not_fit_is_refused_and_the_others_go_on(
-    batch, tmp_path, monkeypatch
+    batch, tmp_path
 ):
-    monkeypatch.setattr(predict, "predict_folder", OneTooLarge())
-
-    summary = predict_images(
-        batch, DATASET, [tmp_path / "images"], tmp_path / "out", device="cpu"
-    )
+    summary, _ = predicted(batch, tmp_path, OneTooLarge())
 
     refused = [case for case in summary.cases if case.outcome is Outcome.REFUSED]
     assert [case.case_id for case in refused] == [CASES[1]]

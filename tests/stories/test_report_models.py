@@ -16,12 +16,14 @@ from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import record_file
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.ingest.convert import convert_study
+from nnunet_bridge.pipeline.models.choose import ModelChoice
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 from nnunet_bridge.pipeline.training.plan import plan_dataset
 from nnunet_bridge.pipeline.training.train import train_dataset
@@ -130,7 +132,10 @@ def test_they_predict_and_stand_in_one_table(workspace, trained, tmp_path):
 
     for model in trained:
         predict_images(
-            workspace, DATASET, images, tmp_path / model, budget="smoke", model=model
+            Dataset(workspace, DATASET),
+            images,
+            tmp_path / model,
+            PredictionOptions(ModelChoice(budget="smoke", kind=model)),
         )
         found = next((tmp_path / model).rglob("labels.nii.gz"))
         labels = workspace.raw_dir / DATASET / "dataset.json"
@@ -157,9 +162,8 @@ def test_a_packed_one_predicts_elsewhere_and_is_gone_on_with(
     unpacked = unpack_model(Workspace.at(elsewhere, environment={}), packed)
     images = sorted((workspace.raw_dir / DATASET / "imagesTr").glob("*.nii.gz"))[:1]
 
-    found = predict_images(
-        Workspace.at(elsewhere, environment={}), DATASET, images, tmp_path / "out"
-    )
+    unpacked_there = Dataset(Workspace.at(elsewhere, environment={}), DATASET)
+    found = predict_images(unpacked_there, images, tmp_path / "out")
 
     assert unpacked.folds == ("0",)
     assert found.exit_code == 0

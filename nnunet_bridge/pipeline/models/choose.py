@@ -22,6 +22,23 @@ from nnunet_bridge.pipeline.models.selection import current_choice
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which of the finished models of a dataset to take; see `predicting_model`."""
+
+    configurations: tuple[str, ...] = ()
+    """Several are averaged; by default the choice of `select`, or the best one."""
+
+    folds: tuple[str, ...] = ()
+    """By default all that have finished."""
+
+    budget: str | None = None
+    """By default the longest that has finished."""
+
+    kind: str | None = None
+    """As in ``--model``; by default nnU-Net's own, if it has finished."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """Finished trainings that predict together: folds of one configuration or more."""
 

@@ -1,11 +1,12 @@
-"""Which slices of a new image are predicted: those that are named, or that are found.
+"""Find the region of the structures in new images with a coarse first pass.
 
-A stack of a whole body holds many slices in which none of the structures can be. They
-cost time and memory, and a network that never saw a chest invents bones in it. The
+A scan of the whole body contains many slices without any of the structures. They cost
+time and memory, and a network that was never trained on a chest finds bones in it. The
 region is a range of slices; the labels are put back on all of them, background outside.
 
-The first pass takes a slice every few millimetres and one fold, a 2d one if there is
-one: it judges each slice by itself, so a tenth of the slices costs a tenth of the time.
+The first pass takes a slice every few millimetres and one fold, of 2d where there is
+one: 2d predicts each slice on its own, so a tenth of the slices takes a tenth of the
+time.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
 from nnunet_bridge.pipeline.models.choose import Model, choose_model
-from nnunet_bridge.pipeline.prediction.network import IMAGES, predict_folder
+from nnunet_bridge.pipeline.prediction.network import (
+    IMAGES,
+    Network,
+    predict_folder,
+)
 
 COARSE_MM = 5.0
-"""The first pass takes a slice about every so many millimetres."""
+"""Approximate distance between the slices of the first pass."""
 
 _SPECK_SHARE = 0.01
 """A piece below this share of the largest one does not widen the region."""
 
 
 def first_pass_model(workspace: Workspace, model: Model) -> Model:
-    """Return the cheapest part of a model that can tell where the structures are.
+    """Return one fold to find the structures with: of 2d if that has finished.
 
-    One fold: of 2d, if the same kind and budget has one that has finished, otherwise of
-    the model itself.
+    Without a finished 2d model of the same kind and budget, a fold of `model` itself.
     """
     try:
         flat = choose_model(
@@ -52,17 +56,18 @@ def first_pass_model(workspace: Workspace, model: Model) -> Model:
 
 @dataclass(slots=True)
 class FirstPass:
-    """Finds where the structures of several images are, in one call of nnU-Net."""
+    """Finds the region of the structures of several images in one call of nnU-Net."""
 
     workspace: Workspace
     model: Model
-    """Of one fold; see `first_pass_model`."""
+    """One fold; see `first_pass_model`."""
 
     labels: LabelTable
     work: Path
-    """A folder of its own; gets thinned images and their predictions."""
+    """A folder of its own for thinned images and their predictions."""
 
     margin_mm: float
+    network: Network = predict_folder
 
     def add(self, case_id: str, volume: Volume) -> None:
         """Write every n-th slice of an image, to be predicted later."""
@@ -75,14 +80,14 @@ class FirstPass:
         resources: Resources,
         advanced: Callable[[float], None],
     ) -> dict[str, Region | None]:
-        """Predict what was added; return the slices of each image, None for no find.
+        """Predict the added images; return each region, None where nothing was found.
 
         Raises
         ------
         NnUNetError
             If nnU-Net fails.
         """
-        folder = predict_folder(
+        folder = self.network(
             self.workspace, self.model, self.work, resources, advanced=advanced
         )
         found = {}
@@ -92,7 +97,7 @@ class FirstPass:
         return found
 
     def as_json(self) -> JsonObject:
-        """Return what the record of a prediction says of it."""
+        """Return the entry ``found_by`` of the record of a prediction."""
         state = self.model.states[0]
         return {"model": state.name, "slice_every_mm": COARSE_MM}
 
@@ -115,11 +120,11 @@ def found_region(
     Parameters
     ----------
     structures : (I, J, M) bool
-        What the first pass labelled in every n-th slice.
+        The voxels that the first pass labelled, in every n-th slice.
     grid : Grid
-        Of the whole image.
+        The grid of the whole image.
     margin_mm : float
-        Kept beyond the first and last slice that may hold a structure.
+        Margin beyond the first and last slice that may hold a structure.
 
     Returns
     -------
@@ -140,6 +145,6 @@ def found_region(
 
 
 def _step(grid: Grid) -> int:
-    """Return of how many slices the first pass takes one; three of them at least."""
+    """Return n of "every n-th slice"; at least three slices remain."""
     wanted = max(1, round(COARSE_MM / float(grid.spacing_mm[2])))
     return max(1, min(wanted, grid.shape[2] // 3))

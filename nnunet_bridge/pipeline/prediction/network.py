@@ -1,4 +1,4 @@
-"""Images in a folder -> nnU-Net's labelmaps, by one model or the mean of several."""
+"""Predict the images of a folder with nnU-Net: one model, or the mean of several."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.findings import Refused
@@ -44,12 +45,27 @@ _SMALLER = (
 )
 
 
-class ImagesTooLarge(BridgeError):  # noqa: N818 - it is a verdict on cases
+class ImagesTooLarge(BridgeError):  # noqa: N818 - it lists cases
     """Some images do not fit into memory (F10); predict the others without them."""
 
     def __init__(self, cases: Mapping[str, Refused]) -> None:
         super().__init__("\n".join(map(str, cases.values())), code="F10")
         self.cases = cases
+
+
+class Network(Protocol):
+    """Predicts the images of a work folder, as `predict_folder` does."""
+
+    def __call__(
+        self,
+        workspace: Workspace,
+        model: Model,
+        work: Path,
+        resources: Resources,
+        *,
+        advanced: Callable[[float], None],
+    ) -> Path:
+        """Return the folder of ``<case>.nii.gz``; call `advanced` with the share."""
 
 
 def predict_folder(
@@ -62,25 +78,25 @@ def predict_folder(
 ) -> Path:
     """Predict every image of a folder; return the folder of ``<case>.nii.gz``.
 
-    Beside each lies what `names.agreement_file` names: the mean Dice between folds, and
+    Beside each lies its `names.agreement_file`: the mean Dice between folds, and
     between configurations, where there are several.
 
     Parameters
     ----------
     workspace : Workspace
     model : Model
-        Judged before nnU-Net is called with it.
+        Its files are checked before nnU-Net runs.
     work : Path
-        Holds the images in `IMAGES`; gets the predictions.
+        Contains the images in `IMAGES`; gets the predictions.
     resources : Resources
-        What may be used; memory for more than one worker is looked for here.
+        Reduced here to one worker if the memory is not enough for several.
     advanced : callable
-        Told which share of the work is done, 0..1.
+        Called with the share of the work that is done, 0..1.
 
     Raises
     ------
     SecurityError
-        If the model holds what could do harm (FAULTS S01, S02, S07-S10).
+        If the model could do harm (S01, S02, S07-S10).
     ImagesTooLarge
         If some images do not fit into memory (F10); nothing was predicted.
     EnvironmentFault
@@ -95,7 +111,7 @@ def predict_folder(
         for case_id, files in images_by_case(work / IMAGES).items()
     }
     able = _within_memory(members, grids, resources)
-    _ask_for_disk(members, grids, work)
+    _require_disk(members, grids, work)
     call = _Call(workspace, model, work, able)
     previous = None
     if model.previous:
@@ -111,7 +127,7 @@ def predict_folder(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """Calls of nnU-Net's process on the same images."""
+    """Calls of nnU-Net on the same images."""
 
     workspace: Workspace
     model: Model
@@ -124,7 +140,7 @@ class _Call:
         out_dir: Path,
         previous_dir: Path | None = None,
     ) -> Iterator[float]:
-        """Predict with the mean of `members`; give the share that is done."""
+        """Predict with the mean of `members`; yield the share that is done."""
         progress_file = self.work / "progress.jsonl"
         progress_file.unlink(missing_ok=True)
         command = predict_command(
@@ -168,7 +184,7 @@ def _planned_members(workspace: Workspace, model: Model) -> list[PlannedMember]:
 def _within_memory(
     members: Sequence[PlannedMember], grids: Mapping[str, Grid], resources: Resources
 ) -> Resources:
-    """Return the resources with as many workers as there is memory for.
+    """Return the resources with one worker, if memory is not enough for more.
 
     Raises
     ------
@@ -192,16 +208,10 @@ def _within_memory(
     return resources if ahead <= free else replace(resources, workers=1)
 
 
-def _ask_for_disk(
+def _require_disk(
     members: Sequence[PlannedMember], grids: Mapping[str, Grid], work: Path
 ) -> None:
-    """Refuse what the disk cannot hold while the mean of several members is formed.
-
-    Raises
-    ------
-    EnvironmentFault
-        With both figures (FAULTS F06).
-    """
+    """Refuse images whose mean of several members does not fit on the disk (F06)."""
     free = free_bytes(work)
     for case_id, grid in grids.items():
         needed = waiting_disk_bytes(members, grid.shape)
@@ -216,7 +226,7 @@ def _ask_for_disk(
 
 
 def _share_done(progress_file: Path) -> float:
-    """Return the share in the last whole line that nnU-Net's process has written."""
+    """Return the share in the last complete line that nnU-Net's process has written."""
     if not progress_file.exists():
         return 0.0
     *lines, _ = progress_file.read_text(encoding="utf-8").split("\n")

@@ -1,25 +1,39 @@
-"""What a predicted case is given out as: labels, meshes, and what else is asked for."""
+"""Write the files of a predicted case, and recognise a case that is finished (N03).
+
+The existence of a file proves nothing: a killed process leaves files of 0 and of 4
+bytes, and nnU-Net's own resumption takes them as done. A case is finished if its record
+matches the input and the model, every file in the record has its recorded hash, and the
+labels can be read to their end, on the grid of the input.
+"""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Refused
-from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.scores import StructureVolume
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
-from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.formats.files import PARTIAL, sha256_of
+from nnunet_bridge.formats.kept import Kept, files_unchanged
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
-from nnunet_bridge.formats.nifti import write_labelmap
+from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.formats.preview import write_preview
 from nnunet_bridge.formats.slicer_write import write_labelmap_segmentation
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region, put_back
 from nnunet_bridge.pipeline.labels.mesh import write_meshes
-from nnunet_bridge.pipeline.prediction.finished_case import file_hashes
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+
+RECORD = "prediction.json"
+"""Written last in the folder of a case: without it the case is not finished."""
 
 CASE_SEGMENTATION = "labels.seg.nrrd"
 CASE_DICOM_SEG = "labels.dcm"
@@ -28,21 +42,9 @@ CASE_VOLUMES = "volumes.csv"
 CASE_MESHES = "meshes"
 
 
-@dataclass(frozen=True, slots=True)
-class WantedOutputs:
-    """Which files a case gets beside its labels, volumes and preview."""
-
-    meshes: bool = False
-    seg_nrrd: bool = False
-    """3D Slicer's segmentation."""
-
-    dicom_seg: bool = False
-    """DICOM SEG; the image must be a DICOM series."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictedImage:
-    """A prediction, and all that its files tell of it."""
+    """A prediction, with everything that its output files contain."""
 
     case_id: str
     seen: Labelmap
@@ -52,13 +54,13 @@ class PredictedImage:
     """On the same slices."""
 
     cut: Region | None
-    """Which slices of the input these are; None if they are all."""
+    """Which slices of the input these are; None for all of them."""
 
     region: Region | None
-    """What the input was cropped from when it was converted; None if nothing was."""
+    """The slices that `convert` kept of the scan; None for all of them."""
 
     slices: tuple[SourceSlice, ...]
-    """Where the slices of a DICOM series lie on the disk; empty for other images."""
+    """The files of the slices of a DICOM series; empty for other images."""
 
     algorithm: Algorithm
 
@@ -69,30 +71,31 @@ class PredictedImage:
 
 @dataclass(frozen=True, slots=True)
 class WrittenOutputs:
-    """What a case was given out as."""
-
-    hashes: dict[str, str]
-    """``labels_sha256`` and, with a region, ``whole_scan_sha256``."""
+    """The files of a case, and what was found while they were written."""
 
     outputs: dict[str, str]
     """File, relative to the folder of the case -> its SHA-256."""
 
+    volumes: tuple[StructureVolume, ...]
     findings: tuple[Finding, ...]
+
+    def as_json(self) -> JsonObject:
+        """Return the hashes as ``prediction.json`` contains them."""
+        named = {"labels_sha256": CASE_LABELS, "whole_scan_sha256": WHOLE_SCAN_LABELS}
+        known = {
+            key: self.outputs[name]
+            for key, name in named.items()
+            if name in self.outputs
+        }
+        return {**known, "outputs": self.outputs}
 
 
 def write_outputs(
-    case_dir: Path, predicted: PredictedImage, wanted: WantedOutputs
+    case_dir: Path, predicted: PredictedImage, options: PredictionOptions
 ) -> WrittenOutputs:
-    """Write everything that a predicted case is given out as.
+    """Write all files of a predicted case but its record.
 
-    Files of an earlier call that are no longer asked for are removed.
-
-    Parameters
-    ----------
-    case_dir : Path
-        The folder of the case.
-    predicted : PredictedImage
-    wanted : WantedOutputs
+    Files of an earlier call that `options` no longer asks for are removed.
 
     Raises
     ------
@@ -100,75 +103,99 @@ def write_outputs(
         If a DICOM SEG is asked for that cannot refer to the image (N10).
     """
     labelmap = predicted.labelmap()
-    labels_file = case_dir / CASE_LABELS
-    shutil.rmtree(case_dir / CASE_MESHES, ignore_errors=True)
-    write_labelmap(labels_file, labelmap)
-    hashes = {"labels_sha256": sha256_of(labels_file)}
-    hashes |= write_whole_scan(case_dir, labelmap, predicted.region)
     volumes = structure_volumes(labelmap, case_id=predicted.case_id)
+    shutil.rmtree(case_dir / CASE_MESHES, ignore_errors=True)
+    for name in (CASE_SEGMENTATION, CASE_DICOM_SEG, WHOLE_SCAN_LABELS):
+        (case_dir / name).unlink(missing_ok=True)
+    write_labelmap(case_dir / CASE_LABELS, labelmap)
     write_volumes(case_dir / CASE_VOLUMES, volumes)
-    write_preview(
-        case_dir / CASE_PREVIEW,
-        predicted.image,
-        predicted.seen,
-        title=predicted.case_id,
-    )
-    findings: tuple[Finding, ...] = ()
-    (case_dir / CASE_SEGMENTATION).unlink(missing_ok=True)
-    (case_dir / CASE_DICOM_SEG).unlink(missing_ok=True)
-    if wanted.seg_nrrd:
+    title = predicted.case_id
+    write_preview(case_dir / CASE_PREVIEW, predicted.image, predicted.seen, title=title)
+    if options.seg_nrrd:
         write_labelmap_segmentation(case_dir / CASE_SEGMENTATION, labelmap)
-    if wanted.dicom_seg:
-        whole = labelmap
-        if predicted.region is not None:
-            whole = put_back(labelmap, predicted.region)
-        findings = write_dicom_seg(
-            case_dir / CASE_DICOM_SEG, whole, predicted.slices, predicted.algorithm
-        )
-    if wanted.meshes:
+    if options.meshes:
         write_meshes(labelmap, case_dir / CASE_MESHES)
-    return WrittenOutputs(hashes, file_hashes(case_dir), findings)
+    if predicted.region is not None:
+        labelmap = put_back(labelmap, predicted.region)
+        write_labelmap(case_dir / WHOLE_SCAN_LABELS, labelmap)
+    findings: tuple[Finding, ...] = ()
+    if options.dicom_seg:
+        findings = write_dicom_seg(
+            case_dir / CASE_DICOM_SEG, labelmap, predicted.slices, predicted.algorithm
+        )
+    return WrittenOutputs(_file_hashes(case_dir), volumes, findings)
 
 
-def refuse_without_slices(slices: tuple[SourceSlice, ...]) -> None:
-    """Refuse an image whose DICOM series a DICOM SEG cannot refer to.
-
-    Raises
-    ------
-    Refused
-        N10.
-    """
+def require_source_slices(slices: tuple[SourceSlice, ...]) -> None:
+    """Refuse an image whose slices a DICOM SEG cannot refer to (N10)."""
     if not slices:
         raise Refused.because(
             "N10",
-            "The image was resampled from its DICOM series, so that no DICOM SEG can "
-            "refer to the slices: leave out --dicom-seg or --resample.",
+            "The image was resampled from its DICOM series, so DICOM SEG cannot refer "
+            "to its slices: leave out --dicom-seg or --resample.",
         )
 
 
-def write_whole_scan(
-    case_dir: Path, labelmap: Labelmap, region: Region | None
-) -> dict[str, str]:
-    """Write a prediction on the grid of the scan that its image was cropped from.
+def finished_record(
+    case_dir: Path, facts: JsonObject, labels: LabelTable, grid: Grid
+) -> JsonObject | None:
+    """Return the record of a finished case, or None if it must be predicted.
 
     Parameters
     ----------
     case_dir : Path
-        The folder of the case.
-    labelmap : Labelmap
-        On the grid of the image.
-    region : Region or None
-        What `convert` kept of the scan; None if it kept everything, and then a file of
-        an earlier call is removed.
-
-    Returns
-    -------
-    hashes : dict
-        ``whole_scan_sha256`` of the file, if there is one.
+        The folder of the case; it may not exist.
+    facts : dict
+        Hashes of input and model, and the options; the record must hold the same.
+    labels : LabelTable
+        Of the model.
+    grid : Grid
+        Of the input.
     """
-    file = case_dir / WHOLE_SCAN_LABELS
-    if region is None:
-        file.unlink(missing_ok=True)
-        return {}
-    write_labelmap(file, put_back(labelmap, region))
-    return {"whole_scan_sha256": sha256_of(file)}
+    record = Kept(case_dir / RECORD, facts).load()
+    files = None if record is None else record.get("outputs")
+    if not isinstance(files, dict) or not {CASE_LABELS, CASE_VOLUMES} <= files.keys():
+        return None
+    if not files_unchanged(case_dir, files):
+        return None
+    try:
+        labelmap = read_labelmap(case_dir / CASE_LABELS, labels)
+    except BridgeError:
+        return None
+    return record if labelmap.grid.matches(grid) else None
+
+
+@dataclass(slots=True)
+class CompletedLabelmaps:
+    """Reads labelmaps from the folder of a process that is still writing there."""
+
+    labels: LabelTable
+    _sizes: dict[Path, int] = field(default_factory=dict)
+
+    def poll(self, file: Path) -> Labelmap | None:
+        """Return a labelmap once it is complete, else None.
+
+        A file is complete if its size is that of the last call and it can be read to
+        its end.
+        """
+        try:
+            size = file.stat().st_size
+        except OSError:
+            return None
+        if self._sizes.get(file) != size:
+            self._sizes[file] = size
+            return None
+        try:
+            return read_labelmap(file, self.labels)
+        except Refused:
+            return None
+
+
+def _file_hashes(case_dir: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a case but its record."""
+    files = sorted(file for file in case_dir.rglob("*") if file.is_file())
+    return {
+        file.relative_to(case_dir).as_posix(): sha256_of(file)
+        for file in files
+        if file != case_dir / RECORD and not file.name.endswith(PARTIAL)
+    }

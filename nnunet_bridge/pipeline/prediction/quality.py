@@ -1,4 +1,4 @@
-"""The light of every predicted case, and the page that shows the worst first."""
+"""Rate the quality of predicted cases; write the page that shows the worst first."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import write_reasons
 from nnunet_bridge.formats.thumbnail import thumbnail
+from nnunet_bridge.nnunet.names import agreement_file
 from nnunet_bridge.ops.quality import judge
+from nnunet_bridge.pipeline.prediction.outputs import CASE_PREVIEW, RECORD
 
 QUALITY_PAGE = "quality.html"
 QUALITY_TABLE = "quality.csv"
-PREVIEW = "preview.png"
-RECORD = "prediction.json"
 
 
 def case_quality(
@@ -33,24 +33,24 @@ def case_quality(
     case_id: str,
     training: TrainingStructures | None,
 ) -> Quality:
-    """Return the light of a prediction.
+    """Return the quality rating of a prediction.
 
     Parameters
     ----------
     labelmap : Labelmap
-        As it is given out.
+        On the slices that the network saw.
     predicted_dir : Path
-        May hold ``<case>.agreement.json``, what the members of the model agree on.
+        May contain the `agreement_file` of the case.
     case_id : str
     training : TrainingStructures or None
-        None if nothing is known of the training labels.
+        Ranges of the training labels; None if they are unknown.
 
     Raises
     ------
     InputError
-        If the table of agreements is damaged.
+        If the agreement file is damaged.
     """
-    file = predicted_dir / f"{case_id}.agreement.json"
+    file = agreement_file(predicted_dir, case_id)
     agreement = MemberAgreement()
     if file.is_file():
         agreement = MemberAgreement.from_json(read_json(file))
@@ -58,7 +58,7 @@ def case_quality(
 
 
 def recorded_quality(record: JsonObject) -> Quality | None:
-    """Return the light that a ``prediction.json`` holds; None if it holds none."""
+    """Return the quality rating in a ``prediction.json``; None if there is none."""
     try:
         return Quality.from_json(record["quality"])
     except (KeyError, InputError):
@@ -68,18 +68,13 @@ def recorded_quality(record: JsonObject) -> Quality | None:
 def write_quality(out: Path, labels: LabelTable) -> tuple[CaseQuality, ...]:
     """Write the page and the table of all finished cases of a folder.
 
-    Cases of earlier calls are among them. One that was predicted before there was a
-    light has none.
+    Cases of earlier calls are included. A case that was predicted before there were
+    quality ratings has none.
 
     Returns
     -------
     cases : tuple of CaseQuality
         The worst first.
-
-    Raises
-    ------
-    EnvironmentFault
-        If the disk refuses.
     """
     records = sorted(out.glob(f"*/{RECORD}"))
     found = [_case_quality(record.parent, labels) for record in records]
@@ -102,7 +97,7 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[CaseQuality, ...]:
 
 
 def _case_quality(case_dir: Path, labels: LabelTable) -> CaseQuality | None:
-    """Return a finished case; None if its record or its labels cannot be read."""
+    """Return a finished case; None if its record or labels cannot be read."""
     try:
         record = read_json(case_dir / RECORD)
         return CaseQuality(
@@ -120,8 +115,8 @@ def _case_quality(case_dir: Path, labels: LabelTable) -> CaseQuality | None:
 
 
 def _picture(case_dir: Path, labels: LabelTable) -> str:
-    """Return the preview of a case, or its labels alone, as a ``data:`` address."""
-    preview = case_dir / PREVIEW
+    """Return the preview of a case, or its labels alone, as a ``data:`` URL."""
+    preview = case_dir / CASE_PREVIEW
     if preview.is_file():
         return thumbnail(preview)
     return thumbnail(read_labelmap(case_dir / CASE_LABELS, labels))

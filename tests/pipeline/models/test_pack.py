@@ -47,7 +47,7 @@ from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
 from nnunet_bridge.nnunet.methods import method_of_run
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import known_runs, lock_file
 from nnunet_bridge.pipeline.models import pack
 from nnunet_bridge.pipeline.models.choose import choose_model
@@ -365,7 +365,7 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
     options = PredictionOptions(clean="tuned")
 
     summary = predict_images(
-        unpacked[0], DATASET, [image], tmp_path / "out", device="cpu", options=options
+        Dataset(unpacked[0], DATASET), [image], tmp_path / "out", options
     )
 
     assert summary.exit_code == 0
@@ -384,7 +384,7 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
     assert "leg_9" in (tmp_path / "out" / "quality.html").read_text()
 
     again = predict_images(
-        unpacked[0], DATASET, [image], tmp_path / "out", device="cpu", options=options
+        Dataset(unpacked[0], DATASET), [image], tmp_path / "out", options
     )
     assert again.as_json()["cases"][0]["quality"] == record["quality"]
 

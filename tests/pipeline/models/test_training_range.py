@@ -15,6 +15,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import Card, TrainingRange, validated
 from nnunet_bridge.pipeline.ingest.convert import convert_study
@@ -25,7 +26,6 @@ from nnunet_bridge.pipeline.models.training_range import (
     unlike_contrast,
     unlike_place,
 )
-from nnunet_bridge.pipeline.prediction import predict
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
 WATER = ["ORIGINAL", "PRIMARY", "M", "WATER"]
@@ -213,19 +213,17 @@ def test_a_card_of_an_older_version_is_still_read_and_stays_as_it_was():
     assert TrainingRange.model_validate(old).orientations is None
 
 
-def test_N08_an_unpacked_model_warns_by_what_its_card_said(tmp_path, seen, monkeypatch):
+def test_N08_an_unpacked_model_warns_by_what_its_card_said(tmp_path, seen):
     workspace = finished_workspace(tmp_path)
     (fold_dir,) = workspace.results_dir.glob("*/*/fold_0")
     (fold_dir / ORIGIN_FILE).write_text(
         json.dumps({"training_range": seen.model_dump()})
     )
     assert training_range(fold_dir.parent, tmp_path).orientations == ["LPS"]
-    monkeypatch.setattr(predict, "predict_folder", StandIn())
     image = image_with_bone(tmp_path / "knee.nii.gz", 5, 9)
 
-    summary = predict_images(
-        workspace, DATASET, [image], tmp_path / "out", device="cpu"
-    )
+    dataset = Dataset(workspace, DATASET)
+    summary = predict_images(dataset, [image], tmp_path / "out", network=StandIn())
 
     (case,) = summary.cases
     assert {finding.code for finding in case.findings} == {"N08"}
@@ -240,7 +238,7 @@ def test_N08_a_model_of_two_channels_is_refused_before_anything_is_read(tmp_path
     image = image_with_bone(tmp_path / "knee.nii.gz", 5, 9)
 
     with pytest.raises(InputError, match=r"2 channels \(T1, T2\)") as caught:
-        predict_images(workspace, DATASET, [image], tmp_path / "out", device="cpu")
+        predict_images(Dataset(workspace, DATASET), [image], tmp_path / "out")
 
     assert caught.value.code == "N08"
     assert not (tmp_path / "out").exists()

@@ -15,12 +15,11 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.models import tune
 from nnunet_bridge.pipeline.models.choose import choose_model
 from nnunet_bridge.pipeline.models.tune import tune_cleaning, tuned_rules
-from nnunet_bridge.pipeline.prediction import predict
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
@@ -293,7 +292,7 @@ def test_a_damaged_file_of_rules_is_refused(workspace, text):
 
 
 @pytest.fixture
-def predict_with(workspace, tmp_path, monkeypatch):
+def predict_with(workspace, tmp_path):
     """Predict one image; in place of nnU-Net, a prediction with a speck of tibia."""
     image = tmp_path / "new_0000.nii.gz"
     write_volume(image, Volume(GRID, drawn().astype(np.int16)))
@@ -307,12 +306,11 @@ def predict_with(workspace, tmp_path, monkeypatch):
         write_labelmap(folder / "new.nii.gz", labelmap)
         return folder
 
-    monkeypatch.setattr(predict, "predict_folder", without_nnunet)
-
     def call(clean):
         out = tmp_path / "out"
-        options = PredictionOptions(clean)
-        predict_images(workspace, DATASET, [image], out, device="cpu", options=options)
+        dataset = Dataset(workspace, DATASET)
+        options = PredictionOptions(clean=clean, device="cpu")
+        predict_images(dataset, [image], out, options, network=without_nnunet)
         record = json.loads((out / "new" / "prediction.json").read_text())
         labelmap = read_labelmap(out / "new" / "labels.nii.gz", TABLE)
         return record, labelmap, len(calls)
@@ -400,7 +398,7 @@ def test_the_command_tunes_and_prints_one_object(workspace):
         (["."], "Name LABELS to clean and OUT"),
         ([], "Name LABELS to clean and OUT"),
         ([".", "out", "--keep", "2"], "--rule volume"),
-        ([".", "out", "--rule", "volume", "--each-side"], "Add --keep N"),
+        ([".", "out", "--rule", "volume", "--each-side"], "needs --keep N"),
         (["--tune", "1", "--each-side"], "Leave out '--each-side'"),
     ],
 )

@@ -19,9 +19,8 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
-from nnunet_bridge.pipeline.prediction import first_pass as prediction_region
-from nnunet_bridge.pipeline.prediction import predict
 from nnunet_bridge.pipeline.prediction.first_pass import (
     COARSE_MM,
     found_region,
@@ -93,22 +92,18 @@ def test_a_speck_far_away_does_not_widen_the_region():
 
 
 @pytest.fixture
-def predicted(tmp_path, monkeypatch):
+def predicted(tmp_path):
     workspace = finished_workspace(tmp_path)
     network = StandIn()
-    monkeypatch.setattr(predict, "predict_folder", network)
-    monkeypatch.setattr(prediction_region, "predict_folder", network)
     images = [image_with_bone(tmp_path / "leg.nii.gz", *BONE)]
 
     def call(*more, **words):
-        options = PredictionOptions(region=RegionRequest.from_words(**words))
         summary = predict_images(
-            workspace,
-            DATASET,
+            Dataset(workspace, DATASET),
             [*images, *more],
             tmp_path / "out",
-            device="cpu",
-            options=options,
+            PredictionOptions(device="cpu", region=RegionRequest.from_words(**words)),
+            network=network,
         )
         return summary, network.calls
 

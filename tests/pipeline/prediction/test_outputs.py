@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,21 +16,21 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
-from nnunet_bridge.formats.nifti import write_volume
+from nnunet_bridge.formats.nifti import read_labelmap, write_volume
 from nnunet_bridge.formats.slicer import read_segments
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.ops.region import Region
 from nnunet_bridge.pipeline.ingest.inputs import read_image
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.outputs import (
     PredictedImage,
-    WantedOutputs,
-    refuse_without_slices,
+    require_source_slices,
     write_outputs,
 )
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
 TABLE = LabelTable.from_names(["tibia_left", "femur_left"])
-ALL = WantedOutputs(meshes=True, seg_nrrd=True, dicom_seg=True)
+ALL = PredictionOptions(meshes=True, seg_nrrd=True, dicom_seg=True)
 
 
 @pytest.fixture
@@ -61,7 +62,10 @@ def test_every_file_is_recorded_with_its_hash_and_no_other(tmp_path, predicted):
         name: hashlib.sha256(file.read_bytes()).hexdigest()
         for name, file in files.items()
     }
-    assert written.hashes["labels_sha256"] == written.outputs["labels.nii.gz"]
+    assert written.as_json() == {
+        "labels_sha256": written.outputs["labels.nii.gz"],
+        "outputs": written.outputs,
+    }
 
 
 def test_the_segmentation_holds_the_labels(tmp_path, predicted):
@@ -73,8 +77,8 @@ def test_the_segmentation_holds_the_labels(tmp_path, predicted):
         assert mask.grid.matches(predicted.seen.grid, tolerance_mm=1e-9)
 
 
-def test_volumes_are_told_by_structure_and_side(tmp_path, predicted):
-    write_outputs(tmp_path / "c", predicted, WantedOutputs())
+def test_volumes_csv_lists_every_structure_with_its_side(tmp_path, predicted):
+    write_outputs(tmp_path / "c", predicted, PredictionOptions())
 
     with (tmp_path / "c" / "volumes.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -86,24 +90,48 @@ def test_volumes_are_told_by_structure_and_side(tmp_path, predicted):
     assert [float(row["volume_mm3"]) for row in rows] == pytest.approx([expected] * 2)
 
 
-def test_what_is_no_longer_asked_for_goes_away(tmp_path, predicted):
+def test_files_that_are_no_longer_requested_are_removed(tmp_path, predicted):
     write_outputs(tmp_path / "c", predicted, ALL)
 
-    written = write_outputs(tmp_path / "c", predicted, WantedOutputs())
+    written = write_outputs(tmp_path / "c", predicted, PredictionOptions())
 
     assert set(written.outputs) == {"labels.nii.gz", "preview.png", "volumes.csv"}
     assert not (tmp_path / "c" / "labels.dcm").exists()
 
 
-def test_only_the_dicom_segmentation_bears_the_patient(tmp_path, predicted):
+def test_a_case_of_a_cropped_image_gets_labels_on_the_whole_scan_too(
+    tmp_path, predicted
+):
+    grid = predicted.seen.grid
+    affine = grid.affine.copy()
+    affine[:3, 3] -= 2 * affine[:3, 2]
+    scan = Grid((*grid.shape[:2], grid.shape[2] + 5), affine)
+    region = Region(2, 2 + grid.shape[2], scan)
+
+    written = write_outputs(
+        tmp_path / "c", replace(predicted, region=region), PredictionOptions()
+    )
+
+    file = tmp_path / "c" / "labels_whole_scan.nii.gz"
+    whole = read_labelmap(file, TABLE)
+    assert whole.grid.matches(scan)
+    np.testing.assert_array_equal(whole.voxels[:, :, 2:-3], predicted.seen.voxels)
+    assert not whole.voxels[:, :, :2].any()
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert written.as_json()["whole_scan_sha256"] == sha256
+    write_outputs(tmp_path / "c", predicted, PredictionOptions())
+    assert not file.exists()
+
+
+def test_only_dicom_seg_contains_the_name_of_the_patient(tmp_path, predicted):
     written = write_outputs(tmp_path / "c", predicted, ALL)
 
-    told = {
+    named = {
         name
         for name in written.outputs
         if b"DOE" in (tmp_path / "c" / name).read_bytes()
     }
-    assert told == {"labels.dcm"}
+    assert named == {"labels.dcm"}
 
 
 def test_a_record_of_findings_holds_no_name_of_a_file():
@@ -121,7 +149,7 @@ def test_a_record_of_findings_holds_no_name_of_a_file():
 
 def test_a_resampled_series_is_refused_before_anything_is_predicted():
     with pytest.raises(Refused, match="leave out --dicom-seg"):
-        refuse_without_slices(())
+        require_source_slices(())
 
 
 def test_a_dicom_seg_of_a_nifti_file_is_a_usage_error(tmp_path):
@@ -132,12 +160,11 @@ def test_a_dicom_seg_of_a_nifti_file_is_a_usage_error(tmp_path):
     image = tmp_path / "a.nii.gz"
     write_volume(image, Volume(Grid((4, 4, 4), np.eye(4)), np.zeros((4, 4, 4), "i2")))
 
-    with pytest.raises(UsageError, match="--dicom-seg refers to the DICOM series"):
+    with pytest.raises(UsageError, match="--dicom-seg needs a DICOM series"):
         predict_images(
-            workspace,
-            DATASET,
+            Dataset(workspace, DATASET),
             [image],
             tmp_path / "out",
-            options=PredictionOptions(dicom_seg=True),
+            PredictionOptions(dicom_seg=True),
         )
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,88 @@
+"""A call of `predict`: what it reads, writes and reports."""
+
+import csv
+import sys
+
+import pytest
+from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
+
+from nnunet_bridge.nnunet.names import Dataset
+from nnunet_bridge.ops.region import RegionRequest
+from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+from nnunet_bridge.pipeline.prediction.predict import predict_images
+
+_opened = []
+
+
+def _note_open(event, arguments):
+    if event == "open":
+        _opened.append(str(arguments[0]))
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """The names of all files that this process opens from now on."""
+    sys.addaudithook(_note_open)  # it cannot be removed, and costs next to nothing
+    return _opened
+
+
+@pytest.fixture
+def predict_legs(tmp_path):
+    dataset = Dataset(finished_workspace(tmp_path), DATASET)
+    images = [image_with_bone(tmp_path / f"leg_{n}.nii.gz", 20, 30 + n) for n in (1, 2)]
+
+    def call(**options):
+        return predict_images(
+            dataset,
+            images,
+            tmp_path / "out",
+            PredictionOptions(device="cpu", **options),
+            network=StandIn(),
+        )
+
+    return call
+
+
+def rows(file):
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_labelmap_is_not_read_again_for_the_table_of_volumes(
+    predict_legs, tmp_path, opened
+):
+    labels = str(tmp_path / "out" / "leg_1" / "labels.nii.gz")
+    opened.clear()
+    predict_legs()
+    assert opened.count(labels) == 1  # for its hash
+
+    opened.clear()
+    predict_legs()
+    assert opened.count(labels) == 2  # for its hash, and as a proof of wholeness
+
+
+def test_the_table_of_volumes_joins_those_of_all_cases_new_and_finished(
+    predict_legs, tmp_path
+):
+    predict_legs()
+    table = (tmp_path / "out" / "volumes.csv").read_bytes()
+    assert rows(tmp_path / "out" / "volumes.csv") == [
+        *rows(tmp_path / "out" / "leg_1" / "volumes.csv"),
+        *rows(tmp_path / "out" / "leg_2" / "volumes.csv"),
+    ]
+
+    (tmp_path / "out" / "leg_2" / "prediction.json").unlink()
+    predict_legs()
+
+    assert (tmp_path / "out" / "volumes.csv").read_bytes() == table
+
+
+def test_a_case_is_reported_in_the_form_of_all_commands(predict_legs):
+    region = RegionRequest.from_words(slices="20:500")
+
+    (case, _) = predict_legs(region=region).as_json()["cases"]
+
+    assert case["outcome"] == "refused"
+    assert case["codes"] == ["K20"]
+    assert [message[:6] for message in case["messages"]] == ["[K20] "]
+    assert (case["volumes_mm3"], case["files"], case["quality"]) == ({}, [], None)
