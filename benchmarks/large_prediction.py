@@ -21,16 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import read_array, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace, images_by_case
+from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, images_by_case
 from nnunet_bridge.nnunet.prediction_memory import (
     PlannedMember,
     host_bytes,
@@ -88,7 +88,6 @@ def prepare(options: argparse.Namespace) -> None:
     voxels = limb.image.voxels.transpose(2, 1, 0).astype(np.float32)
     voxels = (voxels - voxels.mean()) / voxels.std()
     labels = limb.reference.voxels.transpose(2, 1, 0)
-    workspace = _workspace(options)
     for fold in range(options.folds):
         torch.manual_seed(fold)
         network = get_network_from_plans(
@@ -100,9 +99,7 @@ def prepare(options: argparse.Namespace) -> None:
             deep_supervision=False,
         )
         _fit(network, voxels, labels, planned["patch_size"], seed=fold)
-        fold_dir = workspace.fold_dir(
-            TrainingRun(run.dataset, run.configuration, fold, run.trainer, run.plans)
-        )
+        fold_dir = replace(run, fold=fold).fold_dir
         (fold_dir / "validation").mkdir(parents=True)
         content = {
             "network_weights": network.state_dict(),
@@ -140,7 +137,7 @@ def whole(options: argparse.Namespace) -> None:
         device=torch.device(options.device),
         allow_tqdm=False,
     )
-    model_dir = _workspace(options).model_dir(_run_of(options))
+    model_dir = _run_of(options).model_dir
     folds = tuple(range(options.folds))
     predictor.initialize_from_trained_model_folder(str(model_dir), folds)
     out = options.folder / "whole"
@@ -223,9 +220,9 @@ def _workspace(options: argparse.Namespace) -> Workspace:
     return Workspace.at(options.folder, environment={})
 
 
-def _run_of(options: argparse.Namespace) -> TrainingRun:
-    method = method_of("nnunet", "smoke")
-    return TrainingRun(DATASET, options.configuration, 0, method.trainer, method.plans)
+def _run_of(options: argparse.Namespace) -> Run:
+    dataset = Dataset(_workspace(options), DATASET)
+    return method_of("nnunet", "smoke").run(dataset, options.configuration, 0)
 
 
 def _plans(spacing_mm: Sequence[float]) -> dict:
@@ -253,7 +250,7 @@ def _planned_bytes(options: argparse.Namespace) -> int:
     """Return the memory that the command expects to take."""
     from nnunet_bridge.formats.nifti import read_grid
 
-    model_dir = _workspace(options).model_dir(_run_of(options))
+    model_dir = _run_of(options).model_dir
     checkpoints = model_dir.glob("fold_*/checkpoint_final.pth")
     plans = json.loads((model_dir / "plans.json").read_text())
     member = PlannedMember.of(

@@ -187,7 +187,7 @@ def predict(workspace, work):
         for configuration, model in models.items():
             member = work / f"{configuration}-{'-'.join(folds)}"
             command = predict_command(
-                workspace.model_dir(model.states[0].run),
+                model.states[0].run.model_dir,
                 folds,
                 images,
                 member,
@@ -262,9 +262,7 @@ def lowest_of(tables):
 def judged(workspace, work):
     """Return every held-back case, as given and degraded, with light and Dice."""
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
-    model_dir = workspace.model_dir(
-        choose_model(workspace, DATASET, ["2d"]).states[0].run
-    )
+    model_dir = choose_model(workspace, DATASET, ["2d"]).states[0].run.model_dir
     training = known_structures(workspace, DATASET, model_dir)
     files = sorted((work / "references").glob(f"*{FILE_ENDING}"))
     patients = list(dict.fromkeys(file.name.partition("-")[0] for file in files))
@@ -310,9 +308,7 @@ def validated(workspace):
     """
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
     folders = {
-        name: workspace.model_dir(
-            choose_model(workspace, DATASET, [name]).states[0].run
-        )
+        name: choose_model(workspace, DATASET, [name]).states[0].run.model_dir
         for name in CONFIGURATIONS
     }
     training = known_structures(workspace, DATASET, folders["2d"])

@@ -145,11 +145,11 @@ def measured(who: str, root: Path, asked: argparse.Namespace) -> Course:
     from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
     from nnunet_bridge.nnunet.machine import this_machine
     from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.nnunet.names import Dataset, Workspace
 
     workspace, method = Workspace.at(root, {}), method_of("nnunet", "smoke")
-    run = method.run(asked.dataset, asked.configuration, FOLD)
-    fold_dir = workspace.fold_dir(run)
+    run = method.run(Dataset(workspace, asked.dataset), asked.configuration, FOLD)
+    fold_dir = run.fold_dir
     shutil.rmtree(fold_dir, ignore_errors=True)
     resources = shared_among(1, "cpu", this_machine())
     environment = nnunet_environment(workspace, resources, os.environ)

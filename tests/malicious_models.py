@@ -18,6 +18,7 @@ from tiny_model import (
     DATASET,
     DATASET_JSON,
     HARMLESS,
+    NOWHERE,
     changed,
     exported,
     pickled_checkpoint,
@@ -439,7 +440,9 @@ MALICIOUS = [
     (
         "S05",
         "files of another model",
-        lambda _m: model_with(more=exported(run_of(configuration="3d_fullres"))),
+        lambda _m: model_with(
+            more=exported(run_of(NOWHERE, configuration="3d_fullres"))
+        ),
     ),
     (
         "S06",

@@ -19,7 +19,7 @@ def finished_workspace(root, **words):
     """Return a workspace with one finished 2d model; its weights are nobody's."""
     root.mkdir(exist_ok=True)
     found = Workspace.at(root, environment={})
-    write_model(found, run_of(), HARMLESS, **words)
+    write_model(run_of(found), HARMLESS, **words)
     return found
 
 

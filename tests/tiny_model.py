@@ -9,8 +9,8 @@ from copy import deepcopy
 from pathlib import Path
 
 from nnunet_bridge.core.errors import SecurityError
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 
 DATASET = "Dataset011_Leg"
 LABELS = {"background": 0, "tibia": 1, "femur": 2}
@@ -20,6 +20,9 @@ DATASET_JSON = {
     "numTraining": 6,
     "file_ending": ".nii.gz",
 }
+NOWHERE = Workspace(*map(Path, ("raw", "preprocessed", "results", "runs")))
+"""For the names of files that an archive holds."""
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -51,9 +54,9 @@ def tiny_plans(budget="smoke"):
     return plans
 
 
-def run_of(fold=0, budget="smoke", configuration="2d"):
-    chosen = method_of("nnunet", budget)
-    return TrainingRun(DATASET, configuration, fold, chosen.trainer, chosen.plans)
+def run_of(workspace, fold=0, budget="smoke", configuration="2d"):
+    dataset = Dataset(workspace, DATASET)
+    return method_of("nnunet", budget).run(dataset, configuration, fold)
 
 
 def pickled_checkpoint(content, *, protocol=2, **entries):
@@ -106,9 +109,9 @@ def untrained_checkpoint(run, plans):
     return stream.getvalue()
 
 
-def write_model(workspace, run, checkpoint, *, plans=None, dataset=None, dice=0.9):
+def write_model(run, checkpoint, *, plans=None, dataset=None, dice=0.9):
     """Write one finished fold as nnU-Net leaves it."""
-    fold_dir = workspace.fold_dir(run)
+    fold_dir = run.fold_dir
     (fold_dir / "validation").mkdir(parents=True)
     (fold_dir / "checkpoint_final.pth").write_bytes(checkpoint)
     summary = {"mean": {"1": {"Dice": dice}, "2": {"Dice": dice}}}
@@ -132,8 +135,8 @@ def zipped(contents, *, compression=zipfile.ZIP_DEFLATED):
 
 def exported(run=None, *, plans=None, dataset=None, checkpoint=HARMLESS):
     """Return the entries of a model as nnU-Net itself exports it."""
-    chosen = run or run_of()
-    folder = f"{DATASET}/{chosen.trainer}__{chosen.plans}__{chosen.configuration}"
+    chosen = run or run_of(NOWHERE)
+    folder = f"{DATASET}/{chosen.model_dir.name}"
     return [
         (f"{folder}/plans.json", json.dumps(plans or tiny_plans())),
         (f"{folder}/dataset.json", json.dumps(dataset or DATASET_JSON)),

@@ -21,10 +21,9 @@ from types import TracebackType
 from typing import Self
 
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.words import Fold
 from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
-from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace, number_of
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.own_arguments import PLANNING, TRAINING
 from nnunet_bridge.nnunet.planners import Planner
 
@@ -105,7 +104,7 @@ def shared_among(
 class PlanTask:
     """What one call of nnU-Net's planning is to do."""
 
-    dataset: str
+    dataset: Dataset
     fingerprint: bool
     """Whether to verify the dataset and take its fingerprint first."""
 
@@ -125,7 +124,7 @@ class PlanTask:
 def plan_command(task: PlanTask, resources: Resources) -> list[str]:
     """Return the call that verifies, plans and preprocesses a dataset."""
     command = _task("plan", resources)
-    command += ["--dataset", task.dataset, "--number", str(number_of(task.dataset))]
+    command += ["--dataset", task.dataset.name, "--number", str(task.dataset.number)]
     if task.fingerprint:
         command.append("--fingerprint")
     for planner in task.planners:
@@ -167,8 +166,7 @@ class Beginning:
 
 
 def train_command(
-    run: TrainingRun,
-    events_file: Path,
+    run: Run,
     resources: Resources,
     *,
     resume: bool,
@@ -180,10 +178,10 @@ def train_command(
     `own_arguments` are nnU-Net's, as `TRAINING` checked them.
     """
     command = _task("train", resources)
-    command += ["--dataset", run.dataset, "--configuration", run.configuration]
+    command += ["--dataset", run.dataset.name, "--configuration", run.configuration]
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
-    command += ["--gpus", str(resources.gpus), "--events", str(events_file)]
+    command += ["--gpus", str(resources.gpus), "--events", str(run.events_file)]
     command += (beginning or Beginning()).words(resume=resume)
     if "--npz" in own_arguments:
         command.append("--probabilities")
@@ -237,7 +235,7 @@ def predict_command(
 
 
 def second_opinion_command(
-    runs: Sequence[TrainingRun],
+    runs: Sequence[Run],
     folds: Sequence[int],
     out_file: Path,
     resources: Resources,
@@ -245,7 +243,7 @@ def second_opinion_command(
     ensembles: bool,
 ) -> list[str]:
     """Return the call that lets nnU-Net choose among the configurations of `runs`."""
-    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset]
+    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset.name]
     for run in runs:
         command += ["--trained", run.trainer, run.plans, run.configuration]
     for fold in folds:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import UsageError
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.words import Fold
+from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import (
     BUDGETS,
     CONFIGURATIONS,
@@ -126,7 +126,7 @@ class Method:
             return self.report_network.plans_from(self.budget, stock)
         return plans_for(self.budget, stock)
 
-    def run(self, dataset: str, configuration: str, fold: Fold) -> TrainingRun:
+    def run(self, dataset: Dataset, configuration: str, fold: Fold) -> Run:
         """Return one training.
 
         Raises
@@ -139,7 +139,7 @@ class Method:
                 f"--model {self.model} trains {' and '.join(self.configurations)}, not "
                 f"{configuration}: name it with -c."
             )
-        return TrainingRun(dataset, configuration, fold, self.trainer, self.plans)
+        return Run(dataset, configuration, fold, self.trainer, self.plans)
 
 
 def _methods() -> Iterator[Method]:
@@ -199,15 +199,8 @@ def trained_in(model: str) -> tuple[str, ...]:
     return known[0] if known else CONFIGURATIONS
 
 
-def method_of_run(run: TrainingRun) -> Method | None:
-    """Return the method of a training; None if it is none of ours.
-
-    Examples
-    --------
-    >>> run = TrainingRun("Dataset001_A", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
-    >>> method_of_run(run).model
-    'nnunet'
-    """
+def method_of_run(run: Run) -> Method | None:
+    """Return the method of a training; None if it is none of ours."""
     return _BY_NAMES.get((run.trainer, run.plans))
 
 

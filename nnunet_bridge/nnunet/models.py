@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Fold, fold_named
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Run, Workspace
+from nnunet_bridge.nnunet.names import Dataset as WorkspaceDataset
 from nnunet_bridge.nnunet.report_plans import CONFIGURATION as REPORT_CONFIGURATION
 from nnunet_bridge.nnunet.schemas import (
     CONFIGURATIONS,
@@ -118,9 +118,9 @@ class ModelName:
         return cls(dataset, trainer, plans, configuration)
 
     @classmethod
-    def of(cls, run: TrainingRun) -> ModelName:
+    def of(cls, run: Run) -> ModelName:
         """Return the name of the model of which a run is a fold."""
-        return cls(run.dataset, run.trainer, run.plans, run.configuration)
+        return cls(run.dataset.name, run.trainer, run.plans, run.configuration)
 
     @property
     def folder(self) -> str:
@@ -132,15 +132,11 @@ class ModelName:
         """Dataset and folder, as in nnU-Net's own exports."""
         return f"{self.dataset}/{self.folder}"
 
-    def run(self, fold: str) -> TrainingRun:
-        """Return one fold of this model."""
-        return TrainingRun(
-            self.dataset,
-            self.configuration,
-            fold_named(fold),
-            self.trainer,
-            self.plans,
-        )
+    def run(self, workspace: Workspace, fold: str) -> Run:
+        """Return one fold of this model in a workspace."""
+        dataset = WorkspaceDataset(workspace, self.dataset)
+        number = fold_named(fold)
+        return Run(dataset, self.configuration, number, self.trainer, self.plans)
 
 
 def sorted_contents(entries: Sequence[str]) -> Contents:

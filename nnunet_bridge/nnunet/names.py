@@ -13,8 +13,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.dataset import DatasetSpec
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
-from nnunet_bridge.core.runs import TrainingRun
-from nnunet_bridge.core.words import ALL_CASES
+from nnunet_bridge.core.words import ALL_CASES, Fold
 
 FILE_ENDING = ".nii.gz"
 CHECKPOINT_FINAL = "checkpoint_final.pth"
@@ -94,15 +93,6 @@ class Workspace:
         """Return the file that says which cases each fold validates."""
         return self.planned_dir(dataset) / "splits_final.json"
 
-    def model_dir(self, run: TrainingRun) -> Path:
-        """Return the folder of all folds of a model."""
-        name = f"{run.trainer}__{run.plans}__{run.configuration}"
-        return self.results_dir / run.dataset / name
-
-    def fold_dir(self, run: TrainingRun) -> Path:
-        """Return the folder of one fold of a model."""
-        return self.model_dir(run) / f"fold_{run.fold}"
-
     def record_dir(self, dataset: str) -> Path:
         """Return the folder of our own records of a dataset."""
         return self.runs_dir / dataset
@@ -110,12 +100,6 @@ class Workspace:
     def dataset_lock(self, dataset: str) -> Path:
         """Return the lock that whoever changes or plans a dataset holds."""
         return self.raw_dir.parent / ".nnunet_bridge" / "locks" / f"{dataset}.lock"
-
-    def run_dir(self, run: TrainingRun) -> Path:
-        """Return the folder of our own record of one training."""
-        return (
-            self.record_dir(run.dataset) / self.model_dir(run).name / f"fold_{run.fold}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +157,89 @@ class Dataset:
     def plans_file(self, plans: str) -> Path:
         """Return the file that holds the plans of that name."""
         return self.workspace.plans_file(self.name, plans)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training: a model's configuration on one part of the cases of a dataset."""
+
+    dataset: Dataset
+    configuration: str
+    """``2d``, ``3d_fullres``, ...; a model from elsewhere may name its own."""
+
+    fold: Fold
+    trainer: str
+    """Name of nnU-Net's trainer class."""
+
+    plans: str
+    """Name of the plans, such as ``nnUNetPlans``."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name and a fold that nnU-Net does not know."""
+        names = (self.dataset.name, self.configuration, self.trainer, self.plans)
+        if not all(names):
+            raise InputError(f"A training needs four names: {names}.")
+        numbered = type(self.fold) is int and self.fold >= 0
+        if not numbered and self.fold != ALL_CASES:
+            raise InputError(
+                f"Unknown fold {self.fold!r}. Give a number from 0, or {ALL_CASES!r}."
+            )
+
+    @property
+    def title(self) -> str:
+        """Configuration and fold, such as ``2d fold 0``."""
+        return f"{self.configuration} fold {self.fold}"
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder of all folds of the model."""
+        name = f"{self.trainer}__{self.plans}__{self.configuration}"
+        return self.dataset.results_dir / name
+
+    @property
+    def fold_dir(self) -> Path:
+        """The folder in which nnU-Net keeps this fold."""
+        return self.model_dir / f"fold_{self.fold}"
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of our own record."""
+        return self.dataset.record_dir / self.model_dir.name / f"fold_{self.fold}"
+
+    @property
+    def plans_file(self) -> Path:
+        """The plans that it is trained from."""
+        return self.dataset.plans_file(self.plans)
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The final checkpoint; it exists once training has ended."""
+        return self.fold_dir / CHECKPOINT_FINAL
+
+    @property
+    def validation_dir(self) -> Path:
+        """The folder of the predictions of the held-out cases."""
+        return self.fold_dir / "validation"
+
+    @property
+    def events_file(self) -> Path:
+        """The file to which the training writes one line an epoch."""
+        return self.run_dir / "events.jsonl"
+
+    @property
+    def record_file(self) -> Path:
+        """The record of how the training was started and how it ended."""
+        return self.run_dir / "run.json"
+
+    @property
+    def page_file(self) -> Path:
+        """The page of a finished training: its curves, scores and slices."""
+        return self.run_dir / "index.html"
+
+    @property
+    def lock_file(self) -> Path:
+        """The file whose lock the parent of the training process holds."""
+        return self.run_dir / "lock"
 
 
 def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.contents import Content, contents_of
 from nnunet_bridge.formats.files import read_json, write_json
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.planners import DEFAULT_PLANNER, PLANNERS
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 
@@ -37,9 +37,9 @@ class Planned:
     """Why the last call failed; empty if it did not."""
 
     @classmethod
-    def read(cls, workspace: Workspace, dataset: str) -> Planned | None:
+    def read(cls, dataset: Dataset) -> Planned | None:
         """Return what is recorded; None where nothing was ever planned."""
-        file = planned_file(workspace, dataset)
+        file = planned_file(dataset)
         if not file.exists():
             return None
         known = read_json(file)
@@ -54,10 +54,10 @@ class Planned:
             known["failure"],
         )
 
-    def write(self, workspace: Workspace, dataset: str) -> None:
+    def write(self, dataset: Dataset) -> None:
         """Record it."""
         write_json(
-            planned_file(workspace, dataset),
+            planned_file(dataset),
             {
                 "dataset_state": self.dataset_state,
                 "planners": {
@@ -100,9 +100,9 @@ def _of_one_planner(known: JsonObject) -> JsonObject:
     }
 
 
-def planned_file(workspace: Workspace, dataset: str) -> Path:
+def planned_file(dataset: Dataset) -> Path:
     """Return the file of the record."""
-    return workspace.record_dir(dataset) / "planned.json"
+    return dataset.record_dir / "planned.json"
 
 
 def with_previous_stages(configurations: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,12 +120,12 @@ def with_previous_stages(configurations: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def not_planned(
-    workspace: Workspace, dataset: str, wanted: Mapping[str, tuple[str, ...]]
+    dataset: Dataset, wanted: Mapping[str, tuple[str, ...]]
 ) -> dict[str, list[str]]:
     """Return which of the configurations the plans of a planner do not hold."""
     missing: dict[str, list[str]] = {}
     for word, names in wanted.items():
-        file = workspace.plans_file(dataset, PLANNERS[word].plans)
+        file = dataset.plans_file(PLANNERS[word].plans)
         held = read_json(file)["configurations"] if file.exists() else names
         absent = [name for name in names if name not in held]
         if absent:
@@ -133,20 +133,16 @@ def not_planned(
     return missing
 
 
-def identifier_of(
-    workspace: Workspace, dataset: str, plans: str, configuration: str
-) -> str:
+def identifier_of(dataset: Dataset, plans: str, configuration: str) -> str:
     """Return the folder of the data from which a configuration is trained."""
-    content = read_json(workspace.plans_file(dataset, plans))
+    content = read_json(dataset.plans_file(plans))
     return str(resolved(content, configuration)["data_identifier"])
 
 
-def preprocessed_now(
-    workspace: Workspace, dataset: str, identifier: str, known: Contents
-) -> Contents:
+def preprocessed_now(dataset: Dataset, identifier: str, known: Contents) -> Contents:
     """Return what the preprocessed cases of a folder hold now."""
-    planned_dir = workspace.planned_dir(dataset)
-    return contents_of(sorted((planned_dir / identifier).glob("*")), planned_dir, known)
+    folder = dataset.planned_dir
+    return contents_of(sorted((folder / identifier).glob("*")), folder, known)
 
 
 def unfinished_cases(folder: Path, cases: list[str]) -> list[str]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Fold, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
@@ -27,7 +26,7 @@ from nnunet_bridge.nnunet.methods import (
     Method,
     method_of_run,
 )
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace
+from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
 UNPACKED = "unpacked"
@@ -42,7 +41,7 @@ ORIGIN_FILE = "unpacked.json"
 class RunState:
     """Where one training stands."""
 
-    run: TrainingRun
+    run: Run
     state: str
     folder: Path
     course: Course = field(default_factory=Course)
@@ -81,7 +80,7 @@ class RunState:
     @property
     def name(self) -> str:
         """Such as ``2d fold 0``; with the model where it is not nnU-Net's own."""
-        name = f"{self.run.configuration} fold {self.run.fold}"
+        name = self.run.title
         return name if self.model == DEFAULT_MODEL else f"{self.model} {name}"
 
     @property
@@ -112,20 +111,15 @@ class RunState:
         }
 
 
-def events_file(workspace: Workspace, run: TrainingRun) -> Path:
-    """Return the file to which the training writes one line an epoch."""
-    return workspace.run_dir(run) / "events.jsonl"
-
-
-def course_of_run(workspace: Workspace, run: TrainingRun) -> Course:
+def course_of_run(run: Run) -> Course:
     """Return how far a training is, whatever of its events can be read."""
-    events, _ = readable_events(events_file(workspace, run))
-    return course_of(events, structures_of(workspace, run.dataset))
+    events, _ = readable_events(run.events_file)
+    return course_of(events, structures_of(run.dataset))
 
 
-def structures_of(workspace: Workspace, dataset: str) -> tuple[str, ...]:
+def structures_of(dataset: Dataset) -> tuple[str, ...]:
     """Return the names in the order of nnU-Net's Dice; nothing if nobody tells them."""
-    for folder in (workspace.dataset_dir(dataset), workspace.planned_dir(dataset)):
+    for folder in (dataset.raw_dir, dataset.planned_dir):
         labels = readable_object(folder / "dataset.json")[0].get("labels")
         if isinstance(labels, dict):
             names = [name for name in labels if name not in ("background", "ignore")]
@@ -135,63 +129,46 @@ def structures_of(workspace: Workspace, dataset: str) -> tuple[str, ...]:
     return ()
 
 
-def record_file(workspace: Workspace, run: TrainingRun) -> Path:
-    """Return the file that says how the training was started and how it ended."""
-    return workspace.run_dir(run) / "run.json"
-
-
-def record_page(workspace: Workspace, run: TrainingRun) -> Path:
-    """Return the page that shows a finished training: its curves, scores, slices."""
-    return workspace.run_dir(run) / "index.html"
-
-
-def lock_file(workspace: Workspace, run: TrainingRun) -> Path:
-    """Return the file whose lock the training process's parent holds."""
-    return workspace.run_dir(run) / "lock"
-
-
-def read_record(workspace: Workspace, run: TrainingRun) -> JsonObject:
+def read_record(run: Run) -> JsonObject:
     """Return the record of a training; nothing where there is none or a damaged one."""
-    return readable_object(record_file(workspace, run))[0]
+    return readable_object(run.record_file)[0]
 
 
-def write_record(workspace: Workspace, run: TrainingRun, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+def write_record(run: Run, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
     """Update the record of a training; a damaged one is written anew."""
-    known = read_record(workspace, run)
-    write_json(record_file(workspace, run), {**known, **content})
+    known = read_record(run)
+    write_json(run.record_file, {**known, **content})
 
 
-def run_state(workspace: Workspace, run: TrainingRun) -> RunState:
+def run_state(run: Run) -> RunState:
     """Return where a training stands, from its files.
 
     A file that a crash left half-written is told in `reason`; what it would have said
     counts as not there, so that `train` makes it again.
     """
-    fold_dir = workspace.fold_dir(run)
+    fold_dir = run.fold_dir
     origin = fold_dir / ORIGIN_FILE
-    record, fault_of_record = readable_object(record_file(workspace, run))
-    events, fault_of_events = readable_events(events_file(workspace, run))
-    summary, fault_of_summary = readable_object(
-        fold_dir / "validation" / "summary.json"
-    )
-    trained = (fold_dir / CHECKPOINT_FINAL).exists()
+    record, fault_of_record = readable_object(run.record_file)
+    events, fault_of_events = readable_events(run.events_file)
+    summary, fault_of_summary = readable_object(run.validation_dir / "summary.json")
+    trained = run.checkpoint_file.exists()
     finished = trained and bool(summary)
     unpacked = trained and not finished and origin.exists()
     faults = [fault_of_record, fault_of_events, fault_of_summary]
     state = _state(
         record,
-        running=is_locked(lock_file(workspace, run)),
+        running=is_locked(run.lock_file),
         ended="done" if finished else UNPACKED if unpacked else "",
-        resumable=can_resume(workspace, run),
+        resumable=can_resume(run),
         damaged=any(faults),
     )
     told = str(record.get("reason") or "") if state == "failed" else ""
-    page = record_page(workspace, run)
+    page = run.page_file
     return RunState(
         run,
         state,
         fold_dir,
-        course=course_of(events, structures_of(workspace, run.dataset)),
+        course=course_of(events, structures_of(run.dataset)),
         mean_dice=_told_dice(origin) if unpacked else _mean_dice(summary),
         reason=" ".join(part for part in (told, *faults) if part),
         job=str(record.get("job") or ""),
@@ -216,18 +193,18 @@ def _state(
     return "failed" if damaged else "planned"
 
 
-def can_resume(workspace: Workspace, run: TrainingRun) -> bool:
+def can_resume(run: Run) -> bool:
     """Whether there is a checkpoint to go on from."""
-    fold_dir = workspace.fold_dir(run)
+    fold_dir = run.fold_dir
     return any((fold_dir / name).exists() for name in NEWEST_FIRST)
 
 
 def planned_runs(
-    dataset: str,
+    dataset: Dataset,
     configurations: Iterable[str],
     folds: Iterable[Fold],
     method: Method,
-) -> list[TrainingRun]:
+) -> list[Run]:
     """Return one run for every configuration and fold."""
     return [
         method.run(dataset, configuration, fold)
@@ -236,32 +213,30 @@ def planned_runs(
     ]
 
 
-def known_runs(workspace: Workspace, dataset: str) -> list[RunState]:
+def known_runs(dataset: Dataset) -> list[RunState]:
     """Return every training of a dataset that has left a folder."""
     states = []
-    for prefix in _families(workspace, dataset):
+    for prefix in _families(dataset):
         trainer, plans, _ = prefix.split("__")
-        for parent in (workspace.results_dir / dataset, workspace.record_dir(dataset)):
+        for parent in (dataset.results_dir, dataset.record_dir):
             for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
                 configuration = folder.parent.name.removeprefix(prefix)
                 try:
                     fold = fold_named(folder.name.removeprefix("fold_"))
                 except ValueError:  # a copy that somebody put aside
                     continue
-                run = TrainingRun(dataset, configuration, fold, trainer, plans)
-                states.append(run_state(workspace, run))
+                run = Run(dataset, configuration, fold, trainer, plans)
+                states.append(run_state(run))
     unique = {
         (s.model, s.budget, s.run.configuration, str(s.run.fold)): s for s in states
     }
     return [unique[key] for key in sorted(unique)]
 
 
-def _families(workspace: Workspace, dataset: str) -> list[str]:
+def _families(dataset: Dataset) -> list[str]:
     """Return the beginnings of the model folders, ours and those from elsewhere."""
     families = [method.family for method in METHODS.values()]
-    for origin in sorted(
-        (workspace.results_dir / dataset).glob(f"*__*__*/fold_*/{ORIGIN_FILE}")
-    ):
+    for origin in sorted(dataset.results_dir.glob(f"*__*__*/fold_*/{ORIGIN_FILE}")):
         family = origin.parts[-3].rpartition("__")[0]
         if f"{family}__" not in families:
             families.append(f"{family}__")

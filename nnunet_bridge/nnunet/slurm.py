@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Run
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 
 GRACE_S = 120
@@ -78,12 +77,12 @@ class ClusterTraining:
 
 
 def train_command_of(
-    workspace: Workspace, run: TrainingRun, *, method: Method, options: TrainingOptions
+    run: Run, *, method: Method, options: TrainingOptions
 ) -> tuple[str, ...]:
     """Return our own command that trains one run, and only that."""
     return (
-        *(sys.executable, "-m", "nnunet_bridge", "train", run.dataset),
-        *("-w", str(workspace.runs_dir.parent), "-c", run.configuration),
+        *(sys.executable, "-m", "nnunet_bridge", "train", run.dataset.name),
+        *("-w", str(run.dataset.workspace.runs_dir.parent), "-c", run.configuration),
         *("-f", str(run.fold), "--model", method.model),
         *("--budget", method.budget.name, "-q", *options.words()),
     )

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_model import NOWHERE
 
 from nnunet_bridge.core.errors import EnvironmentFault, NnUNetError
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.commands import (
     NnUNetProcess,
     Resources,
@@ -22,9 +22,10 @@ from nnunet_bridge.nnunet.commands import (
     watch,
 )
 from nnunet_bridge.nnunet.machine import Machine, chosen_device
-from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 
-RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+DATASET = Dataset(NOWHERE, "Dataset001_Tibia")
+RUN = Run(DATASET, "2d", 0, "nnUNetTrainer", "nnUNetPlans")
 CPU = Resources("cpu", threads=1, workers=1, loaders=0)
 LAPTOP = Machine(cores=2, free_memory_bytes=8 << 30, gpus=0)
 SERVER = Machine(cores=32, free_memory_bytes=256 << 30, gpus=4)
@@ -52,7 +53,7 @@ def wait_until(condition, seconds=10.0):
 
 
 def test_a_training_is_called_with_all_that_names_it():
-    command = train_command(RUN, Path("events.jsonl"), CPU, resume=True)
+    command = train_command(RUN, CPU, resume=True)
 
     assert command[1:4] == ["-m", "nnunet_bridge.nnunet.launch", "train"]
     for words in (

@@ -1,11 +1,15 @@
 """Every model at every budget has a name of its own, and the command line knows it."""
 
 import pytest
+from tiny_model import NOWHERE
 
 from nnunet_bridge.cli.options import MODELS as WORDS
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.nnunet.methods import METHODS, MODELS, method_of, method_of_run
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
+
+DATASET = Dataset(NOWHERE, "Dataset001_Tibia")
 
 
 def test_the_command_line_names_exactly_the_models_there_are():
@@ -24,7 +28,7 @@ def test_no_two_methods_share_a_folder():
 def test_a_training_knows_its_method_again(words):
     method = method_of(*words)
 
-    run = method.run("Dataset001_Tibia", method.configurations[0], 0)
+    run = method.run(DATASET, method.configurations[0], 0)
 
     assert method_of_run(run) is method
 
@@ -36,4 +40,4 @@ def test_an_unknown_model_is_refused_with_those_there_are():
 
 def test_a_configuration_that_a_model_does_not_know_is_refused():
     with pytest.raises(UsageError, match="not 4d"):
-        method_of("nnunet", "full").run("Dataset001_Tibia", "4d", 0)
+        method_of("nnunet", "full").run(DATASET, "4d", 0)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_model import (
     DATASET,
     DATASET_JSON,
+    NOWHERE,
     changed,
     golden_plans,
     refusal_of,
@@ -187,8 +188,8 @@ def test_a_name_and_its_folders_say_the_same():
     name = ModelName(DATASET, "BridgeQuickTrainer", "nnUNetPlansQuick", "3d_fullres")
 
     assert ModelName.from_folders(*name.path.split("/")) == name
-    assert ModelName.of(name.run("all")) == name
-    assert name.run("3").fold == 3
+    assert ModelName.of(name.run(NOWHERE, "all")) == name
+    assert name.run(NOWHERE, "3").fold == 3
 
 
 def test_only_what_prediction_needs_of_a_description_is_kept():
@@ -242,7 +243,7 @@ def test_the_model_folder_of_a_run_is_the_one_its_name_says(tmp_path):
     name = name_of(plans, trainer="BridgeSmokeTrainer")
     workspace = Workspace.at(tmp_path, environment={})
 
-    assert workspace.model_dir(name.run("0")) == workspace.results_dir / name.path
+    assert name.run(workspace, "0").model_dir == workspace.results_dir / name.path
 
 
 def report_plans(model, **network):

@@ -1,12 +1,18 @@
 """Where things lie, and how a dataset is found."""
 
+from dataclasses import replace
+
 import pytest
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
-from nnunet_bridge.core.runs import TrainingRun
-from nnunet_bridge.nnunet.names import Workspace, find_dataset, number_of
+from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, find_dataset, number_of
 
-RUN = TrainingRun("Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+DATASET = "Dataset001_Tibia"
+
+
+def run_in(workspace):
+    dataset = Dataset(workspace, DATASET)
+    return Run(dataset, "2d", 0, "nnUNetTrainer", "nnUNetPlans")
 
 
 @pytest.fixture
@@ -15,7 +21,7 @@ def workspace(tmp_path):
 
 
 def test_a_run_lies_where_nnunet_looks_for_it(workspace, tmp_path):
-    assert workspace.fold_dir(RUN) == (
+    assert run_in(workspace).fold_dir == (
         tmp_path
         / "nnUNet_results/Dataset001_Tibia/nnUNetTrainer__nnUNetPlans__2d/fold_0"
     )
@@ -60,3 +66,20 @@ def test_N07_two_datasets_with_one_number_are_refused(workspace):
 def test_a_name_without_a_number_is_no_dataset():
     with pytest.raises(UsageError, match="no dataset name"):
         number_of("Tibia")
+
+
+@pytest.mark.parametrize("fold", [0, 4, 17, "all"])
+def test_a_fold_is_a_number_from_0_or_all(workspace, fold):
+    assert replace(run_in(workspace), fold=fold).fold == fold
+
+
+@pytest.mark.parametrize("fold", [-1, "0", "", "best", None, True, 1.0])
+def test_any_other_fold_is_refused_by_name(workspace, fold):
+    with pytest.raises(InputError, match=r"Unknown fold .* Give a number from 0"):
+        replace(run_in(workspace), fold=fold)
+
+
+@pytest.mark.parametrize("name", ["configuration", "trainer", "plans"])
+def test_an_empty_name_of_a_run_is_refused(workspace, name):
+    with pytest.raises(InputError, match="four names"):
+        replace(run_in(workspace), **{name: ""})

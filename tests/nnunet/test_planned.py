@@ -7,7 +7,7 @@ import pytest
 from nnunet_bridge.cli.options import CONFIGURATIONS as CONFIGURATION_WORDS
 from nnunet_bridge.cli.options import PLANNERS as PLANNER_WORDS
 from nnunet_bridge.nnunet.methods import METHODS
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import (
     Planned,
     planned_file,
@@ -45,13 +45,13 @@ def test_what_is_recorded_is_read_back(workspace):
         "it failed",
     )
 
-    planned.write(workspace, DATASET)
+    planned.write(Dataset(workspace, DATASET))
 
-    assert Planned.read(workspace, DATASET) == planned
+    assert Planned.read(Dataset(workspace, DATASET)) == planned
 
 
 def test_nothing_is_read_where_nothing_was_planned(workspace):
-    assert Planned.read(workspace, DATASET) is None
+    assert Planned.read(Dataset(workspace, DATASET)) is None
 
 
 def test_a_record_of_the_time_of_one_planner_still_holds(workspace):
@@ -63,11 +63,11 @@ def test_a_record_of_the_time_of_one_planner_still_holds(workspace):
             "3d_fullres": {"nnUNetPlans_3d_fullres/a.pkl": FILE},
         },
     }
-    file = planned_file(workspace, DATASET)
+    file = planned_file(Dataset(workspace, DATASET))
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(old))
 
-    planned = Planned.read(workspace, DATASET)
+    planned = Planned.read(Dataset(workspace, DATASET))
 
     assert planned.planners == {"default": ("2d", "3d_fullres")}
     assert planned.preprocessed["nnUNetPlans_2d"] == old["preprocessed"]["2d"]

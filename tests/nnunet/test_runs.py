@@ -4,21 +4,21 @@ import json
 
 import pytest
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import only_writer
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import (
-    events_file,
     known_runs,
-    lock_file,
-    record_file,
     run_state,
     write_record,
 )
 
 SMOKE = method_of("nnunet", "smoke")
-RUN = TrainingRun("Dataset001_Tibia", "2d", 0, SMOKE.trainer, SMOKE.plans)
+DATASET = "Dataset001_Tibia"
+
+
+def run_in(workspace, configuration="2d", fold=0):
+    return SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def workspace(tmp_path):
 
 
 def write_events(workspace, *events):
-    file = events_file(workspace, RUN)
+    file = run_in(workspace).events_file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
 def write_results(workspace, *, validated=True, dice=(0.9, 0.8)):
-    fold_dir = workspace.fold_dir(RUN)
+    fold_dir = run_in(workspace).fold_dir
     (fold_dir / "validation").mkdir(parents=True, exist_ok=True)
     (fold_dir / "checkpoint_final.pth").write_bytes(b"weights")
     if validated:
@@ -44,7 +44,7 @@ def write_results(workspace, *, validated=True, dice=(0.9, 0.8)):
 
 
 def state(workspace):
-    return run_state(workspace, RUN)
+    return run_state(run_in(workspace))
 
 
 def test_a_run_without_files_is_planned(workspace):
@@ -56,7 +56,7 @@ def test_a_run_whose_lock_is_held_is_running(workspace):
         workspace, {"event": "start", "epochs": 20}, {"event": "epoch", "epoch": 3}
     )
 
-    with only_writer(lock_file(workspace, RUN), "the run"):
+    with only_writer(run_in(workspace).lock_file, "the run"):
         found = state(workspace)
 
     assert (found.state, found.course.epochs_done, found.course.epochs) == (
@@ -88,17 +88,17 @@ def test_a_structure_in_no_case_does_not_spoil_the_mean(workspace):
 
 
 def test_a_run_that_nnunet_ended_with_an_error_is_failed(workspace):
-    write_record(workspace, RUN, state="running")
-    write_record(workspace, RUN, state="failed", ended="now")
+    write_record(run_in(workspace), state="running")
+    write_record(run_in(workspace), state="failed", ended="now")
 
     assert state(workspace).state == "failed"
 
 
 def test_a_killed_run_is_stopped_not_running(workspace):
     """Whoever held the lock is gone; the record still says running."""
-    write_record(workspace, RUN, state="running")
-    (workspace.fold_dir(RUN)).mkdir(parents=True)
-    (workspace.fold_dir(RUN) / "checkpoint_latest.pth").write_bytes(b"weights")
+    write_record(run_in(workspace), state="running")
+    run_in(workspace).fold_dir.mkdir(parents=True)
+    (run_in(workspace).fold_dir / "checkpoint_latest.pth").write_bytes(b"weights")
 
     assert state(workspace).state == "stopped"
 
@@ -109,7 +109,7 @@ def test_a_killed_run_is_stopped_not_running(workspace):
 )
 def test_a_fold_from_elsewhere_is_unpacked_and_tells_its_dice(workspace, told, dice):
     write_results(workspace, validated=False)
-    (workspace.fold_dir(RUN) / "unpacked.json").write_text(told)
+    (run_in(workspace).fold_dir / "unpacked.json").write_text(told)
 
     found = state(workspace)
 
@@ -120,10 +120,10 @@ def test_a_fold_from_elsewhere_is_unpacked_and_tells_its_dice(workspace, told, d
 
 def test_known_runs_are_found_under_results_and_records(workspace):
     write_results(workspace)
-    other = TrainingRun("Dataset001_Tibia", "3d_fullres", 1, SMOKE.trainer, SMOKE.plans)
-    write_record(workspace, other, state="failed")
+    other = run_in(workspace, "3d_fullres", 1)
+    write_record(other, state="failed")
 
-    found = known_runs(workspace, "Dataset001_Tibia")
+    found = known_runs(Dataset(workspace, "Dataset001_Tibia"))
 
     assert [(s.run.configuration, s.run.fold, s.state) for s in found] == [
         ("2d", 0, "done"),
@@ -138,7 +138,7 @@ DAMAGED = [b"", b"{", b"\x00" * 64, b"[]", b"\xff\xfe{}", b'{"state": ']
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_run_whose_validation_is_damaged_is_stopped_and_says_so(workspace, content):
     write_results(workspace)
-    (workspace.fold_dir(RUN) / "validation" / "summary.json").write_bytes(content)
+    (run_in(workspace).fold_dir / "validation" / "summary.json").write_bytes(content)
 
     found = state(workspace)
 
@@ -148,8 +148,8 @@ def test_a_run_whose_validation_is_damaged_is_stopped_and_says_so(workspace, con
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_run_whose_record_is_damaged_has_failed_and_says_so(workspace, content):
-    write_record(workspace, RUN, state="running")
-    record_file(workspace, RUN).write_bytes(content)
+    write_record(run_in(workspace), state="running")
+    run_in(workspace).record_file.write_bytes(content)
 
     found = state(workspace)
 
@@ -159,8 +159,8 @@ def test_a_run_whose_record_is_damaged_has_failed_and_says_so(workspace, content
 
 def test_a_finished_run_stays_finished_whatever_its_record_says(workspace):
     write_results(workspace)
-    write_record(workspace, RUN, state="done")
-    record_file(workspace, RUN).write_bytes(b"{")
+    write_record(run_in(workspace), state="done")
+    run_in(workspace).record_file.write_bytes(b"{")
 
     found = state(workspace)
 
@@ -171,7 +171,7 @@ def test_a_finished_run_stays_finished_whatever_its_record_says(workspace):
 @pytest.mark.parametrize("line", [b"{", b"\x00" * 40, b"\xff\xff", b'"a word"'])
 def test_events_damaged_in_the_middle_are_read_around_and_told(workspace, line):
     write_events(workspace, {"event": "start", "epochs": 20})
-    with events_file(workspace, RUN).open("ab") as file:
+    with run_in(workspace).events_file.open("ab") as file:
         file.write(line + b'\n{"event": "epoch", "epoch": 3}\n')
 
     found = state(workspace)
@@ -183,7 +183,7 @@ def test_events_damaged_in_the_middle_are_read_around_and_told(workspace, line):
 
 def test_a_line_that_is_being_written_is_no_damage(workspace):
     write_events(workspace, {"event": "start", "epochs": 20})
-    with events_file(workspace, RUN).open("ab") as file:
+    with run_in(workspace).events_file.open("ab") as file:
         file.write(b'{"event": "epo')
 
     assert state(workspace).reason == ""
@@ -205,31 +205,31 @@ def test_events_that_mean_nothing_are_passed_over(workspace, event):
 
 
 def test_a_damaged_record_is_written_anew(workspace):
-    write_record(workspace, RUN, state="running")
-    record_file(workspace, RUN).write_bytes(b"{")
+    write_record(run_in(workspace), state="running")
+    run_in(workspace).record_file.write_bytes(b"{")
 
-    write_record(workspace, RUN, state="failed", reason="why")
+    write_record(run_in(workspace), state="failed", reason="why")
 
-    assert json.loads(record_file(workspace, RUN).read_text())["reason"] == "why"
+    assert json.loads(run_in(workspace).record_file.read_text())["reason"] == "why"
 
 
 def test_a_summary_of_another_shape_gives_no_dice(workspace):
     write_results(workspace)
-    summary = workspace.fold_dir(RUN) / "validation" / "summary.json"
+    summary = run_in(workspace).fold_dir / "validation" / "summary.json"
     summary.write_text('{"mean": {"1": {"Dice": "high"}, "2": 3}}')
 
     assert state(workspace).mean_dice is None
 
 
 def test_the_dice_of_an_epoch_bear_the_names_of_the_structures(workspace):
-    folder = workspace.dataset_dir(RUN.dataset)
+    folder = workspace.dataset_dir(DATASET)
     folder.mkdir(parents=True)
     labels = {"background": 0, "femur": 2, "tibia": 1}
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
     epoch = {"event": "epoch", "epoch": 0, "pseudo_dice": [0.7, None], "seconds": 2}
     write_events(workspace, {"event": "start", "epochs": 11}, epoch)
 
-    with only_writer(lock_file(workspace, RUN), "the run"):
+    with only_writer(run_in(workspace).lock_file, "the run"):
         told = state(workspace).as_json()
 
     assert told["dice_per_structure"] == {"tibia": 0.7, "femur": None}

@@ -55,12 +55,12 @@ def workspace(tmp_path):
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
     for n, height in enumerate((10, 11, 12, 13)):
         write_labelmap(raw / "labelsTr" / f"leg_{n}.nii.gz", legs(height))
-    write_model(found, run_of(), HARMLESS)
+    write_model(run_of(found), HARMLESS)
     return found
 
 
 def structures(workspace):
-    return known_structures(workspace, DATASET, workspace.model_dir(run_of()))
+    return known_structures(workspace, DATASET, run_of(workspace).model_dir)
 
 
 def test_training_labels_are_measured_once_and_again_when_they_change(
@@ -107,7 +107,7 @@ def test_nothing_is_known_of_a_dataset_that_is_gone(workspace):
 
 def test_a_model_from_elsewhere_is_judged_by_what_it_brought_along(workspace):
     brought = training_structures([structure_figures(legs(20 - 3))] * 5)
-    origin = workspace.fold_dir(run_of()) / "unpacked.json"
+    origin = run_of(workspace).fold_dir / "unpacked.json"
 
     for content, known in (
         ({"training_structures": brought.as_json()}, brought),

@@ -11,10 +11,8 @@ from nnunet_bridge.cli import main
 from nnunet_bridge.formats.files import only_writer
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import (
-    events_file,
-    lock_file,
     run_state,
     write_record,
 )
@@ -23,7 +21,11 @@ from nnunet_bridge.pipeline.training.train import _Batch, watched_status
 from nnunet_bridge.pipeline.training.weights import Begun
 
 SMOKE = method_of("nnunet", "smoke")
-RUN = SMOKE.run("Dataset001_Leg", "2d", 0)
+DATASET = "Dataset001_Leg"
+
+
+def run_in(workspace):
+    return SMOKE.run(Dataset(workspace, DATASET), "2d", 0)
 
 
 class Listener:
@@ -43,12 +45,12 @@ class Listener:
 @pytest.fixture
 def workspace(tmp_path):
     found = Workspace.at(tmp_path, environment={})
-    found.dataset_dir(RUN.dataset).mkdir(parents=True)
+    found.dataset_dir(DATASET).mkdir(parents=True)
     return found
 
 
 def tell(workspace, **event):
-    file = events_file(workspace, RUN)
+    file = run_in(workspace).events_file
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
         stream.write(json.dumps(event) + "\n")
@@ -56,12 +58,12 @@ def tell(workspace, **event):
 
 def test_it_shows_another_training_and_ends_with_it(workspace):
     def train():
-        with only_writer(lock_file(workspace, RUN), "the run"):
+        with only_writer(run_in(workspace).lock_file, "the run"):
             tell(workspace, event="start", epochs=4)
             for epoch in range(3):
                 tell(workspace, event="epoch", epoch=epoch, seconds=1.0)
                 time.sleep(0.3)
-            write_record(workspace, RUN, state="failed", reason="it broke")
+            write_record(run_in(workspace), state="failed", reason="it broke")
 
     other = threading.Thread(target=train)
     tell(workspace, event="start", epochs=4)
@@ -69,7 +71,7 @@ def test_it_shows_another_training_and_ends_with_it(workspace):
     time.sleep(0.1)
     listener = Listener()
 
-    summary = watched_status(workspace, RUN.dataset, 0.05, listener)
+    summary = watched_status(workspace, DATASET, 0.05, listener)
     other.join()
 
     assert [state.state for state in summary.runs] == ["failed"]
@@ -96,25 +98,31 @@ def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace)
 def test_train_shows_all_runs_asked_for_and_reads_a_file_again_only_if_it_grew(
     workspace, monkeypatch
 ):
-    done = SMOKE.run("Dataset001_Leg", "3d_fullres", 0)
+    done = SMOKE.run(Dataset(workspace, DATASET), "3d_fullres", 0)
     cpu = Resources("cpu", threads=1, workers=1, loaders=0)
     batch = _Batch(
-        workspace, SMOKE, cpu, "state", TrainingOptions(), Begun(), [RUN, done]
+        workspace,
+        SMOKE,
+        cpu,
+        "state",
+        TrainingOptions(),
+        Begun(),
+        [run_in(workspace), done],
     )
     listener, looks = Listener(), []
     real = run_state
     monkeypatch.setattr(
         "nnunet_bridge.pipeline.training.train.run_state",
-        lambda *of: looks.append(of[1]) or real(*of),
+        lambda *of: looks.append(of[0]) or real(*of),
     )
     tell(workspace, event="start", epochs=4)
 
-    batch._tell([RUN], listener)
-    batch._tell([RUN], listener)
+    batch._tell([run_in(workspace)], listener)
+    batch._tell([run_in(workspace)], listener)
     tell(workspace, event="epoch", epoch=0, train_loss=-0.25)
-    batch._tell([RUN], listener)
+    batch._tell([run_in(workspace)], listener)
 
-    assert looks == [RUN, done, RUN]
+    assert looks == [run_in(workspace), done, run_in(workspace)]
     assert listener.done == [0, 0, 1]
     assert "-0.250" in listener.tables[-1]
     assert "3d_fullres" in listener.tables[-1]

@@ -262,7 +262,9 @@ def test_N03_a_batch_of_nnunet_itself_is_killed_and_goes_on_where_it_was(tmp_pat
     (tmp_path / "work").mkdir()
     workspace = Workspace.at(tmp_path / "work", environment={})
     plans = tiny_plans()
-    write_model(workspace, run_of(), untrained_checkpoint(run_of(), plans), plans=plans)
+    write_model(
+        run_of(workspace), untrained_checkpoint(run_of(workspace), plans), plans=plans
+    )
     grid = Grid((48, 48, 24), np.diag([0.8, 0.8, 3.0, 1.0]))
     for case in CASES:
         image_with_bone(tmp_path / "images" / f"{case}.nii.gz", 5, 20, grid=grid)

@@ -16,9 +16,9 @@ from nnunet_bridge.core.errors import WorkerKilled
 from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, watch
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned
-from nnunet_bridge.nnunet.runs import record_file, run_state
+from nnunet_bridge.nnunet.runs import run_state
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training import train as training
 from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
@@ -111,7 +111,7 @@ def test_F11_preprocessing_is_tried_once_more_with_half_the_workers(
     assert "while preprocessing ball_00" in warning
     assert "most likely because memory ran out" in warning
     assert "Tried again with 1 of 2 workers." in warning
-    assert Planned.read(work, DATASET).failure == ""
+    assert Planned.read(Dataset(work, DATASET)).failure == ""
     done = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
     assert len(list(done.glob("*.pkl"))) == 6
 
@@ -131,7 +131,7 @@ def test_F11_a_planning_that_fails_again_is_marked_failed_and_leaves_nothing_hal
         plan_dataset(work, DATASET, ["3d_fullres"], SMALL_PLAN)
 
     assert (caught.value.code, caught.value.exit_code) == ("F11", 7)
-    planned = Planned.read(work, DATASET)
+    planned = Planned.read(Dataset(work, DATASET))
     assert "was killed" in planned.failure
     assert planned.planners == {}
     assert not (work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres").exists()
@@ -149,8 +149,8 @@ def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
         lambda *_: (1, Resources("cpu", threads=2, workers=1, loaders=1)),
     )
     method = method_of("nnunet", "smoke")
-    run = method.run(DATASET, "2d", 0)
-    events = work.run_dir(run) / "events.jsonl"
+    run = method.run(Dataset(work, DATASET), "2d", 0)
+    events = run.run_dir / "events.jsonl"
 
     def is_loader(process):
         try:
@@ -170,10 +170,10 @@ def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
 
     assert killer.left == 0
     assert not summary.failures
-    assert run_state(work, run).done
+    assert run_state(run).done
     assert "[F11]" in summary.warnings[0]
     assert "Tried again with half the workers." in summary.warnings[0]
-    record = json.loads(record_file(work, run).read_text())
+    record = json.loads(run.record_file.read_text())
     assert (record["state"], record["loaders"]) == ("done", 0)
 
 

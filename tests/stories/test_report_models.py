@@ -17,7 +17,6 @@ from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
-from nnunet_bridge.nnunet.runs import record_file
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.ingest.convert import convert_study
@@ -94,8 +93,8 @@ def trained(workspace, weights):
 
 
 def record(workspace, model):
-    run = tiny(model).run(DATASET, "2d", 0)
-    return json.loads(record_file(workspace, run).read_text())
+    run = tiny(model).run(Dataset(workspace, DATASET), "2d", 0)
+    return json.loads(run.record_file.read_text())
 
 
 def test_both_finish_and_their_records_name_what_they_began_with(workspace, trained):

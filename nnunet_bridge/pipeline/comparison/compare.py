@@ -73,7 +73,7 @@ def compare_dataset(  # noqa: PLR0913 - the words of the command
             model.name,
             model.configurations[0],
             tuple(
-                fold_run(workspace, state)
+                fold_run(state)
                 for state in model.states
                 if state.run.fold != ON_ALL_CASES
             ),

@@ -26,7 +26,7 @@ from nnunet_bridge.formats.sprites import disagreement, slice_picture
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.nnunet.runs import RunState, record_page
+from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.comparison.facts import (
     cost_table,
@@ -55,7 +55,7 @@ def write_run_records(
     notes : list of str
         One sentence for each page that could not be written.
     """
-    due = [state for state in states if state.done and _is_due(workspace, state)]
+    due = [state for state in states if state.done and _is_due(state)]
     notes = []
     if due:
         progress.stage("record", len(due))
@@ -81,15 +81,13 @@ def write_run_record(workspace: Workspace, dataset: str, state: RunState) -> Pat
         written.
     """
     raw = RawDataset.open(workspace.dataset_dir(dataset))
-    run = ModelRun(
-        state.run.configuration, state.run.configuration, (fold_run(workspace, state),)
-    )
+    run = ModelRun(state.run.configuration, state.run.configuration, (fold_run(state),))
     study = ValidatedStudy(
         (run,), raw.folder / "labelsTr", raw.folder / "imagesTr", raw.labels
     )
     held_out = _look_at_cases(study, seed=f"{dataset} {run.name} {state.run.fold}")
     curves = curves_of([run])
-    file = record_page(workspace, state.run)
+    file = state.run.page_file
     write_run_page(
         file,
         RunContent(
@@ -112,9 +110,9 @@ def write_run_record(workspace: Workspace, dataset: str, state: RunState) -> Pat
     return file
 
 
-def _is_due(workspace: Workspace, state: RunState) -> bool:
-    page = record_page(workspace, state.run)
-    summary = workspace.fold_dir(state.run) / "validation" / "summary.json"
+def _is_due(state: RunState) -> bool:
+    page = state.run.page_file
+    summary = state.run.validation_dir / "summary.json"
     return not page.exists() or page.stat().st_mtime < summary.stat().st_mtime
 
 

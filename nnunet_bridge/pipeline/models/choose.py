@@ -12,8 +12,8 @@ from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import (
     ALL_NUMBERED,
-    CHECKPOINT_FINAL,
     ON_ALL_CASES,
+    Dataset,
     Workspace,
 )
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
@@ -73,16 +73,14 @@ class Model:
             for configuration in self.configurations
         }
 
-    def sha256(self, workspace: Workspace) -> str:
+    def sha256(self) -> str:
         """Return a hash of all its checkpoints."""
         digest = hashlib.sha256()
         for state in (*self.states, *self.previous):
-            digest.update(
-                sha256_of(workspace.fold_dir(state.run) / CHECKPOINT_FINAL).encode()
-            )
+            digest.update(sha256_of(state.run.checkpoint_file).encode())
         return digest.hexdigest()
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self) -> None:
         """Refuse the model if nnU-Net should not be called with it.
 
         Raises
@@ -92,9 +90,7 @@ class Model:
         """
         first = {LOWRES: self.previous} if self.previous else {}
         for states in (*self.members().values(), *first.values()):
-            check_model_folder(
-                workspace.model_dir(states[0].run), [s.run.fold for s in states]
-            )
+            check_model_folder(states[0].run.model_dir, [s.run.fold for s in states])
 
 
 def model_name(kind: str, configurations: Sequence[str]) -> str:
@@ -165,7 +161,9 @@ def choose_model(
     InputError
         If nothing that was asked for has finished.
     """
-    done = [state for state in known_runs(workspace, dataset) if state.can_predict]
+    done = [
+        state for state in known_runs(Dataset(workspace, dataset)) if state.can_predict
+    ]
     for one, name in _candidates(done, kind, budget):
         able = [s for s in done if (s.model, s.budget) == (one, name)]
         able = _of_folds(able, folds)

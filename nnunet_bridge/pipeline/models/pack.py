@@ -70,7 +70,7 @@ from nnunet_bridge.nnunet.names import (
     Workspace,
     number_of,
 )
-from nnunet_bridge.nnunet.runs import ORIGIN_FILE, lock_file
+from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange, refuse
 from nnunet_bridge.pipeline.models.choose import Model, choose_model
 from nnunet_bridge.pipeline.models.training_range import training_range
@@ -180,10 +180,9 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     asked = [configuration] if configuration else []
     packed = choose_model(workspace, dataset, asked, folds, budget, kind=model)
     name = ModelName.of(packed.states[0].run)
-    model_dir = workspace.model_dir(packed.states[0].run)
+    model_dir = packed.states[0].run.model_dir
     checkpoints = {
-        str(state.run.fold): workspace.fold_dir(state.run) / CHECKPOINT_FINAL
-        for state in packed.states
+        str(state.run.fold): state.run.checkpoint_file for state in packed.states
     }
     check_model_folder(model_dir, [state.run.fold for state in packed.states])
     shown.stage(f"pack {name.folder}", len(checkpoints) + 1)
@@ -396,8 +395,8 @@ def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path
         )
     records = (workspace.record_dir(name.dataset) / name.folder).glob("fold_*")
     for fold in records:
-        run = name.run(fold.name.removeprefix("fold_"))
-        if is_locked(lock_file(workspace, run)):
+        run = name.run(workspace, fold.name.removeprefix("fold_"))
+        if is_locked(run.lock_file):
             raise EnvironmentFault(
                 f"{name.path} {fold.name} is in training: wait for it to end.",
                 code="F08",

@@ -14,8 +14,7 @@ from typing import Any
 from nnunet_bridge.core.comparison import ModelCost
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve, curve_of, read_events
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import RunState, events_file, read_record
+from nnunet_bridge.nnunet.runs import RunState, read_record
 
 _HARDWARE = ("processor", "cores", "gpus", "gpu_driver")
 
@@ -48,13 +47,13 @@ class ModelRun:
     folds: tuple[FoldRun, ...]
 
 
-def fold_run(workspace: Workspace, state: RunState) -> FoldRun:
+def fold_run(state: RunState) -> FoldRun:
     """Return what a training left on the disk."""
     return FoldRun(
         str(state.run.fold),
-        workspace.fold_dir(state.run) / "validation",
-        events_file(workspace, state.run),
-        read_record(workspace, state.run),
+        state.run.validation_dir,
+        state.run.events_file,
+        read_record(state.run),
     )
 
 

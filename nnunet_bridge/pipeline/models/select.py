@@ -13,7 +13,6 @@ from pathlib import Path
 from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.errors import InputError, NnUNetError
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, write_json
@@ -30,7 +29,7 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.models import check_model_folder
-from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
@@ -168,7 +167,7 @@ def select_model(
         If predicting for an ensemble fails; nnU-Net's second opinion may fail.
     """
     shown = progress or Silent()
-    everything = weighable(known_runs(workspace, dataset), wishes.budget)
+    everything = weighable(known_runs(Dataset(workspace, dataset)), wishes.budget)
     states = [
         state
         for state in everything
@@ -193,7 +192,7 @@ def select_model(
         choice,
         story.meaning(choice.chosen),
         story.second_opinion(),
-        checkpoints_of(workspace, everything),
+        checkpoints_of(everything),
         choice_file(workspace, dataset),
     )
     write_json(summary.file, summary.as_json())
@@ -255,7 +254,7 @@ class _Story:
 
     def _model_run(self, name: str) -> ModelRun:
         states = self.members[name]
-        folds = tuple(fold_run(self.workspace, state) for state in states)
+        folds = tuple(fold_run(state) for state in states)
         return ModelRun(name, states[0].run.configuration, folds)
 
     def _ensembles(
@@ -314,10 +313,7 @@ class _Story:
             for case in todo:
                 for image in self.raw.image_files(case, "Tr"):
                     (images / image.name).symlink_to(image)
-            folds = {
-                self.workspace.model_dir(state.run): [state.run.fold]
-                for state in (first, second)
-            }
+            folds = {state.run.model_dir: [state.run.fold] for state in (first, second)}
             for model_dir, members in folds.items():
                 check_model_folder(model_dir, members)
             command = predict_command(
@@ -333,7 +329,7 @@ class _Story:
 
     def _held_out(self, state: RunState) -> set[str]:
         """Return the cases that a training has validated."""
-        folder = self.workspace.fold_dir(state.run) / "validation"
+        folder = state.run.validation_dir
         return {
             file.name.removesuffix(FILE_ENDING)
             for file in folder.glob(f"*{FILE_ENDING}")
@@ -390,7 +386,7 @@ class _Story:
     def _has_probabilities(self, folds: set[int]) -> bool:
         """Whether every validation of the folds kept its probabilities."""
         validations = [
-            self.workspace.fold_dir(state.run) / "validation"
+            state.run.validation_dir
             for states in self.members.values()
             for state in states
             if state.run.fold in folds
@@ -402,9 +398,7 @@ class _Story:
         )
 
 
-def _opinion(
-    answer: JsonObject, runs: Mapping[str, TrainingRun], remark: str
-) -> Opinion:
+def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinion:
     """Return nnU-Net's answer with our names."""
     names = {
         f"{run.trainer}__{run.plans}__{run.configuration}": name

@@ -15,7 +15,11 @@ from pathlib import Path
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.nnunet.methods import METHODS
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import (
+    ON_ALL_CASES,
+    Dataset,
+    Workspace,
+)
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 
 CHOICE_FILE = "choice.json"
@@ -48,10 +52,10 @@ def current_choice(
     content, damage = readable_object(choice_file(workspace, dataset))
     if not content or damage:
         return None, damage
-    states = weighable(known_runs(workspace, dataset), budget)
+    states = weighable(known_runs(Dataset(workspace, dataset)), budget)
     if not states or content.get("budget") != states[0].budget:
         return None, ""
-    if content.get("checkpoints") != checkpoints_of(workspace, states):
+    if content.get("checkpoints") != checkpoints_of(states):
         return None, "the choice is out of date, `select` makes it anew"
     chosen = content.get("chosen") or {}
     return (
@@ -78,11 +82,11 @@ def weighable(states: Sequence[RunState], budget: str | None = None) -> list[Run
     return []
 
 
-def checkpoints_of(workspace: Workspace, states: Sequence[RunState]) -> JsonObject:
+def checkpoints_of(states: Sequence[RunState]) -> JsonObject:
     """Return a hash of every checkpoint, by the folder that holds it."""
     return {
-        f"{workspace.model_dir(state.run).name}/fold_{state.run.fold}": fingerprint(
-            workspace.fold_dir(state.run) / CHECKPOINT_FINAL
+        f"{state.run.model_dir.name}/fold_{state.run.fold}": fingerprint(
+            state.run.checkpoint_file
         )
         for state in states
     }

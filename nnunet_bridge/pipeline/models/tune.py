@@ -27,7 +27,7 @@ from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.models import CLEANING_FILE
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
@@ -143,13 +143,12 @@ def tune_cleaning(  # noqa: PLR0913 - each is a word of the command
     return TuneSummary(
         dataset,
         tuple(
-            _tuned(workspace, raw, model, progress or Silent(), force=force)
-            for model in models
+            _tuned(raw, model, progress or Silent(), force=force) for model in models
         ),
     )
 
 
-def tuned_rules(workspace: Workspace, model: Model) -> dict[str, CleaningRule]:
+def tuned_rules(model: Model) -> dict[str, CleaningRule]:
     """Return the rule that was chosen for every structure of a model.
 
     Raises
@@ -162,7 +161,7 @@ def tuned_rules(workspace: Workspace, model: Model) -> dict[str, CleaningRule]:
             f"Cleaning is tuned for one configuration; {model.name} together have "
             "none: ask for one of them, or for another --clean."
         )
-    file = _file(workspace, model.states[0])
+    file = _file(model.states[0])
     again = (
         f"nnunet-bridge clean --tune {model.dataset} -c {model.name} "
         f"--budget {model.budget}"
@@ -181,7 +180,7 @@ def tuned_rules(workspace: Workspace, model: Model) -> dict[str, CleaningRule]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is damaged ({error!r}): run `{again}`.") from error
-    present = _checkpoints(workspace, model.states)
+    present = _checkpoints(model.states)
     if not present.items() <= checkpoints.items():
         raise InputError(
             f"The cleaning in {file} was tuned on other trainings than those that "
@@ -191,7 +190,6 @@ def tuned_rules(workspace: Workspace, model: Model) -> dict[str, CleaningRule]:
 
 
 def _tuned(
-    workspace: Workspace,
     raw: RawDataset,
     model: Model,
     progress: Progress,
@@ -199,15 +197,15 @@ def _tuned(
     force: bool,
 ) -> TunedModel:
     """Choose the cleaning of one configuration, unless its evidence is as before."""
-    evidence = _Evidence.of(workspace, raw, model)
-    file = _file(workspace, model.states[0])
+    evidence = _Evidence.of(raw, model)
+    file = _file(model.states[0])
     facts: JsonObject = {
         "dataset": model.dataset,
         "configuration": model.name,
         "budget": model.budget,
         "software": f"nnunet-bridge {__version__}",
         "labels": list(raw.labels.names),
-        "checkpoints": _checkpoints(workspace, model.states),
+        "checkpoints": _checkpoints(model.states),
         "inputs_sha256": evidence.sha256(),
     }
     known = {} if force else _known(file)
@@ -275,7 +273,7 @@ class _Evidence:
     folds: Mapping[str, Sequence[_CaseFiles]]
 
     @classmethod
-    def of(cls, workspace: Workspace, raw: RawDataset, model: Model) -> _Evidence:
+    def of(cls, raw: RawDataset, model: Model) -> _Evidence:
         """Find the predictions of every numbered fold and their references."""
         if not all(state.done for state in model.states):
             raise InputError(
@@ -288,7 +286,7 @@ class _Evidence:
                 f"Fold `{ON_ALL_CASES}` validates nothing, so there is nothing to tune "
                 f"the cleaning of {model.name} on: train numbered folds."
             )
-        model_dir = workspace.model_dir(model.states[0].run)
+        model_dir = model.states[0].run.model_dir
         learnt = read_label_table(model_dir / DATASET_FILE)
         if learnt.names != raw.labels.names:
             raise InputError(
@@ -298,9 +296,7 @@ class _Evidence:
         return cls(
             raw.labels,
             {
-                str(state.run.fold): _cases(
-                    workspace.fold_dir(state.run) / "validation", raw
-                )
+                str(state.run.fold): _cases(state.run.validation_dir, raw)
                 for state in numbered
             },
         )
@@ -370,14 +366,14 @@ def _cases(validation_dir: Path, raw: RawDataset) -> list[_CaseFiles]:
     return cases
 
 
-def _file(workspace: Workspace, state: RunState) -> Path:
-    return workspace.model_dir(state.run) / CLEANING_FILE
+def _file(state: RunState) -> Path:
+    return state.run.model_dir / CLEANING_FILE
 
 
-def _checkpoints(workspace: Workspace, states: Iterable[RunState]) -> dict[str, str]:
+def _checkpoints(states: Iterable[RunState]) -> dict[str, str]:
     """Return a hash of the checkpoint of every numbered fold."""
     return {
-        str(state.run.fold): sha256_of(workspace.fold_dir(state.run) / CHECKPOINT_FINAL)
+        str(state.run.fold): sha256_of(state.run.checkpoint_file)
         for state in states
         if state.run.fold != ON_ALL_CASES
     }

@@ -22,7 +22,7 @@ from nnunet_bridge.nnunet.commands import (
     predict_command,
     run_to_end,
 )
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Workspace, images_by_case
+from nnunet_bridge.nnunet.names import Workspace, images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.prediction_memory import (
     PlannedMember,
@@ -104,8 +104,8 @@ def predict_folder(
     NnUNetError
         If nnU-Net fails.
     """
-    model.check(workspace)
-    members = _planned_members(workspace, model)
+    model.check()
+    members = _planned_members(model)
     grids = {
         case_id: read_grid(files[0])
         for case_id, files in images_by_case(work / IMAGES).items()
@@ -145,7 +145,7 @@ class _Call:
         progress_file.unlink(missing_ok=True)
         command = predict_command(
             {
-                self.workspace.model_dir(states[0].run): [s.run.fold for s in states]
+                states[0].run.model_dir: [s.run.fold for s in states]
                 for states in members
             },
             self.work / IMAGES,
@@ -161,13 +161,11 @@ class _Call:
             yield _share_done(progress_file)
 
 
-def _planned_members(workspace: Workspace, model: Model) -> list[PlannedMember]:
+def _planned_members(model: Model) -> list[PlannedMember]:
     members = []
     for configuration, states in model.members().items():
-        folder = workspace.model_dir(states[0].run)
-        checkpoints = [
-            workspace.fold_dir(state.run) / CHECKPOINT_FINAL for state in states
-        ]
+        folder = states[0].run.model_dir
+        checkpoints = [state.run.checkpoint_file for state in states]
         plans = read_json(folder / "plans.json")
         members.append(
             PlannedMember.of(

@@ -138,7 +138,7 @@ def predict_images(
     shown = progress or Silent()
     model = _chosen_model(dataset, options.model)
     learnt = _Learnt.of(dataset, model)
-    rules = _rules(dataset, model, learnt.labels, options.clean)
+    rules = _rules(model, learnt.labels, options.clean)
     machine = this_machine()
     resources = shared_among(1, chosen_device(options.device, machine), machine)
     with work_folder(out, "work") as work:
@@ -226,7 +226,7 @@ class _PredictionRun:
     ) -> tuple[PredictedCase, ...]:
         """Read all images, predict those that need it, finish each when it is done."""
         first_pass = self._first_pass()
-        model_hash = self.model.sha256(self.dataset.workspace)
+        model_hash = self.model.sha256()
         for number, source in enumerate(sources, start=1):
             try:
                 self._read(source, model_hash, first_pass)
@@ -524,11 +524,11 @@ def _require_dicom(sources: Sequence[ImageSource]) -> None:
 
 
 def _rules(
-    dataset: Dataset, model: Model, labels: LabelTable, cleaning: str
+    model: Model, labels: LabelTable, cleaning: str
 ) -> Mapping[str, CleaningRule]:
     """Return the cleaning rule of every structure."""
     if cleaning == TUNED:
-        return tuned_rules(dataset.workspace, model)
+        return tuned_rules(model)
     return dict.fromkeys(labels.names, CleaningRule(cleaning))
 
 

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Workspace, number_of
+from nnunet_bridge.nnunet.names import Run, Workspace, number_of
 from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.slurm import (
     ClusterTraining,
@@ -87,18 +86,10 @@ def train_on_cluster(
         method=method,
         options=options.training,
     )
-    require_previous_stages(workspace, todo, now=True)
+    require_previous_stages(todo, now=True)
     if not options.training.restart:
-        todo = _not_waiting(workspace, todo)
-    commands = [
-        train_command_of(
-            workspace,
-            run,
-            method=method,
-            options=training,
-        )
-        for run in todo
-    ]
+        todo = _not_waiting(todo)
+    commands = [train_command_of(run, method=method, options=training) for run in todo]
     name = f"nnunet-bridge-{number_of(dataset):03d}"
     folder = workspace.record_dir(dataset) / "slurm"
     note = "Everything asked for is done, or waits on the cluster."
@@ -110,21 +101,19 @@ def train_on_cluster(
         ]
         jobs = submit(trainings, options.settings, folder, name)
         for run, job in zip(todo, jobs, strict=True):
-            write_record(workspace, run, state="queued", job=job, reason="")
+            write_record(run, state="queued", job=job, reason="")
         note = (
             f"{len(jobs)} trainings handed to Slurm as {jobs[0].partition('_')[0]}; "
             f"`nnunet-bridge status {number_of(dataset)}` tells where they stand, "
             f"{folder} holds the logs."
         )
-    states = tuple(run_state(workspace, run) for run in runs)
+    states = tuple(run_state(run) for run in runs)
     return TrainSummary(dataset, states, caveat=method.budget.caveat, notes=(note,))
 
 
-def _not_waiting(
-    workspace: Workspace, runs: Sequence[TrainingRun]
-) -> list[TrainingRun]:
+def _not_waiting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that are not running and wait in no queue."""
-    states = {run: run_state(workspace, run) for run in runs}
+    states = {run: run_state(run) for run in runs}
     known = still_known(state.job for state in states.values() if state.job)
     return [
         run

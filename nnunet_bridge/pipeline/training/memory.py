@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, format_duration
 from nnunet_bridge.formats.files import read_json
@@ -22,7 +21,7 @@ from nnunet_bridge.nnunet.estimates import (
 )
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
 from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
 from nnunet_bridge.nnunet.plans import Plans, resolved
 from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
@@ -216,7 +215,7 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 
 def require_memory_for_training(
     workspace: Workspace,
-    run: TrainingRun,
+    run: Run,
     method: Method,
     machine: Machine,
     device: str,
@@ -232,8 +231,8 @@ def require_memory_for_training(
     """
     if method.model not in ("nnunet", *PLANNERS):
         return 0  # its network is not the one of the plans
-    plans = read_json(workspace.plans_file(run.dataset, run.plans))
-    classes = _classes(workspace, run.dataset)
+    plans = read_json(run.plans_file)
+    classes = _classes(workspace, run.dataset.name)
     need = training_memory(plans, run.configuration, classes, loaders=loaders)
     if need is None:
         return 0
@@ -264,7 +263,7 @@ def _times_seen(
     """Return the times of every kind of training, by stock plans and configuration."""
     seconds: dict[tuple[str, str, str, str], list[float]] = {}
     epochs: dict[tuple[str, str, str, str], int] = {}
-    for state in known_runs(workspace, dataset):
+    for state in known_runs(Dataset(workspace, dataset)):
         stock = next(
             (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
             None,

@@ -41,7 +41,7 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import this_machine
-from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Workspace
 from nnunet_bridge.nnunet.planned import (
     Planned,
     identifier_of,
@@ -233,7 +233,7 @@ class _Planning:
     ) -> list[str]:
         """Plan and preprocess; once more with half the workers if one was killed."""
         task = PlanTask(
-            self.dataset,
+            Dataset(self.workspace, self.dataset),
             fingerprint=self.kept is None,
             planners=tuple(
                 PLANNERS[word] for word in lacking if word not in known.planners
@@ -319,13 +319,15 @@ class _Planning:
         if failure:
             self._remove_unfinished(known)
         else:
-            absent = not_planned(self.workspace, self.dataset, self.wanted)
+            absent = not_planned(Dataset(self.workspace, self.dataset), self.wanted)
             for word, names in self.wanted.items():
                 there = [n for n in names if n not in absent.get(word, ())]
                 both = (*planners.get(word, ()), *there)
                 planners[word] = tuple(dict.fromkeys(both))
         identifiers = {
-            identifier_of(self.workspace, self.dataset, PLANNERS[word].plans, name)
+            identifier_of(
+                Dataset(self.workspace, self.dataset), PLANNERS[word].plans, name
+            )
             for word, names in planners.items()
             for name in names
         }
@@ -334,15 +336,14 @@ class _Planning:
             planners={word: names for word, names in planners.items() if names},
             preprocessed={
                 identifier: preprocessed_now(
-                    self.workspace,
-                    self.dataset,
+                    Dataset(self.workspace, self.dataset),
                     identifier,
                     known.preprocessed.get(identifier, {}),
                 )
                 for identifier in sorted(identifiers)
             },
             failure=failure,
-        ).write(self.workspace, self.dataset)
+        ).write(Dataset(self.workspace, self.dataset))
 
 
 def _require_no_mismatch(dataset: str, log_file: Path) -> None:
@@ -361,7 +362,7 @@ def _kept(
     workspace: Workspace, dataset: str, state: str, wishes: PlanningOptions
 ) -> Planned | None:
     """Return the plans that still hold for what is asked; None if none do."""
-    known = Planned.read(workspace, dataset)
+    known = Planned.read(Dataset(workspace, dataset))
     if known is None or wishes.force or not _holds(workspace, dataset, known, state):
         return None
     asked = wishes.own_arguments
@@ -397,7 +398,7 @@ def _require_planned(
     if kept is not None:
         wanted = {w: names for w, names in wanted.items() if w in kept.planners}
     faults = []
-    for word, absent in not_planned(workspace, dataset, wanted).items():
+    for word, absent in not_planned(Dataset(workspace, dataset), wanted).items():
         plans = read_json(workspace.plans_file(dataset, PLANNERS[word].plans))
         small = ""
         if set(absent) & {LOWRES, CASCADE}:
@@ -440,7 +441,7 @@ def require_plan(
     raw = RawDataset.open(workspace.dataset_dir(dataset))
     words = plan_words(dataset, stock_plans)
     planner = next(w for w, p in PLANNERS.items() if p.plans == stock_plans)
-    known = Planned.read(workspace, dataset)
+    known = Planned.read(Dataset(workspace, dataset))
     if known is None:
         raise InputError(f"{dataset} is not planned: run `{words}` first.")
     if not known.planners and known.failure:
@@ -474,7 +475,9 @@ def require_plan(
 
 def _require_no_training(workspace: Workspace, dataset: str) -> None:
     """Refuse to remove the data under a training (FAULTS F08)."""
-    running = [s for s in known_runs(workspace, dataset) if s.state == "running"]
+    running = [
+        s for s in known_runs(Dataset(workspace, dataset)) if s.state == "running"
+    ]
     if running:
         names = ", ".join(f"{s.run.configuration} fold {s.run.fold}" for s in running)
         raise EnvironmentFault(
@@ -485,7 +488,7 @@ def _require_no_training(workspace: Workspace, dataset: str) -> None:
 
 def _forget_plan(workspace: Workspace, dataset: str) -> None:
     """Remove what nnU-Net would take over from an older version of the dataset."""
-    planned_file(workspace, dataset).unlink(missing_ok=True)
+    planned_file(Dataset(workspace, dataset)).unlink(missing_ok=True)
     planned_dir = workspace.planned_dir(dataset)
     stale = ["gt_segmentations"]
     for name in ("dataset_fingerprint.json", "dataset.json"):
@@ -569,9 +572,9 @@ def _require_whole(
         Naming the files.
     """
     for configuration in configurations:
-        identifier = identifier_of(workspace, dataset, plans, configuration)
+        identifier = identifier_of(Dataset(workspace, dataset), plans, configuration)
         then = known.preprocessed.get(identifier, {})
-        now = preprocessed_now(workspace, dataset, identifier, then)
+        now = preprocessed_now(Dataset(workspace, dataset), identifier, then)
         damaged = sorted(
             name
             for name in then

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
 from nnunet_bridge.nnunet.names import (
-    CHECKPOINT_FINAL,
     DATASET_FOLDER,
+    Dataset,
+    Run,
     Workspace,
     find_dataset,
 )
@@ -35,14 +35,14 @@ class Pretrained:
 
 
 def pretrained_model(
-    workspace: Workspace, run: TrainingRun, model: str, kind: str
+    workspace: Workspace, run: Run, model: str, kind: str
 ) -> Pretrained:
     """Return the best fold of a model, if a training can begin with it.
 
     Parameters
     ----------
     workspace : Workspace
-    run : TrainingRun
+    run : Run
         One of those that begin with it; its plans are written.
     model : str
         A packed file, or a dataset and perhaps a configuration: ``2:3d_fullres``.
@@ -58,22 +58,22 @@ def pretrained_model(
     UsageError
         If it was trained on the very dataset.
     """
-    found, place = _found(workspace, run, model, kind)
-    if found.dataset == run.dataset:
+    found = _found(workspace, run, model, kind)
+    if found.dataset == run.dataset.name:
         raise UsageError(
             f"--pretrained {model} was trained on {run.dataset} itself and may know "
             "the cases that validate: name a model of another dataset."
         )
-    found.check(place)
+    found.check()
     best = max(found.states, key=lambda state: state.mean_dice or 0.0)
-    model_dir = place.model_dir(best.run)
+    model_dir = best.run.model_dir
     theirs = _network(
         best.run, read_json(model_dir / PLANS_FILE), read_json(model_dir / DATASET_FILE)
     )
     ours = _network(
         run,
-        read_json(workspace.plans_file(run.dataset, run.plans)),
-        read_json(workspace.dataset_dir(run.dataset) / DATASET_FILE),
+        read_json(run.plans_file),
+        read_json(run.dataset.raw_dir / DATASET_FILE),
     )
     differs = [key for key in ours if theirs.get(key) != ours[key]]
     if differs:
@@ -82,38 +82,33 @@ def pretrained_model(
             f"--pretrained {model} has another network ({best.run.configuration} of "
             f"{found.dataset}): its {key} is {theirs.get(key)}, here {ours[key]}."
         )
-    file = place.fold_dir(best.run) / CHECKPOINT_FINAL
+    file = best.run.checkpoint_file
     return Pretrained(file, sha256_of(file))
 
 
-def _found(
-    workspace: Workspace, run: TrainingRun, model: str, kind: str
-) -> tuple[Model, Workspace]:
-    """Return the model, and the workspace in which it lies."""
+def _found(workspace: Workspace, run: Run, model: str, kind: str) -> Model:
     if Path(model).is_file():
-        return _unpacked(workspace, run, Path(model))
+        return _unpacked(run, Path(model))
     word, _, configuration = model.partition(":")
     dataset = find_dataset(workspace, word)
     wanted = configuration or run.configuration
-    return choose_model(workspace, dataset, [wanted], kind=kind), workspace
+    return choose_model(workspace, dataset, [wanted], kind=kind)
 
 
-def _unpacked(
-    workspace: Workspace, run: TrainingRun, file: Path
-) -> tuple[Model, Workspace]:
+def _unpacked(run: Run, file: Path) -> Model:
     """Unpack a file where nothing but this training looks for it."""
-    root = workspace.record_dir(run.dataset) / "weights" / sha256_of(file)
+    root = run.dataset.record_dir / "weights" / sha256_of(file)
     place = Workspace(*(root / name for name in ("raw", "planned", "results", "runs")))
     if not place.results_dir.is_dir():
         unpack_model(place, file)
     datasets = [f.name for f in place.results_dir.iterdir()]
     dataset = next(name for name in datasets if DATASET_FOLDER.fullmatch(name))
-    states = tuple(known_runs(place, dataset))
+    states = tuple(known_runs(Dataset(place, dataset)))
     first = states[0]
-    return Model(dataset, first.model, first.budget, states, "as packed"), place
+    return Model(dataset, first.model, first.budget, states, "as packed")
 
 
-def _network(run: TrainingRun, plans: JsonObject, dataset: JsonObject) -> JsonObject:
+def _network(run: Run, plans: JsonObject, dataset: JsonObject) -> JsonObject:
     """Return what must be equal for weights to be taken over."""
     report = REPORT_NETWORK_OF.get(run.trainer)
     network: JsonObject = {

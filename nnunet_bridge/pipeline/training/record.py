@@ -10,7 +10,6 @@ import platform
 import time
 from collections.abc import Sequence
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import now
 from nnunet_bridge.core.version import software_versions
@@ -18,7 +17,7 @@ from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.machine import hardware
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import ON_ALL_CASES, Run
 from nnunet_bridge.nnunet.runs import read_record, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import SEED, TrainingOptions
@@ -30,20 +29,17 @@ _PACKAGES = (
 UNKNOWN_END = "killed, or the machine went down"
 
 
-def origin_of(
-    workspace: Workspace, run: TrainingRun, dataset_state: str
-) -> dict[str, str]:
+def origin_of(run: Run, dataset_state: str) -> dict[str, str]:
     """Return hashes of what a training is made from."""
     return {
         "dataset_state": dataset_state,
-        "plans_sha256": sha256_of(workspace.plans_file(run.dataset, run.plans)),
-        "splits_sha256": sha256_of(workspace.splits_file(run.dataset)),
+        "plans_sha256": sha256_of(run.plans_file),
+        "splits_sha256": sha256_of(run.dataset.splits_file),
     }
 
 
 def note_start(
-    workspace: Workspace,
-    run: TrainingRun,
+    run: Run,
     method: Method,
     options: TrainingOptions,
     **more: object,
@@ -52,12 +48,11 @@ def note_start(
 
     `more` is what else belongs into the record, such as `origin_of`.
     """
-    attempts = _attempts(read_record(workspace, run))
+    attempts = _attempts(read_record(run))
     started = now()
     write_record(
-        workspace,
         run,
-        **_facts(workspace, run, method, options),
+        **_facts(run, method, options),
         **more,
         state="running",
         reason="",
@@ -69,16 +64,15 @@ def note_start(
     )
 
 
-def note_end(workspace: Workspace, run: TrainingRun, state: str, reason: str) -> None:
+def note_end(run: Run, state: str, reason: str) -> None:
     """Write down how a training ended: ``done``, ``failed`` or ``stopped``."""
-    attempts = _attempts(read_record(workspace, run))
+    attempts = _attempts(read_record(run))
     last = attempts[-1] if attempts else {}
     begun = last.get("epoch")
     seconds = round(time.time() - begun, 1) if isinstance(begun, float) else None
     word = {"done": "finished", "stopped": "interrupted"}.get(state, state)
     last |= {"ended": now(), "seconds": seconds, "exit": word}
     write_record(
-        workspace,
         run,
         state=state,
         reason=reason,
@@ -100,25 +94,23 @@ def _attempts(record: JsonObject) -> list[JsonObject]:
     ]
 
 
-def _facts(
-    workspace: Workspace, run: TrainingRun, method: Method, options: TrainingOptions
-) -> JsonObject:
+def _facts(run: Run, method: Method, options: TrainingOptions) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     versions = software_versions(_PACKAGES)
     return {
         "command": [
-            *("nnunet-bridge", "train", run.dataset, "-c", run.configuration),
+            *("nnunet-bridge", "train", run.dataset.name, "-c", run.configuration),
             *("-f", str(run.fold), "--model", method.model),
             *("--budget", method.budget.name, *options.without_paths().words()),
         ],
-        "dataset": run.dataset,
+        "dataset": run.dataset.name,
         "configuration": run.configuration,
         "fold": run.fold,
         "trainer": run.trainer,
         "plans": run.plans,
         "model": method.model,
         "budget": method.budget.name,
-        "patients": _patients_trained_on(workspace, run),
+        "patients": _patients_trained_on(run),
         "seeds": {"python": SEED, "numpy": SEED, "torch": SEED},
         "versions": versions,
         "python": versions.pop("python"),
@@ -127,12 +119,12 @@ def _facts(
     }
 
 
-def _patients_trained_on(workspace: Workspace, run: TrainingRun) -> int:
+def _patients_trained_on(run: Run) -> int:
     """Return of how many patients the cases are that a run learns from."""
-    splits: Splits = read_json(workspace.splits_file(run.dataset))
+    splits: Splits = read_json(run.dataset.splits_file)
     if run.fold == ON_ALL_CASES:
         cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
     else:
         cases = set(splits[int(run.fold)]["train"])
-    groups = read_patient_groups(workspace.dataset_dir(run.dataset))
+    groups = read_patient_groups(run.dataset.raw_dir)
     return len({groups.get(case, case) for case in cases})

@@ -22,9 +22,8 @@ from nnunet_bridge.core.errors import (
     WorkerKilled,
 )
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import Fold
+from nnunet_bridge.core.words import ALL_CASES, Fold
 from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import (
     only_writer,
@@ -46,6 +45,8 @@ from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import (
     ALL_NUMBERED,
     ON_ALL_CASES,
+    Dataset,
+    Run,
     Workspace,
     number_of,
 )
@@ -56,11 +57,8 @@ from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
     RunState,
     can_resume,
-    events_file,
     known_runs,
-    lock_file,
     planned_runs,
-    record_file,
     run_state,
     write_record,
 )
@@ -161,13 +159,13 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
             method=method,
             options=wishes,
         )
-        require_previous_stages(workspace, todo)
+        require_previous_stages(todo)
     except BridgeError as error:
         _note_in_queued(workspace, dataset, configurations, folds, str(error))
         raise
     begun = begun_with(workspace, method, wishes, todo)
     if not wishes.restart:
-        _require_same_origin(workspace, dict.fromkeys(runs, begun.origin))
+        _require_same_origin(dict.fromkeys(runs, begun.origin))
     failures: list[str] = []
     warnings: list[str] = []
     if todo:
@@ -177,9 +175,9 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
         batch = _Batch(workspace, method, resources, state, wishes, begun, runs)
         failures = batch.train_in_order(todo, side_by_side, progress or Silent())
         warnings = batch.warnings
-    states = [run_state(workspace, run) for run in runs]
+    states = [run_state(run) for run in runs]
     warnings += write_run_records(workspace, dataset, states, progress or Silent())
-    states = [run_state(workspace, run) for run in runs]
+    states = [run_state(run) for run in runs]
     return TrainSummary(
         dataset, tuple(states), tuple(failures), tuple(warnings), method.budget.caveat
     )
@@ -187,7 +185,7 @@ def train_dataset(  # noqa: PLR0913 - what is trained, and how
 
 def _shares(
     workspace: Workspace,
-    todo: Sequence[TrainingRun],
+    todo: Sequence[Run],
     method: Method,
     machine: Machine,
     device: str,
@@ -220,10 +218,10 @@ def _note_in_queued(
     reason: str,
 ) -> None:
     """Let those who wait for a job of the cluster know why it could not begin."""
-    for state in known_runs(workspace, dataset):
+    for state in known_runs(Dataset(workspace, dataset)):
         asked = state.run.configuration in configurations
         if asked and str(state.run.fold) in folds and state.state == "queued":
-            write_record(workspace, state.run, state="failed", reason=reason)
+            write_record(state.run, state="failed", reason=reason)
 
 
 def selected_runs(
@@ -234,7 +232,7 @@ def selected_runs(
     *,
     method: Method,
     options: TrainingOptions,
-) -> tuple[list[TrainingRun], list[TrainingRun], str]:
+) -> tuple[list[Run], list[Run], str]:
     """Return the runs asked for, those that are to be trained, and the data's state.
 
     The plans of the method are written, if they are not there. Runs that others build
@@ -250,30 +248,31 @@ def selected_runs(
     )
     _write_plans(workspace, dataset, method)
     splits: Splits = read_json(workspace.splits_file(dataset))
-    runs = planned_runs(dataset, configurations, chosen_folds(folds, splits), method)
+    runs = planned_runs(
+        Dataset(workspace, dataset), configurations, chosen_folds(folds, splits), method
+    )
     runs.sort(key=lambda run: run.configuration == CASCADE)
     todo = runs
     if options.own_arguments is not None:
         _require_harmless(options.own_arguments)
     if not options.restart:
-        _require_same_origin(workspace, _origins(workspace, runs, state, options))
-        states = {run: run_state(workspace, run) for run in runs}
+        _require_same_origin(_origins(runs, state, options))
+        states = {run: run_state(run) for run in runs}
         todo = [run for run, known in states.items() if not known.can_predict]
-    _require_own_folders(workspace, todo)
+    _require_own_folders(todo)
     return runs, todo, state
 
 
 def _origins(
-    workspace: Workspace,
-    runs: Iterable[TrainingRun],
+    runs: Iterable[Run],
     dataset_state: str,
     options: TrainingOptions,
-) -> dict[TrainingRun, dict[str, object]]:
+) -> dict[Run, dict[str, object]]:
     """Return what every run would be made from now."""
     said: dict[str, object] = {}
     if options.own_arguments is not None:
         said["own_arguments"] = list(options.own_arguments)
-    return {run: {**origin_of(workspace, run, dataset_state), **said} for run in runs}
+    return {run: {**origin_of(run, dataset_state), **said} for run in runs}
 
 
 def _require_harmless(own_arguments: Sequence[str]) -> None:
@@ -283,9 +282,7 @@ def _require_harmless(own_arguments: Sequence[str]) -> None:
         check_checkpoint(Path(*pretrained))
 
 
-def _require_same_origin(
-    workspace: Workspace, origins: Mapping[TrainingRun, Mapping[str, object]]
-) -> None:
+def _require_same_origin(origins: Mapping[Run, Mapping[str, object]]) -> None:
     """Refuse to keep, or go on with, what was trained on something else (FAULTS N06).
 
     Raises
@@ -295,8 +292,8 @@ def _require_same_origin(
     """
     faults = []
     for run, now in origins.items():
-        record = record_file(workspace, run)
-        if not record.exists() or not can_resume(workspace, run):
+        record = run.record_file
+        if not record.exists() or not can_resume(run):
             continue
         then, damage = readable_object(record)
         if damage:
@@ -344,8 +341,8 @@ def chosen_folds(asked: Iterable[str], splits: Splits) -> list[Fold]:
     for word in asked:
         if word == ALL_NUMBERED:
             folds += list(range(len(splits)))
-        elif word == ON_ALL_CASES:
-            folds.append(ON_ALL_CASES)
+        elif word == ALL_CASES:
+            folds.append(ALL_CASES)
         elif word.isdigit() and int(word) < len(splits):
             folds.append(int(word))
         else:
@@ -358,8 +355,7 @@ def chosen_folds(asked: Iterable[str], splits: Splits) -> list[Fold]:
 
 
 def require_previous_stages(
-    workspace: Workspace,
-    todo: Sequence[TrainingRun],
+    todo: Sequence[Run],
     *,
     now: bool = False,
 ) -> None:
@@ -370,8 +366,7 @@ def require_previous_stages(
 
     Parameters
     ----------
-    workspace : Workspace
-    todo : sequence of TrainingRun
+    todo : sequence of Run
         What is about to be trained.
     now : bool
         Whether the first stage must be done already.
@@ -386,8 +381,8 @@ def require_previous_stages(
     for run in todo:
         missing = [
             str(first.fold)
-            for first in _first_stages(workspace, run)
-            if first not in about_to_be and not run_state(workspace, first).done
+            for first in _first_stages(run)
+            if first not in about_to_be and not run_state(first).done
         ]
         if missing:
             faults.append(
@@ -400,11 +395,11 @@ def require_previous_stages(
         raise InputError("\n".join(faults))
 
 
-def _first_stages(workspace: Workspace, run: TrainingRun) -> list[TrainingRun]:
+def _first_stages(run: Run) -> list[Run]:
     """Return the runs whose predictions a run of the cascade learns from."""
     if run.configuration != CASCADE:
         return []
-    splits: Splits = read_json(workspace.splits_file(run.dataset))
+    splits: Splits = read_json(run.dataset.splits_file)
     folds: Sequence[Fold] = range(len(splits))
     if run.fold == ON_ALL_CASES:
         folds = [ON_ALL_CASES]
@@ -421,18 +416,18 @@ class _Batch:
     dataset_state: str
     options: TrainingOptions
     begun: Begun
-    shown: Sequence[TrainingRun]
+    shown: Sequence[Run]
     """In the table: those that are trained, and those that are done already."""
 
-    running: dict[TrainingRun, NnUNetProcess] = field(default_factory=dict)
+    running: dict[Run, NnUNetProcess] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    halved: set[TrainingRun] = field(default_factory=set)
+    halved: set[Run] = field(default_factory=set)
     """Runs that are tried once more, with half the workers (FAULTS F11)."""
-    looked: dict[TrainingRun, tuple[object, RunState]] = field(default_factory=dict)
+    looked: dict[Run, tuple[object, RunState]] = field(default_factory=dict)
     """When a run was looked at last, and where it stood then."""
 
     def train_in_order(
-        self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
+        self, todo: Sequence[Run], side_by_side: int, progress: Progress
     ) -> list[str]:
         """Train `todo`, the cascade when its first stage is done; return failures."""
         first = [run for run in todo if run.configuration != CASCADE]
@@ -442,10 +437,10 @@ class _Batch:
             if run in first:
                 continue
             try:
-                require_previous_stages(self.workspace, [run], now=True)
+                require_previous_stages([run], now=True)
             except InputError as error:
                 failures.append(str(error))
-                write_record(self.workspace, run, state="failed", reason=str(error))
+                write_record(run, state="failed", reason=str(error))
             else:
                 second.append(run)
         if second:
@@ -453,7 +448,7 @@ class _Batch:
         return failures
 
     def train(
-        self, todo: Sequence[TrainingRun], side_by_side: int, progress: Progress
+        self, todo: Sequence[Run], side_by_side: int, progress: Progress
     ) -> list[str]:
         """Train all of `todo`; return one sentence for every run that failed."""
         waiting, failures = list(todo), []
@@ -476,39 +471,35 @@ class _Batch:
                     self._tell(todo, progress)
             except KeyboardInterrupt:
                 for run in self.running:
-                    note_end(self.workspace, run, "stopped", "")
+                    note_end(run, "stopped", "")
                 raise Interrupted(
                     "Interrupted. What was trained is kept: run the same command again "
                     "to go on from there."
                 ) from None
         return failures
 
-    def _start(
-        self, run: TrainingRun, locks: dict[TrainingRun, contextlib.ExitStack]
-    ) -> None:
+    def _start(self, run: Run, locks: dict[Run, contextlib.ExitStack]) -> None:
         name = f"{run.dataset} {run.configuration} fold {run.fold}"
-        locks[run].enter_context(only_writer(lock_file(self.workspace, run), name))
+        locks[run].enter_context(only_writer(run.lock_file, name))
         restart = self.options.restart and run not in self.halved
         if restart:
-            shutil.rmtree(self.workspace.fold_dir(run), ignore_errors=True)
+            shutil.rmtree(run.fold_dir, ignore_errors=True)
         own_arguments = self._own_arguments(run, restart=restart)
         resources = self.resources.halved() if run in self.halved else self.resources
-        resumption = prepare_resumption(self.workspace.fold_dir(run))
+        resumption = prepare_resumption(run.fold_dir)
         self.warnings += [f"{name}: {one.message}" for one in resumption.findings]
         resume = resumption.checkpoint is not None
         if not resume:
-            events_file(self.workspace, run).unlink(missing_ok=True)
+            run.events_file.unlink(missing_ok=True)
         patience = self._patience(run)
         command = train_command(
             run,
-            events_file(self.workspace, run),
             resources,
             resume=resume,
             beginning=replace(self.begun.beginning, patience=patience),
             own_arguments=(*own_arguments, *self.options.for_nnunet()),
         )
         note_start(
-            self.workspace,
             run,
             self.method,
             self.options,
@@ -518,26 +509,26 @@ class _Batch:
             loaders=resources.loaders,
             patience=patience,
             **self.begun.origin,
-            **origin_of(self.workspace, run, self.dataset_state),
+            **origin_of(run, self.dataset_state),
         )
         process = NnUNetProcess(
             command,
             nnunet_environment(self.workspace, resources, os.environ),
-            self.workspace.run_dir(run) / "train.log",
+            run.run_dir / "train.log",
         )
         self.running[run] = locks[run].enter_context(process)
 
-    def _own_arguments(self, run: TrainingRun, *, restart: bool) -> tuple[str, ...]:
+    def _own_arguments(self, run: Run, *, restart: bool) -> tuple[str, ...]:
         """Return nnU-Net's own arguments: those asked for, or those it began with."""
-        asked, record = self.options.own_arguments, record_file(self.workspace, run)
+        asked, record = self.options.own_arguments, run.record_file
         if asked is not None or restart or not record.exists():
             return asked or ()
         return tuple(read_json(record).get("own_arguments", ()))
 
     def _collect(
         self,
-        locks: dict[TrainingRun, contextlib.ExitStack],
-        waiting: list[TrainingRun],
+        locks: dict[Run, contextlib.ExitStack],
+        waiting: list[Run],
     ) -> list[str]:
         """Close the runs that have ended; return a sentence for each that failed.
 
@@ -564,14 +555,13 @@ class _Batch:
             except NnUNetError as error:
                 state, reason = "failed", str(error)
                 failures.append(reason)
-            note_end(self.workspace, run, state, reason)
+            note_end(run, state, reason)
             early = [
                 event["epoch"]
                 for event in self._events(run)
                 if event["event"] == "stopped_early"
             ]
             write_record(
-                self.workspace,
                 run,
                 stopped_early_after_epoch=early[-1] if early else None,
             )
@@ -579,28 +569,28 @@ class _Batch:
             locks[run].close()
         return failures
 
-    def _events(self, run: TrainingRun) -> tuple[JsonObject, ...]:
+    def _events(self, run: Run) -> tuple[JsonObject, ...]:
         """Return what a training has told; nothing if it never began."""
-        file = events_file(self.workspace, run)
+        file = run.events_file
         return readable_events(file)[0] if file.exists() else ()
 
-    def _steps(self, run: TrainingRun) -> JsonObject:
+    def _steps(self, run: Run) -> JsonObject:
         """Return what the plans say to our own trainers."""
-        plans = read_json(self.workspace.plans_file(run.dataset, run.plans))
+        plans = read_json(run.plans_file)
         steps: JsonObject = plans.get("nnunet_bridge", {}).get(run.configuration, {})
         return steps
 
-    def _patience(self, run: TrainingRun) -> int | None:
+    def _patience(self, run: Run) -> int | None:
         """Return the patience asked for, else that of the plans, else None."""
         if self.begun.beginning.patience is not None:
             return self.begun.beginning.patience
         patience: int | None = self._steps(run).get("patience")
         return patience
 
-    def _epochs_planned(self, run: TrainingRun) -> int:
+    def _epochs_planned(self, run: Run) -> int:
         return int(self._steps(run).get("epochs", FULL_EPOCHS)) + 1
 
-    def _tell(self, todo: Sequence[TrainingRun], progress: Progress) -> None:
+    def _tell(self, todo: Sequence[Run], progress: Progress) -> None:
         """Show the table, the epochs done (validation counts as one) and a note."""
         states = {run: self._state(run) for run in self.shown}
         done = sum(
@@ -612,14 +602,14 @@ class _Batch:
         progress.show(partial(run_table, list(states.values())))
         progress.advance(done, "; ".join(_note(states[run]) for run in self.running))
 
-    def _state(self, run: TrainingRun) -> RunState:
+    def _state(self, run: Run) -> RunState:
         """Return where a run stands; its files are read again only if it goes on."""
-        events = events_file(self.workspace, run)
+        events = run.events_file
         size = events.stat().st_size if events.exists() else 0
         now = (run in self.running, size)
         before = self.looked.get(run)
         if before is None or before[0] != now:
-            self.looked[run] = (now, run_state(self.workspace, run))
+            self.looked[run] = (now, run_state(run))
         return self.looked[run][1]
 
 
@@ -648,9 +638,9 @@ def _require_gpus(gpus: int, device: str, machine: Machine) -> None:
         )
 
 
-def _require_own_folders(workspace: Workspace, todo: Iterable[TrainingRun]) -> None:
+def _require_own_folders(todo: Iterable[Run]) -> None:
     """Refuse to train beside folds from elsewhere: nnU-Net would change their plans."""
-    for model_dir in {workspace.model_dir(run) for run in todo}:
+    for model_dir in {run.model_dir for run in todo}:
         if any(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
             raise InputError(
                 f"{model_dir} holds a model that was unpacked: train in another "
@@ -683,7 +673,7 @@ def _write_plans(workspace: Workspace, dataset: str, method: Method) -> None:
 
 def status_of(workspace: Workspace, dataset: str) -> TrainSummary:
     """Return where every training of a dataset stands, from its files."""
-    return TrainSummary(dataset, tuple(known_runs(workspace, dataset)))
+    return TrainSummary(dataset, tuple(known_runs(Dataset(workspace, dataset))))
 
 
 def watched_status(
@@ -701,7 +691,7 @@ def watched_status(
     progress : Progress
         Shown the table; told every change of a state.
     """
-    before: dict[TrainingRun, str] = {}
+    before: dict[Run, str] = {}
     at_rest = 0
     while True:
         summary = status_of(workspace, dataset)

@@ -18,7 +18,6 @@ from nnunet_bridge.core.errors import (
     SecurityError,
     UsageError,
 )
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.nnunet.commands import (
@@ -29,7 +28,7 @@ from nnunet_bridge.nnunet.commands import (
     run_to_end,
 )
 from nnunet_bridge.nnunet.methods import FROZEN_RESNET, Method
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Run, Workspace
 from nnunet_bridge.nnunet.runs import can_resume
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.pretrained import pretrained_model
@@ -94,7 +93,7 @@ def begun_with(
     workspace: Workspace,
     method: Method,
     options: TrainingOptions,
-    todo: Sequence[TrainingRun],
+    todo: Sequence[Run],
 ) -> Begun:
     """Return what trainings begin with, judged and copied where it is from outside.
 
@@ -103,7 +102,7 @@ def begun_with(
     workspace : Workspace
     method : Method
     options : TrainingOptions
-    todo : sequence of TrainingRun
+    todo : sequence of Run
         What will be trained; those that can be resumed need no weights.
 
     Raises
@@ -114,7 +113,7 @@ def begun_with(
         If there are none, and the network does not give any.
     """
     beginning = Beginning(patience=options.patience)
-    fresh = [r for r in todo if options.restart or not can_resume(workspace, r)]
+    fresh = [r for r in todo if options.restart or not can_resume(r)]
     if options.pretrained and todo:
         model = pretrained_model(workspace, todo[0], options.pretrained, method.model)
         begin = replace(beginning, pretrained=model.checkpoint)
@@ -128,7 +127,7 @@ def begun_with(
             {"encoder_weights": sha256_of(options.weights)} if options.weights else {}
         )
         return Begun(beginning, given)
-    file = _judged_encoder(workspace, fresh[0].dataset, options.weights)
+    file = _judged_encoder(workspace, fresh[0].dataset.name, options.weights)
     named = sha256_of(options.weights) if options.weights else DOWNLOADED
     return Begun(replace(beginning, encoder_weights=file), {"encoder_weights": named})
 

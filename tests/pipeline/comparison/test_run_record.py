@@ -10,11 +10,10 @@ import pytest
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Silent
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import events_file, record_page, run_state, write_record
+from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.comparison import run_page as run_record
@@ -27,7 +26,12 @@ from nnunet_bridge.pipeline.training import train
 DATASET = "Dataset001_Tibia"
 TABLE = LabelTable.from_names(["tibia", "femur"])
 CASES = ("msk_001", "msk_002", "msk_003")
-RUN = TrainingRun(DATASET, "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+
+
+def run_in(workspace):
+    return method_of("nnunet", "full").run(Dataset(workspace, DATASET), "2d", 0)
+
+
 THICK = Grid((24, 20, 12), np.diag([1.0, 1.0, 4.0, 1.0]))
 
 
@@ -50,7 +54,7 @@ def predicted(number):
 def workspace(tmp_path):
     """Three cases and one training that has ended, as its files say."""
     workspace = Workspace.at(tmp_path, {})
-    raw, validation = workspace.dataset_dir(DATASET), workspace.fold_dir(RUN)
+    raw, validation = workspace.dataset_dir(DATASET), run_in(workspace).fold_dir
     for number, case in enumerate(CASES):
         image = Volume(THICK, drawn(number).voxels.astype(np.int16) * 100)
         write_volume(raw / f"imagesTr/{case}_0000.nii.gz", image)
@@ -69,7 +73,9 @@ def workspace(tmp_path):
     means = {"1": {"Dice": 0.8}, "2": {"Dice": 0.9}}
     (validation / "validation/summary.json").write_text(json.dumps({"mean": means}))
     (validation / "checkpoint_final.pth").write_bytes(b"weights")
-    write_record(workspace, RUN, state="done", trainer=RUN.trainer, patients=7)
+    write_record(
+        run_in(workspace), state="done", trainer=run_in(workspace).trainer, patients=7
+    )
     events = [
         {"event": "start", "time": 1.0, "epochs": 2, "architecture": "PlainConvUNet",
          "loss": "DC_and_CE_loss", "batch_size": 12, "validation_cases": 3},
@@ -79,12 +85,12 @@ def workspace(tmp_path):
          "pseudo_dice": [0.7, 0.8], "seconds": 50.0},
     ]  # fmt: skip
     text = "\n".join(json.dumps(event) for event in events)
-    events_file(workspace, RUN).write_text(text)
+    run_in(workspace).events_file.write_text(text)
     return workspace
 
 
 def state_of(workspace):
-    return run_state(workspace, RUN)
+    return run_state(run_in(workspace))
 
 
 def test_the_record_shows_curves_settings_scores_and_two_slices(workspace):
@@ -94,7 +100,7 @@ def test_the_record_shows_curves_settings_scores_and_two_slices(workspace):
                   "patients", "Worst slice: msk_003, axial 7", "Slice drawn by lot",
                   "1 min 30 s", *CASES):  # fmt: skip
         assert words in page
-    assert state_of(workspace).page == record_page(workspace, RUN)
+    assert state_of(workspace).page == run_in(workspace).page_file
 
 
 def test_the_scores_of_the_record_are_those_of_the_metrics(workspace):
@@ -159,7 +165,7 @@ def test_a_record_names_no_address_outside_itself(workspace):
 def test_only_what_is_missing_or_older_than_the_validation_is_written(workspace):
     states = [state_of(workspace)]
     write_run_records(workspace, DATASET, states, Silent())
-    page = record_page(workspace, RUN)
+    page = run_in(workspace).page_file
     page.write_text("kept")
 
     write_run_records(workspace, DATASET, states, Silent())
@@ -179,7 +185,7 @@ def test_a_record_that_cannot_be_written_is_a_note(workspace):
     assert len(notes) == 1
     assert "record of 2d fold 0 could not be written" in notes[0]
     assert "the training itself is complete" in notes[0]
-    assert not record_page(workspace, RUN).exists()
+    assert not run_in(workspace).page_file.exists()
 
 
 @pytest.mark.parametrize("breaks", [False, True])

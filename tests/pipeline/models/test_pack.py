@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +42,13 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import only_writer, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
 from nnunet_bridge.nnunet.methods import method_of_run
 from nnunet_bridge.nnunet.names import Dataset, Workspace
-from nnunet_bridge.nnunet.runs import known_runs, lock_file
+from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.pipeline.models import pack
 from nnunet_bridge.pipeline.models.choose import choose_model
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
@@ -77,12 +77,11 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     found = Workspace.at(root, environment={})
     for run in (
-        *(run_of(0), run_of(1), run_of(0, "quick")),
-        run_of("all", "full", "3d_fullres"),
+        *(run_of(found, 0), run_of(found, 1), run_of(found, 0, "quick")),
+        run_of(found, "all", "full", "3d_fullres"),
     ):
         plans = tiny_plans(method_of_run(run).budget.name)
         fold_dir = write_model(
-            found,
             run,
             real_checkpoint(run, plans),
             plans=plans,
@@ -225,7 +224,7 @@ def test_every_item_of_the_malicious_set_is_refused_before_it_runs(
     marker = tmp_path / "marker"
     file = tmp_path / "model.zip"
     file.write_bytes(build(marker))
-    other = write_model(workspace, run_of(3, "full"), b"kept")
+    other = write_model(run_of(workspace, 3, "full"), b"kept")
     assert other.is_dir()
     before = tree_hash(workspace.results_dir)
 
@@ -261,7 +260,7 @@ def every_byte(content, name="zip"):
 def weights_of(workspace, fold):
     import torch
 
-    file = workspace.fold_dir(run_of(fold)) / "checkpoint_final.pth"
+    file = run_of(workspace, fold).fold_dir / "checkpoint_final.pth"
     with torch.serialization.safe_globals(
         [np.dtype, np._core.multiarray.scalar, torch.device]
         + [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]
@@ -349,7 +348,7 @@ def test_an_unpacked_model_packs_to_the_same_file(packed, unpacked, tmp_path):
 
 
 def test_an_unpacked_model_is_known_with_its_dice_and_is_not_called_trained(unpacked):
-    states = known_runs(unpacked[0], DATASET)
+    states = known_runs(Dataset(unpacked[0], DATASET))
 
     assert [(s.state, s.run.fold, s.mean_dice) for s in states] == [
         ("unpacked", 0, 0.9),
@@ -421,8 +420,8 @@ def test_models_of_every_budget_pack(trained, tmp_path, budget, configuration, f
 
     summary = pack_model(trained, DATASET, file, budget=budget)
 
-    run = run_of(budget=budget, configuration=configuration)
-    assert summary.model == f"{DATASET}/{trained.model_dir(run).name}"
+    run = run_of(trained, budget=budget, configuration=configuration)
+    assert summary.model == f"{DATASET}/{run.model_dir.name}"
     assert list(summary.folds) == folds
 
 
@@ -478,7 +477,7 @@ def test_what_nnunet_itself_exports_can_be_unpacked(trained, workspace, tmp_path
     assert sorted(left) == [
         *("checkpoint_final.pth", "dataset.json", "plans.json", "unpacked.json")
     ]
-    (state,) = known_runs(workspace, DATASET)
+    (state,) = known_runs(Dataset(workspace, DATASET))
     assert (state.budget, state.mean_dice) == ("full", None)
 
 
@@ -581,7 +580,7 @@ def test_R6_however_unpacking_ends_the_results_are_as_they_were(
     monkeypatch.setattr(pack, "_copied", ends)
     file = tmp_path / "model.zip"
     file.write_bytes(model_with())
-    write_model(workspace, run_of(), b"older")
+    write_model(run_of(workspace), b"older")
     before = tree_hash(workspace.results_dir)
 
     with pytest.raises(end):
@@ -606,7 +605,7 @@ def test_predict_refuses_a_harmful_model_that_was_copied_there_by_hand(
 ):
     marker = tmp_path / "marker"
     checkpoint = pickled_checkpoint(Runs(marker)) if row == "S01" else HARMLESS
-    write_model(workspace, run_of(), checkpoint, plans=change.get("plans"))
+    write_model(run_of(workspace), checkpoint, plans=change.get("plans"))
     image = tmp_path / "leg_9.nii.gz"
     voxels = np.arange(24 * 24 * 6, dtype=np.int16).reshape(24, 24, 6)
     write_volume(image, Volume(Grid(voxels.shape, np.diag([0.8, 0.8, 3, 1])), voxels))
@@ -641,7 +640,7 @@ def test_S10_a_folder_that_looks_like_an_option_reaches_nnunet_as_a_path(
 
 def test_pack_refuses_what_unpack_would_refuse(workspace, tmp_path):
     plans = changed(PLANS, "comment", PLANTED[0])
-    write_model(workspace, run_of(), HARMLESS, plans=plans)
+    write_model(run_of(workspace), HARMLESS, plans=plans)
 
     with pytest.raises(SecurityError, match="comment"):
         pack_model(workspace, DATASET, tmp_path / "model.zip")
@@ -654,7 +653,7 @@ def test_F08_a_model_in_training_is_not_replaced(workspace, tmp_path):
     file.write_bytes(model_with())
 
     with (
-        only_writer(lock_file(workspace, run_of()), "the training"),
+        only_writer(run_of(workspace).lock_file, "the training"),
         pytest.raises(EnvironmentFault, match="is in training") as caught,
     ):
         unpack_model(workspace, file, replace=True)
@@ -709,7 +708,7 @@ def test_a_model_that_predict_could_not_use_is_not_unpacked(
 
 def test_no_training_beside_folds_from_elsewhere(unpacked):
     with pytest.raises(InputError, match="holds a model that was unpacked"):
-        _require_own_folders(unpacked[0], [run_of(2)])
+        _require_own_folders([run_of(unpacked[0], 2)])
 
 
 def test_no_cleaning_is_tuned_without_validation(unpacked):
@@ -723,13 +722,13 @@ def test_no_cleaning_is_tuned_without_validation(unpacked):
 
 
 def test_a_model_of_other_plans_answers_where_there_is_no_other(workspace):
-    run = TrainingRun(DATASET, "2d", 0, "nnUNetTrainer", "nnUNetResEncUNetXLPlans")
-    folder = workspace.fold_dir(run)
+    run = replace(run_of(workspace, budget="full"), plans="nnUNetResEncUNetXLPlans")
+    folder = run.fold_dir
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").write_bytes(HARMLESS)
     (folder / "unpacked.json").write_text('{"mean_dice": null}')
 
     assert choose_model(workspace, DATASET).states[0].run == run
 
-    write_model(workspace, run_of(), HARMLESS)
+    write_model(run_of(workspace), HARMLESS)
     assert choose_model(workspace, DATASET).budget == "smoke"

@@ -22,8 +22,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import events_file
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.select import Wishes, select_model
 from nnunet_bridge.pipeline.models.selection import (
@@ -64,14 +63,14 @@ def write_dataset(workspace):
 
 def write_fold(workspace, configuration, fold, short_by):
     """Write a finished fold; `short_by` are the rows that its predictions lack."""
-    run = SMOKE.run(DATASET, configuration, fold)
+    run = SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
     weights = f"{configuration} {fold}".encode()
     fold_dir = write_model(
         workspace, run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
     )
     for case, rows in zip(FOLDS[fold], short_by, strict=True):
         write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
-    file = events_file(workspace, run)
+    file = run.events_file
     file.parent.mkdir(parents=True)
     told = [
         {"event": "start", "epochs": 1, "validation_cases": 3},
@@ -160,8 +159,8 @@ def test_predict_takes_the_choice_until_a_checkpoint_changes(alike, monkeypatch)
     asked = predicting_model(alike, DATASET, ["3d_fullres"])
     assert asked.reason == "3d_fullres, as asked, fold 0, 1"
     again = pickled_checkpoint({"current_epoch": 4})
-    run = SMOKE.run(DATASET, "2d", 0)
-    (alike.fold_dir(run) / "checkpoint_final.pth").write_bytes(again)
+    run = SMOKE.run(Dataset(alike, DATASET), "2d", 0)
+    (run.fold_dir / "checkpoint_final.pth").write_bytes(again)
     late = predicting_model(alike, DATASET)
     assert "(the choice is out of date, `select` makes it anew)" in late.reason
 
@@ -187,8 +186,8 @@ def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike, monkeypa
         "nnunet_bridge.pipeline.models.select._Story.second_opinion",
         lambda _self: _no_opinion(),
     )
-    shutil.rmtree(alike.fold_dir(SMOKE.run(DATASET, "2d", 1)))
-    shutil.rmtree(events_file(alike, SMOKE.run(DATASET, "2d", 1)).parent)
+    shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).fold_dir)
+    shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).events_file.parent)
     select_model(alike, DATASET, Wishes(device="cpu"))
     assert current_choice(alike, DATASET)[0] is not None
 

@@ -12,7 +12,6 @@ from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
@@ -30,8 +29,8 @@ GRID = Grid((40, 30, 12), np.diag([1.0, 1.0, 3.0, 1.0]))
 SPECK_MM3 = 4 * 4 * 1 * 3.0
 
 
-def run_of(fold, configuration="2d"):
-    return TrainingRun(DATASET, configuration, fold, SMOKE.trainer, SMOKE.plans)
+def run_of(workspace, fold, configuration="2d"):
+    return SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
 
 
 def drawn():
@@ -50,7 +49,7 @@ def predicted(seed):
 
 
 def write_fold(workspace, fold, *, configuration="2d", cases=2):
-    folder = workspace.fold_dir(run_of(fold, configuration))
+    folder = run_of(workspace, fold, configuration).fold_dir
     for number in range(cases):
         case = f"leg_{fold}{number}"
         labelmap = Labelmap(GRID, predicted(number), TABLE)
@@ -83,7 +82,7 @@ def workspace(tmp_path):
 
 
 def cleaning_file(workspace):
-    return workspace.model_dir(run_of(0)) / "cleaning.json"
+    return run_of(workspace, 0).model_dir / "cleaning.json"
 
 
 def test_each_structure_gets_the_rule_that_helps_it(workspace):
@@ -185,7 +184,7 @@ def test_a_damaged_choice_is_made_anew(workspace, text):
     tune_cleaning(workspace, DATASET)
 
     model = choose_model(workspace, DATASET)
-    assert tuned_rules(workspace, model)["tibia"].name == "volume"
+    assert tuned_rules(model)["tibia"].name == "volume"
 
 
 def test_each_configuration_is_tuned_for_itself(workspace):
@@ -229,7 +228,7 @@ def test_the_fold_of_all_cases_has_nothing_to_tune_on(tmp_path):
 def test_the_rules_of_a_model_are_those_that_were_chosen(workspace):
     tune_cleaning(workspace, DATASET)
 
-    rules = tuned_rules(workspace, choose_model(workspace, DATASET, folds=["1"]))
+    rules = tuned_rules(choose_model(workspace, DATASET, folds=["1"]))
 
     assert rules == {
         "tibia": CleaningRule("volume", min_volume_mm3=100.0),
@@ -241,24 +240,24 @@ def test_a_model_without_tuned_cleaning_is_refused_with_the_way_out(workspace):
     command = f"`nnunet-bridge clean --tune {DATASET} -c 2d --budget smoke`"
 
     with pytest.raises(InputError, match=re.escape(command)):
-        tuned_rules(workspace, choose_model(workspace, DATASET))
+        tuned_rules(choose_model(workspace, DATASET))
 
 
 def test_a_model_that_was_trained_since_is_refused(workspace):
     tune_cleaning(workspace, DATASET)
-    checkpoint = workspace.fold_dir(run_of(1)) / "checkpoint_final.pth"
+    checkpoint = run_of(workspace, 1).fold_dir / "checkpoint_final.pth"
     checkpoint.write_bytes(b"trained anew")
 
     with pytest.raises(InputError, match="tuned on other trainings"):
-        tuned_rules(workspace, choose_model(workspace, DATASET))
-    assert tuned_rules(workspace, choose_model(workspace, DATASET, folds=["0"]))
+        tuned_rules(choose_model(workspace, DATASET))
+    assert tuned_rules(choose_model(workspace, DATASET, folds=["0"]))
 
 
 def test_the_fold_of_all_cases_takes_the_choice_of_the_numbered_folds(workspace):
     tune_cleaning(workspace, DATASET)
     write_fold(workspace, "all")
 
-    rules = tuned_rules(workspace, choose_model(workspace, DATASET, folds=["all"]))
+    rules = tuned_rules(choose_model(workspace, DATASET, folds=["all"]))
 
     assert rules["tibia"].name == "volume"
 
@@ -268,7 +267,7 @@ def test_an_ensemble_has_no_tuned_cleaning(workspace):
     both = choose_model(workspace, DATASET, ["2d", "3d_fullres"])
 
     with pytest.raises(InputError, match=r"2d\+3d_fullres together have none"):
-        tuned_rules(workspace, both)
+        tuned_rules(both)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +284,7 @@ def test_a_damaged_file_of_rules_is_refused(workspace, text):
     cleaning_file(workspace).write_text(text)
 
     with pytest.raises(InputError):
-        tuned_rules(workspace, choose_model(workspace, DATASET))
+        tuned_rules(choose_model(workspace, DATASET))
 
 
 # --- predict --clean ------------------------------------------------------------------

@@ -25,7 +25,7 @@ def predicted_with(tmp_path, monkeypatch):
     """Predict one image beside so much memory and disk; return nnU-Net's call."""
     workspace = Workspace.at(tmp_path, environment={})
     for configuration in ("2d", "3d_fullres"):
-        write_model(workspace, run_of(configuration=configuration), HARMLESS)
+        write_model(run_of(workspace, configuration=configuration), HARMLESS)
     grid = Grid((20, 30, 40), np.diag([1.0, 1.0, 2.0, 1.0]))
     voxels = np.ones(grid.shape, dtype=np.int16)
     image = tmp_path / "work" / "images" / "leg_0000.nii.gz"

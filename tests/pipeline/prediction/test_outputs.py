@@ -156,7 +156,7 @@ def test_a_dicom_seg_of_a_nifti_file_is_a_usage_error(tmp_path):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "runs"):
         (tmp_path / name).mkdir()
     workspace = Workspace.at(tmp_path, {})
-    write_model(workspace, run_of(), HARMLESS)
+    write_model(run_of(workspace), HARMLESS)
     image = tmp_path / "a.nii.gz"
     write_volume(image, Volume(Grid((4, 4, 4), np.eye(4)), np.zeros((4, 4, 4), "i2")))
 

@@ -7,10 +7,9 @@ import pytest
 from tiny_model import DATASET_JSON, HARMLESS, tiny_plans, write_model
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.nnunet.commands import Beginning
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.pretrained import pretrained_model
 from nnunet_bridge.pipeline.training.weights import begun_with, check_options
@@ -43,7 +42,7 @@ def test_options_that_fit_pass():
 def test_a_file_that_is_not_there_is_named(tmp_path):
     workspace = Workspace.at(tmp_path, environment={})
     method = method_of("resnet34", "smoke")
-    run = method.run("Dataset001_A", "2d", 0)
+    run = method.run(Dataset(workspace, "Dataset001_A"), "2d", 0)
 
     with pytest.raises(InputError, match=r"weights\.pth is not there"):
         begun_with(workspace, method, TrainingOptions(weights=FILE), [run])
@@ -62,17 +61,17 @@ def two_datasets(tmp_path):
     """A finished model of dataset 11, and dataset 12 planned alike; its run."""
     workspace = Workspace.at(tmp_path, environment={})
     method = method_of("nnunet", "smoke")
-    write_model(workspace, method.run("Dataset011_Leg", "2d", 0), HARMLESS)
+    write_model(method.run(Dataset(workspace, "Dataset011_Leg"), "2d", 0), HARMLESS)
     (workspace.raw_dir / "Dataset011_Leg").mkdir(parents=True)
-    run = method.run("Dataset012_Arm", "2d", 0)
-    plan_as(workspace, run, tiny_plans())
+    run = method.run(Dataset(workspace, "Dataset012_Arm"), "2d", 0)
+    plan_as(run, tiny_plans())
     return workspace, run
 
 
-def plan_as(workspace, run: TrainingRun, plans, dataset=DATASET_JSON):
+def plan_as(run, plans, dataset=DATASET_JSON):
     for file, content in (
-        (workspace.plans_file(run.dataset, run.plans), plans),
-        (workspace.dataset_dir(run.dataset) / "dataset.json", dataset),
+        (run.plans_file, plans),
+        (run.dataset.raw_dir / "dataset.json", dataset),
     ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
@@ -94,7 +93,7 @@ def test_a_model_with_another_network_is_refused_and_the_difference_named(
     plans = tiny_plans()
     network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     network["features_per_stage"] = [8, 16]
-    plan_as(workspace, run, plans)
+    plan_as(run, plans)
 
     with pytest.raises(
         InputError, match=r"features_per_stage is \[4, 8\], here \[8, 16\]"
@@ -105,7 +104,7 @@ def test_a_model_with_another_network_is_refused_and_the_difference_named(
 def test_a_model_of_other_channels_is_refused(two_datasets):
     workspace, run = two_datasets
     two = {**DATASET_JSON, "channel_names": {"0": "MRI", "1": "MRI"}}
-    plan_as(workspace, run, tiny_plans(), two)
+    plan_as(run, tiny_plans(), two)
 
     with pytest.raises(InputError, match="number of channels is 1, here 2"):
         pretrained_model(workspace, run, "11", "nnunet")
@@ -113,8 +112,10 @@ def test_a_model_of_other_channels_is_refused(two_datasets):
 
 def test_a_model_of_the_very_dataset_is_refused(two_datasets):
     workspace, _ = two_datasets
-    run = method_of("nnunet", "smoke").run("Dataset011_Leg", "2d", 1)
-    plan_as(workspace, run, tiny_plans())
+    run = method_of("nnunet", "smoke").run(
+        Dataset(workspace, "Dataset011_Leg"), "2d", 1
+    )
+    plan_as(run, tiny_plans())
 
     with pytest.raises(UsageError, match="may know the cases that validate"):
         pretrained_model(workspace, run, "11", "nnunet")

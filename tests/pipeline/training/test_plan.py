@@ -13,7 +13,6 @@ from spheres import DATASET, TABLE, write_spheres
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.files import only_writer, read_json, write_json
 from nnunet_bridge.formats.nifti import (
     read_labelmap,
@@ -23,9 +22,8 @@ from nnunet_bridge.formats.nifti import (
 )
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace, find_dataset
+from nnunet_bridge.nnunet.names import Dataset, Workspace, find_dataset
 from nnunet_bridge.nnunet.planned import Planned
-from nnunet_bridge.nnunet.runs import lock_file
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.memory import (
     require_memory_for_training,
@@ -154,8 +152,8 @@ def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
 
 @pytest.mark.usefixtures("no_nnunet")
 def test_F08_a_dataset_in_training_is_not_planned_again(work):
-    run = method_of("nnunet", "smoke").run(DATASET, "2d", 0)
-    held = only_writer(lock_file(work, run), "fold 0")
+    run = method_of("nnunet", "smoke").run(Dataset(work, DATASET), "2d", 0)
+    held = only_writer(run.lock_file, "fold 0")
     said = r"being trained \(2d fold 0\)"
     with held, pytest.raises(EnvironmentFault, match=said):
         plan_dataset(work, DATASET, ["2d"])
@@ -196,7 +194,7 @@ def planned(work, raw):
     from nnunet_bridge.pipeline.training.plan import dataset_state
 
     state = dataset_state(work, RawDataset.open(raw))
-    Planned(state, {"default": ("2d", "3d_fullres")}).write(work, DATASET)
+    Planned(state, {"default": ("2d", "3d_fullres")}).write(Dataset(work, DATASET))
     return work
 
 
@@ -239,10 +237,10 @@ def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
     folder.mkdir()
     for part in (".b2nd", "_seg.b2nd", ".pkl"):
         (folder / f"ball_000{part}").write_bytes(b"content")
-    known = Planned.read(planned, DATASET)
+    known = Planned.read(Dataset(planned, DATASET))
     from nnunet_bridge.nnunet.planned import preprocessed_now
 
-    there = preprocessed_now(planned, DATASET, "nnUNetPlans_2d", {})
+    there = preprocessed_now(Dataset(planned, DATASET), "nnUNetPlans_2d", {})
     Planned(known.dataset_state, known.planners, (), {"nnUNetPlans_2d": there}).write(
         planned, DATASET
     )
@@ -259,8 +257,10 @@ def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
 
 
 def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
-    known = Planned.read(planned, DATASET)
-    Planned(known.dataset_state, failure="a worker was killed.").write(planned, DATASET)
+    known = Planned.read(Dataset(planned, DATASET))
+    Planned(known.dataset_state, failure="a worker was killed.").write(
+        Dataset(planned, DATASET)
+    )
 
     with pytest.raises(InputError, match="the last try failed: a worker was killed"):
         require_plan(planned, DATASET, ["2d"])
@@ -275,8 +275,8 @@ SMALL = Machine(cores=2, free_memory_bytes=1 << 30, gpus=1, gpu_memory_bytes=1 <
 def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
     planned, device, kind
 ):
-    run = TrainingRun(DATASET, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans")
     method = method_of("nnunet", "full")
+    run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
 
     with pytest.raises(EnvironmentFault) as caught:
         require_memory_for_training(planned, run, method, SMALL, device, loaders=0)
@@ -342,7 +342,7 @@ def test_planners_share_what_they_have_in_common(tmp_path):
 
     assert not summary.already_done
     assert {file: file.stat().st_mtime_ns for file in data.iterdir()} == before
-    known = Planned.read(work, DATASET)
+    known = Planned.read(Dataset(work, DATASET))
     assert known.planners == {
         "default": ("2d", "3d_fullres"),
         "resenc-m": ("3d_fullres",),

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.runs import record_file
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.record import (
     UNKNOWN_END,
@@ -21,27 +20,31 @@ from nnunet_bridge.pipeline.training.record import (
 )
 
 SMOKE = method_of("nnunet", "smoke")
-RUN = SMOKE.run("Dataset001_Leg", "2d", 0)
+DATASET = "Dataset001_Leg"
+
+
+def run_in(workspace):
+    return SMOKE.run(Dataset(workspace, DATASET), "2d", 0)
 
 
 @pytest.fixture
 def workspace(tmp_path):
     found = Workspace.at(tmp_path, environment={})
-    found.planned_dir(RUN.dataset).mkdir(parents=True)
-    found.plans_file(RUN.dataset, RUN.plans).write_text("{}")
+    found.planned_dir(DATASET).mkdir(parents=True)
+    run_in(found).plans_file.write_text("{}")
     splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
-    found.splits_file(RUN.dataset).write_text(json.dumps(splits))
+    found.splits_file(DATASET).write_text(json.dumps(splits))
     return found
 
 
 def begin(workspace, **options):
     wishes = TrainingOptions("cpu", **options)
-    origin = origin_of(workspace, RUN, "state of the dataset")
-    note_start(workspace, RUN, SMOKE, wishes, damaged_checkpoints=[], **origin)
+    origin = origin_of(run_in(workspace), "state of the dataset")
+    note_start(run_in(workspace), SMOKE, wishes, damaged_checkpoints=[], **origin)
 
 
 def record(workspace):
-    return json.loads(record_file(workspace, RUN).read_text())
+    return json.loads(run_in(workspace).record_file.read_text())
 
 
 def test_what_repeats_a_training_stands_in_its_record(workspace):
@@ -80,7 +83,7 @@ def test_what_repeats_a_training_stands_in_its_record(workspace):
 def test_how_and_when_a_training_ended_stands_there_too(workspace, state, reason, word):
     begin(workspace)
 
-    note_end(workspace, RUN, state, reason)
+    note_end(run_in(workspace), state, reason)
 
     known = record(workspace)
     assert (known["state"], known["reason"], known["exit"]) == (state, reason, word)
@@ -94,7 +97,7 @@ def test_a_start_that_told_no_end_was_killed_and_is_kept(workspace):
     begin(workspace)
     assert record(workspace)["ended"] is None
 
-    note_end(workspace, RUN, "done", "")
+    note_end(run_in(workspace), "done", "")
 
     exits = [one["exit"] for one in record(workspace)["attempts"]]
     assert exits == [UNKNOWN_END, "finished"]
@@ -102,9 +105,9 @@ def test_a_start_that_told_no_end_was_killed_and_is_kept(workspace):
 
 def test_R11_no_host_user_or_folder_stands_in_the_record(workspace):
     begin(workspace)
-    note_end(workspace, RUN, "done", "")
+    note_end(run_in(workspace), "done", "")
 
-    text = record_file(workspace, RUN).read_text()
+    text = run_in(workspace).record_file.read_text()
 
     for told in (socket.gethostname(), str(Path.home()), os.fspath(Path.cwd())):
         assert told not in text

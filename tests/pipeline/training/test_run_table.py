@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tiny_model import NOWHERE
 
-from nnunet_bridge.core.runs import TrainingRun
 from nnunet_bridge.formats.events import Course
 from nnunet_bridge.nnunet.methods import method_of
+from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.training.run_table import run_table
 
@@ -67,7 +68,9 @@ def test_a_narrow_terminal_gets_the_mean_over_the_structures():
 
 
 def test_the_model_is_a_column_only_where_there_is_another_than_nnunets_own():
-    theirs = TrainingRun("Dataset001_Leg", "2d", 0, "TheirTrainer", "TheirPlans")
+    theirs = Run(
+        Dataset(NOWHERE, "Dataset001_Leg"), "2d", 0, "TheirTrainer", "TheirPlans"
+    )
     foreign = RunState(theirs, "unpacked", Path("fold"))
 
     assert "model" not in rows(run_table(STATES))[0]
