@@ -15,7 +15,7 @@ SMOKE = method_of("nnunet", "smoke")
 
 
 def run(configuration, fold, state, **known):
-    found = SMOKE.run("Dataset001_Leg", configuration, fold)
+    found = SMOKE.run(Dataset(NOWHERE, "Dataset001_Leg"), configuration, fold)
     return RunState(found, state, Path("fold"), **known)
 
 
