@@ -66,7 +66,7 @@ def write_fold(workspace, configuration, fold, short_by):
     run = SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
     weights = f"{configuration} {fold}".encode()
     fold_dir = write_model(
-        workspace, run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
+        run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
     )
     for case, rows in zip(FOLDS[fold], short_by, strict=True):
         write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
