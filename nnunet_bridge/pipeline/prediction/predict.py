@@ -172,7 +172,7 @@ class _Learnt:
 
     @classmethod
     def of(cls, dataset: Dataset, model: Model) -> _Learnt:
-        model_dir = dataset.workspace.model_dir(model.states[0].run)
+        model_dir = model.states[0].run.model_dir
         described = RawDataset.open(model_dir)
         require_one_channel(described.channels)
         return cls(
