@@ -1,116 +1,120 @@
-"""A study to a raw dataset: `init`, `check`, `convert`; one series alone: `image`."""
+"""`init`, `check`, `convert` and `image`: from DICOM and masks to a raw dataset."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import rich_click as click
-
+from nnunet_bridge.cli.fields import argument, given, option, part
 from nnunet_bridge.cli.options import (
     EXISTING,
     FILE,
-    force_option,
-    recipe_option,
-    scan_options,
+    ScanChoice,
+    force_field,
+    recipe_field,
 )
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
 
 
-@click.command()
-@click.argument("study", type=EXISTING)
-@click.option(
-    "-o",
-    "--out",
-    type=FILE,
-    default="dataset.toml",
-    show_default=True,
-    help="The recipe to write.",
-)
-@click.option("--force", is_flag=True, help="Write over a recipe that is there.")
-@bridge_command
-def init(session: Session, study: Path, out: Path, *, force: bool) -> Summary:  # noqa: ARG001 - every command has one
-    """Write the recipe of a study, from its names and headers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Init:
+    study: Path = argument(type=EXISTING)
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FILE,
+        default="dataset.toml",
+        metavar="FILE",
+        help="Recipe to write.",
+    )
+    force: bool = force_field("Overwrite an existing recipe.")
+
+
+@command(_Init)
+def init(session: Session, asked: _Init) -> Summary:  # noqa: ARG001 - every command gets a session
+    """Write a recipe for a study, from its file names and headers.
 
     Example:  nnunet-bridge init knee_study -o knee.toml
     """
     from nnunet_bridge.pipeline.ingest.init import write_recipe
 
-    return write_recipe(study, out, force=force)
+    return write_recipe(asked.study, asked.out, force=asked.force)
 
 
-@click.command()
-@click.argument("study", type=EXISTING)
-@recipe_option
-@scan_options
-@bridge_command
-def check(
-    session: Session, study: Path, recipe_name: str, scans: dict[str, Any]
-) -> Summary:
-    """Do all that `convert` does, except writing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Check:
+    study: Path = argument(type=EXISTING)
+    recipe: str = recipe_field()
+    scans: ScanChoice = part(ScanChoice)
+
+
+@command(_Check)
+def check(session: Session, asked: _Check) -> Summary:
+    """Read and check every case as `convert` does; write nothing.
 
     Example:  nnunet-bridge check knee_study -r dataset.toml
     """
     from nnunet_bridge.formats.recipe import read_recipe
-    from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.ingest.convert import check_study
 
-    raw_dir = Workspace.at(session.root).raw_dir
+    raw_dir = session.workspace.raw_dir
     with session.progress() as progress:
-        recipe = read_recipe(recipe_name).with_scans(**scans)
-        return check_study(study, recipe, raw_dir, progress=progress)
+        recipe = read_recipe(asked.recipe).with_scans(**given(asked.scans))
+        return check_study(asked.study, recipe, raw_dir, progress=progress)
 
 
-@click.command()
-@click.argument("study", type=EXISTING)
-@recipe_option
-@scan_options
-@force_option
-@bridge_command
-def convert(
-    session: Session,
-    study: Path,
-    recipe_name: str,
-    scans: dict[str, Any],
-    *,
-    force: bool,
-) -> Summary:
-    """Turn DICOM series and masks into a raw dataset of nnU-Net.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Convert:
+    study: Path = argument(type=EXISTING)
+    recipe: str = recipe_field()
+    scans: ScanChoice = part(ScanChoice)
+    force: bool = force_field("Write again what is already there.")
+
+
+@command(_Convert)
+def convert(session: Session, asked: _Convert) -> Summary:
+    """Convert DICOM series and masks to a raw dataset of nnU-Net.
 
     Example:  nnunet-bridge convert knee_study -r dataset.toml -w /data/work
     """
     from nnunet_bridge.formats.recipe import read_recipe
-    from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.ingest.convert import convert_study
 
-    raw_dir = Workspace.at(session.root).raw_dir
+    raw_dir = session.workspace.raw_dir
     with session.progress() as progress:
-        recipe = read_recipe(recipe_name).with_scans(**scans)
-        return convert_study(study, recipe, raw_dir, force=force, progress=progress)
+        recipe = read_recipe(asked.recipe).with_scans(**given(asked.scans))
+        return convert_study(
+            asked.study, recipe, raw_dir, force=asked.force, progress=progress
+        )
 
 
-@click.command()
-@click.argument("dicom", type=EXISTING)
-@click.option("-o", "--out", type=FILE, required=True, metavar="FILE.nii.gz")
-@scan_options
-@force_option
-@bridge_command
-def image(
-    session: Session,
-    dicom: Path,
-    out: Path,
-    scans: dict[str, Any],
-    *,
-    force: bool,
-) -> Summary:
-    """Write one series of a DICOM folder as NIfTI, checked as `convert` does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    dicom: Path = argument(type=EXISTING)
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FILE,
+        required=True,
+        metavar="FILE.nii.gz",
+        help="Image to write.",
+    )
+    scans: ScanChoice = part(ScanChoice)
+    force: bool = force_field("Replace a file that holds another image.")
+
+
+@command(_Image)
+def image(session: Session, asked: _Image) -> Summary:
+    """Write one series of a DICOM folder as NIfTI, checked as in `convert`.
 
     Example:  nnunet-bridge image scan_folder -o scan.nii.gz --series 6
     """
     from nnunet_bridge.formats.dicom import SeriesOptions
     from nnunet_bridge.pipeline.ingest.image import write_image
 
-    options = SeriesOptions(**scans)
+    options = SeriesOptions(**given(asked.scans))
     with session.progress() as progress:
-        return write_image(dicom, out, options, force=force, progress=progress)
+        return write_image(
+            asked.dicom, asked.out, options, force=asked.force, progress=progress
+        )
