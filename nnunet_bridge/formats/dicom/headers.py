@@ -1,11 +1,11 @@
-"""What the header of one DICOM file says about each slice that it holds.
+"""Read the header of a DICOM file: one `SliceHeader` for each slice that it holds.
 
-A plain file is walked through (`walker`), any other one is parsed by pydicom; both ways
-end in the same words. The pixels are not touched, only where they begin is noted
-(`PixelPlace`), so that an uncompressed slice can later be read with one seek.
+`walker` reads plain files, pydicom all others; both give the same headers. The pixels
+are not read here. `PixelPlace` notes where they begin, so that an uncompressed slice
+can later be read with one seek.
 
-Anything may be wrong with a file from outside. `read_headers` is the boundary: whatever
-happens inside, it returns headers or raises `NotUsed` or `Damaged`.
+A file from outside may be wrong in any way. `read_headers` is the boundary: it returns
+headers, or raises `NotUsed` or `Damaged`, whatever a parser raises inside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -30,13 +30,14 @@ from nnunet_bridge.formats.dicom.walker import (
     SYNTAX_TAG,
     Raw,
     Unusual,
-    Walked,
     Walker,
     converted,
     values,
 )
 
 EMPTY = "empty file"
+"""Reason of `NotUsed` for a file without a byte."""
+
 MAX_MATRIX = 4096
 MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
@@ -83,7 +84,7 @@ _TAGS: list[Any] = [
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _PRIVATE_SCALE = 0x2005100E
-"""Philips' private *Scale Slope*: seen, recorded and never used."""
+"""Philips' private *Scale Slope*: recorded, never used."""
 
 _KEYWORDS: dict[int, str | int] = {
     **{int(tag_for_keyword(name) or 0): name for name in _TAGS},
@@ -92,35 +93,35 @@ _KEYWORDS: dict[int, str | int] = {
     CHARSET_TAG: "SpecificCharacterSet",
     _PRIVATE_SCALE: _PRIVATE_SCALE,
 }
-"""The name of every element that is wanted; of a private one, its tag."""
+"""Tag -> keyword of every element that is read; of a private one, its tag."""
 
 _OWN_TAGS = {
     0x00080018: "SOPInstanceUID",
     0x00200013: "InstanceNumber",
     0x00200032: "ImagePositionPatient",
 }
-"""What differs from slice to slice in any series."""
+"""The elements that differ from slice to slice in any series."""
 
 _WALKED_TAGS = frozenset(_KEYWORDS)
 _COMMON_TAGS = tuple(sorted(_WALKED_TAGS - set(_OWN_TAGS)))
 _ENHANCED = (".4.1", ".4.4", ".2.1", ".2.2")
-"""How the SOP classes of multi-frame images end."""
+"""Endings of the SOP classes of multi-frame images."""
 
 Header: TypeAlias = Dataset | Mapping[Any, Any]
 """A parsed header: keyword (of a private element, tag) -> value."""
 
 
 class NotUsed(InputError):  # noqa: N818 - it is a verdict, not an error
-    """The file is healthy, or no DICOM at all, and holds no slice of a volume."""
+    """The file holds no slice of a volume: other DICOM, or no DICOM at all."""
 
 
 class Damaged(InputError):  # noqa: N818 - likewise
-    """The file starts as DICOM but cannot be understood."""
+    """The file starts as DICOM but cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose image this is. Never written anywhere, except as a salted hash."""
+    """The identifiers of a slice. They are written as salted hashes only."""
 
     patient: str = field(repr=False)
     study: str = field(repr=False)
@@ -131,7 +132,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What distinguishes images that may lie at the same place."""
+    """The attributes that distinguish images at the same place."""
 
     modality: str
     image_type: tuple[str, ...]
@@ -146,7 +147,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where a slice lies; None for what the header does not say."""
+    """Position and size of a slice; None for what the header lacks."""
 
     position_mm: tuple[float, float, float] | None
     orientation: tuple[float, ...] | None
@@ -161,7 +162,7 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How stored bits become values."""
+    """The attributes that turn stored bits into values."""
 
     syntax: str
     """Transfer syntax UID."""
@@ -176,7 +177,7 @@ class Encoding:
     slope: float
     intercept: float
     padding: int | None
-    """Stored value that means "no image here"."""
+    """Stored value of pixels outside the image."""
 
     lossy: bool
 
@@ -194,7 +195,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class PixelPlace:
-    """Where the pixels lie in the file; a negative offset means: ask pydicom."""
+    """Place of the pixels in the file; with a negative offset, pydicom decodes them."""
 
     keyword: str = "PixelData"
     offset: int = -1
@@ -232,12 +233,11 @@ class SliceHeader:
 
 
 def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
-    """Return one header for every slice that the file holds.
+    """Return one header for every slice in a file of any kind.
 
     Parameters
     ----------
     file : Path
-        A regular file of any kind.
     name : str
         Its path below the scanned folder, for messages.
 
@@ -246,21 +246,18 @@ def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
     NotUsed
         If it is no DICOM image of a plane in the patient (D03, D13, D14).
     Damaged
-        If it starts as DICOM but cannot be parsed, or would harm (P10, S06-S08).
+        If it starts as DICOM but cannot be parsed, or could do harm (P10, S06-S08).
     """
     return HeaderReader().read(file, name)
 
 
 class HeaderReader:
-    """Reads the headers of a folder; what many files share is interpreted once.
-
-    A plain file is walked through (`walker`), any other is parsed by pydicom. Both give
-    the same headers.
-    """
+    """Reads the headers of a folder; elements that files share are converted once."""
 
     def __init__(self) -> None:
         self._walker = Walker(_WALKED_TAGS)
-        self._common: dict[tuple[Raw | None, ...], _Common] = {}
+        self._templates: dict[tuple[Raw | None, ...], SliceHeader] = {}
+        """Stored bytes of the shared elements -> the header made from them."""
 
     def read(self, file: Path, name: str) -> tuple[SliceHeader, ...]:
         """Return what `read_headers` returns."""
@@ -276,35 +273,34 @@ class HeaderReader:
         walked = self._walker.walk(file)
         raw = walked.raw
         key = tuple(map(raw.get, _COMMON_TAGS))
-        common = self._common.get(key)
-        if common is None:
+        template = self._templates.get(key)
+        if template is None:
             shared = {tag: value for tag, value in raw.items() if tag not in _OWN_TAGS}
-            common = _plain_common(values(shared, _KEYWORDS))
-            self._common[key] = common
+            template = _plain_template(values(shared, _KEYWORDS))
+            self._templates[key] = template
         own = {
             keyword: converted(raw[tag]) if tag in raw else None
             for tag, keyword in _OWN_TAGS.items()
         }
-        return _slice(
-            _Source(file, name, common, _plain_place(walked)),
-            own,
-            _triple(own["ImagePositionPatient"]),
-            0,
+        return replace(
+            template,
+            file=file,
+            name=name,
+            pixels=PixelPlace(
+                "PixelData", walked.offset, walked.length, walked.available
+            ),
+            **_own_fields(template, own, own["ImagePositionPatient"]),
         )
 
 
-def _plain_place(walked: Walked) -> PixelPlace:
-    return PixelPlace("PixelData", walked.offset, walked.length, walked.available)
-
-
-def _plain_common(dataset: Header) -> _Common:
+def _plain_template(dataset: Header) -> SliceHeader:
     sop_class = _text(dataset, "SOPClassUID") or _text(
         dataset, "MediaStorageSOPClassUID"
     )
     _refuse_other_kinds(dataset, sop_class)
     if _announced_frames(dataset) != 1 or sop_class.endswith(_ENHANCED):
         raise Unusual
-    return _common([dataset], PLAIN_SYNTAX, 1)
+    return _template([dataset], PLAIN_SYNTAX, 1)
 
 
 def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
@@ -356,14 +352,23 @@ def _parsed(
     slices = []
     for index, own in enumerate(per_frame):
         groups = [dataset, *_flattened(shared), *_flattened(own)]
-        source = _Source(file, name, _common(groups, syntax, frames), pixels)
-        position = _triple(_first(groups, "ImagePositionPatient"))
-        slices.append(_slice(source, dataset, position, index))
+        template = _template(groups, syntax, frames)
+        position = _first(groups, "ImagePositionPatient")
+        slices.append(
+            replace(
+                template,
+                file=file,
+                name=name,
+                frame=index,
+                pixels=pixels,
+                **_own_fields(template, dataset, position),
+            )
+        )
     return tuple(slices)
 
 
 def _announced_frames(dataset: Header) -> int:
-    """Return the number of frames; refuse a header that breaks off or is absurd."""
+    """Return the number of frames; refuse a header that breaks off or is impossible."""
     rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
     if rows is None or columns is None:
         raise Damaged("its header breaks off before Rows and Columns", code="P10")
@@ -375,57 +380,37 @@ def _announced_frames(dataset: Header) -> int:
     return frames
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """What the slices of a series have in common, as far as they do."""
+def _template(groups: Sequence[Header], syntax: str, frames: int) -> SliceHeader:
+    """Return a header without the fields of one slice; later groups overrule earlier.
 
-    patient: str = field(repr=False)
-    study: str = field(repr=False)
-    series: str = field(repr=False)
-    frame_of_reference: str = field(repr=False)
-    contrast: Contrast
-    orientation: tuple[float, ...] | None
-    pixel_spacing_mm: tuple[float, float] | None
-    rows: int
-    columns: int
-    frames: int
-    encoding: Encoding
-    series_number: str
-    description: str = field(repr=False)
-    images_in_acquisition: int | None
-    thickness_mm: float | None
-    declared_spacing_mm: float | None
-    burned_in: bool
-    privately_scaled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a slice comes from."""
-
-    file: Path
-    name: str
-    common: _Common
-    pixels: PixelPlace
-
-
-def _common(groups: Sequence[Header], syntax: str, frames: int) -> _Common:
-    """Return what is no slice's own; later `groups` overrule earlier ones."""
+    `groups` are the dataset itself and, of an enhanced image, its functional groups.
+    """
     dataset = groups[0]
-    return _Common(
-        patient=_text(dataset, "PatientID"),
-        study=_text(dataset, "StudyInstanceUID"),
-        series=_text(dataset, "SeriesInstanceUID"),
-        frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        contrast=_contrast(groups),
-        orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
-        pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
-        rows=_whole(dataset, "Rows") or 0,
-        columns=_whole(dataset, "Columns") or 0,
+    return SliceHeader(
+        file=Path(),
+        name="",
+        frame=0,
         frames=frames,
+        identity=Identity(
+            patient=_text(dataset, "PatientID"),
+            study=_text(dataset, "StudyInstanceUID"),
+            series=_text(dataset, "SeriesInstanceUID"),
+            frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+            instance="",
+        ),
+        contrast=_contrast(groups),
+        plane=Plane(
+            position_mm=None,
+            orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
+            pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
+            rows=_whole(dataset, "Rows") or 0,
+            columns=_whole(dataset, "Columns") or 0,
+        ),
         encoding=_encoding(syntax, groups),
+        pixels=PixelPlace(),
         series_number=_joined(dataset.get("SeriesNumber")).strip(),
         description=_text(dataset, "SeriesDescription"),
+        instance_number=None,
         images_in_acquisition=_whole(dataset, "ImagesInAcquisition"),
         thickness_mm=_number(_first(groups, "SliceThickness")),
         declared_spacing_mm=_number(_first(groups, "SpacingBetweenSlices")),
@@ -434,45 +419,18 @@ def _common(groups: Sequence[Header], syntax: str, frames: int) -> _Common:
     )
 
 
-def _slice(
-    source: _Source,
+def _own_fields(
+    template: SliceHeader,
     own: Header,
-    position: tuple[float, float, float] | None,
-    frame: int,
-) -> SliceHeader:
-    """Return one slice: what is common to many, and what is its own."""
-    common = source.common
-    return SliceHeader(
-        file=source.file,
-        name=source.name,
-        frame=frame,
-        frames=common.frames,
-        identity=Identity(
-            common.patient,
-            common.study,
-            common.series,
-            common.frame_of_reference,
-            _text(own, "SOPInstanceUID"),
-        ),
-        contrast=common.contrast,
-        plane=Plane(
-            position,
-            common.orientation,
-            common.pixel_spacing_mm,
-            common.rows,
-            common.columns,
-        ),
-        encoding=common.encoding,
-        pixels=source.pixels,
-        series_number=common.series_number,
-        description=common.description,
-        instance_number=_whole(own, "InstanceNumber"),
-        images_in_acquisition=common.images_in_acquisition,
-        thickness_mm=common.thickness_mm,
-        declared_spacing_mm=common.declared_spacing_mm,
-        burned_in=common.burned_in,
-        privately_scaled=common.privately_scaled,
-    )
+    position: Any,  # noqa: ANN401 - any value representation
+) -> dict[str, Any]:
+    """Return the fields that a slice does not share with the others."""
+    instance = _text(own, "SOPInstanceUID")
+    return {
+        "identity": replace(template.identity, instance=instance),
+        "plane": replace(template.plane, position_mm=_triple(position)),
+        "instance_number": _whole(own, "InstanceNumber"),
+    }
 
 
 def _contrast(groups: Sequence[Header]) -> Contrast:
@@ -548,7 +506,7 @@ def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
 
 
 def _kind_named(sop_class: str) -> str:
-    """Return the standard's name of a class; a text of unknown origin is not shown."""
+    """Return the standard's name of a class, never a text from the file itself."""
     if not sop_class:
         return "a file without an SOP class"
     name = UID(sop_class).name
@@ -578,7 +536,7 @@ _GROUPS = (
     "CardiacSynchronizationSequence", "UnassignedSharedConvertedAttributesSequence",
     "UnassignedPerFrameConvertedAttributesSequence",
 )  # fmt: skip
-"""The functional groups that place a frame or tell its contrast."""
+"""The functional groups with the place, the scale or the contrast of a frame."""
 
 
 def _flattened(group: Dataset) -> list[Dataset]:
@@ -590,7 +548,7 @@ def _flattened(group: Dataset) -> list[Dataset]:
 
 
 def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
-    """Return where the pixels lie; pydicom has stopped at the tag that begins them."""
+    """Return the place of the pixels; pydicom has stopped at the tag before them."""
     offset = stream.tell()
     head = stream.read(12)
     end = stream.seek(0, 2)
@@ -615,15 +573,15 @@ def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
 
 
 def _guessed_syntax(dataset: Dataset) -> str:
-    """Return the syntax in which pydicom read a file that does not name it."""
+    """Return the syntax that pydicom guessed for a file that does not name it."""
     implicit, little = dataset.original_encoding
     if implicit:
         return "1.2.840.10008.1.2"
-    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+    return PLAIN_SYNTAX if little else "1.2.840.10008.1.2.2"
 
 
 def _first(groups: Sequence[Header], *keywords: str) -> Any:  # noqa: ANN401 - any value representation
-    """Return the most specific value of the first keyword that has one."""
+    """Return the value of the first keyword that has one, of the last group first."""
     for keyword in keywords:
         for group in reversed(groups):
             value = group.get(keyword)
@@ -633,7 +591,7 @@ def _first(groups: Sequence[Header], *keywords: str) -> Any:  # noqa: ANN401 - a
 
 
 def _text(dataset: Header, keyword: str) -> str:
-    """Return a text, or nothing where it cannot be decoded (P12)."""
+    """Return a text, empty if it cannot be decoded (P12)."""
     try:
         value = dataset.get(keyword)
     except Exception:  # noqa: BLE001 - a text never decides whether pixels are read
@@ -667,7 +625,7 @@ def _triple(value: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - 
 
 
 def _joined(value: Any) -> str:  # noqa: ANN401 - likewise
-    """Return a value as text, a number without a point if it is whole."""
+    """Return a value as text; whole numbers without a decimal point."""
     if value is None:
         return ""
     if isinstance(value, str):
