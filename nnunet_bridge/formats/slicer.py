@@ -1,14 +1,16 @@
-"""Masks as 3D Slicer and others write them: NIfTI, NRRD, segmentations, MetaImage.
+"""Read masks of 3D Slicer and other tools: NIfTI, NRRD, ``.seg.nrrd``, MetaImage.
 
 Each file becomes `StructureMask` values: one structure, true where it was drawn, with
-its own grid in LPS+. Whatever is no clear yes or no is refused (FAULTS K06-K10, K19).
+its own grid in LPS+. Values that are not clearly yes or no are refused (FAULTS K06-K10,
+K19).
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,16 @@ from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
 SPACING_MM = (0.05, 50.0)
-"""Outside this, the unit of length is wrong; whether a mask fits its image, its place
-says."""
+"""Possible voxel sizes; outside, the unit of length is wrong."""
 
 WHOLE_WITHIN = 1e-3
-"""A value this near to a whole number is that number."""
+"""Largest distance of a value from the whole number that it stands for."""
 
 _SPACE_DIMENSIONS = 3
+_AGAIN = "copy or export it again"
+_DETACHED = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
+"""Fields of an NRRD header whose voxels lie in another file, or not after it."""
+
 _NRRD_TYPES = {
     "signed char": "i1", "int8": "i1", "int8_t": "i1",
     "uchar": "u1", "unsigned char": "u1", "uint8": "u1", "uint8_t": "u1",
@@ -52,15 +57,15 @@ _SPACES: dict[str, tuple[float, float, float]] = {
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
-"""Signs that turn the axes of an NRRD space into LPS+."""
+"""NRRD space -> signs that turn its axes into LPS+."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StructureMask:
-    """One structure as somebody drew it."""
+    """One structure of a mask file."""
 
     name: str
-    """As the file or the segment calls it."""
+    """Name of the file or the segment."""
 
     side: str
     """``left``, ``right``, ``middle``, or empty."""
@@ -75,19 +80,19 @@ class StructureMask:
     findings: tuple[Finding, ...] = ()
 
     read_as: str = "yes or no"
-    """How its values were understood: ``yes or no``, ``one value``, ``rounded``,
+    """Reading of the values: ``yes or no``, ``one value``, ``rounded``,
     ``threshold 0.5`` or ``values 3, 7``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a person says of masks that are no clear yes or no."""
+    """The user's reading of values that are not clearly yes or no."""
 
     values: tuple[int, ...] = ()
-    """Which values mean the structure, in a file that holds several (K06)."""
+    """The values that mean the structure, in a file that holds several (K06)."""
 
     threshold: float | None = None
-    """The least probability that counts as drawn (K07)."""
+    """Least probability that counts as drawn (K07)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,22 +134,21 @@ def mask_stem(name: str) -> str:
 def read_mask(
     file: Path, *, name: str, side: str = "", meaning: Meaning | None = None
 ) -> StructureMask:
-    """Return the one structure in a mask file.
+    """Read the one structure in a mask file.
 
     Parameters
     ----------
     file : Path
         ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``.
     name, side : str
-        What the file name says about the structure.
+        Structure and side by the file name.
     meaning : Meaning, optional
-        How to understand values that are no clear yes or no.
 
     Raises
     ------
     Refused
-        If the file is damaged (K19), has no place (K11), is not 3-D (K08), or does not
-        say yes or no for every voxel (K06, K07).
+        If the file is damaged (K19), has no place (K11), is not 3-D (K08), or a value
+        is not clearly yes or no (K06, K07).
     """
     grid, values, findings = _read_plain(file)
     _refuse_impossible_voxels(grid, file.name)
@@ -153,13 +157,11 @@ def read_mask(
 
 
 def read_segments(file: Path) -> Iterator[StructureMask]:
-    """Go through the segments of a ``.seg.nrrd`` file, one structure at a time.
+    """Yield the segments of a ``.seg.nrrd`` file, one structure at a time.
 
-    Notes
-    -----
-    A voxel belongs to a segment if the segment's layer holds the segment's label value
-    there; label values begin again in every layer. `Segment*_Extent` and
-    `ReferenceImageExtentOffset` are hints for display: the origin places the file.
+    A voxel belongs to a segment if the segment's layer holds its label value there;
+    label values begin again in every layer. The origin places the file:
+    `Segment*_Extent` and `ReferenceImageExtentOffset` only help a viewer.
 
     Raises
     ------
@@ -183,8 +185,8 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
         if layer >= len(nrrd.layers):
             raise Refused.because(
                 "K09",
-                f"{quoted(file.name)}: segment {quoted(name)} is said to be in layer "
-                f"{layer}, but the file has {len(nrrd.layers)}.",
+                f"{quoted(file.name)}: the header puts segment {quoted(name)} into "
+                f"layer {layer}, but the file has {len(nrrd.layers)}.",
             )
         _refuse_impossible_voxels(nrrd.grid, file.name)
         voxels = np.asfortranarray(nrrd.layers[layer] == value)
@@ -192,24 +194,11 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
 
 
 def segment_names(file: Path) -> tuple[str, ...]:
-    """Return what the segments of a ``.seg.nrrd`` are called; reads its header only.
-
-    Raises
-    ------
-    Refused
-        As `read_segments`, for what the header can show.
-    """
+    """Read the names of the segments of a ``.seg.nrrd`` from its header alone."""
     import nrrd
 
-    try:
-        with file.open("rb") as stream:
-            header = dict(nrrd.read_header(stream))
-    except Exception as error:  # the boundary around one untrusted file
-        raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} is not a readable NRRD file "
-            f"({type(error).__name__}): copy or export it again.",
-        ) from error
+    with _nrrd_boundary(file), file.open("rb") as stream:
+        header = dict(nrrd.read_header(stream))
     return tuple(name for name, _, _ in _segments(header, file.name))
 
 
@@ -221,11 +210,7 @@ def _read_plain(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
         return _read_mha(file)
     nrrd = _read_nrrd(file)
     if len(nrrd.layers) != 1 or nrrd.grid is None:
-        raise Refused.because(
-            "K08",
-            f"{quoted(file.name)} has the sizes {list(nrrd.header['sizes'])}; one 3-D "
-            "mask is needed.",
-        )
+        raise _not_three_dimensional(file.name, nrrd.header["sizes"])
     flat = len(nrrd.header["sizes"]) > _SPACE_DIMENSIONS
     return nrrd.grid, nrrd.layers[0], _without_an_axis(file.name) if flat else []
 
@@ -244,7 +229,7 @@ def _refuse_impossible_voxels(grid: Grid, name: str) -> None:
 
 
 def _without_an_axis(name: str) -> list[Finding]:
-    """Say that a fourth axis with one entry was dropped (K08)."""
+    """Report that a fourth axis with one entry was dropped (K08)."""
     return [
         Finding(
             "K08",
@@ -257,18 +242,37 @@ def _without_an_axis(name: str) -> list[Finding]:
 def _yes_or_no(
     values: VoxelArray, name: str, meaning: Meaning, findings: list[Finding]
 ) -> tuple[BoolArray, str]:
-    """Return where the structure is, and how the values say so (K06, K07)."""
+    """Return where the structure is, and how its values were read (K06, K07)."""
     if values.dtype.kind == "f":
-        _refuse_no_numbers(values, name)
-        if meaning.threshold is not None and _farthest_from_whole(values) > (
-            WHOLE_WITHIN
-        ):
-            return _above(values, name, meaning.threshold, findings)
-        values = _whole_numbers(values, name, findings)
+        if not np.isfinite(values).all():
+            raise Refused.because(
+                "K07", f"{quoted(name)} holds NaN or infinite values: export it again."
+            )
+        rounded = np.rint(values)
+        away = float(np.abs(values - rounded).max(initial=0.0))
+        if away > WHOLE_WITHIN:
+            return _probabilities(values, name, meaning.threshold, away, findings)
+        if away > 0:
+            findings.append(
+                Finding(
+                    "K07",
+                    Outcome.FIXED,
+                    f"{quoted(name)} holds values up to {away:.1e} from whole numbers; "
+                    "they were rounded.",
+                )
+            )
+        values = rounded
+    return _marked(values, name, meaning, findings)
+
+
+def _marked(
+    values: VoxelArray, name: str, meaning: Meaning, findings: list[Finding]
+) -> tuple[BoolArray, str]:
+    """Return where whole numbers mark the structure, and how they were read (K06)."""
     voxels = np.asfortranarray(values != 0)
+    # Flattened in memory order, no copy of the volume is made.
     in_memory_order = values.ravel(order="K")
     drawn = in_memory_order[in_memory_order != 0]
-    rounded = any(finding.code == "K07" for finding in findings)
     if drawn.size == 0:
         return voxels, "yes or no"
     low, high = drawn.min(), drawn.max()
@@ -279,10 +283,11 @@ def _yes_or_no(
             "K06",
             f"{quoted(name)} should hold one structure, but holds the values "
             f"{_listed(np.unique(drawn))}: export each structure alone, or a "
-            ".seg.nrrd, or say in `masks.values` which of them are meant.",
+            ".seg.nrrd, or name the values that are meant in `masks.values`.",
         )
     if low == 1:
-        return voxels, "rounded" if rounded else "yes or no"
+        rounded_before = any(finding.code == "K07" for finding in findings)
+        return voxels, "rounded" if rounded_before else "yes or no"
     findings.append(
         Finding(
             "K06",
@@ -301,7 +306,7 @@ def _listed(values: npt.NDArray[Any]) -> str:
 def _of_values(
     values: VoxelArray, name: str, meant: tuple[int, ...], findings: list[Finding]
 ) -> tuple[BoolArray, str]:
-    """Return where one of the values is that a person says to be meant (K06)."""
+    """Return where one of the values is that the user names (K06)."""
     voxels = np.asfortranarray(np.isin(values, meant))
     held, counts = np.unique(values[values != 0], return_counts=True)
     others = ~np.isin(held, meant)
@@ -309,8 +314,8 @@ def _of_values(
     if others.all():
         raise Refused.because(
             "K06",
-            f"{quoted(name)} holds the values {_listed(held)}, but by `masks.values` "
-            f"its structure is {words}: correct one of them.",
+            f"{quoted(name)} holds the values {_listed(held)}, but `masks.values` is "
+            f"{words}: correct one of them.",
         )
     left = int(counts[others].sum())
     findings.append(
@@ -325,17 +330,28 @@ def _of_values(
     return voxels, f"values {words}"
 
 
-def _above(
-    values: VoxelArray, name: str, threshold: float, findings: list[Finding]
+def _probabilities(
+    values: VoxelArray,
+    name: str,
+    threshold: float | None,
+    away: float,
+    findings: list[Finding],
 ) -> tuple[BoolArray, str]:
-    """Return where probabilities reach the threshold that a person names (K07)."""
+    """Return where probabilities reach the threshold that the user names (K07)."""
+    if threshold is None:
+        raise Refused.because(
+            "K07",
+            f"{quoted(name)} holds fractions (up to {away:.3g} from a whole number), "
+            "not a mask: export it as a binary labelmap, or name the least probability "
+            "that counts in `masks.threshold`.",
+        )
     low, high = float(values.min()), float(values.max())
     if low < -WHOLE_WITHIN or high > 1 + WHOLE_WITHIN:
         raise Refused.because(
             "K07",
-            f"{quoted(name)} holds fractions from {low:.3g} to {high:.3g}, so they are "
-            "no probabilities, and `masks.threshold` says nothing of them: export it "
-            "as a binary labelmap.",
+            f"{quoted(name)} holds fractions from {low:.3g} to {high:.3g}. They are "
+            "not probabilities, so `masks.threshold` cannot be used: export it as a "
+            "binary labelmap.",
         )
     voxels = np.asfortranarray(values >= threshold)
     findings.append(
@@ -343,76 +359,42 @@ def _above(
             "K07",
             Outcome.FIXED,
             f"{quoted(name)} holds probabilities; the {int(np.count_nonzero(voxels))} "
-            f"voxels from {threshold:g} on were taken, as `masks.threshold` says.",
+            f"voxels from {threshold:g} on were taken (`masks.threshold`).",
         )
     )
     return voxels, f"threshold {threshold:g}"
 
 
-def _refuse_no_numbers(values: VoxelArray, name: str) -> None:
-    if not np.isfinite(values).all():
-        raise Refused.because(
-            "K07", f"{quoted(name)} holds NaN or infinite values: export it again."
-        )
-
-
-def _farthest_from_whole(values: VoxelArray) -> float:
-    return float(np.abs(values - np.rint(values)).max(initial=0.0))
-
-
-def _whole_numbers(
-    values: VoxelArray, name: str, findings: list[Finding]
-) -> VoxelArray:
-    rounded = np.rint(values)
-    away = _farthest_from_whole(values)
-    if away > WHOLE_WITHIN:
-        raise Refused.because(
-            "K07",
-            f"{quoted(name)} holds fractions (up to {away:.3g} from a whole number), "
-            "not a mask: export it as a binary labelmap, or name the least probability "
-            "that counts in `masks.threshold`.",
-        )
-    if away > 0:
-        findings.append(
-            Finding(
-                "K07",
-                Outcome.FIXED,
-                f"{quoted(name)} holds values up to {away:.1e} from whole numbers; "
-                "they were rounded.",
-            )
-        )
-    return rounded
+@contextmanager
+def _nrrd_boundary(file: Path) -> Iterator[None]:
+    """Turn anything that pynrrd raises into a refusal (K19)."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # the boundary around one untrusted file
+        reason = f"is not a readable NRRD file ({type(error).__name__}): {_AGAIN}"
+        if isinstance(error, OSError):
+            reason = f"cannot be read: {error.strerror}"
+        raise _damaged(file.name, reason) from error
 
 
 def _read_nrrd(file: Path) -> _Nrrd:
-    try:
-        return _parsed_nrrd(file)
-    except Refused:
-        raise
-    except OSError as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} cannot be read: {error.strerror}."
-        ) from error
-    except Exception as error:  # the boundary around one untrusted file
-        raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} is not a readable NRRD file "
-            f"({type(error).__name__}): copy or export it again.",
-        ) from error
-
-
-def _parsed_nrrd(file: Path) -> _Nrrd:
     import nrrd
 
-    with file.open("rb") as stream:
-        header = dict(nrrd.read_header(stream))
-        stored = stream.read()
-    sizes = tuple(int(size) for size in header["sizes"])
-    kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()]).newbyteorder(
-        ">" if header.get("endian") == "big" else "<"
-    )
-    voxels = _inflated(file.name, header, stored, sizes, kind)
-    return _Nrrd(header, *_layers_and_grid(file.name, header, voxels))
+    with _nrrd_boundary(file):
+        # pynrrd parses the header; the voxels are inflated here, with the size that
+        # the header announces as the limit.
+        with file.open("rb") as stream:
+            header = dict(nrrd.read_header(stream))
+            stored = stream.read()
+        sizes = tuple(int(size) for size in header["sizes"])
+        kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()]).newbyteorder(
+            ">" if header.get("endian") == "big" else "<"
+        )
+        content = _inflated(file.name, header, stored, sizes, kind)
+        voxels = np.frombuffer(content, kind).reshape(sizes, order="F")
+        return _Nrrd(header, *_layers_and_grid(file.name, header, voxels))
 
 
 def _inflated(
@@ -421,23 +403,14 @@ def _inflated(
     stored: bytes,
     sizes: tuple[int, ...],
     kind: np.dtype[Any],
-) -> VoxelArray:
-    """Return the voxels after proving that none is missing (K19) or too many (S06)."""
+) -> bytes:
+    """Return the bytes of the voxels; none is missing (K19), none too many (S06)."""
     count = int(np.prod(sizes, dtype=np.float64)) if sizes else 0
     if not 0 < count <= MAX_VOXELS or min(sizes) < 1:
         raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
-    unusual = {
-        "data file",
-        "datafile",
-        "line skip",
-        "lineskip",
-        "byte skip",
-        "byteskip",
-    }
-    if unusual & set(header):
-        raise Refused.because(
-            "K19", f"{quoted(name)} keeps its voxels elsewhere: save it as one file."
-        )
+    # A detached header could make us read any file of the machine.
+    if _DETACHED & set(header):
+        raise _damaged(name, "keeps its voxels in another file: save it as one file")
     needed = count * kind.itemsize
     ask_for_memory(2 * needed, quoted(name))
     encoding = str(header.get("encoding", "")).lower()
@@ -446,65 +419,69 @@ def _inflated(
     elif encoding == "raw":
         content = stored
     else:
-        raise Refused.because(
-            "K19", f"{quoted(name)} is packed as {quoted(encoding)}: save it as gzip."
-        )
+        raise _damaged(name, f"is packed as {quoted(encoding)}: save it as gzip")
     if len(content) != needed:
-        raise Refused.because(
-            "K19",
-            f"{quoted(name)} is damaged: its header announces {needed} bytes, the file "
-            f"holds {len(content)}. Copy or export it again.",
+        raise _damaged(
+            name,
+            f"is damaged: its header announces {needed} bytes, the file holds "
+            f"{len(content)}. {_AGAIN}",
         )
-    return np.frombuffer(content, kind).reshape(sizes, order="F")
+    return content
+
+
+def _damaged(name: str, reason: str) -> Refused:
+    return Refused.because("K19", f"{quoted(name)} {reason}.")
 
 
 def _gunzipped(name: str, stored: bytes, needed: int) -> bytes:
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
+        # One byte more than needed shows that there are too many.
         content = inflater.decompress(stored, needed + 1)
-        # The check sum at the end may still be waiting; never more than one byte comes.
+        # The check sum at the end may not have been read yet.
         content += inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:
-        raise Refused.because(
-            "K19", f"{quoted(name)} is damaged ({error}): copy or export it again."
-        ) from error
+        raise _damaged(name, f"is damaged ({error}): {_AGAIN}") from error
     if not inflater.eof:
-        raise Refused.because(
-            "K19", f"{quoted(name)} is cut off, or too long: copy or export it again."
-        )
+        raise _damaged(name, f"is cut off, or too long: {_AGAIN}")
     return content
 
 
 def _layers_and_grid(
     name: str, header: dict[str, Any], voxels: VoxelArray
 ) -> tuple[VoxelArray, Grid | None]:
+    """Return (L, I, J, K) layers and their grid; one layer where the file has none."""
     directions = np.asarray(header.get("space directions", []), dtype=np.float64)
+    # 3D Slicer saves a segmentation without any voxel as one voxel without a place.
     if voxels.size == 1 and is_segmentation(name):
         return voxels.reshape(1, 1, 1, 1), None
+    axis = None
     if voxels.ndim == _SPACE_DIMENSIONS + 1:
         axis = _list_axis(header, directions, voxels.shape)
+        # A fourth axis of one entry may have a direction of its own: drop both.
         if axis is None and voxels.shape[-1] == 1:
             axis = voxels.ndim - 1
             directions = directions[:, :_SPACE_DIMENSIONS]
-        if axis is None:
-            raise Refused.because(
-                "K08", f"{quoted(name)} has the sizes {voxels.shape}; 3-D is needed."
-            )
+    if axis is not None:
         voxels = np.moveaxis(voxels, axis, 0)
         directions = np.delete(directions, axis, axis=0)
     elif voxels.ndim == _SPACE_DIMENSIONS:
         voxels = voxels[np.newaxis]
     else:
-        raise Refused.because(
-            "K08", f"{quoted(name)} has the sizes {voxels.shape}; 3-D is needed."
-        )
+        raise _not_three_dimensional(name, voxels.shape)
     return voxels, _nrrd_grid(name, header, directions, voxels.shape[1:])
+
+
+def _not_three_dimensional(name: str, sizes: Sequence[int]) -> Refused:
+    return Refused.because(
+        "K08", f"{quoted(name)} has the sizes {tuple(sizes)}; one 3-D mask is needed."
+    )
 
 
 def _list_axis(
     header: dict[str, Any], directions: FloatArray, shape: tuple[int, ...]
 ) -> int | None:
-    """Return the axis of a 4-D file that does not run through space."""
+    """Return the axis of a 4-D file that counts layers, if its header names one."""
     kinds = [str(kind).lower() for kind in header.get("kinds", [])]
     for axis in range(len(shape)):
         listed = axis < len(kinds) and kinds[axis] in ("list", "vector")
@@ -522,7 +499,7 @@ def _nrrd_grid(
     if signs is None or directions.shape != (3, 3) or origin.shape != (3,):
         raise Refused.because(
             "K11",
-            f"{quoted(name)} does not say where it lies (space, space directions, "
+            f"{quoted(name)} has no place in the patient (space, space directions, "
             "space origin): export it again with its geometry.",
         )
     affine = np.eye(4)
@@ -549,16 +526,14 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
             found.setdefault(int(match[1]), {})[match[2]] = str(value)
     segments = []
     for number, keys in sorted(found.items()):
-        missing = {"Name", "Layer", "LabelValue"} - set(keys)
-        if missing:
-            keys_named = " and no ".join(sorted(missing))
-            raise Refused.because(
-                "K09",
-                f"{quoted(name)}: segment {number} has no {keys_named}: save the "
-                "segmentation again with a newer 3D Slicer.",
-            )
         try:
             segments.append((keys["Name"], int(keys["Layer"]), int(keys["LabelValue"])))
+        except KeyError as missing:
+            raise Refused.because(
+                "K09",
+                f"{quoted(name)}: segment {number} has no {missing.args[0]}: save the "
+                "segmentation again with a newer 3D Slicer.",
+            ) from missing
         except ValueError as error:
             raise Refused.because(
                 "K09", f"{quoted(name)}: segment {number} is unreadable ({error})."
@@ -569,24 +544,18 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
 def _read_mha(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     import SimpleITK as sitk  # noqa: N813 - its usual name
 
-    _prove_whole_mha(file)
+    _require_whole_mha(file)
     try:
         image: Any = sitk.ReadImage(str(file))
     except RuntimeError as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable MetaImage file."
-        ) from error
-    flat = image.GetDimension() == _SPACE_DIMENSIONS + 1 and image.GetSize()[-1] == 1
+        raise _damaged(file.name, "is not a readable MetaImage file") from error
+    sizes = image.GetSize()
+    flat = len(sizes) == _SPACE_DIMENSIONS + 1 and sizes[-1] == 1
     if flat:
         image = image[:, :, :, 0]
-    if (
-        image.GetDimension() != _SPACE_DIMENSIONS
-        or image.GetNumberOfComponentsPerPixel() > 1
-    ):
-        raise Refused.because(
-            "K08",
-            f"{quoted(file.name)} has the sizes {image.GetSize()}; 3-D is needed.",
-        )
+    dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if (dimensions, components) != (_SPACE_DIMENSIONS, 1):
+        raise _not_three_dimensional(file.name, sizes)
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(3, 3)
     affine[:3, :3] = direction * np.array(image.GetSpacing())
@@ -603,31 +572,27 @@ _MHA_BYTES = {
 }  # fmt: skip
 
 
-def _prove_whole_mha(file: Path) -> None:
-    """Refuse a MetaImage that lacks voxels; SimpleITK may read one (K19)."""
+def _require_whole_mha(file: Path) -> None:
+    """Refuse a MetaImage that lacks voxels: SimpleITK may read it anyway (K19)."""
     try:
         stored = file.read_bytes()
     except OSError as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} cannot be read: {error.strerror}."
-        ) from error
-    head, mark, body = stored.partition(b"ElementDataFile")
-    where, _, body = body.partition(b"\n")
+        raise _damaged(file.name, f"cannot be read: {error.strerror}") from error
+    # The header is text, one "name = value" a line; the voxels follow its last line,
+    # "ElementDataFile = LOCAL". Any other value names another file.
+    head, mark, rest = stored.partition(b"ElementDataFile")
+    where, _, body = rest.partition(b"\n")
     lines = [line.partition("=") for line in head.decode("latin-1").splitlines()]
     fields = {name.strip(): value.strip() for name, _, value in lines}
     try:
         sizes = [int(size) for size in fields["DimSize"].split()]
-        needed = (
-            int(np.prod(sizes, dtype=np.float64)) * _MHA_BYTES[fields["ElementType"]]
-        )
+        count = int(np.prod(sizes, dtype=np.float64))
+        needed = count * _MHA_BYTES[fields["ElementType"]]
     except (KeyError, ValueError) as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable MetaImage file."
-        ) from error
+        raise _damaged(file.name, "is not a readable MetaImage file") from error
     if not mark or where.strip(b" =\r") != b"LOCAL" or not 0 < needed <= 8 * MAX_VOXELS:
-        raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} keeps its voxels elsewhere: save it as one file.",
+        raise _damaged(
+            file.name, "keeps its voxels in another file: save it as one file"
         )
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":
@@ -636,6 +601,4 @@ def _prove_whole_mha(file: Path) -> None:
         except zlib.error:
             found = -1
     if found != needed:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is damaged: copy or export it again."
-        )
+        raise _damaged(file.name, f"is damaged: {_AGAIN}")

@@ -264,7 +264,7 @@ def test_D09_stations_on_one_grid_are_joined_if_asked_for(tmp_path, how, attribu
     assert codes(reading) == ["D09"]
     assert worst(reading.findings) is Outcome.WARNED
     assert "3 places" in reading.findings[0].message
-    assert f"differ by {difference:.1f} on average" in reading.findings[0].message
+    assert f"difference of the images: {difference:.1f}" in reading.findings[0].message
     assert reading.interventions["overlap"] == {
         "how": how,
         "stations": 2,

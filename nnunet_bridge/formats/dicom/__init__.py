@@ -1,10 +1,11 @@
-"""DICOM series: the door through which images come in, LPS+ as they are.
+"""Read DICOM series, in LPS+ as they are stored.
 
-``folder`` finds the files, ``headers`` reads what they say (through ``walker`` where
-they are plain), ``groups`` finds the slices that belong together, ``stack`` puts them
-in order, ``stations`` joins overlapping ones, ``pixels`` decodes them, and ``series``
-tells that story in one function. ``options`` is what a user decides. ``write`` makes
-synthetic series.
+``series`` reads a folder in five steps: ``folder`` finds the files, ``headers`` reads
+their headers (with ``walker`` where they are plain), ``groups`` chooses the slices that
+belong together, ``stack`` sorts and places them (``stations`` joins overlapping ones),
+``pixels`` decodes them. ``options`` holds the user's choices. ``segmentation`` writes
+DICOM SEG, ``write`` synthetic series. ``scan_folders`` and ``zipped`` find the scans in
+folders and zips.
 """
 
 from nnunet_bridge.formats.dicom.folder import FileAccount

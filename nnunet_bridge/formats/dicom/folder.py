@@ -1,8 +1,7 @@
-"""What a folder holds: every file is used, excluded with a reason, or failed with one.
+"""Find the slices in a folder; account for every file: used, excluded or failed.
 
-Files are known by their content, whatever their names. An index (DICOMDIR) is never
-followed, nor is a link to a folder, nor a link that leaves the folder (FAULTS D13, D14,
-F01).
+Files are known by content, not by name. An index (DICOMDIR) is never followed, nor is a
+link to a folder, nor a link that leaves the folder (FAULTS D13, D14, F01).
 """
 
 from __future__ import annotations
@@ -25,19 +24,17 @@ from nnunet_bridge.formats.dicom.headers import (
     SliceHeader,
 )
 
-_LOOKS_NUMBERED = {"", ".dcm", ".ima"}
+_SLICE_SUFFIXES = {"", ".dcm", ".ima"}
 
 
 @dataclass(frozen=True, slots=True)
 class FileAccount:
-    """What became of every file of a folder; names are relative to it."""
+    """The use of every file in a folder; names are relative to it."""
 
     used: tuple[str, ...] = ()
     excluded: tuple[tuple[str, str], ...] = ()
-    """Name and reason."""
-
     failed: tuple[tuple[str, str], ...] = ()
-    """Name and reason."""
+    """Of files that are excluded or failed: name and reason."""
 
     @property
     def found(self) -> int:
@@ -47,7 +44,7 @@ class FileAccount:
 
 @dataclass(slots=True)
 class Scan:
-    """The slices in a folder while their fate is being decided."""
+    """The slices of a folder while they are being chosen."""
 
     headers: list[SliceHeader] = field(default_factory=list)
     excluded: dict[str, str] = field(default_factory=dict)
@@ -57,7 +54,7 @@ class Scan:
     """Code and reason -> names of the files that hold no slice."""
 
     def exclude(self, headers: list[SliceHeader], reason: str) -> None:
-        """Take slices out; the files that hold nothing else are excluded."""
+        """Remove slices; files without any other slice become excluded."""
         gone = set(map(id, headers))
         self.headers = [header for header in self.headers if id(header) not in gone]
         still_there = {header.name for header in self.headers}
@@ -66,7 +63,7 @@ class Scan:
                 self.excluded[header.name] = reason
 
     def account(self) -> FileAccount:
-        """Return the fate of every file, sorted by name."""
+        """Return the use of every file, sorted by name."""
         used = {header.name for header in self.headers}
         return FileAccount(
             used=tuple(sorted(used)),
@@ -81,23 +78,23 @@ def scan_folder(folder: Path) -> Scan:
     Raises
     ------
     InputError
-        If `folder` is no folder that can be read.
+        If `folder` is not a folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")
     scan = Scan()
     reader = HeaderReader()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matters about a header, we check
+        warnings.simplefilter("ignore")  # the checks below replace pydicom's
         for name, file in sorted(_files(folder, scan.excluded)):
             _take(scan, reader, file, name)
-    scan.findings += _about_the_rest(scan)
+    scan.findings += _about_other_files(scan)
     _drop_copies(scan)
     return scan
 
 
 def _files(folder: Path, excluded: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """Go through the regular files; note the links that are not followed."""
+    """Yield the regular files; record the links that are not followed."""
     root = folder.resolve()
     for parent, folders, names in os.walk(folder, followlinks=False):
         for name in [*folders, *names]:
@@ -146,35 +143,29 @@ def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
         )
 
 
-def _about_the_rest(scan: Scan) -> list[Finding]:
-    """Name what holds no slice (D03, D13, D14); warn of empty files."""
-    findings = []
+def _about_other_files(scan: Scan) -> Iterator[Finding]:
+    """Name the files without a slice (D03, D13, D14); warn of empty ones."""
     for (code, reason), names in sorted(scan.left_out.items()):
         lost = [name for name in names if reason == EMPTY and _may_be_a_slice(name)]
         if lost:
-            findings.append(
-                Finding(
-                    "D14",
-                    Outcome.WARNED,
-                    f"{len(lost)} file(s) of the folder are empty, the first is "
-                    f"{quoted(lost[0])}: copy the folder again if they were slices.",
-                )
+            yield Finding(
+                "D14",
+                Outcome.WARNED,
+                f"{len(lost)} files of the folder are empty, the first is "
+                f"{quoted(lost[0])}: copy the folder again if they were slices.",
             )
-            continue
-        findings.append(
-            Finding(
+        else:
+            yield Finding(
                 code,
                 Outcome.ACCEPTED,
-                f"{len(names)} file(s) left out ({reason}), the first is "
+                f"{len(names)} files left out ({reason}), the first is "
                 f"{quoted(names[0])}.",
             )
-        )
-    return findings
 
 
 def _may_be_a_slice(name: str) -> bool:
     path = Path(name)
-    return not path.name.startswith(".") and path.suffix.lower() in _LOOKS_NUMBERED
+    return not path.name.startswith(".") and path.suffix.lower() in _SLICE_SUFFIXES
 
 
 def _drop_copies(scan: Scan) -> None:
@@ -204,14 +195,14 @@ def _drop_copies(scan: Scan) -> None:
             Finding(
                 "D07",
                 Outcome.FIXED,
-                f"{len(copies)} slice(s) were there twice, the first is "
+                f"{len(copies)} slices exist twice, the first is "
                 f"{quoted(copies[0].name)}; one copy of each is used.",
             )
         )
 
 
 def _pixel_hash(header: SliceHeader) -> bytes:
-    """Return a hash of the stored pixels (of the whole file where they are packed)."""
+    """Return a hash of the stored pixels, or of the file where pydicom decodes them."""
     with header.file.open("rb") as stream:
         stream.seek(max(header.pixels.offset, 0))
         stored = stream.read(header.pixels.length)

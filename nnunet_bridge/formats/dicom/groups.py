@@ -1,9 +1,9 @@
-"""Which slices belong together: from all slices of a folder to the ones of one volume.
+"""Group the slices of a folder, and choose the group that makes one volume.
 
-A series is split by what distinguishes images at the same place (image type, echo,
-repetition) and by what no volume can mix (orientation, spacing, matrix). Slices of two
-groups are never interleaved; where more than one group could be meant, the choice is
-the user's (FAULTS D01-D06).
+Slices of one series are split by the attributes that distinguish images at the same
+place (image type, echo, repetition), and by those that no volume can mix (orientation,
+spacing, matrix). Slices of two groups are never interleaved: where more than one group
+fits, the user chooses (FAULTS D01-D06).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
 
 FEWEST_SLICES = 3
+"""A volume needs so many."""
+
 MAIN_SHARE = 0.8
 """A stack must hold this share of the images of its group; the rest is left out."""
 
-_LINE = "\n"
 _DIXON = frozenset(
     {"WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP", "FF"}
 )
@@ -39,16 +40,16 @@ class Group:
 
     headers: tuple[SliceHeader, ...]
     repetition: str = ""
-    """What tells repeated acquisitions apart; empty where nothing repeats."""
+    """The attribute that separates repeated acquisitions; empty without any."""
 
     @property
     def first(self) -> SliceHeader:
-        """The slice that speaks for the group."""
+        """The slice whose attributes stand for the group."""
         return self.headers[0]
 
     @property
     def kind(self) -> str:
-        """Contrast and size; nothing that tells a patient."""
+        """Contrast and number of images; nothing that identifies a patient."""
         contrast = self.first.contrast
         parts = ["\\".join(contrast.image_type) or "no image type"]
         if contrast.echo_time_ms is not None:
@@ -61,30 +62,28 @@ class Group:
     def __str__(self) -> str:
         """Return the group's line in a table."""
         spacing = self.first.plane.pixel_spacing_mm
-        pixels = (
-            "" if spacing is None else f", pixels of {spacing[0]:g} x {spacing[1]:g} mm"
-        )
-        return (
+        line = (
             f"series {self.first.series_number or '?'} "
-            f"{quoted(self.first.description)}: {self.kind}{pixels}"
+            f"{quoted(self.first.description)}: {self.kind}"
         )
+        if spacing is None:
+            return line
+        return f"{line}, pixels of {spacing[0]:g} x {spacing[1]:g} mm"
 
 
 def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]]:
-    """Return the group that is meant and the rejected ones.
+    """Return the group that the options select, and the rejected groups.
 
     Parameters
     ----------
     scan : Scan
         Changed: slices that are not chosen become excluded, with a reason.
     options : SeriesOptions
-        Which series, contrast, echo and repetition are meant, and whether stations may
-        be joined.
 
     Raises
     ------
     Refused
-        If no group, or more than one, could be meant (D01-D06, D09, D15).
+        If no group, or more than one, fits the options (D01-D06, D09, D15).
     """
     _prefer_mr(scan)
     groups = _groups(scan.headers)
@@ -95,31 +94,27 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
     if all("MOSAIC" in group.first.contrast.image_type for group in groups):
         raise Refused.because(
             "D12",
-            "Each image is a mosaic of many slices (Siemens MOSAIC) and does not say "
-            "in the standard way where they lie: export single slices.",
+            "Each image is a mosaic of many slices (Siemens MOSAIC) without a standard "
+            "attribute for their places: export single slices.",
         )
-    candidates = _of_series(groups, options.series)
-    candidates = _worth_a_volume(candidates, scan)
-    candidates = _of_contrast(candidates, options.image_type, scan)
-    if options.echo is not None:
-        candidates = _of_echo(candidates, options.echo)
-    if options.repetition is not None:
-        candidates = _of_repetition(candidates, options.repetition)
-    joined = candidates
-    if options.overlap != "refuse" and _are_stations(candidates):
-        joined = [Group(tuple(h for group in candidates for h in group.headers))]
-    if len(joined) > 1:
-        raise _ambiguous(joined)
-    chosen = joined[0]
-    meant = set(map(id, candidates))
-    rejected = tuple(group for group in groups if id(group) not in meant)
+    fitting = _of_series(groups, options.series)
+    fitting = _worth_a_volume(fitting, scan)
+    fitting = _of_contrast(fitting, options.image_type, scan)
+    fitting = _of_echo(fitting, options.echo)
+    fitting = _of_repetition(fitting, options.repetition)
+    used = set(map(id, fitting))
+    if options.overlap != "refuse" and _are_stations(fitting):
+        fitting = [Group(tuple(h for group in fitting for h in group.headers))]
+    if len(fitting) > 1:
+        raise _ambiguous(fitting)
+    rejected = tuple(group for group in groups if id(group) not in used)
     for group in rejected:
         scan.exclude(list(group.headers), "belongs to another series or contrast")
-    return _main_stack(chosen, scan), rejected
+    return _main_stack(fitting[0], scan), rejected
 
 
 def positions_held_twice(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Return the sets of slices that lie at one place, in the order of the places."""
+    """Return the lists of slices that share one place, in the order of the places."""
     places: dict[tuple[float, ...], list[SliceHeader]] = defaultdict(list)
     for header in headers:
         if header.plane.position_mm is not None:
@@ -128,14 +123,15 @@ def positions_held_twice(headers: Iterable[SliceHeader]) -> list[list[SliceHeade
 
 
 def _place(header: SliceHeader) -> tuple[float, ...]:
-    """Return where a slice lies: to 0.01 mm, and to 0.1 in its cosines."""
+    """Return position and cosines of a slice, rounded to 0.01 mm and to 0.1."""
+    # Adding 0.0 turns -0.0 into 0.0, so that both are one key.
     position = tuple(round(x, 2) + 0.0 for x in header.plane.position_mm or ())
     turned = tuple(round(x, 1) + 0.0 for x in header.plane.orientation or ())
     return position + turned
 
 
 def _prefer_mr(scan: Scan) -> None:
-    """Leave other images out where there is MR: this is a tool for MR (D03)."""
+    """Leave out other images where the folder holds MR (D03)."""
     kinds = {header.contrast.modality for header in scan.headers}
     if "MR" in kinds and len(kinds) > 1:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
@@ -151,12 +147,11 @@ def _prefer_mr(scan: Scan) -> None:
 
 
 def _groups(headers: Iterable[SliceHeader]) -> list[Group]:
-    contrasts = _split(headers, _contrast_key)
-    return [
-        Group(tuple(members), repetition)
-        for together in contrasts
-        for repetition, members in _repetitions(together)
-    ]
+    groups = []
+    for one_contrast in _split(headers, _contrast_key):
+        for repetition, members in _repetitions(one_contrast):
+            groups.append(Group(tuple(members), repetition))
+    return groups
 
 
 def _split(
@@ -169,15 +164,15 @@ def _split(
 
 
 def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader]]]:
-    """Split images that lie at the same places by what repeats (D06)."""
+    """Split images at the same places by the attribute that repeats them (D06)."""
     if not positions_held_twice(headers):
         return [("", headers)]
-    repeats: tuple[tuple[str, Callable[[SliceHeader], str]], ...] = (
-        ("acquisition", lambda h: h.contrast.acquisition),
-        ("temporal position", lambda h: h.contrast.temporal_position),
-        ("trigger time", lambda h: h.contrast.trigger_time),
-    )
-    for name, value in repeats:
+    repeats: dict[str, Callable[[SliceHeader], str]] = {
+        "acquisition": lambda h: h.contrast.acquisition,
+        "temporal position": lambda h: h.contrast.temporal_position,
+        "trigger time": lambda h: h.contrast.trigger_time,
+    }
+    for name, value in repeats.items():
         parts = _split(headers, lambda h, value=value: (value(h),))  # type: ignore[misc]
         if len(parts) > 1 and not any(map(positions_held_twice, parts)):
             return [(f"{name} {value(part[0])}", part) for part in parts]
@@ -188,27 +183,47 @@ def _of_series(groups: list[Group], series: str | None) -> list[Group]:
     if series is None:
         return groups
     wanted = series.strip().casefold()
+    found = []
+    for group in groups:
+        first = group.first
+        names = (first.identity.series, first.series_number, first.description)
+        if wanted in map(str.casefold, names):
+            found.append(group)
+    return _require(found, groups, "D01", f"No series is called {quoted(series)}")
+
+
+def _of_echo(groups: list[Group], echo: int | None) -> list[Group]:
+    if echo is None:
+        return groups
+    found = [group for group in groups if group.first.contrast.echo == str(echo)]
+    return _require(found, groups, "D05", f"There is no echo {echo}")
+
+
+def _of_repetition(groups: list[Group], repetition: str | None) -> list[Group]:
+    """Return the groups with a repetition, named in full or by its number alone."""
+    if repetition is None:
+        return groups
+    wanted = repetition.strip().casefold()
     found = [
         group
         for group in groups
-        if wanted
-        in (
-            group.first.identity.series,
-            group.first.series_number,
-            group.first.description.casefold(),
-        )
+        if wanted in (group.repetition, group.repetition.rpartition(" ")[2])
     ]
+    return _require(
+        found, groups, "D06", f"There is no repetition {quoted(repetition)}"
+    )
+
+
+def _require(
+    found: list[Group], groups: list[Group], code: str, otherwise: str
+) -> list[Group]:
     if not found:
-        raise Refused.because(
-            "D01",
-            f"No series of the folder is called {quoted(series)}. It holds: "
-            f"{_table(groups)}.",
-        )
+        raise Refused.because(code, f"{otherwise}. The folder holds: {_table(groups)}.")
     return found
 
 
 def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
-    """Leave out scouts and images without a place where there is a real stack (D02)."""
+    """Leave out scouts and images without a place where there is a stack (D02)."""
     worthy = [
         group
         for group in groups
@@ -217,13 +232,8 @@ def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
     ]
     if not worthy:
         large = [group for group in groups if len(group.headers) >= FEWEST_SLICES]
-        if not large:
-            raise Refused.because(
-                "D15",
-                f"A volume needs at least {FEWEST_SLICES} slices; the folder holds "
-                f"{_table(groups)}.",
-            )
-        return large
+        too_few = f"A volume needs at least {FEWEST_SLICES} slices"
+        return _require(large, groups, "D15", too_few)
     left_out = [group for group in groups if group not in worthy]
     for group in left_out:
         scan.exclude(list(group.headers), "too few images for a volume")
@@ -232,7 +242,7 @@ def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
             Finding(
                 "D02",
                 Outcome.WARNED,
-                f"Left out, because they are no volumes: {_table(left_out)}.",
+                f"Left out, because they are not volumes: {_table(left_out)}.",
             )
         )
     return worthy
@@ -244,20 +254,19 @@ def _of_contrast(
     if image_type is None:
         return groups
     wanted = image_type.strip().upper()
-    named = [g for g in groups if wanted in g.first.contrast.image_type]
+    typed = [g for g in groups if wanted in g.first.contrast.image_type]
     described = [
         g
         for g in groups
         if wanted in re.split(r"[^A-Z0-9]+", g.first.description.upper())
     ]
-    found = named or described
-    if found:
-        return found
-    (only, *others) = groups
-    if others or _DIXON & set(only.first.contrast.image_type):
+    if typed or described:
+        return typed or described
+    first = groups[0].first
+    if len(groups) > 1 or _DIXON & set(first.contrast.image_type):
         raise Refused.because(
             "D04",
-            f"No images of the folder are called {wanted}. It holds: "
+            f"No images have the image type {wanted}. The folder holds: "
             f"{_table(groups)}. Set {SeriesOptions.how_to('image_type')}, to one of "
             "their words.",
         )
@@ -265,40 +274,15 @@ def _of_contrast(
         Finding(
             "D04",
             Outcome.WARNED,
-            f"The images do not say that they are {wanted} ({only.kind}); they are "
-            "used because there are no others.",
+            f"The images ({groups[0].kind}) do not have the image type {wanted}; they "
+            "are used because the folder holds no others.",
         )
     )
     return groups
 
 
-def _of_echo(groups: list[Group], echo: int) -> list[Group]:
-    found = [group for group in groups if group.first.contrast.echo == str(echo)]
-    if not found:
-        raise Refused.because(
-            "D05", f"There is no echo {echo}. The folder holds: {_table(groups)}."
-        )
-    return found
-
-
-def _of_repetition(groups: list[Group], repetition: str) -> list[Group]:
-    wanted = repetition.strip().casefold()
-    found = [
-        group
-        for group in groups
-        if wanted in (group.repetition, group.repetition.rpartition(" ")[2])
-    ]
-    if not found:
-        raise Refused.because(
-            "D06",
-            f"There is no repetition {quoted(repetition)}. The folder holds: "
-            f"{_table(groups)}.",
-        )
-    return found
-
-
 def _are_stations(groups: list[Group]) -> bool:
-    """Whether groups are one contrast of one series at places that differ."""
+    """Whether groups are one contrast of one series at different places."""
     kinds = {_contrast_key(group.first) for group in groups}
     places = {frozenset(map(_place, group.headers)) for group in groups}
     return len(groups) > 1 and len(kinds) == 1 and len(places) == len(groups)
@@ -314,37 +298,31 @@ def _contrast_key(header: SliceHeader) -> tuple[Hashable, ...]:
 
 
 def _ambiguous(groups: list[Group]) -> Refused:
-    """Return the refusal that lists what could be meant and how to choose."""
+    """Return the refusal that lists the groups and the option that chooses one."""
     first, *others = (group.first for group in groups)
+    echo = (first.contrast.echo_time_ms, first.contrast.echo)
     if any(h.identity.series != first.identity.series for h in others):
-        code, how = "D01", _name_one("series")
+        code, option = "D01", "series"
     elif any(h.contrast.image_type != first.contrast.image_type for h in others):
-        code, how = "D04", _name_one("image_type")
-    elif any(
-        (h.contrast.echo_time_ms, h.contrast.echo)
-        != (first.contrast.echo_time_ms, first.contrast.echo)
-        for h in others
-    ):
-        code, how = "D05", _name_one("echo")
+        code, option = "D04", "image_type"
+    elif any((h.contrast.echo_time_ms, h.contrast.echo) != echo for h in others):
+        code, option = "D05", "echo"
     elif len({frozenset(map(_place, group.headers)) for group in groups}) == 1:
-        code, how = "D06", _name_one("repetition")
+        code, option = "D06", "repetition"
     else:
-        code, how = (
-            "D09",
-            (
-                "export the composed series of the scanner, or join the stations with "
-                + SeriesOptions.how_to("overlap", "first")
-            ),
+        code, option = "D09", ""
+    if option:
+        how = f"Choose one with {SeriesOptions.how_to(option)}."
+    else:
+        how = (
+            "Export the composed series of the scanner, or join the stations with "
+            f"{SeriesOptions.how_to('overlap', 'first')}."
         )
+    table = _table(groups, between="\n")
     return Refused.because(
         code,
-        f"The folder holds {len(groups)} sets of images that could be meant:\n"
-        f"{_table(groups, between=_LINE)}\nThey are never mixed: {how}.",
+        f"The folder holds {len(groups)} sets of images that fit:\n{table}\n{how}",
     )
-
-
-def _name_one(option: str) -> str:
-    return f"name one with {SeriesOptions.how_to(option)}"
 
 
 def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
@@ -357,7 +335,7 @@ def _number_first(group: Group) -> tuple[int, str]:
 
 
 def _main_stack(group: Group, scan: Scan) -> Group:
-    """Return the part of a group that is one stack; the rest is left out (D02, G14)."""
+    """Return the part of a group that is one stack; leave out the rest (D02, G14)."""
     main, *rest = _parallel(group.headers)
     if not rest:
         return group
@@ -370,7 +348,7 @@ def _main_stack(group: Group, scan: Scan) -> Group:
         raise Refused.because(
             code,
             f"The series mixes images of different {why}: {len(main)} agree, "
-            f"{len(others)} do not ({named}). Export one stack alone.",
+            f"{len(others)} differ ({named}). Export one stack alone.",
         )
     scan.exclude(others, f"differs in {why} from the other slices")
     scan.findings.append(
@@ -408,5 +386,5 @@ def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...
 def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:
     first, second = one.plane.orientation, other.plane.orientation
     if first is None or second is None or first == second:
-        return False  # what a slice does not say is asked later (G16)
+        return False  # missing orientations are refused later (G16)
     return bool(np.abs(np.subtract(first, second)).max() > SIMILAR_ORIENTATION + 1e-9)

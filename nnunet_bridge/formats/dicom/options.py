@@ -1,4 +1,4 @@
-"""What a user may decide about a series: which one, and what may be done to it."""
+"""The user's choices for a series: which images, and what may be changed."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class SeriesOptions:
-    """Choices among images, and permissions that are never taken without being given.
+    """Choices among images, and permissions to change them.
 
-    The names are those of ``[scans]`` in a recipe.
+    By default nothing is changed. The names are those of ``[scans]`` in a recipe.
     """
 
     series: str | None = None
-    """Which of several series: its number, description or UID."""
+    """Number, description or UID of the series."""
 
     image_type: str | None = None
-    """Which contrast of a mixed series: a word of *Image Type* such as ``WATER``."""
+    """Contrast of a mixed series: a word of *Image Type* such as ``WATER``."""
 
     echo: int | None = None
-    """Which of several echoes: its *Echo Number(s)*."""
+    """*Echo Number(s)* of the images."""
 
     repetition: str | None = None
-    """Which of several acquisitions of one place: ``acquisition 2``, or ``2``."""
+    """Acquisition, where several hold the same places: ``acquisition 2``, or ``2``."""
 
     overlap: Literal["refuse", "first", "mean"] = "refuse"
-    """What becomes of places that two stations of one grid both hold (D09)."""
+    """Image to use where two stations of one grid overlap (D09)."""
 
     invert_monochrome1: bool = False
-    """Whether a series that calls its smallest value white is turned over (P03)."""
+    """Whether to invert a series whose smallest value is white (P03)."""
 
     pixel_spacing_mm: tuple[float, float] | None = None
-    """Between rows, then between columns; where the header has none (G12)."""
+    """Between rows, then between columns, for headers without it (G12)."""
 
     resample: Literal["never", "uneven", "sheared", "any"] = "never"
-    """Which stacks are interpolated onto a regular, upright grid (G06, G07)."""
+    """Stacks to interpolate onto a regular, upright grid (G06, G07)."""
 
     @staticmethod
     def how_to(name: str, value: str = "") -> str:
-        """Return where a user sets an option: in the recipe, or as a word.
+        """Return how a user sets an option, in the recipe or on the command line.
 
         Examples
         --------

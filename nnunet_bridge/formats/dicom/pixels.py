@@ -1,9 +1,8 @@
-"""The pixels of a stack: each slice decoded and scaled by its own tags.
+"""Decode the pixels of a stack and scale each slice by its own header.
 
-Uncompressed slices are read with one seek, straight from the place that the header
-noted; everything else goes through pydicom and its decoders. The slices fill one array
-that is allocated once; nothing holds a second copy of the volume, except while numbers
-of a wider type are narrowed.
+Uncompressed slices are read with one seek, from the place that their header noted;
+pydicom decodes all others. The slices fill one array that is allocated once. No second
+copy of the volume exists, except while a wider type is narrowed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,22 +40,22 @@ _DECODERS = {
     f"1.2.840.10008.1.2.4.{ending}": "`pylibjpeg-openjpeg`"
     for ending in ("201", "202", "203")
 }
-"""What decodes a syntax that python-gdcm does not know."""
+"""Package for a syntax that python-gdcm cannot decode."""
 
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
 _STATIONS_AGREE_WITHIN = 0.10
-"""Of the median intensity; where two stations differ by more, it is worth a look."""
+"""Share of the median intensity; a larger difference of two stations is a warning."""
 _OTHER_BYTES_PER_VOXEL = 5
-"""What a case needs beside its image, as measured (`benchmarks/growth.py`): all masks
-together, one mask as it is stored and as it is read, and what comes and goes (F10)."""
+"""Memory that a case needs beside its image, measured with `benchmarks/growth.py`: all
+masks together, one mask as stored and as read, and temporary arrays (F10)."""
 
 _WIDE, _BYTE = (16, 32), (8,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
-    """The values of a stack and how they came about."""
+    """The values of a stack, and how they were scaled."""
 
     voxels: VoxelArray
     """(I, J, K), Fortran-ordered."""
@@ -73,20 +72,20 @@ class Pixels:
 def read_pixels(
     headers: Sequence[SliceHeader], overlap: Overlap | None = None
 ) -> Pixels:
-    """Return the values of slices that are in stacking order.
+    """Read the pixels of slices that are in stacking order.
 
     Parameters
     ----------
     headers : sequence of SliceHeader
-        One a slice.
+        One for each slice.
     overlap : Overlap, optional
-        Further images at some of their places, and what becomes of them.
+        Images of further stations at some of their places.
 
     Raises
     ------
     Refused
-        If a slice cannot be decoded (P07), is cut off (P09), holds no finite numbers
-        or the whole volume only one value (P11).
+        If a slice cannot be decoded (P07) or is cut off (P09), or if the values are
+        not finite or all the same (P11).
     """
     overlap = overlap or Overlap()
     everything = (*headers, *overlap.headers)
@@ -101,18 +100,19 @@ def read_pixels(
     notes = _Notes()
     source = _FrameSource()
     for k, header in enumerate(headers):
+        # Most slices are stored as they shall be: read them straight into the buffer.
         span = _read_straight(buffer[k], header)
         if span is None:
             stored = _stored(header, source)
             values = _significant(stored, header.encoding)
-            notes.look_at(k, header, stored, values)
+            notes.record_padding(k, header, stored, values)
             buffer[k] = _scaled(values, header.encoding, buffer.dtype)
             span = _span(buffer[k])
         notes.ranges.append(span)
-    notes.refuse_what_is_no_number()
-    findings += notes.padded(buffer)
-    findings += _joined(buffer, overlap, notes, source)
-    findings += notes.constant()
+    notes.require_finite()
+    findings += notes.fill_padding(buffer)
+    findings += _join_stations(buffer, overlap, notes, source)
+    findings += notes.constant_slices()
     slopes = [header.encoding.slope for header in everything]
     intercepts = [header.encoding.intercept for header in everything]
     return Pixels(
@@ -124,7 +124,7 @@ def read_pixels(
 
 
 def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
-    """Refuse what cannot be decoded before any pixel is read (P01, P07)."""
+    """Refuse slices that cannot be decoded, before any pixel is read (P01, P07)."""
     for syntax in sorted(
         {header.encoding.syntax for header in headers} - set(NATIVE_SYNTAXES)
     ):
@@ -135,7 +135,7 @@ def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
             raise Refused.because(
                 "P01",
                 f"{quoted(header.name)} has Rescale Slope {scale[0]:g} and Intercept "
-                f"{scale[1]:g}, which make no image: export it again.",
+                f"{scale[1]:g}, which give no image: export it again.",
             )
     lossy = sum(h.encoding.lossy or h.encoding.syntax in _LOSSY for h in headers)
     if not lossy:
@@ -166,7 +166,7 @@ def _check_decoder(syntax: str) -> None:
 
 
 def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
-    """Return a type that holds every value the headers allow."""
+    """Return the smallest type that holds every value the headers allow."""
     scales = {(h.encoding.slope, h.encoding.intercept) for h in headers}
     whole = all(float(a).is_integer() and float(b).is_integer() for a, b in scales)
     if not whole or any(h.pixels.keyword in _FLOATS for h in headers):
@@ -214,13 +214,13 @@ def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
 def _read_straight(
     plane: npt.NDArray[Any], header: SliceHeader
 ) -> tuple[float, float] | None:
-    """Read a frame into its place, if it is stored there as it shall be in the end.
+    """Read a frame into its plane if the stored numbers are the values.
 
     Returns
     -------
     span : (float, float) or None
-        Smallest and largest value. None if the frame needs more than reading; the
-        plane may then hold anything.
+        Smallest and largest value. None if the frame needs decoding or scaling; the
+        content of the plane is then undefined.
     """
     encoding = header.encoding
     if not (
@@ -241,12 +241,12 @@ def _read_straight(
     _read_into(stored, header)
     span = _span(stored)
     low, high = _bounds(encoding)
-    rubbish_above_the_high_bit = span[0] < low or high < span[1]
-    return None if rubbish_above_the_high_bit else span
+    bits_above_the_high_bit = span[0] < low or high < span[1]
+    return None if bits_above_the_high_bit else span
 
 
 def _check_size(header: SliceHeader, frame_bytes: int) -> None:
-    """Refuse a file that is cut off (P09)."""
+    """Refuse a file with fewer bytes of pixels than its header announces (P09)."""
     expected = frame_bytes * header.frames
     found = min(header.pixels.length, header.pixels.available)
     if found < expected:
@@ -254,7 +254,7 @@ def _check_size(header: SliceHeader, frame_bytes: int) -> None:
 
 
 def _read_into(place: npt.NDArray[Any], header: SliceHeader) -> None:
-    """Fill `place` with the stored bytes of a frame."""
+    """Fill the array with the stored bytes of a frame."""
     descriptor = os.open(header.file, os.O_RDONLY)
     try:
         start = header.pixels.offset + place.nbytes * header.frame
@@ -274,7 +274,7 @@ def _cut_off(header: SliceHeader, what: str) -> Refused:
 
 @dataclass(slots=True)
 class _FrameSource:
-    """Decodes through pydicom; holds the dataset of the last file."""
+    """Decodes frames with pydicom; keeps the dataset of the last file."""
 
     file: Path | None = None
     dataset: Any = None
@@ -301,7 +301,7 @@ class _FrameSource:
 
 
 def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
-    """Clear the bits that do not belong to the value: overlays, rubbish (P06)."""
+    """Clear the bits above and below the value, such as overlays (P06)."""
     if values.dtype.kind not in "iu":
         return values
     width = values.dtype.itemsize * 8
@@ -310,60 +310,57 @@ def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[An
     if unused <= 0 or above < 0:
         return values
     native: npt.NDArray[Any] = values.astype(values.dtype.newbyteorder("="))
-    # Left, so that the value's own sign bit is on top; right, so that it spreads.
+    # Shift left until the sign bit of the value is on top, then right: signed types
+    # repeat the sign bit on the way down, unsigned types bring in zeros.
     np.left_shift(native, above, out=native)
     np.right_shift(native, unused, out=native)
     return native
 
 
-def _joined(
+def _join_stations(
     buffer: npt.NDArray[Any], overlap: Overlap, notes: _Notes, source: _FrameSource
-) -> list[Finding]:
-    """Join the images of overlapping stations, and say how much they differ (D09)."""
+) -> Iterator[Finding]:
+    """Join the images of overlapping stations; report how much they differ (D09)."""
     if not overlap.others:
-        return []
-    differences, seen = [], []
+        return
+    differences, all_planes = [], []
     for k, others in overlap.others.items():
-        first = buffer[k].astype(np.float64)
-        planes = [first]
+        planes = [buffer[k].astype(np.float64)]
         for header in others:
             values = _significant(_stored(header, source), header.encoding)
             scaled = _scaled(values, header.encoding, buffer.dtype)
             planes.append(scaled.astype(np.float64))
-            differences.append(float(np.abs(planes[-1] - first).mean()))
-        seen += planes
+            differences.append(float(np.abs(planes[-1] - planes[0]).mean()))
+        all_planes += planes
         if overlap.how == "mean":
             mean = np.mean(planes, axis=0)
             buffer[k] = np.rint(mean) if buffer.dtype.kind in "iu" else mean
             notes.ranges[k] = _span(buffer[k])
-    notes.refuse_what_is_no_number()
-    difference = float(np.mean(differences))
-    median = float(np.median(seen))
+    notes.require_finite()
+    difference, median = float(np.mean(differences)), float(np.median(all_planes))
     much = difference > _STATIONS_AGREE_WITHIN * abs(median)
-    used = (
-        "the first station's is used" if overlap.how == "first" else "they are averaged"
+    first = "the image of the first station is used"
+    yield Finding(
+        "D09",
+        Outcome.WARNED if much else Outcome.FIXED,
+        f"{len(overlap.others)} places hold an image of more than one of "
+        f"{overlap.stations} stations; "
+        f"{first if overlap.how == 'first' else 'they are averaged'}, as requested. "
+        f"Mean difference of the images: {difference:.1f}; median intensity: "
+        f"{median:.1f}.",
     )
-    return [
-        Finding(
-            "D09",
-            Outcome.WARNED if much else Outcome.FIXED,
-            f"{len(overlap.others)} places hold an image of more than one of "
-            f"{overlap.stations} stations; {used}, as asked for. The images differ by "
-            f"{difference:.1f} on average, the median intensity there is {median:.1f}.",
-        )
-    ]
 
 
 def _scaled(
     stored: npt.NDArray[Any], encoding: Encoding, kind: np.dtype[Any]
 ) -> npt.NDArray[Any]:
-    """Return the values that the stored numbers mean; white is the largest.
+    """Apply MONOCHROME1 and the rescale slope and intercept.
 
-    A fractional scale is applied in the precision of the result (P01); whole numbers
-    that fit no float32 keep every digit.
+    A fractional scale is applied in the precision of the result (P01). Whole numbers
+    are scaled in double precision, so that those above float32 keep every digit.
     """
     if encoding.inverted:
-        stored = _turned_over(stored, encoding)
+        stored = _inverted(stored, encoding)
     if encoding.slope == 1.0 and encoding.intercept == 0.0:
         return stored
     precision = np.dtype(np.float32 if kind == np.float32 else np.float64)
@@ -373,24 +370,25 @@ def _scaled(
     return scaled
 
 
-def _turned_over(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
-    """Return MONOCHROME1 values with the smallest as black (P03)."""
+def _inverted(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
+    """Return MONOCHROME1 values with black as the smallest (P03)."""
     if values.dtype.kind not in "iu":
         raise Refused.because(
-            "P03", "MONOCHROME1 with floating numbers cannot be turned over."
+            "P03", "MONOCHROME1 with floating-point numbers cannot be inverted."
         )
     bits = encoding.bits_stored
-    ends = -1 if encoding.signed else 2**bits - 1  # the smallest and the largest
-    turned: npt.NDArray[Any] = values.dtype.type(ends) - values
-    return turned
+    # The sum of the smallest and the largest value: -2**(n-1) + 2**(n-1) - 1 = -1.
+    ends = -1 if encoding.signed else 2**bits - 1
+    inverted: npt.NDArray[Any] = values.dtype.type(ends) - values
+    return inverted
 
 
 @dataclass(slots=True)
 class _Notes:
-    """What is noticed while slice after slice goes by."""
+    """Padding and value ranges of the slices that were read."""
 
     padding: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    """Packed bits: which pixels of slice k are padding."""
+    """Slice -> packed bits of its pixels that are padding."""
 
     ranges: list[tuple[float, float]] = field(default_factory=list)
     """Smallest and largest value of every slice."""
@@ -405,23 +403,24 @@ class _Notes:
         """The largest value of the volume."""
         return max(high for _, high in self.ranges)
 
-    def refuse_what_is_no_number(self) -> None:
+    def require_finite(self) -> None:
         """Refuse NaN and infinite values (P11)."""
         if not np.isfinite(self.ranges).all():
             raise Refused.because(
                 "P11", "The image holds NaN or infinite values: export it again."
             )
 
-    def look_at(
+    def record_padding(
         self,
         k: int,
         header: SliceHeader,
         stored: npt.NDArray[Any],
         values: npt.NDArray[Any],
     ) -> None:
-        """Remember which pixels of slice `k` are padding.
+        """Record the pixels of slice `k` that are padding.
 
-        Padding may use bits that values may not, so both readings are asked.
+        The padding value may use bits above the high bit, so the numbers are compared
+        before and after those bits are cleared.
         """
         if header.encoding.padding is None:
             return
@@ -430,10 +429,10 @@ class _Notes:
         if is_padding.any():
             self.padding[k] = np.packbits(is_padding)
 
-    def padded(self, buffer: npt.NDArray[Any]) -> list[Finding]:
+    def fill_padding(self, buffer: npt.NDArray[Any]) -> Iterator[Finding]:
         """Set padding to the smallest real value (P05)."""
         if not self.padding:
-            return []
+            return
         shape = buffer.shape[1:]
         smallest: Any = None
         count = 0
@@ -450,14 +449,12 @@ class _Notes:
             buffer[k][self._mask(k, shape)] = smallest
             self.ranges[k] = _span(buffer[k])
         share = count / buffer.size
-        return [
-            Finding(
-                "P05",
-                Outcome.WARNED if share > _MOSTLY else Outcome.FIXED,
-                f"{count} voxels ({share:.1%}) are padding and were set to the "
-                f"smallest real value, {smallest:g}.",
-            )
-        ]
+        yield Finding(
+            "P05",
+            Outcome.WARNED if share > _MOSTLY else Outcome.FIXED,
+            f"{count} voxels ({share:.1%}) are padding and were set to the smallest "
+            f"real value, {smallest:g}.",
+        )
 
     def _mask(self, k: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         size = int(np.prod(shape))
@@ -465,29 +462,26 @@ class _Notes:
             return np.zeros(shape, bool)
         return np.unpackbits(self.padding[k], count=size).astype(bool).reshape(shape)
 
-    def constant(self) -> list[Finding]:
+    def constant_slices(self) -> Iterator[Finding]:
         """Refuse a volume of one value; name inner slices of one value (P11)."""
         if self.lowest == self.highest:
             raise Refused.because(
                 "P11", f"Every voxel of the image is {self.lowest:g}: export it again."
             )
-        lively = np.flatnonzero([low != high for low, high in self.ranges])
-        inside = np.arange(lively[0], lively[-1] + 1)
-        flat = np.setdiff1d(inside, lively)
-        if not len(flat):
-            return []
-        named = ", ".join(map(str, flat[:5]))
-        return [
-            Finding(
+        varied = np.flatnonzero([low != high for low, high in self.ranges])
+        inside = np.arange(varied[0], varied[-1] + 1)
+        constant = np.setdiff1d(inside, varied)
+        if len(constant):
+            yield Finding(
                 "P11",
                 Outcome.WARNED,
-                f"{len(flat)} slice(s) inside the stack hold one value only: {named}.",
+                f"{len(constant)} slices inside the stack hold one value only: "
+                f"{', '.join(map(str, constant[:5]))}.",
             )
-        ]
 
 
 def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
-    """Return the padding value as a slice of that type would store it."""
+    """Return the padding value as the type stores it: two's complement wraps."""
     if kind.kind == "f":
         return padding
     bits = kind.itemsize * 8
@@ -497,14 +491,13 @@ def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
 
 
 def _span(plane: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and the largest value."""
     return float(plane.min()), float(plane.max())
 
 
 def _narrowed(
     buffer: npt.NDArray[Any], lowest: float, highest: float
 ) -> npt.NDArray[Any]:
-    """Return the values as int16 if they fit, as they are otherwise."""
+    """Return the values as int16 if they all fit, otherwise unchanged."""
     limits = np.iinfo(np.int16)
     if buffer.dtype == np.int16 or lowest < limits.min or limits.max < highest:
         return buffer

@@ -1,8 +1,8 @@
-"""Which folders below a folder are one scan each: found from what the files say.
+"""Find the folders that hold one scan each, from the content of their files.
 
-People name a series, a patient, a folder of patients, or what a scanner exported
-(``DICOMDIR``, then folders of patients, studies and series). Names tell little; the
-study that a header names tells which folders belong together.
+A user may name a series, a patient, a folder of patients, or an exported medium
+(``DICOMDIR``, then folders of patients, studies and series). Folder names differ from
+site to site; the study that the headers name tells which folders belong together.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ INDEX = "DICOMDIR"
 def scan_folders(folder: Path) -> tuple[Path, ...]:
     """Return the folders below `folder` that hold one scan each, sorted by name.
 
-    Parameters
-    ----------
-    folder : Path
-        If it holds slices itself, or if its subfolders belong to one study, it is the
-        scan; otherwise each of its subfolders is one. Of an exported medium (with an
-        index) only subfolders with images count.
+    A folder that holds slices itself, or whose subfolders belong to one study, is one
+    scan; otherwise each of its subfolders is one. On an exported medium (with an index)
+    only subfolders with images count.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # what matters about a header, the reader checks
+        warnings.simplefilter("ignore")  # the reader of the scan checks its headers
         found = _scans(folder, of_medium=(folder / INDEX).is_file())
     return (folder,) if len(found) == 1 and (folder / INDEX).is_file() else found
 
@@ -61,13 +56,15 @@ def _visible(folder: Path) -> list[Path]:
 
 def _first_study(folder: Path) -> str | None:
     """Return the study of the first slice in `folder` or below, or None without one."""
-    return next(
-        (s for file in _files(folder) if (s := _study_of(file)) is not None), None
-    )
+    for file in _files(folder):
+        study = _study_of(file)
+        if study is not None:
+            return study
+    return None
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Go through the files, those of a folder before those of its subfolders."""
+    """Yield the files, those of a folder before those of its subfolders."""
     inside = [path for path in _visible(folder) if not path.is_symlink()]
     yield from (path for path in inside if path.is_file())
     for path in inside:
@@ -76,11 +73,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _study_of(file: Path) -> str | None:
-    """Return the study that a slice names (perhaps empty); None if it is no slice."""
+    """Return the study of a slice, empty if unknown; None if the file is no slice."""
     try:
         headers = HeaderReader().read(file, file.name)
     except Damaged:
-        return ""  # the reader will say what is wrong with it
+        return ""  # the reader of the scan reports the damage
     except (NotUsed, OSError):
         return None
     return headers[0].identity.study if headers else None

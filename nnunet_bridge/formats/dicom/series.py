@@ -1,4 +1,4 @@
-"""One DICOM series as one volume, with everything that was noticed on the way."""
+"""Read one DICOM series as one volume, with all findings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnunet_bridge.ops.restack import restacked
 
 @dataclass(frozen=True, slots=True)
 class SourceSlice:
-    """Where one slice of a volume came from."""
+    """The file and frame of one slice of a volume."""
 
     file: Path
     frame: int
@@ -33,7 +33,7 @@ class SourceSlice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesReading:
-    """A volume, and the account that the manifest needs."""
+    """A volume, and the facts about it that the manifest records."""
 
     volume: Volume
     """(column, row, slice), LPS+, right-handed; voxels in Fortran order."""
@@ -41,7 +41,7 @@ class SeriesReading:
     findings: tuple[Finding, ...]
     files: FileAccount
     max_position_error_mm: float
-    """Largest distance of a slice from where the affine puts it (FAULTS R1)."""
+    """Largest distance of a slice from its place by the affine (FAULTS R1)."""
 
     rescale_slopes: tuple[float, float]
     """Smallest and largest."""
@@ -50,34 +50,30 @@ class SeriesReading:
     """Smallest and largest."""
 
     group: str
-    """Contrast and size of what was read; tells no patient."""
+    """Contrast and number of the images; nothing that identifies a patient."""
 
     rejected_groups: tuple[str, ...]
-    """The same of what was left out."""
+    """The same of the groups that were left out."""
 
     contrast: Contrast
-    """Modality, image type and echo of what was read; tells no patient."""
+    """Modality, image type and echo; nothing that identifies a patient."""
 
     declared_thickness_mm: float | None
     declared_spacing_mm: float | None
     interventions: Mapping[str, Any]
-    """What was done because a user allowed it, as JSON holds it; mostly empty."""
+    """Changes that a user allowed, as JSON; mostly empty."""
 
+    # Identifiers: write them as salted hashes only.
     series_uid: str = field(repr=False)
-    """Identity: write it as a salted hash only."""
-
     frame_of_reference_uid: str = field(repr=False)
-    """Identity: write it as a salted hash only."""
-
     patient_id: str = field(repr=False)
-    """Identity: write it as a salted hash only."""
 
     slices: tuple[SourceSlice, ...] = field(default=(), repr=False)
-    """Where slice k of the volume lies on the disk; empty if it was resampled."""
+    """The source of slice k of the volume; empty if it was resampled."""
 
 
 class SeriesRefused(Refused):
-    """No volume could be read; carries the account of the files as well."""
+    """No volume could be read; holds the account of the files, too."""
 
     def __init__(self, findings: Iterable[Finding], files: FileAccount) -> None:
         super().__init__(findings)
@@ -85,19 +81,18 @@ class SeriesRefused(Refused):
 
 
 def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesReading:
-    """Return the volume of the DICOM series in a folder.
+    """Read the volume of the DICOM series in a folder.
 
     Parameters
     ----------
     folder : Path
         Searched with its subfolders; files are known by content, not by name.
     options : SeriesOptions, optional
-        Which images are meant, and what may be done to them.
 
     Raises
     ------
     InputError
-        If `folder` is no folder.
+        If `folder` is not a folder.
     SeriesRefused
         If there is not exactly one sound volume to read; with all findings.
     """
@@ -111,7 +106,7 @@ def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesRea
 
 def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
     if not scan.headers and worst(scan.findings) is Outcome.REFUSED:
-        raise Refused(())  # what was found in the files says it all
+        raise Refused(())  # the findings about the files are enough
     _give_spacing(scan, options.pixel_spacing_mm)
     chosen, rejected = choose(scan, options)
     stack = arrange(chosen, whole_series=not rejected, options=options)
@@ -137,19 +132,14 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,
         patient_id=first.identity.patient,
-        slices=_slices(stack),
+        slices=tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
+        if stack.restack is None
+        else (),
     )
 
 
-def _slices(stack: Stack) -> tuple[SourceSlice, ...]:
-    """Return the origin of every slice, if the volume has the slices of the series."""
-    if stack.restack is not None:
-        return ()
-    return tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
-
-
 def _volume(stack: Stack, voxels: VoxelArray) -> Volume:
-    """Return the voxels in their place, resampled if that was planned."""
+    """Place the voxels, and resample them if that was planned."""
     if stack.restack is not None:
         voxels = restacked(voxels, stack.restack)
     try:
@@ -163,41 +153,37 @@ def _give_spacing(scan: Scan, spacing_mm: tuple[float, float] | None) -> None:
     """Give the user's pixel spacing to slices that have none (G12)."""
     if spacing_mm is None:
         return
-    without = [h for h in scan.headers if h.plane.pixel_spacing_mm is None]
-    other = [
-        stated
-        for header in scan.headers
-        if (stated := header.plane.pixel_spacing_mm) is not None
-        and not np.allclose(stated, spacing_mm, rtol=0.01)
-    ]
-    if other:
-        raise Refused.because(
-            "G12",
-            f"The headers say that Pixel Spacing is {other[0][0]:g} x {other[0][1]:g} "
-            f"mm, `pixel_spacing_mm` says {spacing_mm[0]:g} x {spacing_mm[1]:g} mm: "
-            "the option is for images that do not say it.",
-        )
+    stated = [spacing for h in scan.headers if (spacing := h.plane.pixel_spacing_mm)]
+    given = f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm"
+    for spacing in stated:
+        if not np.allclose(spacing, spacing_mm, rtol=0.01):
+            raise Refused.because(
+                "G12",
+                f"Pixel Spacing in the headers is {spacing[0]:g} x {spacing[1]:g} mm, "
+                f"but `pixel_spacing_mm` is {given}: leave out the option, it is for "
+                "images without Pixel Spacing.",
+            )
+    without = len(scan.headers) - len(stated)
     if not without:
         return
-    given = set(map(id, without))
     scan.headers = [
-        replace(h, plane=replace(h.plane, pixel_spacing_mm=spacing_mm))
-        if id(h) in given
-        else h
-        for h in scan.headers
+        header
+        if header.plane.pixel_spacing_mm
+        else replace(header, plane=replace(header.plane, pixel_spacing_mm=spacing_mm))
+        for header in scan.headers
     ]
     scan.findings.append(
         Finding(
             "G12",
             Outcome.WARNED,
-            f"{len(without)} images have no Pixel Spacing; {spacing_mm[0]:g} x "
-            f"{spacing_mm[1]:g} mm is used, as `pixel_spacing_mm` says.",
+            f"{without} images have no Pixel Spacing; {given} is used, from "
+            "`pixel_spacing_mm`.",
         )
     )
 
 
 def _interventions(stack: Stack, options: SeriesOptions) -> dict[str, Any]:
-    """Return what the manifest says of permissions that were used."""
+    """Return the permissions that were used, for the manifest."""
     done: dict[str, Any] = {}
     if options.pixel_spacing_mm is not None:
         done["pixel_spacing_mm"] = list(options.pixel_spacing_mm)
@@ -212,18 +198,13 @@ def _interventions(stack: Stack, options: SeriesOptions) -> dict[str, Any]:
             "slices": sorted(stack.overlap.others),
         }
     if stack.restack is not None:
+        plane = stack.headers[0].plane
+        columns, rows = stack.restack.shape[:2]
         done["resampled"] = {
             "slices_before": len(stack.headers),
             "heights_mm": [round(float(z), 6) for z in stack.restack.heights_mm],
             "interpolated_slices": list(stack.restack.interpolated),
-            "widened_by": [
-                new - old
-                for new, old in zip(
-                    stack.restack.shape[:2],
-                    (stack.headers[0].plane.columns, stack.headers[0].plane.rows),
-                    strict=True,
-                )
-            ],
+            "widened_by": [columns - plane.columns, rows - plane.rows],
         }
     return done
 

@@ -1,10 +1,11 @@
-"""From the slices of one group to a stack: in order, placed, and free of doubt."""
+"""Sort the slices of one group, place them, and check that they make a volume."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -30,7 +31,12 @@ from nnunet_bridge.ops.restack import Restack, plan_restack
 MAX_VOXELS = 2**31
 _DECLARED_OFF_BY = 0.10
 _SPACING_BY_HAND = (
-    f", or give the spacing that you know: {SeriesOptions.how_to('pixel_spacing_mm')}"
+    f", or set the spacing that you know: {SeriesOptions.how_to('pixel_spacing_mm')}"
+)
+_MIXED = "a series never mixes both kinds. Export it again."
+_INVERTED = (
+    "unusual for MR. Export the series again, or invert it: "
+    f"{SeriesOptions.how_to('invert_monochrome1')}."
 )
 
 
@@ -49,7 +55,7 @@ class Stack:
     """The images of other stations at the same places."""
 
     restack: Restack | None = None
-    """How the voxels come onto a regular grid, where a user allowed it."""
+    """The interpolation onto a regular grid, where a user allowed it."""
 
 
 def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stack:
@@ -62,26 +68,32 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     whole_series : bool
         Whether the series holds nothing else, so that its numbering can be checked.
     options : SeriesOptions
-        What may be done about overlaps, inverted grey, and uneven or sheared stacks.
+        What may be done about overlaps, MONOCHROME1, and uneven or sheared stacks.
 
     Raises
     ------
     Refused
-        With everything that was found, if the slices make no volume.
+        With all findings, if the slices make no volume.
     """
     headers = group.headers
+    # First the checks that need no order: one patient, a place for every slice.
     findings = [*_identity(headers), *_missing_geometry(headers)]
-    findings += _appearance(headers, options)
+    findings += [*_inverted(headers, options), *_appearance(headers)]
     _stop_if_refused(findings)
+    # Sort along the normal of the slices. The positions alone decide: instance numbers
+    # and file names may be wrong, and a scanner may number in either direction.
     orientation, about_orientation = common_orientation(
         [header.plane.orientation or () for header in headers]
     )
     findings += about_orientation
     normal = np.cross(orientation[:3], orientation[3:])
     ordered = tuple(sorted(headers, key=lambda header: _height_key(header, normal)))
+    # One image for every place. Images of further stations are set aside if a user
+    # allowed it; any other second image is refused.
     ordered, overlap = without_overlap(ordered, normal, options)
     findings += _repeated(ordered)
     _stop_if_refused(findings)
+    # Fit the affine; the placement holds a finding for every gap and shear.
     positions = np.array([header.plane.position_mm for header in ordered], np.float64)
     placement = place_stack(
         orientation, ordered[0].plane.pixel_spacing_mm or (np.nan, np.nan), positions
@@ -89,13 +101,15 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     about_placement, restack = _restack(ordered, placement, positions, options)
     findings += about_placement
     _stop_if_refused(findings)
+    # Compare the result with the headers: numbering, declared spacing.
     if not overlap.others:
         findings += _numbering(ordered, whole_series=whole_series)
-    affine = placement.affine if restack is None else restack.affine
-    if restack is None:
-        findings += _declared_spacing(ordered, affine)
-    error_mm = placement.max_error_mm if restack is None else 0.0
-    return Stack(ordered, affine, error_mm, tuple(findings), overlap, restack)
+    if restack is not None:
+        return Stack(ordered, restack.affine, 0.0, tuple(findings), overlap, restack)
+    findings += _declared_spacing(ordered, placement.affine)
+    return Stack(
+        ordered, placement.affine, placement.max_error_mm, tuple(findings), overlap
+    )
 
 
 def _restack(
@@ -104,49 +118,53 @@ def _restack(
     positions: FloatArray,
     options: SeriesOptions,
 ) -> tuple[list[Finding], Restack | None]:
-    """Turn what may be mended by interpolation into a warning, and plan it."""
-    allowed = {"uneven": "G06", "sheared": "G07"}
-    mended = {
-        code
-        for kind, code in allowed.items()
-        if options.may_resample(kind)  # type: ignore[arg-type]
+    """Plan the interpolation of a stack that the options allow to interpolate.
+
+    Returns
+    -------
+    findings : list of Finding
+        Those of the placement. A fault that interpolation mends becomes a warning; one
+        that it could mend gets the option in its message.
+    restack : Restack or None
+        None if the stack is regular, not allowed, or has a fault that interpolation
+        cannot mend.
+    """
+    faults: dict[str, Literal["uneven", "sheared"]] = {
+        "G06": "uneven",
+        "G07": "sheared",
     }
+    allowed = {code for code, kind in faults.items() if options.may_resample(kind)}
     codes = {finding.code for finding in placement.findings}
-    left = codes & {"G03", "G06", "G07", "D10", "G13", "G17"} - mended
-    if left or not codes & mended:
-        ways = {code: kind for kind, code in allowed.items() if code not in mended}
+    mended = codes & allowed
+    left = codes & {"G03", "G06", "G07", "D10", "G13", "G17"} - allowed
+    if left or not mended:
+        ways = {code: kind for code, kind in faults.items() if code not in allowed}
         return [_with_way_out(f, ways) for f in placement.findings], None
     plane = ordered[0].plane
     plan = plan_restack(
         placement.affine, positions, (plane.columns, plane.rows, len(ordered))
     )
+    names = " and ".join(faults[code] for code in sorted(mended))
+    message = (
+        f"The stack was {names} and was resampled, as requested, from {len(ordered)} "
+        f"slices onto {plan.shape[2]} at a distance of {plan.new_heights_mm[1]:.3f} "
+        f"mm: {len(plan.interpolated)} of them lie between measured places and are "
+        "interpolated."
+    )
     findings = [f for f in placement.findings if f.code not in mended]
-    words = {code: kind for kind, code in allowed.items()}
-    names = " and ".join(words[code] for code in sorted(codes & mended))
-    count = len(plan.interpolated)
-    findings += [
-        Finding(
-            code,
-            Outcome.WARNED,
-            f"The stack was {names} and was resampled, as asked for, from "
-            f"{len(ordered)} slices onto {plan.shape[2]} that lie "
-            f"{plan.new_heights_mm[1]:.3f} mm apart: {count} of them lie at no "
-            "measured place and are interpolated.",
-        )
-        for code in sorted(codes & mended)
-    ]
+    findings += [Finding(code, Outcome.WARNED, message) for code in sorted(mended)]
     return findings, plan
 
 
 def _with_way_out(finding: Finding, ways: Mapping[str, str]) -> Finding:
-    """Add how a refused stack can be resampled."""
+    """Add to a refusal the option that allows interpolation."""
     if finding.outcome is not Outcome.REFUSED or finding.code not in ways:
         return finding
     how = SeriesOptions.how_to("resample", ways[finding.code])
     return Finding(
         finding.code,
         finding.outcome,
-        f"{finding.message} To have it interpolated: {how}.",
+        f"{finding.message} To interpolate it, set {how}.",
     )
 
 
@@ -156,184 +174,140 @@ def _stop_if_refused(findings: Sequence[Finding]) -> None:
 
 
 def _height_key(header: SliceHeader, normal: FloatArray) -> tuple[float, ...]:
-    """Sort by place alone; the position itself decides between equal heights."""
+    """Return height, then position: the order between equal heights is fixed, too."""
     position = np.asarray(header.plane.position_mm, dtype=np.float64)
     return (float(position @ normal), *map(float, position))
 
 
-def _identity(headers: Sequence[SliceHeader]) -> list[Finding]:
+def _identity(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
     """Refuse slices of two patients, studies or frames of reference (D11)."""
     salt = secrets.token_bytes(16)
-    asked: tuple[tuple[str, Callable[[SliceHeader], str]], ...] = (
-        ("patients", lambda h: h.identity.patient),
-        ("studies", lambda h: h.identity.study),
-        ("frames of reference", lambda h: h.identity.frame_of_reference),
-    )
-    findings = []
-    for what, value in asked:
+    identifiers: dict[str, Callable[[SliceHeader], str]] = {
+        "patients": lambda h: h.identity.patient,
+        "studies": lambda h: h.identity.study,
+        "frames of reference": lambda h: h.identity.frame_of_reference,
+    }
+    for name, value in identifiers.items():
         values = sorted({value(header) for header in headers})
         if len(values) > 1:
-            names = ", ".join(pseudonym(text, salt)[:8] for text in values[:4])
-            findings.append(
-                Finding(
-                    "D11",
-                    Outcome.REFUSED,
-                    f"The slices of one series belong to {len(values)} {what} (shown "
-                    f"as hashes: {names}): separate them.",
-                )
+            hashes = ", ".join(pseudonym(text, salt)[:8] for text in values[:4])
+            yield Finding(
+                "D11",
+                Outcome.REFUSED,
+                f"The slices of one series belong to {len(values)} {name} (shown as "
+                f"hashes: {hashes}): separate them.",
             )
-    return findings
 
 
-def _missing_geometry(headers: Sequence[SliceHeader]) -> list[Finding]:
-    asked: tuple[tuple[str, str, Callable[[SliceHeader], object]], ...] = (
+def _missing_geometry(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
+    needed: tuple[tuple[str, str, Callable[[SliceHeader], object]], ...] = (
         ("G16", "Image Position (Patient)", lambda h: h.plane.position_mm),
         ("G16", "Image Orientation (Patient)", lambda h: h.plane.orientation),
         ("G12", "Pixel Spacing", lambda h: h.plane.pixel_spacing_mm),
     )
-    findings = []
-    for code, tag, value in asked:
+    for code, attribute, value in needed:
         without = [header for header in headers if value(header) is None]
-        way_out = _SPACING_BY_HAND if code == "G12" else ""
         if without:
-            findings.append(
-                Finding(
-                    code,
-                    Outcome.REFUSED,
-                    f"{len(without)} of {len(headers)} slices have no {tag}, the first "
-                    f"is {quoted(without[0].name)}: the size and place of the image "
-                    f"are unknown. Export the series again from the scanner{way_out}.",
-                )
+            yield Finding(
+                code,
+                Outcome.REFUSED,
+                f"{len(without)} of {len(headers)} slices have no {attribute}, the "
+                f"first is {quoted(without[0].name)}: size and place of the image are "
+                "unknown. Export the series again from the scanner"
+                f"{_SPACING_BY_HAND if code == 'G12' else ''}.",
             )
     if len(headers) < FEWEST_SLICES:
-        findings.append(
-            Finding(
-                "D15",
-                Outcome.REFUSED,
-                f"A volume needs at least {FEWEST_SLICES} slices; the series has "
-                f"{len(headers)}.",
-            )
+        yield Finding(
+            "D15",
+            Outcome.REFUSED,
+            f"A volume needs at least {FEWEST_SLICES} slices; the series has "
+            f"{len(headers)}.",
         )
-    return findings
 
 
-def _appearance(
-    headers: Sequence[SliceHeader], options: SeriesOptions
-) -> list[Finding]:
-    """Judge what the headers say about the pixels as a whole."""
+def _appearance(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
+    """Judge the attributes that concern the pixels as a whole."""
     first = headers[0]
-    findings = _inverted(headers, options)
-    scaled = sum(header.privately_scaled for header in headers)
-    if scaled:
-        findings.append(
-            Finding(
-                "P02",
-                Outcome.ACCEPTED,
-                f"{scaled} of {len(headers)} slices carry a private scale of Philips "
-                "(2005,100E) beside the public one; only the public one is used.",
-            )
+    if scaled := sum(header.privately_scaled for header in headers):
+        yield Finding(
+            "P02",
+            Outcome.ACCEPTED,
+            f"{scaled} of {len(headers)} slices carry a private scale of Philips "
+            "(2005,100E) beside the public one; only the public one is used.",
         )
     if first.contrast.modality != "MR":
-        findings.append(
-            Finding(
-                "D03",
-                Outcome.WARNED,
-                f"The images are no MR but {first.contrast.modality or 'unnamed'}; for "
-                'CT, nnU-Net needs `channel = "CT"` in [dataset].',
-            )
+        yield Finding(
+            "D03",
+            Outcome.WARNED,
+            f"The modality is {first.contrast.modality or 'missing'}, not MR; for CT, "
+            'nnU-Net needs `channel = "CT"` in [dataset].',
         )
     if any(header.burned_in for header in headers):
-        findings.append(
-            Finding(
-                "F14",
-                Outcome.REFUSED,
-                "The images say that text is burned into them (Burned In Annotation "
-                "YES), which may name the patient: export them without.",
-            )
+        yield Finding(
+            "F14",
+            Outcome.REFUSED,
+            "Text is burned into the images (Burned In Annotation YES), which may name "
+            "the patient: export them without it.",
         )
     if first.contrast.image_type[:2] == ("DERIVED", "SECONDARY"):
-        findings.append(
-            Finding(
-                "D03",
-                Outcome.WARNED,
-                "The images call themselves DERIVED\\SECONDARY: they are not what the "
-                "scanner measured.",
-            )
+        yield Finding(
+            "D03",
+            Outcome.WARNED,
+            "The image type is DERIVED\\SECONDARY: these images are computed, not "
+            "measured.",
         )
     size = len(headers) * first.plane.rows * first.plane.columns
     if size > MAX_VOXELS:
-        findings.append(
-            Finding("S07", Outcome.REFUSED, f"The series announces {size} voxels.")
-        )
-    return findings
+        yield Finding("S07", Outcome.REFUSED, f"The series announces {size} voxels.")
 
 
-def _inverted(headers: Sequence[SliceHeader], options: SeriesOptions) -> list[Finding]:
-    """Judge MONOCHROME1: mixed never, all of it if a user says so (P03)."""
+def _inverted(
+    headers: Sequence[SliceHeader], options: SeriesOptions
+) -> Iterator[Finding]:
+    """Judge MONOCHROME1: never mixed, all of it if a user allowed it (P03)."""
     inverted = sum(header.encoding.inverted for header in headers)
     if not inverted:
-        return []
-    what = f"{inverted} of {len(headers)} slices are MONOCHROME1 (white is the smallest"
+        return
     if inverted < len(headers):
-        return [
-            Finding(
-                "P03",
-                Outcome.REFUSED,
-                f"{what} value), the others are not: one series never mixes both. "
-                "Export it again.",
-            )
-        ]
-    if not options.invert_monochrome1:
-        return [
-            Finding(
-                "P03",
-                Outcome.REFUSED,
-                f"{what} value), which MR never is: export the series again, or turn "
-                f"it over: {SeriesOptions.how_to('invert_monochrome1')}.",
-            )
-        ]
-    return [
-        Finding(
-            "P03",
-            Outcome.WARNED,
-            f"{what} value); their grey was turned over, as asked for.",
-        )
-    ]
+        outcome, rest = Outcome.REFUSED, _MIXED
+    elif not options.invert_monochrome1:
+        outcome, rest = Outcome.REFUSED, _INVERTED
+    else:
+        outcome, rest = Outcome.WARNED, "they were inverted, as requested."
+    count = f"{inverted} of {len(headers)} slices are MONOCHROME1"
+    yield Finding("P03", outcome, f"{count} (white is the smallest value): {rest}")
 
 
-def _repeated(ordered: Sequence[SliceHeader]) -> list[Finding]:
+def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
     """Refuse slices at one place: other images (D08) or overlapping stations (D09)."""
     twice = positions_held_twice(ordered)
     if not twice or len(twice[0]) == len(ordered):
-        return []  # all in one place is G17, which says it better
+        return  # all slices at one place are fault G17, whose message is clearer
     pair = min(twice, key=lambda group: sorted(header.name for header in group))
     place = ", ".join(f"{x:.2f}" for x in pair[0].plane.position_mm or ())
     names = " and ".join(quoted(name) for name in sorted(h.name for h in pair)[:2])
     if len(twice) == 1:
-        return [
-            Finding(
-                "D08",
-                Outcome.REFUSED,
-                f"{names} lie at the same place ({place}) and are different images"
-                f"{_differences(pair)}: remove the one that does not belong.",
-            )
-        ]
-    return [
-        Finding(
-            "D09",
+        yield Finding(
+            "D08",
             Outcome.REFUSED,
-            f"{len(twice)} places hold more than one image, the first ({place}) holds "
-            f"{names}: stations that overlap, or a repeated scan. Export the composed "
-            "series of the scanner, or one scan alone; stations are joined by "
-            f"{SeriesOptions.how_to('overlap', 'first')}.",
+            f"{names} lie at the same place ({place}) and are different images"
+            f"{_differences(pair)}: remove the one that does not belong.",
         )
-    ]
+        return
+    yield Finding(
+        "D09",
+        Outcome.REFUSED,
+        f"{len(twice)} places hold more than one image, the first ({place}) holds "
+        f"{names}: stations that overlap, or a repeated scan. Export the composed "
+        "series of the scanner, or one scan alone; to join stations, set "
+        f"{SeriesOptions.how_to('overlap', 'first')}.",
+    )
 
 
 def _differences(headers: Sequence[SliceHeader]) -> str:
     """Name the attributes in which slices at one place differ."""
     first, *others = headers
-    asked: dict[str, Callable[[SliceHeader], object]] = {
+    attributes: dict[str, Callable[[SliceHeader], object]] = {
         "InstanceNumber": lambda h: h.instance_number,
         "AcquisitionNumber": lambda h: h.contrast.acquisition,
         "TemporalPositionIdentifier": lambda h: h.contrast.temporal_position,
@@ -342,70 +316,63 @@ def _differences(headers: Sequence[SliceHeader]) -> str:
     }
     differing = [
         name
-        for name, value in asked.items()
+        for name, value in attributes.items()
         if any(value(header) != value(first) for header in others)
     ]
     return f" (they differ in {', '.join(differing)})" if differing else ""
 
 
-def _numbering(ordered: Sequence[SliceHeader], *, whole_series: bool) -> list[Finding]:
-    """Compare the order and number of slices with what the headers declare."""
-    numbers = [header.instance_number for header in ordered]
-    findings = []
-    known = [number for number in numbers if number is not None]
-    steps = np.diff(known)
-    single_frames = ordered[0].frames == 1
+def _numbering(
+    ordered: Sequence[SliceHeader], *, whole_series: bool
+) -> Iterator[Finding]:
+    """Compare order and number of the slices with their headers (G01, G04)."""
+    if ordered[0].frames > 1:
+        return
+    numbers = [h.instance_number for h in ordered if h.instance_number is not None]
+    steps = np.diff(numbers)
     in_order = bool(np.all(steps > 0) or np.all(steps < 0))
-    if single_frames and len(known) == len(ordered) and not in_order:
-        findings.append(
-            Finding(
-                "G01",
-                Outcome.FIXED,
-                "Instance numbers do not follow the slices; they were sorted by "
-                "position.",
-            )
+    if len(numbers) == len(ordered) and not in_order:
+        yield Finding(
+            "G01",
+            Outcome.FIXED,
+            "Instance numbers do not follow the slices; they were sorted by position.",
         )
-    if whole_series and single_frames and (hint := _end_missing(ordered, known)):
-        findings.append(
-            Finding(
-                "G04",
-                Outcome.WARNED,
-                f"Slices at an end of the stack may be missing: {hint}.",
-            )
+    if whole_series and (hint := _end_missing(ordered, numbers)):
+        yield Finding(
+            "G04",
+            Outcome.WARNED,
+            f"Slices at an end of the stack may be missing: {hint}.",
         )
-    return findings
 
 
 def _end_missing(ordered: Sequence[SliceHeader], numbers: Sequence[int]) -> str:
-    declared = {header.images_in_acquisition for header in ordered} - {None, 0}
-    expected = max((count for count in declared if count is not None), default=0)
-    if len(declared) == 1 and expected > len(ordered):
+    """Return the sign that slices at an end are missing; empty without any."""
+    declared = {h.images_in_acquisition for h in ordered if h.images_in_acquisition}
+    if len(declared) == 1 and max(declared) > len(ordered):
         return (
-            f"the header announces {expected} images, the folder holds {len(ordered)}"
+            f"the header announces {max(declared)} images, the folder holds "
+            f"{len(ordered)}"
         )
-    consecutive = len(numbers) == len(ordered) and bool(
-        np.all(np.diff(numbers) == 1) or np.all(np.diff(numbers) == -1)
-    )
-    if consecutive and min(numbers) == 2:  # noqa: PLR2004 - the first number but one
+    steps = np.diff(numbers)
+    consecutive = bool(np.all(steps == 1) or np.all(steps == -1))
+    if len(numbers) == len(ordered) and consecutive and min(numbers) == 2:  # noqa: PLR2004 - the first number but one
         return "the instance numbers begin at 2"
     return ""
 
 
 def _declared_spacing(
     ordered: Sequence[SliceHeader], affine: FloatArray
-) -> list[Finding]:
-    """Compare the distance of the slices with what their headers claim (G08)."""
+) -> Iterator[Finding]:
+    """Compare the distance of the slices with their headers (G08)."""
     real = float(np.linalg.norm(affine[:3, 2]))
     spacing = ordered[0].declared_spacing_mm
     claimed = ordered[0].thickness_mm if spacing is None else spacing
     if not claimed or abs(claimed - real) <= _DECLARED_OFF_BY * real:
-        return []
-    tag = "Slice Thickness" if spacing is None else "Spacing Between Slices"
-    return [
-        Finding(
-            "G08",
-            Outcome.WARNED,
-            f"{tag} is {claimed:g} mm, but the slices lie {real:.3f} mm apart; their "
-            "positions count.",
-        )
-    ]
+        return
+    attribute = "Slice Thickness" if spacing is None else "Spacing Between Slices"
+    yield Finding(
+        "G08",
+        Outcome.WARNED,
+        f"{attribute} is {claimed:g} mm, but the slices lie {real:.3f} mm apart; their "
+        "positions are used.",
+    )

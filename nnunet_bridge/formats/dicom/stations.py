@@ -1,8 +1,8 @@
-"""Stations of one scan that overlap: which images lie at one place (FAULTS D09).
+"""Join overlapping stations of one scan: find the images at one place (FAULTS D09).
 
-A long stack is scanned table position by table position. Where two stations overlap, a
-place has two images; they are joined only if a user says how, and only if both stations
-lie on one grid.
+A long stack is scanned in stations, table position by table position. Where two
+stations overlap, a place has two images. They are joined only if a user says how, and
+only if both stations lie on one grid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Key: TypeAlias = Callable[[SliceHeader], object]
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """The images of further stations, by the number of the slice at their place."""
+    """Slice number -> images of further stations at its place."""
 
     others: Mapping[int, Slices] = field(default_factory=lambda: MappingProxyType({}))
     how: Literal["refuse", "first", "mean"] = "refuse"
@@ -42,25 +42,24 @@ class Overlap:
 def without_overlap(
     ordered: Slices, normal: FloatArray, options: SeriesOptions
 ) -> tuple[Slices, Overlap]:
-    """Return one image a place, in stacking order, and the others.
+    """Return one image for each place, in stacking order, and the other images.
 
     Parameters
     ----------
     ordered : tuple of SliceHeader
         In stacking order.
     normal : (3,) float64
-        The direction of stacking.
+        Direction of stacking.
     options : SeriesOptions
-        ``overlap`` says whether places may hold several images.
 
     Returns
     -------
     slices : tuple of SliceHeader
-        All of them where nothing overlaps, nothing may, or the headers do not say which
-        station an image belongs to.
+        All of them if nothing overlaps, the options do not allow it, or the headers do
+        not tell stations apart.
     overlap : Overlap
-        Of each place what the first station did not take; the first is the one that
-        begins lowest.
+        The images at places that an earlier station holds; the first station is the
+        one that begins lowest.
     """
     if options.overlap == "refuse" or len(ordered) < 2 * FEWEST_SLICES:
         return ordered, Overlap()
@@ -72,6 +71,8 @@ def without_overlap(
         return ordered, Overlap()
     places: list[SliceHeader] = []
     doubles: dict[int, list[SliceHeader]] = defaultdict(list)
+    # Station by station, from the lowest: an image takes a free place, or counts as a
+    # further image of the place that an earlier station has taken.
     for station in sorted(stations, key=lambda part: heights[id(part[0])]):
         known = np.array([_position(header) for header in places]).reshape(-1, 3)
         new = []
@@ -106,16 +107,16 @@ def _usual_gap(heights: Sequence[float]) -> float:
 def _stations(
     ordered: Slices, heights: Mapping[int, float], spacing: float
 ) -> list[list[SliceHeader]]:
-    """Split slices by what tells stations apart; nothing if nothing does."""
+    """Split slices by the first attribute that separates stations; empty without."""
     index = {key: round(height / spacing) for key, height in heights.items()}
-    asked: tuple[Key, ...] = (
+    keys: tuple[Key, ...] = (
         lambda h: h.contrast.acquisition,
         lambda h: h.contrast.temporal_position,
         lambda h: h.contrast.trigger_time,
         lambda h: index[id(h)] - (h.instance_number or 0),  # counted with the stack
         lambda h: index[id(h)] + (h.instance_number or 0),  # counted against it
     )
-    for key in asked:
+    for key in keys:
         parts: dict[object, list[SliceHeader]] = defaultdict(list)
         for header in ordered:
             parts[key(header)].append(header)

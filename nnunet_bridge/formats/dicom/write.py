@@ -1,4 +1,4 @@
-"""A volume as a clean single-frame MR series: for the demo and for tests."""
+"""Write a volume as a single-frame MR series, for the demo and for tests."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _UNKNOWN = (
     "RepetitionTime",
     "EchoTrainLength",
 )
-"""Attributes that an MR image must have but may leave empty: type 2, PS3.3 A.4."""
+"""Attributes that an MR image must have but may leave empty (type 2, PS3.3 A.4)."""
 
 
-def write_series(  # noqa: PLR0913 - keywords, each a field of the header
+def write_series(
     folder: Path,
     volume: Volume,
     *,
@@ -43,36 +43,26 @@ def write_series(  # noqa: PLR0913 - keywords, each a field of the header
     description: str,
     image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "DIXON", "WATER"),
     series_number: int = 6,
-    echo_time_ms: float = 2.46,
 ) -> tuple[Path, ...]:
-    """Write one file a slice, ``IM-0006-0001.dcm`` and so on; return their paths.
+    """Write ``IM-0006-0001.dcm`` and so on, one file for each slice.
+
+    UIDs are derived from the arguments and the voxels: the same volume gives the same
+    files, byte for byte.
 
     Parameters
     ----------
     folder : Path
-        Made if need be.
     volume : Volume
         (I, J, K) whole numbers that fit int16; slices run along k.
     patient_id : str
-        An invented one: this is not a tool to write patient data.
-    description : str
-        *Series Description*.
-    image_type : tuple of str, optional
-        *Image Type*.
-    series_number : int, optional
-        *Series Number*.
-    echo_time_ms : float, optional
-        *Echo Time*.
+        A made-up one: this function is not for patient data.
+    description, image_type, series_number : optional
+        The attributes of these names.
 
     Raises
     ------
     InputError
         If the voxels are not whole numbers of 16 bits.
-
-    Notes
-    -----
-    All UIDs follow from the arguments and the voxels, so that the same volume gives
-    the same files, byte for byte.
     """
     stored = _as_int16(volume)
     digest = hashlib.sha256(stored.tobytes()).hexdigest()
@@ -80,7 +70,7 @@ def write_series(  # noqa: PLR0913 - keywords, each a field of the header
     common = _common(volume, seeds)
     common.PatientID = common.PatientName = patient_id
     common.SeriesDescription, common.SeriesNumber = description, series_number
-    common.ImageType, common.EchoTime = list(image_type), echo_time_ms
+    common.ImageType, common.EchoTime = list(image_type), 2.46
     files = []
     for k in range(volume.grid.shape[2]):
         dataset = _slice(common, volume, k, seeds)
@@ -105,7 +95,7 @@ def _as_int16(volume: Volume) -> npt.NDArray[np.int16]:
 
 
 def _common(volume: Volume, seeds: list[str]) -> Dataset:
-    """Return what all slices share."""
+    """Return the attributes that all slices share."""
     columns, rows, _ = volume.grid.shape
     column_spacing, row_spacing, slice_spacing = map(float, volume.grid.spacing_mm)
     axes = volume.grid.affine[:3, :2] / volume.grid.spacing_mm[:2]
@@ -147,7 +137,7 @@ def _slice(common: Dataset, volume: Volume, k: int, seeds: list[str]) -> Dataset
 
 
 def _decimal(number: float) -> str:
-    """Return a number with as many digits as a Decimal String takes.
+    """Format a number with as many digits as a Decimal String can hold.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""A zip of DICOM or NIfTI files, unpacked only after its listing has passed.
+"""Unpack a zip of DICOM or NIfTI files after its listing has been checked.
 
-What holds for a model from elsewhere holds for images from elsewhere: no name that
-leaves the folder, no link, no bomb (FAULTS S04, S06, S08).
+A zip from outside may hold names that leave the folder, links, or content that unpacks
+to far more than images do (FAULTS S04, S06, S08).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nnunet_bridge.formats.files import clear_os_errors, free_bytes
 
 ZIP_ENDING = ".zip"
 _RATIO = 100
-"""Pixels shrink to a third; a slice of air shrinks more, a whole scan never so far."""
+"""Most that a zip may shrink its content. Pixels shrink to a third, air to less."""
 
 _ALWAYS_BYTES = 256 << 20
 _MOST_BYTES = 20 << 30
 _LEFT_BEHIND = "__MACOSX/"
-"""What macOS adds to its zips: no images."""
+"""Folder that macOS adds to its zips; it holds no images."""
 
 
 def is_zip(path: Path) -> bool:
@@ -30,16 +30,16 @@ def is_zip(path: Path) -> bool:
 
 
 def unpack_scans(file: Path, target: Path) -> None:
-    """Write the files of a zip below `target`, which must not be there yet.
+    """Unpack a zip into `target`, which must not exist yet.
 
     Raises
     ------
     SecurityError
-        S04, S06, S08: if the zip could do harm; nothing of it is read then.
+        If the zip could do harm (S04, S06, S08); nothing is unpacked.
     InputError
-        If it holds no file.
+        If it is empty.
     EnvironmentFault
-        If there is too little room (F06).
+        If the disk has too little space (F06).
     """
     total = min(max(_RATIO * file.stat().st_size, _ALWAYS_BYTES), _MOST_BYTES)
     limits = ArchiveLimits(
@@ -60,14 +60,14 @@ def unpack_scans(file: Path, target: Path) -> None:
 
 
 def _refuse_files_as_folders(archive: Archive) -> None:
-    """Refuse an entry that is a file and the folder of another one."""
+    """Refuse an entry that is a file and also the folder of another entry."""
     files = {name.casefold() for name in archive.names}
     for name in archive.names:
         parents = [str(parent).casefold() for parent in Path(name).parents]
         if files.intersection(parents):
             raise SecurityError(
-                f"{archive.called} is refused: a folder of its entry {quoted(name)} is "
-                "a file at the same time.",
+                f"{archive.called} is refused: the folder of its entry "
+                f"{quoted(name)} is also a file.",
                 code="S04",
             )
 
