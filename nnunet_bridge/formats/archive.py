@@ -1,9 +1,9 @@
-"""Zip archives from elsewhere, judged by their listing before anything is unpacked.
+"""Open zip archives from outside after a check of their listing.
 
-A zip can say of itself whatever it likes: names that climb out of the folder, links,
-two entries of one name, a gigabyte in a thousand bytes. So the size of the listing is
-looked at before it is read, the listing before any content, and content is read in
-blocks up to the size that was declared (FAULTS S04, S06, S08).
+A zip may hold names that climb out of the folder, links, two entries of one name, or a
+gigabyte in a thousand bytes. So three gates follow one another, each before the next
+larger read: the size of the listing, the listing itself, then content in blocks up to
+the declared size (FAULTS S04, S06, S08).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What an archive may ask of the machine that reads it."""
+    """Limits for the size of an archive and of its content."""
 
     entries: int = 64
     total_bytes: int = 20 << 30
@@ -52,19 +52,19 @@ class ArchiveLimits:
     """Of the listing itself."""
 
     ratio: int = 20
-    """How many times smaller than its content an entry may be; weights hardly shrink
-    at all, images to a third."""
+    """Largest ratio of content to packed bytes; weights hardly shrink, images to a
+    third."""
 
     always_bytes: int = 4 << 20
-    """Entries below this size may shrink as they like, as text does."""
+    """Entries below this size may have any ratio, as text does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An open zip whose listing has passed."""
+    """An open zip whose listing has passed the check."""
 
     called: str
-    """What messages call it."""
+    """Its name in messages."""
 
     entries: tuple[zipfile.ZipInfo, ...]
     """Its files; folders are left out."""
@@ -82,18 +82,12 @@ class Archive:
         return sum(entry.file_size for entry in self.entries)
 
     def read(self, name: str, *, most_bytes: int) -> bytes:
-        """Return the content of a small entry.
-
-        Raises
-        ------
-        SecurityError
-            If it is larger than `most_bytes` (S07), or damaged (S08).
-        """
+        """Return the content of an entry of at most so many bytes (S07, S08)."""
         entry = self._zip.getinfo(name)
         if entry.file_size > most_bytes:
             raise SecurityError(
                 f"{self.called} is refused: {quoted(name)} has {entry.file_size} "
-                f"bytes, where at most {most_bytes} make sense.",
+                f"bytes, more than the {most_bytes} allowed.",
                 code="S07",
             )
         with _damage_is_refused(self.called):
@@ -102,15 +96,7 @@ class Archive:
         return content
 
     def unpack(self, name: str, target: Path) -> str:
-        """Write the content of an entry to `target`; return its SHA-256.
-
-        Raises
-        ------
-        SecurityError
-            If the entry is damaged (S08).
-        EnvironmentFault
-            If the disk refuses.
-        """
+        """Write the content of an entry to `target`; return its SHA-256 (S08)."""
         digest = hashlib.sha256()
         with (
             clear_os_errors(f"write {target}"),
@@ -129,21 +115,21 @@ class Archive:
 def open_archive(
     file: Path, limits: ArchiveLimits | None = None, *, called: str = ""
 ) -> Iterator[Archive]:
-    """Open a zip from elsewhere, if its listing holds nothing that could do harm.
+    """Open a zip from outside if nothing in its listing could do harm.
 
     Parameters
     ----------
     file : Path
     limits : ArchiveLimits, optional
     called : str
-        What messages call it; by default its path.
+        Its name in messages; by default its path.
 
     Raises
     ------
     SecurityError
         S04: a name that leaves the folder, a link, an encrypted entry, two entries of
-        one name. S06: more entries or bytes than the limits allow, or a content that
-        was packed suspiciously well. S08: no zip, or a damaged one.
+        one name. S06: more entries or bytes than the limits allow, or content that
+        shrank more than weights or images do. S08: not a zip, or a damaged one.
     """
     allowed = limits or ArchiveLimits()
     name = called or str(file)
@@ -159,10 +145,10 @@ def open_archive(
 
 
 def write_archive(target: Path, contents: Mapping[str, bytes | Path]) -> None:
-    """Write a zip that is the same, byte for byte, whenever its contents are.
+    """Write a zip whose bytes depend on its contents only.
 
-    Nothing is compressed, since weights do not shrink; names are sorted; no time, user
-    or machine is noted.
+    Names are sorted, and no time, user or machine is recorded. Nothing is compressed,
+    because weights do not shrink.
     """
     with clear_os_errors(f"write {target}"), zipfile.ZipFile(target, "w") as archive:
         for name in sorted(contents):
@@ -180,7 +166,7 @@ def write_archive(target: Path, contents: Mapping[str, bytes | Path]) -> None:
 
 @contextlib.contextmanager
 def _damage_is_refused(called: str) -> Iterator[None]:
-    """Turn whatever a damaged zip makes the reader raise into one refusal."""
+    """Turn any exception that a damaged zip causes into one refusal."""
     try:
         yield
     except BridgeError:
@@ -189,23 +175,31 @@ def _damage_is_refused(called: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise SecurityError(
-            f"{called} is refused: it is damaged or no zip ({error}).", code="S08"
+            f"{called} is refused: it is damaged or not a zip ({error}).", code="S08"
         ) from error
 
 
 def _require_size(size: int, entry: zipfile.ZipInfo) -> None:
-    """Refuse a content that is shorter than its entry says; no reader gives more."""
+    """Refuse content shorter than declared; the reader itself stops at more."""
     if size != entry.file_size:
         raise zipfile.BadZipFile(f"{size} bytes where {entry.file_size} were declared")
 
 
 def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> None:
-    """Refuse a listing that is too long, before it is read into memory."""
+    """Refuse a listing that is too long, before `zipfile` reads it into memory (S06).
+
+    The end record (PK 5 6) is the last in the file, before a comment of up to 64 KiB.
+    It holds the number of entries and the bytes of the listing. A large zip has a
+    second record (PK 6 6) with 64-bit numbers, and a locator (PK 6 7) between the two.
+    `zipfile` may use either, so both are checked, and the record at both its places:
+    where the locator points, and directly before the locator.
+    """
     with file.open("rb") as stream:
         length = stream.seek(0, 2)
         tail_bytes = min(length, _END_BYTES + _LONGEST_COMMENT + _LOCATOR_BYTES)
         stream.seek(length - tail_bytes)
         tail = stream.read(tail_bytes)
+        # Look at the end first, then, as `zipfile` does, for the last mark before it.
         at = len(tail) - _END_BYTES
         if tail[at : at + 4] != _END or tail[-2:] != b"\0\0":
             at = tail.rfind(_END)
@@ -233,7 +227,7 @@ def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> Non
 
 
 def _counts_of_64(stream: BinaryIO, place: int) -> tuple[int, int]:
-    """Return the entries and bytes of a listing of a large zip, if it is there."""
+    """Return entries and bytes by the record of a large zip; zeros without one."""
     stream.seek(place)
     record = stream.read(_END_64_BYTES)
     if len(record) < _END_64_BYTES or not record.startswith(_END_64):
@@ -245,7 +239,7 @@ def _counts_of_64(stream: BinaryIO, place: int) -> tuple[int, int]:
 def _check_listing(
     called: str, entries: Sequence[zipfile.ZipInfo], limits: ArchiveLimits
 ) -> None:
-    """Refuse entries by what the listing says of them."""
+    """Refuse entries by name and kind; names must differ in more than case (S04)."""
     _refuse_if(
         len(entries) > limits.entries, called, "it holds too many entries", "S06"
     )
@@ -267,7 +261,7 @@ def _check_sizes(
     *,
     archive_bytes: int,
 ) -> None:
-    """Refuse entries by what they claim to unpack to."""
+    """Refuse entries by the size that they claim to unpack to (S06)."""
     total = sum(entry.file_size for entry in entries)
     _refuse_if(
         total > limits.total_bytes,
@@ -284,13 +278,13 @@ def _check_sizes(
             entry.file_size > allowed,
             called,
             f"{_short(entry.filename)} would unpack from {entry.compress_size} to "
-            f"{entry.file_size} bytes, which no honest content does",
+            f"{entry.file_size} bytes, more than real content does",
             "S06",
         )
 
 
 def _fault_of_name(name: str) -> str:
-    """Return what is wrong with the name of an entry; empty if nothing."""
+    """Return the fault in the name of an entry; empty without one."""
     if not name.strip("/") or not name.isprintable():
         return "has no printable name"
     if "\\" in name:
@@ -303,7 +297,7 @@ def _fault_of_name(name: str) -> str:
 
 
 def _fault_of_kind(entry: zipfile.ZipInfo) -> str:
-    """Return what is wrong with the kind of an entry; empty if nothing."""
+    """Return the fault in the kind of an entry; empty without one."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device, not a file"
@@ -317,7 +311,7 @@ def _fault_of_kind(entry: zipfile.ZipInfo) -> str:
 
 
 def _short(name: str) -> str:
-    """Return a name as it may stand in a message."""
+    """Quote a name for a message, at most `_LONGEST_NAME` characters of it."""
     ending = "..." if len(name) > _LONGEST_NAME else ""
     return quoted(name[:_LONGEST_NAME] + ending)
 

@@ -1,4 +1,4 @@
-"""What files hold, known without reading again those that nobody touched."""
+"""Hash files, but read only those that changed since the last time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunet_bridge.formats.files import sha256_of
 
 
 class Content(TypedDict):
-    """One file: its SHA-256, and the size and time by which it is known again."""
+    """One file: its SHA-256, and the size and time that show whether it changed."""
 
     size: int
     mtime_ns: int
@@ -20,14 +20,9 @@ class Content(TypedDict):
 def contents_of(
     files: Iterable[Path], root: Path, known: Mapping[str, Content]
 ) -> dict[str, Content]:
-    """Return what every file holds, by its name below `root`.
+    """Return the content of every file by its name below `root`.
 
-    Parameters
-    ----------
-    files : iterable of Path
-    root : Path
-    known : mapping
-        An earlier result; a file that has its size and time still is not read.
+    A file whose size and time are those in `known`, an earlier result, is not read.
     """
     found: dict[str, Content] = {}
     for file in files:

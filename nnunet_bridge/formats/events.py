@@ -1,7 +1,7 @@
-"""The events of a training: one JSON object a line, written while it runs.
+"""Read the events of a training: one JSON object a line, written while it runs.
 
-The writer may be in the middle of a line, or may have died there; and a resumed
-training repeats the epochs since its last checkpoint. Both are read without a fuss.
+The last line may be half-written, and a resumed training repeats the epochs since its
+last checkpoint. Both are normal and not an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnunet_bridge.core.summary import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one training did, epoch by epoch; None where nothing was written."""
+    """The losses and scores of one training by epoch; None where an event lacks one."""
 
     model: str
     fold: str
@@ -30,8 +30,7 @@ class Curve:
     """nnU-Net's Dice on validation patches, mean over the structures."""
 
     pseudo_iou: tuple[float | None, ...] = ()
-    """The intersection over union that follows from it, D / (2 - D) of each structure,
-    mean over the structures."""
+    """Intersection over union, D / (2 - D) of each structure's Dice D; the mean."""
 
 
 def read_events(file: Path) -> tuple[JsonObject, ...]:
@@ -40,23 +39,20 @@ def read_events(file: Path) -> tuple[JsonObject, ...]:
     Raises
     ------
     InputError
-        If the file cannot be read, or a line before the last is no JSON object.
+        If the file cannot be read, or a line before the last is damaged.
     """
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
-    events, damaged = _parsed(lines)
-    if damaged:
-        raise InputError(f"Line {damaged[0]} of {file} is no JSON: it is damaged.")
+    if not file.exists():
+        raise InputError(f"Cannot read {file}: it does not exist.")
+    events, damage = readable_events(file)
+    if damage:
+        raise InputError(f"{file.parent}: {damage}")
     return events
 
 
 def readable_events(file: Path) -> tuple[tuple[JsonObject, ...], str]:
-    """Return the events that can be read, and a sentence about those that cannot.
+    """Return the events that can be read, and a message if the file is damaged.
 
-    For a reader that must say where a training stands, whatever a crash of the disk
-    left; the sentence is empty where nothing is damaged.
+    Never raises: a crash may leave a damaged file. A missing file has no events.
     """
     if not file.exists():
         return (), ""
@@ -72,7 +68,7 @@ def readable_events(file: Path) -> tuple[tuple[JsonObject, ...], str]:
 
 
 def _parsed(lines: Sequence[bytes]) -> tuple[tuple[JsonObject, ...], list[int]]:
-    """Return the events, and the numbers of the lines before the last that are none."""
+    """Return the events, and the numbers of damaged lines before the last."""
     events, damaged = [], []
     for number, line in enumerate(lines, start=1):
         try:
@@ -87,33 +83,32 @@ def _parsed(lines: Sequence[bytes]) -> tuple[tuple[JsonObject, ...], list[int]]:
 
 
 RECENT = 5
-"""The pace of a training is that of so many epochs, the last ones."""
+"""Number of last epochs whose median is the pace of a training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How far a training is, by its events; None where it has not said so yet."""
+    """Progress of a training by its events; None where no event tells."""
 
     epochs_done: int = 0
     epochs: int | None = None
-    """In all."""
+    """Number of planned epochs."""
 
+    # Of the last epoch: losses and Dice.
     train_loss: float | None = None
-    """Of the last epoch, as the next two."""
-
     val_loss: float | None = None
     dice: Mapping[str, float | None] = field(default_factory=dict)
     """Structure -> nnU-Net's Dice on validation patches."""
 
     seconds: float | None = None
-    """Of all epochs."""
+    """Duration of all epochs so far."""
 
     seconds_per_epoch: float | None = None
-    """Median of the `RECENT` last ones."""
+    """Median of the `RECENT` last epochs."""
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the epochs to come, at the present pace; the final validation is more."""
+        """Time for the remaining epochs at the present pace (not the validation)."""
         if self.epochs is None or self.seconds_per_epoch is None:
             return None
         return max(0, self.epochs - self.epochs_done) * self.seconds_per_epoch
@@ -134,14 +129,10 @@ class Course:
 def course_of(
     events: Iterable[Mapping[str, Any]], structures: Sequence[str] = ()
 ) -> Course:
-    """Return how far a training is.
+    """Return the progress of a training by the events from `readable_events`.
 
-    Parameters
-    ----------
-    events : iterable of mapping
-        As `readable_events` gives them; whatever is not as expected is passed over.
-    structures : sequence of str
-        Names in the order of nnU-Net's Dice; numbers where their count differs.
+    `structures` are the names in the order of nnU-Net's Dice; where their number
+    differs, the values get numbers. Events of other forms are ignored.
 
     Examples
     --------
@@ -149,23 +140,18 @@ def course_of(
     ...     "seconds": 2.0, "pseudo_dice": [0.5]}], ["tibia"]).seconds_left
     32.0
     """
-    told = list(events)
-    epochs = [
-        event
-        for event in told
-        if event.get("event") == "epoch" and isinstance(event.get("epoch"), int)
-    ]
-    planned = [
-        event["epochs"]
-        for event in told
-        if event.get("event") == "start" and isinstance(event.get("epochs"), int)
-    ]
+    epochs, planned = [], None
+    for event in events:
+        if event.get("event") == "epoch" and isinstance(event.get("epoch"), int):
+            epochs.append(event)
+        elif event.get("event") == "start" and isinstance(event.get("epochs"), int):
+            planned = event["epochs"]
     last = epochs[-1] if epochs else {}
     paces = [_number(event.get("seconds")) for event in epochs]
     seconds = [pace for pace in paces if pace is not None]
     return Course(
         epochs_done=1 + max((event["epoch"] for event in epochs), default=-1),
-        epochs=planned[-1] if planned else None,
+        epochs=planned,
         train_loss=_number(last.get("train_loss")),
         val_loss=_number(last.get("val_loss")),
         dice=_named(last.get("pseudo_dice"), structures),
@@ -175,7 +161,7 @@ def course_of(
 
 
 def _named(values: object, structures: Sequence[str]) -> dict[str, float | None]:
-    """Return the values by structure; by number where the names do not fit."""
+    """Return the values by structure, or by number if their count differs."""
     if not isinstance(values, list):
         return {}
     names = list(structures)
@@ -185,7 +171,7 @@ def _named(values: object, structures: Sequence[str]) -> dict[str, float | None]
 
 
 def curve_of(model: str, fold: str, events: Iterable[Mapping[str, Any]]) -> Curve:
-    """Return the epochs of a training in order; the last word on an epoch counts."""
+    """Return the epochs of a training in order; of a repeated epoch, the last event."""
     by_epoch = {
         int(event["epoch"]): event
         for event in events
@@ -219,7 +205,7 @@ def _mean(values: object) -> float | None:
 
 
 def _iou_of(dice: object) -> object:
-    """Return the IoU of a Dice, or of a list of them: the same overlap, said anew."""
+    """Return the IoU of a Dice, or of each Dice in a list."""
     if isinstance(dice, list):
         return [_iou_of(value) for value in dice]
     value = _number(dice)

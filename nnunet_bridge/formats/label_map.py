@@ -1,7 +1,7 @@
-"""What another tool's labels are called here: a map from its names or values to ours.
+"""Map another tool's label names or values to our structures.
 
 A map is written as TOML, JSON or CSV, or as words ``theirs=ours``. Several of their
-labels may make up one of our structures; labels without a place in the map are left
+labels may make up one of our structures; labels that the map does not name are left
 out.
 """
 
@@ -27,26 +27,26 @@ _COLUMNS = ("label", "structure")
 
 @dataclass(frozen=True, slots=True)
 class LabelMap:
-    """Another tool's labels, and the structures that they are part of."""
+    """Another tool's labels, and our structures that they are part of."""
 
     structures: Mapping[str, str]
     """Their name, or their value as text -> our name."""
 
     values: Mapping[str, int] = field(default_factory=dict)
-    """Their name -> the value that their files hold."""
+    """Their name -> value in their files."""
 
     def with_values(self, more: Mapping[str, int]) -> LabelMap:
-        """Return the map with the values of further names; those it knows win."""
+        """Return the map with values for further names; existing values stay."""
         return LabelMap(self.structures, {**more, **self.values})
 
     def by_value(self, table: LabelTable) -> dict[int, int]:
-        """Return their values and ours, and prove that the map can be used.
+        """Return our value for each of their values.
 
         Raises
         ------
         InputError
-            If it leads to a structure that we do not have, names a label whose value
-            nobody says, or gives one value two structures; all of them are named.
+            With all problems: a structure that we do not have, a label without a
+            known value, or one value with two structures.
         """
         ours = {label.name: label.value for label in table}
         problems = [
@@ -60,18 +60,18 @@ class LabelMap:
             value = self._value(theirs)
             if value is None:
                 problems.append(
-                    f"{theirs}={name}: nobody says which value {quoted(theirs)} has; "
-                    "give a value, [names] in the map, or a dataset.json beside the "
-                    "files"
+                    f"{theirs}={name}: the value of {quoted(theirs)} is unknown; use "
+                    "the value itself, add [names] to the map, or put a dataset.json "
+                    "beside the files"
                 )
             elif name in ours and found.setdefault(value, ours[name]) != ours[name]:
-                problems.append(f"{theirs}={name}: value {value} has a place already")
+                problems.append(f"{theirs}={name}: value {value} is mapped twice")
         if problems:
             raise InputError("The label map cannot be used:\n" + "\n".join(problems))
         return found
 
     def name_of(self, value: int) -> str:
-        """Return what the other tool calls a value, or the value itself."""
+        """Return the other tool's name of a value, or the value itself."""
         named = (name for name, own in self.values.items() if own == value)
         return next(named, str(value))
 
@@ -82,17 +82,12 @@ class LabelMap:
 
 
 def label_map_of(words: Sequence[str]) -> LabelMap:
-    """Return the map that the words of a command mean.
-
-    Parameters
-    ----------
-    words : sequence of str
-        Each a file, or ``theirs=ours`` one or more times with commas between.
+    """Return the map in files, and in words ``theirs=ours`` with commas between.
 
     Raises
     ------
     UsageError
-        If a word is neither.
+        If a word is neither a file nor a pair.
     InputError
         If a file holds no map, or one label gets two structures.
 
@@ -112,21 +107,18 @@ def label_map_of(words: Sequence[str]) -> LabelMap:
         for theirs, ours in pairs:
             if structures.setdefault(theirs, ours) != ours:
                 raise InputError(
-                    f"Label {quoted(theirs)} is to be both {structures[theirs]} and "
+                    f"Label {quoted(theirs)} is mapped to {structures[theirs]} and to "
                     f"{ours}: choose one."
                 )
     return LabelMap(structures, values)
 
 
 def read_label_map(file: Path) -> LabelMap:
-    """Return the map in a file.
+    """Read a map from a file.
 
-    Parameters
-    ----------
-    file : Path
-        TOML or JSON with a table ``map`` (their label = our structure) and, where their
-        files do not say it, a table ``names`` (their label = its value); or CSV with
-        the columns ``label`` and ``structure`` and, if need be, ``value``.
+    TOML and JSON hold a table ``map`` (their label = our structure) and, where their
+    files have none, a table ``names`` (their label = its value). CSV has the columns
+    ``label`` and ``structure`` and, optionally, ``value``.
 
     Raises
     ------
@@ -142,20 +134,22 @@ def read_label_map(file: Path) -> LabelMap:
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
     except (ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"{file} cannot be understood ({error}).") from error
+        raise InputError(f"{file} is not valid ({error}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("map"), dict):
         raise InputError(f"{file} has no table `map`: their_label = our_structure.")
     odd = [key for key in content if key not in ("map", "names")]
     if odd:
-        raise InputError(f"{file}: {', '.join(odd)} is neither `map` nor `names`.")
+        raise InputError(
+            f"{file}: unknown table {', '.join(odd)}; use `map` and `names` only."
+        )
     structures = {str(key): str(ours) for key, ours in content["map"].items()}
     return _checked(file, structures, content.get("names", {}))
 
 
 def names_beside(files: Iterable[Path]) -> dict[str, int]:
-    """Return the names that a ``dataset.json`` beside another tool's files gives.
+    """Return label names and values from a ``dataset.json`` beside the files.
 
-    Values need not be without gap, and ``{"1": "femur"}`` is understood as well.
+    Gaps between values are allowed, and so is nnU-Net 1's ``{"1": "femur"}``.
     """
     for file in files:
         for folder in (file.absolute().parent, file.absolute().parent.parent):
@@ -169,7 +163,7 @@ def _names_in(file: Path) -> dict[str, int]:
     try:
         content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be understood ({error}).") from error
+        raise InputError(f"{file} is not valid ({error}).") from error
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict):
         return {}
@@ -194,9 +188,7 @@ def _from_csv(file: Path, text: str) -> LabelMap:
     structures: dict[str, str] = {}
     for row in rows:
         if structures.setdefault(row["label"], row["structure"]) != row["structure"]:
-            raise InputError(
-                f"{file}: label {quoted(row['label'])} stands there twice."
-            )
+            raise InputError(f"{file}: label {quoted(row['label'])} is listed twice.")
     return _checked(file, structures, values)
 
 

@@ -1,4 +1,4 @@
-"""The label table of nnU-Net's ``dataset.json``, and what to do where there is none."""
+"""Read the label table of nnU-Net's ``dataset.json``, or number the labels."""
 
 from __future__ import annotations
 
@@ -11,33 +11,28 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.files import read_json
 
 CASE_LABELS = "labels.nii.gz"
-"""What `predict` calls the labelmap in the folder of a case."""
+"""Name of the labelmap in the folder of a case that `predict` writes."""
 
 WHOLE_SCAN_LABELS = "labels_whole_scan.nii.gz"
-"""The same on the grid of the whole scan, where the image was cropped."""
+"""The same on the grid of the whole scan, if the image was cropped."""
 
 IGNORE = "ignore"
-"""nnU-Net's name for voxels that no training looks at."""
+"""nnU-Net's name for voxels that training ignores."""
 
 DATASET_FILE = "dataset.json"
 MOST_UNNAMED = 255
-"""Without a table, values above this are taken for something else than labels."""
+"""Largest value that counts as a label without a table."""
 
 
 def read_label_table(dataset_json: Path) -> LabelTable:
-    """Return the labels that a ``dataset.json`` of nnU-Net defines.
-
-    Parameters
-    ----------
-    dataset_json : Path
-        With ``"labels": {"background": 0, "tibia": 1, ...}``.
+    """Read the labels of a ``dataset.json``: ``{"background": 0, "tibia": 1, ...}``.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has no such labels, or their values are not
-        1, 2, ... without gap. Regions (several values for one name) have no place in
-        a table of structures; nnU-Net's ``ignore`` must be the highest value.
+        If the file cannot be read, has no labels, or their values are not 1, 2, ...
+        without gap. Regions (several values for one name) are not supported; nnU-Net's
+        ``ignore`` must have the highest value.
     """
     labels = _labels(dataset_json)
     numbers = [value for value in labels.values() if type(value) is int]
@@ -78,12 +73,9 @@ def label_file_beside(labels_dir: Path) -> Path | None:
 
 
 def unnamed_labels(highest: int) -> LabelTable:
-    """Return the table ``label_1`` ... for files that come without one.
+    """Return the table ``label_1``, ``label_2``, ... for files without a table.
 
-    Raises
-    ------
-    InputError
-        If `highest` is no plausible label: the file may hold an image.
+    Raises `InputError` if `highest` is not a plausible label: the file may be an image.
 
     Examples
     --------
@@ -92,7 +84,7 @@ def unnamed_labels(highest: int) -> LabelTable:
     """
     if highest > MOST_UNNAMED:
         raise InputError(
-            f"The value {highest} is no plausible label: is this an image? Otherwise "
+            f"The value {highest} is not a plausible label: is this an image? If not, "
             f"name the labels in a {DATASET_FILE}."
         )
     return LabelTable.from_names([f"label_{value + 1}" for value in range(highest)])

@@ -1,8 +1,8 @@
-"""Mesh files: PLY, STL and OBJ, in patient millimetres.
+"""Write meshes as PLY, STL or OBJ, in patient millimetres.
 
-None of the three formats has a field for the coordinate system. So the frame (LPS or
-RAS) and the unit stand in a comment of every file, with the structure and the version
-of this software, and nothing else: no name, no case (FAULTS M05, M09).
+None of these formats has a field for the coordinate system. A comment in every file
+states the frame (LPS or RAS), the unit, the structure and the version of this software,
+and nothing about the patient or the case (FAULTS M05, M09).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.formats.files import write_if_changed
 
 FRAMES = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
-"""Factors from LPS+ millimetres to those of the file. Both frames are right-handed, so
-faces keep their turn."""
+"""Factors from LPS+ to the frame of the file. Both frames are right-handed, so faces
+keep their orientation."""
 
 TOGETHER = "all"
 """Stem of the file that holds all structures."""
 
 _ROW = np.dtype("V12")
-"""Three little-endian numbers of four bytes: they are copied faster as one item."""
+"""Three little-endian numbers of four bytes; one item of 12 is copied faster."""
 
 _VERTEX = np.dtype([("position", _ROW), ("colour", "V3")])
 _FACE = np.dtype([("corners", "u1"), ("vertices", _ROW)])
@@ -71,24 +71,10 @@ def _either(words: Sequence[str]) -> str:
 def write_mesh_files(
     out_dir: Path, meshes: Sequence[Mesh], options: MeshFileOptions | None = None
 ) -> dict[str, Path]:
-    """Write one file per structure and one with all of them.
+    """Write one file for each structure and one with all of them.
 
-    Parameters
-    ----------
-    out_dir : Path
-    meshes : sequence of Mesh
-        With distinct label names. Nothing is written if there is none.
-    options : MeshFileOptions, optional
-
-    Returns
-    -------
-    files : dict
-        By label name, and the joint file by `TOGETHER`.
-
-    Raises
-    ------
-    EnvironmentFault
-        If the folder cannot be written.
+    Meshes need distinct label names. The result has the files by label name, and the
+    joint file by `TOGETHER`; without meshes nothing is written.
     """
     options = options or MeshFileOptions()
     frame, file_format = options.frame, options.file_format
@@ -108,10 +94,9 @@ def write_mesh_files(
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """Return a file name for every structure, safe on every system and distinct.
+    """Return distinct file names for structures, safe on every system.
 
-    Label names come from files of others: a name such as ``../x`` must not lead out of
-    the folder.
+    Label names may come from outside: ``../x`` must not lead out of the folder.
 
     Examples
     --------
@@ -130,7 +115,7 @@ def file_stems(names: Iterable[str]) -> list[str]:
 
 
 def opensim_name(label: Label) -> str:
-    """Return what OpenSim's models call a bone: its side is one letter.
+    """Return the name of a bone in OpenSim's models: its side is one letter.
 
     A label without a side, or in the middle, keeps its name.
 
@@ -175,7 +160,7 @@ def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
 
 
 def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
-    """Write meshes into one binary STL file; the format knows no colours."""
+    """Write meshes into one binary STL file; the format has no colours."""
     faces = np.zeros(_face_count(meshes), dtype=_STL_FACE)
     for part in _parts(meshes, frame):
         corners_mm = part.vertices_mm[part.corners - part.vertices.start]
@@ -194,7 +179,7 @@ def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
 
 
 def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
-    """Write meshes into one OBJ file, an object each, coloured vertex by vertex."""
+    """Write meshes into one OBJ file, each as an object with coloured vertices."""
     lines = [f"# {line}\n" for line in _remarks(meshes, frame)]
     for part in _parts(meshes, frame):
         red, green, blue = (channel / 255.0 for channel in part.label.colour)
@@ -206,7 +191,7 @@ def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
 
 
 def _write(file: Path, content: bytes | memoryview) -> None:
-    """Write a mesh whole; a call that comes later would mend it, so none waits."""
+    """Write a mesh without a wait for the disk: the next run replaces a damaged one."""
     write_if_changed(file, content, to_disk=False)
 
 
@@ -220,21 +205,17 @@ MESH_FORMATS = tuple(_WRITERS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """One mesh as it stands in a file of several."""
+    """One mesh of a file, and the places of its vertices and faces in that file."""
 
     label: Label
-
     vertices: slice
-    """Its vertices among those of the file."""
-
     faces: slice
-    """Its faces among those of the file."""
 
     vertices_mm: npt.NDArray[np.float32]
     """(V, 3) in the frame of the file."""
 
     corners: npt.NDArray[np.int32]
-    """(F, 3) into all vertices of the file."""
+    """(F, 3) indices of vertices in the file."""
 
 
 def _parts(meshes: Sequence[Mesh], frame: str) -> Iterator[_Part]:
@@ -301,10 +282,10 @@ def _remarks(meshes: Sequence[Mesh], frame: str) -> tuple[str, ...]:
 
 
 def _printable(name: str) -> str:
-    """Return a name that cannot end the line it stands in."""
+    """Replace characters that could end a line of the header."""
     return re.sub(r"[^ -~]", "_", name)
 
 
 def _repeated(line: str, rows: npt.NDArray[Any]) -> str:
-    """Return the (N, 3) rows as text, one line each."""
+    """Format (N, 3) rows, one line each: one call of ``%`` for all is the fastest."""
     return (line * len(rows)) % tuple(rows.ravel().tolist())

@@ -1,11 +1,10 @@
-"""NIfTI files: read with every doubt cleared, written so that they can be trusted.
+"""Read NIfTI files with every doubt cleared; write them so that they can be trusted.
 
-NIfTI is RAS+ and this package LPS+; the conversion is here and nowhere else. Voxels
-keep their order in the file, so an image that is read and written again has the same
-bytes of pixels.
+NIfTI is RAS+ and this package LPS+; only this module converts. Voxels keep their order
+in the file: an image that is read and written again has the same bytes of pixels.
 
-Reading inflates a ``.nii.gz`` to its end and checks CRC and length first: SimpleITK
-reads a truncated file as zeros without a word (FAULTS K19). Writing reads the file
+Reading inflates a ``.nii.gz`` to its end and checks CRC and length, because SimpleITK
+reads a truncated file as zeros without an error (FAULTS K19). Writing reads the file
 back and compares every voxel before the file gets its final name (FAULTS R7).
 """
 
@@ -31,7 +30,7 @@ from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.memory import ask_for_memory
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""(4, 4) turns RAS+ millimetres into LPS+ millimetres, and back."""
+"""(4, 4) matrix from RAS+ to LPS+ millimetres, and back."""
 
 FORMS_AGREE_WITHIN = 0.01
 """Largest disagreement of qform and sform, as a share of the smallest spacing."""
@@ -48,45 +47,40 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _READ_AT_ONCE = 1 << 16
 _PACKED_AT_ONCE = 1 << 20
 _PROVEN_AT_ONCE = 1 << 19
-"""Small enough that what was inflated is compared while it is in the cache."""
+"""Small enough that inflated bytes are compared while they are in the cache."""
 
 _GZIP_BITS = 31
 """The window bits by which zlib's interface means gzip with the largest window."""
 
-_UNHEARD = logging.getLogger(f"{__name__}.unheard")
-"""Takes what nibabel says of a header, which may quote it, and tells nobody."""
+_SILENT = logging.getLogger(f"{__name__}.silent")
+"""Discards nibabel's messages about a header: they may quote a name from it."""
 
-_UNHEARD.propagate = False
-_UNHEARD.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+_SILENT.addHandler(logging.NullHandler())
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
 
 
 def read_volume(file: Path) -> Volume:
-    """Return the image in a NIfTI file.
-
-    Parameters
-    ----------
-    file : Path
-        ``.nii`` or ``.nii.gz`` with one 3-D image.
+    """Read the 3-D image in a ``.nii`` or ``.nii.gz`` file.
 
     Raises
     ------
     Refused
-        If the file is damaged (K19), is not 3-D (K08), or does not say without
-        contradiction where its voxels lie (K11).
+        If the file is damaged (K19), is not 3-D (K08), or has no place, or two
+        contradictory ones (K11).
     """
     grid, voxels = read_array(file)
     return Volume(grid, voxels)
 
 
 def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
-    """Return the labelmap in a NIfTI file.
+    """Read the labelmap in a NIfTI file.
 
     Raises
     ------
     Refused
-        As `read_volume`, or if a value is no whole number of the table (K07).
+        As `read_volume`, or if a value is not a label of the table (K06, K07).
     """
     grid, voxels = read_array(file)
     highest = max(labels.highest_value, 1)
@@ -105,19 +99,19 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
 
 
 def write_volume(file: Path, volume: Volume) -> None:
-    """Write an image as ``.nii.gz`` or ``.nii``; whole and proven, or not at all."""
+    """Write an image as ``.nii.gz`` or ``.nii``, compared after writing."""
     _write(file, volume.grid, volume.voxels, IMAGE_LEVEL)
 
 
 def write_labelmap(file: Path, labelmap: Labelmap) -> None:
-    """Write a labelmap as ``.nii.gz`` or ``.nii``; whole and proven, or not at all."""
+    """Write a labelmap as ``.nii.gz`` or ``.nii``, compared after writing."""
     _write(file, labelmap.grid, labelmap.voxels, LABELS_LEVEL)
 
 
 def read_array(file: Path) -> tuple[Grid, VoxelArray]:
-    """Return the grid and the (I, J, K) voxels of a NIfTI file, scaled if it says so.
+    """Read the grid and the (I, J, K) voxels of a NIfTI file, as `read_volume`.
 
-    Integer files without a scale keep their integer type.
+    Files with a scale give float32; others keep their type.
     """
     content = _whole_content(file)
     header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
@@ -137,7 +131,7 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
 
 
 def read_grid(file: Path) -> Grid:
-    """Return the grid of a NIfTI file; of its voxels nothing is read."""
+    """Read the grid of a NIfTI file without its voxels."""
     start = next(_blocks(file), b"")
     header = _parsed(file, start[:_STRUCT_BYTES])
     return _grid(file, _shape_in_space(file, header), header.fields)
@@ -145,10 +139,10 @@ def read_grid(file: Path) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What the header of a file announces, believed only as far as it was checked."""
+    """The fields of a header that passed the checks."""
 
     fields: Any
-    """As nibabel holds it; its types are not exported."""
+    """nibabel's header; its type is not exported."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -158,17 +152,17 @@ class _Header:
 
     @property
     def bytes_needed(self) -> int:
-        """Size of the whole file, inflated."""
+        """Size of the inflated file."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
 def _parsed(file: Path, packed: bytes) -> _Header:
-    """Return the header of a file, before anything of its size is taken."""
+    """Parse and check a header before memory of its size is allocated."""
     import nibabel
 
     try:
         fields = nibabel.Nifti1Header(packed, check=False)
-        fields.check_fix(logger=_UNHEARD)
+        fields.check_fix(logger=_SILENT)
         shape = tuple(int(size) for size in fields.get_data_shape())
         slope, intercept = fields.get_slope_inter()
         header = _Header(
@@ -186,7 +180,7 @@ def _parsed(file: Path, packed: bytes) -> _Header:
     if fields["magic"] != b"n+1":
         raise Refused.because(
             "K19",
-            f"{quoted(file.name)} keeps its voxels elsewhere: save it as one file.",
+            f"{quoted(file.name)} keeps its voxels in another file: save it as one.",
         )
     voxels = math.prod(shape) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or header.offset > MAX_VOXELS:
@@ -197,7 +191,7 @@ def _parsed(file: Path, packed: bytes) -> _Header:
 
 
 def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
-    """Return the three sizes of an image; further axes of one entry are left out."""
+    """Return the three sizes of an image, without further axes of one entry."""
     shape = header.shape
     while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
         shape = shape[:-1]
@@ -211,10 +205,10 @@ def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
 
 
 def _whole_content(file: Path) -> bytearray:
-    """Return the inflated bytes of a file after checking that none is missing.
+    """Return the inflated bytes of a file; none is missing.
 
-    The header is believed as little as possible: memory grows with what is really
-    there, and ends at what is announced.
+    The header may lie. So the array grows with the bytes that the file really has, and
+    reading stops soon after the length that the header announces.
     """
     needed, content = 0, bytearray()
     try:
@@ -249,13 +243,14 @@ def _whole_content(file: Path) -> bytearray:
 
 
 class _NotWhole(Exception):  # noqa: N818 - never leaves this module
-    """A gzip stream that ends early, goes on too long, or contradicts itself."""
+    """A gzip stream that ends early or fails its check sum."""
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
-    """Go through the content of a file, inflated if it is packed with gzip.
+    """Yield the content of a file, inflated if it is packed with gzip.
 
-    gzip's CRC and length are checked by the inflater, at the end of every member.
+    The inflater checks CRC and length at the end of every gzip member; a file may have
+    several members, and zeros after the last one.
     """
     from isal import igzip_lib
 
@@ -266,7 +261,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 yield piece
                 piece = stream.read(_PROVEN_AT_ONCE)
             return
-        while piece.strip(b"\0"):  # zeros may fill up the end
+        while piece.strip(b"\0"):
             inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
             while not inflater.eof:
                 try:
@@ -277,12 +272,12 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 if inflater.needs_input and not inflater.eof:
                     piece = stream.read(_READ_AT_ONCE)
                     if not piece:
-                        raise _NotWhole("it breaks off")
+                        raise _NotWhole("it is cut off")
             piece = inflater.unused_data or stream.read(_READ_AT_ONCE)
 
 
 def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN401 - nibabel's own type is not exported
-    """Return the grid of which sform and qform both approve."""
+    """Return the grid that sform and qform agree on."""
     to_mm = _TO_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     forms = []
     for name, read in (("sform", header.get_sform), ("qform", header.get_qform)):
@@ -306,7 +301,7 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
     if not forms:
         raise Refused.because(
             "K11",
-            f"{quoted(file.name)} does not say where it lies (sform and qform codes "
+            f"{quoted(file.name)} has no place in the patient (sform and qform codes "
             "are 0): export it again with its geometry.",
         )
     drift_mm = forms[0].displacement_mm(forms[-1])
@@ -350,7 +345,7 @@ def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
 
 
 def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
-    """Go through the bytes of one gzip member that tells no name and no time."""
+    """Yield the bytes of one gzip member, without a file name or a time."""
     from isal import isal_zlib
 
     packer = isal_zlib.compressobj(level, isal_zlib.DEFLATED, _GZIP_BITS)
@@ -361,17 +356,14 @@ def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
 
 
 def _write_all(stream: io.FileIO, piece: bytes | memoryview) -> None:
-    """Write all of a piece; a disk that fills up may take only a part at first."""
+    """Write all of a piece: on a full disk a call may write a part of it."""
     left = memoryview(piece)
     while left:
         left = left[stream.write(left) :]
 
 
 def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> None:
-    """Read the file back; raise if it differs in a single byte (R7).
-
-    gzip's own CRC and length are checked on the way.
-    """
+    """Read the file back; raise if it differs in a single byte (R7)."""
     try:
         same = _reads_back(temporary, header, payload)
     except _NotWhole:
@@ -391,6 +383,6 @@ def _reads_back(file: Path, header: bytes, payload: memoryview) -> bool:
 
 
 def _expected(header: bytes, payload: memoryview, begin: int, end: int) -> bytes:
-    """Return a part of header and payload, as if they were one."""
+    """Return bytes `begin` to `end` of header and payload together."""
     size = len(header)
     return header[begin:end] + bytes(payload[max(0, begin - size) : max(0, end - size)])

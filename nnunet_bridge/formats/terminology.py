@@ -1,8 +1,8 @@
-"""What a structure is called where everybody means the same: SNOMED CT.
+"""SNOMED CT codes of structures, found from their names.
 
 The codes are those that DICOM lists (PS3.16, CID 4031, 7151 and 244), so that a viewer
-or an archive knows a femur from a fibula without reading our names. A structure that is
-not in the list is a piece of tissue, as 3D Slicer calls it as well.
+or an archive recognises a femur whatever the structure is called here. A structure
+that is not in the list is coded as tissue, as in 3D Slicer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SCHEME = "SCT"
-"""How DICOM names SNOMED CT as the source of a code."""
+"""DICOM's name of SNOMED CT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a segment shows."""
+    """Category, kind and side of a segment."""
 
     category: Concept
     kind: Concept
@@ -42,56 +42,35 @@ SIDE_CONCEPTS: Mapping[str, Concept] = {
 }
 _SIDE_WORDS = {"left": "left", "l": "left", "right": "right", "r": "right"}
 
+_CODES = {
+    "femur": "71341001", "tibia": "12611008", "fibula": "87342007",
+    "patella": "64234005", "pelvis": "118645006", "ilium": "22356005",
+    "ischium": "85710004", "sacrum": "54735007", "coccyx": "64688005",
+    "talus": "67453005", "calcaneus": "80144004", "foot": "56459004",
+    "vertebra": "51282000", "l1": "66794005", "l2": "14293000", "l3": "36470004",
+    "l4": "11994002", "l5": "49668003", "spine": "421060004", "humerus": "85050009",
+    "radius": "131190003", "ulna": "23416004", "scapula": "79601000",
+    "clavicle": "51299004", "rib": "113197003", "skull": "89546000",
+    "mandible": "91609006", "hippocampus": "5366008", "bone": "272673000",
+    "muscle": "71616004", "cartilage": "309312004",
+}  # fmt: skip
+_VERTEBRAE = {"l1", "l2", "l3", "l4", "l5"}
 KINDS: Mapping[str, Concept] = {
-    "femur": Concept("71341001", "Femur"),
-    "tibia": Concept("12611008", "Tibia"),
-    "fibula": Concept("87342007", "Fibula"),
-    "patella": Concept("64234005", "Patella"),
-    "pelvis": Concept("118645006", "Pelvis"),
-    "ilium": Concept("22356005", "Ilium"),
-    "ischium": Concept("85710004", "Ischium"),
-    "sacrum": Concept("54735007", "Sacrum"),
-    "coccyx": Concept("64688005", "Coccyx"),
-    "talus": Concept("67453005", "Talus"),
-    "calcaneus": Concept("80144004", "Calcaneus"),
-    "foot": Concept("56459004", "Foot"),
-    "vertebra": Concept("51282000", "Vertebra"),
-    "l1": Concept("66794005", "L1 vertebra"),
-    "l2": Concept("14293000", "L2 vertebra"),
-    "l3": Concept("36470004", "L3 vertebra"),
-    "l4": Concept("11994002", "L4 vertebra"),
-    "l5": Concept("49668003", "L5 vertebra"),
-    "spine": Concept("421060004", "Spine"),
-    "humerus": Concept("85050009", "Humerus"),
-    "radius": Concept("131190003", "Radius"),
-    "ulna": Concept("23416004", "Ulna"),
-    "scapula": Concept("79601000", "Scapula"),
-    "clavicle": Concept("51299004", "Clavicle"),
-    "rib": Concept("113197003", "Rib"),
-    "skull": Concept("89546000", "Skull"),
-    "mandible": Concept("91609006", "Mandible"),
-    "hippocampus": Concept("5366008", "Hippocampus"),
-    "bone": Concept("272673000", "Bone"),
-    "muscle": Concept("71616004", "Muscle"),
-    "cartilage": Concept("309312004", "Cartilage"),
+    word: Concept(code, word.capitalize() + (" vertebra" if word in _VERTEBRAE else ""))
+    for word, code in _CODES.items()
 }
-"""Word of a structure's name -> what it is."""
+"""Word of a structure's name -> its concept."""
 
 _SAME_WORD = {
     "hip": "pelvis", "innominate": "pelvis", "vertebrae": "vertebra",
     "heel": "calcaneus",
 }  # fmt: skip
 _IDLE_WORDS = {"bone", "bones", "of", "the", "label", "body"}
-"""Words that add nothing beside the name of a bone."""
+"""Words that may stand beside the name of a bone."""
 
 
 def terms_of(name: str) -> Terms:
-    """Return what a structure of this name is.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``tibia``, ``femur_left``, ``Left fibula`` or ``hip bone R``.
+    """Return the concepts of a structure by its name.
 
     Examples
     --------
@@ -103,10 +82,12 @@ def terms_of(name: str) -> Terms:
     words = re.findall(r"[a-z]+\d*", name.casefold())
     sides = {_SIDE_WORDS[word] for word in words if word in _SIDE_WORDS}
     side = SIDE_CONCEPTS[sides.pop()] if len(sides) == 1 else None
-    said = [_SAME_WORD.get(w, w) for w in words if w not in _SIDE_WORDS]
-    meant = [w for w in said if w not in _IDLE_WORDS] or [w for w in said if w in KINDS]
-    if len(meant) > 1 and meant[0] == "vertebra" and meant[1] in KINDS:
-        meant = meant[1:]
-    if len(meant) == 1 and meant[0] in KINDS:
-        return Terms(ANATOMY, KINDS[meant[0]], side)
+    named = [_SAME_WORD.get(w, w) for w in words if w not in _SIDE_WORDS]
+    kinds = [w for w in named if w not in _IDLE_WORDS]
+    if not kinds:  # such as "bone" alone
+        kinds = [w for w in named if w in KINDS]
+    if len(kinds) > 1 and kinds[0] == "vertebra" and kinds[1] in KINDS:
+        kinds = kinds[1:]
+    if len(kinds) == 1 and kinds[0] in KINDS:
+        return Terms(ANATOMY, KINDS[kinds[0]], side)
     return Terms(TISSUE, TISSUE, side)

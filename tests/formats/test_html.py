@@ -501,7 +501,7 @@ def test_a_broken_line_in_the_middle_is_not(tmp_path):
     file = tmp_path / "events.jsonl"
     file.write_text('{"event": "start"}\n{"eve\n{"event": "end"}\n')
 
-    with pytest.raises(InputError, match="Line 2 of"):
+    with pytest.raises(InputError, match="line 2 cannot be read"):
         read_events(file)
 
 

@@ -1,9 +1,8 @@
-"""A labelmap as DICOM SEG: beside the series that it was made from, and tied to it.
+"""Write a labelmap as DICOM SEG, tied to the series that it was made from.
 
 Every structure is a binary segment, which every viewer reads; its number is the value
-of the structure in the label table. Frames without a voxel are left out. The file bears
-the patient and the study of its source, as an archive needs them; nothing else of an
-identity goes into it.
+of the structure in the label table. Frames without a voxel are left out. The file holds
+patient and study of its source, as an archive needs them, and no other identifier.
 
 PS3.3 A.51 (Segmentation IOD), C.8.20.2 (Segmentation Image Module).
 """
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 TOLERANCE_MM = 0.01
-"""No voxel may lie further than this from where the labelmap has it."""
+"""Largest distance of a voxel from its place in the labelmap."""
 
 _SERIES_NUMBER_ABOVE = 1000
 """The segmentation of series 6 is series 1006."""
@@ -49,12 +48,12 @@ _MAY_BE_EMPTY = (
 """Type 2 of the modules Patient and General Study, PS3.3 C.7.1.1 and C.7.2.1."""
 
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-"""By which a segmentation refers to its source, PS3.3 C.12.4 and C.7.2.1."""
+"""References of a segmentation to its source, PS3.3 C.12.4 and C.7.2.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """Who drew the segments."""
+    """The model that predicted the segments."""
 
     model: str
     """Such as ``3d_fullres, nnunet, full``."""
@@ -68,29 +67,28 @@ def write_dicom_seg(
     slices: Sequence[SourceSlice],
     algorithm: Algorithm,
 ) -> tuple[Finding, ...]:
-    """Write a labelmap as DICOM SEG; the file is whole and proven, or absent.
+    """Write a labelmap as DICOM SEG, and read it back before it gets its name.
 
     Parameters
     ----------
     file : Path
-        The DICOM file to write; not written if the labelmap is empty.
+        Not written, and removed, if the labelmap is empty.
     labelmap : Labelmap
         On the grid of the series: (column, row, slice).
     slices : sequence of SourceSlice
-        Where slice k of the labelmap comes from. Their headers are read again.
+        Source of slice k of the labelmap. Their headers are read again.
     algorithm : Algorithm
 
     Returns
     -------
     findings : tuple of Finding
-        What somebody who opens the file should know.
+        Warnings for the user of the file.
 
     Raises
     ------
     Refused
-        If the labelmap does not lie on the slices of the series , the series
-        lacks what a DICOM SEG must say of its source, or what was written is not
-        what was meant (N10).
+        If the labelmap does not lie on the slices of the series, the series lacks
+        attributes that a DICOM SEG needs, or the file reads back differently (N10).
     """
     _refuse_another_grid(labelmap, slices)
     labelled = labelmap.without_ignored()
@@ -117,31 +115,17 @@ def write_dicom_seg(
             if not np.array_equal(written, labelled.voxels):
                 raise Refused.because(
                     "N10",
-                    "The DICOM SEG does not hold the voxels of the labelmap: "
-                    "report this, with the kind of the series.",
+                    "The DICOM SEG does not hold the voxels of the labelmap: report "
+                    "this, with the manufacturer of the series.",
                 )
     return findings
 
 
 def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
-    """Return the segment numbers that a DICOM SEG gives the voxels of a grid.
+    """Read the segment numbers of a DICOM SEG as (I, J, K) voxels of a grid.
 
-    Parameters
-    ----------
-    file : Path
-        Segments must not overlap.
-    grid : Grid
-        (column, row, slice); the frames of the file must lie on its slices.
-
-    Returns
-    -------
-    voxels : (I, J, K) uint16
-        0 where the file has no segment.
-
-    Raises
-    ------
-    Refused
-        If a frame lies elsewhere (N10).
+    Segments must not overlap. Voxels without a segment are 0. Raises `Refused` if a
+    frame does not lie on a slice of the grid (N10).
     """
     import highdicom as hd
 
@@ -151,18 +135,15 @@ def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
         volume = volume.flip_spatial(0)
     block: Any = volume.array.transpose(2, 1, 0)
     affine = volume.affine[:, [2, 1, 0, 3]]
-    start = np.linalg.solve(grid.affine, affine[:, 3])[:3]
-    first = np.rint(start).astype(int)
+    # The block must lie inside the grid, its first voxel on a voxel of the grid.
+    first = np.rint(np.linalg.solve(grid.affine, affine[:, 3])[:3]).astype(int)
     last = first + block.shape
-    fits = bool(
-        (first >= 0).all()
-        and (last <= grid.shape).all()
-        and np.abs(
-            affine[:3] @ _corners(block.shape) - _placed(grid, first, block)
-        ).max()
-        < TOLERANCE_MM
-    )
-    if not fits:
+    expected = grid.affine.copy()
+    expected[:3, 3] = grid.to_patient(first)
+    fits = (first >= 0).all() and (last <= grid.shape).all()
+    if not fits or not Grid(block.shape, affine).matches(
+        Grid(block.shape, expected), tolerance_mm=TOLERANCE_MM
+    ):
         raise Refused.because(
             "N10", "The frames of the DICOM SEG do not lie on the slices of its source."
         )
@@ -172,32 +153,19 @@ def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
     return voxels
 
 
-def _corners(shape: Sequence[int]) -> Any:  # noqa: ANN401 - a (4, 8) array
-    """Return the eight corner indices of a block, homogeneous, as columns."""
-    ends = [(0, size - 1) for size in shape]
-    return np.array([(i, j, k, 1) for i in ends[0] for j in ends[1] for k in ends[2]]).T
-
-
-def _placed(grid: Grid, first: Any, block: LabelArray) -> Any:  # noqa: ANN401 - arrays
-    """Return where the grid has the corners of a block that begins at `first`."""
-    corners = _corners(block.shape)
-    corners[:3] += first[:, np.newaxis]
-    return grid.affine[:3] @ corners
-
-
 def _refuse_another_grid(labelmap: Labelmap, slices: Sequence[SourceSlice]) -> None:
     if len(slices) != labelmap.grid.shape[2]:
         raise Refused.because(
             "N10",
             "The labels do not lie on the slices of the DICOM series (it was resampled "
-            "or cut), so that no DICOM SEG can refer to them: leave out --dicom-seg.",
+            "or cropped), so a DICOM SEG cannot refer to them: leave out --dicom-seg.",
         )
 
 
 def _sources(
     slices: Sequence[SourceSlice], grid: Grid
 ) -> tuple[list[Dataset], tuple[Finding, ...]]:
-    """Return the headers of the files, completed, and what they lacked."""
+    """Return the completed headers of the files, and a warning if one was completed."""
     from pydicom import dcmread
     from pydicom.uid import generate_uid
 
@@ -212,8 +180,8 @@ def _sources(
     if missing:
         raise Refused.because(
             "N10",
-            f"The DICOM series has no {', '.join(missing)}, by which a DICOM SEG "
-            "refers to it: leave out --dicom-seg for it.",
+            f"The DICOM series has no {', '.join(missing)}, which a DICOM SEG needs: "
+            "leave out --dicom-seg for it.",
         )
     for source in sources:
         _complete(source, grid)
@@ -225,14 +193,14 @@ def _sources(
     finding = Finding(
         "N10",
         Outcome.WARNED,
-        "The series has no Frame of Reference UID; the DICOM SEG has one that was made "
+        "The series has no Frame of Reference UID; the one in the DICOM SEG is derived "
         "from the UID of the series.",
     )
     return sources, (finding,)
 
 
 def _complete(source: Dataset, grid: Grid) -> None:
-    """Give a header what a DICOM SEG is told of its source, from what is known."""
+    """Complete a header with the attributes that highdicom copies into a DICOM SEG."""
     import highdicom as hd
 
     for keyword in _MAY_BE_EMPTY:
@@ -252,7 +220,7 @@ def _complete(source: Dataset, grid: Grid) -> None:
 
 
 def _measures(source: Dataset, grid: Grid) -> PixelMeasuresSequence:
-    """Return the size of the voxels as the grid has it."""
+    """Return the size of the voxels of the grid."""
     import highdicom as hd
 
     column_mm, row_mm, slice_mm = (float(mm) for mm in grid.spacing_mm)
@@ -348,7 +316,7 @@ def _code(concept: Concept) -> Code:
 def _uids(
     labelmap: Labelmap, sources: Sequence[Dataset], algorithm: Algorithm
 ) -> tuple[str, str]:
-    """Return UIDs of series and instance that follow from what the file says."""
+    """Derive the UIDs of series and instance from the content of the file."""
     from pydicom.uid import generate_uid
 
     in_file_order: Any = np.asfortranarray(labelmap.voxels).ravel(order="K")
@@ -365,7 +333,7 @@ def _uids(
 
 @contextmanager
 def _lenient() -> Iterator[None]:
-    """Silence what libraries say of headers that break a rule which does not matter."""
+    """Ignore the libraries' warnings about attributes that are not used here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -373,7 +341,7 @@ def _lenient() -> Iterator[None]:
 
 @contextmanager
 def _boundary(what: str) -> Iterator[None]:
-    """Turn whatever a library says of foreign headers into a refusal."""
+    """Turn any exception of a library about foreign headers into a refusal."""
     try:
         yield
     except (Refused, OSError):

@@ -298,7 +298,7 @@ def test_S08_a_damaged_zip_is_refused(tmp_path):
         find_images([file], unpack_dir=tmp_path / "work")
 
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(SecurityError, match="damaged or no zip"):
+    with pytest.raises(SecurityError, match="damaged or not a zip"):
         find_images([file], unpack_dir=tmp_path / "work")
 
 

@@ -1,5 +1,6 @@
 """Scoring of folders: complete, named, repeatable."""
 
+import csv
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from some_labelmaps import AFFINE, labelmap, mtimes
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.nifti import write_labelmap
-from nnunet_bridge.formats.tables import read_scores, read_scores_json
+from nnunet_bridge.formats.tables import score_row
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
 
@@ -27,12 +28,20 @@ class Listener(Silent):
         self.calls.append((done, note))
 
 
+def csv_rows(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_every_pair_is_scored_and_written(folders):
     summary = score_folders(*folders, ScoreOptions(configuration="2d"))
-    table = read_scores(folders[2] / "scores.csv", configuration="2d")
+    table = summary.scores
 
     assert summary.exit_code == 0
-    assert table == summary.scores == read_scores_json(folders[2] / "scores.json")
+    content = json.loads((folders[2] / "scores.json").read_text())
+    rows = [row for case in content["cases"] for row in case["structures"]]
+    assert rows == [score_row(score) for score in table]
+    assert len(csv_rows(folders[2] / "scores.csv")) == len(table)
     assert [score.case_id for score in table[::2]] == ["msk_000", "msk_001", "msk_002"]
     assert {score.structure for score in table} == {"tibia", "femur"}
     expected = bone_scores(
@@ -112,7 +121,7 @@ def test_a_damaged_file_refuses_its_case_only(folders):
         [],
     )
     assert "msk_001: refused. [K19]" in summary.as_text()
-    assert len(read_scores(folders[2] / "scores.csv")) == 4
+    assert len(csv_rows(folders[2] / "scores.csv")) == 4
 
 
 def test_M02_a_prediction_on_another_grid_refuses_its_case(folders):
