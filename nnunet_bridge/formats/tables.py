@@ -1,4 +1,4 @@
-"""Write tables of scores, volumes and quality ratings, as CSV and JSON.
+"""Tables of scores, volumes and quality ratings, as CSV and JSON.
 
 Numbers are written at full precision. An undefined measure is an empty cell in CSV and
 null in JSON, never 0, NaN or infinity. A file that would not change is not written.
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
@@ -69,6 +70,26 @@ def write_scores_json(file: Path, content: JsonObject) -> None:
 def write_volumes(file: Path, volumes: Iterable[StructureVolume]) -> None:
     """Write ``volumes.csv``."""
     _write_csv(file, VOLUME_COLUMNS, (_row(v, VOLUME_COLUMNS) for v in volumes))
+
+
+def read_volumes(file: Path) -> tuple[StructureVolume, ...]:
+    """Read a ``volumes.csv``; raise `InputError` if it is missing or damaged."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            return tuple(
+                StructureVolume(
+                    case_id=row["case"],
+                    structure=row["structure"],
+                    side=row["side"],
+                    voxels=int(row["voxels"]),
+                    volume_mm3=float(row["volume_mm3"]),
+                )
+                for row in csv.DictReader(stream)
+            )
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is not a table of volumes ({error!r}).") from error
 
 
 def write_reasons(file: Path, cases: Iterable[tuple[str, Quality]]) -> None:

@@ -15,6 +15,7 @@ from nnunet_bridge.formats.labels_file import (
     unnamed_labels,
 )
 from nnunet_bridge.formats.tables import (
+    read_volumes,
     score_row,
     write_scores,
     write_scores_json,
@@ -95,6 +96,20 @@ def test_volumes_are_written_with_their_columns(tmp_path):
         f"c,tibia_left,left,{3 * 0.1!r},{3 * 0.1 / 1000!r},3",
         "c,pelvis,,0.0,0.0,0",
     ]
+    assert read_volumes(tmp_path / "volumes.csv") == volumes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["case,dice\nc,1\n", "case,structure,side,volume_mm3,voxels\nc,a,,x,1\n", "a\n\0"],
+)
+def test_a_damaged_table_of_volumes_is_refused(tmp_path, text):
+    (tmp_path / "volumes.csv").write_text(text)
+
+    with pytest.raises(InputError, match="not a table of volumes"):
+        read_volumes(tmp_path / "volumes.csv")
+    with pytest.raises(InputError, match="Cannot read"):
+        read_volumes(tmp_path / "none.csv")
 
 
 def test_the_labels_of_a_dataset_come_in_the_order_of_their_values(tmp_path):
