@@ -1,20 +1,28 @@
-"""The manifest: how a dataset came about, without telling whose it is.
+"""The manifest: how a dataset came about, without the identity of its patients.
 
 `manifest.json` lies beside `dataset.json`. Names of inputs, patients and UIDs stand in
 it only as salted hashes; the key lies outside the dataset, readable by its owner alone
-(FAULTS F13). It is written after everything that it describes.
+(FAULTS F13).
+
+While a conversion runs, ``complete`` is false, and the record of every finished case is
+a file of its own in ``manifest.cases``; at the end they are joined. So what is written
+grows with the number of cases, and at any moment manifest and records list only files
+that are in the dataset, byte for byte (FAULTS R6).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nnunet_bridge.core.cases import findings_in
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
@@ -26,71 +34,329 @@ from nnunet_bridge.formats.files import (
     PARTIAL,
     clear_os_errors,
     read_json,
+    remove_stale_partials,
     sha256_of,
     temporary_name,
     write_json,
 )
+from nnunet_bridge.formats.kept import files_unchanged
 from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
-SCHEMA = 3
+RECORDS = "manifest.cases"
+"""Folder of the records of finished cases while a conversion is not complete."""
+
+SCHEMA = 4
+KEPT_SINCE_SCHEMA = 3
+"""Cases in older manifests are converted again."""
+
 OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
-"""Fields that tell of the run which last changed the dataset, not of the dataset."""
+"""Fields about the run that last changed the dataset, not about the dataset."""
 
 KEY_FOLDER = ".nnunet_bridge"
 _KEY_BYTES = 32
 _IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-_OUTPUT = re.compile(r"(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What an output may be called; whoever edits a manifest cannot make us remove more."""
+_OUTPUT = r"^(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names that outputs may have; an edited manifest cannot make us remove other files."""
 
-Record: TypeAlias = dict[str, Any]
-"""What the manifest says of one case, as JSON holds it."""
+_ECHO_IN_GROUP = r"TE ([0-9.]+) ms"
+
+Model = TypeVar("Model", bound="_Part")
 
 
-def read_manifest(dataset_dir: Path) -> Record:
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def as_json(self) -> JsonObject:
+        """Return the fields that were given, as JSON holds them."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class InputRecord(_Part):
+    """What happened to one input file."""
+
+    name: str
+    """Salted hash."""
+
+    state: str
+    """``used``, ``excluded`` or ``failed``."""
+
+    reason: str = ""
+    sha256: str = ""
+
+
+class FindingRecord(_Part):
+    """A finding, without the names of the user's files."""
+
+    code: str
+    outcome: str
+    message: str
+
+
+class OutputRecord(_Part):
+    """A file of the dataset and its hashes."""
+
+    file: str = Field(pattern=_OUTPUT)
+    sha256: str = ""
+    voxels_sha256: str = ""
+
+
+class ContrastRecord(_Part):
+    """The contrast of the series that was read."""
+
+    modality: str | None = None
+    image_type: tuple[str, ...] = ()
+    echo_time_ms: float | None = None
+
+
+class GeometryRecord(_Part):
+    """The grid of the image in LPS+ millimetres, and what the headers declare."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    direction: tuple[float, ...]
+    """Nine numbers: unit vectors along i, j and k."""
+
+    origin_mm: tuple[float, float, float]
+    frame: str = "LPS"
+    max_position_error_mm: float | None = None
+    declared_thickness_mm: float | None = None
+    declared_spacing_mm: float | None = None
+
+
+class RegionRecord(_Part):
+    """The slices that were kept of a scan."""
+
+    crop: str = "none"
+    first_slice: int = 0
+    end_slice: int = 0
+    slices_before: int = 0
+    shape_before: tuple[int, int, int] | None = None
+    affine_before: tuple[tuple[float, ...], ...] | None = None
+
+    def region(self) -> Region | None:
+        """Return the region; None if all slices were kept or the record has none."""
+        if self.shape_before is None or self.affine_before is None:
+            return None
+        whole = Grid(self.shape_before, np.array(self.affine_before))
+        region = Region(self.first_slice, self.end_slice, whole)
+        return None if region.is_everything else region
+
+
+class CaseRecord(_Part):
+    """The account of one case; a refused one has only the fields up to `files`."""
+
+    case: str
+    outcome: str = ""
+    findings: tuple[FindingRecord, ...] = ()
+    split: str = ""
+    patient: str = ""
+    """Salted hash; scans of one patient share it."""
+
+    visit: str | None = None
+    """Reserved: which of several scans of the patient."""
+
+    channels: tuple[str, ...] | None = None
+    """Names of the channels of the image; one until images have several."""
+
+    structures: tuple[str, ...] | None = None
+    """Reserved: the structures that somebody drew or declared absent; None for all."""
+
+    recipe_sha256: str = ""
+    version: str = ""
+    inputs: tuple[InputRecord, ...] = ()
+    files: dict[str, int] = Field(default_factory=dict)
+    """``used``, ``excluded``, ``failed``."""
+
+    group: str = ""
+    rejected_groups: tuple[str, ...] = ()
+    contrast: ContrastRecord | None = None
+    series: str = ""
+    frame_of_reference: str = ""
+    geometry: GeometryRecord | None = None
+    rescale: JsonObject = Field(default_factory=dict)
+    interventions: JsonObject = Field(default_factory=dict)
+    masks: tuple[JsonObject, ...] = ()
+    overlaps: tuple[JsonObject, ...] = ()
+    content: JsonObject = Field(default_factory=dict)
+    ignored_share: float = 0.0
+    region: RegionRecord | None = None
+    outputs: tuple[OutputRecord, ...] = ()
+    pair_sha256: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _contrast_of_schema_2(cls, raw: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
+        """Read the contrast from the group's text, where schema 2 has it."""
+        if not isinstance(raw, dict) or raw.get("contrast") or not raw.get("group"):
+            return raw
+        image_type, _, rest = str(raw["group"]).partition(", ")
+        echo = re.search(_ECHO_IN_GROUP, rest)
+        contrast = {
+            "image_type": image_type.split("\\"),
+            "echo_time_ms": float(echo[1]) if echo else None,
+        }
+        return {**raw, "contrast": contrast}
+
+    def noticed(self) -> tuple[Finding, ...]:
+        """Return the findings of the case."""
+        return findings_in(finding.as_json() for finding in self.findings)
+
+    @property
+    def input_hashes(self) -> dict[str, str]:
+        """SHA-256 of every input that has one, by the hash of its name."""
+        return {one.name: one.sha256 for one in self.inputs if one.sha256}
+
+
+class Manifest(_Part):
+    """The manifest of a dataset; see docs/reference/files.md for the fields."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    version: str = ""
+    versions: JsonObject = Field(default_factory=dict)
+    command: JsonObject = Field(default_factory=dict)
+    started: str | None = None
+    ended: str | None = None
+    complete: bool | None = None
+    """None if there is no manifest, or one of schema 1."""
+
+    dataset: str = ""
+    options: JsonObject = Field(default_factory=dict)
+    unused: tuple[JsonObject, ...] = ()
+    cases: tuple[CaseRecord, ...] = ()
+
+    def by_case(self) -> dict[str, CaseRecord]:
+        """Return the records by case id."""
+        return {record.case: record for record in self.cases}
+
+    def says_the_same(self, other: Manifest) -> bool:
+        """Whether all fields are equal but those about the run."""
+        names = Manifest.model_fields.keys() - OF_THE_RUN
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+def read_manifest(dataset_dir: Path) -> Manifest:
     """Return the manifest of a dataset; an empty one where there is none.
+
+    Of a conversion that is not complete, the finished cases are read as well.
 
     Raises
     ------
     InputError
         If it is damaged, or of a newer version of this package.
     """
+    return _joined(dataset_dir, _manifest_alone(dataset_dir))
+
+
+def _joined(dataset_dir: Path, manifest: Manifest) -> Manifest:
+    """Add the records of finished cases to a manifest that is not complete."""
+    if manifest.complete is not False:
+        return manifest
+    records = manifest.by_case()
+    for file in sorted((dataset_dir / RECORDS).glob("*.json")):
+        record = _parsed(file, CaseRecord)
+        records[record.case] = record
+    done = tuple(record for record in records.values() if record.outputs)
+    return manifest.model_copy(update={"cases": done})
+
+
+def _manifest_alone(dataset_dir: Path) -> Manifest:
     file = dataset_dir / MANIFEST
-    if not file.is_file():
-        return {"cases": []}
+    return _parsed(file, Manifest) if file.is_file() else Manifest()
+
+
+def _parsed(file: Path, model: type[Model]) -> Model:
     try:
-        content: Record = read_json(file)
-        schema = int(content["schema"])
-        names = [
-            output["file"]
-            for record in content["cases"]
-            for output in record.get("outputs", [])
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file} is damaged: remove it and run `convert` again."
-        ) from error
-    if schema > SCHEMA:
-        raise InputError(
-            f"{file} has the schema {schema}, this version knows {SCHEMA}: update the "
-            "package, or convert into a new folder."
-        )
-    if not all(_OUTPUT.fullmatch(str(name)) for name in names):
-        raise InputError(
-            f"{file} names files outside its dataset: it was not written by `convert`. "
-            "Remove it and run `convert` again."
-        )
-    return content
+        content = read_json(file)
+        if model is Manifest and int(content["schema"]) > SCHEMA:
+            raise InputError(
+                f"{file} has schema {content['schema']}, this version reads {SCHEMA}: "
+                "update the package, or convert into a new folder."
+            )
+        return model.model_validate(content)
+    except ValidationError as error:
+        if any(fault["type"] == "string_pattern_mismatch" for fault in error.errors()):
+            raise InputError(
+                f"{file} names files outside its dataset: `convert` did not write it. "
+                "Remove it and run `convert` again."
+            ) from error
+        raise _damaged(file) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> InputError:
+    return InputError(f"{file} is damaged: remove it and run `convert` again.")
 
 
 def write_manifest(dataset_dir: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest; whole, or not at all."""
+    """Write a manifest; whole, or not at all."""
     write_json(dataset_dir / MANIFEST, {"schema": SCHEMA, **content})
 
 
-def records_by_case(manifest: Mapping[str, Any]) -> dict[str, Record]:
-    """Return the records of a manifest by case id."""
-    return {record["case"]: record for record in manifest["cases"]}
+class ManifestStore:
+    """The manifest on the disk while cases are added and removed.
+
+    Parameters
+    ----------
+    dataset_dir : Path
+        Nobody else writes to it while the store is used.
+    """
+
+    def __init__(self, dataset_dir: Path) -> None:
+        on_disk = _manifest_alone(dataset_dir)
+        self.manifest = _joined(dataset_dir, on_disk)
+        self._dataset_dir = dataset_dir
+        self._records_dir = dataset_dir / RECORDS
+        self._is_open = on_disk.complete is False and not on_disk.cases
+        if self._is_open:
+            remove_stale_partials(self._records_dir)
+        else:
+            self._remove_records()
+
+    def open(self, header: Manifest, records: Iterable[CaseRecord]) -> None:
+        """State on the disk that the dataset is not complete, before it is changed.
+
+        Parameters
+        ----------
+        header : Manifest
+            Written with ``complete`` false and without cases.
+        records : iterable of CaseRecord
+            The cases that are in the dataset.
+        """
+        if self._is_open:
+            return
+        for record in records:
+            self.add(record)
+        started = header.model_copy(
+            update={"complete": False, "ended": None, "cases": (), "unused": ()}
+        )
+        write_manifest(self._dataset_dir, started.as_json())
+        self._is_open = True
+
+    def add(self, record: CaseRecord) -> None:
+        """Keep the record of a case whose files are in the dataset."""
+        write_json(self._records_dir / f"{record.case}.json", record.as_json())
+
+    def remove(self, case_id: str) -> None:
+        """Remove the record of a case, before its files change."""
+        self.add(CaseRecord(case=case_id))
+
+    def close(self, manifest: Manifest) -> None:
+        """Join all records into the manifest, unless it says the same already."""
+        if not self.manifest.says_the_same(manifest):
+            write_manifest(self._dataset_dir, manifest.as_json())
+        self._remove_records()
+        self.manifest, self._is_open = manifest, False
+
+    def discard(self) -> None:
+        """Remove the manifest of a dataset without cases."""
+        with contextlib.suppress(OSError):
+            (self._dataset_dir / MANIFEST).unlink()
+        self._remove_records()
+
+    def _remove_records(self) -> None:
+        shutil.rmtree(self._records_dir, ignore_errors=True)
 
 
 def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
@@ -98,12 +364,11 @@ def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
 
     Two scans of one patient share their hash, so that a split can keep them together.
     """
-    cases = records_by_case(read_manifest(dataset_dir))
-    return {case: str(record["patient"]) for case, record in cases.items()}
+    return {one.case: one.patient for one in read_manifest(dataset_dir).cases}
 
 
 def region_record(region: Region) -> JsonObject:
-    """Return what a manifest says of the slices that were kept of a scan."""
+    """Return the slices that were kept of a scan, as records store them."""
     return {
         "first_slice": region.first,
         "end_slice": region.end,
@@ -111,6 +376,11 @@ def region_record(region: Region) -> JsonObject:
         "shape_before": list(region.whole.shape),
         "affine_before": region.whole.affine.tolist(),
     }
+
+
+def region_in(record: Mapping[str, Any]) -> Region | None:
+    """Return the region that `region_record` described; None if all were kept."""
+    return RegionRecord.model_validate(record).region()
 
 
 def recorded_region(image_file: Path) -> Region | None:
@@ -124,60 +394,39 @@ def recorded_region(image_file: Path) -> Region | None:
     """
     dataset_dir = image_file.absolute().parent.parent
     name = f"{image_file.absolute().parent.name}/{image_file.name}"
-    if not (dataset_dir / MANIFEST).is_file():
-        return None
-    for record in read_manifest(dataset_dir)["cases"]:
-        known = {out["file"]: out["sha256"] for out in record.get("outputs", [])}
-        if name in known:
-            return region_in(record) if sha256_of(image_file) == known[name] else None
+    for record in read_manifest(dataset_dir).cases:
+        known = {output.file: output.sha256 for output in record.outputs}
+        if name in known and record.region is not None:
+            same = sha256_of(image_file) == known[name]
+            return record.region.region() if same else None
     return None
 
 
-def region_in(record: Mapping[str, Any], key: str = "region") -> Region | None:
-    """Return the slices that a record says were kept; None if all of them were."""
-    kept = record.get(key, {})
-    if "affine_before" not in kept:
-        return None
-    size_i, size_j, size_k = kept["shape_before"]
-    whole = Grid((size_i, size_j, size_k), np.array(kept["affine_before"]))
-    region = Region(kept["first_slice"], kept["end_slice"], whole)
-    return None if region.is_everything else region
-
-
-def findings_of(record: Record) -> tuple[Finding, ...]:
-    """Return what was noticed about a case, without the names of its files."""
-    return findings_in(record["findings"])
-
-
 def require_sound(dataset_dir: Path) -> None:
-    """Refuse a dataset that is not what its manifest says.
+    """Refuse a dataset that differs from its manifest.
 
     Raises
     ------
     InputError
-        If its conversion did not reach its end (F07), a file is there that nobody
-        converted, or one is missing (F04). A dataset without a manifest is not ours to
-        judge.
+        If its conversion was interrupted (F07), or a file was not written by `convert`
+        or is missing (F04). A dataset without a manifest is not checked.
     """
     manifest = read_manifest(dataset_dir)
-    if not manifest.get("complete", True):
+    if manifest.complete is False:
         raise InputError(
             f"The conversion of {dataset_dir.name} was interrupted: run `convert` "
-            "again; cases that are done stay.",
+            "again; finished cases are kept.",
             code="F07",
         )
-    faults = check_files(dataset_dir) if "complete" in manifest else ()
+    faults = () if manifest.complete is None else check_files(dataset_dir)
     if faults:
         raise InputError("\n".join(map(str, faults)), code="F04")
 
 
-def outputs_intact(dataset_dir: Path, record: Record) -> bool:
+def outputs_intact(dataset_dir: Path, record: CaseRecord) -> bool:
     """Whether every file that a case wrote is still there, byte for byte."""
-    return bool(record.get("outputs")) and all(
-        (dataset_dir / output["file"]).is_file()
-        and sha256_of(dataset_dir / output["file"]) == output["sha256"]
-        for output in record["outputs"]
-    )
+    hashes = {output.file: output.sha256 for output in record.outputs}
+    return bool(hashes) and files_unchanged(dataset_dir, hashes)
 
 
 def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
@@ -186,13 +435,13 @@ def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
     Returns
     -------
     findings : tuple of Finding
-        A refusal for each file that nnU-Net would take for a case although nobody
-        converted it, and for each that is missing.
+        A refusal for each file that nnU-Net would take for a case although `convert`
+        did not write it, and for each that is missing.
     """
     expected = {
-        output["file"]
-        for record in read_manifest(dataset_dir)["cases"]
-        for output in record.get("outputs", [])
+        output.file
+        for record in read_manifest(dataset_dir).cases
+        for output in record.outputs
     }
     found = set(_files_that_count(dataset_dir))
     strays = [
@@ -235,8 +484,8 @@ def salt_of(raw_dir: Path) -> bytes:
         key = file.read_bytes()
     if len(key) != _KEY_BYTES:
         raise EnvironmentFault(
-            f"{file} is damaged, so that names could not be hashed safely: remove it; "
-            "the hashes in new manifests will be others.",
+            f"{file} is damaged, so names cannot be hashed safely: remove it; "
+            "new manifests will then have other hashes.",
             code="F13",
         )
     return key

@@ -1,14 +1,21 @@
 """The manifest and its key: provenance without identity."""
 
+import json
 import stat
+from pathlib import Path
 
 import pytest
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.manifest import (
+    SCHEMA,
+    CaseRecord,
+    Manifest,
+    ManifestStore,
     check_files,
     read_manifest,
     read_patient_groups,
+    require_sound,
     salt_of,
     write_manifest,
 )
@@ -88,3 +95,105 @@ def test_F04_strays_and_losses_are_both_named(tmp_path):
     assert len(messages) == 2
     assert "._x.nii.gz" in messages[0]
     assert "imagesTr/a_0000.nii.gz is missing" in messages[1]
+
+
+def record(number):
+    outputs = [{"file": f"imagesTr/c_{number:03d}_0000.nii.gz", "sha256": "0" * 64}]
+    inputs = [{"name": f"{n:016x}", "state": "used"} for n in range(20)]
+    return CaseRecord(case=f"c_{number:03d}", outputs=outputs, inputs=inputs)
+
+
+def finished(complete=True, cases=()):
+    return Manifest(schema_version=SCHEMA, complete=complete, cases=cases)
+
+
+def bytes_written(dataset_dir, cases):
+    """Add cases one by one, then join them; return what this process wrote."""
+    before = written_so_far()
+    store = ManifestStore(dataset_dir)
+    for number in range(cases):
+        store.open(finished(), ())
+        store.add(record(number))
+    store.close(finished(cases=tuple(map(record, range(cases)))))
+    return written_so_far() - before
+
+
+def written_so_far():
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("wchar")))
+
+
+def test_what_is_written_grows_with_the_cases_and_not_with_their_square(tmp_path):
+    once, twice = (bytes_written(tmp_path / str(n), n) for n in (100, 200))
+
+    assert twice <= 2.2 * once
+    assert len(read_manifest(tmp_path / "200").cases) == 200
+    assert [file.name for file in (tmp_path / "200").iterdir()] == ["manifest.json"]
+
+
+def test_F07_until_the_records_are_joined_the_manifest_itself_lists_no_case(tmp_path):
+    store = ManifestStore(tmp_path)
+    store.open(finished(), ())
+    store.add(record(1))
+    store.add(record(2))
+    store.remove("c_001")
+
+    alone = json.loads((tmp_path / "manifest.json").read_text())
+    assert (alone["complete"], alone["cases"]) == (False, [])
+    assert [case.case for case in read_manifest(tmp_path).cases] == ["c_002"]
+    with pytest.raises(InputError, match="interrupted"):
+        require_sound(tmp_path)
+
+
+def test_F07_a_store_goes_on_where_another_one_was_killed(tmp_path):
+    first = ManifestStore(tmp_path)
+    first.open(finished(), ())
+    first.add(record(1))
+
+    second = ManifestStore(tmp_path)
+    second.open(finished(), second.manifest.cases)
+    second.add(record(2))
+
+    assert set(read_manifest(tmp_path).by_case()) == {"c_001", "c_002"}
+
+
+def test_F07_records_that_a_kill_left_beside_a_complete_manifest_are_removed(tmp_path):
+    ManifestStore(tmp_path).close(finished(cases=(record(1),)))
+    stale = tmp_path / "manifest.cases" / "c_002.json"
+    stale.parent.mkdir()
+    stale.write_text(json.dumps(record(2).as_json()))
+
+    assert set(read_manifest(tmp_path).by_case()) == {"c_001"}
+    store = ManifestStore(tmp_path)
+    store.open(finished(), store.manifest.cases)
+
+    assert set(read_manifest(tmp_path).by_case()) == {"c_001"}
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_an_interrupted_manifest_of_an_older_schema_is_taken_up(tmp_path, schema):
+    cases = [record(1).as_json(), record(2).as_json()]
+    content = {"schema": schema, "complete": False, "cases": cases}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    store = ManifestStore(tmp_path)
+    store.open(finished(), store.manifest.cases)
+    store.remove("c_001")
+
+    assert store.manifest.schema_version == schema
+    assert set(read_manifest(tmp_path).by_case()) == {"c_002"}
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path):
+    content = {"schema": 3, "complete": True, "cases": [record(1).as_json()]}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    assert read_manifest(tmp_path).as_json() == content
+
+
+def test_the_contrast_of_schema_2_is_read_from_its_group():
+    group = "ORIGINAL\\PRIMARY\\WATER, 32 x 32, TE 2.46 ms, echo 1"
+    contrast = CaseRecord(case="a", group=group).contrast
+
+    assert contrast.image_type == ("ORIGINAL", "PRIMARY", "WATER")
+    assert contrast.echo_time_ms == 2.46

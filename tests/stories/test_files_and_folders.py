@@ -26,7 +26,7 @@ from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.formats import memory
 from nnunet_bridge.formats.files import PARTIAL, temporary_name
-from nnunet_bridge.formats.manifest import read_manifest, records_by_case
+from nnunet_bridge.formats.manifest import read_manifest
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
 from nnunet_bridge.pipeline.training.plan import plan_dataset
@@ -48,7 +48,8 @@ def raw_dir(tmp_path):
 
 
 def record_of(summary, case="msk_001"):
-    return records_by_case(read_manifest(summary.dataset_dir))[case]
+    """Return a case of the manifest, as JSON has it."""
+    return read_manifest(summary.dataset_dir).by_case()[case].as_json()
 
 
 def states(record):
@@ -95,12 +96,8 @@ def test_F01_a_scan_that_is_a_link_and_a_mask_from_elsewhere_are_left_out(
     assert [finding.code for finding in summary.findings] == ["F01", "F01"]
     assert "a link to a folder" in summary.findings[0].message
     assert "a link to a file outside the study" in summary.findings[1].message
-    assert [
-        entry["reason"] for entry in read_manifest(summary.dataset_dir)["unused"]
-    ] == [
-        "link of no case",
-        "link of no case",
-    ]
+    unused = read_manifest(summary.dataset_dir).unused
+    assert [entry["reason"] for entry in unused] == ["link of no case"] * 2
     assert summary.files["excluded"] == 2
 
 
@@ -279,8 +276,8 @@ def test_F09_R12_a_run_that_changes_nothing_leaves_the_manifests_times(study, ra
     convert_study(study, recipe(), raw_dir)
 
     assert mtimes(raw_dir) == before
-    assert read_manifest(dataset)["started"] == manifest["started"]
-    assert manifest["command"] == {"name": "convert", "force": True}
+    assert read_manifest(dataset).started == manifest.started
+    assert manifest.command == {"name": "convert", "force": True}
 
 
 def test_F10_a_case_that_memory_cannot_hold_is_refused_and_the_others_go_on(
@@ -375,12 +372,12 @@ def test_R3_every_file_stands_in_the_manifest_as_used_excluded_or_failed(
     summary = convert_study(study, recipe(), raw_dir)
 
     manifest = read_manifest(summary.dataset_dir)
-    listed = [entry for record in manifest["cases"] for entry in record["inputs"]]
+    listed = [entry for case in manifest.as_json()["cases"] for entry in case["inputs"]]
     there = sum(file.is_file() for file in study.rglob("*"))
-    assert len(listed) + len(manifest["unused"]) == there == summary.files["found"]
+    assert len(listed) + len(manifest.unused) == there == summary.files["found"]
     for state in ("used", "excluded", "failed"):
         number = sum(entry["state"] == state for entry in listed)
-        number += len(manifest["unused"]) if state == "excluded" else 0
+        number += len(manifest.unused) if state == "excluded" else 0
         assert number == summary.files[state]
     assert all("reason" in entry for entry in listed if entry["state"] != "used")
 
@@ -390,8 +387,9 @@ FIELDS = {
     "dataset", "options", "unused", "cases",
 }  # fmt: skip
 CASE_FIELDS = {
-    "case", "split", "outcome", "findings", "patient", "recipe_sha256", "version",
-    "inputs", "files", "group", "rejected_groups", "series", "frame_of_reference",
+    "case", "split", "outcome", "findings", "patient", "channels",
+    "recipe_sha256", "version", "inputs", "files", "group", "rejected_groups",
+    "series", "frame_of_reference",
     "geometry", "contrast", "rescale", "interventions", "region", "masks", "overlaps",
     "content", "ignored_share", "outputs", "pair_sha256",
 }  # fmt: skip

@@ -209,8 +209,8 @@ def test_F06_a_redone_case_that_finds_the_disk_full_leaves_a_true_manifest(
         convert_study(study, recipe_from(CONTENT), raw_dir)
 
     manifest = read_manifest(folder)
-    assert manifest["complete"] is False
-    assert [record["case"] for record in manifest["cases"]] == ["msk_002"]
+    assert manifest.complete is False
+    assert [record.case for record in manifest.cases] == ["msk_002"]
     assert sorted(file.name for file in folder.rglob("*.nii.gz")) == [
         "msk_002_0000.nii.gz"
     ]

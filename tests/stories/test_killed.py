@@ -16,6 +16,7 @@ import pytest
 from small_study import FEMUR, TEST, box, draw, patient, recipe, scan
 
 from nnunet_bridge.formats.files import PARTIAL
+from nnunet_bridge.formats.manifest import read_manifest
 from nnunet_bridge.formats.nifti import read_array
 from nnunet_bridge.pipeline.ingest.convert import convert_study
 
@@ -108,7 +109,8 @@ def assert_nothing_on_the_disk_lies(workspace, whole):
     if not manifest_file.exists():
         return
     manifest = json.loads(manifest_file.read_text())
-    for record in manifest["cases"]:
+    assert manifest["complete"] or not manifest["cases"]
+    for record in read_manifest(manifest_file.parent).as_json()["cases"]:
         for output in record.get("outputs", []):
             file = manifest_file.parent / output["file"]
             assert hashlib.sha256(file.read_bytes()).hexdigest() == output["sha256"]

@@ -28,11 +28,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import free_bytes, only_writer
-from nnunet_bridge.formats.manifest import (
-    KEY_FOLDER,
-    check_files,
-    findings_of,
-)
+from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import dataset_folder_name
 from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case, input_files
@@ -233,10 +229,8 @@ def _convert_all(
         if kept is None:
             report = _converted(case_plan, writer, tally)
         else:
-            tally.files.update(kept["files"])
-            report = ConvertedCase(
-                case_plan.case_id, findings_of(kept), case_plan.split
-            )
+            tally.files.update(kept.files)
+            report = ConvertedCase(case_plan.case_id, kept.noticed(), case_plan.split)
         tally.add(report)
         listener.advance(done, case_plan.case_id)
     writer.finish({plan.case_id for plan in plans}, tally.left_out)

@@ -1,10 +1,10 @@
-"""The one writer of a raw dataset: whole cases, and a manifest that is always true.
+"""Write a raw dataset: whole cases, and a manifest that is true at any moment.
 
-Whenever the process dies, what lies on the disk is one of these: the manifest of a
-complete dataset; a manifest that says it is not complete and lists the cases that are
-done; or no manifest, then nothing is done. No manifest ever lists a file that is not
-there as it says (FAULTS R6): a case that is written anew leaves the manifest before
-its files go, and comes back after they are proven.
+Whenever the process dies, the disk holds one of these: the manifest of a complete
+dataset; a manifest that is marked as not complete, with a record of each finished case
+beside it; or no manifest, then no case is finished. No record ever lists a file that
+differs from it (FAULTS R6): the record of a case that is converted again is removed
+before its files, and written again after they are verified.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,17 +36,15 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import (
+    KEPT_SINCE_SCHEMA,
     KEY_FOLDER,
-    MANIFEST,
-    OF_THE_RUN,
     SCHEMA,
-    Record,
+    CaseRecord,
+    Manifest,
+    ManifestStore,
     outputs_intact,
-    read_manifest,
-    records_by_case,
     region_record,
     salt_of,
-    write_manifest,
 )
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.formats.recipe import Recipe
@@ -86,26 +85,27 @@ class DatasetWriter:
         self._force = force
         self._started = now()
         self._salt = salt_of(raw_dir)
-        self._old = read_manifest(self.dataset_dir)
-        self._known = records_by_case(self._old)
-        self._records: dict[Path, Record] = {}
+        self._store = ManifestStore(self.dataset_dir)
+        old = self._store.manifest
+        self._known = old.by_case()
+        self._may_keep = not force and old.schema_version >= KEPT_SINCE_SCHEMA
+        self._records: dict[Path, CaseRecord] = {}
         self._hashes: dict[Path, dict[str, str]] = {}
         for folder in (raw_dir.parent / KEY_FOLDER, *self._folders()):
             remove_stale_partials(folder)
 
-    def kept(self, plan: CasePlan) -> Record | None:
+    def kept(self, plan: CasePlan) -> CaseRecord | None:
         """Return the old record of a case that is done and unchanged (R12, F09)."""
         known = self._known.get(plan.case_id)
         if (
-            self._force
+            not self._may_keep
             or known is None
-            or self._old.get("schema") != SCHEMA
-            or known["outcome"] == str(Outcome.REFUSED)
+            or known.outcome == str(Outcome.REFUSED)
             or worst(plan.findings) is Outcome.REFUSED
-            or known.get("recipe_sha256") != self.recipe.digest()
-            or known.get("version") != __version__
-            or known["split"] != plan.split
-            or _hashes_in(known) != self._named_hashes(plan)
+            or known.recipe_sha256 != self.recipe.digest()
+            or known.version != __version__
+            or known.split != plan.split
+            or known.input_hashes != self._named_hashes(plan)
             or not outputs_intact(self.dataset_dir, known)
         ):
             return None
@@ -132,13 +132,13 @@ class DatasetWriter:
                 with contextlib.suppress(OSError):
                     (self.dataset_dir / name).unlink()
             raise
-        record = self._record(plan, assembled.findings, assembled.files)
-        record |= _account(assembled, self._hashed)
-        record["region"] = {
+        content = self._record(plan, assembled.findings, assembled.files)
+        content |= _account(assembled, self._hashed)
+        content["region"] = {
             "crop": self.recipe.region.crop,
             **region_record(assembled.region),
         }
-        record["outputs"] = [
+        content["outputs"] = [
             {
                 "file": name,
                 "sha256": sha256_of(self.dataset_dir / name),
@@ -146,16 +146,18 @@ class DatasetWriter:
             }
             for name, voxels in outputs
         ]
-        record["pair_sha256"] = _pair_hash(record["outputs"])
+        content["pair_sha256"] = _pair_hash(content["outputs"])
+        record = CaseRecord.model_validate(content)
+        self._store.add(record)
         self._records[plan.scan_dir] = record
-        self._save(complete=False)
 
     def drop(
         self, plan: CasePlan, findings: Sequence[Finding], files: FileAccount
     ) -> None:
-        """Remember a refused case and remove what an earlier run wrote for it."""
+        """Keep the account of a refused case; remove the files of an earlier run."""
         self._forget(plan.case_id)
-        self._records[plan.scan_dir] = self._record(plan, findings, files)
+        content = self._record(plan, findings, files)
+        self._records[plan.scan_dir] = CaseRecord.model_validate(content)
 
     def finish(self, cases: set[str], left_out: Mapping[str, str]) -> None:
         """Remove cases that are gone from the study; write dataset.json, manifest.
@@ -181,14 +183,16 @@ class DatasetWriter:
             {"name": self._hashed(name), "reason": reason}
             for name, reason in sorted(left_out.items())
         ]
-        self._save(complete=True, unused=unused)
+        self._store.close(
+            self._manifest(complete=True, unused=unused, cases=self._all_records())
+        )
 
     def close(self) -> None:
-        """Leave nothing behind where no case is."""
+        """Remove the folders that hold no case."""
         if not self._has_outputs():
-            for name in ("dataset.json", MANIFEST):
-                with contextlib.suppress(OSError):
-                    (self.dataset_dir / name).unlink()
+            self._store.discard()
+            with contextlib.suppress(OSError):
+                (self.dataset_dir / "dataset.json").unlink()
         for folder in (*self._folders(), self.dataset_dir.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -197,41 +201,34 @@ class DatasetWriter:
         return [self.dataset_dir / name for name in _FOLDERS]
 
     def _has_outputs(self) -> bool:
-        return any(record.get("outputs") for record in self._all_records())
+        return any(record.outputs for record in self._all_records())
 
-    def _all_records(self) -> list[Record]:
+    def _all_records(self) -> list[CaseRecord]:
         """Return the records that hold: new ones, and old ones not yet looked at."""
-        new = {record["case"] for record in self._records.values()}
+        new = {record.case for record in self._records.values()}
         old = [record for case, record in self._known.items() if case not in new]
-        return sorted([*self._records.values(), *old], key=lambda r: str(r["case"]))
+        return sorted([*self._records.values(), *old], key=lambda one: one.case)
 
     def _open(self) -> None:
-        """Say on the disk that the dataset is not complete, before it is changed."""
-        if self._old.get("complete", True):
-            self._save(complete=False)
+        done = [record for record in self._all_records() if record.outputs]
+        self._store.open(self._manifest(complete=False), done)
 
-    def _save(self, *, complete: bool, unused: Sequence[JsonObject] = ()) -> None:
-        """Write the manifest, unless it would say nothing new."""
-        content: Record = {
-            "version": __version__,
-            "versions": software_versions(_LIBRARIES),
-            "command": {"name": "convert", "force": self._force},
-            "started": self._started,
-            "ended": now() if complete else None,
-            "complete": complete,
-            "dataset": self.dataset_dir.name,
-            "options": self.recipe.decisions(),
-            "unused": list(unused),
-            "cases": self._all_records(),
-        }
-        said = {key: value for key, value in content.items() if key not in OF_THE_RUN}
-        if {key: self._old.get(key) for key in said} != said:
-            write_manifest(self.dataset_dir, content)
-            self._old = {"schema": SCHEMA, **content}
+    def _manifest(self, **content: Any) -> Manifest:  # noqa: ANN401 - fields of the model
+        return Manifest(
+            schema_version=SCHEMA,
+            version=__version__,
+            versions=software_versions(_LIBRARIES),
+            command={"name": "convert", "force": self._force},
+            started=self._started,
+            ended=now() if content["complete"] else None,
+            dataset=self.dataset_dir.name,
+            options=self.recipe.decisions(),
+            **content,
+        )
 
     def _record(
         self, plan: CasePlan, findings: Sequence[Finding], files: FileAccount
-    ) -> Record:
+    ) -> JsonObject:
         inputs = self._inputs(plan, files, refused=worst(findings) is Outcome.REFUSED)
         states = [entry["state"] for entry in inputs]
         return {
@@ -239,6 +236,7 @@ class DatasetWriter:
             "outcome": str(worst(findings)),
             "findings": findings_record(findings, _names_in(plan)),
             "split": plan.split,
+            "channels": [self.recipe.dataset.channel],
             "patient": self._hashed(plan.patient),
             "recipe_sha256": self.recipe.digest(),
             "version": __version__,
@@ -285,13 +283,14 @@ class DatasetWriter:
         return pseudonym(value, self._salt)
 
     def _forget(self, case_id: str) -> None:
-        """Remove what an earlier run wrote for a case, after the manifest forgot it."""
+        """Remove the files of an earlier run, after the manifest dropped the case."""
         record = self._known.pop(case_id, None)
-        if record is None or not record.get("outputs"):
+        if record is None or not record.outputs:
             return
-        self._save(complete=False)
-        for output in record["outputs"]:
-            (self.dataset_dir / output["file"]).unlink(missing_ok=True)
+        self._open()
+        self._store.remove(case_id)
+        for output in record.outputs:
+            (self.dataset_dir / output.file).unlink(missing_ok=True)
 
     def _ask_for_space(self, size: int) -> None:
         """Refuse to begin a case that may not fit on the disk (F06)."""
@@ -318,16 +317,8 @@ def _names_in(plan: CasePlan) -> list[str]:
     return [str(plan.scan_dir.parent), plan.scan_dir.name, *masks]
 
 
-def _hashes_in(record: Record) -> dict[str, str]:
-    return {
-        entry["name"]: entry["sha256"]
-        for entry in record["inputs"]
-        if "sha256" in entry
-    }
-
-
-def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> Record:
-    """Return what the manifest says of a case's geometry, pixels and masks."""
+def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObject:
+    """Return geometry, pixels and masks of a case for its record."""
     reading = assembled.reading
     grid = assembled.case.images[0].grid
     direction = grid.affine[:3, :3] / grid.spacing_mm
@@ -381,10 +372,10 @@ def _overlapping(mask: JsonObject, overlaps: Iterable[JsonObject]) -> dict[str, 
     return shared
 
 
-def _dataset_json(recipe: Recipe, records: Iterable[Record]) -> JsonObject:
-    """Return what nnU-Net wants to know of the dataset."""
+def _dataset_json(recipe: Recipe, records: Iterable[CaseRecord]) -> JsonObject:
+    """Return nnU-Net's description of the dataset."""
     spec = recipe.spec()
-    training = [r for r in records if r.get("outputs") and r["split"] == "train"]
+    training = [r for r in records if r.outputs and r.split == "train"]
     labels = {label.name: label.value for label in spec.labels}
     if spec.labels.ignore_value is not None:
         labels[IGNORE] = spec.labels.ignore_value

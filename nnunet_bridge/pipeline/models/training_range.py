@@ -22,7 +22,7 @@ from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom import SeriesReading
 from nnunet_bridge.formats.dicom.headers import Contrast
 from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.manifest import Record, read_manifest
+from nnunet_bridge.formats.manifest import CaseRecord, GeometryRecord, read_manifest
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
 
@@ -38,7 +38,6 @@ _OF_PROCESSING = re.compile(
 """Words of *Image Type* that say how an image was made, not what it shows."""
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-_ECHO = re.compile(r"TE ([0-9.]+) ms")
 _PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
 _CT = "CT"
 _AIR_HU = -500
@@ -245,12 +244,12 @@ def contrast_words(image_type: Iterable[str]) -> list[str]:
     )
 
 
-def _training_records(dataset_dir: Path) -> list[Record]:
+def _training_records(dataset_dir: Path) -> list[CaseRecord]:
     try:
-        records = read_manifest(dataset_dir)["cases"]
+        records = read_manifest(dataset_dir).cases
     except InputError:
         return []
-    return [r for r in records if r.get("outputs") and r["split"] == "train"]
+    return [r for r in records if r.outputs and r.split == "train"]
 
 
 def _of_fingerprint(file: Path) -> dict[str, Any] | None:
@@ -264,11 +263,11 @@ def _of_fingerprint(file: Path) -> dict[str, Any] | None:
     )
 
 
-def _of_records(records: Sequence[Record]) -> dict[str, Any] | None:
-    places = [record["geometry"] for record in records]
+def _of_records(records: Sequence[CaseRecord]) -> dict[str, Any] | None:
+    places = [record.geometry for record in records if record.geometry]
     if not places:
         return None
-    return _sizes([p["spacing_mm"] for p in places], [p["shape"] for p in places])
+    return _sizes([p.spacing_mm for p in places], [p.shape for p in places])
 
 
 def _sizes(
@@ -284,34 +283,26 @@ def _sizes(
     }
 
 
-def _looks_of(records: Sequence[Record]) -> dict[str, Any]:
+def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
     """Return orientations and contrasts, as far as the manifest tells them."""
     if not records:
         return {}
-    contrasts = [record.get("contrast") or _from_group(record) for record in records]
-    modalities = {c["modality"] for c in contrasts if c.get("modality")}
-    kinds = {tuple(contrast_words(c["image_type"])) for c in contrasts}
-    echoes = [c["echo_time_ms"] for c in contrasts if c["echo_time_ms"]]
+    contrasts = [record.contrast for record in records if record.contrast]
+    modalities = {c.modality for c in contrasts if c.modality}
+    kinds = {tuple(contrast_words(c.image_type)) for c in contrasts}
+    echoes = [c.echo_time_ms for c in contrasts if c.echo_time_ms]
     return {
-        "orientations": sorted({_letters_of(record) for record in records}),
+        "orientations": sorted(
+            {_letters_of(record.geometry) for record in records if record.geometry}
+        ),
         "modalities": sorted(filter(_WORD.fullmatch, modalities)) or None,
         "image_types": [list(kind) for kind in sorted(kinds)],
         "echo_times_ms": [min(echoes), max(echoes)] if echoes else None,
     }
 
 
-def _from_group(record: Record) -> dict[str, Any]:
-    """Return what a manifest of schema 2 tells of the contrast."""
-    image_type, _, rest = record["group"].partition(", ")
-    echo = _ECHO.search(rest)
-    return {
-        "image_type": image_type.split("\\"),
-        "echo_time_ms": float(echo[1]) if echo else None,
-    }
-
-
-def _letters_of(record: Record) -> str:
-    directions = np.array(record["geometry"]["direction"]).reshape(3, 3).T
+def _letters_of(geometry: GeometryRecord) -> str:
+    directions = np.array(geometry.direction).reshape(3, 3).T
     affine = np.eye(4)
     affine[:3, :3] = directions
     return Grid((1, 1, 1), affine).axis_letters

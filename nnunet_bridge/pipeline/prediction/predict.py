@@ -478,7 +478,7 @@ class _PredictionRun:
         record = finished_record(case_dir, image.facts, self.learnt.labels, image.grid)
         if record is None:
             return False
-        cut = region_in({"cut": record["cut"] or {}}, "cut")
+        cut = region_in(record["cut"] or {})
         grid = image.grid if cut is None else cut.grid
         findings = image.findings + unlike_place(grid, self.learnt.seen)
         self._volumes[case_id] = read_volumes(case_dir / CASE_VOLUMES)

@@ -290,7 +290,7 @@ def test_F07_a_run_that_was_killed_is_taken_up_where_it_ended(
         with pytest.raises(KeyboardInterrupt):
             convert_study(study, recipe(), raw_dir)
     dataset = raw_dir / "Dataset001_Tibia"
-    assert read_manifest(dataset)["complete"] is False
+    assert read_manifest(dataset).complete is False
 
     summary = convert_study(study, recipe(), raw_dir)
 
@@ -389,7 +389,7 @@ def test_F12_F13_no_identity_reaches_any_output(tmp_path, raw_dir):
 def test_the_manifest_accounts_for_everything(study, raw_dir):
     folder = convert_study(study, recipe(), raw_dir).dataset_dir
 
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder).as_json()
     record = manifest["cases"][0]
 
     assert manifest["complete"] is True
@@ -487,8 +487,8 @@ def test_K15_what_nobody_drew_can_be_ignored(study, raw_dir):
     assert labels["ignore"] == 3
     voxels = nibabel.load(folder / "labelsTr" / "msk_001.nii.gz").get_fdata()
     assert np.unique(voxels).tolist() == [1, 3]
-    record = read_manifest(folder)["cases"][0]
-    assert record["ignored_share"] == pytest.approx(1 - TIBIA.mean(), abs=1e-5)
+    record = read_manifest(folder).cases[0]
+    assert record.ignored_share == pytest.approx(1 - TIBIA.mean(), abs=1e-5)
 
 
 def test_K16_a_large_overlap_refuses_the_case(study):
@@ -564,7 +564,7 @@ def test_the_region_of_the_labels_is_cut_out_and_recorded(study, raw_dir):
     image = read_volume(folder / "imagesTr" / "msk_001_0000.nii.gz")
     np.testing.assert_array_equal(image.voxels, expected()[:, :, 3:9])
     np.testing.assert_allclose(image.grid.to_patient([0, 0, 0]), [-12, -12, -88])
-    assert read_manifest(folder)["cases"][0]["region"] == {
+    assert read_manifest(folder).cases[0].region.as_json() == {
         "crop": "labels",
         "first_slice": 3,
         "end_slice": 9,
