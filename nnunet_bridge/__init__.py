@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.ingest.convert import convert_study
     from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
     from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
-    from nnunet_bridge.pipeline.models.choose import ModelChoice
+    from nnunet_bridge.pipeline.models.choose import ModelRequest
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
     from nnunet_bridge.pipeline.training.plan import plan_dataset
@@ -37,7 +37,7 @@ __all__ = [
     "LabelTable",
     "Labelmap",
     "MeshOptions",
-    "ModelChoice",
+    "ModelRequest",
     "PredictionOptions",
     "ScoreOptions",
     "Volume",
@@ -62,7 +62,7 @@ _HOMES = {
     "LabelTable": "core.image",
     "Labelmap": "core.image",
     "MeshOptions": "pipeline.labels.mesh",
-    "ModelChoice": "pipeline.models.choose",
+    "ModelRequest": "pipeline.models.choose",
     "PredictionOptions": "pipeline.prediction.options",
     "ScoreOptions": "pipeline.labels.score",
     "Volume": "core.image",

@@ -38,7 +38,7 @@ class StandIn:
         self.calls = []
         self._pause_s = pause_s
 
-    def __call__(self, _workspace, model, work, _resources, *, advanced):
+    def __call__(self, model, work, _resources, *, advanced):
         images = sorted((work / "images").glob("*.nii.gz"))
         shapes = {}
         folder = work / model.configurations[0]

@@ -93,11 +93,11 @@ class _Predict:
     def options(self) -> PredictionOptions:
         from nnunet_bridge.ops.region import RegionRequest
         from nnunet_bridge.pipeline.ingest.cases import series_choices
-        from nnunet_bridge.pipeline.models.choose import ModelChoice
+        from nnunet_bridge.pipeline.models.choose import ModelRequest
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
         return PredictionOptions(
-            ModelChoice(self.configurations, self.folds, self.budget, self.model),
+            ModelRequest(self.configurations, self.folds, self.budget, self.model),
             self.device,
             scans=series_choices(self.recipe, given(self.scans)),
             region=RegionRequest.from_words(**given(self.region)),

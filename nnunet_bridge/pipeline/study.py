@@ -29,7 +29,7 @@ from nnunet_bridge.pipeline.labels.score import (
     ScoreSummary,
     score_folders,
 )
-from nnunet_bridge.pipeline.models.choose import ModelChoice
+from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 from nnunet_bridge.pipeline.prediction.report import PredictSummary
@@ -219,7 +219,7 @@ def _predict(
 def _prediction_options(options: StudyOptions, configuration: str) -> PredictionOptions:
     method = options.method
     return PredictionOptions(
-        ModelChoice(
+        ModelRequest(
             (configuration,), tuple(options.folds), method.budget.name, method.model
         ),
         options.device,

@@ -204,9 +204,9 @@ class HalfWritten:
         self.seen = []
         self.calls = []
 
-    def __call__(self, _workspace, model, work, _resources, *, advanced):
+    def __call__(self, model, work, _resources, *, advanced):
         folder = work / model.configurations[0]
-        whole = StandIn()(_workspace, model, work, _resources, advanced=lambda _: None)
+        whole = StandIn()(model, work, _resources, advanced=lambda _: None)
         contents = {file: file.read_bytes() for file in sorted(whole.glob("*.nii.gz"))}
         for file in contents:
             file.unlink()
@@ -237,11 +237,11 @@ def test_N03_a_labelmap_that_is_still_being_written_is_not_taken(batch, tmp_path
 class OneTooLarge(StandIn):
     """Has memory for all images but one."""
 
-    def __call__(self, workspace, model, work, resources, *, advanced):
+    def __call__(self, model, work, resources, *, advanced):
         if (work / "images" / f"{CASES[1]}_0000.nii.gz").exists():
             refusal = Refused.because("F10", f"Predicting {CASES[1]} needs too much.")
             raise ImagesTooLarge({CASES[1]: refusal})
-        return super().__call__(workspace, model, work, resources, advanced=advanced)
+        return super().__call__(model, work, resources, advanced=advanced)
 
 
 def test_F10_an_image_that_does_not_fit_is_refused_and_the_others_go_on(

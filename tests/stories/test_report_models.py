@@ -20,7 +20,7 @@ from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.ingest.convert import convert_study
-from nnunet_bridge.pipeline.models.choose import ModelChoice
+from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
@@ -134,7 +134,7 @@ def test_they_predict_and_stand_in_one_table(workspace, trained, tmp_path):
             Dataset(workspace, DATASET),
             images,
             tmp_path / model,
-            PredictionOptions(ModelChoice(budget="smoke", kind=model)),
+            PredictionOptions(ModelRequest(budget="smoke", kind=model)),
         )
         found = next((tmp_path / model).rglob("labels.nii.gz"))
         labels = workspace.raw_dir / DATASET / "dataset.json"

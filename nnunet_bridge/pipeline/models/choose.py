@@ -22,7 +22,7 @@ from nnunet_bridge.pipeline.models.selection import current_choice
 
 
 @dataclass(frozen=True, slots=True)
-class ModelChoice:
+class ModelRequest:
     """Which of the finished models of a dataset to take; see `predicting_model`."""
 
     configurations: tuple[str, ...] = ()

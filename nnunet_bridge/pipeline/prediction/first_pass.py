@@ -23,7 +23,7 @@ from nnunet_bridge.core.image import BoolArray, LabelTable, Volume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.nifti import read_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import Resources
-from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
 from nnunet_bridge.pipeline.models.choose import Model, choose_model
@@ -40,14 +40,19 @@ _SPECK_SHARE = 0.01
 """A piece below this share of the largest one does not widen the region."""
 
 
-def first_pass_model(workspace: Workspace, model: Model) -> Model:
+def first_pass_model(model: Model) -> Model:
     """Return one fold to find the structures with: of 2d if that has finished.
 
     Without a finished 2d model of the same kind and budget, a fold of `model` itself.
     """
+    dataset = model.states[0].run.dataset
     try:
         flat = choose_model(
-            workspace, model.dataset, ["2d"], budget=model.budget, kind=model.kind
+            dataset.workspace,
+            dataset.name,
+            ["2d"],
+            budget=model.budget,
+            kind=model.kind,
         )
     except InputError:
         flat = model
@@ -58,7 +63,6 @@ def first_pass_model(workspace: Workspace, model: Model) -> Model:
 class FirstPass:
     """Finds the region of the structures of several images in one call of nnU-Net."""
 
-    workspace: Workspace
     model: Model
     """One fold; see `first_pass_model`."""
 
@@ -87,9 +91,7 @@ class FirstPass:
         NnUNetError
             If nnU-Net fails.
         """
-        folder = self.network(
-            self.workspace, self.model, self.work, resources, advanced=advanced
-        )
+        folder = self.network(self.model, self.work, resources, advanced=advanced)
         found = {}
         for case_id, grid in grids.items():
             thin = read_labelmap(folder / f"{case_id}{FILE_ENDING}", self.labels)

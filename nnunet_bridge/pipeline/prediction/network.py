@@ -22,7 +22,7 @@ from nnunet_bridge.nnunet.commands import (
     predict_command,
     run_to_end,
 )
-from nnunet_bridge.nnunet.names import Workspace, images_by_case
+from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.prediction_memory import (
     PlannedMember,
@@ -58,7 +58,6 @@ class Network(Protocol):
 
     def __call__(
         self,
-        workspace: Workspace,
         model: Model,
         work: Path,
         resources: Resources,
@@ -69,7 +68,6 @@ class Network(Protocol):
 
 
 def predict_folder(
-    workspace: Workspace,
     model: Model,
     work: Path,
     resources: Resources,
@@ -83,7 +81,6 @@ def predict_folder(
 
     Parameters
     ----------
-    workspace : Workspace
     model : Model
         Its files are checked before nnU-Net runs.
     work : Path
@@ -112,7 +109,7 @@ def predict_folder(
     }
     able = _within_memory(members, grids, resources)
     _require_disk(members, grids, work)
-    call = _Call(workspace, model, work, able)
+    call = _Call(model, work, able)
     previous = None
     if model.previous:
         previous = work / f"{LOWRES}_for_{CASCADE}"
@@ -129,7 +126,6 @@ def predict_folder(
 class _Call:
     """Calls of nnU-Net on the same images."""
 
-    workspace: Workspace
     model: Model
     work: Path
     resources: Resources
@@ -154,8 +150,9 @@ class _Call:
             progress_file=progress_file,
             previous_dir=previous_dir,
         )
-        environment = nnunet_environment(self.workspace, self.resources, os.environ)
-        log_file = self.workspace.record_dir(self.model.dataset) / "predict.log"
+        dataset = self.model.states[0].run.dataset
+        environment = nnunet_environment(dataset.workspace, self.resources, os.environ)
+        log_file = dataset.record_dir / "predict.log"
         task = f"predict {self.model.name}"
         for _ in run_to_end(command, environment, log_file, task):
             yield _share_done(progress_file)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.ops.region import RegionRequest
-from nnunet_bridge.pipeline.models.choose import ModelChoice
+from nnunet_bridge.pipeline.models.choose import ModelRequest
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionOptions:
     """Which model predicts which part of the images, and which files are written."""
 
-    model: ModelChoice = field(default_factory=ModelChoice)
+    model: ModelRequest = field(default_factory=ModelRequest)
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``."""
 

@@ -49,7 +49,7 @@ from nnunet_bridge.pipeline.ingest.inputs import (
     find_images,
     read_image,
 )
-from nnunet_bridge.pipeline.models.choose import Model, ModelChoice, predicting_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, predicting_model
 from nnunet_bridge.pipeline.models.training_range import (
     require_one_channel,
     training_range,
@@ -146,9 +146,7 @@ def predict_images(
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
-        run = _PredictionRun(
-            dataset, model, learnt, out, work, options, rules, shown, network
-        )
+        run = _PredictionRun(model, learnt, out, work, options, rules, shown, network)
         cases = run.predict(sources, resources)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
@@ -206,7 +204,6 @@ class _WaitingImage:
 class _PredictionRun:
     """One call of `predict_images`."""
 
-    dataset: Dataset
     model: Model
     learnt: _Learnt
     out: Path
@@ -251,8 +248,7 @@ class _PredictionRun:
         if not self.options.region.auto:
             return None
         return FirstPass(
-            self.dataset.workspace,
-            first_pass_model(self.dataset.workspace, self.model),
+            first_pass_model(self.model),
             self.learnt.labels,
             self.work / "first_pass",
             self.options.region.margin_mm,
@@ -355,13 +351,7 @@ class _PredictionRun:
 
         folder = self._without_too_large(
             self.work,
-            lambda: self.network(
-                self.dataset.workspace,
-                self.model,
-                self.work,
-                resources,
-                advanced=advanced,
-            ),
+            lambda: self.network(self.model, self.work, resources, advanced=advanced),
         )
         for case_id in list(self._waiting):
             file = (folder or self.work) / f"{case_id}{FILE_ENDING}"
@@ -502,7 +492,7 @@ class _PredictionRun:
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files), quality)
 
 
-def _chosen_model(dataset: Dataset, choice: ModelChoice) -> Model:
+def _chosen_model(dataset: Dataset, choice: ModelRequest) -> Model:
     return predicting_model(
         dataset.workspace,
         dataset.name,

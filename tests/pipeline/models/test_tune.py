@@ -297,7 +297,7 @@ def predict_with(workspace, tmp_path):
     write_volume(image, Volume(GRID, drawn().astype(np.int16)))
     calls = []
 
-    def without_nnunet(_workspace, model, _work, _resources, *, advanced):
+    def without_nnunet(model, _work, _resources, *, advanced):
         calls.append(model)
         advanced(1.0)
         folder = tmp_path / "predicted"

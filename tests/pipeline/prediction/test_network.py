@@ -45,7 +45,7 @@ def predicted_with(tmp_path, monkeypatch):
         monkeypatch.setattr(network_prediction, "run_to_end", without_nnunet)
         model = choose_model(workspace, DATASET, configurations)
         work = tmp_path / "work"
-        predict_folder(workspace, model, work, RESOURCES, advanced=told.append)
+        predict_folder(model, work, RESOURCES, advanced=told.append)
         return calls[0], told
 
     return call
