@@ -11,6 +11,14 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from nnunet_bridge.cli.fields import Group, argument, option
+from nnunet_bridge.core.words import (
+    ALWAYS_PLANNED,
+    FOREIGN,
+    BudgetName,
+    Configuration,
+    ModelName,
+    PlannerName,
+)
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -51,15 +59,13 @@ force_option = click.option(
 )
 
 
-BOTH = ("2d", "3d_fullres")
-"""What is trained and compared unless something else is asked for."""
+BOTH = tuple(map(str, ALWAYS_PLANNED))
+"""Trained and compared by default."""
 
-
-CONFIGURATIONS = (*BOTH, "3d_lowres", "3d_cascade_fullres")
-"""As `nnunet.plans` has them; a test holds one against the other."""
-
-PLANNERS = ("default", "resenc-m", "resenc-l", "resenc-xl")
-"""As `nnunet.planners` has them; a test holds one against the other."""
+CONFIGURATIONS = tuple(map(str, Configuration))
+PLANNERS = tuple(map(str, PlannerName))
+MODELS = tuple(map(str, ModelName))
+BUDGETS = tuple(map(str, BudgetName))
 
 
 def _configurations(meaning: str) -> Callable[[Decorated], Decorated]:
@@ -97,7 +103,7 @@ folds_option = click.option(
 
 budget_option = click.option(
     "--budget",
-    type=click.Choice(["full", "quick", "smoke"]),
+    type=click.Choice(BUDGETS),
     default="full",
     show_default=True,
     help="full: nnU-Net untouched (a GPU). quick: 2 % of its steps. smoke: a small "
@@ -106,18 +112,10 @@ budget_option = click.option(
 
 finished_budget_option = click.option(
     "--budget",
-    type=click.Choice(["full", "quick", "smoke"]),
+    type=click.Choice(BUDGETS),
     default=None,
     help="Which finished models. [default: the largest budget that has some]",
 )
-
-BUDGETS = ("full", "quick", "smoke")
-
-MODELS = (
-    *("nnunet", "unet2d", "resnet34", "resnet34-frozen", "report-augmentation"),
-    *("resenc-m", "resenc-l"),
-)
-"""As `nnunet.methods` has them; a test holds one against the other."""
 
 model_option = click.option(
     "--model",
@@ -129,7 +127,7 @@ model_option = click.option(
 
 finished_model_option = click.option(
     "--model",
-    type=click.Choice([*MODELS, "foreign"]),
+    type=click.Choice([*MODELS, FOREIGN]),
     default=None,
     help="Which finished models. [default: nnunet, if it has some]",
 )
@@ -333,11 +331,11 @@ def finished_model_field() -> Any:
     """Declare ``--model``: the kind of a model that has finished training."""
     return option(
         "--model",
-        type=click.Choice([*MODELS, "foreign"]),
+        type=click.Choice([*MODELS, FOREIGN]),
         metavar="MODEL",
         default=None,
         group=Group.MODEL,
-        help=f"Kind of trained model: {_listed([*MODELS, 'foreign'])} (trained "
+        help=f"Kind of trained model: {_listed([*MODELS, FOREIGN])} (trained "
         "elsewhere). [default: nnunet, if one has finished]",
     )
 

@@ -38,6 +38,31 @@ class BudgetName(StrEnum):
     SMOKE = "smoke"
 
 
+class ModelName(StrEnum):
+    """A network with the way it learns; `nnunet.methods` defines each."""
+
+    NNUNET = "nnunet"
+    UNET_2D = "unet2d"
+    RESNET_34 = "resnet34"
+    RESNET_34_FROZEN = "resnet34-frozen"
+    REPORT_AUGMENTATION = "report-augmentation"
+    RESENC_M = "resenc-m"
+    RESENC_L = "resenc-l"
+
+
+FOREIGN = "foreign"
+"""The model name of a model that another trainer or other plans made."""
+
+
+class PlannerName(StrEnum):
+    """A planner of nnU-Net: its own network, or residual encoders for larger GPUs."""
+
+    DEFAULT = "default"
+    RESENC_M = "resenc-m"
+    RESENC_L = "resenc-l"
+    RESENC_XL = "resenc-xl"
+
+
 class RunStatus(StrEnum):
     """Where a training stands; `nnunet.runs` defines each from the files of a run."""
 

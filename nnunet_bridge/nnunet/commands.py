@@ -25,7 +25,7 @@ from nnunet_bridge.core.words import Fold
 from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.own_arguments import PLANNING, TRAINING
-from nnunet_bridge.nnunet.planners import Planner
+from nnunet_bridge.nnunet.plans import Planner
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
 GRACE_S = 5.0

@@ -1,8 +1,8 @@
-"""What can be trained: a model at a budget, as a trainer and plans of nnU-Net.
+"""Methods: a model at a budget, as a trainer and plans of nnU-Net.
 
-A model is a network with the way it learns; a budget is how much of that it gets. Each
-pair has a trainer and plans of its own name, so that every training has a folder of its
-own and any two can be compared.
+A model is a network with the way it learns; a budget is the length of its training.
+Each pair has a trainer and plans of its own name, so that every training has a folder
+of its own and any two can be compared.
 """
 
 from __future__ import annotations
@@ -11,43 +11,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nnunet_bridge.core.errors import UsageError
-from nnunet_bridge.core.words import Fold
+from nnunet_bridge.core.words import (
+    ALWAYS_PLANNED,
+    BudgetName,
+    Configuration,
+    Fold,
+    ModelName,
+    PlannerName,
+)
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import (
     BUDGETS,
     CONFIGURATIONS,
+    PLANNERS,
     STOCK_PLANS,
     Budget,
     Plans,
+    planner_of,
     plans_for,
 )
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D, ReportNetwork
 
-DEFAULT_MODEL = "nnunet"
-USUAL = ("2d", "3d_fullres")
-"""Configurations that every dataset has."""
-
-RESNET = "resnet34"
-FROZEN_RESNET = "resnet34-frozen"
+DEFAULT_MODEL = ModelName.NNUNET
 
 _TRAINERS = {
-    "full": "nnUNetTrainer",
-    "quick": "BridgeQuickTrainer",
-    "smoke": "BridgeSmokeTrainer",
+    BudgetName.FULL: "nnUNetTrainer",
+    BudgetName.QUICK: "BridgeQuickTrainer",
+    BudgetName.SMOKE: "BridgeSmokeTrainer",
 }
 """Budget -> trainer of nnU-Net's own networks."""
 
 _REPORT_AUGMENTATION = {
-    "full": "BridgeReportAugmentationTrainer",
-    "quick": "BridgeReportAugmentationQuickTrainer",
-    "smoke": "BridgeReportAugmentationSmokeTrainer",
+    BudgetName.FULL: "BridgeReportAugmentationTrainer",
+    BudgetName.QUICK: "BridgeReportAugmentationQuickTrainer",
+    BudgetName.SMOKE: "BridgeReportAugmentationSmokeTrainer",
 }
 """Budget -> trainer of nnU-Net's own networks with the report's augmentation."""
 
 _REPORT_NETWORKS = {
-    "unet2d": ("BridgeUNet2dTrainer", UNET_2D),
-    RESNET: ("BridgeResNet34Trainer", RESNET_34),
-    FROZEN_RESNET: ("BridgeResNet34FrozenTrainer", RESNET_34),
+    ModelName.UNET_2D: ("BridgeUNet2dTrainer", UNET_2D),
+    ModelName.RESNET_34: ("BridgeResNet34Trainer", RESNET_34),
+    ModelName.RESNET_34_FROZEN: ("BridgeResNet34FrozenTrainer", RESNET_34),
 }
 """Model -> trainer and network."""
 
@@ -55,29 +59,26 @@ REPORT_NETWORK_OF = dict(_REPORT_NETWORKS.values())
 """Trainer -> the report's network that it builds."""
 
 _RESIDUAL = {
-    "resenc-m": "nnUNetResEncUNetMPlans",
-    "resenc-l": "nnUNetResEncUNetLPlans",
+    ModelName.RESENC_M: PlannerName.RESENC_M,
+    ModelName.RESENC_L: PlannerName.RESENC_L,
 }
-"""Model, which is also the word of `plan --planner` -> plans that it writes."""
+"""Model -> planner of its network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """A model at a budget."""
 
-    model: str
-    """``nnunet``, ... as `--model` calls it."""
-
+    model: ModelName
     budget: Budget
-
     trainer: str
     """nnU-Net finds the class by this name."""
 
     stock_plans: str = STOCK_PLANS
     """Name of the plans of nnU-Net's planner that ours are made from."""
 
-    configurations: tuple[str, ...] = CONFIGURATIONS
-    """Those that it can be trained in."""
+    configurations: tuple[Configuration, ...] = CONFIGURATIONS
+    """Configurations that it can be trained in."""
 
     report_network: ReportNetwork | None = None
     """The network, where it is one of the source report's."""
@@ -86,7 +87,7 @@ class Method:
     def name(self) -> str:
         """Such as ``smoke``; with the model where it is not nnU-Net's own."""
         if self.model == DEFAULT_MODEL:
-            return self.budget.name
+            return str(self.budget.name)
         return f"{self.model}-{self.budget.name}"
 
     @property
@@ -96,24 +97,24 @@ class Method:
         return f"{self.stock_plans}{network}{self.budget.suffix}"
 
     @property
-    def planner(self) -> str:
-        """Word of `plan --planner` that makes the plans which it begins with."""
-        return self.model if self.stock_plans != STOCK_PLANS else "default"
+    def planner(self) -> PlannerName:
+        """The planner that writes its stock plans."""
+        return planner_of(self.stock_plans).word
 
     @property
     def has_resnet(self) -> bool:
-        """Whether its encoder begins with the weights of a file."""
-        return self.model in (RESNET, FROZEN_RESNET)
+        """Whether its encoder takes initial weights from a file."""
+        return self.model in (ModelName.RESNET_34, ModelName.RESNET_34_FROZEN)
 
     @property
     def family(self) -> str:
-        """What the folders of its models begin with."""
+        """Common beginning of the names of its model folders."""
         return f"{self.trainer}__{self.plans}__"
 
     @property
-    def usual_configurations(self) -> tuple[str, ...]:
-        """Those that are trained unless something else is asked for."""
-        return tuple(name for name in self.configurations if name in USUAL)
+    def usual_configurations(self) -> tuple[Configuration, ...]:
+        """Configurations that are trained by default."""
+        return tuple(name for name in self.configurations if name in ALWAYS_PLANNED)
 
     @property
     def needs_own_plans(self) -> bool:
@@ -146,24 +147,25 @@ def _methods() -> Iterator[Method]:
     budgets = BUDGETS.values()
     for budget in budgets:
         yield Method(DEFAULT_MODEL, budget, _TRAINERS[budget.name])
+    two_d = (Configuration.TWO_D,)
     for model, (trainer, network) in _REPORT_NETWORKS.items():
         for budget in budgets:
             yield Method(
-                model, budget, trainer, configurations=("2d",), report_network=network
+                model, budget, trainer, configurations=two_d, report_network=network
             )
     for budget in budgets:
         trainer = _REPORT_AUGMENTATION[budget.name]
-        yield Method("report-augmentation", budget, trainer)
-    for model, stock_plans in _RESIDUAL.items():
+        yield Method(ModelName.REPORT_AUGMENTATION, budget, trainer)
+    for model, planner in _RESIDUAL.items():
         for budget in budgets:
-            yield Method(model, budget, _TRAINERS[budget.name], stock_plans)
+            trainer, plans = _TRAINERS[budget.name], PLANNERS[planner].plans
+            yield Method(model, budget, trainer, plans)
 
 
-METHODS = {(method.model, method.budget.name): method for method in _methods()}
+METHODS: dict[tuple[str, str], Method] = {
+    (method.model, method.budget.name): method for method in _methods()
+}
 """Model and budget -> method."""
-
-MODELS = tuple(dict.fromkeys(model for model, _ in METHODS))
-"""Words of `--model`, the default first."""
 
 
 def method_of(model: str, budget: str) -> Method:
@@ -182,25 +184,25 @@ def method_of(model: str, budget: str) -> Method:
     if (model, budget) not in METHODS:
         raise UsageError(
             f"There is no model {model} with the budget {budget}: models are "
-            f"{', '.join(MODELS)}, budgets {', '.join(BUDGETS)}."
+            f"{', '.join(ModelName)}, budgets {', '.join(BUDGETS)}."
         )
     return METHODS[model, budget]
 
 
-def trained_in(model: str) -> tuple[str, ...]:
+def trained_in(model: str) -> tuple[Configuration, ...]:
     """Return the configurations that a model can be trained in; every one if unknown.
 
     Examples
     --------
-    >>> trained_in("nnunet")
-    ('2d', '3d_fullres', '3d_lowres', '3d_cascade_fullres')
+    >>> ", ".join(trained_in("nnunet"))
+    '2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres'
     """
     known = [m.configurations for m in METHODS.values() if m.model == model]
     return known[0] if known else CONFIGURATIONS
 
 
 def method_of_run(run: Run) -> Method | None:
-    """Return the method of a training; None if it is none of ours."""
+    """Return the method of a training; None for a model from elsewhere."""
     return _BY_NAMES.get((run.trainer, run.plans))
 
 

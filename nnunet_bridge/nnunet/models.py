@@ -18,14 +18,13 @@ from typing import Any, NoReturn
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import Fold, fold_named
+from nnunet_bridge.core.words import Configuration, Fold, fold_named
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Run, Workspace
 from nnunet_bridge.nnunet.names import Dataset as WorkspaceDataset
 from nnunet_bridge.nnunet.report_plans import CONFIGURATION as REPORT_CONFIGURATION
 from nnunet_bridge.nnunet.schemas import (
-    CONFIGURATIONS,
     DATASET_NAME,
     LONGEST_VALUE,
     MOST_ACTIVATIONS,
@@ -113,7 +112,7 @@ class ModelName:
             refuse(f"{_short(f'{dataset}/{folder}')} is no model's folder", "S04")
         trainer, plans, configuration = parts
         check_trainer(trainer)
-        if not _WORD.fullmatch(plans) or configuration not in CONFIGURATIONS:
+        if not _WORD.fullmatch(plans) or configuration not in tuple(Configuration):
             refuse(f"{_short(folder)} is no model's folder", "S04")
         return cls(dataset, trainer, plans, configuration)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import PlannerName
 from nnunet_bridge.formats.contents import Content, contents_of
 from nnunet_bridge.formats.files import read_json, write_json
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.nnunet.planners import DEFAULT_PLANNER, PLANNERS
-from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, resolved
 
 Contents: TypeAlias = dict[str, Content]
 
@@ -93,7 +93,7 @@ def _of_one_planner(known: JsonObject) -> JsonObject:
             files.setdefault(name.partition("/")[0], {})[name] = content
     return {
         "dataset_state": known["dataset_state"],
-        "planners": {DEFAULT_PLANNER: known["configurations"]},
+        "planners": {PlannerName.DEFAULT: known["configurations"]},
         "own_arguments": [],
         "preprocessed": files,
         "failure": "",
@@ -110,8 +110,8 @@ def with_previous_stages(configurations: tuple[str, ...]) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> with_previous_stages(("3d_cascade_fullres", "2d"))
-    ('3d_lowres', '3d_cascade_fullres', '2d')
+    >>> ", ".join(with_previous_stages(("3d_cascade_fullres", "2d")))
+    '3d_lowres, 3d_cascade_fullres, 2d'
     """
     expanded: list[str] = []
     for name in configurations:

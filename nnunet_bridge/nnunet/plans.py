@@ -1,7 +1,8 @@
-"""Budgets: how much training, and the plans that go with it.
+"""Planners, budgets, and the plans that a training follows.
 
-`full` is nnU-Net untouched. `quick` is nnU-Net's plan and trainer with 2 % of its
-steps. `smoke` is a small network and few steps, for a CPU and a trial.
+A planner is nnU-Net's own and writes the stock plans. A budget is the length of a
+training: `full` is nnU-Net unchanged, `quick` its plan and trainer with 2 % of its
+steps, `smoke` a small network with few steps that checks the pipeline on a CPU.
 """
 
 from __future__ import annotations
@@ -12,38 +13,92 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from nnunet_bridge.core.words import (
+    ALWAYS_PLANNED,
+    BudgetName,
+    Configuration,
+    PlannerName,
+)
+
 Plans: TypeAlias = dict[str, Any]
 
 STOCK_PLANS = "nnUNetPlans"
-LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
-CONFIGURATIONS = ("2d", "3d_fullres", LOWRES, CASCADE)
-"""All that nnU-Net may plan; the last two only where images are large."""
+LOWRES, CASCADE = Configuration.LOWRES, Configuration.CASCADE
+"""Planned only where images are large; the cascade refines what LOWRES predicts."""
 
-ALWAYS_PLANNED = ("2d", "3d_fullres")
-"""Those that every three-dimensional dataset has."""
+CONFIGURATIONS = tuple(Configuration)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """One of nnU-Net's planners."""
+
+    word: PlannerName
+    class_name: str
+    """nnU-Net finds the class by this name."""
+
+    plans: str
+    """Name of the plans that it writes, without ending."""
+
+
+PLANNERS: dict[str, Planner] = {
+    planner.word: planner
+    for planner in (
+        Planner(PlannerName.DEFAULT, "ExperimentPlanner", STOCK_PLANS),
+        Planner(PlannerName.RESENC_M, "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans"),
+        Planner(PlannerName.RESENC_L, "nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans"),
+        Planner(
+            PlannerName.RESENC_XL, "nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans"
+        ),
+    )
+}
+
+
+def planner_of(plans: str) -> Planner:
+    """Return the planner that writes the plans of a name.
+
+    Examples
+    --------
+    >>> str(planner_of("nnUNetResEncUNetMPlans").word)
+    'resenc-m'
+    """
+    return next(planner for planner in PLANNERS.values() if planner.plans == plans)
+
+
+def plan_words(dataset: str, plans: str) -> str:
+    """Return the command that makes the plans of a name.
+
+    Examples
+    --------
+    >>> plan_words("Dataset001_Tibia", "nnUNetPlans")
+    'nnunet-bridge plan Dataset001_Tibia'
+    """
+    planner = planner_of(plans).word
+    chosen = "" if planner == PlannerName.DEFAULT else f" --planner {planner}"
+    return f"nnunet-bridge plan {dataset}{chosen}"
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a training may cost."""
+    """The length of a training."""
 
-    name: str
+    name: BudgetName
     suffix: str
-    """What the names of its plans end with."""
+    """Ending of the names of its plans."""
 
     caveat: str
-    """What a reader must know about figures made with it; empty for none."""
+    """What a reader must know about scores of such a training; empty for none."""
 
 
-BUDGETS = {
-    "full": Budget("full", "", ""),
-    "quick": Budget(
-        "quick",
+BUDGETS: dict[str, Budget] = {
+    BudgetName.FULL: Budget(BudgetName.FULL, "", ""),
+    BudgetName.QUICK: Budget(
+        BudgetName.QUICK,
         "Quick",
         "a quick run is a first look with 2 % of nnU-Net's steps, not a result",
     ),
-    "smoke": Budget(
-        "smoke",
+    BudgetName.SMOKE: Budget(
+        BudgetName.SMOKE,
         "Smoke",
         "a smoke run proves the chain, it is not a result",
     ),
@@ -82,8 +137,8 @@ _SMOKE_3D = SmokeSize(
     },
 )
 
-SMOKE_SIZES = {
-    "2d": SmokeSize(
+SMOKE_SIZES: dict[str, SmokeSize] = {
+    Configuration.TWO_D: SmokeSize(
         features=(16, 32, 64, 128),
         convolutions=2,
         batch_size=12,
@@ -96,7 +151,7 @@ SMOKE_SIZES = {
             "foreground_share": 0.5,
         },
     ),
-    "3d_fullres": _SMOKE_3D,
+    Configuration.FULLRES: _SMOKE_3D,
     LOWRES: _SMOKE_3D,
     CASCADE: _SMOKE_3D,
 }
@@ -117,13 +172,13 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
     """
     plans = deepcopy(stock)
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
-    if budget.name == "quick":
+    if budget.name == BudgetName.QUICK:
         plans["nnunet_bridge"] = {
             name: dict(QUICK_STEPS)
             for name in CONFIGURATIONS
             if name in ALWAYS_PLANNED or name in stock["configurations"]
         }
-    elif budget.name == "smoke":
+    elif budget.name == BudgetName.SMOKE:
         plans["nnunet_bridge"] = {}
         for name, size in SMOKE_SIZES.items():
             if name in plans["configurations"]:

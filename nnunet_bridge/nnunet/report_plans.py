@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_bridge.core.words import BudgetName, Configuration
 from nnunet_bridge.nnunet.plans import (
     QUICK_STEPS,
     SMOKE_SIZES,
@@ -25,7 +26,7 @@ FULL_STEPS = {"epochs": 50, "iterations": 250, "validation_iterations": 50}
 """The report's epochs, each as long as one of nnU-Net's."""
 
 PATIENCE = 20
-CONFIGURATION = "2d"
+CONFIGURATION = Configuration.TWO_D
 SMALLEST_BATCH = 2
 """Batch normalisation needs two images where the deepest level has one pixel."""
 
@@ -68,7 +69,7 @@ class ReportNetwork:
         plans["configurations"] = {CONFIGURATION: planned} if planned else {}
         if not planned:
             return plans
-        smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == "smoke" else None
+        smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == BudgetName.SMOKE else None
         batch = smoke.batch_size if smoke else self.batch_size
         planned["batch_size"] = max(min(batch, planned["batch_size"]), SMALLEST_BATCH)
         patch = [
@@ -83,12 +84,12 @@ class ReportNetwork:
 
     def _written(self, budget: Budget) -> dict[str, Any]:
         """Return what stands under ``nnunet_bridge``."""
-        if budget.name == "smoke":
+        if budget.name == BudgetName.SMOKE:
             size, steps = self.smoke_size, self.smoke_steps
             rate = self.smoke_learning_rate
         else:
             size, rate = self.size, self.learning_rate
-            steps = FULL_STEPS if budget.name == "full" else QUICK_STEPS
+            steps = FULL_STEPS if budget.name == BudgetName.FULL else QUICK_STEPS
         written: dict[str, Any] = {
             **steps,
             "patience": PATIENCE,
@@ -96,7 +97,7 @@ class ReportNetwork:
             "learning_rate_fall": self.learning_rate_fall * rate / self.learning_rate,
             **{key: list(features) for key, features in size.items()},
         }
-        if budget.name == "smoke":
+        if budget.name == BudgetName.SMOKE:
             written["foreground_share"] = SMOKE_SIZES[CONFIGURATION].steps[
                 "foreground_share"
             ]

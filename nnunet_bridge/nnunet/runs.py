@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import Fold, fold_named
+from nnunet_bridge.core.words import FOREIGN, Fold, RunStatus, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
 from nnunet_bridge.nnunet.methods import (
@@ -29,10 +29,6 @@ from nnunet_bridge.nnunet.methods import (
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
-UNPACKED = "unpacked"
-FOREIGN = "foreign"
-"""What `--model` calls one from elsewhere that no trainer and plans of ours made."""
-
 ORIGIN_FILE = "unpacked.json"
 """In the folder of a fold: it came from elsewhere, and with which Dice."""
 
@@ -42,7 +38,7 @@ class RunState:
     """Where one training stands."""
 
     run: Run
-    state: str
+    state: RunStatus
     folder: Path
     course: Course = field(default_factory=Course)
     """How far it is."""
@@ -62,7 +58,7 @@ class RunState:
     @property
     def seconds_left(self) -> float | None:
         """Of its epochs, while it runs; None otherwise."""
-        return self.course.seconds_left if self.state == "running" else None
+        return self.course.seconds_left if self.state == RunStatus.RUNNING else None
 
     @property
     def model(self) -> str:
@@ -86,12 +82,12 @@ class RunState:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.state == "done"
+        return self.state == RunStatus.DONE
 
     @property
     def can_predict(self) -> bool:
         """Whether there is a finished model, trained here or elsewhere."""
-        return self.state in ("done", UNPACKED)
+        return self.state in (RunStatus.DONE, RunStatus.UNPACKED)
 
     def as_json(self) -> JsonObject:
         """Return the entry of `runs` that `status` and `train` print."""
@@ -158,11 +154,11 @@ def run_state(run: Run) -> RunState:
     state = _state(
         record,
         running=is_locked(run.lock_file),
-        ended="done" if finished else UNPACKED if unpacked else "",
+        ended=RunStatus.DONE if finished else RunStatus.UNPACKED if unpacked else None,
         resumable=can_resume(run),
         damaged=any(faults),
     )
-    told = str(record.get("reason") or "") if state == "failed" else ""
+    told = str(record.get("reason") or "") if state == RunStatus.FAILED else ""
     page = run.page_file
     return RunState(
         run,
@@ -177,20 +173,25 @@ def run_state(run: Run) -> RunState:
 
 
 def _state(
-    record: JsonObject, *, running: bool, ended: str, resumable: bool, damaged: bool
-) -> str:
+    record: JsonObject,
+    *,
+    running: bool,
+    ended: RunStatus | None,
+    resumable: bool,
+    damaged: bool,
+) -> RunStatus:
     """Return the word for where a training stands."""
     if running:
-        return "running"
-    if record.get("state") == "queued":
-        return "queued"
+        return RunStatus.RUNNING
+    if record.get("state") == RunStatus.QUEUED:
+        return RunStatus.QUEUED
     if ended:
         return ended
-    if record.get("state") == "failed":
-        return "failed"
+    if record.get("state") == RunStatus.FAILED:
+        return RunStatus.FAILED
     if resumable:
-        return "stopped"
-    return "failed" if damaged else "planned"
+        return RunStatus.STOPPED
+    return RunStatus.FAILED if damaged else RunStatus.PLANNED
 
 
 def can_resume(run: Run) -> bool:

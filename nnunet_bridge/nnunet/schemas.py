@@ -19,7 +19,6 @@ from typing import (
     Self,
     TypeAlias,
     TypeVar,
-    get_args,
 )
 
 from pydantic import (
@@ -39,6 +38,7 @@ from pydantic_core import PydanticCustomError
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Configuration
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 LONGEST_VALUE = 80
@@ -62,10 +62,7 @@ Word: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
 ]
 Text: TypeAlias = Annotated[str, StringConstraints(max_length=100)]
-Configuration: TypeAlias = Literal[
-    "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"
-]
-CONFIGURATIONS: tuple[str, ...] = get_args(Configuration)
+KnownConfiguration: TypeAlias = Annotated[Configuration, Field(strict=False)]
 Reader: TypeAlias = Literal[
     "SimpleITKIO",
     "SimpleITKIOWithReorient",
@@ -342,7 +339,7 @@ class Plans(_Strict):
     transpose_forward: Annotated[list[Axis], THREE]
     transpose_backward: Annotated[list[Axis], THREE]
     configurations: dict[
-        Configuration,
+        KnownConfiguration,
         Annotated[
             Annotated[_Planned, Tag("")] | Annotated[_Cascade, Tag("cascade")],
             Discriminator(_kind_of_configuration),
@@ -354,7 +351,7 @@ class Plans(_Strict):
         dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}$")], _Intensities],
         CHANNELS,
     ]
-    nnunet_bridge: dict[Configuration, _Steps] | None = None
+    nnunet_bridge: dict[KnownConfiguration, _Steps] | None = None
 
     @model_validator(mode="after")
     def _axes_are_all_there(self) -> Self:

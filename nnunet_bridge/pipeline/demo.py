@@ -6,11 +6,11 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.words import ALWAYS_PLANNED
 from nnunet_bridge.formats.files import clear_os_errors
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.nnunet.plans import ALWAYS_PLANNED
 from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 

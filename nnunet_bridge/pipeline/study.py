@@ -19,7 +19,7 @@ from nnunet_bridge.nnunet.names import (
     Workspace,
     dataset_folder_name,
 )
-from nnunet_bridge.nnunet.planners import planner_of
+from nnunet_bridge.nnunet.plans import planner_of
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 from nnunet_bridge.pipeline.comparison.report import ComparisonSummary

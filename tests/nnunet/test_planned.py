@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from nnunet_bridge.cli.options import CONFIGURATIONS as CONFIGURATION_WORDS
-from nnunet_bridge.cli.options import PLANNERS as PLANNER_WORDS
 from nnunet_bridge.nnunet.methods import METHODS
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import (
@@ -14,8 +12,7 @@ from nnunet_bridge.nnunet.planned import (
     unfinished_cases,
     with_previous_stages,
 )
-from nnunet_bridge.nnunet.planners import PLANNERS, planner_of
-from nnunet_bridge.nnunet.plans import CONFIGURATIONS
+from nnunet_bridge.nnunet.plans import planner_of
 
 DATASET = "Dataset001_Tibia"
 FILE = {"size": 1, "mtime_ns": 2, "sha256": "a"}
@@ -24,11 +21,6 @@ FILE = {"size": 1, "mtime_ns": 2, "sha256": "a"}
 @pytest.fixture
 def workspace(tmp_path):
     return Workspace.at(tmp_path, environment={})
-
-
-def test_the_command_line_names_exactly_the_planners_and_configurations_there_are():
-    assert tuple(PLANNERS) == PLANNER_WORDS
-    assert CONFIGURATIONS == CONFIGURATION_WORDS
 
 
 def test_the_plans_of_every_method_have_a_planner():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.words import FOREIGN
 from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.models import check_model_folder
@@ -17,7 +18,7 @@ from nnunet_bridge.nnunet.names import (
     Workspace,
 )
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
-from nnunet_bridge.nnunet.runs import FOREIGN, RunState, known_runs
+from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.pipeline.models.selection import current_choice
 
 

@@ -22,8 +22,7 @@ from nnunet_bridge.nnunet.estimates import (
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
-from nnunet_bridge.nnunet.planners import PLANNERS, plan_words
-from nnunet_bridge.nnunet.plans import Plans, resolved
+from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
 from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
 from nnunet_bridge.nnunet.runs import known_runs
 
@@ -229,7 +228,7 @@ def require_memory_for_training(
     EnvironmentFault
         With code F10, the figure and what to do.
     """
-    if method.model not in ("nnunet", *PLANNERS):
+    if method.report_network is not None:
         return 0  # its network is not the one of the plans
     plans = read_json(run.plans_file)
     classes = _classes(workspace, run.dataset.name)

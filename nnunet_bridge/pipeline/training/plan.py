@@ -23,6 +23,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import PlannerName
 from nnunet_bridge.formats.contents import contents_of
 from nnunet_bridge.formats.files import (
     clear_os_errors,
@@ -51,8 +52,14 @@ from nnunet_bridge.nnunet.planned import (
     unfinished_cases,
     with_previous_stages,
 )
-from nnunet_bridge.nnunet.planners import DEFAULT_PLANNER, PLANNERS, plan_words
-from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, STOCK_PLANS, resolved
+from nnunet_bridge.nnunet.plans import (
+    CASCADE,
+    LOWRES,
+    PLANNERS,
+    STOCK_PLANS,
+    plan_words,
+    resolved,
+)
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
 from nnunet_bridge.pipeline.training.memory import (
@@ -66,7 +73,7 @@ from nnunet_bridge.pipeline.training.memory import (
 class PlanningOptions:
     """How a dataset is planned, beside which configurations."""
 
-    planners: tuple[str, ...] = (DEFAULT_PLANNER,)
+    planners: tuple[str, ...] = (PlannerName.DEFAULT,)
     """Words of `--planner`."""
 
     splitting: Splitting | None = None
@@ -115,7 +122,7 @@ class PlanSummary:
         done = " (nothing had changed)" if self.already_done else ""
         lines = [f"{self.dataset}: planned for {self.folds} folds{done}."]
         for word, configurations in self.planners.items():
-            if len(self.planners) > 1 or word != DEFAULT_PLANNER:
+            if len(self.planners) > 1 or word != PlannerName.DEFAULT:
                 lines.append(f" planner {word}:")
             for name, facts in configurations.items():
                 patch = " x ".join(str(edge) for edge in facts["patch_size"])

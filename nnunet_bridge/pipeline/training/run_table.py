@@ -55,7 +55,7 @@ def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, lis
         "configuration": [state.run.configuration for state in states],
         "fold": [str(state.run.fold) for state in states],
         "budget": [state.budget for state in states],
-        "state": [state.state for state in states],
+        "state": [str(state.state) for state in states],
         "epoch": [_epochs(state) for state in states],
         "train loss": [_three(state.course.train_loss) for state in states],
         "val loss": [_three(state.course.val_loss) for state in states],

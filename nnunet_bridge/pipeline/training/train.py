@@ -23,7 +23,7 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import ALL_CASES, Fold
+from nnunet_bridge.core.words import ALL_CASES, Fold, RunStatus
 from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import (
     only_writer,
@@ -691,7 +691,7 @@ def watched_status(
     progress : Progress
         Shown the table; told every change of a state.
     """
-    before: dict[Run, str] = {}
+    before: dict[Run, RunStatus] = {}
     at_rest = 0
     while True:
         summary = status_of(workspace, dataset)

@@ -18,6 +18,7 @@ from nnunet_bridge.core.errors import (
     SecurityError,
     UsageError,
 )
+from nnunet_bridge.core.words import ModelName
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.nnunet.commands import (
@@ -27,7 +28,7 @@ from nnunet_bridge.nnunet.commands import (
     nnunet_environment,
     run_to_end,
 )
-from nnunet_bridge.nnunet.methods import FROZEN_RESNET, Method
+from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Run, Workspace
 from nnunet_bridge.nnunet.runs import can_resume
 from nnunet_bridge.nnunet.training_options import TrainingOptions
@@ -69,7 +70,7 @@ def check_options(method: Method, options: TrainingOptions) -> None:
         raise UsageError("--weights and --from-scratch exclude each other.")
     if options.pretrained and asked:
         raise UsageError(f"--pretrained and {asked} exclude each other.")
-    if options.from_scratch and method.model == FROZEN_RESNET:
+    if options.from_scratch and method.model == ModelName.RESNET_34_FROZEN:
         raise UsageError(
             "A frozen encoder learns nothing, so random weights stay random: give it "
             "--weights FILE, or train it too, without --freeze-encoder."

@@ -269,13 +269,14 @@ def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
 SMALL = Machine(cores=2, free_memory_bytes=1 << 30, gpus=1, gpu_memory_bytes=1 << 28)
 
 
+@pytest.mark.parametrize("model", ["nnunet", "report-augmentation"])
 @pytest.mark.parametrize(
     ("device", "kind"), [("cpu", "of memory"), ("cuda", "of GPU memory")]
 )
 def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
-    planned, device, kind
+    planned, device, kind, model
 ):
-    method = method_of("nnunet", "full")
+    method = method_of(model, "full")
     run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
 
     with pytest.raises(EnvironmentFault) as caught:
