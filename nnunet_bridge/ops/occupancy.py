@@ -26,6 +26,8 @@ _BLOCK_VOXELS = 1 << 22
 def label_boxes(labelmap: Labelmap) -> tuple[Box | None, ...]:
     """Return the bounding box of every label, in the order of their values.
 
+    Ignored voxels have no box.
+
     Returns
     -------
     boxes : tuple of (3,) slices or None
@@ -57,9 +59,11 @@ def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
     Returns
     -------
     counts : (n + 1, n + 1) int64
-        ``counts[p, r]`` voxels are `p` in the prediction and `r` in the reference.
+        ``counts[p, r]`` voxels are `p` in the prediction and `r` in the reference;
+        ignored voxels are not counted.
     """
-    sizes = len(reference.labels) + 1
+    structures = len(reference.labels) + 1
+    sizes = max(prediction.labels.highest_value, reference.labels.highest_value) + 1
     order = _memory_order(reference.voxels)
     predicted = prediction.voxels.transpose(order).reshape(-1)
     drawn = reference.voxels.transpose(order).reshape(-1)
@@ -70,7 +74,7 @@ def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
         codes = some_predicted.astype(np.intp) * sizes + some_drawn
         counts += np.bincount(codes, minlength=sizes * sizes)
     counts[0] = drawn.size - counts[1:].sum()
-    return counts.reshape(sizes, sizes)
+    return counts.reshape(sizes, sizes)[:structures, :structures]
 
 
 def _memory_order(voxels: npt.NDArray[Any]) -> tuple[int, ...]:
@@ -87,7 +91,8 @@ def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
         block = flat[begin : begin + _BLOCK_VOXELS]
         places = _places_of_any(block)
         values = block[places]
-        for value in np.flatnonzero(np.bincount(values, minlength=1)[1:]) + 1:
+        counts = np.bincount(values, minlength=1)[1 : labels + 1]  # not the ignored
+        for value in np.flatnonzero(counts) + 1:
             found = places[values == value] + begin
             index = np.stack(np.unravel_index(found, voxels.shape))
             row = value - 1

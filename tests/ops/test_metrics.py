@@ -318,6 +318,21 @@ def test_counts_and_boxes_are_those_of_a_plain_search(seed, block, monkeypatch):
         assert box == (found[0] if found else None)
 
 
+def test_K15_ignored_voxels_have_neither_a_box_nor_a_count():
+    table = LabelTable.from_names(["tibia", "femur"], has_ignore=True)
+    voxels = np.full((9, 8, 7), 3, np.uint8)
+    voxels[1:3, 2:4, 3:5] = 1
+    voxels[5:, 5:, 5:] = 0
+    partly = Labelmap(Grid(voxels.shape, np.eye(4)), voxels, table)
+
+    assert occupancy.label_boxes(partly) == (np.s_[1:3, 2:4, 3:5], None)
+    assert occupancy.label_counts(partly).tolist() == [24, 8, 0]
+    assert [one.voxels for one in metrics.structure_volumes(partly, case_id="")] == [
+        8,
+        0,
+    ]
+
+
 def test_the_definition_names_the_package_that_it_follows():
     assert "surface-distance" in metrics.SURFACE_DEFINITION
 
