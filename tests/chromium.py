@@ -126,7 +126,24 @@ class Browser:
             type="mouseWheel", x=x, y=y, deltaX=0, deltaY=100 * steps,
         )  # fmt: skip
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def touch(self, steps: list[list[tuple[float, float]]]) -> None:
+        """Put fingers down at the first places and move them to the last."""
+        first, last = (np.array(places, float) for places in (steps[0], steps[-1]))
+        way = [first + (last - first) * share for share in np.linspace(0, 1, 6)]
+        kinds = ["touchStart", *["touchMove"] * (len(way) - 1)]
+        for kind, places in zip(kinds, way, strict=True):
+            points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(places)]
+            self.ask("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            self.wait_for_frames()
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def drag(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        *,
+        shift: bool = False,
+    ) -> None:
         """Press the mouse at one place of the window and let go at another.
 
         Unhurried, as a hand does it: a page looks at the mouse once a frame.
@@ -144,6 +161,7 @@ class Browser:
                 "Input.dispatchMouseEvent",
                 type=kind, x=x, y=y, button="left" if held else "none",
                 buttons=buttons, clickCount=int(kind != "mouseMoved"),
+                modifiers=8 * shift,
             )  # fmt: skip
             self.wait_for_frames()
 

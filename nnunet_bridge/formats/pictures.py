@@ -1,31 +1,38 @@
-"""Slices as pictures, the right way up, in millimetres.
+"""Slices as pictures: planes, window, overlay, outlines, letters and legend.
 
 Pictures follow the radiological convention: the patient's right is on the left of an
 axial or coronal picture, the front on top of an axial and on the left of a sagittal
 one, the head on top of a coronal and a sagittal one. A tilted image is shown by its own
 rows and columns, each named after the nearest axis of the patient.
 
-Slices are counted as array indices, from 0.
+Slices are counted as array indices, from 0. Every picture of the package is drawn with
+these functions: `preview` writes files, `sprites` the slices inside a page.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.errors import GeometryError, UsageError
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.core.image import Colour, Labelmap, LabelTable, Volume, VoxelArray
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -41,6 +48,27 @@ _SEEN = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 _SHOWN_FORWARDS = (True, True, False)
 """Along x and y pictures follow LPS+ (to the left, to the back); along z they go
 down."""
+
+_FILL, _EDGE = 0.30, 0.95
+"""Opacity of a structure's colour inside it, and along its edge."""
+
+_GAP = 4
+_MARGIN = 8
+_TITLE_HEIGHT = 28
+_LINE = 24
+"""Height of a line of the legend."""
+
+WHITE = (235, 235, 235)
+_YELLOW = (255, 209, 102)
+
+
+class _Edge(TypedDict):
+    stroke_width: int
+    stroke_fill: Colour
+
+
+_EDGED: _Edge = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
+"""Letters have a black edge, so that they can be read on white as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +110,15 @@ class View:
             picture = picture[::-1]
         return picture[:, ::-1] if self.flip_across else picture
 
+    def size_mm(self, shape: Sequence[int]) -> tuple[float, float]:
+        """Return width and height of the pictures of an array of that shape."""
+        return shape[self.across] * self.pixel_mm[0], shape[self.down] * self.pixel_mm[
+            1
+        ]
+
 
 def view_of(grid: Grid, plane: str) -> View:
-    """Return how `plane` is shown on `grid`.
-
-    Raises
-    ------
-    UsageError
-        If the plane has no such name.
+    """Return the layout of one plane's slices; UsageError for an unknown plane.
 
     Examples
     --------
@@ -98,7 +127,7 @@ def view_of(grid: Grid, plane: str) -> View:
     ('RLAP', 2, True, False)
     """
     if plane not in PLANES:
-        raise UsageError(f"{plane!r} is no plane: choose one of {', '.join(PLANES)}.")
+        raise UsageError(f"Unknown plane {plane!r}: choose one of {', '.join(PLANES)}.")
     axis_of, runs_forwards = grid.array_axes
     x_across, x_down, x_through = _SEEN[plane]
     flip = [
@@ -126,70 +155,6 @@ def most_labelled_slice(view: View, grid: Grid, labelmap: Labelmap | None) -> in
         if counts.any():
             return int(counts.argmax())
     return grid.shape[view.through] // 2
-
-
-def write_panels(
-    file: Path,
-    volume: Volume,
-    labelmap: Labelmap | None,
-    *,
-    plane: str = "axial",
-    slice_index: int | None = None,
-) -> int:
-    """Write image, labels and overlay of one slice side by side, as PNG.
-
-    Parameters
-    ----------
-    file : Path
-        Where the picture goes; whole or absent.
-    volume : Volume
-        The image.
-    labelmap : Labelmap or None
-        On the same grid; without it there is one panel.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``, by the nearest axes of the patient.
-    slice_index : int, optional
-        Index along the array, from 0; by default the slice with the most labels.
-
-    Returns
-    -------
-    slice_index : int
-        The slice that was drawn.
-
-    Raises
-    ------
-    GeometryError
-        If image and labels do not lie on the same grid.
-    UsageError
-        If there is no such plane or slice.
-    """
-    view = view_of(volume.grid, plane)
-    check_same_grid(volume, labelmap)
-    if slice_index is None:
-        slice_index = most_labelled_slice(view, volume.grid, labelmap)
-    size = volume.grid.shape[view.through]
-    if not 0 <= slice_index < size:
-        raise UsageError(
-            f"There is no {plane} slice {slice_index}: they are 0 to {size - 1}."
-        )
-    image = windowed(view.picture(volume.voxels, slice_index), window(volume.voxels))
-    panels = [("image", np.stack([image] * 3, axis=-1))]
-    if labelmap is not None:
-        shown = view.picture(labelmap.voxels, slice_index)
-        colours = palette(labelmap.labels)[shown]
-        panels += [
-            ("labels", colours),
-            ("overlay", blended(panels[0][1], colours, shown > 0)),
-        ]
-    figure = _panels_figure(
-        view,
-        panels,
-        labelmap.labels if labelmap is not None else None,
-        f"{plane}, slice {slice_index} of 0 to {size - 1}",
-    )
-    with whole_file(file) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, facecolor="black")
-    return slice_index
 
 
 def window(voxels: VoxelArray) -> tuple[float, float]:
@@ -224,73 +189,163 @@ def check_same_grid(volume: Volume, labelmap: Labelmap | None) -> None:
 
 
 def palette(labels: LabelTable) -> npt.NDArray[np.uint8]:
-    """Return the colour of every value: black, the labels', grey where unjudged."""
+    """Return the colour of every value: black, the structures, grey for ignore."""
     rows = [(0, 0, 0), *(label.colour for label in labels)]
     if labels.has_ignore:
         rows.append((110, 110, 110))
     return np.array(rows, dtype=np.uint8)
 
 
-def blended(
-    image: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint8], where: VoxelArray
-) -> npt.NDArray[np.uint8]:
-    """Return the image with half-transparent labels."""
-    blend = image.copy()
-    blend[where] = (0.55 * image[where] + 0.45 * colours[where]).astype(np.uint8)
-    return blend
+def fitted(size_mm: tuple[float, float], most: tuple[float, float]) -> Size:
+    """Return the size in pixels of a picture that fits into `most`, square in mm."""
+    scale = min(most[0] / size_mm[0], most[1] / size_mm[1])
+    return max(1, round(size_mm[0] * scale)), max(1, round(size_mm[1] * scale))
 
 
-def _panels_figure(
-    view: View,
-    panels: Sequence[tuple[str, npt.NDArray[np.uint8]]],
-    labels: LabelTable | None,
-    title: str,
-) -> Figure:
-    """Return a black figure with one panel a picture."""
-    from matplotlib.figure import Figure
+def grey_frame(picture: VoxelArray, limits: tuple[float, float], size: Size) -> Image:
+    """Return a slice of an image in the size of its frame.
 
-    rows, columns = panels[0][1].shape[:2]
-    width_mm, height_mm = columns * view.pixel_mm[0], rows * view.pixel_mm[1]
-    tall = min(2.2, max(0.35, height_mm / width_mm))
-    figure = Figure(figsize=(3.6 * len(panels), 3.6 * tall + 0.9), layout="constrained")
-    for place, (name, picture) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        axes.imshow(picture, aspect=view.pixel_mm[1] / view.pixel_mm[0])
-        axes.set_title(name, color="white", fontsize=10)
-        axes.set_axis_off()
-        _write_letters(axes, view.letters)
-    figure.suptitle(title, color="white", fontsize=11)
-    if labels is not None:
-        _write_legend(figure, labels)
-    return figure
+    Averaged where it shrinks, so that thin structures do not vanish; smoothed where it
+    grows.
+    """
+    from PIL import Image
 
-
-def _write_letters(axes: Axes, letters: str) -> None:
-    """Write what lies left, right, top and bottom at the edges of a panel."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
-    sides = (
-        ("left", "center"),
-        ("right", "center"),
-        ("center", "top"),
-        ("center", "bottom"),
+    rows, columns = picture.shape
+    shrinks = columns > size[0] or rows > size[1]
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    return Image.fromarray(np.ascontiguousarray(windowed(picture, limits))).resize(
+        size, how
     )
-    for letter, (x, y), (ha, va) in zip(letters, places, sides, strict=True):
-        axes.text(
-            x, y, letter, transform=axes.transAxes, ha=ha, va=va,
-            color="#ffd166", fontsize=11, fontweight="bold",
-        )  # fmt: skip
 
 
-def _write_legend(figure: Figure, labels: LabelTable) -> None:
-    """Name the colours below the panels."""
-    from matplotlib.patches import Patch
+def label_frame(picture: VoxelArray, size: Size) -> Pixels:
+    """Return a slice of a labelmap in the size of its frame: nearest neighbour."""
+    from PIL import Image
 
-    patches = [Patch(color=label.hex_colour, label=label.name) for label in labels]
-    figure.legend(
-        handles=patches,
-        loc="outside lower center",
-        ncols=min(6, len(patches)),
-        frameon=False,
-        labelcolor="white",
-        fontsize=9,
+    values = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8)))
+    return np.asarray(values.resize(size, Image.Resampling.NEAREST))
+
+
+def overlay(grey: Image, values: Pixels, colours: Pixels) -> Image:
+    """Return labels over an image: a thin fill, and an edge that is nearly opaque."""
+    from PIL import Image
+
+    picture = np.repeat(np.asarray(grey)[..., np.newaxis], 3, axis=2).astype(np.float32)
+    share = np.where(outline(values, 1), _EDGE, _FILL) * (values > 0)
+    picture += share[..., np.newaxis] * (colours[values] - picture)
+    return Image.fromarray(picture.round().astype(np.uint8))
+
+
+def outline(values: Pixels, reach: int) -> Pixels:
+    """Return 1 on the pixels of a label that are near another value, 0 elsewhere.
+
+    Examples
+    --------
+    >>> outline(np.pad(np.ones((5, 5), np.uint8), 1), 2)[3].tolist()
+    [0, 1, 1, 0, 1, 1, 0]
+    """
+    height, width = values.shape
+    padded = np.pad(values, reach, mode="edge")
+    inner = np.ones(values.shape, dtype=bool)
+    for rows, columns in product(range(2 * reach + 1), repeat=2):
+        neighbour = padded[rows : rows + height, columns : columns + width]
+        inner &= neighbour == values
+    edge: Pixels = ((values > 0) & ~inner).astype(np.uint8)
+    return edge
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture on a sheet."""
+
+    picture: Image
+    caption: str = ""
+    letters: str = ""
+    """Of the patient's sides at its left, right, top and bottom edge."""
+
+
+Legend: TypeAlias = Sequence[tuple[Colour, str]]
+"""Colour and name of every structure."""
+
+
+def legend_of(labels: LabelTable) -> Legend:
+    """Return the legend that names every structure."""
+    return [(label.colour, label.name) for label in labels]
+
+
+def drawn_sheet(
+    frames: Sequence[Frame],
+    columns: int,
+    *,
+    title: str = "",
+    legend: Legend = (),
+    least_width: int = 0,
+) -> Image:
+    """Return frames in rows on black, with a title above and a legend below."""
+    from PIL import Image, ImageDraw
+
+    wide = max(frame.picture.width for frame in frames)
+    tall = max(frame.picture.height for frame in frames)
+    width = max(columns * (wide + _GAP) + _GAP, least_width)
+    top = _TITLE_HEIGHT if title else 0
+    below = top + -(-len(frames) // columns) * (tall + _GAP) + _GAP
+    places = _legend_places(legend, width)
+    lines = places[-1][1] + 1 if places else 0
+    sheet = Image.new("RGB", (width, below + lines * _LINE))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP + 4, top // 2), title, WHITE, font(15), anchor="lm")
+    step = (width - _GAP) / columns
+    for place, frame in enumerate(frames):
+        row, column = divmod(place, columns)
+        room = round(step) - _GAP - frame.picture.width
+        left = _GAP + round(column * step) + room // 2
+        down = _GAP + top + row * (tall + _GAP) + (tall - frame.picture.height) // 2
+        sheet.paste(frame.picture, (left, down))
+        _annotate(pen, frame, left, down)
+    for (colour, text), (left, line) in zip(legend, places, strict=True):
+        middle = below + line * _LINE + _LINE // 2
+        pen.rectangle((left, middle - 6, left + 12, middle + 6), fill=colour)
+        pen.text((left + 19, middle), text, WHITE, font(14), anchor="lm")
+    return sheet
+
+
+def _legend_places(legend: Legend, width: int) -> list[tuple[int, int]]:
+    """Return left end and line of every entry of the legend."""
+    places = []
+    left, line = _MARGIN, 0
+    for _, text in legend:
+        wide = 40 + round(font(14).getlength(text))
+        if left > _MARGIN and left + wide > width:
+            left, line = _MARGIN, line + 1
+        places.append((left, line))
+        left += wide
+    return places
+
+
+def _annotate(pen: ImageDraw, frame: Frame, left: int, top: int) -> None:
+    """Write the caption of a frame and the sides of the patient at its edges."""
+    right, bottom = left + frame.picture.width, top + frame.picture.height
+    middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
+    pen.text((left + 4, top + 3), frame.caption, WHITE, font(13), **_EDGED)
+    places = (
+        ((left + 4, middle_y), "lm"),
+        ((right - 4, middle_y), "rm"),
+        ((middle_x, top + 3), "ma"),
+        ((middle_x, bottom - 4), "md"),
     )
+    for letter, (place, anchor) in zip(frame.letters, places, strict=False):
+        pen.text(place, letter, _YELLOW, font(14), anchor=anchor, **_EDGED)
+
+
+def font(size: int) -> FreeTypeFont | ImageFont:
+    """Return the font of all text in pictures."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def data_uri(picture: Image, kind: str, **options: object) -> str:
+    """Return a picture as a ``data:`` address, which needs no file."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, optimize=True, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

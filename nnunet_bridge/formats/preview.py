@@ -1,51 +1,62 @@
-"""One picture of a segmented case: three planes through it, with names and volumes.
+"""Pictures of a case as files: preview, panels of one slice, contact sheet, thumbnail.
 
-Each plane shows the slice with the most labelled voxels, by which structures can be
-judged at a glance; a frame is as large as the patient, on one scale for all three.
+Each is written whole or not at all, and refused with a GeometryError where image and
+labels do not lie on the same grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from nnunet_bridge.core.image import Colour, Labelmap, Volume
-from nnunet_bridge.formats.contact_sheet import EDGED, TEXT_COLOUR, WHITE, font
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.formats.files import whole_file
 from nnunet_bridge.formats.pictures import (
     PLANES,
+    Frame,
+    Legend,
+    Size,
     View,
     check_same_grid,
+    data_uri,
+    drawn_sheet,
+    fitted,
+    grey_frame,
+    label_frame,
+    legend_of,
     most_labelled_slice,
+    overlay,
     palette,
     view_of,
     window,
-    windowed,
 )
+from nnunet_bridge.formats.sprites import labelled_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
-_WIDTH = 1500
-_HEIGHT = 760
-"""The largest room for the three frames, in pixels."""
+MOST_FRAMES = 400
+"""Frames on one contact sheet; more would be too small to read."""
 
-_FEWEST = 900
-"""No sheet is narrower: the legend needs room."""
+THUMBNAIL_SIDE = 600
+"""Longest side of a thumbnail, in pixels."""
 
-_GAP = 8
-_HEADING = 28
-_LINE = 24
-_FILL, _EDGE = 0.30, 0.95
-"""How much of a structure's colour covers the image inside it, and along its edge."""
+_PREVIEW = (1500, 760)
+"""Room for the three frames of a preview, in pixels."""
 
-Rgb = npt.NDArray[np.uint8]
+_PREVIEW_WIDTH = 900
+"""Least width of a preview: the legend needs it."""
+
+_PANEL = (540, 1100)
+_CONTACT, _CONTACT_LONGEST = 220, 440
+"""Side of a square frame of a contact sheet; longest side of one that is not."""
+
+_SCREEN = 1.6
+"""Width of a contact sheet for its height, about."""
 
 
 def write_preview(
@@ -53,104 +64,169 @@ def write_preview(
 ) -> None:
     """Write three planes of an image with its labels over it, as PNG.
 
-    Parameters
-    ----------
-    file : Path
-        Where the picture goes; whole or absent.
-    volume : Volume
-        The image.
-    labelmap : Labelmap
-        On the same grid.
-    title : str
-        Stands above the frames.
-
-    Raises
-    ------
-    GeometryError
-        If image and labels do not lie on the same grid.
+    Each plane shows the slice with the most labelled voxels, all on one scale; the
+    legend below has the volume of every structure.
     """
     check_same_grid(volume, labelmap)
     views = [view_of(volume.grid, plane) for plane in PLANES]
-    picture = _Preview.of(views, volume, labelmap).drawn(volume, labelmap, title)
-    with whole_file(file) as temporary:
-        picture.save(temporary, format="png", optimize=True)
+    sizes_mm = [view.size_mm(volume.grid.shape) for view in views]
+    # One scale for all: what fits is the row of three, not each frame by itself.
+    row = sum(width for width, _ in sizes_mm), max(height for _, height in sizes_mm)
+    scale = fitted(row, _PREVIEW)[0] / row[0]
+    frames, limits = [], window(volume.voxels)
+    for view, (width, height) in zip(views, sizes_mm, strict=True):
+        index = most_labelled_slice(view, volume.grid, labelmap)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        picture = _overlaid(view, volume, labelmap, index, size, limits)
+        frames.append(Frame(picture, f"{view.plane} {index}", view.letters))
+    sheet = drawn_sheet(
+        frames,
+        len(frames),
+        title=title,
+        legend=_volumes(labelmap),
+        least_width=_PREVIEW_WIDTH,
+    )
+    _save(sheet, file)
 
 
-@dataclass(frozen=True, slots=True)
-class _Preview:
-    """Where the frames and the legend stand."""
+def write_panels(
+    file: Path,
+    volume: Volume,
+    labelmap: Labelmap | None,
+    *,
+    plane: str = "axial",
+    slice_index: int | None = None,
+) -> int:
+    """Write image, labels and overlay of one slice side by side, as PNG.
 
-    views: tuple[View, ...]
-    sizes: tuple[tuple[int, int], ...]
-    """Width and height of each frame, in pixels."""
+    Parameters
+    ----------
+    file : Path
+    volume : Volume
+    labelmap : Labelmap or None
+        Without it there is one panel.
+    plane : str
+        ``axial``, ``coronal`` or ``sagittal``, by the nearest axes of the patient.
+    slice_index : int, optional
+        Index along the array, from 0; by default the slice with the most labels.
 
-    entries: tuple[tuple[Colour, str], ...]
-    width: int
+    Returns
+    -------
+    slice_index : int
+        The slice that was drawn.
 
-    @classmethod
-    def of(cls, views: list[View], volume: Volume, labelmap: Labelmap) -> _Preview:
-        shape = volume.grid.shape
-        sizes_mm = [
-            (shape[v.across] * v.pixel_mm[0], shape[v.down] * v.pixel_mm[1])
-            for v in views
-        ]
-        scale = min(
-            _WIDTH / sum(width for width, _ in sizes_mm),
-            _HEIGHT / max(height for _, height in sizes_mm),
+    Raises
+    ------
+    UsageError
+        If there is no such plane or slice.
+    """
+    from PIL import Image
+
+    check_same_grid(volume, labelmap)
+    view = view_of(volume.grid, plane)
+    if slice_index is None:
+        slice_index = most_labelled_slice(view, volume.grid, labelmap)
+    last = volume.grid.shape[view.through] - 1
+    if not 0 <= slice_index <= last:
+        raise UsageError(
+            f"There is no {plane} slice {slice_index}: choose one from 0 to {last}."
         )
-        sizes = tuple(
-            (max(1, round(width * scale)), max(1, round(height * scale)))
-            for width, height in sizes_mm
+    size = fitted(view.size_mm(volume.grid.shape), _PANEL)
+    grey = grey_frame(
+        view.picture(volume.voxels, slice_index), window(volume.voxels), size
+    )
+    panels = {"image": grey.convert("RGB")}
+    if labelmap is not None:
+        colours = palette(labelmap.labels)
+        values = label_frame(view.picture(labelmap.voxels, slice_index), size)
+        panels["labels"] = Image.fromarray(colours[values])
+        panels["overlay"] = overlay(grey, values, colours)
+    frames = [Frame(panel, name, view.letters) for name, panel in panels.items()]
+    title = f"{plane}, slice {slice_index} of 0 to {last}"
+    legend = legend_of(labelmap.labels) if labelmap is not None else ()
+    _save(drawn_sheet(frames, len(frames), title=title, legend=legend), file)
+    return slice_index
+
+
+def write_contact_sheet(
+    file: Path, volume: Volume, labelmap: Labelmap | None, *, plane: str, every: int
+) -> tuple[int, ...]:
+    """Write every `every`-th slice on one sheet, as PNG; return their indices.
+
+    The slices are in the order of scrolling: from the head down, from front to back,
+    from right to left.
+
+    Raises
+    ------
+    UsageError
+        If `every` is below 1, or the sheet would have more than `MOST_FRAMES`.
+    """
+    if every < 1:
+        raise UsageError(f"Cannot show every {every}-th slice: give a number from 1.")
+    check_same_grid(volume, labelmap)
+    view = view_of(volume.grid, plane)
+    indices = list(range(0, volume.grid.shape[view.through], every))
+    if len(indices) > MOST_FRAMES:
+        raise UsageError(
+            f"{len(indices)} slices do not fit one sheet of {MOST_FRAMES}: show every "
+            f"{math.ceil(every * len(indices) / MOST_FRAMES)}-th."
         )
-        wide = sum(width for width, _ in sizes) + _GAP * (len(sizes) + 1)
-        entries = tuple(_entries(labelmap, labelmap.volumes_mm3()))
-        return cls(tuple(views), sizes, entries, max(wide, _FEWEST))
-
-    def drawn(self, volume: Volume, labelmap: Labelmap, title: str) -> Image:
-        """Return the whole picture."""
-        from PIL import Image, ImageDraw
-
-        lines = self._legend_places()
-        frames = max(height for _, height in self.sizes)
-        legend_top = _HEADING + frames + _GAP
-        height = legend_top + _LINE * (lines[-1][1] + 1) + _GAP
-        sheet = Image.new("RGB", (self.width, height))
-        pen = ImageDraw.Draw(sheet)
-        pen.text((_GAP, _HEADING // 2), title, WHITE, font(15), anchor="lm")
-        limits = window(volume.voxels)
-        free = self.width - sum(width for width, _ in self.sizes)
-        gap = free // (len(self.sizes) + 1)
-        left = gap
-        for view, size in zip(self.views, self.sizes, strict=True):
-            index = most_labelled_slice(view, volume.grid, labelmap)
-            top = _HEADING + (frames - size[1]) // 2
-            frame = _frame(view, volume, labelmap, index, limits, size)
-            sheet.paste(frame, (left, top))
-            _letter(pen, view, (left, top), size, index)
-            left += size[0] + gap
-        for (colour, text), (x, line) in zip(self.entries, lines, strict=True):
-            y = legend_top + line * _LINE
-            pen.rectangle((x, y + 5, x + 13, y + 18), fill=colour)
-            pen.text((x + 20, y + 12), text, WHITE, font(14), anchor="lm")
-        return sheet
-
-    def _legend_places(self) -> list[tuple[int, int]]:
-        """Return left end and line of every entry of the legend."""
-        places, left, line = [], _GAP, 0
-        for _, text in self.entries:
-            wide = 44 + round(font(14).getlength(text))
-            if left > _GAP and left + wide > self.width:
-                left, line = _GAP, line + 1
-            places.append((left, line))
-            left += wide
-        return places or [(0, 0)]
+    if view.flip_through:
+        indices.reverse()
+    width, height = _contact_size(*view.size_mm(volume.grid.shape))
+    limits = window(volume.voxels)
+    frames = [
+        Frame(
+            _overlaid(view, volume, labelmap, index, (width, height), limits),
+            str(index),
+            view.letters,
+        )
+        for index in indices
+    ]
+    columns = _columns(len(frames), math.sqrt(_SCREEN * len(frames) * height / width))
+    legend = legend_of(labelmap.labels) if labelmap is not None else ()
+    _save(drawn_sheet(frames, columns, legend=legend), file)
+    return tuple(indices)
 
 
-def _entries(
-    labelmap: Labelmap, volumes_mm3: Mapping[str, float]
-) -> list[tuple[Colour, str]]:
-    """Return colour and text of every structure, absent ones last."""
+def thumbnail(source: Path | Labelmap) -> str:
+    """Return a small picture of a predicted case as a ``data:`` address.
+
+    Parameters
+    ----------
+    source : Path or Labelmap
+        A picture on the disk, which is made smaller; or labels, of which the slice with
+        the most is drawn in each plane.
+
+    Raises
+    ------
+    InputError
+        If the file is not a picture.
+    """
+    picture = _shrunk(source) if isinstance(source, Path) else _planes_of(source)
+    return data_uri(picture, "jpeg", quality=80)
+
+
+def _overlaid(
+    view: View,
+    volume: Volume,
+    labelmap: Labelmap | None,
+    index: int,
+    size: Size,
+    limits: tuple[float, float],
+) -> Image:
+    """Return one slice of the image, with the labels over it."""
+    grey = grey_frame(view.picture(volume.voxels, index), limits, size)
+    if labelmap is None:
+        return grey.convert("RGB")
+    values = label_frame(view.picture(labelmap.voxels, index), size)
+    return overlay(grey, values, palette(labelmap.labels))
+
+
+def _volumes(labelmap: Labelmap) -> Legend:
+    """Return every structure with its volume, absent ones last and in grey."""
     found, absent = [], []
+    volumes_mm3 = labelmap.volumes_mm3()
     for label in labelmap.labels:
         cm3 = volumes_mm3[label.name] / 1000
         if cm3:
@@ -161,61 +237,56 @@ def _entries(
     return found + absent
 
 
-def _frame(
-    view: View,
-    volume: Volume,
-    labelmap: Labelmap,
-    index: int,
-    limits: tuple[float, float],
-    size: tuple[int, int],
-) -> Image:
-    """Return one slice in the size of its frame."""
+def _contact_size(width_mm: float, height_mm: float) -> Size:
+    """Return the size of a frame: the area is the same whatever the shape."""
+    scale = _CONTACT / math.sqrt(width_mm * height_mm)
+    longest = min(_CONTACT_LONGEST, scale * max(width_mm, height_mm))
+    return fitted((width_mm, height_mm), (longest, longest))
+
+
+def _columns(frames: int, wanted: float) -> int:
+    """Return about as many columns as wanted, with few places left empty.
+
+    Examples
+    --------
+    >>> _columns(12, 4.6), _columns(10, 4.6), _columns(31, 2.9), _columns(1, 1.3)
+    (4, 5, 3, 1)
+    """
+    near = range(max(1, int(wanted) - 1), int(wanted) + 3)
+    able = [columns for columns in near if columns <= frames] or [frames]
+    return min(able, key=lambda n: (-frames % n) / frames + abs(n - wanted) / wanted)
+
+
+def _shrunk(file: Path) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            small = picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"{file} is not a picture ({error}).") from error
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return small
+
+
+def _planes_of(labelmap: Labelmap) -> Image:
+    """Return the three planes of labels side by side, in millimetres, on black."""
     from PIL import Image
 
-    grey = windowed(view.picture(volume.voxels, index), limits)
-    shown = np.ascontiguousarray(view.picture(labelmap.voxels, index))
-    image = Image.fromarray(np.ascontiguousarray(grey))
-    labels = Image.fromarray(shown.astype(np.uint8))
-    grey = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    values = np.asarray(labels.resize(size, Image.Resampling.NEAREST))
-    picture = np.stack([grey] * 3, axis=-1).astype(np.float64)
-    share = np.where(_edges(values), _EDGE, _FILL) * (values > 0)
-    colours = palette(labelmap.labels)[values]
-    picture += share[..., np.newaxis] * (colours - picture)
-    return Image.fromarray(picture.round().astype(np.uint8))
+    inside = [slice(first, last) for first, last in labelled_box([labelmap])]
+    voxels = labelmap.voxels[tuple(inside)]
+    frames = []
+    for plane in PLANES:
+        view = view_of(labelmap.grid, plane)
+        others = tuple(axis for axis in range(3) if axis != view.through)
+        index = int(np.count_nonzero(voxels, axis=others).argmax())
+        side = THUMBNAIL_SIDE / len(PLANES) - 6
+        size = fitted(view.size_mm(voxels.shape), (side, side))
+        values = label_frame(view.picture(voxels, index), size)
+        frames.append(Frame(Image.fromarray(palette(labelmap.labels)[values])))
+    return drawn_sheet(frames, len(frames))
 
 
-def _edges(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return where a structure ends: at pixels whose neighbour is something else."""
-    edges = np.zeros(values.shape, bool)
-    for axis in (0, 1):
-        differs = np.diff(values, axis=axis) != 0
-        before = [slice(None)] * 2
-        after = [slice(None)] * 2
-        before[axis], after[axis] = slice(None, -1), slice(1, None)
-        edges[tuple(before)] |= differs
-        edges[tuple(after)] |= differs
-    return edges
-
-
-def _letter(
-    pen: ImageDraw,
-    view: View,
-    corner: tuple[int, int],
-    size: tuple[int, int],
-    index: int,
-) -> None:
-    """Write the name of a frame and what lies at its edges."""
-    left, top = corner
-    right, bottom = left + size[0], top + size[1]
-    middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
-    heading = (left + 4, top + 4)
-    pen.text(heading, f"{view.plane} {index}", WHITE, font(13), **EDGED)
-    places = (
-        ((left + 4, middle_y), "lm"),
-        ((right - 4, middle_y), "rm"),
-        ((middle_x, top + 4), "ma"),
-        ((middle_x, bottom - 4), "md"),
-    )
-    for letter, (place, anchor) in zip(view.letters, places, strict=True):
-        pen.text(place, letter, TEXT_COLOUR, font(14), anchor=anchor, **EDGED)
+def _save(picture: Image, file: Path) -> None:
+    with whole_file(file) as temporary:
+        picture.save(temporary, format="png", optimize=True)

@@ -1,30 +1,32 @@
 """Slices of a case as sprites: many frames in one picture, carried inside the page.
 
 The image is a grey JPEG, because a lossless one of a noisy MRI would weigh five times
-as much and nobody measures on the page. Labels are lossless PNG, transparent where
-nothing is, at twice the size of the image so that outlines stay thin.
+as much and the page is not for measuring. Labels are lossless PNG, transparent where
+there are none, at twice the size of the image so that outlines stay thin.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from nnunet_bridge.core.image import Colour, Labelmap, Volume, VoxelArray
 from nnunet_bridge.formats.pictures import (
+    Pixels,
+    Size,
     View,
     check_same_grid,
+    data_uri,
+    fitted,
+    grey_frame,
+    label_frame,
+    outline,
     palette,
     view_of,
     window,
-    windowed,
 )
 
 if TYPE_CHECKING:
@@ -33,10 +35,8 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[tuple[int, int], ...]
 """First and past-the-last index along i, j and k."""
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-
 MARGIN_MM = 12.0
-"""How much is shown around the labels."""
+"""Width of the surroundings shown around the labels."""
 
 LABEL_SCALE = 2
 """Pixels of a label frame for one pixel of an image frame."""
@@ -46,7 +46,7 @@ OUTLINE_PIXELS = 2
 
 JPEG_QUALITY = 82
 FILL_OPACITY = 120
-"""Of the filled reference, 0..255."""
+"""Opacity of the filled reference, 0..255."""
 
 DISAGREEMENT = "disagreement"
 """Name of the layer that shows where labelmaps differ."""
@@ -69,7 +69,7 @@ class Layer:
     """One toggle of the slice viewer."""
 
     name: str
-    """``reference``, or the name of a model."""
+    """``reference``, ``disagreement``, or the name of a model."""
 
     sprite: str
     """``data:`` address of a PNG with all frames, transparent where nothing is."""
@@ -80,14 +80,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class SliceStack:
-    """The slices of one case in one plane, as sprites for the page."""
+    """The slices of one case in one plane, as `page.js` reads them."""
 
     plane: str
     letters: str
-    """What lies left, right, top and bottom, such as ``RLAP``."""
+    """The patient's sides at the left, right, top and bottom, such as ``RLAP``."""
 
     width: int
-    """Of one frame, in pixels; pixels are square."""
+    """Width of one frame, in pixels; pixels are square."""
 
     height: int
     columns: int
@@ -123,7 +123,7 @@ class SlicePicture:
 
     @property
     def panels(self) -> tuple[tuple[str, str], ...]:
-        """Return name and sprite of each panel; the first is the image alone."""
+        """Name and sprite of each panel; the first is the image alone."""
         return (("image", ""), *((layer.name, layer.sprite) for layer in self.layers))
 
 
@@ -141,16 +141,15 @@ def slice_stack(
     Parameters
     ----------
     volume : Volume
-        The image.
     reference : Labelmap
-        What a person drew, on the same grid; drawn filled, in its colours.
+        Drawn filled, in the colours of its structures.
     predictions : mapping
-        Model name -> labelmap on the same grid; drawn as white outlines, so that the
-        page can give them the colour of the model.
+        Model name -> labelmap; drawn as white outlines, so that the page can give them
+        the colour of the model.
     plane : str
         ``axial``, ``coronal`` or ``sagittal``.
     frames : int
-        At most so many slices, evenly spaced.
+        Most slices shown, evenly spaced.
     longest_side : int
         Of a frame, in pixels.
 
@@ -160,27 +159,21 @@ def slice_stack(
         If one of them lies on another grid.
     """
     labelmaps = [reference, *predictions.values()]
-    for labelmap in labelmaps:
-        check_same_grid(volume, labelmap)
-    view, box = view_of(volume.grid, plane), labelled_box(labelmaps)
-    indices = _evenly_spaced(box[view.through], frames)
-    if view.flip_through:
-        indices = indices[::-1]
-    sheet = _Sheet(view, box, indices, _frame_size(view, box, longest_side))
+    sprite = _Sprite.of(volume, labelmaps, plane, longest_side, frames)
     return SliceStack(
         plane=plane,
-        letters=view.letters,
-        width=sheet.size[0],
-        height=sheet.size[1],
-        columns=sheet.columns,
-        indices=tuple(indices),
-        start=_richest(view, reference, indices),
-        image=sheet.image(volume),
+        letters=sprite.view.letters,
+        width=sprite.size[0],
+        height=sprite.size[1],
+        columns=sprite.columns,
+        indices=tuple(sprite.indices),
+        start=sprite.richest(reference),
+        image=sprite.image(volume),
         layers=(
-            Layer("reference", sheet.filled(reference), "filled"),
-            *_disagreement(sheet, reference, list(predictions.values())),
+            Layer("reference", sprite.filled(reference), "filled"),
+            *_disagreement(sprite, reference, list(predictions.values())),
             *(
-                Layer(name, sheet.outlined(found), "outline")
+                Layer(name, sprite.outlined(found), "outline")
                 for name, found in predictions.items()
             ),
         ),
@@ -198,38 +191,24 @@ def slice_picture(
 ) -> SlicePicture:
     """Return one slice: image, reference and prediction filled, and their difference.
 
-    Parameters
-    ----------
-    volume, reference, prediction : Volume, Labelmap, Labelmap
-        On one grid.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``.
-    index : int
-        Along the array, from 0.
-    longest_side : int
-        Of the picture, in pixels.
-
     Raises
     ------
     GeometryError
         If one of them lies on another grid.
     """
-    for labelmap in (reference, prediction):
-        check_same_grid(volume, labelmap)
-    view = view_of(volume.grid, plane)
-    box = labelled_box([reference, prediction])
-    sheet = _Sheet(view, box, [index], _frame_size(view, box, longest_side))
+    labelmaps = [reference, prediction]
+    sprite = _Sprite.of(volume, labelmaps, plane, longest_side, [index])
     return SlicePicture(
         plane=plane,
-        letters=view.letters,
+        letters=sprite.view.letters,
         index=index,
-        width=sheet.size[0],
-        height=sheet.size[1],
-        image=sheet.image(volume),
+        width=sprite.size[0],
+        height=sprite.size[1],
+        image=sprite.image(volume),
         layers=(
-            Layer("reference", sheet.filled(reference), "filled"),
-            Layer("prediction", sheet.filled(prediction), "filled"),
-            *_disagreement(sheet, reference, [prediction]),
+            Layer("reference", sprite.filled(reference), "filled"),
+            Layer("prediction", sprite.filled(prediction), "filled"),
+            *_disagreement(sprite, reference, [prediction]),
         ),
     )
 
@@ -246,19 +225,20 @@ def disagreement(reference: Labelmap, predictions: Sequence[Labelmap]) -> Pixels
     which = np.zeros(reference.voxels.shape, dtype=np.uint8, order="F")
     for place, prediction in enumerate(predictions, start=1):
         wrong = prediction.voxels != reference.voxels
+        # A voxel that an earlier model got wrong too belongs to "several".
         which[wrong] = np.where(which[wrong] == 0, place, len(predictions) + 1)
     return which
 
 
 def _disagreement(
-    sheet: _Sheet, reference: Labelmap, predictions: Sequence[Labelmap]
+    sprite: _Sprite, reference: Labelmap, predictions: Sequence[Labelmap]
 ) -> tuple[Layer, ...]:
     if not predictions:
         return ()
     colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n in range(len(predictions))]
     which = disagreement(reference, predictions)
-    sprite = sheet.coloured(which, [*colours, SEVERAL_COLOUR])
-    return (Layer(DISAGREEMENT, sprite, "disagreement"),)
+    drawn = sprite.coloured(which, [*colours, SEVERAL_COLOUR])
+    return (Layer(DISAGREEMENT, drawn, "disagreement"),)
 
 
 def labelled_box(labelmaps: Sequence[Labelmap]) -> Box:
@@ -278,83 +258,114 @@ def labelled_box(labelmaps: Sequence[Labelmap]) -> Box:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """The frames of one plane, side by side in one picture."""
+class _Sprite:
+    """The layout of the frames of one plane: row by row in one picture."""
 
     view: View
     box: Box
     indices: Sequence[int]
-    size: tuple[int, int]
-    """Width and height of an image frame in pixels."""
+    size: Size
+    """Size of an image frame; a label frame is `LABEL_SCALE` times as large."""
+
+    @classmethod
+    def of(
+        cls,
+        volume: Volume,
+        labelmaps: Sequence[Labelmap],
+        plane: str,
+        longest_side: int,
+        shown: int | Sequence[int],
+    ) -> _Sprite:
+        """Return the layout for at most so many frames, or for given slices."""
+        for labelmap in labelmaps:
+            check_same_grid(volume, labelmap)
+        view, box = view_of(volume.grid, plane), labelled_box(labelmaps)
+        if isinstance(shown, int):
+            first, past = box[view.through]
+            count = min(shown, past - first)
+            # Both ends are shown; linspace rounds to at most one slice off even steps.
+            chosen = np.linspace(first, past - 1, count).round().astype(int).tolist()
+            indices = chosen[::-1] if view.flip_through else chosen
+        else:
+            indices = shown
+        size_mm = view.size_mm([past - first for first, past in box])
+        return cls(view, box, indices, fitted(size_mm, (longest_side, longest_side)))
 
     @property
     def columns(self) -> int:
-        """Return how many frames stand in a row: about as many as there are rows."""
+        """Frames in a row: about as many as there are rows.
+
+        A square keeps both sides below the limit of a browser's canvas and decoder.
+        """
         return max(1, int(np.ceil(np.sqrt(len(self.indices)))))
 
-    def image(self, volume: Volume) -> str:
-        """Return the grey sprite."""
-        from PIL.Image import Resampling
+    def richest(self, labelmap: Labelmap) -> int:
+        """Return the frame with most labelled voxels."""
+        pictures = self._pictures(labelmap.voxels)
+        return int(np.argmax([np.count_nonzero(picture) for _, picture in pictures]))
 
+    def image(self, volume: Volume) -> str:
+        """Return the grey sprite, all frames in the window of the whole volume."""
         limits = window(volume.voxels)
         sheet = self._sheet("L", 1)
         for place, picture in self._pictures(volume.voxels):
-            frame = _picture("L", windowed(picture, limits))
-            smooth = frame.resize(
-                self.size,
-                Resampling.BOX if self._shrinks(picture) else Resampling.BICUBIC,
-            )
-            sheet.paste(smooth, self._corner(place, 1))
-        return _data_uri(sheet, "jpeg")
+            frame = grey_frame(picture, limits, self.size)
+            sheet.paste(frame, self._corner(place, 1))
+        return data_uri(sheet, "jpeg", quality=JPEG_QUALITY)
 
     def filled(self, labelmap: Labelmap) -> str:
         """Return the sprite of coloured, half-transparent structures."""
-        sheet = self._sheet("P", LABEL_SCALE)
-        self._paste_labels(sheet, labelmap.voxels, lambda values: values)
-        sheet.putpalette(palette(labelmap.labels).tobytes())
-        opacity = bytes([0] + [FILL_OPACITY] * len(labelmap.labels))
-        return _data_uri(sheet, "png", transparency=opacity)
+        colours = palette(labelmap.labels)[1:].tolist()
+        return self._labels(labelmap.voxels, colours, FILL_OPACITY)
 
     def outlined(self, labelmap: Labelmap) -> str:
         """Return the sprite of white outlines."""
-        sheet = self._sheet("P", LABEL_SCALE)
-        self._paste_labels(sheet, labelmap.voxels, outline)
-        sheet.putpalette(bytes([0, 0, 0, 255, 255, 255]))
-        return _data_uri(sheet, "png", transparency=bytes([0, 255]))
+        white = [(255, 255, 255)]
+        return self._labels(
+            labelmap.voxels, white, 255, lambda frame: outline(frame, OUTLINE_PIXELS)
+        )
 
     def coloured(self, values: Pixels, colours: Sequence[Colour]) -> str:
         """Return the sprite of an array of values 1..n in their colours."""
+        return self._labels(values, colours, DISAGREEMENT_OPACITY)
+
+    def _labels(
+        self,
+        voxels: VoxelArray,
+        colours: Sequence[Sequence[int]],
+        opacity: int,
+        drawn: Callable[[Pixels], Pixels] = lambda frame: frame,
+    ) -> str:
+        """Return the sprite of values 0..n, where 0 is transparent."""
+        from PIL import Image
+
+        # A palette picture holds the values themselves, one byte a pixel, and the
+        # colours once; PNG packs its large flat areas into very little.
         sheet = self._sheet("P", LABEL_SCALE)
-        self._paste_labels(sheet, values, lambda frame: frame)
-        sheet.putpalette(bytes([0, 0, 0, *(part for c in colours for part in c)]))
-        opacity = bytes([0] + [DISAGREEMENT_OPACITY] * len(colours))
-        return _data_uri(sheet, "png", transparency=opacity)
-
-    def _paste_labels(
-        self, sheet: Image, voxels: VoxelArray, drawn: Callable[[Pixels], Pixels]
-    ) -> None:
-        from PIL.Image import Resampling
-
-        large = (self.size[0] * LABEL_SCALE, self.size[1] * LABEL_SCALE)
+        large = self.size[0] * LABEL_SCALE, self.size[1] * LABEL_SCALE
         for place, picture in self._pictures(voxels):
-            values = _picture("L", picture.astype(np.uint8))
-            resized = np.asarray(values.resize(large, Resampling.NEAREST))
-            sheet.paste(_picture("P", drawn(resized)), self._corner(place, LABEL_SCALE))
+            # Enlarge first, outline afterwards: an outline of 2 label pixels is one
+            # image pixel wide whatever the size of a voxel.
+            frame = Image.fromarray(drawn(label_frame(picture, large)))
+            sheet.paste(frame, self._corner(place, LABEL_SCALE))
+        flat = [part for colour in [(0, 0, 0), *colours] for part in colour]
+        sheet.putpalette(bytes(flat))
+        # One opacity for each entry of the palette: the background's is 0.
+        transparency = bytes([0, *[opacity] * len(colours)])
+        return data_uri(sheet, "png", transparency=transparency)
 
     def _pictures(self, voxels: VoxelArray) -> list[tuple[int, VoxelArray]]:
         """Return place and cropped picture of every frame."""
-        cropped = voxels[tuple(slice(first, last) for first, last in self.box)]
+        cropped = voxels[tuple(slice(first, past) for first, past in self.box)]
+        # `indices` count in the whole array, the cropped one starts at the box.
         first = self.box[self.view.through][0]
         return [
             (place, self.view.picture(cropped, index - first))
             for place, index in enumerate(self.indices)
         ]
 
-    def _shrinks(self, picture: VoxelArray) -> bool:
-        rows, columns = picture.shape
-        return bool(rows > self.size[1] or columns > self.size[0])
-
     def _sheet(self, mode: str, scale: int) -> Image:
+        """Return an empty sprite: black, or the transparent value 0."""
         from PIL import Image
 
         rows = -(-len(self.indices) // self.columns)
@@ -362,67 +373,6 @@ class _Sheet:
         return Image.new(mode, (self.columns * width * scale, rows * height * scale))
 
     def _corner(self, place: int, scale: int) -> tuple[int, int]:
+        """Return left and top of a frame; `page.js` cuts it out by the same rule."""
         row, column = divmod(place, self.columns)
         return column * self.size[0] * scale, row * self.size[1] * scale
-
-
-def outline(values: Pixels) -> Pixels:
-    """Return 1 on the pixels of a label that are near another value, 0 elsewhere.
-
-    Examples
-    --------
-    >>> outline(np.pad(np.ones((5, 5), np.uint8), 1))[3].tolist()
-    [0, 1, 1, 0, 1, 1, 0]
-    """
-    height, width = values.shape
-    reach = OUTLINE_PIXELS
-    padded = np.pad(values, reach, mode="edge")
-    inner = np.ones(values.shape, dtype=bool)
-    for rows, columns in product(range(2 * reach + 1), repeat=2):
-        neighbour = padded[rows : rows + height, columns : columns + width]
-        inner &= neighbour == values
-    edge: Pixels = ((values > 0) & ~inner).astype(np.uint8)
-    return edge
-
-
-def _richest(view: View, labelmap: Labelmap, indices: Sequence[int]) -> int:
-    """Return the frame with most labelled voxels."""
-    counts = [
-        np.count_nonzero(view.picture(labelmap.voxels, index)) for index in indices
-    ]
-    return int(np.argmax(counts))
-
-
-def _evenly_spaced(ends: tuple[int, int], most: int) -> list[int]:
-    """Return at most `most` indices from first to last, both included."""
-    first, past = ends
-    count = min(most, past - first)
-    return [int(index) for index in np.linspace(first, past - 1, count).round()]
-
-
-def _frame_size(view: View, box: Box, longest_side: int) -> tuple[int, int]:
-    """Return width and height in pixels, so that a pixel is square in mm."""
-    (left, right), (top, bottom) = box[view.across], box[view.down]
-    width_mm = (right - left) * view.pixel_mm[0]
-    height_mm = (bottom - top) * view.pixel_mm[1]
-    scale = longest_side / max(width_mm, height_mm)
-    return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
-
-
-def _picture(mode: str, pixels: Pixels) -> Image:
-    from PIL import Image
-
-    height, width = pixels.shape
-    return Image.frombytes(
-        mode, (width, height), np.ascontiguousarray(pixels).tobytes()
-    )
-
-
-def _data_uri(picture: Image, kind: str, *, transparency: bytes | None = None) -> str:
-    """Return a picture as an address that needs no file."""
-    stream = io.BytesIO()
-    if kind == "jpeg":
-        picture.save(stream, "jpeg", quality=JPEG_QUALITY, optimize=True)
-    else:
-        picture.save(stream, "png", optimize=True, transparency=transparency)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

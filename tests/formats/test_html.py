@@ -1,5 +1,6 @@
 """The page needs nothing but itself, and believes nobody's names."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -13,10 +14,11 @@ from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.events import curve_of, read_events
 from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
-from nnunet_bridge.formats.html.meshes import packed_mesh, thinned
+from nnunet_bridge.formats.html.meshes import packed_mesh
 from nnunet_bridge.formats.html.page import MAX_BYTES, page_text, write_page
 from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, run_page_text
 from nnunet_bridge.formats.pictures import PLANES
@@ -137,13 +139,7 @@ def test_no_element_names_an_address_outside_the_page(full_page):
 
 
 def test_no_style_and_no_script_of_ours_fetches(full_page):
-    own = [
-        text
-        for _, attributes, text in Elements(full_page).texts
-        if attributes.get("id") != "plotly"
-    ]
-
-    for text in own:
+    for _, _, text in Elements(full_page).texts:
         assert not re.search(r"@import|https?://|(?<![\w.])fetch\(|XMLHttp", text)
         assert all(
             address.startswith(("data:", "#"))
@@ -163,15 +159,9 @@ def test_the_browser_is_forbidden_to_fetch(full_page):
     assert "http" not in policy
 
 
-def test_plotlys_script_stands_in_the_page_once_as_text(full_page):
-    scripts = [
-        (attributes.get("id"), attributes.get("type"))
-        for tag, attributes in Elements(full_page).elements
-        if tag == "script"
-    ]
-
-    assert scripts.count(("plotly", "text/plain")) == 1
-    assert [kind for _, kind in scripts].count(None) == 1
+def test_only_a_page_with_surfaces_has_their_script(full_page):
+    assert full_page.count("function showSurfaces()") == 1
+    assert "showSurfaces" not in page_text(content())
 
 
 def test_every_name_is_escaped():
@@ -194,7 +184,7 @@ def test_every_name_is_escaped():
     assert "<script>alert" not in text
     assert "alert('x')" not in text
     own = [element for element in Elements(text).elements if element[0] == "script"]
-    assert len(own) == 4
+    assert len(own) == 3
 
 
 def test_the_cases_are_json_the_script_can_read(full_page):
@@ -217,7 +207,7 @@ def test_a_smoke_run_says_so_before_anything_else(full_page):
 @pytest.mark.parametrize(
     "part",
     ['id="viewer"', 'id="meshes"', 'id="training"', 'id="test"', 'id="settings"',
-     'id="costs"', 'id="versions"', 'id="notes"', 'class="banner', 'id="plotly"',
+     'id="costs"', 'id="versions"', 'id="notes"', 'class="banner',
      "disagreement:"],
 )  # fmt: skip
 def test_a_missing_part_is_left_out_and_a_given_one_is_there(full_page, part):
@@ -263,7 +253,7 @@ def test_cases_of_one_patient_have_limits_without_intervals():
 
     text = page_text(content(models=("2d",), comparison=comparison))
 
-    assert "each of another patient" in text
+    assert "each from a different patient" in text
     assert 'class="reach"' not in text
 
 
@@ -391,8 +381,7 @@ def test_every_eye_tells_who_disagrees(eye):
 
 
 def test_the_viewer_draws_models_in_the_colours_of_its_legend():
-    assert page_colours(".stage {") == list(MODEL_COLOURS)
-    assert page_colours(".on-black {") == list(MODEL_COLOURS)
+    assert page_colours(".on-black, .stage {") == list(MODEL_COLOURS)
 
 
 # ------------------------------------------------------------------------- size
@@ -461,16 +450,23 @@ def test_a_page_with_meshes_stays_below_its_limit(tmp_path):
     assert write_page(tmp_path / "index.html", full_content()) < MAX_BYTES
 
 
-def test_thinned_meshes_keep_their_place_and_nearly_their_volume():
+def unpacked(packed):
+    """Return vertices in mm and faces, as `surfaces.js` reads them."""
+    whole = np.frombuffer(base64.b64decode(packed["vertices"]), "<i2").reshape(-1, 3)
+    kind = "<u4" if packed["wide"] else "<u2"
+    faces = np.frombuffer(base64.b64decode(packed["faces"]), kind).reshape(-1, 3)
+    return whole * packed["step_mm"] + packed["centre_mm"], faces
+
+
+def test_packed_meshes_have_fewer_faces_and_keep_their_place_and_volume():
     labelmap = ball()
     mesh = surface_of(labelmap, labelmap.labels["tibia"])
 
-    vertices, faces = thinned(mesh.vertices_mm, mesh.faces, 500)
-    a, b, c = (vertices[faces[:, n]] for n in range(3))
-    volume = np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6
+    vertices, faces = unpacked(packed_mesh(mesh, 500))
+    shown = Mesh(vertices, faces.astype(np.int32), mesh.label, True, False)
 
     assert 50 < len(faces) <= 500
-    assert volume == pytest.approx(mesh.volume_mm3, rel=0.15)
+    assert shown.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=0.02)
     np.testing.assert_allclose(
         vertices.mean(axis=0), mesh.vertices_mm.mean(axis=0), atol=0.5
     )
@@ -481,10 +477,23 @@ def test_packed_vertices_are_within_a_step_of_the_mesh():
     mesh = surface_of(labelmap, labelmap.labels["tibia"])
 
     packed = packed_mesh(mesh, max_faces=10**6)
+    vertices, faces = unpacked(packed)
 
     assert packed["step_mm"] < 0.001
-    assert not packed["wide"]
+    np.testing.assert_allclose(vertices, mesh.vertices_mm, atol=packed["step_mm"])
+    np.testing.assert_array_equal(faces, mesh.faces)
     assert packed["colour"] == "#e65546"
+
+
+def test_surfaces_that_stay_too_large_leave_the_page(tmp_path):
+    limit = len(page_text(full_content(), max_faces=0).encode())
+
+    size = write_page(tmp_path / "index.html", full_content(), max_bytes=limit)
+
+    text = (tmp_path / "index.html").read_text()
+    assert size <= limit
+    assert 'id="viewer"' in text
+    assert 'id="meshes"' not in text
 
 
 # ------------------------------------------------------------------------- events

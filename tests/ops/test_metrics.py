@@ -61,6 +61,18 @@ def compared(by_the_package):
     return check
 
 
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 1), (0.3, 0.7, 5), (3, 1, 1)])
+@pytest.mark.filterwarnings("ignore")
+def test_areas_around_a_corner_are_those_of_surface_distance(spacing_mm):
+    from surface_distance import lookup_tables as package
+
+    expected = package.create_table_neighbour_code_to_surface_area(spacing_mm)
+
+    areas = metrics._areas_of_codes(np.array(spacing_mm, float))
+
+    np.testing.assert_allclose(areas, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("batch", range(10))
 def test_scores_equal_those_of_surface_distance_on_200_random_pairs(batch, compared):
     pairs = 0

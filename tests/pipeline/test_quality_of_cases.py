@@ -13,7 +13,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement, QualityLevel, TrainingStructures
 from nnunet_bridge.formats.nifti import write_labelmap
-from nnunet_bridge.formats.thumbnail import LONGEST_SIDE, thumbnail
+from nnunet_bridge.formats.preview import THUMBNAIL_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
@@ -193,8 +193,8 @@ def test_the_page_and_the_table_are_whole_with_cases_of_earlier_calls(tmp_path):
 
     cases = write_quality(tmp_path, TABLE)
 
-    assert [(c.case_id, c.light) for c in cases] == [
-        *(("leg_2", "red"), ("leg_1", "green"), ("leg_3", "unlit")),
+    assert [(c.case_id, c.level) for c in cases] == [
+        *(("leg_2", "red"), ("leg_1", "green"), ("leg_3", "not_assessed")),
     ]
     page = (tmp_path / "quality.html").read_text()
     assert page.index("leg_2") < page.index("leg_1") < page.index("leg_3")
@@ -219,13 +219,13 @@ def test_a_preview_is_shown_made_smaller_and_without_one_the_labels(tmp_path):
     assert without.picture.startswith("data:image/jpeg;base64,")
     assert beside.picture != without.picture
     assert len(beside.picture) < 150_000
-    assert LONGEST_SIDE < 900
+    assert THUMBNAIL_SIDE < 900
 
 
 def test_what_is_no_picture_is_refused_in_words(tmp_path):
     (tmp_path / "preview.png").write_bytes(b"GIF or not")
 
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="is not a picture"):
         thumbnail(tmp_path / "preview.png")
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, Browser
 
 from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.grid import Grid
@@ -22,10 +21,7 @@ from nnunet_bridge.ops.verdict import verdict
 A4_PIXELS = 688
 """Width of a sheet between its margins of 14 mm, at 96 pixels an inch."""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +29,6 @@ def page(tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "index.html"
     write_page(file, page_content())
     return file
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -219,54 +208,134 @@ def test_tabs_show_one_metric_at_a_time_and_obey_the_keyboard(tab):
     assert tab.run(f"{shown}.map(p => p.dataset.tab).join()") == "HD95"
 
 
-def test_surfaces_are_drawn_when_they_are_opened_not_before(tab):
-    assert tab.run("typeof window.Plotly") == "undefined"
+def test_surfaces_are_drawn_in_the_colours_of_their_structures(tab):
+    seen = tab.run(SURFACE_PIXELS)
 
-    tab.run("document.querySelector('#meshes').open = true")
-
-    tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
-    assert tab.run("document.querySelector('.plot').data.length") == 2
-
-
-def test_arrow_keys_and_the_mouse_turn_the_surfaces(tab):
-    scene = "document.querySelector('.plot')._fullLayout.scene._scene"
-    eye = f"JSON.stringify({scene}.getCamera().eye)"
-    tab.run("document.querySelector('#meshes').open = true")
-    tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
-    tab.run("document.querySelector('.plot').focus()")
-    seen = [tab.run(eye)]
-    for key in ("ArrowRight", "ArrowUp", "+"):
-        tab.press(key)
-        tab.wait_for(f"{eye} !== {seen[-1]!r}")
-        seen.append(tab.run(eye))
-
-    x, y = _middle_of(tab, ".plot")
-    tab.drag((x, y), (x + 120, y))
-
-    tab.wait_for(f"{eye} !== {seen[-1]!r}")
-    assert len(set(seen)) == 4
+    assert seen["tibia"] > 2000
+    assert seen["femur"] > 2000
+    assert tab.run("document.querySelector('#meshes .about').textContent") == (
+        "reference, worst case: c0"
+    )
 
 
-def test_surfaces_of_every_model_and_side_can_be_chosen(tab):
-    tab.run("document.querySelector('#meshes').open = true")
-    tab.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
-    first = "document.querySelector('.plot').data[0].x[0]"
-    reference = tab.run(first)
+def test_a_structure_can_be_hidden_and_shown(tab):
+    button = _button("#meshes", "tibia")
+
+    tab.run(f"{button}.click()")
+    tab.wait_for(f"{SURFACE_PIXELS}.tibia === 0")
+    assert tab.run(SURFACE_PIXELS)["femur"] > 2000
+
+    tab.run(f"{button}.click()")
+    tab.wait_for(f"{SURFACE_PIXELS}.tibia > 2000")
+
+
+def test_keys_mouse_and_double_click_move_the_surfaces_and_bring_them_back(tab):
+    picture = "document.querySelector('.scene canvas').toDataURL()"
+    first = tab.run(picture)
+    seen = [first]
+    x, y = _middle_of(tab, ".scene")
+    tab.run("document.querySelector('.scene canvas').focus()")
+    moves = [
+        *(lambda key=key: tab.press(key) for key in ("ArrowRight", "ArrowUp", "+")),
+        lambda: tab.turn_wheel(x, y, 2),
+        lambda: tab.drag((x, y), (x + 120, y + 30)),
+        lambda: tab.drag((x, y), (x + 60, y), shift=True),
+    ]
+    for move in moves:
+        move()
+        tab.wait_for(f"{picture} !== {seen[-1]!r}")
+        seen.append(tab.run(picture))
+
+    assert len(set(seen)) == len(seen)
+    tab.run(f"{_button('#meshes', 'front')}.click()")
+    tab.wait_for(f"{picture} === {first!r}")
+
+
+def test_the_wheel_scrolls_the_page_until_the_surfaces_are_clicked(tab):
+    picture = "document.querySelector('.scene canvas').toDataURL()"
+    first, place = tab.run(picture), _middle_of(tab, ".scene")
+    before = tab.run("scrollY")
+
+    tab.turn_wheel(*place, 1)
+
+    tab.wait_for(f"scrollY > {before}")
+    assert tab.run(picture) == first
+
+
+def test_one_finger_turns_the_surfaces_and_two_bring_them_nearer(tab):
+    tab.size(390, 844)
+    tab.ask("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    tab.wait_for_frames()
+    picture = "document.querySelector('.scene canvas').toDataURL()"
+    x, y = _middle_of(tab, ".scene")
+    tab.wait_for_frames()
+    first = tab.run(picture)
+    whole = tab.run(SURFACE_PIXELS)["femur"]
+
+    tab.touch([[(x - 40, y)], [(x + 40, y + 20)]])
+    tab.wait_for(f"{picture} !== {first!r}")
+    tab.run(f"{_button('#meshes', 'front')}.click()")
+    tab.wait_for(f"{picture} === {first!r}")
+    tab.touch([[(x, y - 30), (x, y + 30)], [(x, y - 40), (x, y + 40)]])
+
+    tab.wait_for(f"{SURFACE_PIXELS}.femur > {1.2 * whole}")
+
+
+@pytest.mark.parametrize(
+    ("view", "letters"),
+    [("front", "RLHF"), ("back", "LRHF"), ("left side", "APHF"),
+     ("right side", "PAHF"), ("above", "LRAP"), ("below", "RLAP")],
+)  # fmt: skip
+def test_letters_name_the_sides_of_the_patient_in_every_view(tab, view, letters):
+    tab.run(f"{_button('#meshes', view)}.click()")
+    tab.wait_for_frames()
+    edges = "['.l', '.r', '.t', '.bo'].map(e => document.querySelector('.scene ' + e)"
+
+    assert tab.run(f"{edges}.textContent).join('')") == letters
+
+
+def test_the_tibia_lies_on_the_side_of_the_picture_that_its_letter_names(tab):
+    """It has the lower x, towards the patient's right: left in front, right behind."""
+    front = tab.run(SURFACE_PIXELS)["tibia_x"]
+    tab.run(f"{_button('#meshes', 'back')}.click()")
+    tab.wait_for_frames()
+
+    assert front < 0.5 < tab.run(SURFACE_PIXELS)["tibia_x"]
+
+
+def test_surfaces_of_every_model_can_be_chosen(tab):
+    """The prediction of 2d is the reference moved by 1 mm to the patient's left."""
+    reference = tab.run(SURFACE_PIXELS)["tibia_x"]
 
     tab.run(f"{_button('#meshes', '2d')}.click()")
-    tab.run(f"{_button('#meshes', 'above')}.click()")
+    tab.wait_for_frames()
 
-    assert tab.run(first) == pytest.approx(reference + 1, abs=0.01), "rolled by 1 mm"
-    camera = "document.querySelector('.plot')._fullLayout.scene._scene.getCamera()"
-    assert tab.run(f"{camera}.eye.z") > 0
-    assert tab.run(f"{camera}.up.y") == -1
+    assert reference < tab.run(SURFACE_PIXELS)["tibia_x"] < reference + 0.1
+    about = tab.run("document.querySelector('#meshes .about').textContent")
+    assert about == "2d, worst case: c0"
+
+
+def test_a_browser_without_webgl_says_what_to_do(browser, page):
+    browser.new_tab()
+    browser.ask(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="HTMLCanvasElement.prototype.getContext = (get => function (kind, ...o)"
+        "{ return kind === 'webgl2' ? null : get.call(this, kind, ...o); })"
+        "(HTMLCanvasElement.prototype.getContext)",
+    )
+    browser.open(page)
+
+    section = browser.run("document.querySelector('#meshes').textContent")
+    assert "does not support WebGL 2" in section
+    assert "3D Slicer" in section
+    assert browser.run("document.querySelectorAll('#meshes canvas').length") == 0
+    assert browser.complaints == []
 
 
 def test_everything_can_be_reached_and_pressed_by_the_keyboard(tab):
     """Tab from the top reaches every control; Enter presses it."""
-    tab.run("document.querySelector('#meshes').open = true")
     reached = set()
-    for _ in range(80):
+    for _ in range(90):
         tab.press("Tab")
         reached.add(
             tab.run(
@@ -276,7 +345,7 @@ def test_everything_can_be_reached_and_pressed_by_the_keyboard(tab):
         )
     controls = ("Skip to the results", "Dice", "worst case: c0", "sagittal",
                 "disagreement", "Slice viewer", "Slice", "front", "above",
-                "Rotatable surfaces")  # fmt: skip
+                "Surfaces of the structures")  # fmt: skip
     missing = [name for name in controls if not any(name in r for r in reached)]
     assert missing == []
 
@@ -307,6 +376,7 @@ def test_printed_all_metrics_stand_on_paper_and_buttons_do_not(tab, tmp_path):
     assert tab.run(panels) == 5
     assert tab.run(tools) == 0
     assert tab.run("document.documentElement.scrollWidth") <= A4_PIXELS
+    assert tab.run(f"({shown})(document.querySelector('.scene canvas'))")
     pdf = tab.printed()
     tab.ask("Emulation.setEmulatedMedia", media="")
     (tmp_path / "page.pdf").write_bytes(pdf)
@@ -351,6 +421,26 @@ def run_content():
         settings=(Setting("epochs", ("8",)),),
         colours=(("tibia", "#e65546"), ("femur", "#50b469")),
     )
+
+
+SURFACE_PIXELS = """(() => {
+  const canvas = document.querySelector('.scene canvas');
+  const copy = Object.assign(document.createElement('canvas'),
+    { width: canvas.width, height: canvas.height }).getContext('2d');
+  copy.drawImage(canvas, 0, 0);
+  const p = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = { tibia: 0, femur: 0, tibia_x: 0 };
+  for (let i = 0; i < p.length; i += 4) {
+    if (p[i + 3] < 200) continue;
+    if (p[i] > 1.5 * p[i + 1]) {
+      seen.tibia++;
+      seen.tibia_x += (i / 4) % canvas.width / canvas.width;
+    } else if (p[i + 1] > 1.3 * p[i]) seen.femur++;
+  }
+  seen.tibia_x /= seen.tibia || 1;
+  return seen;
+})()"""
+"""Pixels of each structure (red and green) in the scene, and where the tibia lies."""
 
 
 def _luminance(name):

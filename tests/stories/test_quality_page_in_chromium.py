@@ -1,8 +1,7 @@
-"""The page of lights in a real browser: worst first, sorted, and nothing fetched."""
+"""The page of ratings in a real browser: worst first, sorted, and nothing fetched."""
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, Browser
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
@@ -12,22 +11,12 @@ from nnunet_bridge.formats.html.quality_page import (
     QualityContent,
     write_quality_page,
 )
-from nnunet_bridge.formats.thumbnail import thumbnail
+from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 TABLE = LabelTable.from_names(["tibia", "femur"])
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +69,7 @@ def content():
 
 
 def names(tab):
-    shown = "[...document.querySelectorAll('.lit')].filter(e => !e.hidden)"
+    shown = "[...document.querySelectorAll('.rated')].filter(e => !e.hidden)"
     return tab.run(f"{shown}.map(e => e.dataset.name)")
 
 
@@ -89,13 +78,13 @@ def press(tab, words):
     tab.run(f"{buttons}.find(b => b.textContent === '{words}').click()")
 
 
-def test_the_worst_case_stands_first_with_its_light_in_words_and_shape(tab, tmp_path):
+def test_the_worst_case_stands_first_with_its_level_in_words_and_shape(tab, tmp_path):
     assert names(tab) == ["leg_10", "leg_1", HOSTILE, "leg_2", "old"]
-    first = tab.run("document.querySelector('.lit h3').textContent")
+    first = tab.run("document.querySelector('.rated h3').textContent")
     assert first.split() == ["\u25a0red", "leg_10"]
-    cards = "[...document.querySelectorAll('.lights .card')].map(c => c.textContent)"
+    cards = "[...document.querySelectorAll('.ratings .card')].map(c => c.textContent)"
     assert tab.run(cards) == [
-        *("1\u25a0red", "1\u25b2amber", "2\u25cfgreen", "1\u25cbno light"),
+        *("1\u25a0red", "1\u25b2amber", "2\u25cfgreen", "1\u25cbnot assessed"),
     ]
     assert len(tab.screenshot(tmp_path / "page.png")) > 20_000
 
@@ -111,7 +100,7 @@ def test_cases_can_be_sorted_by_name_as_people_count_and_back(tab):
     assert names(tab)[0] == "leg_10"
 
 
-def test_lights_can_be_hidden_and_shown(tab):
+def test_levels_can_be_hidden_and_shown(tab):
     press(tab, "green")
     assert names(tab) == ["leg_10", "leg_1", "old"]
 
@@ -120,18 +109,18 @@ def test_lights_can_be_hidden_and_shown(tab):
 
 
 def test_every_check_is_behind_the_concerns_and_opens_by_the_keyboard(tab):
-    reasons = "document.querySelectorAll('.lit details[open] .reasons li').length"
+    reasons = "document.querySelectorAll('.rated details[open] .reasons li').length"
     assert tab.run(reasons) == 0
 
-    tab.run("document.querySelector('.lit summary').focus()")
+    tab.run("document.querySelector('.rated summary').focus()")
     tab.press("Enter")
 
     assert tab.run(reasons) == 9, "eight checks, and one that was not possible"
 
 
 def test_what_comes_from_a_folder_name_stays_text(tab):
-    assert tab.run("document.querySelectorAll('.lit h3 img').length") == 0
-    assert HOSTILE in tab.run("document.querySelector('.lit-list').textContent")
+    assert tab.run("document.querySelectorAll('.rated h3 img').length") == 0
+    assert HOSTILE in tab.run("document.querySelector('.rated-list').textContent")
 
 
 @pytest.mark.parametrize("width", [390, 768, 1200])
@@ -147,20 +136,20 @@ def test_nothing_is_wider_than_the_window(tab, width, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_colours_of_lights_can_be_read_on_their_paper(tab, scheme):
+def test_the_colours_of_levels_can_be_read_on_their_paper(tab, scheme):
     tab.scheme(scheme)
     sheet = luminance(tab, "document.querySelector('.card')", "backgroundColor")
-    for light in ("red", "amber", "green"):
-        mark = luminance(tab, f"document.querySelector('.light.{light}')", "color")
+    for level in ("red", "amber", "green"):
+        mark = luminance(tab, f"document.querySelector('.rating.{level}')", "color")
         low, high = sorted((sheet, mark))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, light)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, level)
 
 
 def test_on_paper_every_case_stands_and_no_button(tab):
     press(tab, "green")
     tab.ask("Emulation.setEmulatedMedia", media="print")
     shown = "e => getComputedStyle(e).display !== 'none'"
-    cases = f"[...document.querySelectorAll('.lit')].filter({shown}).length"
+    cases = f"[...document.querySelectorAll('.rated')].filter({shown}).length"
     tools = f"[...document.querySelectorAll('.tools')].filter({shown}).length"
 
     assert (tab.run(cases), tab.run(tools)) == (5, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -22,16 +22,16 @@ from nnunet_bridge.formats.sprites import SEVERAL_COLOUR
 MAX_BYTES = 15_000_000
 """The page stays below this, so that it can be sent by mail."""
 
-_MESH_FACES = (6000, 3000, 1500, 700)
-"""Faces a structure, tried in turn until the page is small enough."""
+_MESH_FACES = (6000, 3000, 1500, 700, 0)
+"""Faces per structure, tried in turn until the page is small enough; 0 for none."""
 
 
-def write_page(file: Path, content: PageContent) -> int:
+def write_page(file: Path, content: PageContent, *, max_bytes: int = MAX_BYTES) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
     for max_faces in _MESH_FACES:
         page = page_text(content, max_faces=max_faces)
         size = len(page.encode())
-        if size <= MAX_BYTES:
+        if size <= max_bytes:
             break
     write_text(file, page)
     return size
@@ -43,7 +43,7 @@ def page_text(content: PageContent, *, max_faces: int = _MESH_FACES[0]) -> str:
     return rendered(
         "comparison.html.j2",
         models=comparison.models,
-        plotly=any(case.meshes for case in content.cases),
+        surfaces=max_faces > 0 and any(case.meshes for case in content.cases),
         content=content,
         typeset=typeset,
         several_colour="#{:02x}{:02x}{:02x}".format(*SEVERAL_COLOUR),
@@ -104,27 +104,12 @@ def _case_object(case: CaseView, max_faces: int) -> JsonObject:
         "id": case.case_id,
         "reason": case.reason,
         "dice": [[model, number(dice, 3)] for model, dice in case.dice],
-        "planes": [
-            {
-                "plane": stack.plane,
-                "letters": stack.letters,
-                "width": stack.width,
-                "height": stack.height,
-                "columns": stack.columns,
-                "indices": stack.indices,
-                "start": stack.start,
-                "image": stack.image,
-                "layers": [
-                    [layer.name, layer.sprite, layer.kind] for layer in stack.layers
-                ],
-            }
-            for stack in case.stacks
-        ],
+        "planes": [asdict(stack) for stack in case.stacks],
         "meshes": [
             {
                 "name": found.name,
                 "meshes": [packed_mesh(mesh, max_faces) for mesh in found.meshes],
             }
-            for found in case.meshes
+            for found in (case.meshes if max_faces else ())
         ],
     }

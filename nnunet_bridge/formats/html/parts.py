@@ -1,9 +1,7 @@
-"""What the pages have in common: their frame, our style and script, numbers as text.
+"""Common parts of the pages: their frame, our style and scripts, numbers as text.
 
-A page's Content-Security-Policy forbids the browser to fetch anything, so that
-"offline" is not a promise but a rule. The script that draws meshes comes from the
-installed plotly package; it stands in a page once, as text, and runs only when the
-reader opens the meshes.
+A page's Content-Security-Policy forbids the browser to fetch anything, so the page
+works offline. No script of others is part of it.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ def rendered(
     template: str,
     *,
     models: Sequence[str],
-    plotly: bool = False,
+    surfaces: bool = False,
     **content: Any,  # noqa: ANN401 - whatever a template names
 ) -> str:
     """Return a page as text.
@@ -34,10 +32,10 @@ def rendered(
         Name of the file beside this one.
     models : sequence of str
         In the order of their colours and marks.
-    plotly : bool
-        Whether the page carries the script that draws meshes.
+    surfaces : bool
+        Whether the page has the script that draws surfaces.
     **content
-        What the template names.
+        The variables of the template.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -52,8 +50,8 @@ def rendered(
         model_places={name: place for place, name in enumerate(models)},
         key=charts.legend_mark,
         style=_own("page.css"),
-        script=_own("page.js"),
-        plotly=_plotly() if plotly else "",
+        script=_own("page.js") + (_own("surfaces.js") if surfaces else ""),
+        surfaces=surfaces,
         version=__version__,
         **content,
     )
@@ -107,11 +105,3 @@ def _own(name: str) -> Markup:
     """Return one of our own files that lie beside this one; they are trusted."""
     text = files("nnunet_bridge.formats.html").joinpath(name).read_text("utf-8")
     return Markup(text)  # noqa: S704 - our own style and script, not anybody's input
-
-
-def _plotly() -> Markup:
-    """Return plotly's script so that it can stand inside a script element."""
-    from plotly.offline import get_plotlyjs
-
-    script = re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.IGNORECASE)
-    return Markup(script.replace("<!--", r"<\!--"))  # noqa: S704 - plotly's own script

@@ -1,4 +1,4 @@
-"""`quality.html` of predicted cases: their lights, the worst first, with reasons."""
+"""`quality.html` of predicted cases: their ratings, the worst first, with reasons."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ MARKS = {
     QualityLevel.AMBER: "\u25b2",
     QualityLevel.GREEN: "\u25cf",
 }
-"""Shapes, so that nobody depends on the colours."""
+"""Shapes, so that the rating can be read without colours."""
 
 LARGE_MM3 = 100_000
-"""From this volume on, the page writes whole cm3."""
+"""Volumes from this one on are shown in whole cm3."""
 
-NOT_ASSESSED = "unlit"
-"""In place of a light, where there is none."""
+NOT_ASSESSED = "not_assessed"
+"""Level of a case that has no quality rating."""
+
+_NO_MARK = "\u25cb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +31,39 @@ class CaseQuality:
 
     case_id: str
     model: str
-    """Which model answered, in words."""
+    """The model that predicted it, in words."""
 
     quality: Quality | None
-    """None if it was predicted before there were lights."""
+    """None if it was predicted by a version without quality ratings."""
 
     volumes_mm3: tuple[tuple[str, float], ...]
     picture: str
-    """As a ``data:`` address."""
+    """``data:`` address."""
 
     @property
-    def light(self) -> str:
-        """Its light as a word, `NOT_ASSESSED` without one."""
+    def level(self) -> str:
+        """The quality level as a word, or `NOT_ASSESSED`."""
         return str(self.quality.level) if self.quality else NOT_ASSESSED
 
     @property
     def mark(self) -> str:
-        """The shape of its light."""
-        return MARKS[self.quality.level] if self.quality else "\u25cb"
+        """The shape of its level."""
+        return MARKS[self.quality.level] if self.quality else _NO_MARK
 
     @property
     def agreement(self) -> str:
-        """Lowest Dice between members of the model, as the page writes it."""
+        """Lowest Dice between members of the model, as text."""
         return number(self.quality.lowest_agreement if self.quality else None, 2)
 
     @property
     def agreement_key(self) -> float:
-        """By which the page sorts; cases without one come last."""
+        """Sort key of the page; cases without agreement come last."""
         lowest = self.quality.lowest_agreement if self.quality else None
         return 2.0 if lowest is None else lowest
 
     @property
     def volumes(self) -> tuple[tuple[str, str], ...]:
-        """Structure and volume in cm3, as the page writes it."""
+        """Structure and volume in cm3, as text."""
         return tuple(
             (name, number(volume / 1000, 2 if volume < LARGE_MM3 else 0))
             for name, volume in self.volumes_mm3
@@ -73,7 +75,7 @@ class QualityContent:
     """The input of the page."""
 
     models: tuple[str, ...]
-    """The models that answered, in words."""
+    """The models that predicted the cases, in words."""
 
     created: str
     cases: tuple[CaseQuality, ...]
@@ -84,13 +86,13 @@ class QualityContent:
 
     @property
     def counts(self) -> tuple[tuple[str, str, int], ...]:
-        """QualityLevel, its mark, and how many cases have it; the worst first."""
-        lights = [(str(light), mark) for light, mark in MARKS.items()]
+        """Level, its mark, and the number of cases that have it; the worst first."""
+        levels = [(str(level), mark) for level, mark in MARKS.items()]
         if any(case.quality is None for case in self.cases):
-            lights.append((NOT_ASSESSED, "\u25cb"))
+            levels.append((NOT_ASSESSED, _NO_MARK))
         return tuple(
-            (light, mark, sum(case.light == light for case in self.cases))
-            for light, mark in lights
+            (level, mark, sum(case.level == level for case in self.cases))
+            for level, mark in levels
         )
 
 
@@ -102,7 +104,7 @@ def write_quality_page(file: Path, content: QualityContent) -> int:
         content=content,
         banner="",
         colours=dict(content.colours),
-        marks={str(light): mark for light, mark in MARKS.items()},
+        marks={str(level): mark for level, mark in MARKS.items()},
         number=number,
     )
     content_bytes = page.encode()

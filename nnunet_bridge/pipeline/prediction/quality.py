@@ -17,8 +17,8 @@ from nnunet_bridge.formats.html.quality_page import (
 )
 from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.formats.tables import write_reasons
-from nnunet_bridge.formats.thumbnail import thumbnail
 from nnunet_bridge.nnunet.names import agreement_file
 from nnunet_bridge.ops.quality import judge
 from nnunet_bridge.pipeline.prediction.outputs import CASE_PREVIEW, RECORD

@@ -159,7 +159,7 @@ def test_a_record_names_no_address_outside_itself(workspace):
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert addresses
     assert all(address.startswith(("#", "data:")) for address in addresses)
-    assert 'id="plotly"' not in page
+    assert "showSurfaces" not in page
 
 
 def test_only_what_is_missing_or_older_than_the_validation_is_written(workspace):

@@ -1,0 +1,257 @@
+/* Surfaces of the structures, drawn by WebGL. Positions are millimetres of the patient: x to the left, y to the back,
+   z to the head. A frame is drawn when something has changed, never in a loop. */
+const surfaces = document.getElementById("meshes");
+if (surfaces) showSurfaces();
+
+function showSurfaces() {
+  surfaces.hidden = false;
+  const part = (name) => surfaces.querySelector(`[data-choice=${name}]`);
+  const scene = surfaces.querySelector(".scene");
+  const canvas = scene.querySelector("canvas");
+  /* A printer copies the canvas between two frames, so the picture has to be kept. */
+  const gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
+  if (!gl) {
+    scene.replaceWith(make("p", { className: "lead", textContent: "This browser does not support WebGL 2. Open this page in another browser, or load the meshes that predict and mesh write into 3D Slicer." }));
+    surfaces.querySelectorAll(".tools, .hint, .legend").forEach((element) => element.remove());
+    return;
+  }
+
+  const VERTEX = `#version 300 es
+    uniform mat4 camera, projection;
+    in vec3 position, normal;
+    out vec3 seen, turned;
+    void main() {
+      vec4 place = camera * vec4(position, 1.0);
+      seen = place.xyz;
+      turned = mat3(camera) * normal;
+      gl_Position = projection * place;
+    }`;
+  /* A key light from above left and a weaker one at the eye, fixed to the viewer; a soft highlight. Where a surface is
+     open, its inside is lit like its outside. */
+  const FRAGMENT = `#version 300 es
+    precision highp float;
+    uniform vec3 colour;
+    in vec3 seen, turned;
+    out vec4 shown;
+    void main() {
+      vec3 eye = normalize(-seen), key = normalize(vec3(-0.5, 0.7, 0.9)), n = normalize(turned);
+      if (dot(n, eye) < 0.0) n = -n;
+      float diffuse = 0.6 * max(dot(n, key), 0.0) + 0.3 * max(dot(n, eye), 0.0);
+      float gloss = 0.16 * pow(max(dot(n, normalize(key + eye)), 0.0), 28.0);
+      shown = vec4(colour * (0.22 + diffuse) + gloss, 1.0);
+    }`;
+  const HALF_ANGLE = Math.tan(Math.PI / 12); // of a field of view of 30 degrees
+  const NAMES = [["R", "L"], ["A", "P"], ["F", "H"]];
+  const TURN = Math.PI / 2;
+  const VIEWS = {
+    front: [0, 0], back: [2 * TURN, 0], "left side": [TURN, 0], "right side": [-TURN, 0],
+    above: [2 * TURN, TURN], below: [0, -TURN],
+  };
+
+  const withMeshes = cases.filter((found) => found.meshes.length);
+  const caseNames = withMeshes.map((found) => `${found.reason}: ${found.id}`);
+  const hidden = new Set();
+  let chosen = withMeshes[0];
+  let source = chosen.meshes[0].name;
+  /* Yaw turns the eye about the patient's long axis (0 in front), pitch raises it; it looks at `target`. */
+  let yaw = 0, pitch = 0, distance = 1, target = [0, 0, 0], radius = 1;
+  let program, places, buffers, waiting = 0;
+
+  const setUp = () => {
+    program = gl.createProgram();
+    for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, text);
+      gl.compileShader(shader);
+      gl.attachShader(program, shader);
+    }
+    gl.linkProgram(program);
+    gl.useProgram(program);
+    gl.enable(gl.DEPTH_TEST);
+    places = Object.fromEntries(["camera", "projection", "colour"].map((name) => [name, gl.getUniformLocation(program, name)]));
+    buffers = new Map();
+  };
+
+  /* --- Meshes --- */
+  const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
+  const unpacked = (mesh) => {
+    if (!mesh.positions) {
+      const steps = new Int16Array(bytes(mesh.vertices));
+      mesh.positions = Float32Array.from(steps, (step, n) => mesh.centre_mm[n % 3] + mesh.step_mm * step);
+      mesh.corners = Uint32Array.from(mesh.wide ? new Uint32Array(bytes(mesh.faces)) : new Uint16Array(bytes(mesh.faces)));
+    }
+    return mesh;
+  };
+  /* Every vertex gets the sum of the normals of its faces, large faces counting more. */
+  const normals = ({ positions: p, corners }) => {
+    const sums = new Float32Array(p.length);
+    for (let f = 0; f < corners.length; f += 3) {
+      const [a, b, c] = [3 * corners[f], 3 * corners[f + 1], 3 * corners[f + 2]];
+      const u = [p[b] - p[a], p[b + 1] - p[a + 1], p[b + 2] - p[a + 2]];
+      const v = [p[c] - p[a], p[c + 1] - p[a + 1], p[c + 2] - p[a + 2]];
+      const n = [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
+      for (const corner of [a, b, c]) for (let axis = 0; axis < 3; axis++) sums[corner + axis] += n[axis];
+    }
+    return sums;
+  };
+  const loaded = (mesh) => {
+    if (!buffers.has(mesh)) {
+      const array = gl.createVertexArray();
+      gl.bindVertexArray(array);
+      for (const [name, values] of [["position", unpacked(mesh).positions], ["normal", normals(mesh)]]) {
+        const place = gl.getAttribLocation(program, name);
+        gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+        gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
+        gl.enableVertexAttribArray(place);
+        gl.vertexAttribPointer(place, 3, gl.FLOAT, false, 0, 0);
+      }
+      gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+      gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, mesh.corners, gl.STATIC_DRAW);
+      buffers.set(mesh, array);
+    }
+    return buffers.get(mesh);
+  };
+  const meshesOf = (name) => (chosen.meshes.find((found) => found.name === name) || chosen.meshes[0]).meshes;
+
+  /* --- Camera --- */
+  /* Unit vectors to the right and the top of the picture and towards the eye. */
+  const axes = () => {
+    const [sy, cy, sp, cp] = [Math.sin(yaw), Math.cos(yaw), Math.sin(pitch), Math.cos(pitch)];
+    return [[cy, sy, 0], [-sp * sy, sp * cy, cp], [cp * sy, -cp * cy, sp]];
+  };
+  const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+  const shape = () => Math.max(canvas.clientWidth, 1) / Math.max(canvas.clientHeight, 1);
+  /* Look at the middle of all structures from as far as shows them whole. */
+  const fit = () => {
+    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+    for (const { meshes } of chosen.meshes) for (const { positions } of meshes.map(unpacked)) {
+      positions.forEach((value, n) => { low[n % 3] = Math.min(low[n % 3], value); high[n % 3] = Math.max(high[n % 3], value); });
+    }
+    target = low.map((value, n) => (value + high[n]) / 2);
+    const half = low.map((value, n) => (high[n] - value) / 2);
+    radius = Math.hypot(...half);
+    const [across, up, deep] = axes().map((axis) => dot(axis.map(Math.abs), half));
+    distance = 1.08 * Math.max(up, across / shape()) / HALF_ANGLE + deep;
+  };
+  const paint = () => {
+    waiting = 0;
+    const scale = window.devicePixelRatio || 1;
+    const size = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.max(1, Math.round(side * scale)));
+    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+    gl.viewport(0, 0, ...size);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+    const [right, up, toward] = axes();
+    const eye = target.map((value, n) => value + distance * toward[n]);
+    const [near, far] = [Math.max(0.02 * distance, distance - 3 * radius), distance + 3 * radius];
+    gl.uniformMatrix4fv(places.camera, false, [
+      ...[0, 1, 2].flatMap((n) => [right[n], up[n], toward[n], 0]), -dot(right, eye), -dot(up, eye), -dot(toward, eye), 1,
+    ]);
+    gl.uniformMatrix4fv(places.projection, false, [
+      1 / (HALF_ANGLE * shape()), 0, 0, 0, 0, 1 / HALF_ANGLE, 0, 0,
+      0, 0, (near + far) / (near - far), -1, 0, 0, 2 * near * far / (near - far), 0,
+    ]);
+    for (const mesh of meshesOf(source)) {
+      if (hidden.has(mesh.name)) continue;
+      gl.bindVertexArray(loaded(mesh));
+      gl.uniform3fv(places.colour, [1, 3, 5].map((n) => parseInt(mesh.colour.slice(n, n + 2), 16) / 255));
+      gl.drawElements(gl.TRIANGLES, mesh.corners.length, gl.UNSIGNED_INT, 0);
+    }
+    /* The side of the patient that lies nearest to each edge of the picture. */
+    const side = (axis, ahead) => {
+      const n = [0, 1, 2].reduce((best, next) => (Math.abs(axis[next]) > Math.abs(axis[best]) ? next : best));
+      return NAMES[n][Number(axis[n] * ahead > 0)];
+    };
+    [[".l", right, -1], [".r", right, 1], [".t", up, 1], [".bo", up, -1]].forEach(([edge, axis, ahead]) => {
+      scene.querySelector(edge).textContent = side(axis, ahead);
+    });
+    surfaces.querySelector(".about").textContent = `${source}, ${chosen.reason}: ${chosen.id}`;
+  };
+  const draw = () => { waiting = waiting || requestAnimationFrame(paint); };
+  const turn = (across, upwards) => {
+    yaw -= across;
+    pitch = Math.min(TURN, Math.max(-TURN, pitch + upwards));
+    draw();
+  };
+  const zoom = (share) => {
+    distance = Math.min(20 * radius, Math.max(0.1 * radius, distance * share));
+    draw();
+  };
+  /* Move the patient by pixels of the screen. */
+  const pan = (across, down) => {
+    const [right, up] = axes();
+    const mm = 2 * distance * HALF_ANGLE / Math.max(canvas.clientHeight, 1);
+    target = target.map((value, n) => value + mm * (down * up[n] - across * right[n]));
+    draw();
+  };
+
+  /* --- Mouse, fingers, keys --- */
+  const pointers = new Map();
+  const middle = () => {
+    const [a, b] = [...pointers.values()];
+    return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart: Math.hypot(a.x - b.x, a.y - b.y) || 1 };
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const last = pointers.get(event.pointerId);
+    if (!last) return;
+    const before = pointers.size === 2 ? middle() : last;
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    const now = pointers.size === 2 ? middle() : pointers.get(event.pointerId);
+    const [across, down] = [now.x - before.x, now.y - before.y];
+    if (pointers.size === 2) { pan(across, down); zoom(before.apart / now.apart); }
+    else if (event.shiftKey || event.buttons & 6) pan(across, down);
+    else turn(0.01 * across, 0.01 * down);
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => pointers.delete(event.pointerId));
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("dblclick", () => { fit(); draw(); });
+  /* The wheel scrolls the page until the view has been clicked. */
+  canvas.addEventListener("wheel", (event) => {
+    if (document.activeElement !== canvas && !event.ctrlKey) return;
+    zoom(Math.exp(Math.sign(event.deltaY) * 0.12));
+    event.preventDefault();
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (step && event.shiftKey) pan(20 * step[0], 20 * step[1]);
+    else if (step) turn(0.2 * step[0], 0.2 * step[1]);
+    else if (event.key === "+" || event.key === "-") zoom(event.key === "+" ? 0.9 : 1 / 0.9);
+    else if (event.key === "0") { fit(); draw(); }
+    else return;
+    event.preventDefault();
+  });
+  canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+  canvas.addEventListener("webglcontextrestored", () => { setUp(); draw(); });
+  new ResizeObserver(draw).observe(canvas);
+  window.addEventListener("beforeprint", paint);
+
+  /* --- Choices --- */
+  const offer = () => {
+    choice(part("source"), chosen.meshes.map((found) => found.name), { pressed: [source] }, (state) => { source = [...state][0]; draw(); });
+    const colours = new Map(chosen.meshes.flatMap(({ meshes }) => meshes.map((mesh) => [mesh.name, mesh.colour])));
+    const names = [...colours.keys()];
+    choice(part("structure"), names, { many: true, pressed: names.filter((name) => !hidden.has(name)), colours }, (state) => {
+      for (const name of names) { if (state.has(name)) hidden.delete(name); else hidden.add(name); }
+      draw();
+    });
+  };
+  choice(part("case"), caseNames, { pressed: [caseNames[0]] }, (state) => {
+    chosen = withMeshes[caseNames.indexOf([...state][0])];
+    if (!chosen.meshes.some((found) => found.name === source)) source = chosen.meshes[0].name;
+    offer();
+    fit();
+    draw();
+  });
+  choice(part("camera"), Object.keys(VIEWS), { pressed: ["front"] }, (state) => {
+    [yaw, pitch] = VIEWS[[...state][0]];
+    fit();
+    draw();
+  });
+  setUp();
+  offer();
+  fit();
+  paint();
+}

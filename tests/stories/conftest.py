@@ -1,0 +1,13 @@
+"""One Chromium for all tests of pages: its start takes longer than any of them."""
+
+import pytest
+from chromium import CHROMIUM, Browser
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
