@@ -33,6 +33,7 @@ from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
+from nnunet_bridge.core.words import Rule
 
 if TYPE_CHECKING:
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
@@ -188,7 +189,7 @@ class _Clean:
             raise UsageError("--each-side needs --keep N.")
         smallest = self.min_volume_mm3
         return CleaningRule(
-            self.rule,
+            Rule(self.rule),
             self.ratio,
             DEFAULT_MIN_VOLUME_MM3 if smallest is None else smallest,
             self.keep,

@@ -1,98 +1,94 @@
-"""How one structure is cleaned, as a value."""
+"""The cleaning rule of a structure, and the result of a cleaning."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Rule, checked_word
 
-RULES = ("slice", "volume")
-"""The rules that change something; ``none`` leaves a structure as it is."""
+if TYPE_CHECKING:
+    from nnunet_bridge.core.image import Labelmap
 
 DEFAULT_MIN_VOLUME_MM3 = 500.0
-"""Where nothing else is said, pieces of a structure below half a cm3 go."""
+"""By default, the volume rule removes pieces below half a cm3."""
 
 
 @dataclass(frozen=True, slots=True)
 class CleaningRule:
-    """A rule for one structure; two rules are equal if they do the same.
+    """The cleaning rule of one structure, with its parameters.
 
     Examples
     --------
-    >>> CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1).as_json()
+    >>> CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1).as_json()
     {'rule': 'volume', 'min_volume_mm3': 0.0, 'keep_largest': 1, 'each_side': False}
     """
 
-    name: str = "slice"
-    """``slice``: the source report's rule. ``volume``: whole pieces in 3-D.
-    ``none``."""
+    name: Rule = Rule.SLICE
 
     ratio: float = 0.01
-    """Of the slice rule: share of the structure's area in a slice."""
+    """Slice rule: smallest hole or piece that stays, as a share of the area of the
+    structure in the slice."""
 
     min_volume_mm3: float = DEFAULT_MIN_VOLUME_MM3
-    """Of the volume rule: pieces of exactly this volume stay. 0 removes none."""
+    """Volume rule: smallest piece that stays. 0 removes none."""
 
     keep_largest: int | None = None
-    """Of the volume rule: how many pieces of a label may stay; None for any number."""
+    """Volume rule: largest number of pieces of a label; None for no limit."""
 
     each_side: bool = False
-    """Of `keep_largest`: whether left and right of the middle of the image are counted
-    apart. For labels that hold both sides."""
+    """Volume rule: apply `keep_largest` to each side of the middle of the image, for
+    labels that hold both sides."""
 
     def __post_init__(self) -> None:
-        """Refuse a rule without sense."""
-        if self.name not in ("none", *RULES):
-            raise InputError(f"{self.name!r} is no rule; choose {' or '.join(RULES)}.")
+        """Refuse an unknown rule and parameters out of range."""
+        choices = Rule.SLICE, Rule.VOLUME
+        rule = checked_word(Rule, self.name, "rule", choices=choices)
+        object.__setattr__(self, "name", rule)
         if not 0 <= self.ratio <= 1:
-            raise InputError(f"The ratio lies within 0..1, not {self.ratio}.")
+            raise InputError(f"The ratio must be between 0 and 1, not {self.ratio}.")
         if not 0 <= self.min_volume_mm3 < math.inf:
             raise InputError(
-                f"The smallest volume is 0 mm3 or more, not {self.min_volume_mm3}."
+                f"The smallest volume must be 0 mm3 or more, not {self.min_volume_mm3}."
             )
         if self.keep_largest is not None and self.keep_largest < 1:
             raise InputError(f"At least one piece must stay, not {self.keep_largest}.")
         if self.each_side and self.keep_largest is None:
-            raise InputError("How many pieces may stay on each side? Name a number.")
+            raise InputError("--each-side needs --keep N.")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CleaningRule:
-        """Return the rule that `as_json` described.
-
-        Raises
-        ------
-        InputError
-            If it describes none.
-        """
+        """Return the rule that `as_json` wrote; InputError if it is damaged."""
         options = {key: value for key, value in content.items() if key in _OPTIONS}
         try:
             return cls(content["rule"], **options)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{dict(content)} describes no cleaning rule.") from error
+            raise InputError(
+                f"The cleaning rule is damaged: {dict(content)}."
+            ) from error
 
     def as_json(self) -> JsonObject:
-        """Return what decides about the result."""
-        if self.name == "slice":
-            return {"rule": self.name, "ratio": self.ratio}
-        if self.name == "none":
-            return {"rule": self.name}
+        """Return the rule with the parameters that it uses."""
+        if self.name is Rule.SLICE:
+            return {"rule": "slice", "ratio": self.ratio}
+        if self.name is Rule.NONE:
+            return {"rule": "none"}
         return {
-            "rule": self.name,
+            "rule": "volume",
             "min_volume_mm3": self.min_volume_mm3,
             "keep_largest": self.keep_largest,
             "each_side": self.each_side,
         }
 
     def as_text(self) -> str:
-        """Return the rule in words."""
-        if self.name == "none":
+        """Return the rule as a sentence."""
+        if self.name is Rule.NONE:
             return "none"
-        if self.name == "slice":
+        if self.name is Rule.SLICE:
             return (
                 "slice: in every slice, holes and pieces below "
                 f"{self.ratio:g} of the area of the structure there, 4-connected"
@@ -108,32 +104,32 @@ class CleaningRule:
 
 _OPTIONS = ("ratio", "min_volume_mm3", "keep_largest", "each_side")
 
-UNCLEANED = CleaningRule("none")
-"""The rule of a structure that stays as it is."""
+UNCLEANED = CleaningRule(Rule.NONE)
+"""Leaves a structure as it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cleaned:
-    """The result of a cleaning; nothing is removed or filled silently.
+    """A cleaned labelmap, with an account of every change.
 
-    For every structure, its volume afterwards is its volume before, minus
-    `removed_mm3`, plus `filled_mm3`.
+    The volume of a structure afterwards is its volume before, minus `removed_mm3`, plus
+    `filled_mm3`.
     """
 
     labelmap: Labelmap
-    """The cleaned labelmap, in the place and with the table of the input."""
+    """On the grid and with the table of the input."""
 
     removed_mm3: Mapping[str, float]
-    """By structure: what it lost."""
+    """Structure -> volume removed."""
 
     filled_mm3: Mapping[str, float]
-    """By structure: what it gained."""
+    """Structure -> volume filled."""
 
     contested_voxels: int
     """Voxels that two structures claimed; they kept their input label."""
 
     rule: str
-    """The rule and its parameters, in words."""
+    """The rules and their parameters as text."""
 
     @property
     def changed(self) -> bool:

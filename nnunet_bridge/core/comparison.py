@@ -11,21 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.words import Answer, Better, RowState, checked_word
 
 ALL_STRUCTURES = "all structures"
 """Name of the row that averages over the structures of each case."""
-
-ROW_STATES = ("compared", "constant", "identical", "one_patient", "too_few", "absent")
-"""`compared`: everything is defined. `constant`: every difference is the same, so
-resampling shows no spread and there is no interval. `identical`: every difference is
-0. `one_patient`: several cases, but of one patient. `too_few`: one pair only.
-`absent`: no pair at all."""
-
-ANSWERS = ("better", "worse", "equivalent", "undecided")
-"""What a pair of models can be for a margin that somebody named: the second is
-`better` or `worse` than the first, or they are `equivalent` (the whole 95 % interval
-lies within the margin), or these cases leave it `undecided`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +29,7 @@ class Metric:
     unit: str
     """``mm``, ``cm³``, or empty."""
 
-    better: str
-    """``higher``, ``lower`` or ``zero``."""
+    better: Better
 
     decimals: int
     """Digits after the point that are worth showing."""
@@ -52,11 +41,11 @@ class Metric:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("dice", "Dice", "", "higher", 3),
-    Metric("hd95_mm", "HD95", "mm", "lower", 2),
-    Metric("assd_mm", "ASSD", "mm", "lower", 2),
-    Metric("nsd", "NSD", "", "higher", 3),
-    Metric("volume_error_cm3", "Volume error", "cm³", "zero", 2),
+    Metric("dice", "Dice", "", Better.HIGHER, 3),
+    Metric("hd95_mm", "HD95", "mm", Better.LOWER, 2),
+    Metric("assd_mm", "ASSD", "mm", Better.LOWER, 2),
+    Metric("nsd", "NSD", "", Better.HIGHER, 3),
+    Metric("volume_error_cm3", "Volume error", "cm³", Better.ZERO, 2),
 )
 """What is compared, in the order of the tables."""
 
@@ -231,8 +220,7 @@ class PairedDifference:
     patients: int
     """How many patients the n cases come from."""
 
-    state: str
-    """One of `ROW_STATES`."""
+    state: RowState
 
     median_difference: float | None = None
     mean_difference: float | None = None
@@ -252,8 +240,24 @@ class PairedDifference:
     margin: float | None = None
     """Size of a difference too small to matter, as the reader named it."""
 
-    answer: str = ""
-    """One of `ANSWERS`, second against first; empty where no margin was named."""
+    answer: Answer | None = None
+    """The second model against the first; None without a margin."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown state or answer, and columns of different lengths."""
+        object.__setattr__(self, "state", checked_word(RowState, self.state, "state"))
+        if self.answer is not None:
+            answer = checked_word(Answer, self.answer, "answer")
+            object.__setattr__(self, "answer", answer)
+        lengths = {
+            *(len(self.case_ids), len(self.first_values), len(self.second_values))
+        }
+        if len(lengths) > 1 or self.patients > self.n:
+            raise InputError(
+                f"{self.first} and {self.second}: {self.n} cases of {self.patients} "
+                f"patients with {len(self.first_values)} and "
+                f"{len(self.second_values)} values."
+            )
 
     @property
     def n(self) -> int:
@@ -270,9 +274,9 @@ class PairedDifference:
     def favours(self) -> str:
         """Return the model that the median difference speaks for; empty if none."""
         shift = self.median_difference
-        if not shift or self.metric.better == "zero":
+        if not shift or self.metric.better is Better.ZERO:
             return ""
-        second_is_better = (shift > 0) == (self.metric.better == "higher")
+        second_is_better = (shift > 0) == (self.metric.better is Better.HIGHER)
         return self.second if second_is_better else self.first
 
 
@@ -339,9 +343,7 @@ class Verdict:
     sentences: tuple[str, str]
     """What the cases say, and what they cannot say."""
 
-    answer: str = "undecided"
-    """``better`` with a winner, ``equivalent``, ``undecided``, or ``none`` where the
-    question cannot be asked."""
+    answer: Answer = Answer.UNDECIDED
 
     def __str__(self) -> str:
         """Return both sentences."""

@@ -1,4 +1,4 @@
-"""What was noticed about a case: a code, how grave it is, and one sentence.
+"""Findings about a case: a code, a severity and one sentence.
 
 The codes are the ids of `docs/reference/faults.md`. A case is as good as its worst
 finding; a case without any is accepted.
@@ -6,15 +6,18 @@ finding; a case without any is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from nnunet_bridge.core.errors import BridgeError
 
+_CODE = re.compile(r"[A-Z]\d\d")
+
 
 class Outcome(IntEnum):
-    """What happened to a case, from best to worst."""
+    """What happens to a case, from best to worst."""
 
     ACCEPTED = 0
     FIXED = 1
@@ -28,7 +31,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing noticed about a case.
+    """One finding about a case.
 
     Examples
     --------
@@ -37,13 +40,20 @@ class Finding:
     """
 
     code: str
-    """Id of the fault, such as ``"G03"``."""
+    """Id of the fault, such as ``"G03"``; empty for a remark without one."""
 
     outcome: Outcome
-    """How grave it is."""
+    """Its severity."""
 
     message: str
     """One sentence: what, where, and what to do."""
+
+    def __post_init__(self) -> None:
+        """Refuse a code that is no id of a fault, and an empty message."""
+        if self.code and not _CODE.fullmatch(self.code):
+            raise ValueError(f"{self.code!r} is not the id of a fault, such as 'G03'.")
+        if not self.message:
+            raise ValueError(f"A finding needs a message; {self.code} has none.")
 
     def __str__(self) -> str:
         """Return the line that a person reads."""
@@ -51,7 +61,7 @@ class Finding:
 
 
 class Refused(BridgeError):  # noqa: N818 - the word that the whole tool uses
-    """A case (or one file of it) cannot be used; carries everything noticed.
+    """A case (or one file of it) cannot be used; carries all findings.
 
     Parameters
     ----------
@@ -74,5 +84,5 @@ class Refused(BridgeError):  # noqa: N818 - the word that the whole tool uses
 
 
 def worst(findings: Iterable[Finding]) -> Outcome:
-    """Return the gravest outcome among `findings`; accepted if there is none."""
+    """Return the worst outcome among `findings`; accepted if there is none."""
     return max((finding.outcome for finding in findings), default=Outcome.ACCEPTED)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.words import Side, checked_word
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 LabelArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
@@ -25,8 +26,6 @@ Colour: TypeAlias = tuple[int, int, int]
 
 _BLOCK_VOXELS = 1 << 22
 """NumPy counts in eight bytes a voxel; a block at a time keeps that small."""
-
-SIDES = ("", "left", "right", "middle")
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -75,8 +74,7 @@ class Label:
     colour: Colour
     """Colour of its mesh and overlay."""
 
-    side: str = ""
-    """``left``, ``right``, ``middle``, or empty where sides are merged."""
+    side: Side = Side.MERGED
 
     @property
     def hex_colour(self) -> str:
@@ -87,8 +85,7 @@ class Label:
         """Refuse what no table can hold."""
         if self.value < 1:
             raise InputError(f"Label {self.name!r} needs a value from 1, not 0.")
-        if self.side not in SIDES:
-            raise InputError(f"Label {self.name!r}: {self.side!r} is no side.")
+        object.__setattr__(self, "side", checked_word(Side, self.side, "side"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,16 +238,16 @@ def default_colour(value: int) -> Colour:
     return PALETTE[(value - 1) % len(PALETTE)]
 
 
-def side_of(name: str) -> str:
-    """Return the side that a label name ends with, or an empty string.
+def side_of(name: str) -> Side:
+    """Return the side that a label name ends with.
 
     Examples
     --------
     >>> side_of("tibia_left"), side_of("tibia")
-    ('left', '')
+    (<Side.LEFT: 'left'>, <Side.MERGED: ''>)
     """
     ending = name.rpartition("_")[2]
-    return ending if "_" in name and ending in SIDES else ""
+    return Side(ending) if "_" in name and ending in tuple(Side) else Side.MERGED
 
 
 def _check_shape(grid: Grid, voxels: VoxelArray) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnunet_bridge.core.errors import InputError
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Value = TypeVar("Value")
+
+_ADAPTERS: dict[type, Any] = {}
 
 
 def to_record(value: Any) -> JsonObject:  # noqa: ANN401 - any dataclass
@@ -41,8 +42,11 @@ def from_record(kind: type[Value], content: Mapping[str, Any], what: str) -> Val
     return value
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - types are hashable
+def _adapter(kind: type[Value]) -> TypeAdapter[Value]:
+    """Return pydantic's reader and writer of a dataclass, made once."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    adapter: TypeAdapter[Value] = _ADAPTERS[kind]
+    return adapter

@@ -1,34 +1,36 @@
-"""How well one structure of one case was predicted."""
+"""The scores and the volume of one structure of one case."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-STATES = ("scored", "both_empty", "missed", "invented")
-"""`scored`: both hold the structure. `both_empty`: neither. `missed`: only the
-reference. `invented`: only the prediction."""
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.words import ScoreState, Side, checked_word
+
+_ROUNDING = 1e-9
+"""A share of sums may exceed 1 by the rounding of its terms."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoneScore:
     """The measures of one structure in one case.
 
-    Where a measure is not defined it is None, and `state` says why; it is never 0 or
-    infinite for that reason. A missed or invented structure has Dice 0 (nothing
-    overlaps), but no surface distance.
+    An undefined measure is None, never 0 or infinite; `state` gives the reason. A
+    missed or invented structure has Dice 0 (nothing overlaps), but no surface distance.
     """
 
     case_id: str
     structure: str
     configuration: str
-    """Which model made the prediction; empty when unknown."""
+    """The model that made the prediction; empty if unknown."""
 
-    state: str
+    state: ScoreState
     dice: float | None
     hd95_mm: float | None
     assd_mm: float | None
     nsd: float | None
-    """Normalised surface Dice at the tolerance named beside the table."""
+    """Normalised surface Dice; the tolerance is kept beside the table."""
 
     volume_reference_mm3: float
     volume_prediction_mm3: float
@@ -36,7 +38,34 @@ class BoneScore:
     """Intersection over union (Jaccard), in voxels."""
 
     hd_mm: float | None = None
-    """Hausdorff distance: the largest, however small the area that lies so far."""
+    """Hausdorff distance: the largest of any surface element."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown state and measures out of range."""
+        state = checked_word(ScoreState, self.state, "state")
+        object.__setattr__(self, "state", state)
+        shares = {"Dice": self.dice, "IoU": self.iou, "NSD": self.nsd}
+        for name, share in shares.items():
+            if share is not None and not 0 <= share <= 1 + _ROUNDING:
+                raise InputError(f"{self._place}: {name} must be 0..1, not {share}.")
+        sizes = {
+            "HD95": self.hd95_mm,
+            "ASSD": self.assd_mm,
+            "HD": self.hd_mm,
+            "reference volume": self.volume_reference_mm3,
+            "prediction volume": self.volume_prediction_mm3,
+        }
+        for name, size in sizes.items():
+            if size is not None and not 0 <= size < math.inf:
+                raise InputError(
+                    f"{self._place}: {name} must be 0 or more, not {size}."
+                )
+        if self.state is ScoreState.BOTH_EMPTY and self.dice is not None:
+            raise InputError(f"{self._place}: no Dice exists where both are empty.")
+
+    @property
+    def _place(self) -> str:
+        return f"{self.case_id}, {self.structure}"
 
     @property
     def volume_error_mm3(self) -> float:
@@ -73,21 +102,32 @@ class StructureVolume:
 
     Examples
     --------
-    >>> StructureVolume("msk_001", "tibia", "", voxels=4000, volume_mm3=3000.0)
-    StructureVolume(case_id='msk_001', structure='tibia', side='', voxels=4000,
-    volume_mm3=3000.0)
+    >>> StructureVolume("msk_001", "tibia", Side.LEFT, voxels=4000, volume_mm3=3000.0)
+    StructureVolume(case_id='msk_001', structure='tibia', side=<Side.LEFT: 'left'>,
+    voxels=4000, volume_mm3=3000.0)
     """
 
     case_id: str
     structure: str
 
-    side: str
-    """``left``, ``right``, ``middle``, or empty where sides are merged."""
+    side: Side
 
     voxels: int
 
     volume_mm3: float
     """Voxels times ``|det affine|`` of the case's own grid."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown side, and sizes of which one is 0 and the other is not."""
+        object.__setattr__(self, "side", checked_word(Side, self.side, "side"))
+        sizes = self.voxels, self.volume_mm3
+        if not all(0 <= size < math.inf for size in sizes) or (
+            (self.voxels == 0) != (self.volume_mm3 == 0)
+        ):
+            raise InputError(
+                f"{self.case_id}, {self.structure}: {self.voxels} voxels cannot have "
+                f"{self.volume_mm3} mm3."
+            )
 
     @property
     def volume_cm3(self) -> float:

@@ -7,8 +7,13 @@ message. The command line takes its choices from here. Standard library only, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
+
+from nnunet_bridge.core.errors import InputError
+
+Word = TypeVar("Word", bound=StrEnum)
 
 Fold: TypeAlias = int | Literal["all"]
 """A fold of the cross-validation: 0, 1, ... or nnU-Net's ``all``."""
@@ -79,9 +84,83 @@ class ScoreState(StrEnum):
     """Whether reference and prediction hold a structure."""
 
     SCORED = "scored"
+    """Both hold it."""
+
     BOTH_EMPTY = "both_empty"
+    """Neither holds it."""
+
     MISSED = "missed"
+    """Only the reference holds it."""
+
     INVENTED = "invented"
+    """Only the prediction holds it."""
+
+
+class Side(StrEnum):
+    """The side of the patient that a label belongs to."""
+
+    MERGED = ""
+    """One label for all sides."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    MIDDLE = "middle"
+
+
+class Rule(StrEnum):
+    """How a structure is cleaned."""
+
+    NONE = "none"
+    """Not at all."""
+
+    SLICE = "slice"
+    """Slice by slice, as in the source report."""
+
+    VOLUME = "volume"
+    """Connected pieces in 3-D."""
+
+
+class Better(StrEnum):
+    """Which values of a metric are better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    ZERO = "zero"
+
+
+class RowState(StrEnum):
+    """Which statistics the pairs of a comparison allow."""
+
+    COMPARED = "compared"
+    """Everything is defined."""
+
+    CONSTANT = "constant"
+    """Every difference is the same: no spread, so no interval."""
+
+    IDENTICAL = "identical"
+    """Every difference is 0."""
+
+    ONE_PATIENT = "one_patient"
+    """Several cases, but of one patient."""
+
+    TOO_FEW = "too_few"
+    """One pair only."""
+
+    ABSENT = "absent"
+    """No pair."""
+
+
+class Answer(StrEnum):
+    """The second model against the first, for a margin of equivalence."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    """The whole 95 % interval lies within the margin."""
+
+    UNDECIDED = "undecided"
+    NONE = "none"
+    """The question cannot be asked."""
 
 
 def fold_named(word: str) -> Fold:
@@ -102,3 +181,41 @@ def fold_named(word: str) -> Fold:
     if not (word.isascii() and word.isdigit()):
         raise ValueError(f"{word!r} is not a fold: expected a number or 'all'.")
     return int(word)
+
+
+def checked_word(
+    kind: type[Word], word: str, what: str, *, choices: Sequence[Word] = ()
+) -> Word:
+    """Return the member of an enumeration that is this word.
+
+    Parameters
+    ----------
+    kind : type of StrEnum
+    word : str
+    what : str
+        Name of the words in the message, such as ``rule``.
+    choices : sequence of StrEnum, optional
+        What the message offers, if not every member.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if word not in tuple(kind):
+        offered = choices or [member for member in kind if member]
+        raise InputError(unknown_word(what, word, offered))
+    return kind(word)
+
+
+def unknown_word(kind: str, word: str, choices: Sequence[str]) -> str:
+    """Return the message for a word that is none of the choices.
+
+    Examples
+    --------
+    >>> unknown_word("rule", "x", ["slice", "volume"])
+    "Unknown rule 'x'. Choose 'slice' or 'volume'."
+    """
+    *first, last = (f"'{choice}'" for choice in choices)
+    known = f"{', '.join(first)} or {last}" if first else last
+    return f"Unknown {kind} '{word}'. Choose {known}."

@@ -26,6 +26,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import IGNORE
 
 """nnU-Net's name for voxels that nobody judged."""
@@ -317,8 +318,8 @@ class Recipe(_Part):
         side = self._side_of(name)
         return name.removesuffix(f"_{side}") if side else name
 
-    def _side_of(self, name: str) -> str:
-        return side_of(name) if self.merge.sides == "separate" else ""
+    def _side_of(self, name: str) -> Side:
+        return side_of(name) if self.merge.sides == "separate" else Side.MERGED
 
 
 def read_recipe(source: str | Path) -> Recipe:

@@ -17,6 +17,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.files import write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]
@@ -80,7 +81,7 @@ def read_volumes(file: Path) -> tuple[StructureVolume, ...]:
                 StructureVolume(
                     case_id=row["case"],
                     structure=row["structure"],
-                    side=row["side"],
+                    side=Side(row["side"]),
                     voxels=int(row["voxels"]),
                     volume_mm3=float(row["volume_mm3"]),
                 )
@@ -88,7 +89,7 @@ def read_volumes(file: Path) -> tuple[StructureVolume, ...]:
             )
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
+    except (csv.Error, InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is not a table of volumes ({error!r}).") from error
 
 

@@ -22,6 +22,7 @@ from nnunet_bridge.core.comparison import METRICS, Metric
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Better, ScoreState
 from nnunet_bridge.ops.means import mean_scores
 from nnunet_bridge.ops.paired import cluster_table, clustered_intervals
 
@@ -132,7 +133,7 @@ def choose(
             "same folds of each."
         )
     eligible = _with_fewest_misses(candidates, metric)
-    sign = 1.0 if metric.better == "higher" else -1.0
+    sign = 1.0 if metric.better is Better.HIGHER else -1.0
 
     def order(candidate: Candidate) -> tuple[float, float, str]:
         mean = float(np.mean([values[candidate.name][case] for case in cases]))
@@ -190,8 +191,8 @@ def _by_place(
     found = {}
     for score in scores:
         value: float | None = getattr(score, metric.key)
-        if value is None and score.state in ("missed", "invented"):
-            value = None if metric.better == "lower" else 0.0
+        if value is None and score.state in (ScoreState.MISSED, ScoreState.INVENTED):
+            value = None if metric.better is Better.LOWER else 0.0
         if value is not None:
             found[score.case_id, score.structure] = value
     return found
@@ -201,12 +202,14 @@ def _with_fewest_misses(
     candidates: Sequence[Candidate], metric: Metric
 ) -> list[Candidate]:
     """Return those that may be chosen: all, unless the metric cannot see a miss."""
-    if metric.better == "higher":
+    if metric.better is Better.HIGHER:
         return list(candidates)
     judged = set.intersection(*({s.case_id for s in c.scores} for c in candidates))
     misses = {
         c.name: sum(
-            s.state in ("missed", "invented") for s in c.scores if s.case_id in judged
+            s.state in (ScoreState.MISSED, ScoreState.INVENTED)
+            for s in c.scores
+            if s.case_id in judged
         )
         for c in candidates
     }

@@ -18,6 +18,7 @@ from nnunet_bridge.core.cleaning import UNCLEANED, Cleaned, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap
+from nnunet_bridge.core.words import Rule
 from nnunet_bridge.ops.components import Components, IndexArray, connected
 from nnunet_bridge.ops.occupancy import label_boxes
 
@@ -50,7 +51,7 @@ def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
     InputError
         If the ratio is not within 0..1.
     """
-    return clean_alike(labelmap, CleaningRule("slice", ratio=ratio))
+    return clean_alike(labelmap, CleaningRule(Rule.SLICE, ratio=ratio))
 
 
 def clean_volume(
@@ -87,7 +88,7 @@ def clean_volume(
     return clean_alike(
         labelmap,
         CleaningRule(
-            "volume",
+            Rule.VOLUME,
             min_volume_mm3=min_volume_mm3,
             keep_largest=keep_largest,
             each_side=each_side,
@@ -197,9 +198,9 @@ def _changes(
     labelmap: Labelmap, label: Label, crop: _Crop, rule: CleaningRule
 ) -> Iterator[_Change]:
     """Go through the changes that a rule makes to one structure."""
-    if rule.name == "slice":
+    if rule.name is Rule.SLICE:
         yield from _slice_changes(labelmap, label, crop, rule.ratio)
-    elif rule.name == "volume":
+    elif rule.name is Rule.VOLUME:
         yield _volume_change(labelmap, label, crop, rule)
 
 

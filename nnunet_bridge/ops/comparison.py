@@ -29,6 +29,7 @@ from nnunet_bridge.core.comparison import (
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.words import Answer, Better, RowState, ScoreState
 from nnunet_bridge.ops.agreement import limits_of_agreement
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
@@ -134,7 +135,7 @@ def _row(
         second_values=tuple(second for _, second in kept.values()),
         left_out=tuple(case_id for case_id in case_ids if case_id not in kept),
         patients=len(set(clusters)),
-        state="absent",
+        state=RowState.ABSENT,
     )
     return _with_statistics(row, clusters, seed) if kept else row
 
@@ -151,24 +152,25 @@ def _with_statistics(
         median_difference=float(np.median(differences)),
         mean_difference=float(np.mean(differences)),
     )
-    if state in ("too_few", "one_patient"):
+    if state in (RowState.TOO_FEW, RowState.ONE_PATIENT):
         return row
     per_patient = np.nanmean(cluster_table(differences, clusters), axis=1)
     row = replace(row, p=signed_rank_p(per_patient), effect=rank_biserial(per_patient))
     intervals = clustered_intervals(differences, clusters, seed=seed)
-    if state != "compared" or intervals is None:
+    if state is not RowState.COMPARED or intervals is None:
         return row
     return replace(row, interval_95=intervals.median, mean_interval_95=intervals.mean)
 
 
-def _row_state(differences: FloatArray, patients: int) -> str:
+def _row_state(differences: FloatArray, patients: int) -> RowState:
     if len(differences) < 2:  # noqa: PLR2004 - one pair has no spread
-        return "too_few"
+        return RowState.TOO_FEW
     if not differences.any():
-        return "identical"
+        return RowState.IDENTICAL
     if patients < 2:  # noqa: PLR2004 - likewise
-        return "one_patient"
-    return "constant" if np.ptp(differences) == 0 else "compared"
+        return RowState.ONE_PATIENT
+    same = np.ptp(differences) == 0
+    return RowState.CONSTANT if same else RowState.COMPARED
 
 
 def _paired_values(
@@ -199,7 +201,7 @@ def _value(
     scored: _Scored, case_id: str, structure: str, metric: Metric
 ) -> float | None:
     score = scored.get((case_id, structure))
-    if score is None or score.state == "both_empty":
+    if score is None or score.state is ScoreState.BOTH_EMPTY:
         return None
     value: float | None = getattr(score, metric.key)
     return value
@@ -293,9 +295,14 @@ def _misses(
                 for case_id in case_ids
                 if (case_id, structure) in found
             )
-            if states["missed"] or states["invented"]:
+            if states[ScoreState.MISSED] or states[ScoreState.INVENTED]:
                 misses.append(
-                    Miss(model, structure, states["missed"], states["invented"])
+                    Miss(
+                        model,
+                        structure,
+                        states[ScoreState.MISSED],
+                        states[ScoreState.INVENTED],
+                    )
                 )
     return tuple(misses)
 
@@ -312,14 +319,14 @@ def _with_answers(
     )
 
 
-def _answer(row: PairedDifference, margins: Mapping[str, float]) -> str:
+def _answer(row: PairedDifference, margins: Mapping[str, float]) -> Answer:
     """Return what the second model is against the first, with Holm's p."""
     found = equivalence(answering_interval(row), margins[row.metric.key])
-    if found != "different" or row.metric.better == "zero":
-        return "equivalent" if found == "equivalent" else "undecided"
+    if found != "different" or row.metric.better is Better.ZERO:
+        return Answer.EQUIVALENT if found == "equivalent" else Answer.UNDECIDED
     if row.p_holm is None or row.p_holm >= SIGNIFICANT:
-        return "undecided"
-    return "better" if row.favours == row.second else "worse"
+        return Answer.UNDECIDED
+    return Answer.BETTER if row.favours == row.second else Answer.WORSE
 
 
 def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
@@ -328,7 +335,7 @@ def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
     Differences that are all the same show no spread, so no interval is reported; in
     enough patients they are judged by their one value.
     """
-    if row.interval_95 is None and row.state in ("identical", "constant"):
+    if row.interval_95 is None and row.state in (RowState.IDENTICAL, RowState.CONSTANT):
         same = row.median_difference
         if same is not None and row.patients >= FEWEST_FOR_AN_INTERVAL:
             return same, same
@@ -344,7 +351,11 @@ def _agreement(
 ) -> Agreement:
     """Return how the volumes of one structure agree with their references."""
     found = [scored.get((case_id, structure)) for case_id in case_ids]
-    scores = [one for one in found if one is not None and one.state != "both_empty"]
+    scores = [
+        one
+        for one in found
+        if one is not None and one.state is not ScoreState.BOTH_EMPTY
+    ]
     differences = tuple(score.volume_error_cm3 for score in scores)
     of_patients = {patients[score.case_id] for score in scores}
     agreement = Agreement(
@@ -382,7 +393,11 @@ def _ranks(
     ranks = []
     for metric in METRICS:
         table = _case_table(scored, case_ids, structures, metric).round(TIE_DECIMALS)
-        badness = {"higher": -table, "lower": table, "zero": np.abs(table)}
+        badness = {
+            Better.HIGHER: -table,
+            Better.LOWER: table,
+            Better.ZERO: np.abs(table),
+        }
         places = rankdata(badness[metric.better], axis=1, method="average")
         first = rankdata(badness[metric.better], axis=1, method="min") == 1
         ranks += [

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_bridge.core.scores import STATES, BoneScore
+from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import ScoreState
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class StructureMean:
         return {
             "n": self.n,
             "n_surface": self.n_surface,
-            **{state: self.states[state] for state in STATES},
+            **{state: self.states[state] for state in ScoreState},
             "dice": self.dice,
             "hd95_mm": self.hd95_mm,
             "assd_mm": self.assd_mm,
@@ -82,13 +83,13 @@ def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
 
 
 def _mean(structure: str, scores: Sequence[BoneScore]) -> StructureMean:
-    held = [score for score in scores if score.state != "both_empty"]
+    held = [score for score in scores if score.state is not ScoreState.BOTH_EMPTY]
     return StructureMean(
         structure=structure,
         n=len(held),
-        n_surface=sum(score.state == "scored" for score in scores),
+        n_surface=sum(score.state is ScoreState.SCORED for score in scores),
         states={
-            state: sum(score.state == state for score in scores) for state in STATES
+            state: sum(score.state == state for score in scores) for state in ScoreState
         },
         dice=_average(score.dice for score in held),
         hd95_mm=_average(score.hd95_mm for score in held),

@@ -23,6 +23,7 @@ from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
+from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.ops.occupancy import (
     Box,
     CountArray,
@@ -189,13 +190,12 @@ class _Overlap:
         )
 
     @property
-    def state(self) -> str:
-        """Return which of both holds the structure, in the words of `core.scores`."""
+    def state(self) -> ScoreState:
         if self.predicted and self.drawn:
-            return "scored"
+            return ScoreState.SCORED
         if self.drawn:
-            return "missed"
-        return "invented" if self.predicted else "both_empty"
+            return ScoreState.MISSED
+        return ScoreState.INVENTED if self.predicted else ScoreState.BOTH_EMPTY
 
     @property
     def dice(self) -> float | None:

@@ -26,16 +26,17 @@ from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Rule, ScoreState
 
 FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
 """Fold -> the scores of the cases that it validates."""
 
 CANDIDATES = (
-    CleaningRule("slice"),
-    *(CleaningRule("volume", min_volume_mm3=v) for v in (100.0, 500.0, 1e3, 5e3)),
-    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=2),
-    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1, each_side=True),
-    CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1),
+    CleaningRule(Rule.SLICE),
+    *(CleaningRule(Rule.VOLUME, min_volume_mm3=v) for v in (100.0, 500.0, 1e3, 5e3)),
+    CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=2),
+    CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1, each_side=True),
+    CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1),
 )
 """What is tried, the gentler first: of equally good rules the first is chosen."""
 
@@ -194,7 +195,7 @@ def _pairs(
 
 
 def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
-    held = [pair for pair in pairs if pair[0].state != "both_empty"]
+    held = [pair for pair in pairs if pair[0].state is not ScoreState.BOTH_EMPTY]
     distances = [
         (one.hd95_mm, other.hd95_mm)
         for one, other in pairs
@@ -206,7 +207,8 @@ def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
         hd95_before_mm=_mean([one for one, _ in distances]),
         hd95_after_mm=_mean([other for _, other in distances]),
         lost=sum(
-            one.state == "scored" and other.state == "missed" for one, other in pairs
+            one.state is ScoreState.SCORED and other.state is ScoreState.MISSED
+            for one, other in pairs
         ),
     )
 

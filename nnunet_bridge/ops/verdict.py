@@ -8,6 +8,7 @@ from nnunet_bridge.core.comparison import (
     PairedDifference,
     Verdict,
 )
+from nnunet_bridge.core.words import Answer, RowState
 from nnunet_bridge.ops.paired import (
     SIGNIFICANT,
     holm,
@@ -46,7 +47,7 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
                 f"Nothing to compare: {only} was scored alone.",
                 "Train a second configuration on the same folds to compare them.",
             ),
-            answer="none",
+            answer=Answer.NONE,
         )
     row, p = _leading_row(comparison)
     if row.median_difference is None:
@@ -56,16 +57,16 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
                 f"Undecided: {row.first} and {row.second} share no case with a Dice.",
                 "Score both models on the same cases.",
             ),
-            answer="none",
+            answer=Answer.NONE,
         )
     measured = _measured(row, p)
     if caveat:
         return Verdict(
             "",
             (f"No verdict: {caveat}.", f"For the record: {measured}."),
-            answer="none",
+            answer=Answer.NONE,
         )
-    if row.answer == "equivalent":
+    if row.answer is Answer.EQUIVALENT:
         return _equivalent(row, measured)
     winner = _winner(row, p)
     if winner:
@@ -74,7 +75,9 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
     else:
         opening = f"Undecided between {row.first} and {row.second} on Dice: {measured}."
     limits = _limits(row, decided=bool(winner))
-    return Verdict(winner, (opening, limits), "better" if winner else "undecided")
+    return Verdict(
+        winner, (opening, limits), Answer.BETTER if winner else Answer.UNDECIDED
+    )
 
 
 def _equivalent(row: PairedDifference, measured: str) -> Verdict:
@@ -86,7 +89,7 @@ def _equivalent(row: PairedDifference, measured: str) -> Verdict:
     remark = f"Differences below {row.margin:g} were said not to matter beforehand"
     if low > 0 or high < 0:
         remark += f"; one exists, in favour of {row.favours}, but it is smaller"
-    return Verdict("", (opening, f"{remark}; and {OVERLAP_NOTE}."), "equivalent")
+    return Verdict("", (opening, f"{remark}; and {OVERLAP_NOTE}."), Answer.EQUIVALENT)
 
 
 def _leading_row(comparison: Comparison) -> tuple[PairedDifference, float | None]:
@@ -141,9 +144,9 @@ def _limits(row: PairedDifference, *, decided: bool) -> str:
             f"With {row.patients} patients no two-sided p below {least:g} exists, so "
             "no difference, however large, could be called significant: add patients."
         )
-    if row.state == "identical":
+    if row.state is RowState.IDENTICAL:
         return "Both models gave the same Dice in every case."
-    if row.state == "constant":
+    if row.state is RowState.CONSTANT:
         return "The difference is the same in every case, so no interval exists."
     if decided:
         return f"Read it with care: {OVERLAP_NOTE}."

@@ -38,13 +38,13 @@ def test_the_words_of_a_rule_begin_with_its_name(rule):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"name": "3d"}, "slice or volume"),
-        ({"ratio": 1.5}, "0..1, not 1.5"),
-        ({"ratio": float("nan")}, "0..1, not nan"),
+        ({"name": "3d"}, "Choose 'slice' or 'volume'"),
+        ({"ratio": 1.5}, "between 0 and 1, not 1.5"),
+        ({"ratio": float("nan")}, "between 0 and 1, not nan"),
         ({"min_volume_mm3": -1.0}, "0 mm3 or more"),
         ({"min_volume_mm3": float("inf")}, "0 mm3 or more"),
         ({"keep_largest": 0}, "At least one piece"),
-        ({"name": "volume", "each_side": True}, "Name a number"),
+        ({"name": "volume", "each_side": True}, "needs --keep N"),
     ],
 )
 def test_a_rule_without_sense_is_refused(words, message):

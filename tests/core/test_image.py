@@ -102,7 +102,7 @@ def test_a_table_with_gaps_or_repeated_names_is_refused(labels, complaint):
 def test_a_label_needs_a_value_and_a_known_side():
     with pytest.raises(InputError, match="from 1, not 0"):
         Label(0, "background", (0, 0, 0))
-    with pytest.raises(InputError, match="'up' is no side"):
+    with pytest.raises(InputError, match="Unknown side 'up'"):
         Label(1, "tibia", (0, 0, 0), "up")
 
 

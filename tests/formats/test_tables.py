@@ -33,20 +33,21 @@ ALL_COLUMNS = (
 )
 
 measures = st.none() | st.floats(0, 1e6)
+shares = st.none() | st.floats(0, 1)
 volumes_mm3 = st.just(0.0) | st.floats(1e-3, 1e9)
 scores = st.builds(
     BoneScore,
     case_id=st.from_regex(r"[a-z]{1,8}_\d{3}", fullmatch=True),
     structure=st.sampled_from(["tibia", 'a "quoted", name', "Wadenbein, links"]),
     configuration=st.just("2d"),
-    state=st.sampled_from(["scored", "both_empty", "missed", "invented"]),
-    dice=measures,
+    state=st.sampled_from(["scored", "missed", "invented"]),
+    dice=shares,
     hd95_mm=measures,
     assd_mm=measures,
-    nsd=measures,
+    nsd=shares,
     volume_reference_mm3=volumes_mm3,
     volume_prediction_mm3=volumes_mm3,
-    iou=measures,
+    iou=shares,
     hd_mm=measures,
 )
 

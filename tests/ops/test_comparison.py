@@ -45,7 +45,7 @@ def models(*shifts, cases=8, spread=0.01, seed=1):
             score(f"c{case}", name, f"m{number}", dice)
             for case in range(cases)
             for name in STRUCTURES
-            for dice in [0.8 + difficulty[case] + shift + rng.normal(0, spread)]
+            for dice in [0.6 + difficulty[case] + shift + rng.normal(0, spread)]
         ]
         for number, shift in enumerate(shifts)
     }
@@ -331,7 +331,7 @@ def test_the_second_model_is_better_worse_equivalent_or_undecided(
     row = comparison.row("dice")
 
     assert (row.answer, row.margin) == (answer, margin)
-    assert comparison.row("nsd").answer == ""
+    assert comparison.row("nsd").answer is None
 
 
 def test_fewer_distance_is_better_and_a_volume_shift_ranks_nobody():

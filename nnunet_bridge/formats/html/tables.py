@@ -200,7 +200,7 @@ def _paired_row(row: PairedDifference, plot: Markup | None) -> TableRow:
         p=_p(row.p),
         p_holm=_p(row.p_holm),
         effect=number(row.effect, 2, signed=True),
-        answer=row.answer,
+        answer=row.answer or "",
         n=str(row.n),
         favours=row.favours if _excludes_zero(row.interval_95) else "",
         total=row.structure == ALL_STRUCTURES,

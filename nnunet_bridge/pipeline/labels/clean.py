@@ -17,6 +17,7 @@ from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.files import (
     readable_object,
     sha256_of,
@@ -35,7 +36,7 @@ from nnunet_bridge.pipeline.labels.folders import (
 )
 
 RECORD = "clean.json"
-SOURCE_RULE = CleaningRule("slice")
+SOURCE_RULE = CleaningRule(Rule.SLICE)
 """The rule of the source report."""
 
 

@@ -28,6 +28,7 @@ from nnunet_bridge.core.quality import Quality, TrainingStructures
 from nnunet_bridge.core.scores import StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__, software_versions
+from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
 from nnunet_bridge.formats.files import clear_os_errors, write_if_changed
@@ -519,7 +520,7 @@ def _rules(
     """Return the cleaning rule of every structure."""
     if cleaning == TUNED:
         return tuned_rules(model)
-    return dict.fromkeys(labels.names, CleaningRule(cleaning))
+    return dict.fromkeys(labels.names, CleaningRule(Rule(cleaning)))
 
 
 def _cleaned(
