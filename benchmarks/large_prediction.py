@@ -28,14 +28,14 @@ import numpy as np
 
 from nnunet_bridge.formats.nifti import read_array, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
+from nnunet_bridge.nnunet.estimates import (
+    PlannedMember,
+    host_bytes,
+)
 from nnunet_bridge.nnunet.machine import chosen_device, this_machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, images_by_case
-from nnunet_bridge.nnunet.prediction_memory import (
-    PlannedMember,
-    host_bytes,
-    planned_part,
-)
+from nnunet_bridge.nnunet.plans import resolved
 
 DATASET = "Dataset001_Limb"
 CASE = "limb"
@@ -256,7 +256,7 @@ def _planned_bytes(options: argparse.Namespace) -> int:
     member = PlannedMember.of(
         plans,
         json.loads((model_dir / "dataset.json").read_text()),
-        planned_part(plans, options.configuration),
+        resolved(plans, options.configuration),
         folds=options.folds,
         weights_bytes=sum(file.stat().st_size for file in checkpoints),
     )

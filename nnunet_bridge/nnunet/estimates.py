@@ -1,15 +1,19 @@
-"""How much memory training and prediction will take, from the plans alone (F10).
+"""Estimates of memory, disk and work, from plans and image sizes alone (F10).
 
-A network's need grows with its feature maps: the numbers that its convolutions put out
-for one patch. nnU-Net's planners choose patch and batch by that figure, against a
-reference that filled 8 GB of a GPU; the same reference serves here. What a CPU needs
-was measured (`docs/explanations/memory-and-time.md`).
+Training: the need of a network grows with its feature maps, the numbers that its
+convolutions put out for one patch. nnU-Net's planners choose patch and batch by that
+figure, against a reference that filled 8 GB of a GPU; the same reference serves here.
+The need of a CPU was measured (`docs/explanations/memory-and-time.md`).
+
+Prediction: the figures follow what `inside` does, nnU-Net's own preprocessing of the
+whole image and then sums of windows as deep as a patch. The benchmark
+`large_prediction.py` compares them with measurements.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.nnunet.plans import Plans, resolved
 
 Shape = Sequence[int]
+_Triple = tuple[int, int, int]
 
 GIB = 1 << 30
 
@@ -29,14 +34,26 @@ _REFERENCE_NUMBERS = {
 }
 """Feature maps of a batch that fill the reference GPU: nnU-Net 2.8's planners."""
 
-_PROCESS_BYTES = 1792 << 20
-"""Of a process that has loaded torch and nnU-Net and trains something tiny."""
+_TRAINING_PROCESS_BYTES = 1792 << 20
+"""A process that has loaded torch and nnU-Net and trains a tiny network."""
 
 _WORKER_BYTES = 640 << 20
-"""Of a worker that has loaded torch and does nothing yet."""
+"""A worker that has loaded torch and does nothing yet."""
 
 _CPU_BYTES_PER_NUMBER = 22
-"""Of a feature map on a CPU: the value, its gradient, and what PyTorch keeps for it."""
+"""A number of a feature map on a CPU: value, gradient, and PyTorch's own.
+"""
+
+
+PREDICTION_PROCESS_BYTES = 1200 << 20
+"""A process that has imported torch and nnU-Net and loaded no model."""
+
+CUDA_BYTES = 1200 << 20
+"""CUDA and cuDNN, on the host, beside a process."""
+
+_FLOAT, _DOUBLE, _HALF = 4, 8, 2
+_SEPARATE_ABOVE = 3.0
+"""Ratio of spacings from which nnU-Net treats the longest axis on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +132,7 @@ def training_memory(
         return None
     batch = size * int(planned["batch_size"])
     return Footprint(
-        host_bytes=_PROCESS_BYTES
+        host_bytes=_TRAINING_PROCESS_BYTES
         + _CPU_BYTES_PER_NUMBER * batch
         + loaders * _WORKER_BYTES,
         gpu_bytes=GIB // 2 + _REFERENCE_GPU_BYTES * batch // reference,
@@ -127,31 +144,35 @@ def _reference(configuration: dict[str, Any]) -> int | None:
     return _REFERENCE_NUMBERS.get((name, len(configuration["patch_size"])))
 
 
-def shape_at(
-    shape: Shape, spacing_mm: Sequence[float], plans: Plans, configuration: str
-) -> tuple[int, ...]:
-    """Return how large an image is when it is resampled for a configuration.
+def resampled_shape(
+    shape: Shape,
+    spacing_mm: Sequence[float],
+    axes: Sequence[int],
+    target_mm: Sequence[float],
+) -> _Triple:
+    """Return the shape of an image at the spacing of a configuration.
 
     Parameters
     ----------
     shape, spacing_mm : (3,) sequence
-        Of the image, in the order of nnU-Net's reader (slice, row, column).
-    plans : dict
-    configuration : str
+        Of the file, in the order of nnU-Net's reader (slice, row, column).
+    axes : (3,) sequence
+        ``transpose_forward`` of the plans.
+    target_mm : (2,) or (3,) sequence
+        ``spacing`` of the configuration; 2d has two and leaves the first axis alone.
 
     Returns
     -------
     shape : (3,) tuple
-        In the order of the plans.
+        In the order of the plans, if nothing is cropped.
     """
-    order = plans["transpose_forward"]
-    target = list(resolved(plans, configuration)["spacing"])
-    spacings = [spacing_mm[axis] for axis in order]
-    target = spacings[: 3 - len(target)] + target  # 2d leaves the first axis alone
-    return tuple(
-        max(1, round(shape[axis] * old / new))
-        for axis, old, new in zip(order, spacings, target, strict=True)
+    lengths = [spacing_mm[axis] for axis in axes]
+    target = [lengths[0], *target_mm][-3:]
+    first, second, third = (
+        max(1, round(shape[axis] * length / aim))
+        for axis, length, aim in zip(axes, lengths, target, strict=True)
     )
+    return first, second, third
 
 
 def preprocessing_memory_bytes(original: Shape, resampled: Shape, channels: int) -> int:
@@ -166,3 +187,147 @@ def preprocessing_memory_bytes(original: Shape, resampled: Shape, channels: int)
         + (channels + 1) * (8 * voxels + 4 * final)
         + 16 * max(voxels, final)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMember:
+    """One configuration that predicts, as its plans describe it."""
+
+    patch: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    """Of what the network sees; of the two axes in the plane for a 2-D one."""
+
+    axes: _Triple
+    """Which axis of the file is nnU-Net's first, second and third."""
+
+    channels: int
+    heads: int
+    """Classes, background included."""
+
+    features: tuple[int, ...]
+    """Of every stage of the network."""
+
+    folds: int
+    weights_bytes: int
+    """Of all folds."""
+
+    @classmethod
+    def of(
+        cls,
+        plans: Mapping[str, Any],
+        dataset: Mapping[str, Any],
+        planned: Mapping[str, Any],
+        *,
+        folds: int,
+        weights_bytes: int,
+    ) -> PlannedMember:
+        """Read a configuration from ``plans.json`` and ``dataset.json``.
+
+        `planned` is its part of the plans, as `plans.resolved` returns it.
+        """
+        heads = len([name for name in dataset["labels"] if name != "ignore"])
+        previous = heads - 1 if planned.get("previous_stage") else 0
+        first, second, third = plans["transpose_forward"]
+        return cls(
+            tuple(planned["patch_size"]),
+            tuple(planned["spacing"]),
+            (first, second, third),
+            len(dataset["channel_names"]) + previous,
+            heads,
+            tuple(planned["architecture"]["arch_kwargs"]["features_per_stage"]),
+            folds,
+            weights_bytes,
+        )
+
+    def seen_shape(self, shape: Shape, spacing_mm: Sequence[float]) -> _Triple:
+        """Return the shape of an image as the network sees it."""
+        return resampled_shape(shape, spacing_mm, self.axes, self.spacing_mm)
+
+    def windows(self, seen: Sequence[int]) -> int:
+        """Return how many windows cover a volume: half a patch apart at most."""
+        count = math.prod(seen[: 3 - len(self.patch)])
+        for size, edge in zip(seen[-len(self.patch) :], self.patch, strict=True):
+            count *= math.ceil(max(size - edge, 0) / (edge / 2)) + 1
+        return count
+
+    def work(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+        """Return how many voxels pass through the networks, mirrored ones included."""
+        windows = self.windows(self.seen_shape(shape, spacing_mm))
+        passes = self.folds * 2 ** len(self.patch)
+        return float(windows * math.prod(self.patch) * passes)
+
+    def preparing_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
+        """Return what nnU-Net's preprocessing of an image holds at its height."""
+        voxels, seen = math.prod(shape), self.seen_shape(shape, spacing_mm)
+        read = voxels * (self.channels * 2 * _FLOAT + 2)
+        if seen == tuple(shape[axis] for axis in self.axes):
+            return read + voxels * self.channels * _FLOAT
+        seen_voxels = math.prod(seen)
+        resampled = seen_voxels * (self.channels * _FLOAT + 1)
+        working = (voxels + seen_voxels) * 2 * _DOUBLE
+        separate = max(spacing_mm) / min(spacing_mm) > _SEPARATE_ABOVE
+        if separate and seen[0] != shape[self.axes[0]]:
+            working += seen_voxels * 9 * _DOUBLE
+        return read + resampled + voxels * self.channels * _DOUBLE + working
+
+    def predicting_bytes(
+        self, shape: Sequence[int], spacing_mm: Sequence[float], *, on_gpu: bool
+    ) -> int:
+        """Return what is held while windows pass through the networks."""
+        seen = self.seen_shape(shape, spacing_mm)
+        held = math.prod(seen) * (self.channels * _FLOAT + 1) + 4 * math.prod(shape)
+        if on_gpu:
+            return held
+        return held + self._sums_bytes(seen) + self._forward_bytes()
+
+    def _sums_bytes(self, seen: _Triple) -> int:
+        """Return the size of the sums of the windows, and of a plane on its way."""
+        depth = self.patch[0] if len(self.patch) == len(seen) else 1
+        in_plane = math.prod(
+            max(size, edge)
+            for size, edge in zip(seen[1:], self.patch[-2:], strict=True)
+        )
+        plane = in_plane * self.heads * _DOUBLE * 8
+        return depth * in_plane * (self.folds * self.heads + 1) * _HALF + plane
+
+    def _forward_bytes(self) -> int:
+        """Return what one window takes on its way through one network."""
+        return math.prod(self.patch) * _FLOAT * (7 * self.features[0] + 4 * self.heads)
+
+
+def host_bytes(
+    members: Sequence[PlannedMember],
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    *,
+    on_gpu: bool,
+    ahead: bool = False,
+) -> int:
+    """Return the most host memory that the prediction of one image takes.
+
+    Parameters
+    ----------
+    members : sequence of PlannedMember
+        One after the other; all their weights are held.
+    shape, spacing_mm : (3,) sequence
+        Of the file, slices first (the order of its bytes).
+    on_gpu : bool
+        Whether windows and their sums live on a GPU.
+    ahead : bool
+        Whether an image of that size is prepared at the same time.
+    """
+    preparing = max(m.preparing_bytes(shape, spacing_mm) for m in members)
+    predicting = max(
+        m.predicting_bytes(shape, spacing_mm, on_gpu=on_gpu) for m in members
+    )
+    height = preparing + predicting if ahead else max(preparing, predicting)
+    weights = sum(member.weights_bytes for member in members)
+    return PREDICTION_PROCESS_BYTES + on_gpu * CUDA_BYTES + weights + height
+
+
+def waiting_disk_bytes(members: Sequence[PlannedMember], shape: Sequence[int]) -> int:
+    """Return the disk that one image takes while the members' mean is formed.
+
+    All members but the last leave their logits there, two bytes a class and voxel.
+    """
+    return sum(math.prod(shape) * member.heads * _HALF for member in members[:-1])

@@ -1,15 +1,15 @@
-"""What the machine offers, asked without importing torch."""
+"""Cores, memory and GPUs of the machine, without importing torch."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
@@ -17,7 +17,10 @@ from nnunet_bridge.formats.memory import free_memory_bytes
 
 MANY_CORES = 8
 BYTES_PER_WORKER = 3 << 30
-"""What one worker of nnU-Net may need for itself, if nothing is known: 3 GiB."""
+"""Memory of a worker of nnU-Net where nothing better is known: 3 GiB."""
+
+NVIDIA_SMI_S = 20
+"""``nvidia-smi`` answers within seconds, or the driver hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +32,24 @@ class Machine:
     gpus: int
 
     gpu_memory_bytes: int | None = None
-    """Of the first GPU, all of it; None where there is none or it does not say."""
+    """All memory of the first GPU; None if there is none, or it is unknown."""
 
     def workers_of(self, worker_bytes: int) -> int:
-        """Return how many worker processes pay here; 1 on a small machine.
-
-        Parameters
-        ----------
-        worker_bytes : int
-            What one of them needs for itself.
-        """
+        """Return how many workers of that size to start; at least 1."""
         if self.cores < MANY_CORES:
             return 1
         return max(1, min(self.cores // 2, self.free_memory_bytes // worker_bytes))
 
 
 def this_machine() -> Machine:
-    """Return what this machine offers now."""
-    gpus = _cuda_devices()
-    memory = _cuda_memory_bytes() if gpus else None
-    return Machine(_cores(), free_memory_bytes(), gpus, memory)
+    """Return the cores, memory and GPUs that are there now."""
+    gpus = _gpus()
+    memory = gpus[0].memory_bytes if gpus else None
+    return Machine(_cores(), free_memory_bytes(), len(gpus), memory)
 
 
 def chosen_device(asked: str, machine: Machine) -> str:
-    """Return ``cuda``, ``cpu`` or ``mps`` for what the user asked.
+    """Return ``cuda``, ``cpu`` or ``mps`` for a word of `--device`.
 
     Raises
     ------
@@ -61,13 +58,12 @@ def chosen_device(asked: str, machine: Machine) -> str:
     """
     if asked == "cuda" and machine.gpus == 0:
         raise EnvironmentFault(
-            "--device cuda was asked for, but this machine shows no NVIDIA GPU: check "
+            "--device cuda was given, but this machine shows no NVIDIA GPU: check "
             "`nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu."
         )
     if asked == "mps" and sys.platform != "darwin":
         raise EnvironmentFault(
-            "--device mps was asked for, but only Apple computers have it: use "
-            "--device auto."
+            "--device mps needs an Apple computer: use --device auto."
         )
     if asked != "auto":
         return asked
@@ -84,14 +80,15 @@ def _cores() -> int:
 
 
 def hardware() -> JsonObject:
-    """Return what a training ran on, for its record; nothing that names the host."""
+    """Describe the machine for the record of a training, without its name."""
+    gpus = _gpus()
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": _cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": _gpu_names(),
-        "gpu_driver": _gpu_driver(),
+        "gpus": [gpu.name for gpu in gpus],
+        "gpu_driver": gpus[0].driver if gpus else "",
     }
 
 
@@ -103,53 +100,54 @@ def _processor() -> str:
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
-def _gpu_names() -> list[str]:
-    """Ask the driver for the name of every GPU that this process may use."""
-    driver, count = _cuda()
-    names = []
-    for index in range(count):
-        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-        driver.cuDeviceGet(ctypes.byref(device), index)
-        driver.cuDeviceGetName(name, len(name), device)
-        names.append(name.value.decode(errors="replace"))
-    return names
+@dataclass(frozen=True, slots=True)
+class _Gpu:
+    """A GPU that this process may use."""
+
+    name: str
+    memory_bytes: int | None = None
+    driver: str = ""
 
 
-def _gpu_driver() -> str:
-    """Return the version of NVIDIA's driver; empty where there is none."""
-    file = Path("/proc/driver/nvidia/version")
-    text = file.read_text(errors="replace") if file.exists() else ""
-    found = re.search(r"Kernel Module\D*?(?:\S+ )*?(\d+\.\d+(?:\.\d+)?)", text)
-    return found[1] if found else ""
+_QUERY = "--query-gpu=index,uuid,name,memory.total,driver_version"
 
 
-def _cuda_devices() -> int:
-    """Return how many GPUs this process may use."""
-    return _cuda()[1]
+def _gpus() -> list[_Gpu]:
+    """Ask ``nvidia-smi`` for the GPUs that this process may use.
 
-
-def _cuda_memory_bytes() -> int | None:
-    """Ask the driver how much memory the first GPU has."""
-    driver, count = _cuda()
-    device, total = ctypes.c_int(0), ctypes.c_size_t(0)
-    if count == 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return None
-    if driver.cuDeviceTotalMem_v2(ctypes.byref(total), device) != 0:
-        return None
-    return total.value
-
-
-def _cuda() -> tuple[Any, int]:
-    """Return the driver and its GPUs.
-
-    0 where there is no driver, or `CUDA_VISIBLE_DEVICES` hides them.
+    ``nvidia-smi`` lists all GPUs of the machine; CUDA shows a process only those that
+    `CUDA_VISIBLE_DEVICES` names, by index or UUID, up to the first that is not there.
+    A part of a GPU (MIG) has a UUID that the list lacks: its memory is unknown.
     """
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    listed: dict[str, _Gpu] = {}
+    for line in _asked_nvidia_smi().splitlines():
+        index, uuid, name, mebibytes, driver = map(str.strip, line.split(", "))
+        memory = int(mebibytes) << 20 if mebibytes.isdigit() else None
+        listed[index] = listed[uuid] = _Gpu(name, memory, driver)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not listed:
+        return [gpu for key, gpu in listed.items() if key.isdigit()]
+    usable = []
+    for word in map(str.strip, visible.split(",")):
+        if word not in listed and not word.startswith("MIG-"):
+            break
+        usable.append(listed.get(word, _Gpu("MIG")))
+    return usable
+
+
+def _asked_nvidia_smi() -> str:
+    """Return a line for every GPU; nothing where there is no driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
     try:
-        driver = ctypes.CDLL(name)
-    except OSError:
-        return None, 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return None, 0
-    return driver, count.value
+        answer = subprocess.run(  # noqa: S603 - our own argument list, no shell
+            [command, _QUERY, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=NVIDIA_SMI_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""

@@ -17,11 +17,11 @@ from nnunetv2.utilities.label_handling.label_handling import (
     convert_labelmap_to_one_hot,
 )
 
+from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
-from nnunet_bridge.nnunet.prediction_memory import PlannedMember
 
 
 @dataclass(frozen=True, slots=True)

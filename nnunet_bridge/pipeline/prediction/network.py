@@ -22,14 +22,13 @@ from nnunet_bridge.nnunet.commands import (
     predict_command,
     run_to_end,
 )
-from nnunet_bridge.nnunet.names import images_by_case
-from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
-from nnunet_bridge.nnunet.prediction_memory import (
+from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
     host_bytes,
-    planned_part,
     waiting_disk_bytes,
 )
+from nnunet_bridge.nnunet.names import images_by_case
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.models.choose import Model
 
@@ -168,7 +167,7 @@ def _planned_members(model: Model) -> list[PlannedMember]:
             PlannedMember.of(
                 plans,
                 read_json(folder / "dataset.json"),
-                planned_part(plans, configuration),
+                resolved(plans, configuration),
                 folds=len(states),
                 weights_bytes=sum(file.stat().st_size for file in checkpoints),
             )

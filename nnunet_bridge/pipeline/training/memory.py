@@ -15,15 +15,16 @@ from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
     Footprint,
+    PlannedMember,
+    host_bytes,
     preprocessing_memory_bytes,
-    shape_at,
+    resampled_shape,
     training_memory,
 )
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
-from nnunet_bridge.nnunet.prediction_memory import PlannedMember, host_bytes
 from nnunet_bridge.nnunet.runs import known_runs
 
 
@@ -193,8 +194,10 @@ def largest_case(
     file = workspace.planned_dir(dataset) / "dataset_fingerprint.json"
     found = read_json(file)
     cases = zip(found["shapes_after_crop"], found["spacings"], strict=True)
+    target_mm = resolved(plans, configuration)["spacing"]
+    axes = plans["transpose_forward"]
     pairs = [
-        (tuple(shape), shape_at(shape, spacing, plans, configuration))
+        (tuple(shape), resampled_shape(shape, spacing, axes, target_mm))
         for shape, spacing in cases
     ]
     return max(pairs, key=lambda pair: math.prod(pair[1]))
