@@ -39,10 +39,10 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.machine import this_machine
-from nnunet_bridge.nnunet.names import FILE_ENDING, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.quality import AGREEMENT_LIMITS, judge
-from nnunet_bridge.pipeline.models.choose import choose_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.training_structures import known_structures
 
 DATASET = "Dataset004_Hippocampus"
@@ -53,6 +53,11 @@ DATA = Path(
     or Path(__file__).parents[2] / "shared" / "data"
 )
 AS_GIVEN = "as given"
+
+
+def model_of(workspace: Workspace, configuration: str) -> Model:
+    """Return the finished model of a configuration."""
+    return choose_model(Dataset(workspace, DATASET), ModelRequest((configuration,)))
 
 
 def noisy(voxels, rng):
@@ -180,7 +185,9 @@ def predict(workspace, work):
     resources = shared_among(1, "cpu", this_machine())
     environment = nnunet_environment(workspace, resources, os.environ)
     models = {
-        configuration: choose_model(workspace, DATASET, [configuration])
+        configuration: choose_model(
+            Dataset(workspace, DATASET), ModelRequest((configuration,))
+        )
         for configuration in CONFIGURATIONS
     }
     for folds in (FOLDS, *((fold,) for fold in FOLDS)):
@@ -262,8 +269,12 @@ def lowest_of(tables):
 def judged(workspace, work):
     """Return every held-back case, as given and degraded, with light and Dice."""
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
-    model_dir = choose_model(workspace, DATASET, ["2d"]).states[0].run.model_dir
-    training = known_structures(workspace, DATASET, model_dir)
+    model_dir = (
+        choose_model(Dataset(workspace, DATASET), ModelRequest(("2d",)))
+        .states[0]
+        .run.model_dir
+    )
+    training = known_structures(Dataset(workspace, DATASET), model_dir)
     files = sorted((work / "references").glob(f"*{FILE_ENDING}"))
     patients = list(dict.fromkeys(file.name.partition("-")[0] for file in files))
     results = []
@@ -308,10 +319,12 @@ def validated(workspace):
     """
     raw = RawDataset.open(workspace.dataset_dir(DATASET))
     folders = {
-        name: choose_model(workspace, DATASET, [name]).states[0].run.model_dir
+        name: choose_model(Dataset(workspace, DATASET), ModelRequest((name,)))
+        .states[0]
+        .run.model_dir
         for name in CONFIGURATIONS
     }
-    training = known_structures(workspace, DATASET, folders["2d"])
+    training = known_structures(Dataset(workspace, DATASET), folders["2d"])
     results = []
     for file in sorted(folders["2d"].glob(f"fold_*/validation/*{FILE_ENDING}")):
         place = file.relative_to(folders["2d"])

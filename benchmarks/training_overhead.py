@@ -124,19 +124,19 @@ def write_plans(root: Path, dataset: str, configuration: str, epochs: int) -> No
 def train_ours(root: Path, dataset: str, configuration: str, epochs: int) -> None:
     """Do what `nnunet-bridge train` does, with as many epochs as asked."""
     from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.nnunet.names import Dataset, Workspace
     from nnunet_bridge.nnunet.training_options import TrainingOptions
+    from nnunet_bridge.pipeline.training.request import TrainingRequest
     from nnunet_bridge.pipeline.training.train import train_dataset
 
     with fewer_epochs(configuration, epochs):
-        summary = train_dataset(
-            Workspace.at(root, {}),
-            dataset,
-            [configuration],
-            [str(FOLD)],
-            method=method_of("nnunet", "smoke"),
-            options=TrainingOptions("cpu", restart=True),
+        request = TrainingRequest(
+            method_of("nnunet", "smoke"),
+            (configuration,),
+            (str(FOLD),),
+            TrainingOptions("cpu", restart=True),
         )
+        summary = train_dataset(Dataset(Workspace.at(root, {}), dataset), request)
     sys.exit(summary.exit_code)
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.models.choose import ModelRequest
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
     from nnunet_bridge.pipeline.prediction.predict import predict_images
-    from nnunet_bridge.pipeline.training.plan import plan_dataset
+    from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
+    from nnunet_bridge.pipeline.training.request import TrainingRequest
     from nnunet_bridge.pipeline.training.train import train_dataset
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "Labelmap",
     "MeshOptions",
     "ModelRequest",
+    "PlanningOptions",
     "PredictionOptions",
     "ScoreOptions",
+    "TrainingRequest",
     "Volume",
     "Workspace",
     "__version__",
@@ -63,8 +66,10 @@ _HOMES = {
     "Labelmap": "core.image",
     "MeshOptions": "pipeline.labels.mesh",
     "ModelRequest": "pipeline.models.choose",
+    "PlanningOptions": "pipeline.training.plan",
     "PredictionOptions": "pipeline.prediction.options",
     "ScoreOptions": "pipeline.labels.score",
+    "TrainingRequest": "pipeline.training.request",
     "Volume": "core.image",
     "Workspace": "nnunet.names",
     "bone_scores": "ops.metrics",

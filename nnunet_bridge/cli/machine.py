@@ -1,17 +1,21 @@
-"""`doctor`: what the machine offers."""
+"""`doctor`."""
 
 from __future__ import annotations
 
-import rich_click as click
+from dataclasses import dataclass
 
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
 
 
-@click.command()
-@bridge_command
-def doctor(session: Session) -> Summary:
-    """Say what this machine and installation can do.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Doctor:
+    """No options of its own."""
+
+
+@command(_Doctor)
+def doctor(session: Session, _asked: _Doctor) -> Summary:
+    """Check this machine and installation.
 
     Example:  nnunet-bridge doctor -w /data/study
     """

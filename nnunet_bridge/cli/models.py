@@ -2,90 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import rich_click as click
 
+from nnunet_bridge.cli.fields import Group, argument, option
 from nnunet_bridge.cli.options import (
     CONFIGURATIONS,
     FILE,
-    dataset_argument,
-    finished_budget_option,
-    finished_model_option,
+    dataset_field,
+    finished_budget_field,
+    finished_model_field,
+    folds_field,
 )
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
 
 
-@click.command()
-@dataset_argument
-@click.option(
-    "-o", "--out", "out_file", type=FILE, required=True, help="The zip to write."
-)
-@click.option(
-    "-c",
-    "--configuration",
-    type=click.Choice(CONFIGURATIONS),
-    default=None,
-    help="[default: the better one on its own validation]",
-)
-@click.option(
-    "-f",
-    "--fold",
-    "folds",
-    multiple=True,
-    metavar="FOLD",
-    help="0, 1, ... once for each, or all. [default: all that have finished]",
-)
-@finished_model_option
-@finished_budget_option
-@bridge_command
-def pack(
-    session: Session,
-    dataset: str,
-    out_file: Path,
-    configuration: str | None,
-    folds: tuple[str, ...],
-    model: str | None,
-    budget: str | None,
-) -> Summary:
-    """Write a finished model to one file, without a path or a name of anybody in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pack:
+    dataset: str = dataset_field()
+    out: Path = option(
+        "-o", "--out", type=FILE, required=True, metavar="FILE", help="Zip to write."
+    )
+    configuration: str | None = option(
+        "-c",
+        "--configuration",
+        type=click.Choice(CONFIGURATIONS),
+        default=None,
+        metavar="NAME",
+        help=f"{', '.join(CONFIGURATIONS)}. [default: the one with the higher "
+        "validation Dice]",
+    )
+    folds: tuple[str, ...] = folds_field(
+        "Repeat for several. [default: all finished folds]"
+    )
+    model: str | None = finished_model_field()
+    budget: str | None = finished_budget_field()
+
+
+@command(_Pack)
+def pack(session: Session, asked: _Pack) -> Summary:
+    """Write a finished model to one file, without paths, names or identities.
 
     Example:  nnunet-bridge pack 1 -o tibia.zip
     """
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
+    from nnunet_bridge.pipeline.models.choose import ModelRequest
     from nnunet_bridge.pipeline.models.pack import pack_model
 
-    workspace = Workspace.at(session.root)
+    dataset = session.dataset(asked.dataset)
+    configurations = (asked.configuration,) if asked.configuration else ()
+    request = ModelRequest(configurations, asked.folds, asked.budget, asked.model)
     with session.progress() as progress:
-        return pack_model(
-            workspace,
-            find_dataset(workspace, dataset),
-            out_file,
-            configuration=configuration,
-            folds=folds,
-            budget=budget,
-            model=model,
-            progress=progress,
-        )
+        return pack_model(dataset, asked.out, request, progress=progress)
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--replace", is_flag=True, help="Put it in place of the one that is there."
-)
-@bridge_command
-def unpack(session: Session, file: Path, *, replace: bool) -> Summary:
-    """Judge a model from elsewhere, then put it among the results.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unpack:
+    file: Path = argument(type=click.Path(path_type=Path, exists=True, dir_okay=False))
+    replace: bool = option(
+        "--replace",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Replace the model that is there.",
+    )
 
-    Nothing of it runs before all of it has passed.
+
+@command(_Unpack)
+def unpack(session: Session, asked: _Unpack) -> Summary:
+    """Check a model from elsewhere, then put it among the results.
+
+    None of it runs before all of it has passed.
 
     Example:  nnunet-bridge unpack tibia.zip
     """
-    from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.models.pack import unpack_model
 
-    workspace = Workspace.at(session.root)
     with session.progress() as progress:
-        return unpack_model(workspace, file, replace=replace, progress=progress)
+        return unpack_model(
+            session.workspace, asked.file, replace=asked.replace, progress=progress
+        )

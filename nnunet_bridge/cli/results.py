@@ -231,19 +231,13 @@ def clean(session: Session, asked: _Clean) -> Summary:
 
 
 def _tune(session: Session, dataset_asked: str, asked: _Clean) -> Summary:
+    from nnunet_bridge.pipeline.models.choose import ModelRequest
     from nnunet_bridge.pipeline.models.tune import tune_cleaning
 
     dataset = session.dataset(dataset_asked)
+    request = ModelRequest(asked.configurations, budget=asked.budget, kind=asked.model)
     with session.progress() as progress:
-        return tune_cleaning(
-            dataset.workspace,
-            dataset.name,
-            configurations=asked.configurations,
-            budget=asked.budget,
-            kind=asked.model,
-            force=asked.force,
-            progress=progress,
-        )
+        return tune_cleaning(dataset, request, force=asked.force, progress=progress)
 
 
 _RULE_FIELDS = (

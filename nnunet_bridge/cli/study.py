@@ -1,173 +1,172 @@
-"""`compare`, `run` and `demo`: the answer, and the whole way to it."""
+"""`compare`, `run` and `demo`: a comparison, and all steps up to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import rich_click as click
 
+from nnunet_bridge.cli.fields import Group, argument, option
 from nnunet_bridge.cli.options import (
     BOTH,
     EXISTING,
     FOLDER,
     MODELS,
-    budget_option,
-    configurations_option,
-    dataset_argument,
-    device_option,
-    finished_budget_option,
-    folds_option,
-    force_option,
-    label_map_option,
-    model_option,
-    recipe_option,
+    budget_field,
+    configurations_field,
+    dataset_field,
+    device_field,
+    finished_budget_field,
+    folds_field,
+    force_field,
+    label_map_field,
+    model_field,
+    models_field,
+    recipe_field,
 )
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 
-@click.command()
-@dataset_argument
-@configurations_option
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    type=click.Choice(MODELS),
-    help="Once for each. [default: nnunet]",
-)
-@finished_budget_option
-@click.option("-o", "--out", type=FOLDER, required=True, help="For index.html.")
-@click.option(
-    "--margin",
-    "margins",
-    multiple=True,
-    metavar="METRIC=SIZE",
-    help="A difference too small to matter, e.g. dice=0.01; once for each metric.",
-)
-@click.option("--latex", is_flag=True, help="Also write comparison.tex.")
-@click.option(
-    "--baseline",
-    "baselines",
-    multiple=True,
-    metavar="NAME=FOLDER",
-    help="Labels of another tool, as one more model; once for each.",
-)
-@label_map_option
-@bridge_command
-def compare(
-    session: Session,
-    dataset: str,
-    configurations: tuple[str, ...],
-    models: tuple[str, ...],
-    budget: str | None,
-    out: Path,
-    margins: tuple[str, ...],
-    baselines: tuple[str, ...],
-    map_words: tuple[str, ...],
-    *,
-    latex: bool,
-) -> Summary:
-    """Test one configuration against another on the same validation cases.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compare:
+    dataset: str = dataset_field()
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat for several. [default: 2d and 3d_fullres]"
+    )
+    out: Path = option(
+        "-o",
+        "--out",
+        type=FOLDER,
+        required=True,
+        metavar="DIR",
+        help="Folder of index.html and the tables.",
+    )
+    margins: tuple[str, ...] = option(
+        "--margin",
+        multiple=True,
+        metavar="METRIC=SIZE",
+        help="Difference too small to matter, e.g. dice=0.01. Repeat for several "
+        "metrics.",
+    )
+    baselines: tuple[str, ...] = option(
+        "--baseline",
+        multiple=True,
+        metavar="NAME=FOLDER",
+        group=Group.INPUT,
+        help="Labels of another tool, as one more model. Repeat for several.",
+    )
+    map_words: tuple[str, ...] = label_map_field()
+    models: tuple[str, ...] = models_field("Repeat for several. [default: nnunet]")
+    budget: str | None = finished_budget_field()
+    latex: bool = option(
+        "--latex",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Also write comparison.tex.",
+    )
 
-    With --margin, each pair is answered for: better, worse, equivalent or undecided.
+
+@command(_Compare)
+def compare(session: Session, asked: _Compare) -> Summary:
+    """Compare configurations on the same validation cases.
+
+    With --margin, each pair gets an answer: better, worse, equivalent or undecided.
 
     Example:  nnunet-bridge compare 1 -c 2d -c 3d_fullres -o comparison
 
     Example:  nnunet-bridge compare 1 -o comparison --margin dice=0.01 --latex
     """
     from nnunet_bridge.core.comparison import margins_from
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
     from nnunet_bridge.pipeline.comparison.baseline import baseline_of
     from nnunet_bridge.pipeline.comparison.compare import compare_dataset
 
-    if map_words and not baselines:
-        raise UsageError("--map tells what the labels of a --baseline mean: name one.")
-
-    workspace = Workspace.at(session.root)
+    if asked.map_words and not asked.baselines:
+        raise UsageError("--map maps the labels of a --baseline: give one.")
+    dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
         return compare_dataset(
-            workspace,
-            find_dataset(workspace, dataset),
-            configurations or BOTH,
-            out,
-            models=models or MODELS[:1],
-            budget=budget,
-            margins=margins_from(margins),
-            latex=latex,
-            baselines=[baseline_of(word) for word in baselines],
-            map_words=map_words,
+            dataset.workspace,
+            dataset.name,
+            asked.configurations or BOTH,
+            asked.out,
+            models=asked.models or MODELS[:1],
+            budget=asked.budget,
+            margins=margins_from(asked.margins),
+            latex=asked.latex,
+            baselines=[baseline_of(word) for word in asked.baselines],
+            map_words=asked.map_words,
             progress=progress,
         )
 
 
-@click.command()
-@click.argument("study", type=EXISTING)
-@recipe_option
-@model_option
-@budget_option
-@configurations_option
-@folds_option
-@device_option
-@force_option
-@bridge_command
-def run(
-    session: Session,
-    study: Path,
-    recipe_name: str,
-    model: str,
-    budget: str,
-    configurations: tuple[str, ...],
-    folds: tuple[str, ...],
-    device: str,
-    *,
-    force: bool,
-) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    study: Path = argument(type=EXISTING)
+    recipe: str = recipe_field()
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat for several. [default: 2d and 3d_fullres]"
+    )
+    folds: tuple[str, ...] = folds_field("Repeat for several. [default: 0]")
+    model: str = model_field()
+    budget: str = budget_field()
+    force: bool = force_field()
+    device: str = device_field()
+
+
+@command(_Run)
+def run(session: Session, asked: _Run) -> Summary:
     """Convert, plan, train, predict, clean, score, mesh and compare a study.
 
     Example:  nnunet-bridge run knee_study -r dataset.toml -w /data/work --budget smoke
     """
     from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace
     from nnunet_bridge.pipeline.study import StudyOptions, run_study
 
-    method = method_of(model, budget)
+    method = method_of(asked.model, asked.budget)
     options = StudyOptions(
         method,
-        configurations or method.usual_configurations,
-        folds or ("0",),
-        device,
-        force,
+        asked.configurations or method.usual_configurations,
+        asked.folds or ("0",),
+        asked.device,
+        asked.force,
     )
-    workspace = Workspace.at(session.root)
+    workspace, recipe = session.workspace, read_recipe(asked.recipe)
     with session.progress() as progress:
-        return run_study(
-            study, read_recipe(recipe_name), workspace, options, progress=progress
-        )
+        return run_study(asked.study, recipe, workspace, options, progress=progress)
 
 
-@click.command()
-@click.argument("folder", type=FOLDER, default="demo", metavar="[DIR]")
-@click.option(
-    "--patients",
-    type=click.IntRange(4),
-    default=10,
-    show_default=True,
-    help="Synthetic patients, the unseen ones among them.",
-)
-@device_option
-@bridge_command
-def demo(session: Session, folder: Path, patients: int, device: str) -> Summary:
-    """Make a synthetic lower limb in DIR and take it all the way, on a CPU.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Demo:
+    folder: Path = argument(type=FOLDER, default="demo", metavar="[DIR]")
+    patients: int = option(
+        "--patients",
+        type=click.IntRange(4),
+        default=10,
+        metavar="N",
+        help="Synthetic patients; the last two are kept for testing.",
+    )
+    device: str = device_field()
 
-    Proves the chain in about ten minutes; it is a smoke run, not a result. DIR/study
-    gets the synthetic patients, DIR/work is the workspace.
+
+@command(_Demo)
+def demo(session: Session, asked: _Demo) -> Summary:
+    """Run all steps on synthetic lower limbs, on a CPU, in about ten minutes.
+
+    Checks the installation; its scores are not results. DIR/study gets the synthetic
+    patients, DIR/work is the workspace.
 
     Example:  nnunet-bridge demo
     """
     from nnunet_bridge.pipeline.demo import run_demo
 
     with session.progress() as progress:
-        return run_demo(folder, patients=patients, device=device, progress=progress)
+        return run_demo(
+            asked.folder,
+            patients=asked.patients,
+            device=asked.device,
+            progress=progress,
+        )

@@ -1,78 +1,109 @@
-"""`plan`, `train` and `status`."""
+"""`plan`, `train`, `status` and `select`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from nnunet_bridge.cli.fields import Group, argument, option
 from nnunet_bridge.cli.options import (
     BOTH,
     EXISTING,
-    MODELS,
+    FILE,
     PLANNERS,
-    budget_option,
-    configurations_option,
-    dataset_argument,
-    device_option,
-    finished_budget_option,
-    folds_option,
-    force_option,
-    model_option,
-    own_arguments_argument,
-    weighed_configurations_option,
+    budget_field,
+    configurations_field,
+    dataset_field,
+    device_field,
+    finished_budget_field,
+    folds_field,
+    force_field,
+    model_field,
+    models_field,
 )
-from nnunet_bridge.cli.session import Session, bridge_command
+from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 if TYPE_CHECKING:
-    from nnunet_bridge.formats.recipe import SlurmPart
     from nnunet_bridge.nnunet.splits import Splitting
+    from nnunet_bridge.pipeline.models.select import SelectionOptions
+    from nnunet_bridge.pipeline.training.cluster import ClusterOptions
+    from nnunet_bridge.pipeline.training.plan import PlanningOptions
+    from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 
-@click.command()
-@dataset_argument
-@own_arguments_argument
-@configurations_option
-@click.option(
-    "--planner",
-    "planners",
-    multiple=True,
-    type=click.Choice(PLANNERS),
-    help="nnU-Net's planner, once for each. [default: default]",
-)
-@click.option(
-    "--folds",
-    type=click.IntRange(2),
-    default=None,
-    help="How many folds, patients permitting.  [default: 5]",
-)
-@click.option(
-    "--leave-one-out", is_flag=True, help="A fold for every patient: for few cases."
-)
-@click.option(
-    "--splits",
-    "splits_file",
-    type=EXISTING,
-    default=None,
-    help="Your own folds, in the form of nnU-Net's splits_final.json.",
-)
-@force_option
-@bridge_command
-def plan(
-    session: Session,
-    dataset: str,
-    configurations: tuple[str, ...],
-    planners: tuple[str, ...],
-    folds: int | None,
-    splits_file: Path | None,
-    own_arguments: tuple[str, ...],
-    *,
-    leave_one_out: bool,
-    force: bool,
-) -> Summary:
+def _own_arguments_field() -> Any:
+    """Declare nnU-Net's own arguments, after ``--``."""
+    return argument(nargs=-1, type=click.UNPROCESSED, metavar="[-- NNUNET_ARGUMENT...]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    dataset: str = dataset_field()
+    own_arguments: tuple[str, ...] = _own_arguments_field()
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat for several. [default: 2d and 3d_fullres]"
+    )
+    planners: tuple[str, ...] = option(
+        "--planner",
+        multiple=True,
+        type=click.Choice(PLANNERS),
+        metavar="NAME",
+        group=Group.MODEL,
+        help=f"nnU-Net's planner: {', '.join(PLANNERS)}. Repeat for several. "
+        "[default: default]",
+    )
+    folds: int | None = option(
+        "--folds",
+        type=click.IntRange(2),
+        default=None,
+        metavar="N",
+        help="Number of folds; fewer if there are fewer patients. [default: 5]",
+    )
+    leave_one_out: bool = option(
+        "--leave-one-out", is_flag=True, help="One fold per patient, for few cases."
+    )
+    splits: Path | None = option(
+        "--splits",
+        type=EXISTING,
+        default=None,
+        metavar="FILE",
+        help="Your own folds, in the format of nnU-Net's splits_final.json.",
+    )
+    force: bool = force_field("Plan again what is planned.")
+
+    def options(self) -> PlanningOptions:
+        from nnunet_bridge.nnunet.own_arguments import PLANNING
+        from nnunet_bridge.pipeline.training.plan import PlanningOptions
+
+        own = self.own_arguments
+        return PlanningOptions(
+            self.configurations or BOTH,
+            tuple(dict.fromkeys(self.planners)) or PLANNERS[:1],
+            self._splitting(),
+            PLANNING.checked(own) if own else None,
+            self.force,
+        )
+
+    def _splitting(self) -> Splitting | None:
+        from nnunet_bridge.nnunet.splits import Splitting
+
+        given = [self.folds is not None, self.leave_one_out, self.splits is not None]
+        if sum(given) > 1:
+            raise UsageError(
+                "--folds, --leave-one-out and --splits exclude each other."
+            )
+        if not any(given):
+            return None
+        return Splitting(self.folds or 0, file=self.splits)
+
+
+@command(_Plan)
+def plan(session: Session, asked: _Plan) -> Summary:
     """Verify, plan and preprocess a dataset; split it by patient.
 
     Example:  nnunet-bridge plan 1
@@ -81,128 +112,146 @@ def plan(
 
     Example:  nnunet-bridge plan 1 -- -gpu_memory_target 16
     """
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.nnunet.own_arguments import PLANNING
-    from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
+    from nnunet_bridge.pipeline.training.plan import plan_dataset
 
-    workspace = Workspace.at(session.root)
-    options = PlanningOptions(
-        tuple(dict.fromkeys(planners)) or ("default",),
-        _splitting(folds, splits_file, leave_one_out=leave_one_out),
-        PLANNING.checked(own_arguments) if own_arguments else None,
-        force,
-    )
+    dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
-        return plan_dataset(
-            workspace,
-            find_dataset(workspace, dataset),
-            configurations or BOTH,
-            options,
-            progress=progress,
+        return plan_dataset(dataset, asked.options(), progress=progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Train:
+    dataset: str = dataset_field()
+    own_arguments: tuple[str, ...] = _own_arguments_field()
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat for several. [default: 2d and 3d_fullres]"
+    )
+    folds: tuple[str, ...] = folds_field("Repeat for several. [default: 0]")
+    resume: bool = option(
+        "--resume/--restart",
+        default=True,
+        help="Resume from checkpoints, or train again from the start.",
+    )
+    model: str = model_field()
+    budget: str = budget_field()
+    patience: int | None = option(
+        "--patience",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        group=Group.MODEL,
+        help="Stop after N epochs without a lower validation loss. [default: 20 for "
+        "the report's networks, else never]",
+    )
+    pretrained: str = option(
+        "--pretrained",
+        default="",
+        metavar="MODEL",
+        group=Group.MODEL,
+        help="Start from a trained model: a packed file or another dataset, e.g. 2 or "
+        "2:3d_fullres.",
+    )
+    weights: Path | None = option(
+        "--weights",
+        type=FILE,
+        default=None,
+        metavar="FILE",
+        group=Group.MODEL,
+        help="Initial encoder weights (ResNet34). [default: ImageNet, downloaded]",
+    )
+    from_scratch: bool = option(
+        "--from-scratch",
+        is_flag=True,
+        group=Group.MODEL,
+        help="Start from random encoder weights (ResNet34).",
+    )
+    freeze_encoder: bool = option(
+        "--freeze-encoder",
+        is_flag=True,
+        group=Group.MODEL,
+        help="Freeze the encoder (same as --model resnet34-frozen).",
+    )
+    probabilities: bool = option(
+        "--probabilities",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Save validation probabilities (needed for nnU-Net's ensemble choice).",
+    )
+    device: str = device_field()
+    gpus: int | None = option(
+        "--gpus",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        group=Group.MACHINE,
+        help="GPUs per training run. [default: 1]",
+    )
+    place: str = option(
+        "--on",
+        type=click.Choice(["local", "slurm", "script"]),
+        default="local",
+        group=Group.MACHINE,
+        help="slurm: submit the runs to the cluster. script: write a file for sbatch.",
+    )
+    recipe: str | None = option(
+        "-r",
+        "--recipe",
+        default=None,
+        metavar="RECIPE",
+        group=Group.MACHINE,
+        help="Recipe whose table [slurm] sets the resources of a job.",
+    )
+
+    def request(self) -> TrainingRequest:
+        from nnunet_bridge.nnunet.methods import method_of
+        from nnunet_bridge.nnunet.own_arguments import TRAINING
+        from nnunet_bridge.nnunet.training_options import TrainingOptions
+        from nnunet_bridge.pipeline.training.request import TrainingRequest
+
+        own = self.own_arguments
+        return TrainingRequest(
+            method_of(self._model(), self.budget),
+            self.configurations,
+            self.folds or ("0",),
+            TrainingOptions(
+                self.device,
+                self.gpus or 1,
+                restart=not self.resume,
+                probabilities=self.probabilities,
+                own_arguments=TRAINING.checked(own) if own else None,
+                patience=self.patience,
+                weights=None if self.weights is None else self.weights.absolute(),
+                from_scratch=self.from_scratch,
+                pretrained=self._absolute_pretrained(),
+            ),
         )
 
+    def on_cluster(self) -> ClusterOptions:
+        from nnunet_bridge.formats.recipe import SlurmPart, read_recipe
+        from nnunet_bridge.pipeline.training.cluster import ClusterOptions
 
-def _splitting(
-    folds: int | None, file: Path | None, *, leave_one_out: bool
-) -> Splitting | None:
-    """Return what the words of the command mean; None if they say nothing."""
-    from nnunet_bridge.nnunet.splits import Splitting
+        settings = read_recipe(self.recipe).slurm if self.recipe else SlurmPart()
+        if self.gpus is not None:
+            settings = settings.model_copy(update={"gpus": self.gpus})
+        return ClusterOptions(settings, only_script=self.place == "script")
 
-    said = [folds is not None, leave_one_out, file is not None]
-    if sum(said) > 1:
-        raise UsageError("--folds, --leave-one-out and --splits exclude each other.")
-    if not any(said):
-        return None
-    return Splitting(folds or 0, file=file)
+    def _model(self) -> str:
+        if not self.freeze_encoder:
+            return self.model
+        if not self.model.startswith("resnet34"):
+            raise UsageError(
+                f"--freeze-encoder is for --model resnet34, not {self.model}."
+            )
+        return "resnet34-frozen"
+
+    def _absolute_pretrained(self) -> str:
+        """Return a file as a job on a cluster finds it; a dataset as it is."""
+        file = Path(self.pretrained)
+        return str(file.absolute()) if file.is_file() else self.pretrained
 
 
-@click.command()
-@dataset_argument
-@own_arguments_argument
-@configurations_option
-@folds_option
-@model_option
-@budget_option
-@device_option
-@click.option(
-    "--gpus",
-    type=click.IntRange(1),
-    default=None,
-    help="Of each run.  [default: 1]",
-)
-@click.option(
-    "--on",
-    "place",
-    type=click.Choice(["local", "slurm", "script"]),
-    default="local",
-    show_default=True,
-    help="slurm: hand the runs to the cluster. script: write a file for sbatch.",
-)
-@click.option(
-    "-r",
-    "--recipe",
-    "recipe_name",
-    default=None,
-    metavar="RECIPE",
-    help="Whose table [slurm] says what a job asks for.",
-)
-@click.option(
-    "--probabilities",
-    is_flag=True,
-    help="Keep those of the validation: nnU-Net's own choice of ensembles needs them.",
-)
-@click.option(
-    "--resume/--restart", default=True, help="Go on from checkpoints, or forget them."
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    default=None,
-    metavar="N",
-    help="End after N epochs without a lower validation loss.  [default: 20 for the "
-    "report's networks, else never]",
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="What a ResNet34's encoder begins with.  [default: ImageNet's, downloaded]",
-)
-@click.option(
-    "--from-scratch", is_flag=True, help="Begin such an encoder with random weights."
-)
-@click.option(
-    "--freeze-encoder", is_flag=True, help="As --model resnet34-frozen, of resnet34."
-)
-@click.option(
-    "--pretrained",
-    default="",
-    metavar="MODEL",
-    help="Begin with a trained model: a packed file, or another dataset, as 2 or "
-    "2:3d_fullres.",
-)
-@bridge_command
-def train(
-    session: Session,
-    dataset: str,
-    configurations: tuple[str, ...],
-    folds: tuple[str, ...],
-    model: str,
-    budget: str,
-    device: str,
-    gpus: int | None,
-    place: str,
-    recipe_name: str | None,
-    own_arguments: tuple[str, ...],
-    patience: int | None,
-    weights: Path | None,
-    pretrained: str,
-    *,
-    probabilities: bool,
-    resume: bool,
-    from_scratch: bool,
-    freeze_encoder: bool,
-) -> Summary:
+@command(_Train)
+def train(session: Session, asked: _Train) -> Summary:
     """Train every configuration and fold that is not done yet.
 
     Example:  nnunet-bridge train 1 -c 2d -c 3d_fullres -f all5
@@ -211,168 +260,104 @@ def train(
 
     Example:  nnunet-bridge train 1 -c 2d -- --npz --val_best
     """
-    from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.nnunet.own_arguments import TRAINING
-    from nnunet_bridge.nnunet.training_options import TrainingOptions
+    from nnunet_bridge.pipeline.training.cluster import train_on_cluster
     from nnunet_bridge.pipeline.training.train import train_dataset
 
-    workspace = Workspace.at(session.root)
-    asked = TRAINING.checked(own_arguments) if own_arguments else None
-    method = method_of(_frozen(model) if freeze_encoder else model, budget)
-    options = TrainingOptions(
-        device,
-        gpus or 1,
-        restart=not resume,
-        probabilities=probabilities,
-        own_arguments=asked,
-        patience=patience,
-        weights=None if weights is None else weights.absolute(),
-        from_scratch=from_scratch,
-        pretrained=_absolute(pretrained),
-    )
-    if place != "local":
-        from nnunet_bridge.pipeline.training.cluster import (
-            ClusterOptions,
-            train_on_cluster,
-        )
-
-        on_cluster = ClusterOptions(
-            _cluster_settings(recipe_name, gpus),
-            only_script=place == "script",
-            training=options,
-        )
-        return train_on_cluster(
-            workspace,
-            find_dataset(workspace, dataset),
-            configurations or method.usual_configurations,
-            folds or ("0",),
-            method=method,
-            options=on_cluster,
-        )
+    dataset, request = session.dataset(asked.dataset), asked.request()
+    if asked.place != "local":
+        return train_on_cluster(dataset, request, asked.on_cluster())
     with session.progress() as progress:
-        return train_dataset(
-            workspace,
-            find_dataset(workspace, dataset),
-            configurations or method.usual_configurations,
-            folds or ("0",),
-            method=method,
-            options=options,
-            progress=progress,
-        )
+        return train_dataset(dataset, request, progress=progress)
 
 
-def _absolute(model: str) -> str:
-    """Return a file's name as a job on a cluster finds it; a dataset's as it is."""
-    return str(Path(model).absolute()) if Path(model).is_file() else model
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Status:
+    dataset: str = dataset_field()
+    every_s: float | None = option(
+        "--watch",
+        type=click.FloatRange(0.5),
+        is_flag=False,
+        flag_value=5.0,
+        default=None,
+        metavar="[SECONDS]",
+        help="Refresh until all runs have ended, every 5 seconds unless you give a "
+        "number.",
+    )
 
 
-def _frozen(model: str) -> str:
-    """Return the model that keeps its encoder as it is."""
-    if not model.startswith("resnet34"):
-        raise UsageError(f"--freeze-encoder is for --model resnet34, not {model}.")
-    return "resnet34-frozen"
-
-
-def _cluster_settings(recipe_name: str | None, gpus: int | None) -> SlurmPart:
-    """Return what a job asks for, by the recipe and the words of the command."""
-    from nnunet_bridge.formats.recipe import SlurmPart, read_recipe
-
-    settings = read_recipe(recipe_name).slurm if recipe_name else SlurmPart()
-    return settings if gpus is None else settings.model_copy(update={"gpus": gpus})
-
-
-@click.command()
-@dataset_argument
-@click.option(
-    "--watch",
-    "every_s",
-    type=click.FloatRange(0.5),
-    is_flag=False,
-    flag_value=5.0,
-    default=None,
-    metavar="[SECONDS]",
-    help="Look again every so many seconds until all have ended.  [5 if not said]",
-)
-@bridge_command
-def status(session: Session, dataset: str, every_s: float | None) -> Summary:
-    """Say what is planned, running, done or failed, from the files alone.
+@command(_Status)
+def status(session: Session, asked: _Status) -> Summary:
+    """Show which runs are planned, running, done or failed, from their files.
 
     Example:  nnunet-bridge status 1
 
     Example:  nnunet-bridge status 1 --watch
     """
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.training.train import status_of, watched_status
+    from nnunet_bridge.pipeline.training.status import status_of, watched_status
 
-    workspace = Workspace.at(session.root)
-    name = find_dataset(workspace, dataset)
-    if every_s is None:
-        return status_of(workspace, name)
+    dataset = session.dataset(asked.dataset)
+    if asked.every_s is None:
+        return status_of(dataset)
     with session.progress() as progress:
-        return watched_status(workspace, name, every_s, progress)
+        return watched_status(dataset, asked.every_s, progress)
 
 
-@click.command()
-@dataset_argument
-@weighed_configurations_option
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    type=click.Choice(MODELS),
-    help="Once for each. [default: all that have finished folds]",
-)
-@finished_budget_option
-@click.option(
-    "--metric",
-    type=click.Choice(["dice", "nsd", "hd95", "assd"]),
-    default="dice",
-    show_default=True,
-    help="By what to choose: mean over structures and cases.",
-)
-@click.option(
-    "--tolerance-mm",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Of the NSD.",
-)
-@click.option(
-    "--ensembles",
-    is_flag=True,
-    help="Weigh means of two configurations too: predicts the cases held out again.",
-)
-@device_option
-@bridge_command
-def select(
-    session: Session,
-    dataset: str,
-    configurations: tuple[str, ...],
-    models: tuple[str, ...],
-    budget: str | None,
-    metric: str,
-    tolerance_mm: float,
-    device: str,
-    *,
-    ensembles: bool,
-) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Select:
+    dataset: str = dataset_field()
+    configurations: tuple[str, ...] = configurations_field(
+        "Repeat for several. [default: all that have finished folds]"
+    )
+    metric: str = option(
+        "--metric",
+        type=click.Choice(["dice", "nsd", "hd95", "assd"]),
+        default="dice",
+        help="Measure that decides: its mean over structures and cases.",
+    )
+    tolerance_mm: float = option(
+        "--tolerance-mm",
+        type=click.FloatRange(0),
+        default=1.0,
+        metavar="MM",
+        help="Tolerance of the NSD.",
+    )
+    ensembles: bool = option(
+        "--ensembles",
+        is_flag=True,
+        help="Also try means of two configurations: predicts the held-out cases again.",
+    )
+    models: tuple[str, ...] = models_field(
+        "Repeat for several. [default: all that have finished folds]"
+    )
+    budget: str | None = finished_budget_field()
+    device: str = device_field()
+
+    def options(self) -> SelectionOptions:
+        from nnunet_bridge.pipeline.models.select import SelectionOptions
+
+        return SelectionOptions(
+            configurations=self.configurations,
+            models=self.models,
+            budget=self.budget,
+            metric=self.metric,
+            ensembles=self.ensembles,
+            device=self.device,
+            tolerance_mm=self.tolerance_mm,
+        )
+
+
+@command(_Select)
+def select(session: Session, asked: _Select) -> Summary:
     """Choose among finished models by the cases that their folds held out.
 
-    The cheapest that the best one does not beat beyond the noise.
+    Chooses the cheapest model that the best one does not beat beyond the noise.
 
     Example:  nnunet-bridge select 1
 
     Example:  nnunet-bridge select 1 --metric nsd --ensembles
     """
-    from nnunet_bridge.nnunet.names import Workspace, find_dataset
-    from nnunet_bridge.pipeline.models.select import Wishes, select_model
+    from nnunet_bridge.pipeline.models.select import select_model
 
-    workspace = Workspace.at(session.root)
-    wishes = Wishes(
-        *(configurations, models, budget, metric, ensembles, device, tolerance_mm)
-    )
+    dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
-        return select_model(
-            workspace, find_dataset(workspace, dataset), wishes, progress=progress
-        )
+        return select_model(dataset, asked.options(), progress=progress)

@@ -44,9 +44,21 @@ class Kept:
 
 def holds(content: Mapping[str, object], facts: Mapping[str, object]) -> bool:
     """Whether a kept content was made from these facts."""
-    return bool(content) and all(
-        key in content and content[key] == facts[key] for key in facts
+    return (
+        bool(content)
+        and content.keys() >= facts.keys()
+        and not differences(content, facts)
     )
+
+
+def differences(
+    content: Mapping[str, object], facts: Mapping[str, object]
+) -> list[str]:
+    """Return the facts of which the content records another value.
+
+    A fact that it does not record, such as one of a later version, is no difference.
+    """
+    return [key for key in facts if key in content and content[key] != facts[key]]
 
 
 def files_unchanged(folder: Path, hashes: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""The synthetic lower limb, all the way, on a CPU."""
+"""Run all steps on synthetic lower limbs, on a CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
 UNSEEN = 2
-"""Patients that no training sees."""
+"""Patients that are kept for testing."""
 
 FEWEST_FOR_TRAINING = 2
 
@@ -27,14 +27,14 @@ def run_demo(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> StudySummary:
-    """Make synthetic patients in `folder` and run the whole study on them.
+    """Make synthetic patients in `folder` and run all steps on them.
 
     Parameters
     ----------
     folder : Path
         Gets ``study/`` (DICOM and masks) and ``work/`` (everything made from them).
     patients : int
-        In all; the last two are kept unseen.
+        In all; the last two are kept for testing.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     progress : Progress, optional
@@ -46,8 +46,8 @@ def run_demo(
     """
     if patients < UNSEEN + FEWEST_FOR_TRAINING:
         raise UsageError(
-            f"The demo needs {UNSEEN + FEWEST_FOR_TRAINING} patients: two unseen, one "
-            "to train on, one to validate."
+            f"The demo needs {UNSEEN + FEWEST_FOR_TRAINING} patients: two for testing, "
+            "one to train on, one to validate."
         )
     shown = progress or Silent()
     work = folder / "work"

@@ -1,4 +1,4 @@
-"""What the machine and the installation offer, in plain words."""
+"""Check the machine and the installation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.formats.files import free_bytes
 from nnunet_bridge.nnunet.machine import Machine, this_machine
 from nnunet_bridge.nnunet.names import Workspace
 
@@ -24,25 +25,25 @@ ENOUGH_DISK_BYTES = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """One check."""
 
     name: str
     ok: bool
     detail: str
 
     needed: bool = True
-    """Whether nothing works without it."""
+    """Whether everything fails without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorSummary:
-    """All that was looked at."""
+    """All checks."""
 
     checks: tuple[Check, ...]
 
     @property
     def exit_code(self) -> int:
-        """5 if something is missing without which nothing works."""
+        """5 if something that is needed is missing."""
         broken = any(check.needed and not check.ok for check in self.checks)
         return EnvironmentFault.exit_code if broken else 0
 
@@ -65,9 +66,17 @@ class DoctorSummary:
         )
 
 
-def examine(root: Path) -> DoctorSummary:
-    """Look at Python, nnU-Net, torch, GPU, cores, memory, disk, decoders and Slurm."""
-    machine = this_machine()
+def examine(root: Path, machine: Machine | None = None) -> DoctorSummary:
+    """Check Python, nnU-Net, torch, GPU, cores, memory, disk, decoders and Slurm.
+
+    Parameters
+    ----------
+    root : Path
+        The folder of the workspace.
+    machine : Machine, optional
+        By default this machine.
+    """
+    machine = machine or this_machine()
     return DoctorSummary(
         (
             _python(),
@@ -104,7 +113,7 @@ def _package(name: str, distribution: str, tested: str = "") -> Check:
 def _gpu(machine: Machine) -> Check:
     if machine.gpus:
         return Check("GPU", ok=True, detail=f"{machine.gpus} NVIDIA", needed=False)
-    detail = "none: smoke runs work on the CPU, full trainings need one"
+    detail = "none: smoke runs work on the CPU, full training needs one"
     return Check("GPU", ok=False, detail=detail, needed=False)
 
 
@@ -114,10 +123,9 @@ def _cores(machine: Machine) -> Check:
 
 def _memory(machine: Machine) -> Check:
     free = machine.free_memory_bytes
-    detail = f"{format_bytes(free)} free"
     enough = free >= ENOUGH_MEMORY_BYTES
-    wish = "" if enough else f"; {format_bytes(ENOUGH_MEMORY_BYTES)} recommended"
-    return Check("memory", enough, detail + wish, needed=False)
+    more = "" if enough else f"; {format_bytes(ENOUGH_MEMORY_BYTES)} are recommended"
+    return Check("memory", enough, f"{format_bytes(free)} free{more}", needed=False)
 
 
 def _workspace(root: Path) -> Check:
@@ -126,15 +134,15 @@ def _workspace(root: Path) -> Check:
     except BridgeError as error:
         return Check("workspace", ok=False, detail=str(error))
     if not os.access(root, os.W_OK):
-        detail = f"{root.absolute()} cannot be written: name another with -w"
+        detail = f"{root.absolute()} is not writable: name another folder with -w"
         return Check("workspace", ok=False, detail=detail)
     return Check("workspace", ok=True, detail=f"data in {workspace.raw_dir}")
 
 
 def _disk(root: Path) -> Check:
     if not root.is_dir():
-        return Check("disk", ok=False, detail="unknown, there is no workspace")
-    free = shutil.disk_usage(root).free
+        return Check("disk", ok=False, detail="unknown: there is no workspace")
+    free = free_bytes(root)
     enough = free >= ENOUGH_DISK_BYTES
     detail = f"{format_bytes(free)} free in {root.absolute()}"
     return Check("disk", enough, detail, needed=False)
@@ -145,10 +153,10 @@ def _decoders() -> Check:
     missing = [name for module, name in packages.items() if not util.find_spec(module)]
     detail = "JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE"
     if missing:
-        detail = f"{' and '.join(missing)} missing: not every compression can be read"
+        detail = f"{' and '.join(missing)} missing: some compressions fail"
     return Check("decoders", not missing, detail, needed=False)
 
 
 def _slurm() -> Check:
     sbatch = shutil.which("sbatch")
-    return Check("Slurm", sbatch is not None, sbatch or "not here", needed=False)
+    return Check("Slurm", sbatch is not None, sbatch or "not installed", needed=False)

@@ -1,4 +1,4 @@
-"""The whole way: a study in, two compared models out."""
+"""Run all steps on a study, from its files to the comparison of two models."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
+from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import (
-    ON_ALL_CASES,
-    Dataset,
-    Workspace,
-    dataset_folder_name,
-)
+from nnunet_bridge.nnunet.names import Dataset, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import planner_of
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.comparison.compare import compare_dataset
@@ -38,10 +34,12 @@ from nnunet_bridge.pipeline.training.plan import (
     PlanSummary,
     plan_dataset,
 )
-from nnunet_bridge.pipeline.training.train import TrainSummary, train_dataset
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.status import TrainSummary
+from nnunet_bridge.pipeline.training.train import train_dataset
 
 CLEANING = "slice"
-"""`run` cleans as the source report did; `prediction.json` says what changed."""
+"""The source report's rule; `prediction.json` records what it changed."""
 
 _SMOKE_SECONDS = {"convert": 10.0, "plan": 25.0, "train": 270.0, "predict": 25.0}
 _LAST_SECONDS = {"record": 5.0, "score": 3.0, "compare": 5.0, "page": 10.0}
@@ -49,7 +47,7 @@ _LAST_SECONDS = {"record": 5.0, "score": 3.0, "compare": 5.0, "page": 10.0}
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """How a study is run."""
+    """The model to train on a study, and how."""
 
     method: Method
     configurations: tuple[str, ...]
@@ -60,7 +58,7 @@ class StudyOptions:
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """The summaries of all stages, and where their results are."""
+    """The summaries of all stages, and the folder of their results."""
 
     conversion: ConversionSummary
     plan: PlanSummary
@@ -96,7 +94,7 @@ class StudySummary:
         }
 
     def as_text(self) -> str:
-        """Return every stage in short, and last where to look."""
+        """Return every stage in short, then the places of the results."""
         blocks = [self.conversion.as_text(), self.training.as_text()]
         for name, summary in self.scores.items():
             blocks.append(f"Unseen patients, {name}:\n{summary.as_text()}")
@@ -128,51 +126,49 @@ def run_study(
 ) -> StudySummary:
     """Convert, plan, train, predict, clean, score, mesh and compare.
 
-    Every stage does only what is missing, so that an interrupted run goes on where it
-    stopped when it is called again.
+    Every stage does only what is missing: an interrupted run resumes when it is called
+    again.
 
     Raises
     ------
     BridgeError
-        As the stages do. Refused cases do not stop the others; a study of which no
-        case can be used does.
+        As the stages do. Refused cases do not stop the others; a study without any
+        usable case does.
     """
     shown = progress or Silent()
     shown.outline(_outline(options))
-    dataset = dataset_folder_name(recipe.spec())
+    dataset = Dataset(workspace, dataset_folder_name(recipe.spec()))
     converted = convert_study(
         study, recipe, workspace.raw_dir, force=options.force, progress=shown
     )
     _require_cases(converted)
+    planner = planner_of(options.method.stock_plans).word
     planned = plan_dataset(
-        workspace,
         dataset,
-        options.configurations,
-        PlanningOptions(
-            (planner_of(options.method.stock_plans).word,), force=options.force
-        ),
+        PlanningOptions(options.configurations, (planner,), force=options.force),
         progress=shown,
     )
     trained = train_dataset(
-        workspace,
         dataset,
-        options.configurations,
-        options.folds,
-        method=options.method,
-        options=TrainingOptions(options.device, restart=options.force),
+        TrainingRequest(
+            options.method,
+            options.configurations,
+            options.folds,
+            TrainingOptions(options.device, restart=options.force),
+        ),
         progress=shown,
     )
-    results_dir = workspace.record_dir(dataset) / "results" / options.method.name
+    results_dir = dataset.record_dir / "results" / options.method.name
     predictions: dict[str, PredictSummary] = {}
     scores: dict[str, ScoreSummary] = {}
     comparison = None
     if not trained.failures:
-        predictions = _predict(workspace, dataset, options, results_dir, shown)
-        scores = _score(workspace, dataset, predictions, results_dir, shown)
-        if len(options.configurations) > 1 and ON_ALL_CASES not in options.folds:
+        predictions = _predict(dataset, options, results_dir, shown)
+        scores = _score(dataset, predictions, results_dir, shown)
+        if len(options.configurations) > 1 and ALL_CASES not in options.folds:
             comparison = compare_dataset(
                 workspace,
-                dataset,
+                dataset.name,
                 options.configurations,
                 results_dir / "comparison",
                 models=[options.method.model],
@@ -193,20 +189,16 @@ def run_study(
 
 
 def _predict(
-    workspace: Workspace,
-    dataset: str,
-    options: StudyOptions,
-    results_dir: Path,
-    progress: Progress,
+    dataset: Dataset, options: StudyOptions, results_dir: Path, progress: Progress
 ) -> dict[str, PredictSummary]:
-    """Predict the patients kept for testing, once with each configuration."""
-    raw = RawDataset.open(workspace.dataset_dir(dataset))
+    """Predict the test cases, once with each configuration."""
+    raw = RawDataset.open(dataset.raw_dir)
     images = [raw.image_files(case, "Ts")[0] for case in raw.test_cases()]
     if not images:
         return {}
     return {
         configuration: predict_images(
-            Dataset(workspace, dataset),
+            dataset,
             images,
             results_dir / "predictions" / configuration,
             _prediction_options(options, configuration),
@@ -230,14 +222,13 @@ def _prediction_options(options: StudyOptions, configuration: str) -> Prediction
 
 
 def _score(
-    workspace: Workspace,
-    dataset: str,
+    dataset: Dataset,
     predictions: Mapping[str, PredictSummary],
     results_dir: Path,
     progress: Progress,
 ) -> dict[str, ScoreSummary]:
-    """Score the predictions of the patients that have a reference."""
-    references = workspace.dataset_dir(dataset) / "labelsTs"
+    """Score the predictions of the cases that have a reference segmentation."""
+    references = dataset.raw_dir / "labelsTs"
     if not references.is_dir() or not any(references.iterdir()):
         return {}
     return {
@@ -245,10 +236,7 @@ def _score(
             summary.out,
             references,
             results_dir / "scores" / configuration,
-            ScoreOptions(
-                workspace.dataset_dir(dataset) / "dataset.json",
-                configuration=configuration,
-            ),
+            ScoreOptions(dataset.raw_dir / "dataset.json", configuration=configuration),
             progress=progress,
         )
         for configuration, summary in predictions.items()
@@ -256,14 +244,14 @@ def _score(
 
 
 def _require_cases(converted: ConversionSummary) -> None:
-    """Stop where no case is left to train on."""
+    """Refuse a study without any case to train on."""
     usable = [c for c in converted.cases if c.outcome is not Outcome.REFUSED]
     if not usable:
         raise InputError(f"No case of the study can be used.\n{converted.as_text()}")
 
 
 def _outline(options: StudyOptions) -> list[tuple[str, float]]:
-    """Return the stages to come, with about how long each takes on two cores."""
+    """Return the stages, with about the seconds that each takes on two cores."""
     predict = [f"predict {name}" for name in options.configurations]
     seconds = {**_SMOKE_SECONDS, **_LAST_SECONDS}
     first, last = ["convert", "plan", "train", "record"], ["score", "compare", "page"]

@@ -15,7 +15,7 @@ from nnunet_bridge.core.quality import MemberAgreement, QualityLevel, TrainingSt
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.formats.preview import THUMBNAIL_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
 from nnunet_bridge.pipeline.models import training_structures as kept
 from nnunet_bridge.pipeline.models.training_structures import (
@@ -60,7 +60,7 @@ def workspace(tmp_path):
 
 
 def structures(workspace):
-    return known_structures(workspace, DATASET, run_of(workspace).model_dir)
+    return known_structures(Dataset(workspace, DATASET), run_of(workspace).model_dir)
 
 
 def test_training_labels_are_measured_once_and_again_when_they_change(

@@ -381,7 +381,7 @@ def test_N06_a_run_of_other_splits_is_neither_kept_nor_gone_on_with(work):
         bridge("plan", "1", "-w", work, "--folds", "5")
 
     assert result.returncode == 3
-    assert "2d fold 0: changed since it began: the splits." in result.stderr
+    assert "2d fold 0: changed since its start: the splits." in result.stderr
     assert "--restart" in result.stderr
     splits = json.loads(
         (work / "nnUNet_preprocessed" / DATASET / "splits_final.json").read_text()
@@ -574,4 +574,4 @@ def test_the_mean_of_both_is_weighed_too_and_predict_follows_the_choice(work, tm
     words = ("predict", "1", image, "-w", work, "-o", tmp_path / "out", "--json")
     predicted = json.loads(bridge(*words).stdout)
 
-    assert f"which `select` chose: {told['reason']}" in predicted["model"]
+    assert f"the choice of `select`: {told['reason']}" in predicted["model"]

@@ -27,9 +27,10 @@ from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.formats import memory
 from nnunet_bridge.formats.files import PARTIAL, temporary_name
 from nnunet_bridge.formats.manifest import read_manifest
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
 from nnunet_bridge.pipeline.training.plan import plan_dataset
+from nnunet_bridge.pipeline.training.planned_data import dataset_state
 
 FIRST = "1_AutoBindWATER_650_1A"
 
@@ -151,7 +152,7 @@ def test_F04_a_stray_file_is_named_by_convert_check_and_refused_by_plan(
         assert (finding.code, finding.outcome) == ("F04", Outcome.REFUSED)
         assert f"{folder}/{stray}" in finding.message
     with pytest.raises(InputError) as caught:
-        plan_dataset(Workspace.at(raw_dir.parent), dataset.name, ["2d"])
+        plan_dataset(Dataset(Workspace.at(raw_dir.parent), dataset.name))
     assert caught.value.code == "F04"
 
 
@@ -239,7 +240,7 @@ def test_F07_a_dataset_whose_conversion_was_interrupted_is_not_planned(
     shutil.copy(_description(study, raw_dir), dataset)
 
     with pytest.raises(InputError, match="was interrupted") as caught:
-        plan_dataset(Workspace.at(raw_dir.parent), dataset.name, ["2d"])
+        plan_dataset(Dataset(Workspace.at(raw_dir.parent), dataset.name))
 
     assert caught.value.code == "F07"
 
@@ -251,21 +252,17 @@ def _description(study, raw_dir):
 
 def test_F09_a_changed_mask_makes_plans_stale(study, raw_dir):
     """The state that `plan` notes and `train` compares is that of the files."""
-    from nnunet_bridge.nnunet.dataset import RawDataset
-    from nnunet_bridge.nnunet.names import Workspace
-    from nnunet_bridge.pipeline.training.plan import dataset_state
-
-    dataset = convert_study(study, recipe(), raw_dir).dataset_dir
-    workspace = Workspace.at(raw_dir.parent, environment={})
-    planned = dataset_state(workspace, RawDataset.open(dataset))
+    folder = convert_study(study, recipe(), raw_dir).dataset_dir
+    dataset = Dataset(Workspace.at(raw_dir.parent, environment={}), folder.name)
+    planned = dataset_state(dataset)
     convert_study(study, recipe(), raw_dir)
-    assert dataset_state(workspace, RawDataset.open(dataset)) == planned
+    assert dataset_state(dataset) == planned
     draw(study, "2_tibia_2B", box(slice(4, 13)))
 
     summary = convert_study(study, recipe(), raw_dir)
 
     assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_002"]
-    assert dataset_state(workspace, RawDataset.open(dataset)) != planned
+    assert dataset_state(dataset) != planned
 
 
 def test_F09_R12_a_run_that_changes_nothing_leaves_the_manifests_times(study, raw_dir):

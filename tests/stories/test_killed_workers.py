@@ -14,19 +14,21 @@ from spheres import DATASET, write_spheres
 
 from nnunet_bridge.core.errors import WorkerKilled
 from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, watch
+from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned
 from nnunet_bridge.nnunet.runs import run_state
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training import train as training
+from nnunet_bridge.pipeline.training.memory import preprocessing_bytes
 from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.train import train_dataset
 
-SERVER = Machine(cores=8, free_memory_bytes=7 << 30, gpus=0)
-"""On which two workers of at most 3 GiB fit."""
-
-SMALL_PLAN = PlanningOptions(own_arguments=("-gpu_memory_target", "0.5"))
+SMALL = ("-gpu_memory_target", "0.5")
+"""Arguments of nnU-Net's planner."""
 
 
 def children_of(parent):
@@ -86,31 +88,27 @@ def preprocessing(work):
     return lambda: any(folder.glob("*.b2nd"))
 
 
-@pytest.fixture
-def _two_workers(monkeypatch):
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.training.plan.this_machine", lambda: SERVER
-    )
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.training.plan.preprocessing_bytes", lambda _raw: 3 << 30
-    )
+def plan(work, configuration, host=None):
+    options = PlanningOptions((configuration,), own_arguments=SMALL)
+    return plan_dataset(Dataset(work, DATASET), options, host=host)
 
 
 @pytest.mark.training
-@pytest.mark.usefixtures("_two_workers")
 def test_F11_preprocessing_is_tried_once_more_with_half_the_workers(
     work, preprocessing
 ):
+    worker = preprocessing_bytes(RawDataset.open(work.dataset_dir(DATASET)))
+    two_fit = Machine(cores=8, free_memory_bytes=2 * worker + 1, gpus=0)
     killer = Killer(is_pool_worker, preprocessing)
 
-    summary = plan_dataset(work, DATASET, ["3d_fullres"], SMALL_PLAN)
+    summary = plan(work, "3d_fullres", Host(two_fit))
 
     assert killer.left == 0
     (warning,) = summary.warnings
     assert warning.startswith("[F11] nnU-Net failed (plan Dataset007_Spheres)")
     assert "while preprocessing ball_00" in warning
     assert "most likely because memory ran out" in warning
-    assert "Tried again with 1 of 2 workers." in warning
+    assert "Retrying with 1 of 2 workers." in warning
     assert Planned.read(Dataset(work, DATASET)).failure == ""
     done = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
     assert len(list(done.glob("*.pkl"))) == 6
@@ -118,17 +116,14 @@ def test_F11_preprocessing_is_tried_once_more_with_half_the_workers(
 
 @pytest.mark.training
 def test_F11_a_planning_that_fails_again_is_marked_failed_and_leaves_nothing_half(
-    work, preprocessing, monkeypatch
+    work, preprocessing
 ):
     """With one worker there is nothing to halve: the process itself is killed."""
     one = Machine(cores=1, free_memory_bytes=7 << 30, gpus=0)
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.training.plan.this_machine", lambda: one
-    )
     Killer(lambda p: "nnunet.launch" in words_of(p), preprocessing)
 
     with pytest.raises(WorkerKilled, match="while preprocessing ball_00") as caught:
-        plan_dataset(work, DATASET, ["3d_fullres"], SMALL_PLAN)
+        plan(work, "3d_fullres", Host(one))
 
     assert (caught.value.code, caught.value.exit_code) == ("F11", 7)
     planned = Planned.read(Dataset(work, DATASET))
@@ -137,17 +132,17 @@ def test_F11_a_planning_that_fails_again_is_marked_failed_and_leaves_nothing_hal
     assert not (work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres").exists()
 
 
+class WithLoader(Host):
+    """Loaders as beside a GPU, on a CPU."""
+
+    def share(self, *_asked):
+        return Resources("cpu", threads=2, workers=1, loaders=1)
+
+
 @pytest.mark.training
-def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
-    work, monkeypatch
-):
-    """Loaders as beside a GPU, on a CPU; the first epoch is done when one is killed."""
-    plan_dataset(work, DATASET, ["2d"], SMALL_PLAN)
-    monkeypatch.setattr(
-        training,
-        "_shares",
-        lambda *_: (1, Resources("cpu", threads=2, workers=1, loaders=1)),
-    )
+def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(work):
+    """The first epoch is done when a loader is killed."""
+    plan(work, "2d")
     method = method_of("nnunet", "smoke")
     run = method.run(Dataset(work, DATASET), "2d", 0)
     events = run.run_dir / "events.jsonl"
@@ -164,15 +159,14 @@ def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
 
     killer = Killer(is_loader, an_epoch_is_done)
 
-    summary = training.train_dataset(
-        work, DATASET, ["2d"], ["0"], method=method, options=TrainingOptions("cpu")
-    )
+    request = TrainingRequest(method, ("2d",), options=TrainingOptions("cpu"))
+    summary = train_dataset(run.dataset, request, host=WithLoader())
 
     assert killer.left == 0
     assert not summary.failures
     assert run_state(run).done
     assert "[F11]" in summary.warnings[0]
-    assert "Tried again with half the workers." in summary.warnings[0]
+    assert "Retrying with half the workers." in summary.warnings[0]
     record = json.loads(run.record_file.read_text())
     assert (record["state"], record["loaders"]) == ("done", 0)
 

@@ -24,7 +24,8 @@ from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
-from nnunet_bridge.pipeline.training.plan import plan_dataset
+from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
+from nnunet_bridge.pipeline.training.request import TrainingRequest
 from nnunet_bridge.pipeline.training.train import train_dataset
 
 pytestmark = pytest.mark.training
@@ -47,14 +48,10 @@ def tiny(model):
 
 
 def train(workspace, model, **options):
-    return train_dataset(
-        workspace,
-        DATASET,
-        ["2d"],
-        ["0"],
-        method=tiny(model),
-        options=TrainingOptions("cpu", **options),
+    request = TrainingRequest(
+        tiny(model), ("2d",), options=TrainingOptions("cpu", **options)
     )
+    return train_dataset(Dataset(workspace, DATASET), request)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def workspace(tmp_path_factory):
     root.mkdir()
     work = Workspace.at(root, environment={})
     convert_study(folder, recipe(), work.raw_dir)
-    plan_dataset(work, DATASET, ["2d"])
+    plan_dataset(Dataset(work, DATASET), PlanningOptions(("2d",)))
     return work
 
 
@@ -155,7 +152,11 @@ def test_a_packed_one_predicts_elsewhere_and_is_gone_on_with(
 ):
     assert trained
     packed = tmp_path / "unet.zip"
-    pack_model(workspace, DATASET, packed, budget="smoke", model="unet2d")
+    pack_model(
+        Dataset(workspace, DATASET),
+        packed,
+        ModelRequest(budget="smoke", kind="unet2d"),
+    )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     unpacked = unpack_model(Workspace.at(elsewhere, environment={}), packed)

@@ -15,13 +15,13 @@ from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.nifti import read_array
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
-from nnunet_bridge.nnunet.names import FILE_ENDING, ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, ON_ALL_CASES, Dataset, Workspace
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run
 from nnunet_bridge.pipeline.comparison.report import ComparisonSummary, write_comparison
 from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.labels.other_tools import read_map
-from nnunet_bridge.pipeline.models.choose import Model, choose_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, fold_run
 
 
@@ -156,7 +156,10 @@ def _compared(
     for name in budgets:
         try:
             found = [
-                choose_model(workspace, dataset, [configuration], (), name, kind=kind)
+                choose_model(
+                    Dataset(workspace, dataset),
+                    ModelRequest((configuration,), budget=name, kind=kind),
+                )
                 for kind, configuration in asked
             ]
         except InputError:

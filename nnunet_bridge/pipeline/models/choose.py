@@ -1,51 +1,63 @@
-"""Which trained model answers: chosen from what has finished, and said aloud."""
+"""Choose the trained model that answers a command, and report why.
+
+`select` keeps its choice in ``choice.json``, with a hash of every checkpoint that it
+compared. The choice holds while exactly these are there: a fold trained since, or
+trained again, makes it out of date.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.words import FOREIGN
-from nnunet_bridge.formats.files import sha256_of
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import ALL_CASES, FOREIGN
+from nnunet_bridge.formats.files import readable_object, sha256_of
+from nnunet_bridge.formats.kept import holds
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.models import check_model_folder
-from nnunet_bridge.nnunet.names import (
-    ALL_NUMBERED,
-    ON_ALL_CASES,
-    Dataset,
-    Workspace,
-)
+from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.runs import RunState, known_runs
-from nnunet_bridge.pipeline.models.selection import current_choice
+
+CHOICE_FILE = "choice.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """Which of the finished models of a dataset to take; see `predicting_model`."""
+    """The finished model that a command asks for; what is empty may be any."""
 
     configurations: tuple[str, ...] = ()
-    """Several are averaged; by default the choice of `select`, or the best one."""
+    """By default the one with the higher Dice on its own validation."""
 
     folds: tuple[str, ...] = ()
-    """By default all that have finished."""
+    """By default all numbered ones that are done, or fold ``all`` if it is the only
+    one."""
 
     budget: str | None = None
-    """By default the longest that has finished."""
+    """By default the longest that has finished runs; a model from elsewhere with other
+    plans only where there is none."""
 
     kind: str | None = None
-    """As in ``--model``; by default nnU-Net's own, if it has finished."""
+    """A word of `--model`; by default nnU-Net's own before others."""
+
+    def __str__(self) -> str:
+        """Return what it asks for, in a few words."""
+        words = [self.kind or "", *self.configurations]
+        words += [f"fold {fold}" for fold in self.folds]
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Finished trainings that predict together: folds of one configuration or more."""
+    """Finished runs that predict together: folds of one configuration or more."""
 
-    dataset: str
     kind: str
-    """As `--model` calls it."""
+    """A word of `--model`."""
 
     budget: str
     states: tuple[RunState, ...]
@@ -54,6 +66,11 @@ class Model:
 
     previous: tuple[RunState, ...] = ()
     """The folds of ``3d_lowres`` that the cascade among them builds upon."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset that it was trained on."""
+        return self.states[0].run.dataset
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -89,13 +106,13 @@ class Model:
         SecurityError
             With the id of the fault, before any of the model has run.
         """
-        first = {LOWRES: self.previous} if self.previous else {}
-        for states in (*self.members().values(), *first.values()):
+        first = [self.previous] if self.previous else []
+        for states in (*self.members().values(), *first):
             check_model_folder(states[0].run.model_dir, [s.run.fold for s in states])
 
 
 def model_name(kind: str, configurations: Sequence[str]) -> str:
-    """Return how people call some configurations of a model.
+    """Return the short name of some configurations of a model.
 
     Examples
     --------
@@ -106,93 +123,57 @@ def model_name(kind: str, configurations: Sequence[str]) -> str:
     return name if kind in (DEFAULT_MODEL, FOREIGN) else f"{kind} {name}"
 
 
-def predicting_model(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str] = (),
-    folds: Sequence[str] = (),
-    budget: str | None = None,
-    *,
-    kind: str | None = None,
-) -> Model:
-    """Return the model that predicts: what `select` chose, unless more is said.
+def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
+    """Return the model that predicts: the choice of `select`, unless more is asked.
 
     Raises
     ------
     InputError
         As `choose_model`.
     """
-    if configurations or kind:
-        return choose_model(
-            workspace, dataset, configurations, folds, budget, kind=kind
-        )
-    kept, remark = current_choice(workspace, dataset, budget)
+    request = request or ModelRequest()
+    if request.configurations or request.kind:
+        return choose_model(dataset, request)
+    kept, remark = current_choice(dataset, request.budget)
     if kept is None:
-        model = choose_model(workspace, dataset, (), folds, budget)
+        model = choose_model(dataset, request)
         reason = f"{model.reason} ({remark})" if remark else model.reason
         return replace(model, reason=reason)
-    model = choose_model(
-        *(workspace, dataset, kept.configurations, folds, kept.budget), kind=kept.model
-    )
+    model = choose_model(dataset, replace(kept.request, folds=request.folds))
     used = ", ".join(sorted({str(state.run.fold) for state in model.states}))
-    return replace(
-        model, reason=f"{model.name}, fold {used}, which `select` chose: {kept.reason}"
-    )
+    reason = f"{model.name}, fold {used}, the choice of `select`: {kept.reason}"
+    return replace(model, reason=reason)
 
 
-def choose_model(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str] = (),
-    folds: Sequence[str] = (),
-    budget: str | None = None,
-    *,
-    kind: str | None = None,
-) -> Model:
-    """Return the model that the words of a command mean.
-
-    Without configurations, the one with the higher Dice on its own validation; without
-    a budget, the largest that has finished runs, and a model from elsewhere with other
-    plans only where there is none; without a kind (as `--model` calls it), nnU-Net's
-    own before others; without folds, all numbered ones that are done, or fold ``all``
-    where there is no other.
+def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
+    """Return the finished model that a command asks for.
 
     Raises
     ------
     InputError
-        If nothing that was asked for has finished.
+        If no such model has finished.
     """
-    done = [
-        state for state in known_runs(Dataset(workspace, dataset)) if state.can_predict
-    ]
-    for one, name in _candidates(done, kind, budget):
-        able = [s for s in done if (s.model, s.budget) == (one, name)]
-        able = _of_folds(able, folds)
-        wanted = configurations or _best_configuration(able)
+    request = request or ModelRequest()
+    done = [state for state in known_runs(dataset) if state.can_predict]
+    for kind, budget in _candidates(done, request):
+        able = [s for s in done if (s.model, s.budget) == (kind, budget)]
+        able = _of_folds(able, request.folds)
+        wanted = request.configurations or _best_configuration(able)
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
-            reason = _reason(states, asked=configurations)
-            previous = _first_stages(states, done)
-            return Model(dataset, one, name, states, reason, previous)
-    words = [*([kind] if kind else []), *configurations]
-    asked = " ".join(["", *words, *(f"fold {fold}" for fold in folds)])
+            reason = _reason(states, asked=bool(request.configurations))
+            return Model(kind, budget, states, reason, _first_stages(states, done))
     raise InputError(
-        f"{dataset} has no finished model{asked}"
-        + (f" of the budget {budget}" if budget else "")
-        + ": train one first (`nnunet-bridge status` shows what there is)."
+        " ".join(filter(None, [f"{dataset} has no finished model", str(request)]))
+        + (f" of the budget {request.budget}" if request.budget else "")
+        + ": train one first (`nnunet-bridge status` lists all runs)."
     )
 
 
 def _first_stages(
     states: Sequence[RunState], done: Sequence[RunState]
 ) -> tuple[RunState, ...]:
-    """Return the finished folds of ``3d_lowres`` that the cascade needs.
-
-    Raises
-    ------
-    InputError
-        If one of them is not there.
-    """
+    """Return the finished folds of ``3d_lowres`` that the cascade needs."""
     previous, missing = [], []
     for state in states:
         if state.run.configuration != CASCADE:
@@ -204,13 +185,13 @@ def _first_stages(
     if missing:
         raise InputError(
             f"{CASCADE} builds upon {LOWRES}, of which fold {', '.join(missing)} is "
-            f"not here: train `-c {LOWRES}`, or unpack that model too."
+            f"missing: train `-c {LOWRES}`, or unpack that model too."
         )
     return tuple(previous)
 
 
 def _candidates(
-    done: Sequence[RunState], kind: str | None, budget: str | None
+    done: Sequence[RunState], request: ModelRequest
 ) -> list[tuple[str, str]]:
     """Return the kinds and budgets that may answer, the first choice first."""
     models = list(dict.fromkeys(model for model, _ in METHODS))
@@ -218,15 +199,15 @@ def _candidates(
     ours = [(model, name) for name in budgets for model in models]
     others = sorted({(s.model, s.budget) for s in done} - set(ours))
     return [
-        (one, name)
-        for one, name in [*ours, *others]
-        if kind in (None, one) and budget in (None, name)
+        (kind, budget)
+        for kind, budget in [*ours, *others]
+        if request.kind in (None, kind) and request.budget in (None, budget)
     ]
 
 
 def _of_folds(states: Sequence[RunState], folds: Sequence[str]) -> list[RunState]:
     """Return the states of the folds asked for."""
-    numbered = [state for state in states if state.run.fold != ON_ALL_CASES]
+    numbered = [state for state in states if state.run.fold != ALL_CASES]
     if not folds:
         return numbered or list(states)
     chosen = [state for state in states if str(state.run.fold) in folds]
@@ -242,9 +223,87 @@ def _best_configuration(states: Sequence[RunState]) -> list[str]:
     return sorted(means, key=lambda name: -sum(means[name]) / len(means[name]))[:1]
 
 
-def _reason(states: Sequence[RunState], *, asked: Sequence[str]) -> str:
+def _reason(states: Sequence[RunState], *, asked: bool) -> str:
     folds = ", ".join(sorted({str(state.run.fold) for state in states}))
     name = "+".join(dict.fromkeys(state.run.configuration for state in states))
     if asked:
-        return f"{name}, as asked, fold {folds}"
+        return f"{name}, as requested, fold {folds}"
     return f"{name}, which has the higher Dice on its own validation, fold {folds}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChoice:
+    """The choice of `select`."""
+
+    request: ModelRequest
+    """What `choose_model` takes to return the chosen model."""
+
+    reason: str
+
+
+def choice_file(dataset: Dataset) -> Path:
+    """Return the file of the choice of a dataset."""
+    return dataset.record_dir / CHOICE_FILE
+
+
+def current_choice(
+    dataset: Dataset, budget: str | None = None
+) -> tuple[KeptChoice | None, str]:
+    """Return the choice, or None and why it does not hold.
+
+    The reason is empty where there is no choice for this budget.
+    """
+    content, damage = readable_object(choice_file(dataset))
+    if not content or damage:
+        return None, damage
+    states = selectable_runs(known_runs(dataset), budget)
+    if not states or content.get("budget") != states[0].budget:
+        return None, ""
+    if not holds(content, {"checkpoints": checkpoints_of(states)}):
+        return None, "the choice is out of date: run `select` again"
+    chosen = content.get("chosen") or {}
+    request = ModelRequest(
+        tuple(chosen.get("configurations") or ()),
+        budget=states[0].budget,
+        kind=str(chosen.get("model")),
+    )
+    return KeptChoice(request, str(content.get("reason"))), ""
+
+
+def selectable_runs(
+    states: Sequence[RunState], budget: str | None = None
+) -> list[RunState]:
+    """Return the numbered folds that are done, of one budget.
+
+    Without a budget, of the longest that has some.
+    """
+    done = [s for s in states if s.done and s.run.fold != ALL_CASES]
+    for name in dict.fromkeys(name for _, name in METHODS):
+        found = [s for s in done if s.budget == name]
+        if found and budget in (None, name):
+            return found
+    return []
+
+
+def checkpoints_of(states: Sequence[RunState]) -> JsonObject:
+    """Return a hash of every checkpoint, by the folder that holds it."""
+    return {
+        f"{state.run.model_dir.name}/fold_{state.run.fold}": fingerprint(
+            state.run.checkpoint_file
+        )
+        for state in states
+    }
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return a hash of a checkpoint by the checksums of its parts, without reading it.
+
+    A checkpoint is a zip, whose directory holds a CRC-32 and the size of every tensor:
+    enough to notice another training, and a thousandth of the reading.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            parts = [(p.filename, p.CRC, p.file_size) for p in archive.infolist()]
+    except (OSError, zipfile.BadZipFile):
+        return sha256_of(checkpoint) if checkpoint.is_file() else ""
+    return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()

@@ -1,18 +1,16 @@
-"""A trained model as one file, and a file from elsewhere as a model.
+"""Pack a trained model into one file, and unpack a file from elsewhere.
 
-Both ways go through the same gate: the words and numbers of plans and dataset are
-compared with what nnU-Net writes, a pickle is read before it is loaded, and each
-checkpoint is loaded by torch's list of harmless types in a process of its own, which
-writes only what prediction needs to a new file. So a packed model carries no path, host
-or person, and an unpacked one nothing that somebody else's machine has pickled.
+Both ways pass the same checks: plans and dataset are compared with what nnU-Net writes,
+a pickle is read before it is loaded, and each checkpoint is loaded with torch's list of
+harmless types in a process of its own, which writes only what prediction needs to a new
+file. So a packed model carries no path, host or person, and an unpacked one nothing
+that another machine has pickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +40,8 @@ from nnunet_bridge.formats.files import (
 from nnunet_bridge.formats.folders import put_in_place, work_folder
 from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
-from nnunet_bridge.nnunet.commands import (
-    Resources,
-    checkpoint_command,
-    nnunet_environment,
-    run_to_end,
-)
+from nnunet_bridge.nnunet.commands import checkpoint_command
+from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.models import (
     CARD_FILE,
     CLEANING_FILE,
@@ -67,16 +61,16 @@ from nnunet_bridge.nnunet.names import (
     CHECKPOINT_FINAL,
     DATASET_FOLDER,
     FILE_ENDING,
+    Dataset,
     Workspace,
     number_of,
 )
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange, refuse
-from nnunet_bridge.pipeline.models.choose import Model, choose_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.training_range import training_range
 from nnunet_bridge.pipeline.models.training_structures import known_structures
 
-_ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 _MEANS = ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _SPACE_FACTOR = 2
@@ -85,7 +79,7 @@ _SPACE_FACTOR = 2
 
 @dataclass(frozen=True, slots=True)
 class PackSummary:
-    """The file that a model became."""
+    """The file that a model was packed into."""
 
     model: str
     file: Path
@@ -109,7 +103,7 @@ class PackSummary:
         }
 
     def as_text(self) -> str:
-        """Return what was packed, and how a receiver can tell that it is whole."""
+        """Return what was packed, with the size and hash of the file."""
         size = format_bytes(self.file.stat().st_size)
         cleaning = " and its tuned cleaning" if self.with_cleaning else ""
         return (
@@ -120,7 +114,7 @@ class PackSummary:
 
 @dataclass(frozen=True, slots=True)
 class UnpackSummary:
-    """The model that a file became."""
+    """The model that was unpacked."""
 
     model: str
     folder: Path
@@ -142,9 +136,9 @@ class UnpackSummary:
         }
 
     def as_text(self) -> str:
-        """Return where the model lies, and how to use it."""
+        """Return the place of the model, and how to predict with it."""
         number = number_of(self.folder.parent.name)
-        before = ", in place of the one that was there" if self.replaced else ""
+        before = ", replacing the previous one" if self.replaced else ""
         return (
             f"Unpacked {self.model}, fold {', '.join(self.folds)}{before}.\n"
             f"SHA-256 of the file: {self.sha256}\n"
@@ -152,20 +146,26 @@ class UnpackSummary:
         )
 
 
-def pack_model(  # noqa: PLR0913 - each is a word of the command
-    workspace: Workspace,
-    dataset: str,
+def pack_model(
+    dataset: Dataset,
     out_file: Path,
+    request: ModelRequest | None = None,
     *,
-    configuration: str | None = None,
-    folds: Sequence[str] = (),
-    budget: str | None = None,
-    model: str | None = None,
     progress: Progress | None = None,
+    host: Host | None = None,
 ) -> PackSummary:
-    """Write a finished model to one zip, without anything that tells whose it is.
+    """Write a finished model to one zip, without paths, names or identities.
 
-    The same model gives the same bytes. By default the model that `predict` would take.
+    The same model gives the same bytes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    out_file : Path
+    request : ModelRequest, optional
+        By default the model that `predict` would use.
+    progress : Progress, optional
+    host : Host, optional
 
     Raises
     ------
@@ -176,9 +176,8 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     EnvironmentFault
         If the disk refuses.
     """
-    shown = progress or Silent()
-    asked = [configuration] if configuration else []
-    packed = choose_model(workspace, dataset, asked, folds, budget, kind=model)
+    shown, host = progress or Silent(), host or Host()
+    packed = choose_model(dataset, request)
     name = ModelName.of(packed.states[0].run)
     model_dir = packed.states[0].run.model_dir
     checkpoints = {
@@ -187,10 +186,10 @@ def pack_model(  # noqa: PLR0913 - each is a word of the command
     check_model_folder(model_dir, [state.run.fold for state in packed.states])
     shown.stage(f"pack {name.folder}", len(checkpoints) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
-        copies = _copied(workspace, name, checkpoints, work)
+        copies = _copied(host, dataset.workspace, name, checkpoints, work)
         shown.advance(len(checkpoints))
-        structures = known_structures(workspace, name.dataset, model_dir)
-        seen = training_range(model_dir, workspace.dataset_dir(dataset))
+        structures = known_structures(dataset, model_dir)
+        seen = training_range(model_dir, dataset.raw_dir)
         card = _card(packed, _hashes(copies), seen, structures)
         contents = _contents(model_dir, name, card, checkpoints, copies)
         zipped = work / "model.zip"
@@ -219,29 +218,30 @@ def unpack_model(
     *,
     replace: bool = False,
     progress: Progress | None = None,
+    host: Host | None = None,
 ) -> UnpackSummary:
-    """Put a packed model among the results, if nothing in it could do harm.
+    """Put a packed model among the results, if nothing in it can do harm.
 
-    Nothing of the model runs before all of it has passed, and the results are as they
-    were if it does not.
+    Nothing of the model runs before all of it has passed; if it is refused, the results
+    stay as they were.
 
     Raises
     ------
     SecurityError
-        With the id of the fault (S01-S10); among them a model that is already there,
-        unless `replace`.
+        With the id of the fault (S01-S10), among them S05: there is such a model, and
+        `replace` is not set.
     InputError
         If `predict` could not use the model: it has regions, or reads other files than
         ours, or its number belongs to another dataset here.
     EnvironmentFault
         If the disk refuses, or a training works in the same place.
     """
-    shown = progress or Silent()
+    shown, host = progress or Silent(), host or Host()
     with open_archive(file) as archive:
         contents = sorted_contents(archive.names)
         name = contents.name
         texts = _checked_texts(archive, contents)
-        _require_space(workspace, contents, archive)
+        _require_space(host, workspace, contents, archive)
         shown.stage(f"unpack {name.folder}", len(contents.checkpoints) + 1)
         with (
             only_writer(workspace.dataset_lock(name.dataset), name.dataset),
@@ -254,7 +254,7 @@ def unpack_model(
             _require_hashes(texts.get(CARD_FILE), hashes)
             shown.advance(len(hashes))
             foreign = {f: _checkpoint(work / "foreign", f) for f in hashes}
-            copies = _copied_from_elsewhere(workspace, name, foreign, work)
+            copies = _copied_from_elsewhere(host, workspace, name, foreign, work)
             new = work / name.folder
             _write_model(new, texts, copies, hashes, sha256_of(file))
             put_in_place(new, model_dir)
@@ -267,7 +267,7 @@ def _card(
     seen: TrainingRange | None,
     structures: TrainingStructures | None,
 ) -> JsonObject:
-    """Return what a packed model says of itself."""
+    """Return the description that a packed model carries."""
     return {
         "format": 1,
         "software": f"nnunet-bridge {__version__}",
@@ -326,16 +326,16 @@ def _cleaning_for(
 ) -> JsonObject | None:
     """Return the tuned cleaning for checkpoints that were copied, without its cases.
 
-    None if it was tuned on others, or is none.
+    None if it was tuned on others, or is damaged.
 
     Parameters
     ----------
     content : dict
-        Of a ``cleaning.json``.
+        The content of a ``cleaning.json``.
     labels : collection of str
-        The structures that the model knows.
+        The structures of the model.
     was, now : mapping
-        Fold to the SHA-256 of its checkpoint before and after it was copied.
+        Fold -> SHA-256 of its checkpoint before and after it was copied.
     """
     try:
         tuned_on = content["checkpoints"]
@@ -355,7 +355,7 @@ def _cleaning_for(
 
 
 def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject]:
-    """Return the judged content of every JSON file of an archive."""
+    """Return the checked content of every JSON file of an archive."""
     found = {
         file: parsed(archive.read(entry, most_bytes=MOST_JSON_BYTES), file)
         for file, entry in contents.texts.items()
@@ -372,7 +372,7 @@ def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject
 
 
 def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path:
-    """Return where a model belongs; refuse it if that place is taken, or in use."""
+    """Return the folder of a model; refuse it if that is taken, or in use."""
     here = [workspace.raw_dir, workspace.preprocessed_dir, workspace.results_dir]
     for folder in [place for place in here if place.is_dir()]:
         for other in sorted(entry.name for entry in folder.iterdir()):
@@ -382,15 +382,15 @@ def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path
                 and number_of(other) == number_of(name.dataset)
             ):
                 raise InputError(
-                    f"{other} in {folder} bears the same number as {name.dataset}, "
-                    "which confuses nnU-Net: unpack into another workspace.",
+                    f"{other} in {folder} has the same number as {name.dataset}, which "
+                    "confuses nnU-Net: unpack into another workspace.",
                     code="N07",
                 )
     model_dir = workspace.results_dir / name.path
     if model_dir.exists() and not replace:
         raise SecurityError(
             f"There is a model in {model_dir} already: unpack into another workspace, "
-            "or put this one in its place with --replace.",
+            "or replace it with --replace.",
             code="S05",
         )
     records = (workspace.record_dir(name.dataset) / name.folder).glob("fold_*")
@@ -398,22 +398,24 @@ def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path
         run = name.run(workspace, fold.name.removeprefix("fold_"))
         if is_locked(run.lock_file):
             raise EnvironmentFault(
-                f"{name.path} {fold.name} is in training: wait for it to end.",
+                f"{name.path} {fold.name} is being trained: wait for it to end.",
                 code="F08",
             )
     return model_dir
 
 
-def _require_space(workspace: Workspace, contents: Contents, archive: Archive) -> None:
-    """Refuse before the disk does."""
+def _require_space(
+    host: Host, workspace: Workspace, contents: Contents, archive: Archive
+) -> None:
+    """Refuse a model for which the disk is too small."""
     sizes = {entry.filename: entry.file_size for entry in archive.entries}
     needed = _SPACE_FACTOR * sum(sizes[e] for e in contents.checkpoints.values())
     results = workspace.results_dir
     place = next(place for place in (results, *results.parents) if place.exists())
-    free = shutil.disk_usage(place).free
+    free = host.free_bytes(place)
     if needed > free:
         raise EnvironmentFault(
-            f"Unpacking needs {format_bytes(needed)} in {results}, but "
+            f"Unpacking needs {format_bytes(needed)} in {results}, but only "
             f"{format_bytes(free)} are free: free some space.",
             code="F06",
         )
@@ -426,7 +428,7 @@ def _checkpoint(parent: Path, fold: str) -> Path:
 def _unpacked_checkpoints(
     archive: Archive, contents: Contents, target: Path
 ) -> dict[str, str]:
-    """Write the checkpoints below `target` and judge them; return their hashes."""
+    """Write the checkpoints below `target` and check them; return their hashes."""
     hashes = {}
     for fold, entry in sorted(contents.checkpoints.items()):
         file = _checkpoint(target, fold)
@@ -437,7 +439,7 @@ def _unpacked_checkpoints(
 
 
 def _require_hashes(card: JsonObject | None, hashes: Mapping[str, str]) -> None:
-    """Refuse checkpoints that are not those that were packed."""
+    """Refuse checkpoints other than those that were packed."""
     if card is None:
         return
     packed = {fold: facts["sha256"] for fold, facts in card["folds"].items()}
@@ -446,11 +448,15 @@ def _require_hashes(card: JsonObject | None, hashes: Mapping[str, str]) -> None:
 
 
 def _copied_from_elsewhere(
-    workspace: Workspace, name: ModelName, foreign: Mapping[str, Path], work: Path
+    host: Host,
+    workspace: Workspace,
+    name: ModelName,
+    foreign: Mapping[str, Path],
+    work: Path,
 ) -> dict[str, Path]:
-    """Copy foreign checkpoints; whatever torch refuses is refused."""
+    """Copy foreign checkpoints; refuse those that torch refuses."""
     try:
-        return _copied(workspace, name, foreign, work)
+        return _copied(host, workspace, name, foreign, work)
     except NnUNetError as error:
         reason = str(error).partition(" The whole log:")[0].partition("): ")[2]
         raise SecurityError(
@@ -461,7 +467,11 @@ def _copied_from_elsewhere(
 
 
 def _copied(
-    workspace: Workspace, name: ModelName, checkpoints: Mapping[str, Path], work: Path
+    host: Host,
+    workspace: Workspace,
+    name: ModelName,
+    checkpoints: Mapping[str, Path],
+    work: Path,
 ) -> dict[str, Path]:
     """Copy of each checkpoint what prediction needs, in a process of its own.
 
@@ -470,17 +480,16 @@ def _copied(
     NnUNetError
         If one of them cannot be loaded.
     SecurityError
-        S02, S09: if one belongs to another model than its folder says.
+        S02, S09: if one belongs to another model than that of its folder.
     """
     copies = {fold: _checkpoint(work / "copies", fold) for fold in checkpoints}
     for copy in copies.values():
         copy.parent.mkdir(parents=True)
     command = checkpoint_command(
-        {checkpoints[fold]: copy for fold, copy in copies.items()}, _ONE_THREAD
+        {checkpoints[fold]: copy for fold, copy in copies.items()}, ONE_THREAD
     )
-    environment = nnunet_environment(workspace, _ONE_THREAD, os.environ)
-    for _ in run_to_end(command, environment, work / "log", "read the checkpoints"):
-        pass
+    process = host.launch(workspace, command, ONE_THREAD, work / "log")
+    host.finish(process, "read the checkpoints")
     for fold, copy in copies.items():
         facts = read_json(copy.with_suffix(".json"))
         for what, code in (("trainer", "S09"), ("configuration", "S02")):
@@ -500,7 +509,7 @@ def _write_model(
     hashes: Mapping[str, str],
     archive_sha256: str,
 ) -> None:
-    """Make the folder of a model from what was judged and copied."""
+    """Make the folder of a model from what was checked and copied."""
     card = texts.get(CARD_FILE, {})
     for file in (PLANS_FILE, DATASET_FILE):
         write_json(new / file, texts[file])

@@ -1,9 +1,8 @@
-"""Which finished model to use: our choice from cross-validation, and nnU-Net's."""
+"""Choose among finished models by cross-validation, beside nnU-Net's own choice."""
 
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,27 +19,24 @@ from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.commands import (
     Resources,
-    nnunet_environment,
     predict_command,
-    run_to_end,
     second_opinion_command,
-    shared_among,
 )
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import check_model_folder
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Run, Workspace
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Run
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.models.choose import model_name
-from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
-from nnunet_bridge.pipeline.models.selection import (
+from nnunet_bridge.pipeline.models.choose import (
     checkpoints_of,
     choice_file,
-    weighable,
+    model_name,
+    selectable_runs,
 )
+from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
 
 _COLUMNS = {
@@ -53,19 +49,21 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What may be chosen, and by what."""
+class SelectionOptions:
+    """The models to choose from, and the measure that decides."""
 
     configurations: tuple[str, ...] = ()
-    """All that have finished folds, if empty; likewise the models."""
+    """By default all that have finished folds."""
 
     models: tuple[str, ...] = ()
+    """Words of `--model`; by default all that have finished folds."""
+
     budget: str | None = None
     metric: str = "dice"
     """Key of `CHOOSING`."""
 
     ensembles: bool = False
-    """Whether to predict the cases held out again, for the mean of every pair."""
+    """Whether to predict the held-out cases again, for the mean of every pair."""
 
     device: str = "auto"
     tolerance_mm: float = 1.0
@@ -73,7 +71,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What nnU-Net's own `find_best_configuration` says, or why it says nothing."""
+    """The answer of nnU-Net's `find_best_configuration`, or why there is none."""
 
     best: str = ""
     dice: Mapping[str, float] = field(default_factory=dict)
@@ -85,9 +83,9 @@ class Opinion:
         """Return a sentence."""
         if not self.best:
             return f"nnU-Net's own choice: none, {self.remark}."
-        told = ", ".join(f"{name} {dice:.4f}" for name, dice in self.dice.items())
+        dice = ", ".join(f"{name} {dice:.4f}" for name, dice in self.dice.items())
         remark = f"; {self.remark}" if self.remark else ""
-        return f"nnU-Net's own choice: {self.best} (its Dice: {told}{remark})."
+        return f"nnU-Net's own choice: {self.best} (its Dice: {dice}{remark})."
 
     def as_json(self) -> JsonObject:
         """Return the object `second_opinion`."""
@@ -100,11 +98,11 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class SelectionSummary:
-    """The choice, and where it is kept."""
+    """The choice, and the file that keeps it."""
 
     dataset: str
     budget: str
-    wishes: Wishes
+    options: SelectionOptions
     choice: Choice
     chosen: JsonObject
     """`model` and `configurations`, as `predict` takes them."""
@@ -112,11 +110,7 @@ class SelectionSummary:
     opinion: Opinion
     checkpoints: JsonObject
     file: Path
-
-    @property
-    def exit_code(self) -> int:
-        """0: without a choice there is no summary."""
-        return 0
+    exit_code: int = 0
 
     def as_json(self) -> JsonObject:
         """Return what ``choice.json`` and `--json` hold."""
@@ -124,7 +118,7 @@ class SelectionSummary:
             "dataset": self.dataset,
             "budget": self.budget,
             "metric": self.choice.metric,
-            "tolerance_mm": self.wishes.tolerance_mm,
+            "tolerance_mm": self.options.tolerance_mm,
             "rule": RULE,
             "chosen": self.chosen,
             "reason": self.choice.reason,
@@ -145,17 +139,17 @@ class SelectionSummary:
                 f"Chosen: {self.choice.reason}",
                 self.opinion.as_text(),
                 *([f"Note: {caveat}."] if caveat else []),
-                f"`predict` without -c and --model takes it; kept in {self.file}",
+                f"`predict` uses it unless you give -c or --model. Kept in {self.file}",
             ]
         )
 
 
 def select_model(
-    workspace: Workspace,
-    dataset: str,
-    wishes: Wishes,
+    dataset: Dataset,
+    options: SelectionOptions | None = None,
     *,
     progress: Progress | None = None,
+    host: Host | None = None,
 ) -> SelectionSummary:
     """Choose among finished models by the cases that their folds held out.
 
@@ -164,36 +158,37 @@ def select_model(
     InputError
         If nothing asked for has finished, or no case was validated by all.
     NnUNetError
-        If predicting for an ensemble fails; nnU-Net's second opinion may fail.
+        If predicting for an ensemble fails. nnU-Net's own choice may fail.
     """
-    shown = progress or Silent()
-    everything = weighable(known_runs(Dataset(workspace, dataset)), wishes.budget)
+    options = options or SelectionOptions()
+    comparable = selectable_runs(known_runs(dataset), options.budget)
     states = [
         state
-        for state in everything
-        if not wishes.configurations or state.run.configuration in wishes.configurations
-        if not wishes.models or state.model in wishes.models
+        for state in comparable
+        if not options.configurations
+        or state.run.configuration in options.configurations
+        if not options.models or state.model in options.models
     ]
     if not states:
         raise InputError(
-            f"{dataset} has no finished fold of what was asked for: train numbered "
-            "folds first (`nnunet-bridge status` shows what there is)."
+            f"{dataset} has no finished fold of the models asked for: train numbered "
+            "folds first (`nnunet-bridge status` lists all runs)."
         )
-    story = _Story(workspace, dataset, wishes, _members(states), shown)
-    candidates = story.candidates()
-    raw = story.raw
-    choice = choose(
-        candidates, CHOOSING[wishes.metric], read_patient_groups(raw.folder)
+    selection = _Selection(
+        dataset, options, _members(states), progress or Silent(), host or Host()
     )
+    candidates = selection.candidates()
+    groups = read_patient_groups(dataset.raw_dir)
+    choice = choose(candidates, CHOOSING[options.metric], groups)
     summary = SelectionSummary(
-        dataset,
+        dataset.name,
         states[0].budget,
-        wishes,
+        options,
         choice,
-        story.meaning(choice.chosen),
-        story.second_opinion(),
-        checkpoints_of(everything),
-        choice_file(workspace, dataset),
+        selection.meaning(choice.chosen),
+        selection.second_opinion(),
+        checkpoints_of(comparable),
+        choice_file(dataset),
     )
     write_json(summary.file, summary.as_json())
     return summary
@@ -209,38 +204,40 @@ def _members(states: Sequence[RunState]) -> dict[str, list[RunState]]:
 
 
 @dataclass(slots=True)
-class _Story:
+class _Selection:
     """One call of `select_model`."""
 
-    workspace: Workspace
-    dataset: str
-    wishes: Wishes
+    dataset: Dataset
+    options: SelectionOptions
     members: dict[str, list[RunState]]
     progress: Progress
+    host: Host
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Ensemble -> the two whose mean it is."""
 
     @property
     def raw(self) -> RawDataset:
         """The dataset that all were trained on."""
-        return RawDataset.open(self.workspace.dataset_dir(self.dataset))
+        return RawDataset.open(self.dataset.raw_dir)
 
     @property
     def resources(self) -> Resources:
         """What a process of nnU-Net may use."""
-        machine = this_machine()
-        return shared_among(1, chosen_device(self.wishes.device, machine), machine)
+        return self.host.resources(self.options.device)
 
     def candidates(self) -> list[Candidate]:
         """Return all that may be chosen, with their scores."""
-        runs = [self._model_run(name) for name in self.members]
+        runs = [
+            ModelRun(name, states[0].run.configuration, tuple(map(fold_run, states)))
+            for name, states in self.members.items()
+        ]
         raw = self.raw
         study = ValidatedStudy(
             tuple(runs),
             raw.folder / "labelsTr",
             raw.folder / "imagesTr",
             raw.labels,
-            self.wishes.tolerance_mm,
+            self.options.tolerance_mm,
         )
         scores = validation_scores(study, self.progress)
         costs = {cost.model: cost.prediction_s_per_case for cost in costs_of(runs)}
@@ -248,39 +245,24 @@ class _Story:
             Candidate(name, tuple(found), costs[name] or math.inf)
             for name, found in scores.items()
         ]
-        if not self.wishes.ensembles:
+        if not self.options.ensembles:
             return single
         return [*single, *self._ensembles(study, {c.name: c.cost for c in single})]
-
-    def _model_run(self, name: str) -> ModelRun:
-        states = self.members[name]
-        folds = tuple(fold_run(state) for state in states)
-        return ModelRun(name, states[0].run.configuration, folds)
 
     def _ensembles(
         self, study: ValidatedStudy, costs: Mapping[str, float]
     ) -> Iterator[Candidate]:
-        """Predict the cases held out again, and score the mean of every pair."""
-        for first, second in combinations(self.members, 2):
-            one, other = self.members[first][0], self.members[second][0]
-            if one.model == other.model:  # only these can predict together
-                configurations = [one.run.configuration, other.run.configuration]
-                name = model_name(one.model, configurations)
-                self.pairs[name] = (first, second)
-        if not self.pairs:
-            raise InputError(
-                "--ensembles needs two configurations of one model with finished folds."
-            )
-        used = sorted({name for pair in self.pairs.values() for name in pair})
+        """Predict the held-out cases again, and score the mean of every pair."""
+        self.pairs = self._pairs()
+        used = {name for pair in self.pairs.values() for name in pair}
         found = study.predictions()
-        cases = [case for case, by in found.items() if set(used) <= set(by)]
+        cases = [case for case, by_model in found.items() if used <= set(by_model)]
         with tempfile.TemporaryDirectory(
-            prefix=".select-", dir=self.workspace.record_dir(self.dataset)
+            prefix=".select-", dir=self.dataset.record_dir
         ) as folder:
-            work = Path(folder)
             self.progress.stage("ensembles", len(self.pairs))
             for done, (name, pair) in enumerate(self.pairs.items(), start=1):
-                predicted = self._predict_again(pair, cases, work / name)
+                predicted = self._predict_again(pair, cases, Path(folder) / name)
                 scores = [
                     score
                     for case, file in predicted.items()
@@ -292,9 +274,22 @@ class _Story:
                         tolerance_mm=study.tolerance_mm,
                     )
                 ]
-                cost = sum(costs[one] for one in pair)
                 self.progress.advance(done, name)
-                yield Candidate(name, tuple(scores), cost)
+                yield Candidate(name, tuple(scores), sum(costs[one] for one in pair))
+
+    def _pairs(self) -> dict[str, tuple[str, str]]:
+        """Return the ensembles: pairs of one model, which can predict together."""
+        pairs = {}
+        for first, second in combinations(self.members, 2):
+            one, other = self.members[first][0], self.members[second][0]
+            if one.model == other.model:
+                configurations = [one.run.configuration, other.run.configuration]
+                pairs[model_name(one.model, configurations)] = (first, second)
+        if not pairs:
+            raise InputError(
+                "--ensembles needs two configurations of one model with finished folds."
+            )
+        return pairs
 
     def _predict_again(
         self, pair: tuple[str, str], cases: Sequence[str], work: Path
@@ -303,7 +298,7 @@ class _Story:
         one, other = (self.members[name] for name in pair)
         predicted: dict[str, Path] = {}
         for first, second in product(one, other):
-            held_out = self._held_out(first) & self._held_out(second)
+            held_out = _held_out(first) & _held_out(second)
             todo = [case for case in cases if case in held_out]
             if not todo:
                 continue
@@ -313,11 +308,10 @@ class _Story:
             for case in todo:
                 for image in self.raw.image_files(case, "Tr"):
                     (images / image.name).symlink_to(image)
-            folds = {state.run.model_dir: [state.run.fold] for state in (first, second)}
-            for model_dir, members in folds.items():
-                check_model_folder(model_dir, members)
+            for state in (first, second):
+                check_model_folder(state.run.model_dir, [state.run.fold])
             command = predict_command(
-                folds,
+                {state.run.model_dir: [state.run.fold] for state in (first, second)},
                 images,
                 out,
                 self.resources,
@@ -327,22 +321,17 @@ class _Story:
             predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
         return predicted
 
-    def _held_out(self, state: RunState) -> set[str]:
-        """Return the cases that a training has validated."""
-        folder = state.run.validation_dir
-        return {
-            file.name.removesuffix(FILE_ENDING)
-            for file in folder.glob(f"*{FILE_ENDING}")
-        }
-
     def _call(self, command: Sequence[str], task: str) -> None:
-        environment = nnunet_environment(self.workspace, self.resources, os.environ)
-        log_file = self.workspace.record_dir(self.dataset) / "select.log"
-        for _ in run_to_end(command, environment, log_file, task):
-            pass
+        process = self.host.launch(
+            self.dataset.workspace,
+            command,
+            self.resources,
+            self.dataset.record_dir / "select.log",
+        )
+        self.host.finish(process, task)
 
     def meaning(self, chosen: str) -> JsonObject:
-        """Return what a name stands for, in the words of `predict`."""
+        """Return the model behind a name, in the words of `predict`."""
         names = self.pairs.get(chosen, (chosen,))
         runs = [self.members[name][0] for name in names]
         return {
@@ -352,24 +341,26 @@ class _Story:
         }
 
     def second_opinion(self) -> Opinion:
-        """Ask nnU-Net's `find_best_configuration` about the same trainings."""
+        """Ask nnU-Net's `find_best_configuration` about the same runs."""
         common = set.intersection(
             *({int(s.run.fold) for s in states} for states in self.members.values())
         )
         if not common:
-            return Opinion(remark="it needs a finished fold that all have in common")
+            return Opinion(remark="it needs a finished fold that all share")
         runs = {name: states[0].run for name, states in self.members.items()}
         ensembles = len(runs) > 1 and self._has_probabilities(common)
         remark = ""
         if len(runs) > 1 and not ensembles:
             remark = (
-                "without ensembles, for which it needs `train --probabilities` of "
-                "every fold"
+                "without ensembles, which need `train --probabilities` of every fold"
             )
         self.progress.stage("second opinion", 1)
-        answer_file = self.workspace.record_dir(self.dataset) / ".second-opinion.json"
+        answer_file = self.dataset.record_dir / ".second-opinion.json"
         command = second_opinion_command(
-            *(list(runs.values()), sorted(common), answer_file, self.resources),
+            list(runs.values()),
+            sorted(common),
+            answer_file,
+            self.resources,
             ensembles=ensembles,
         )
         try:
@@ -384,7 +375,7 @@ class _Story:
         return _opinion(answer, runs, remark)
 
     def _has_probabilities(self, folds: set[int]) -> bool:
-        """Whether every validation of the folds kept its probabilities."""
+        """Whether every validation of the folds has saved its probabilities."""
         validations = [
             state.run.validation_dir
             for states in self.members.values()
@@ -398,12 +389,17 @@ class _Story:
         )
 
 
+def _held_out(state: RunState) -> set[str]:
+    """Return the cases that a run has validated."""
+    return {
+        file.name.removesuffix(FILE_ENDING)
+        for file in state.run.validation_dir.glob(f"*{FILE_ENDING}")
+    }
+
+
 def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinion:
     """Return nnU-Net's answer with our names."""
-    names = {
-        f"{run.trainer}__{run.plans}__{run.configuration}": name
-        for name, run in runs.items()
-    }
+    names = {run.model_dir.name: name for name, run in runs.items()}
 
     def ours(identifier: str) -> str:
         parts = [part for part in identifier.split("___") if part in names]
@@ -414,10 +410,9 @@ def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinio
 
 
 def _table(choice: Choice) -> str:
-    header = [
-        *("candidate", *(heading for heading, _ in _COLUMNS.values())),
-        *("s a case", f"behind ({choice.metric})", "verdict"),
-    ]
+    headings = [heading for heading, _ in _COLUMNS.values()]
+    behind = f"behind ({choice.metric})"
+    header = ["candidate", *headings, "s per case", behind, "verdict"]
     rows = []
     for one in choice.standings:
         figures = [

@@ -1,16 +1,16 @@
-"""The cleaning of a model, chosen on its own cross-validation.
+"""The cleaning rules of a model, chosen on its own cross-validation.
 
-Every finished fold has predicted cases that it was not trained on; the rules are tried
-on these predictions, against the references that people drew. What was chosen lies
-with the model, beside its folds, with the means before and after: `predict --clean
-tuned` applies it. The cases kept for testing have no part in it.
+Every finished fold has predicted cases that it was not trained on. The rules are tried
+on these predictions, against their reference segmentations; test cases take no part.
+The chosen rules are stored with the model, beside its folds, with the means before and
+after: `predict --clean tuned` applies them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,13 +22,16 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.formats.files import read_json, sha256_of, write_json
+from nnunet_bridge.core.words import ALL_CASES
+from nnunet_bridge.formats.files import readable_object, sha256_of
+from nnunet_bridge.formats.kept import Kept, holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.models import CLEANING_FILE
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace
-from nnunet_bridge.nnunet.runs import RunState
+from nnunet_bridge.nnunet.names import Dataset
+from nnunet_bridge.nnunet.runs import FOREIGN, RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.tuning import (
@@ -39,21 +42,23 @@ from nnunet_bridge.ops.tuning import (
     tried,
 )
 from nnunet_bridge.pipeline.labels.folders import label_files
-from nnunet_bridge.pipeline.models.choose import Model, choose_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 
 Treatment: TypeAlias = Mapping[str, CleaningRule]
-"""Structure -> how it is cleaned."""
+"""Structure -> its cleaning rule."""
+
+Choose: TypeAlias = Callable[[Sequence[Trial]], Mapping[str, CleaningRule]]
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
-    """What was chosen for one configuration, and on which evidence."""
+    """The rules chosen for one configuration, and their evidence."""
 
     file: Path
-    """Where it is stored."""
-
     content: JsonObject
-    """What the file holds."""
+    """The content of the file."""
 
     def as_json(self) -> JsonObject:
         """Return the entry of `models`."""
@@ -83,7 +88,7 @@ class TunedModel:
 
 @dataclass(frozen=True, slots=True)
 class TuneSummary:
-    """The cleaning of every configuration that was asked for."""
+    """The cleaning rules of every configuration that was tuned."""
 
     dataset: str
     models: tuple[TunedModel, ...]
@@ -101,30 +106,27 @@ class TuneSummary:
         return "\n\n".join(model.as_text() for model in self.models)
 
 
-def tune_cleaning(  # noqa: PLR0913 - each is a word of the command
-    workspace: Workspace,
-    dataset: str,
+def tune_cleaning(
+    dataset: Dataset,
+    request: ModelRequest | None = None,
     *,
-    configurations: Sequence[str] = (),
-    budget: str | None = None,
-    kind: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    choose: Choose = chosen_rules,
 ) -> TuneSummary:
-    """Choose the cleaning of every structure, and store it with the model.
+    """Choose the cleaning rule of every structure, and store it with the model.
 
     Parameters
     ----------
-    workspace : Workspace
-    dataset : str
-        Full name.
-    configurations : sequence of str
-        Each is tuned for itself; by default the one that `predict` would take.
-    budget : str, optional
-        By default the largest that has finished folds.
+    dataset : Dataset
+    request : ModelRequest, optional
+        Each configuration is tuned for itself; by default the one with the higher
+        Dice.
     force : bool
-        Choose anew even if neither the folds nor the references have changed.
+        Choose again even if neither the folds nor the references have changed.
     progress : Progress, optional
+    choose : callable, optional
+        Chooses a rule for each structure from the trials.
 
     Raises
     ------
@@ -134,18 +136,20 @@ def tune_cleaning(  # noqa: PLR0913 - each is a word of the command
     EnvironmentFault
         If the choice cannot be written.
     """
-    wanted = [[name] for name in configurations] or [[]]
-    models = [
-        choose_model(workspace, dataset, one, budget=budget, kind=kind)
-        for one in wanted
-    ]
-    raw = RawDataset.open(workspace.dataset_dir(dataset))
-    return TuneSummary(
-        dataset,
-        tuple(
-            _tuned(raw, model, progress or Silent(), force=force) for model in models
-        ),
-    )
+    request = request or ModelRequest()
+    each = [replace(request, configurations=(c,)) for c in request.configurations]
+    models = [choose_model(dataset, one) for one in each or [request]]
+    raw, shown = RawDataset.open(dataset.raw_dir), progress or Silent()
+    tuned = []
+    for model in models:
+        evidence = _Evidence.of(raw, model)
+        kept = _kept_rules(model, evidence)
+        content = None if force else kept.load()
+        if content is None:
+            rules = _chosen_content(evidence, choose, shown, f"tune {model.name}")
+            content = kept.save(rules)
+        tuned.append(TunedModel(kept.file, content))
+    return TuneSummary(dataset.name, tuple(tuned))
 
 
 def tuned_rules(model: Model) -> dict[str, CleaningRule]:
@@ -154,66 +158,75 @@ def tuned_rules(model: Model) -> dict[str, CleaningRule]:
     Raises
     ------
     InputError
-        If none were chosen, or for other trainings than those of the model.
+        If none were chosen, or for other runs than those of the model.
     """
     if len(model.configurations) > 1:
         raise InputError(
-            f"Cleaning is tuned for one configuration; {model.name} together have "
-            "none: ask for one of them, or for another --clean."
+            f"Cleaning is tuned for one configuration, not for the mean {model.name}: "
+            "use one configuration, or another --clean."
         )
     file = _file(model.states[0])
-    again = (
-        f"nnunet-bridge clean --tune {model.dataset} -c {model.name} "
-        f"--budget {model.budget}"
-    )
+    way_out = _way_out(model)
     if not file.is_file():
         raise InputError(
-            f"No cleaning was tuned for {model.name} of {model.dataset}: run "
-            f"`{again}` first, or ask for another --clean."
+            f"No cleaning was tuned for {model.name} of {model.dataset}: {way_out}"
         )
+    content, damage = readable_object(file)
     try:
-        content = read_json(file)
         checkpoints = dict(content["checkpoints"])
         rules = {
             name: CleaningRule.from_json(row)
             for name, row in content["structures"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is damaged ({error!r}): run `{again}`.") from error
-    present = _checkpoints(model.states)
-    if not present.items() <= checkpoints.items():
+    except _MALFORMED as error:
+        reason = damage or f"it lacks a part ({error!r})"
+        raise InputError(f"{file} is damaged ({reason}): {way_out}") from error
+    if not holds(checkpoints, _checkpoints(model.states)):
         raise InputError(
-            f"The cleaning in {file} was tuned on other trainings than those that "
-            f"predict now: run `{again}`."
+            f"The cleaning in {file} was tuned on other runs than those that predict "
+            f"now: {way_out}"
         )
     return rules
 
 
-def _tuned(
-    raw: RawDataset,
-    model: Model,
-    progress: Progress,
-    *,
-    force: bool,
-) -> TunedModel:
-    """Choose the cleaning of one configuration, unless its evidence is as before."""
-    evidence = _Evidence.of(raw, model)
-    file = _file(model.states[0])
+def tune_command(model: Model) -> str:
+    """Return the command that tunes the cleaning of a model."""
+    words = ["nnunet-bridge clean --tune", model.dataset.name]
+    words += [word for name in model.configurations for word in ("-c", name)]
+    if model.kind != DEFAULT_MODEL:
+        words += ["--model", model.kind]
+    if model.kind != FOREIGN:  # its budget is no word of ours
+        words += ["--budget", model.budget]
+    return " ".join(words)
+
+
+def _way_out(model: Model) -> str:
+    """Return what to do about rules that are missing or out of date."""
+    if not all(state.done for state in model.states):
+        return "its validation cases stayed where it was trained; use another --clean."
+    return f"run `{tune_command(model)}`, or use another --clean."
+
+
+def _kept_rules(model: Model, evidence: _Evidence) -> Kept:
+    """Return the file of the chosen rules, and what they were chosen from."""
     facts: JsonObject = {
-        "dataset": model.dataset,
+        "dataset": model.dataset.name,
         "configuration": model.name,
         "budget": model.budget,
         "software": f"nnunet-bridge {__version__}",
-        "labels": list(raw.labels.names),
+        "labels": list(evidence.labels.names),
         "checkpoints": _checkpoints(model.states),
         "inputs_sha256": evidence.sha256(),
     }
-    known = {} if force else _known(file)
-    if facts.items() <= known.items():
-        return TunedModel(file, known)
-    final, trials = _choice(evidence, progress, f"tune {model.name}")
-    content = {
-        **facts,
+    return Kept(_file(model.states[0]), facts)
+
+
+def _chosen_content(
+    evidence: _Evidence, choose: Choose, progress: Progress, stage: str
+) -> JsonObject:
+    """Choose the rules; return what the file holds beside the facts."""
+    final, trials = _choice(evidence, choose, progress, stage)
+    return {
         "cases": {
             fold: [case.case_id for case in cases]
             for fold, cases in evidence.folds.items()
@@ -221,17 +234,15 @@ def _tuned(
         "structures": {trial.structure: trial.as_json() for trial in final},
         "tried": {
             name: [trial.as_json() for trial in trials if trial.structure == name]
-            for name in raw.labels.names
+            for name in evidence.labels.names
         },
     }
-    write_json(file, content)
-    return TunedModel(file, content)
 
 
 def _choice(
-    evidence: _Evidence, progress: Progress, stage: str
+    evidence: _Evidence, choose: Choose, progress: Progress, stage: str
 ) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
-    """Return the chosen rules at work together, and everything that was tried.
+    """Return the trials of the chosen rules together, and all trials.
 
     Each candidate is tried on all structures at once. Since the chosen ones differ
     from structure to structure, they are tried together before they are kept.
@@ -246,8 +257,12 @@ def _choice(
         for trial in tried(before, scores, rules)
     )
     rules: Treatment = {}
-    kept = chosen_rules(trials)
-    while rules != kept:  # each turn gives up a rule, so this ends
+    kept = choose(trials)
+    # Rules chosen one by one may spoil one another: where two labels touch, cleaning
+    # one changes the other. So all of them are tried together, those that are no longer
+    # good are dropped, and the rest is tried again. Each turn drops at least one rule,
+    # or drops none and ends the loop.
+    while rules != kept:
         rules = kept
         changes = any(rule != UNCLEANED for rule in rules.values())
         together = evidence.scores([rules], Silent())[0] if changes else before
@@ -258,7 +273,7 @@ def _choice(
 
 @dataclass(frozen=True, slots=True)
 class _CaseFiles:
-    """A case that a fold has predicted without having seen it."""
+    """A case that a fold has predicted and was not trained on."""
 
     case_id: str
     prediction: Path
@@ -267,7 +282,7 @@ class _CaseFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """The validation cases of every finished fold."""
+    """The validation predictions of every finished fold, with their references."""
 
     labels: LabelTable
     folds: Mapping[str, Sequence[_CaseFiles]]
@@ -277,29 +292,26 @@ class _Evidence:
         """Find the predictions of every numbered fold and their references."""
         if not all(state.done for state in model.states):
             raise InputError(
-                f"{model.name} was unpacked, and the cases that validated it stayed "
-                "where it was trained: there is nothing to tune its cleaning on."
+                f"{model.name} was unpacked, and its validation cases stayed where it "
+                "was trained: its cleaning cannot be tuned here."
             )
-        numbered = [s for s in model.states if s.run.fold != ON_ALL_CASES]
+        numbered = [s for s in model.states if s.run.fold != ALL_CASES]
         if not numbered:
             raise InputError(
-                f"Fold `{ON_ALL_CASES}` validates nothing, so there is nothing to tune "
-                f"the cleaning of {model.name} on: train numbered folds."
+                f"Fold `{ALL_CASES}` has no held-out cases, so the cleaning of "
+                f"{model.name} cannot be tuned: train numbered folds."
             )
-        model_dir = model.states[0].run.model_dir
-        learnt = read_label_table(model_dir / DATASET_FILE)
-        if learnt.names != raw.labels.names:
+        labels = read_label_table(model.states[0].run.model_dir / DATASET_FILE)
+        if labels.names != raw.labels.names:
             raise InputError(
-                f"{model.name} has learnt {', '.join(learnt.names)}, but {raw.folder} "
-                f"now holds {', '.join(raw.labels.names)}: train it anew."
+                f"{model.name} was trained on {', '.join(labels.names)}, but "
+                f"{raw.folder} now holds {', '.join(raw.labels.names)}: train it again."
             )
-        return cls(
-            raw.labels,
-            {
-                str(state.run.fold): _cases(state.run.validation_dir, raw)
-                for state in numbered
-            },
-        )
+        folds = {
+            str(state.run.fold): _cases(state.run.validation_dir, raw)
+            for state in numbered
+        }
+        return cls(raw.labels, folds)
 
     @property
     def size(self) -> int:
@@ -375,14 +387,5 @@ def _checkpoints(states: Iterable[RunState]) -> dict[str, str]:
     return {
         str(state.run.fold): sha256_of(state.run.checkpoint_file)
         for state in states
-        if state.run.fold != ON_ALL_CASES
+        if state.run.fold != ALL_CASES
     }
-
-
-def _known(file: Path) -> JsonObject:
-    """Return what was chosen before; nothing if it cannot be used."""
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

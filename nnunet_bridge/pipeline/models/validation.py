@@ -1,4 +1,4 @@
-"""Cases that a training held out: predictions on the disk, beside their references."""
+"""The validation predictions of models, beside their reference segmentations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scores: TypeAlias = dict[str, list[BoneScore]]
 
 @dataclass(frozen=True, slots=True)
 class ValidatedStudy:
-    """The validation predictions of models, and where their references lie."""
+    """The validation predictions of models, and the folders of their cases."""
 
     runs: tuple[ModelRun, ...]
     references_dir: Path
@@ -40,17 +40,17 @@ class ValidatedStudy:
         return dict(sorted(found.items()))
 
     def prediction(self, file: Path) -> Labelmap:
-        """Return what a model predicted."""
+        """Read what a model predicted."""
         return read_labelmap(file, self.labels)
 
     def reference(self, case_id: str) -> Labelmap:
-        """Return what a person drew."""
+        """Read the reference segmentation of a case."""
         return read_labelmap(
             self.references_dir / f"{case_id}{FILE_ENDING}", self.labels
         )
 
     def image(self, case_id: str) -> Volume | None:
-        """Return the first channel of a case; None where it is not there."""
+        """Read the first channel of a case; None where it is missing."""
         file = self.images_dir / f"{case_id}_0000{FILE_ENDING}"
         return read_volume(file) if file.is_file() else None
 
@@ -72,7 +72,7 @@ def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
     if without or not predictions:
         raise InputError(
             f"No validation prediction of {', '.join(without) or 'any model'} was "
-            "found: train first, and let the validation end."
+            "found: train first, and let the validation finish."
         )
     scores: Scores = {run.name: [] for run in study.runs}
     progress.stage("compare", len(predictions))

@@ -26,7 +26,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
-from nnunet_bridge.pipeline.models.choose import Model, choose_model
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.prediction.network import (
     IMAGES,
     Network,
@@ -45,14 +45,9 @@ def first_pass_model(model: Model) -> Model:
 
     Without a finished 2d model of the same kind and budget, a fold of `model` itself.
     """
-    dataset = model.states[0].run.dataset
     try:
         flat = choose_model(
-            dataset.workspace,
-            dataset.name,
-            ["2d"],
-            budget=model.budget,
-            kind=model.kind,
+            model.dataset, ModelRequest(("2d",), budget=model.budget, kind=model.kind)
         )
     except InputError:
         flat = model

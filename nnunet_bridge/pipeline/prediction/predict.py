@@ -50,12 +50,11 @@ from nnunet_bridge.pipeline.ingest.inputs import (
     find_images,
     read_image,
 )
-from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, predicting_model
+from nnunet_bridge.pipeline.models.choose import Model, predicting_model
+from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
 from nnunet_bridge.pipeline.models.training_range import (
     require_one_channel,
     training_range,
-    unlike_contrast,
-    unlike_place,
 )
 from nnunet_bridge.pipeline.models.training_structures import known_structures
 from nnunet_bridge.pipeline.models.tune import tuned_rules
@@ -137,7 +136,7 @@ def predict_images(
     """
     options = options or PredictionOptions()
     shown = progress or Silent()
-    model = _chosen_model(dataset, options.model)
+    model = predicting_model(dataset, options.model)
     learnt = _Learnt.of(dataset, model)
     rules = _rules(model, learnt.labels, options.clean)
     machine = this_machine()
@@ -179,7 +178,7 @@ class _Learnt:
             described.channels[0],
             (model_dir / "dataset.json").read_bytes(),
             training_range(model_dir, dataset.raw_dir),
-            known_structures(dataset.workspace, dataset.name, model_dir),
+            known_structures(dataset, model_dir),
         )
 
 
@@ -287,7 +286,7 @@ class _PredictionRun:
         region = None if source.path.is_dir() else recorded_region(source.path)
         if region is not None:
             facts["region"] = region_record(region)
-        findings = reading.findings + unlike_contrast(
+        findings = reading.findings + contrast_warnings(
             reading.volume, reading.series, self.learnt.seen, self.learnt.channel
         )
         grid = reading.volume.grid
@@ -299,7 +298,7 @@ class _PredictionRun:
         """Write the slices that the network is to see, and compare their geometry."""
         shown = volume if cut is None else cropped_volume(volume, cut)
         write_volume(self._network_image(self.work, case_id), shown)
-        findings = image.findings + unlike_place(shown.grid, self.learnt.seen)
+        findings = image.findings + geometry_warnings(shown.grid, self.learnt.seen)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
 
     def _find_regions(self, first_pass: FirstPass, resources: Resources) -> None:
@@ -471,7 +470,7 @@ class _PredictionRun:
             return False
         cut = region_in(record["cut"] or {})
         grid = image.grid if cut is None else cut.grid
-        findings = image.findings + unlike_place(grid, self.learnt.seen)
+        findings = image.findings + geometry_warnings(grid, self.learnt.seen)
         self._volumes[case_id] = read_volumes(case_dir / CASE_VOLUMES)
         self._cases[case_id] = self._case(
             case_id, record["volumes_mm3"], findings, recorded_quality(record)
@@ -491,17 +490,6 @@ class _PredictionRun:
             if file.is_file()
         )
         return PredictedCase(case_id, findings, volumes_mm3, tuple(files), quality)
-
-
-def _chosen_model(dataset: Dataset, choice: ModelRequest) -> Model:
-    return predicting_model(
-        dataset.workspace,
-        dataset.name,
-        choice.configurations,
-        choice.folds,
-        choice.budget,
-        kind=choice.kind,
-    )
 
 
 def _require_dicom(sources: Sequence[ImageSource]) -> None:

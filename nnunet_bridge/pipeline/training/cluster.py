@@ -13,8 +13,7 @@ from pathlib import Path
 
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
-from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Run, Workspace, number_of
+from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.slurm import (
     ClusterTraining,
@@ -23,13 +22,10 @@ from nnunet_bridge.nnunet.slurm import (
     submit,
     train_command_of,
 )
-from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training.train import (
-    TrainSummary,
-    require_previous_stages,
-    selected_runs,
-)
-from nnunet_bridge.pipeline.training.weights import check_options
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.stages import require_previous_stages
+from nnunet_bridge.pipeline.training.status import TrainSummary
+from nnunet_bridge.pipeline.training.train import select_runs
 
 SCRIPT = "train.sbatch"
 
@@ -44,29 +40,18 @@ class ClusterOptions:
     only_script: bool = False
     """Whether to write a file for ``sbatch`` instead of submitting."""
 
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    """Of each job; the device ``auto`` is a GPU if the job was given one."""
-
 
 def train_on_cluster(
-    workspace: Workspace,
-    dataset: str,
-    configurations: Sequence[str],
-    folds: Sequence[str],
-    *,
-    method: Method,
-    options: ClusterOptions,
+    dataset: Dataset, request: TrainingRequest, options: ClusterOptions
 ) -> TrainSummary:
     """Hand every run that is not done to Slurm, or write the file that does.
 
     Parameters
     ----------
-    workspace : Workspace
-        On a disk that the nodes of the cluster share.
-    dataset : str
-        Full name.
-    configurations, folds : sequence of str
-    method : Method
+    dataset : Dataset
+        In a workspace on a disk that the nodes of the cluster share.
+    request : TrainingRequest
+        The device ``auto`` is a GPU if the job was given one.
     options : ClusterOptions
 
     Raises
@@ -76,39 +61,37 @@ def train_on_cluster(
     EnvironmentFault
         If there is no Slurm, or it refuses the jobs.
     """
-    training = replace(options.training, gpus=options.settings.gpus)
-    check_options(method, training)
-    runs, todo, _ = selected_runs(
-        workspace,
-        dataset,
-        configurations,
-        folds,
-        method=method,
-        options=options.training,
-    )
+    training = replace(request.options, gpus=options.settings.gpus)
+    replace(request, options=training).check()
+    selected = select_runs(dataset, request)
+    todo = list(selected.todo)
     require_previous_stages(todo, now=True)
-    if not options.training.restart:
+    if not training.restart:
         todo = _not_waiting(todo)
+    method = request.method
     commands = [train_command_of(run, method=method, options=training) for run in todo]
-    name = f"nnunet-bridge-{number_of(dataset):03d}"
-    folder = workspace.record_dir(dataset) / "slurm"
+    name = f"nnunet-bridge-{dataset.number:03d}"
+    folder = dataset.record_dir / "slurm"
     note = "Everything asked for is done, or waits on the cluster."
     if todo and options.only_script:
-        note = _written(workspace, dataset, commands, options.settings, name)
+        note = _written(dataset, commands, options.settings, name)
     elif todo:
         trainings = [
-            ClusterTraining(command, workspace.environment()) for command in commands
+            ClusterTraining(command, dataset.workspace.environment())
+            for command in commands
         ]
         jobs = submit(trainings, options.settings, folder, name)
         for run, job in zip(todo, jobs, strict=True):
             write_record(run, state="queued", job=job, reason="")
         note = (
             f"{len(jobs)} trainings handed to Slurm as {jobs[0].partition('_')[0]}; "
-            f"`nnunet-bridge status {number_of(dataset)}` tells where they stand, "
+            f"`nnunet-bridge status {dataset.number}` tells where they stand, "
             f"{folder} holds the logs."
         )
-    states = tuple(run_state(run) for run in runs)
-    return TrainSummary(dataset, states, caveat=method.budget.caveat, notes=(note,))
+    states = tuple(run_state(run) for run in selected.runs)
+    return TrainSummary(
+        dataset.name, states, caveat=method.budget.caveat, notes=(note,)
+    )
 
 
 def _not_waiting(runs: Sequence[Run]) -> list[Run]:
@@ -123,19 +106,18 @@ def _not_waiting(runs: Sequence[Run]) -> list[Run]:
 
 
 def _written(
-    workspace: Workspace,
-    dataset: str,
+    dataset: Dataset,
     commands: Sequence[Sequence[str]],
     settings: SlurmPart,
     name: str,
 ) -> str:
     """Write the file for ``sbatch``; return what the user does with it."""
-    folder = workspace.record_dir(dataset)
+    folder = dataset.record_dir
     log_dir = folder / "slurm"
     log_dir.mkdir(parents=True, exist_ok=True)  # Slurm does not make it
     set_here = {
         name: value
-        for name, value in workspace.environment().items()
+        for name, value in dataset.workspace.environment().items()
         if os.environ.get(name)
     }
     script = batch_script(

@@ -1,32 +1,50 @@
-"""What `run.json` holds: all that is needed to repeat a training, and how it ended.
+"""The record of a run, `run.json`: how to repeat the training, and how it ended.
 
-No host, no user and no folder stands in it, so that it may be passed on: the command is
-spelt from what was asked for, not copied from the terminal.
+It names no host, user or folder, so that you can pass it on: the command is built from
+the options, not copied from the terminal.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import now
 from nnunet_bridge.core.version import software_versions
-from nnunet_bridge.formats.files import read_json, sha256_of
+from nnunet_bridge.core.words import ALL_CASES, RunStatus
+from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
+from nnunet_bridge.formats.kept import differences
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.machine import hardware
-from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Run
-from nnunet_bridge.nnunet.runs import read_record, write_record
+from nnunet_bridge.nnunet.names import Run
+from nnunet_bridge.nnunet.runs import (
+    ORIGIN_FILE,
+    can_resume,
+    read_record,
+    write_record,
+)
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import SEED, TrainingOptions
+from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 _PACKAGES = (
     *("nnunet-bridge", "nnunetv2", "torch", "numpy", "SimpleITK"),
     *("batchgeneratorsv2", "dynamic-network-architectures"),
 )
-UNKNOWN_END = "killed, or the machine went down"
+KILLED = "killed, or the machine went down"
+_EXIT_WORDS = {RunStatus.DONE: "finished", RunStatus.STOPPED: "interrupted"}
+_ORIGINS = {
+    "dataset_state": "the dataset",
+    "plans_sha256": "the plans",
+    "splits_sha256": "the splits",
+    "own_arguments": "nnU-Net's own arguments",
+    "encoder_weights": "the initial weights of its encoder",
+    "pretrained": "the model that it started from",
+}
+"""Key of the record -> what it stands for in a message."""
 
 
 def origin_of(run: Run, dataset_state: str) -> dict[str, str]:
@@ -38,13 +56,8 @@ def origin_of(run: Run, dataset_state: str) -> dict[str, str]:
     }
 
 
-def note_start(
-    run: Run,
-    method: Method,
-    options: TrainingOptions,
-    **more: object,
-) -> None:
-    """Write down what is trained, on what, and that it begins now.
+def record_start(run: Run, request: TrainingRequest, **more: object) -> None:
+    """Record what is trained, on which data, and that it starts now.
 
     `more` is what else belongs into the record, such as `origin_of`.
     """
@@ -52,9 +65,9 @@ def note_start(
     started = now()
     write_record(
         run,
-        **_facts(run, method, options),
+        **_facts(run, request),
         **more,
-        state="running",
+        state=RunStatus.RUNNING,
         reason="",
         exit="",
         started=started,
@@ -64,17 +77,17 @@ def note_start(
     )
 
 
-def note_end(run: Run, state: str, reason: str) -> None:
-    """Write down how a training ended: ``done``, ``failed`` or ``stopped``."""
+def record_end(run: Run, status: RunStatus, reason: str) -> None:
+    """Record how a training ended: ``done``, ``failed`` or ``stopped``."""
     attempts = _attempts(read_record(run))
     last = attempts[-1] if attempts else {}
-    begun = last.get("epoch")
-    seconds = round(time.time() - begun, 1) if isinstance(begun, float) else None
-    word = {"done": "finished", "stopped": "interrupted"}.get(state, state)
+    start = last.get("epoch")
+    seconds = round(time.time() - start, 1) if isinstance(start, float) else None
+    word = _EXIT_WORDS.get(status, str(status))
     last |= {"ended": now(), "seconds": seconds, "exit": word}
     write_record(
         run,
-        state=state,
+        state=status,
         reason=reason,
         exit=word,
         ended=last["ended"],
@@ -83,33 +96,83 @@ def note_end(run: Run, state: str, reason: str) -> None:
     )
 
 
+def origins_of(
+    runs: Iterable[Run], dataset_state: str, options: TrainingOptions
+) -> dict[Run, dict[str, object]]:
+    """Return what each run would be made from now."""
+    more: dict[str, object] = {}
+    if options.own_arguments is not None:
+        more["own_arguments"] = list(options.own_arguments)
+    return {run: {**origin_of(run, dataset_state), **more} for run in runs}
+
+
+def require_same_origin(origins: Mapping[Run, Mapping[str, object]]) -> None:
+    """Refuse to keep or resume what was trained on something else (FAULTS N06).
+
+    Raises
+    ------
+    InputError
+        With every such run, and what has changed.
+    """
+    faults = []
+    for run, origin in origins.items():
+        file, name = run.record_file, run.title
+        if not file.exists() or not can_resume(run):
+            continue
+        recorded, damage = readable_object(file)
+        if damage:
+            faults.append(
+                f"{name}: {file} is damaged: the training data of this run cannot be "
+                "verified."
+            )
+        recorded.setdefault("own_arguments", [])
+        changed = [_ORIGINS[key] for key in differences(recorded, origin)]
+        if changed:
+            faults.append(f"{name}: changed since its start: {', '.join(changed)}.")
+    if faults:
+        raise InputError(
+            "\n".join(faults) + "\nTrain again with --restart, or restore what it was "
+            "trained on.",
+            code="N06",
+        )
+
+
+def require_own_folders(todo: Iterable[Run]) -> None:
+    """Refuse to train beside unpacked folds: nnU-Net would change their plans."""
+    for model_dir in {run.model_dir for run in todo}:
+        if any(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
+            raise InputError(
+                f"{model_dir} holds an unpacked model: train in another workspace, or "
+                "remove that folder first."
+            )
+
+
 def _attempts(record: JsonObject) -> list[JsonObject]:
-    """Return the starts so far; one that told no end was killed."""
+    """Return the starts so far; one without an end was killed."""
     known = record.get("attempts")
     attempts: Sequence[object] = known if isinstance(known, list) else ()
     return [
-        {"exit": UNKNOWN_END, **attempt}
-        for attempt in attempts
-        if isinstance(attempt, dict)
+        {"exit": KILLED, **attempt} for attempt in attempts if isinstance(attempt, dict)
     ]
 
 
-def _facts(run: Run, method: Method, options: TrainingOptions) -> JsonObject:
+def _facts(run: Run, request: TrainingRequest) -> JsonObject:
     """Return what a reader needs to repeat the training."""
+    model, budget = request.method.model, request.method.budget.name
     versions = software_versions(_PACKAGES)
     return {
         "command": [
             *("nnunet-bridge", "train", run.dataset.name, "-c", run.configuration),
-            *("-f", str(run.fold), "--model", method.model),
-            *("--budget", method.budget.name, *options.without_paths().words()),
+            *("-f", str(run.fold), "--model", model, "--budget", budget),
+            *request.options.without_paths().words(),
         ],
         "dataset": run.dataset.name,
         "configuration": run.configuration,
         "fold": run.fold,
         "trainer": run.trainer,
         "plans": run.plans,
-        "model": method.model,
-        "budget": method.budget.name,
+        "model": model,
+        "budget": budget,
         "patients": _patients_trained_on(run),
         "seeds": {"python": SEED, "numpy": SEED, "torch": SEED},
         "versions": versions,
@@ -120,9 +183,9 @@ def _facts(run: Run, method: Method, options: TrainingOptions) -> JsonObject:
 
 
 def _patients_trained_on(run: Run) -> int:
-    """Return of how many patients the cases are that a run learns from."""
+    """Return the number of patients in the training cases of a run."""
     splits: Splits = read_json(run.dataset.splits_file)
-    if run.fold == ON_ALL_CASES:
+    if run.fold == ALL_CASES:
         cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
     else:
         cases = set(splits[int(run.fold)]["train"])

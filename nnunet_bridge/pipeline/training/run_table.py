@@ -1,7 +1,7 @@
-"""The table of trainings: what `train` shows while it works, and `status` afterwards.
+"""The table of runs, shown by `train` and by `status`.
 
-Both read the same files, so another process, here or on a cluster, may be the one that
-trains.
+Both read the same files, so the training may run in another process, here or on a
+cluster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.runs import RunState
 
 _GIVEN_UP = ("s/epoch", "train loss", "val loss", "budget")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns that a narrow terminal omits, in this order."""
 
 _PSEUDO = "pseudo-Dice"
 
@@ -26,8 +26,8 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
     ----------
     states : sequence of RunState
     width : int, optional
-        Columns of the terminal. What does not fit is shortened: the pseudo-Dice of
-        every structure to their mean, then columns are left out.
+        Columns of the terminal. Where the table does not fit, it shows the mean
+        pseudo-Dice instead of one per structure, then omits columns.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
 
 
 def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, list[str]]:
-    """Return the cells by the heading of their column."""
+    """Return the cells of each column by its heading."""
     columns = {
         "model": [state.model for state in states],
         "configuration": [state.run.configuration for state in states],
@@ -83,7 +83,7 @@ def _epochs(state: RunState) -> str:
 
 
 def _pseudo_dice(state: RunState, *, mean: bool) -> str:
-    """Return the figures in the order of the legend, or their mean."""
+    """Return the values in the order of the legend, or their mean."""
     values = list(state.course.dice.values())
     if not mean:
         return " ".join(number(value, 2) for value in values) or "-"
@@ -92,7 +92,7 @@ def _pseudo_dice(state: RunState, *, mean: bool) -> str:
 
 
 def _legend(states: Sequence[RunState]) -> list[str]:
-    """Say whose the figures of a pseudo-Dice are, where there are several."""
+    """Name the structures of the pseudo-Dice, if there are several."""
     names = max((tuple(state.course.dice) for state in states), key=len)
     return [f"{_PSEUDO} of {', '.join(names)}"] if len(names) > 1 else []
 

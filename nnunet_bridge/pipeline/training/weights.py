@@ -1,12 +1,13 @@
-"""What a training begins with: random weights, an encoder's, or a trained model's.
+"""The initial weights of a training: random, an encoder's, or those of a trained model.
 
-Weights from outside are judged before any training begins, in a process of its own
+Weights from outside are checked before any training starts, in a process of its own
 that writes a copy of what passed. The copies lie below the records of the dataset.
+`train --pretrained MODEL` takes a packed file, checked and copied as `unpack` does, or
+a model of another dataset of the workspace; its network must be that of the training.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,139 +19,183 @@ from nnunet_bridge.core.errors import (
     SecurityError,
     UsageError,
 )
-from nnunet_bridge.core.words import ModelName
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
-from nnunet_bridge.nnunet.commands import (
-    Beginning,
-    Resources,
-    encoder_command,
-    nnunet_environment,
-    run_to_end,
+from nnunet_bridge.nnunet.commands import Beginning, encoder_command
+from nnunet_bridge.nnunet.host import ONE_THREAD, Host
+from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF
+from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
+from nnunet_bridge.nnunet.names import (
+    DATASET_FOLDER,
+    Dataset,
+    Run,
+    Workspace,
 )
-from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Run, Workspace
-from nnunet_bridge.nnunet.runs import can_resume
-from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training.pretrained import pretrained_model
+from nnunet_bridge.nnunet.runs import can_resume, known_runs
+from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
+from nnunet_bridge.pipeline.models.pack import unpack_model
+from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 RANDOM = "random"
 DOWNLOADED = "imagenet"
 _FAULTS: tuple[type[BridgeError], ...] = (InputError, SecurityError, EnvironmentFault)
-_ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What every training of a command begins with, and how its record names it."""
+class InitialWeights:
+    """The initial weights of every run of a command, and how its record names them."""
 
     beginning: Beginning = field(default_factory=Beginning)
     origin: dict[str, str] = field(default_factory=dict)
-    """Key of the record -> SHA-256 of the weights, or a word; only what was said."""
+    """Key of the record -> SHA-256 of the weights, or a word; empty by default."""
 
 
-def check_options(method: Method, options: TrainingOptions) -> None:
-    """Refuse options that do not fit the model or one another.
-
-    Parameters
-    ----------
-    method : Method
-    options : TrainingOptions
-
-    Raises
-    ------
-    UsageError
-        Naming the option.
-    """
-    asked = "--weights" if options.weights else ""
-    asked = "--from-scratch" if options.from_scratch else asked
-    if asked and not method.has_resnet:
-        raise UsageError(f"{asked} is for --model resnet34, not {method.model}.")
-    if options.weights and options.from_scratch:
-        raise UsageError("--weights and --from-scratch exclude each other.")
-    if options.pretrained and asked:
-        raise UsageError(f"--pretrained and {asked} exclude each other.")
-    if options.from_scratch and method.model == ModelName.RESNET_34_FROZEN:
-        raise UsageError(
-            "A frozen encoder learns nothing, so random weights stay random: give it "
-            "--weights FILE, or train it too, without --freeze-encoder."
-        )
-    if options.gpus > 1:
-        _check_one_process(method, options)
-
-
-def _check_one_process(method: Method, options: TrainingOptions) -> None:
-    """Refuse what nobody has tried in nnU-Net's processes on several GPUs."""
-    reasons = {
-        "--patience": options.patience is not None,
-        f"--model {method.model}": method.report_network is not None,
-    }
-    for reason, given in reasons.items():
-        if given:
-            raise UsageError(f"{reason} needs one GPU a run: leave out --gpus.")
-
-
-def begun_with(
-    workspace: Workspace,
-    method: Method,
-    options: TrainingOptions,
-    todo: Sequence[Run],
-) -> Begun:
-    """Return what trainings begin with, judged and copied where it is from outside.
+def load_initial_weights(
+    dataset: Dataset, request: TrainingRequest, todo: Sequence[Run], host: Host
+) -> InitialWeights:
+    """Return the initial weights; check and copy them where they come from outside.
 
     Parameters
     ----------
-    workspace : Workspace
-    method : Method
-    options : TrainingOptions
+    dataset : Dataset
+    request : TrainingRequest
     todo : sequence of Run
-        What will be trained; those that can be resumed need no weights.
+        The runs to train; those that can be resumed need no weights.
+    host : Host
 
     Raises
     ------
     InputError, SecurityError
-        If weights are not what they should be.
+        If weights are refused.
     EnvironmentFault
-        If there are none, and the network does not give any.
+        If there are none, and the download fails.
     """
+    options, method = request.options, request.method
     beginning = Beginning(patience=options.patience)
-    fresh = [r for r in todo if options.restart or not can_resume(r)]
     if options.pretrained and todo:
-        model = pretrained_model(workspace, todo[0], options.pretrained, method.model)
-        begin = replace(beginning, pretrained=model.checkpoint)
-        return Begun(begin, {"pretrained": model.sha256})
+        file = pretrained_checkpoint(todo[0], options.pretrained, method.model)
+        begin = replace(beginning, pretrained=file)
+        return InitialWeights(begin, {"pretrained": sha256_of(file)})
     if not method.has_resnet or options.pretrained:
-        return Begun(beginning)
+        return InitialWeights(beginning)
     if options.from_scratch:
-        return Begun(beginning, {"encoder_weights": RANDOM})
-    if not fresh:
-        given = (
-            {"encoder_weights": sha256_of(options.weights)} if options.weights else {}
-        )
-        return Begun(beginning, given)
-    file = _judged_encoder(workspace, fresh[0].dataset.name, options.weights)
-    named = sha256_of(options.weights) if options.weights else DOWNLOADED
-    return Begun(replace(beginning, encoder_weights=file), {"encoder_weights": named})
+        return InitialWeights(beginning, {"encoder_weights": RANDOM})
+    given = options.weights
+    if any(options.restart or not can_resume(r) for r in todo):
+        encoder = _checked_encoder(dataset, given, host)
+        beginning = replace(beginning, encoder_weights=encoder)
+        named = sha256_of(given) if given else DOWNLOADED
+        return InitialWeights(beginning, {"encoder_weights": named})
+    named_now = {"encoder_weights": sha256_of(given)} if given else {}
+    return InitialWeights(beginning, named_now)
 
 
-def _judged_encoder(workspace: Workspace, dataset: str, weights: Path | None) -> Path:
+def _checked_encoder(dataset: Dataset, weights: Path | None, host: Host) -> Path:
     """Return a copy of an encoder's weights that are known to fit."""
     if weights is not None and not weights.is_file():
-        raise InputError(f"{weights} is not there, or is no file: name the weights.")
-    folder = workspace.record_dir(dataset) / "weights"
+        raise InputError(f"{weights} is not a file: name the file of the weights.")
+    folder = dataset.record_dir / "weights"
     name = DOWNLOADED if weights is None else sha256_of(weights)
     final = folder / f"resnet34-{name}.pth"
     if final.is_file():
         return final
     with work_folder(folder, "weights") as work:
-        out, answer = work / "encoder.pth", work / "answer.json"
-        command = encoder_command(weights, out, answer, _ONE_THREAD)
-        environment = nnunet_environment(workspace, _ONE_THREAD, os.environ)
-        for _ in run_to_end(command, environment, work / "log", "read the weights"):
-            pass
-        told = read_json(answer)
+        out, answer_file = work / "encoder.pth", work / "answer.json"
+        command = encoder_command(weights, out, answer_file, ONE_THREAD)
+        process = host.launch(dataset.workspace, command, ONE_THREAD, work / "log")
+        host.finish(process, "read the weights")
+        answer = read_json(answer_file)
         for kind in _FAULTS:
-            if told["fault"] == kind.__name__:
-                raise kind(told["message"])
+            if answer["fault"] == kind.__name__:
+                raise kind(answer["message"])
         out.replace(final)
     return final
+
+
+def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
+    """Return the checkpoint of the best fold of a model with the same network.
+
+    Parameters
+    ----------
+    run : Run
+        One of those that start from it; its plans are written.
+    model : str
+        A packed file, or a dataset with or without a configuration: ``2:3d_fullres``.
+    kind : str
+        The `--model` of the training itself.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or its network is another.
+    SecurityError
+        If a packed one is refused.
+    UsageError
+        If it was trained on the same dataset.
+    """
+    found = _found(run, model, kind)
+    if found.dataset == run.dataset:
+        raise UsageError(
+            f"--pretrained {model} was trained on {run.dataset} itself and may have "
+            "seen the validation cases: name a model of another dataset."
+        )
+    found.check()
+    best = max(found.states, key=lambda state: state.mean_dice or 0.0)
+    model_dir = best.run.model_dir
+    theirs = _network(
+        best.run, read_json(model_dir / PLANS_FILE), read_json(model_dir / DATASET_FILE)
+    )
+    ours = _network(
+        run,
+        read_json(run.plans_file),
+        read_json(run.dataset.raw_dir / DATASET_FILE),
+    )
+    differs = [key for key in ours if theirs.get(key) != ours[key]]
+    if differs:
+        key = differs[0]
+        raise InputError(
+            f"--pretrained {model} has another network ({best.run.configuration} of "
+            f"{found.dataset}): its {key} is {theirs.get(key)}, here {ours[key]}."
+        )
+    return best.run.checkpoint_file
+
+
+def _found(run: Run, model: str, kind: str) -> Model:
+    if Path(model).is_file():
+        return _unpacked(run, Path(model))
+    word, _, configuration = model.partition(":")
+    request = ModelRequest((configuration or run.configuration,), kind=kind)
+    return choose_model(Dataset.find(run.dataset.workspace, word), request)
+
+
+def _unpacked(run: Run, file: Path) -> Model:
+    """Unpack a file into a workspace that only this training uses."""
+    root = run.dataset.record_dir / "weights" / sha256_of(file)
+    place = Workspace(*(root / name for name in ("raw", "planned", "results", "runs")))
+    if not place.results_dir.is_dir():
+        unpack_model(place, file)
+    datasets = [f.name for f in place.results_dir.iterdir()]
+    dataset = next(name for name in datasets if DATASET_FOLDER.fullmatch(name))
+    states = tuple(known_runs(Dataset(place, dataset)))
+    first = states[0]
+    return Model(first.model, first.budget, states, "as packed")
+
+
+def _network(run: Run, plans: JsonObject, dataset: JsonObject) -> JsonObject:
+    """Return the properties in which two networks must agree to share weights."""
+    report = REPORT_NETWORK_OF.get(run.trainer)
+    network: JsonObject = {
+        "number of channels": len(dataset["channel_names"]),
+        "kind": report.suffix if report else "nnU-Net",
+    }
+    if report:
+        written = plans["nnunet_bridge"][run.configuration]
+        labels = [name for name in dataset["labels"] if name != "ignore"]
+        network["number of labels"] = len(labels)
+        return network | {key: written[key] for key in report.size}
+    planned = plans["configurations"].get(run.configuration, {}).get("architecture", {})
+    return network | {
+        "network class": planned.get("network_class_name"),
+        **planned.get("arch_kwargs", {}),
+    }

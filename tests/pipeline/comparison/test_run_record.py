@@ -13,15 +13,18 @@ from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.nnunet.planned import Planned
 from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison import run_page as run_record
 from nnunet_bridge.pipeline.comparison.run_page import (
+    acquired_view,
     write_run_record,
     write_run_records,
 )
-from nnunet_bridge.pipeline.training import train
+from nnunet_bridge.pipeline.training.planned_data import dataset_state
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.train import train_dataset
 
 DATASET = "Dataset001_Tibia"
 TABLE = LabelTable.from_names(["tibia", "femur"])
@@ -138,9 +141,9 @@ def test_slices_are_those_of_the_acquisition():
     """Thick slices from left to right are sagittal ones."""
     sagittal = Grid((12, 20, 24), np.diag([4.0, 1.0, 1.0, 1.0]))
 
-    assert run_record.acquired_view(sagittal).plane == "sagittal"
-    assert run_record.acquired_view(THICK).plane == "axial"
-    assert run_record.acquired_view(Grid((9, 9, 9), np.eye(4))).plane == "axial"
+    assert acquired_view(sagittal).plane == "sagittal"
+    assert acquired_view(THICK).plane == "axial"
+    assert acquired_view(Grid((9, 9, 9), np.eye(4))).plane == "axial"
 
 
 def test_without_images_the_record_has_its_scores_but_no_slices(workspace):
@@ -189,25 +192,20 @@ def test_a_record_that_cannot_be_written_is_a_note(workspace):
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_training_ends_with_records_and_does_not_fail_without_them(
-    workspace, monkeypatch, breaks
-):
-    """The run is done, so nothing is trained; only its record is missing."""
+def test_training_ends_with_pages_and_does_not_fail_without_them(workspace, breaks):
+    """The run is done, so nothing is trained; only its page is missing."""
+    dataset, method = Dataset(workspace, DATASET), method_of("nnunet", "full")
     splits = [{"train": list(CASES[:2]), "val": [CASES[2]]}]
-    workspace.planned_dir(DATASET).mkdir(parents=True)
-    workspace.splits_file(DATASET).write_text(json.dumps(splits))
-    workspace.plans_file(DATASET, method_of("nnunet", "full").plans).write_text("{}")
-    monkeypatch.setattr(train, "require_plan", lambda *_, **__: "state")
+    dataset.planned_dir.mkdir(parents=True)
+    dataset.splits_file.write_text(json.dumps(splits))
+    plans = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}}}
+    dataset.plans_file(method.plans).write_text(json.dumps(plans))
     if breaks:
-        monkeypatch.setattr(run_record, "write_run_record", lambda *_: 1 / 0)
+        (dataset.raw_dir / f"labelsTr/{CASES[1]}.nii.gz").write_bytes(b"x")
+    Planned(dataset_state(dataset), {"default": ("2d",)}).write(dataset)
 
-    summary = train.train_dataset(
-        workspace,
-        DATASET,
-        ["2d"],
-        ["0"],
-        method=method_of("nnunet", "full"),
-        options=TrainingOptions("cpu"),
+    summary = train_dataset(
+        dataset, TrainingRequest(method, ("2d",), options=TrainingOptions("cpu"))
     )
 
     assert summary.exit_code == 0

@@ -46,16 +46,17 @@ from nnunet_bridge.formats.files import only_writer, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
+from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.methods import method_of_run
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.pipeline.models import pack
-from nnunet_bridge.pipeline.models.choose import choose_model
+from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
 from nnunet_bridge.pipeline.models.tune import tune_cleaning
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
-from nnunet_bridge.pipeline.training.train import _require_own_folders
+from nnunet_bridge.pipeline.training.record import require_own_folders
 
 PLANTED = [
     *("DOE^JANE", "19540312", "workstation-7", "/home/jdoe/secret-study"),
@@ -182,11 +183,16 @@ def plant(fold_dir):
     (model_dir / "cleaning.json").write_text(json.dumps(cleaning))
 
 
+def packed_to(file, workspace, *configurations, **more):
+    request = ModelRequest(configurations, **more)
+    return pack_model(Dataset(workspace, DATASET), file, request)
+
+
 @pytest.fixture(scope="module")
 def packed(trained, tmp_path_factory):
     """The smoke model as a file."""
     file = tmp_path_factory.mktemp("packed") / "leg.zip"
-    return file, pack_model(trained, DATASET, file, configuration="2d", budget="smoke")
+    return file, packed_to(file, trained, "2d", budget="smoke")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +331,7 @@ def test_R12_the_same_model_gives_the_same_bytes_and_writes_nothing_anew(
     file, first = packed
     before = file.stat().st_mtime_ns
 
-    again = pack_model(trained, DATASET, file, configuration="2d", budget="smoke")
+    again = packed_to(file, trained, "2d", budget="smoke")
 
     assert again.sha256 == first.sha256
     assert file.stat().st_mtime_ns == before
@@ -342,7 +348,7 @@ def test_every_weight_comes_back_as_it_was(trained, unpacked):
 
 
 def test_an_unpacked_model_packs_to_the_same_file(packed, unpacked, tmp_path):
-    again = pack_model(unpacked[0], DATASET, tmp_path / "again.zip")
+    again = packed_to(tmp_path / "again.zip", unpacked[0])
 
     assert again.sha256 == packed[1].sha256
 
@@ -418,7 +424,7 @@ def test_S05_a_model_that_is_there_stays_unless_it_is_to_be_replaced(
 def test_models_of_every_budget_pack(trained, tmp_path, budget, configuration, folds):
     file = tmp_path / "model.zip"
 
-    summary = pack_model(trained, DATASET, file, budget=budget)
+    summary = packed_to(file, trained, budget=budget)
 
     run = run_of(trained, budget=budget, configuration=configuration)
     assert summary.model == f"{DATASET}/{run.model_dir.name}"
@@ -556,10 +562,8 @@ def test_R9_a_damaged_model_ends_in_one_kind_of_error_and_leaves_nothing(
     file = tmp_path / "model.zip"
     file.write_bytes(SAMPLE[:at] + bytes([SAMPLE[at] ^ change]) + SAMPLE[at + 1 :])
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pack, "_copied", _no_process)
-        with pytest.raises(BridgeError):
-            unpack_model(workspace, file)
+    with pytest.raises(BridgeError):
+        unpack_model(workspace, file, host=Host(start=_no_process))
 
     assert not workspace.results_dir.exists()
 
@@ -572,19 +576,18 @@ def _no_process(*_arguments):
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, MemoryError, OSError])
 def test_R6_however_unpacking_ends_the_results_are_as_they_were(
-    workspace, tmp_path, monkeypatch, end
+    workspace, tmp_path, end
 ):
     def ends(*_arguments):
         raise end
 
-    monkeypatch.setattr(pack, "_copied", ends)
     file = tmp_path / "model.zip"
     file.write_bytes(model_with())
     write_model(run_of(workspace), b"older")
     before = tree_hash(workspace.results_dir)
 
     with pytest.raises(end):
-        unpack_model(workspace, file, replace=True)
+        unpack_model(workspace, file, replace=True, host=Host(start=ends))
 
     assert tree_hash(workspace.results_dir) == before
 
@@ -622,7 +625,7 @@ def test_predict_refuses_a_harmful_model_that_was_copied_there_by_hand(
 def test_S09_nnunet_finds_trainers_in_our_folder_and_nowhere_else(workspace):
     inherited = {"nnUNet_extTrainer": "/somewhere/evil"}
 
-    environment = nnunet_environment(workspace, pack._ONE_THREAD, inherited)
+    environment = nnunet_environment(workspace, ONE_THREAD, inherited)
 
     assert environment["nnUNet_extTrainer"] == str(trainers_dir())
     assert environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
@@ -643,7 +646,7 @@ def test_pack_refuses_what_unpack_would_refuse(workspace, tmp_path):
     write_model(run_of(workspace), HARMLESS, plans=plans)
 
     with pytest.raises(SecurityError, match="comment"):
-        pack_model(workspace, DATASET, tmp_path / "model.zip")
+        packed_to(tmp_path / "model.zip", workspace)
 
     assert not (tmp_path / "model.zip").exists()
 
@@ -654,23 +657,19 @@ def test_F08_a_model_in_training_is_not_replaced(workspace, tmp_path):
 
     with (
         only_writer(run_of(workspace).lock_file, "the training"),
-        pytest.raises(EnvironmentFault, match="is in training") as caught,
+        pytest.raises(EnvironmentFault, match="is being trained") as caught,
     ):
         unpack_model(workspace, file, replace=True)
 
     assert caught.value.code == "F08"
 
 
-def test_F06_a_disk_that_is_too_small_is_noticed_before_it_is_full(
-    workspace, tmp_path, monkeypatch
-):
+def test_F06_a_disk_that_is_too_small_is_noticed_before_it_is_full(workspace, tmp_path):
     file = tmp_path / "model.zip"
     file.write_bytes(model_with())
-    usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage)
 
     with pytest.raises(EnvironmentFault, match="free some space") as caught:
-        unpack_model(workspace, file)
+        unpack_model(workspace, file, host=Host(free_bytes=lambda _place: 10))
 
     assert caught.value.code == "F06"
     assert not workspace.results_dir.exists()
@@ -707,8 +706,8 @@ def test_a_model_that_predict_could_not_use_is_not_unpacked(
 
 
 def test_no_training_beside_folds_from_elsewhere(unpacked):
-    with pytest.raises(InputError, match="holds a model that was unpacked"):
-        _require_own_folders([run_of(unpacked[0], 2)])
+    with pytest.raises(InputError, match="holds an unpacked model"):
+        require_own_folders([run_of(unpacked[0], 2)])
 
 
 def test_no_cleaning_is_tuned_without_validation(unpacked):
@@ -718,7 +717,7 @@ def test_no_cleaning_is_tuned_without_validation(unpacked):
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
 
     with pytest.raises(InputError, match="stayed where it was trained"):
-        tune_cleaning(workspace, DATASET)
+        tune_cleaning(Dataset(workspace, DATASET))
 
 
 def test_a_model_of_other_plans_answers_where_there_is_no_other(workspace):
@@ -728,7 +727,7 @@ def test_a_model_of_other_plans_answers_where_there_is_no_other(workspace):
     (folder / "checkpoint_final.pth").write_bytes(HARMLESS)
     (folder / "unpacked.json").write_text('{"mean_dice": null}')
 
-    assert choose_model(workspace, DATASET).states[0].run == run
+    assert choose_model(Dataset(workspace, DATASET)).states[0].run == run
 
     write_model(run_of(workspace), HARMLESS)
-    assert choose_model(workspace, DATASET).budget == "smoke"
+    assert choose_model(Dataset(workspace, DATASET)).budget == "smoke"

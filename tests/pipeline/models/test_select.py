@@ -17,19 +17,21 @@ from tiny_model import (
     write_model,
 )
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import InputError, NnUNetError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
-from nnunet_bridge.pipeline.models.choose import predicting_model
-from nnunet_bridge.pipeline.models.select import Wishes, select_model
-from nnunet_bridge.pipeline.models.selection import (
+from nnunet_bridge.pipeline.models.choose import (
+    ModelRequest,
     choice_file,
     current_choice,
     fingerprint,
+    predicting_model,
 )
+from nnunet_bridge.pipeline.models.select import SelectionOptions, select_model
 
 SMOKE = method_of("nnunet", "smoke")
 TABLE = LabelTable.from_names(["tibia", "femur"])
@@ -99,10 +101,10 @@ def alike(workspace):
 
 
 def test_the_cheaper_is_chosen_within_the_noise_and_nnunet_says_what_it_would(alike):
-    summary = select_model(alike, DATASET, Wishes(device="cpu"))
+    summary = select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"))
 
     assert summary.chosen["configurations"] == ["2d"]
-    kept = json.loads(choice_file(alike, DATASET).read_text())
+    kept = json.loads(choice_file(Dataset(alike, DATASET)).read_text())
     assert kept == summary.as_json()
     assert (
         "2d is cheaper (2.0 s a case) than 3d_fullres (9.0 s a case)" in kept["reason"]
@@ -122,7 +124,7 @@ def test_folds_that_are_not_shared_cannot_be_compared(workspace):
     write_fold(workspace, "3d_fullres", 1, (0, 0, 0))
 
     with pytest.raises(InputError, match="No case has been validated by every"):
-        select_model(workspace, DATASET, Wishes(device="cpu"))
+        select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
 
 
 def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace):
@@ -131,7 +133,7 @@ def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace)
     write_fold(workspace, "3d_fullres", 0, (1, 1, 1))
     workspace.plans_file(DATASET, SMOKE.plans).write_text("{")
 
-    summary = select_model(workspace, DATASET, Wishes(device="cpu"))
+    summary = select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
 
     assert summary.choice.case_ids == FOLDS[0]
     assert summary.chosen["configurations"] == ["3d_fullres"]
@@ -141,71 +143,71 @@ def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace)
     assert "nnU-Net's own choice: none" in summary.as_text()
 
 
-def test_predict_takes_the_choice_until_a_checkpoint_changes(alike, monkeypatch):
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.models.select._Story.second_opinion",
-        lambda _self: _no_opinion(),
-    )
-    before = predicting_model(alike, DATASET)
-    select_model(alike, DATASET, Wishes(device="cpu", metric="nsd"))
+def no_answer(*_call):
+    raise NnUNetError("not asked")
 
-    chosen = predicting_model(alike, DATASET)
+
+SILENT = Host(start=no_answer)
+"""Without nnU-Net's own choice, which takes seconds."""
+
+
+def test_predict_takes_the_choice_until_a_checkpoint_changes(alike):
+    before = predicting_model(Dataset(alike, DATASET))
+    select_model(
+        Dataset(alike, DATASET),
+        SelectionOptions(device="cpu", metric="nsd"),
+        host=SILENT,
+    )
+
+    chosen = predicting_model(Dataset(alike, DATASET))
 
     assert "which has the higher Dice" in before.reason
     assert chosen.configurations == ("2d",)
     assert chosen.reason.startswith(
-        "2d, fold 0, 1, which `select` chose: 2d is cheaper"
+        "2d, fold 0, 1, the choice of `select`: 2d is cheaper"
     )
-    asked = predicting_model(alike, DATASET, ["3d_fullres"])
-    assert asked.reason == "3d_fullres, as asked, fold 0, 1"
+    asked = predicting_model(Dataset(alike, DATASET), ModelRequest(("3d_fullres",)))
+    assert asked.reason == "3d_fullres, as requested, fold 0, 1"
     again = pickled_checkpoint({"current_epoch": 4})
     run = SMOKE.run(Dataset(alike, DATASET), "2d", 0)
     (run.fold_dir / "checkpoint_final.pth").write_bytes(again)
-    late = predicting_model(alike, DATASET)
-    assert "(the choice is out of date, `select` makes it anew)" in late.reason
-
-
-def _no_opinion():
-    from nnunet_bridge.pipeline.models.select import Opinion
-
-    return Opinion(remark="not asked")
+    late = predicting_model(Dataset(alike, DATASET))
+    assert "(the choice is out of date: run `select` again)" in late.reason
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
 def test_a_damaged_choice_is_told_and_not_followed(alike, content):
-    choice_file(alike, DATASET).write_text(content)
+    choice_file(Dataset(alike, DATASET)).write_text(content)
 
-    kept, remark = current_choice(alike, DATASET)
+    kept, remark = current_choice(Dataset(alike, DATASET))
 
     assert kept is None
     assert remark == "choice.json cannot be read: it is damaged."
 
 
-def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike, monkeypatch):
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.models.select._Story.second_opinion",
-        lambda _self: _no_opinion(),
-    )
+def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike):
     shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).fold_dir)
     shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).events_file.parent)
-    select_model(alike, DATASET, Wishes(device="cpu"))
-    assert current_choice(alike, DATASET)[0] is not None
+    select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"), host=SILENT)
+    assert current_choice(Dataset(alike, DATASET))[0] is not None
 
     write_fold(alike, "2d", 1, (0, 0, 0))
 
-    assert current_choice(alike, DATASET)[0] is None
+    assert current_choice(Dataset(alike, DATASET))[0] is None
 
 
 def test_without_a_finished_fold_there_is_nothing_to_choose(workspace):
-    with pytest.raises(InputError, match="no finished fold of what was asked for"):
-        select_model(workspace, DATASET, Wishes())
+    with pytest.raises(InputError, match="no finished fold of the models asked for"):
+        select_model(Dataset(workspace, DATASET), SelectionOptions())
 
 
 def test_ensembles_need_two_configurations_of_a_model(workspace):
     write_fold(workspace, "2d", 0, (0, 0, 0))
 
     with pytest.raises(InputError, match="--ensembles needs two configurations"):
-        select_model(workspace, DATASET, Wishes(ensembles=True, device="cpu"))
+        select_model(
+            Dataset(workspace, DATASET), SelectionOptions(ensembles=True, device="cpu")
+        )
 
 
 def test_the_fingerprint_of_a_checkpoint_follows_its_content_not_its_file(tmp_path):

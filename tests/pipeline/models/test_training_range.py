@@ -20,17 +20,18 @@ from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import Card, TrainingRange, validated
 from nnunet_bridge.pipeline.ingest.convert import convert_study
 from nnunet_bridge.pipeline.ingest.inputs import read_image
-from nnunet_bridge.pipeline.models.training_range import (
+from nnunet_bridge.pipeline.models.likeness import (
+    contrast_warnings,
     contrast_words,
-    training_range,
-    unlike_contrast,
-    unlike_place,
+    geometry_warnings,
 )
+from nnunet_bridge.pipeline.models.training_range import training_range
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
 WATER = ["ORIGINAL", "PRIMARY", "M", "WATER"]
 TE_SAID = (
-    "Its echo time is 80 ms, that of the training 2.46 to 2.46 ms: another contrast?"
+    "Its echo time is 80 ms, that of the training cases 2.46 to 2.46 ms. Is it another "
+    "contrast?"
 )
 CORONAL = (1, 0, 0, 0, 0, -1)
 
@@ -64,8 +65,8 @@ def reading_of(tmp_path, slices, *, image_type=WATER):
 def findings_about(reading, seen, channel="MRI"):
     volume = reading.volume
     return [
-        *unlike_place(volume.grid, seen),
-        *unlike_contrast(volume, reading.series, seen, channel),
+        *geometry_warnings(volume.grid, seen),
+        *contrast_warnings(volume, reading.series, seen, channel),
     ]
 
 
@@ -115,8 +116,8 @@ def test_an_image_like_the_training_is_not_warned_of(tmp_path, seen):
             r"slices are coronal \(axes run LIP\).*axial \(LPS\)",
         ),
         (base(n=30), WATER, r"covers 24 x 24 x 120 mm.*--region auto"),
-        (base(), ["ORIGINAL", "PRIMARY", "M", "FAT"], r"Image Type says FAT.*WATER"),
-        (base(), ["DERIVED", "PRIMARY", "ADC"], r"Image Type says ADC"),
+        (base(), ["ORIGINAL", "PRIMARY", "M", "FAT"], r"Image Type is FAT.*WATER"),
+        (base(), ["DERIVED", "PRIMARY", "ADC"], r"Image Type is ADC"),
     ],
     ids=["wide", "fine", "coronal", "long", "fat", "adc"],
 )
@@ -135,7 +136,7 @@ def test_N08_what_the_model_has_not_seen_is_warned_of_with_its_figures(
 def test_N08_a_spacing_at_half_and_at_twice_the_range_passes(seen):
     for factor in (0.5, 2.0):
         grid = Grid((32, 32, 12), np.diag([0.75 * factor, 0.75, 4.0, 1.0]))
-        spoken = [f.message for f in unlike_place(grid, seen)]
+        spoken = [f.message for f in geometry_warnings(grid, seen)]
         assert not [message for message in spoken if "voxels" in message]
 
 
@@ -150,16 +151,16 @@ def test_N08_another_echo_time_and_another_modality_are_warned_of(tmp_path, seen
     messages = [f.message for f in findings_about(reading_of(tmp_path, slices), seen)]
 
     assert messages == [
-        "It is CT, the model learnt MR.",
+        "Its modality is CT; the model was trained on MR.",
         TE_SAID,
     ]
 
 
 def test_N08_a_nifti_that_was_stored_the_other_way_round_is_warned_of(seen):
     affine = np.diag([-0.75, 0.75, 4.0, 1.0])
-    (finding,) = unlike_place(Grid((32, 32, 12), affine), seen)
+    (finding,) = geometry_warnings(Grid((32, 32, 12), affine), seen)
 
-    assert "axes run RPS, those of the training LPS" in finding.message
+    assert "axes run RPS, those of the training cases LPS" in finding.message
     assert "mirrored" in finding.message
 
 
@@ -168,7 +169,7 @@ def test_N08_a_nifti_full_of_air_is_no_mr(channel, warned):
     voxels = np.full((8, 8, 8), -1000, np.int16)
     volume = Volume(Grid((8, 8, 8), np.eye(4)), voxels)
 
-    assert bool(unlike_contrast(volume, None, None, channel)) is warned
+    assert bool(contrast_warnings(volume, None, None, channel)) is warned
 
 
 def test_N08_mr_for_a_model_of_ct_is_warned_of_even_if_nothing_else_is_known(tmp_path):
@@ -176,7 +177,7 @@ def test_N08_mr_for_a_model_of_ct_is_warned_of_even_if_nothing_else_is_known(tmp
 
     (finding,) = findings_about(reading, None, "CT")
 
-    assert finding.message == "It is MR, the model learnt CT."
+    assert finding.message == "Its modality is MR; the model was trained on CT."
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.models import tune
-from nnunet_bridge.pipeline.models.choose import choose_model
+from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.tune import tune_cleaning, tuned_rules
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
@@ -81,12 +81,17 @@ def workspace(tmp_path):
     return found
 
 
+def chosen(workspace, *configurations, **more):
+    request = ModelRequest(configurations, **more)
+    return choose_model(Dataset(workspace, DATASET), request)
+
+
 def cleaning_file(workspace):
     return run_of(workspace, 0).model_dir / "cleaning.json"
 
 
 def test_each_structure_gets_the_rule_that_helps_it(workspace):
-    summary = tune_cleaning(workspace, DATASET)
+    summary = tune_cleaning(Dataset(workspace, DATASET))
 
     (model,) = summary.models
     structures = json.loads(cleaning_file(workspace).read_text())["structures"]
@@ -99,7 +104,7 @@ def test_each_structure_gets_the_rule_that_helps_it(workspace):
 
 
 def test_the_table_holds_the_means_before_and_after_fold_by_fold(workspace):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
 
     row = json.loads(cleaning_file(workspace).read_text())["structures"]["tibia"]
     before = [
@@ -118,7 +123,7 @@ def test_the_table_holds_the_means_before_and_after_fold_by_fold(workspace):
 
 
 def test_everything_that_was_tried_is_on_record(workspace):
-    content = tune_cleaning(workspace, DATASET).models[0].content
+    content = tune_cleaning(Dataset(workspace, DATASET)).models[0].content
 
     for name in TABLE.names:
         assert len(content["tried"][name]) == len(tune.CANDIDATES)
@@ -134,22 +139,21 @@ def test_a_rule_that_spoils_one_fold_is_not_kept(workspace):
         truth[34:38, 2 + number : 6 + number, 4] = 1
         write_labelmap(file, Labelmap(GRID, truth, TABLE))
 
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
 
     structures = json.loads(cleaning_file(workspace).read_text())["structures"]
     assert structures["tibia"]["rule"] == "none"
 
 
 def test_what_was_chosen_is_tried_together_and_given_up_where_it_fails(
-    workspace, monkeypatch
+    workspace,
 ):
-    chosen = {
+    rules = {
         "tibia": CleaningRule("volume"),
         "femur": CleaningRule("volume", min_volume_mm3=1e6),  # would lose it
     }
-    monkeypatch.setattr(tune, "chosen_rules", lambda _trials: chosen)
 
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET), choose=lambda _trials: rules)
 
     structures = json.loads(cleaning_file(workspace).read_text())["structures"]
     assert {name: row["rule"] for name, row in structures.items()} == {
@@ -162,37 +166,36 @@ def test_what_was_chosen_is_tried_together_and_given_up_where_it_fails(
 def test_tuning_again_changes_nothing_unless_forced_or_the_evidence_has_changed(
     workspace,
 ):
-    first = tune_cleaning(workspace, DATASET)
+    first = tune_cleaning(Dataset(workspace, DATASET))
     before = cleaning_file(workspace).stat().st_mtime_ns
 
-    again = tune_cleaning(workspace, DATASET)
+    again = tune_cleaning(Dataset(workspace, DATASET))
 
     assert again.as_json() == first.as_json()
     assert again.as_text() == first.as_text()
     assert cleaning_file(workspace).stat().st_mtime_ns == before
-    tune_cleaning(workspace, DATASET, force=True)
+    tune_cleaning(Dataset(workspace, DATASET), force=True)
     forced = cleaning_file(workspace).stat().st_mtime_ns
     assert forced != before
     write_fold(workspace, 2)
-    assert "of fold 0, 1, 2" in tune_cleaning(workspace, DATASET).as_text()
+    assert "of fold 0, 1, 2" in tune_cleaning(Dataset(workspace, DATASET)).as_text()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])
 def test_a_damaged_choice_is_made_anew(workspace, text):
     cleaning_file(workspace).write_text(text)
 
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
 
-    model = choose_model(workspace, DATASET)
+    model = chosen(workspace)
     assert tuned_rules(model)["tibia"].name == "volume"
 
 
 def test_each_configuration_is_tuned_for_itself(workspace):
     write_fold(workspace, 0, configuration="3d_fullres")
 
-    summary = tune_cleaning(
-        workspace, DATASET, configurations=["2d", "3d_fullres"], budget="smoke"
-    )
+    request = ModelRequest(("2d", "3d_fullres"), budget="smoke")
+    summary = tune_cleaning(Dataset(workspace, DATASET), request)
 
     models = summary.as_json()["models"]
     assert [model["configuration"] for model in models] == ["2d", "3d_fullres"]
@@ -203,15 +206,15 @@ def test_a_prediction_without_its_reference_is_refused_by_name(workspace):
     (workspace.dataset_dir(DATASET) / "labelsTr" / "leg_01.nii.gz").unlink()
 
     with pytest.raises(InputError, match=r"without a reference .* leg_01"):
-        tune_cleaning(workspace, DATASET)
+        tune_cleaning(Dataset(workspace, DATASET))
 
 
 def test_a_model_that_has_learnt_other_labels_is_refused(workspace):
     file = workspace.dataset_dir(DATASET) / "dataset.json"
     file.write_text(file.read_text().replace("femur", "patella"))
 
-    with pytest.raises(InputError, match="has learnt tibia, femur, but"):
-        tune_cleaning(workspace, DATASET)
+    with pytest.raises(InputError, match="was trained on tibia, femur, but"):
+        tune_cleaning(Dataset(workspace, DATASET))
 
 
 def test_the_fold_of_all_cases_has_nothing_to_tune_on(tmp_path):
@@ -219,16 +222,16 @@ def test_the_fold_of_all_cases_has_nothing_to_tune_on(tmp_path):
     write_fold(workspace, "all")
 
     with pytest.raises(InputError, match="train numbered folds"):
-        tune_cleaning(workspace, DATASET)
+        tune_cleaning(Dataset(workspace, DATASET))
 
 
 # --- the rules of a model -------------------------------------------------------------
 
 
 def test_the_rules_of_a_model_are_those_that_were_chosen(workspace):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
 
-    rules = tuned_rules(choose_model(workspace, DATASET, folds=["1"]))
+    rules = tuned_rules(chosen(workspace, folds=("1",)))
 
     assert rules == {
         "tibia": CleaningRule("volume", min_volume_mm3=100.0),
@@ -240,33 +243,33 @@ def test_a_model_without_tuned_cleaning_is_refused_with_the_way_out(workspace):
     command = f"`nnunet-bridge clean --tune {DATASET} -c 2d --budget smoke`"
 
     with pytest.raises(InputError, match=re.escape(command)):
-        tuned_rules(choose_model(workspace, DATASET))
+        tuned_rules(chosen(workspace))
 
 
 def test_a_model_that_was_trained_since_is_refused(workspace):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
     checkpoint = run_of(workspace, 1).fold_dir / "checkpoint_final.pth"
     checkpoint.write_bytes(b"trained anew")
 
-    with pytest.raises(InputError, match="tuned on other trainings"):
-        tuned_rules(choose_model(workspace, DATASET))
-    assert tuned_rules(choose_model(workspace, DATASET, folds=["0"]))
+    with pytest.raises(InputError, match="tuned on other runs"):
+        tuned_rules(chosen(workspace))
+    assert tuned_rules(chosen(workspace, folds=("0",)))
 
 
 def test_the_fold_of_all_cases_takes_the_choice_of_the_numbered_folds(workspace):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
     write_fold(workspace, "all")
 
-    rules = tuned_rules(choose_model(workspace, DATASET, folds=["all"]))
+    rules = tuned_rules(chosen(workspace, folds=("all",)))
 
     assert rules["tibia"].name == "volume"
 
 
 def test_an_ensemble_has_no_tuned_cleaning(workspace):
     write_fold(workspace, 0, configuration="3d_fullres")
-    both = choose_model(workspace, DATASET, ["2d", "3d_fullres"])
+    both = chosen(workspace, "2d", "3d_fullres")
 
-    with pytest.raises(InputError, match=r"2d\+3d_fullres together have none"):
+    with pytest.raises(InputError, match=r"not for the mean 2d\+3d_fullres"):
         tuned_rules(both)
 
 
@@ -284,7 +287,7 @@ def test_a_damaged_file_of_rules_is_refused(workspace, text):
     cleaning_file(workspace).write_text(text)
 
     with pytest.raises(InputError):
-        tuned_rules(choose_model(workspace, DATASET))
+        tuned_rules(chosen(workspace))
 
 
 # --- predict --clean ------------------------------------------------------------------
@@ -320,7 +323,7 @@ def predict_with(workspace, tmp_path):
 def test_tuned_cleaning_is_applied_and_named_for_every_structure(
     workspace, predict_with
 ):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
 
     record, labelmap, _ = predict_with("tuned")
 
@@ -347,7 +350,7 @@ def test_the_other_cleanings_are_one_rule_for_all(predict_with, clean):
 
 
 def test_N03_other_rules_predict_anew_and_the_same_do_not(workspace, predict_with):
-    tune_cleaning(workspace, DATASET)
+    tune_cleaning(Dataset(workspace, DATASET))
     assert predict_with("tuned")[2] == 1
     assert predict_with("tuned")[2] == 1
 

@@ -11,8 +11,8 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import write_volume
 from nnunet_bridge.nnunet.commands import Resources
-from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.pipeline.models.choose import choose_model
+from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
 from nnunet_bridge.pipeline.prediction import network as network_prediction
 from nnunet_bridge.pipeline.prediction.network import ImagesTooLarge, predict_folder
 
@@ -43,7 +43,9 @@ def predicted_with(tmp_path, monkeypatch):
         monkeypatch.setattr(network_prediction, "free_memory_bytes", lambda: memory)
         monkeypatch.setattr(network_prediction, "free_bytes", lambda _: disk)
         monkeypatch.setattr(network_prediction, "run_to_end", without_nnunet)
-        model = choose_model(workspace, DATASET, configurations)
+        model = choose_model(
+            Dataset(workspace, DATASET), ModelRequest(tuple(configurations))
+        )
         work = tmp_path / "work"
         predict_folder(model, work, RESOURCES, advanced=told.append)
         return calls[0], told

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from spheres import DATASET, TABLE, write_spheres
+from tiny_model import golden_plans
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.grid import Grid
@@ -20,10 +21,11 @@ from nnunet_bridge.formats.nifti import (
     write_labelmap,
     write_volume,
 )
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace, find_dataset
-from nnunet_bridge.nnunet.planned import Planned
+from nnunet_bridge.nnunet.planned import Planned, preprocessed_now
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.memory import (
     require_memory_for_training,
@@ -31,8 +33,9 @@ from nnunet_bridge.pipeline.training.memory import (
 from nnunet_bridge.pipeline.training.plan import (
     PlanningOptions,
     plan_dataset,
-    require_plan,
 )
+from nnunet_bridge.pipeline.training.planned_data import dataset_state, require_plan
+from nnunet_bridge.pipeline.training.request import TrainingRequest
 from nnunet_bridge.pipeline.training.train import train_dataset
 
 
@@ -47,14 +50,21 @@ def raw(work):
     return work.dataset_dir(DATASET)
 
 
-@pytest.fixture
-def no_nnunet(monkeypatch):
-    """What is wrong must be found before nnU-Net is called."""
+def forbidden(*_call):
+    pytest.fail("nnU-Net was called")
 
-    def called(*_arguments):
-        pytest.fail("nnU-Net was called")
 
-    monkeypatch.setattr("nnunet_bridge.pipeline.training.plan.run_to_end", called)
+NO_NNUNET = Host(start=forbidden)
+"""What is wrong must be found before nnU-Net is called."""
+
+
+def plan(work, *configurations, host=NO_NNUNET, **options):
+    dataset = Dataset(work, DATASET)
+    return plan_dataset(dataset, PlanningOptions(configurations, **options), host=host)
+
+
+def required(work, *configurations, plans="nnUNetPlans"):
+    return require_plan(Dataset(work, DATASET), configurations, plans)
 
 
 def moved(grid, by_mm):
@@ -127,39 +137,35 @@ DEFECTS = {
 }
 
 
-@pytest.mark.usefixtures("no_nnunet")
 @pytest.mark.parametrize("defect", list(DEFECTS))
 def test_N01_every_defect_is_found_by_us_and_named(work, raw, defect):
     spoil, sentence = DEFECTS[defect]
     spoil(raw)
 
     with pytest.raises(InputError) as caught:
-        plan_dataset(work, DATASET, ["2d"])
+        plan(work, "2d")
 
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 3
     assert not work.preprocessed_dir.exists()
 
 
-@pytest.mark.usefixtures("no_nnunet")
 def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
     held = only_writer(work.dataset_lock(DATASET), f"Dataset {DATASET}")
     with held, pytest.raises(EnvironmentFault) as caught:
-        plan_dataset(work, DATASET, ["2d"])
+        plan(work, "2d")
 
     assert (caught.value.code, caught.value.exit_code) == ("F08", 5)
 
 
-@pytest.mark.usefixtures("no_nnunet")
 def test_F08_a_dataset_in_training_is_not_planned_again(work):
     run = method_of("nnunet", "smoke").run(Dataset(work, DATASET), "2d", 0)
     held = only_writer(run.lock_file, "fold 0")
     said = r"being trained \(2d fold 0\)"
     with held, pytest.raises(EnvironmentFault, match=said):
-        plan_dataset(work, DATASET, ["2d"])
+        plan(work, "2d")
 
 
-@pytest.mark.usefixtures("no_nnunet")
 def test_N07_two_folders_of_one_number_are_refused_before_planning(work):
     (work.raw_dir / "Dataset007_Cubes").mkdir()
 
@@ -173,10 +179,8 @@ GOLDEN_PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
 
 
 @pytest.fixture
-def planned(work, raw):
+def planned(work):
     """A dataset that looks planned, from plans that nnU-Net wrote for another one."""
-    from tiny_model import golden_plans
-
     folder = work.planned_dir(DATASET)
     folder.mkdir(parents=True)
     plans = golden_plans()
@@ -190,17 +194,13 @@ def planned(work, raw):
         folder / "dataset_fingerprint.json",
         {"spacings": [[1.0] * 3], "shapes_after_crop": [[12] * 3]},
     )
-    from nnunet_bridge.nnunet.dataset import RawDataset
-    from nnunet_bridge.pipeline.training.plan import dataset_state
-
-    state = dataset_state(work, RawDataset.open(raw))
-    Planned(state, {"default": ("2d", "3d_fullres")}).write(Dataset(work, DATASET))
+    dataset = Dataset(work, DATASET)
+    Planned(dataset_state(dataset), {"default": ("2d", "3d_fullres")}).write(dataset)
     return work
 
 
-@pytest.mark.usefixtures("no_nnunet")
 def test_what_is_planned_is_not_planned_again(planned):
-    summary = plan_dataset(planned, DATASET, ["2d"])
+    summary = plan(planned, "2d")
 
     assert summary.already_done
     assert summary.as_json()["estimates"][0]["configuration"] == "2d"
@@ -209,18 +209,17 @@ def test_what_is_planned_is_not_planned_again(planned):
 
 def test_a_method_whose_planner_has_not_planned_says_which_command_does(planned):
     with pytest.raises(InputError) as caught:
-        require_plan(planned, DATASET, ["2d"], stock_plans="nnUNetResEncUNetMPlans")
+        required(planned, "2d", plans="nnUNetResEncUNetMPlans")
 
     assert f"`nnunet-bridge plan {DATASET} --planner resenc-m`" in str(caught.value)
 
 
-@pytest.mark.usefixtures("no_nnunet")
 @pytest.mark.parametrize("name", ["3d_lowres", "3d_cascade_fullres"])
 def test_a_stage_that_nnunet_does_not_plan_is_refused_with_the_reason(planned, name):
     with pytest.raises(UsageError, match="too small to need a coarser stage"):
-        plan_dataset(planned, DATASET, [name])
+        plan(planned, name)
     with pytest.raises(UsageError, match="it plans 2d, 3d_fullres"):
-        require_plan(planned, DATASET, [name])
+        required(planned, name)
 
 
 def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, raw):
@@ -228,7 +227,7 @@ def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, r
 
     for plans in GOLDEN_PLANS:
         with pytest.raises(InputError, match="has changed since it was planned") as it:
-            require_plan(planned, DATASET, ["2d"], stock_plans=plans)
+            required(planned, "2d", plans=plans)
         assert it.value.code == "N06"
 
 
@@ -238,19 +237,17 @@ def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
     for part in (".b2nd", "_seg.b2nd", ".pkl"):
         (folder / f"ball_000{part}").write_bytes(b"content")
     known = Planned.read(Dataset(planned, DATASET))
-    from nnunet_bridge.nnunet.planned import preprocessed_now
-
     there = preprocessed_now(Dataset(planned, DATASET), "nnUNetPlans_2d", {})
     Planned(known.dataset_state, known.planners, (), {"nnUNetPlans_2d": there}).write(
-        planned, DATASET
+        Dataset(planned, DATASET)
     )
-    assert require_plan(planned, DATASET, ["2d"])
+    assert required(planned, "2d")
 
     (folder / "ball_000.pkl").unlink()
     (folder / "ball_000_seg.b2nd").write_bytes(b"cont")
 
     with pytest.raises(InputError) as caught:
-        require_plan(planned, DATASET, ["2d"])
+        required(planned, "2d")
     assert caught.value.code == "N04"
     for name in ("ball_000.pkl", "ball_000_seg.b2nd"):
         assert f"nnUNetPlans_2d/{name}" in str(caught.value)
@@ -262,8 +259,8 @@ def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
         Dataset(planned, DATASET)
     )
 
-    with pytest.raises(InputError, match="the last try failed: a worker was killed"):
-        require_plan(planned, DATASET, ["2d"])
+    with pytest.raises(InputError, match="last attempt failed: a worker was killed"):
+        required(planned, "2d")
 
 
 SMALL = Machine(cores=2, free_memory_bytes=1 << 30, gpus=1, gpu_memory_bytes=1 << 28)
@@ -287,21 +284,16 @@ def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
     assert "-gpu_memory_target" in str(caught.value)
 
 
-def test_F10_training_asks_the_machine_before_anything_starts(planned, monkeypatch):
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.training.train.this_machine", lambda: SMALL
+def test_F10_training_asks_the_machine_before_anything_starts(planned):
+    request = TrainingRequest(
+        method_of("nnunet", "full"), ("2d",), options=TrainingOptions("cpu")
     )
-
-    with pytest.raises(EnvironmentFault, match=r"of memory, but 1\.1 GB is available"):
+    with pytest.raises(EnvironmentFault) as caught:
         train_dataset(
-            planned,
-            DATASET,
-            ["2d"],
-            ["0"],
-            method=method_of("nnunet", "full"),
-            options=TrainingOptions("cpu"),
+            Dataset(planned, DATASET), request, host=Host(SMALL, start=forbidden)
         )
 
+    assert caught.value.code == "F10"
     assert not planned.results_dir.exists()
 
 
@@ -330,16 +322,13 @@ def test_planners_share_what_they_have_in_common(tmp_path):
     """One real call of nnU-Net for each planner (about a minute)."""
     write_spheres(tmp_path, size=24)
     work = Workspace.at(tmp_path, environment={})
-    own = ("-gpu_memory_target", "0.5")
-    plan_dataset(
-        work, DATASET, ["2d", "3d_fullres"], PlanningOptions(own_arguments=own)
-    )
+    own, host = ("-gpu_memory_target", "0.5"), Host()
+    plan(work, "2d", "3d_fullres", own_arguments=own, host=host)
     data = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
     before = {file: file.stat().st_mtime_ns for file in data.iterdir()}
 
-    summary = plan_dataset(
-        work, DATASET, ["3d_fullres"], PlanningOptions(("resenc-m", "default"))
-    )
+    both = ("resenc-m", "default")
+    summary = plan(work, "3d_fullres", planners=both, host=host)
 
     assert not summary.already_done
     assert {file: file.stat().st_mtime_ns for file in data.iterdir()} == before
@@ -353,12 +342,11 @@ def test_planners_share_what_they_have_in_common(tmp_path):
     assert resenc["experiment_planner_used"] == "nnUNetPlannerResEncM"
     assert "nnUNetPlans_3d_fullres" in known.preprocessed
     for plans in GOLDEN_PLANS:
-        require_plan(work, DATASET, ["3d_fullres"], stock_plans=plans)
+        required(work, "3d_fullres", plans=plans)
     log = (work.record_dir(DATASET) / "plan.log").read_text()
     assert "Preprocessing dataset" not in log
 
-    anew = PlanningOptions(own_arguments=("-gpu_memory_target", "1"))
-    plan_dataset(work, DATASET, ["2d"], anew)
+    plan(work, "2d", own_arguments=("-gpu_memory_target", "1"), host=host)
 
     assert json.loads((work.record_dir(DATASET) / "planned.json").read_text())[
         "planners"

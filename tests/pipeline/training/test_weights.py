@@ -1,4 +1,4 @@
-"""What a training may begin with, and which options exclude each other."""
+"""The initial weights of a training, and the options that exclude each other."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,15 @@ from tiny_model import DATASET_JSON, HARMLESS, tiny_plans, write_model
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.nnunet.commands import Beginning
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training.pretrained import pretrained_model
-from nnunet_bridge.pipeline.training.weights import begun_with, check_options
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.weights import (
+    load_initial_weights,
+    pretrained_checkpoint,
+)
 
 FILE = Path("weights.pth")
 
@@ -24,28 +28,35 @@ FILE = Path("weights.pth")
         ("nnunet", {"from_scratch": True}, "--from-scratch is for"),
         ("resnet34", {"weights": FILE, "from_scratch": True}, "exclude"),
         ("resnet34", {"weights": FILE, "pretrained": "2"}, "exclude"),
-        ("resnet34-frozen", {"from_scratch": True}, "learns nothing"),
+        ("resnet34-frozen", {"from_scratch": True}, "does not learn"),
         ("nnunet", {"gpus": 2, "patience": 9}, "--patience needs one GPU"),
         ("unet2d", {"gpus": 2}, "--model unet2d needs one GPU"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(model, options, said):
     with pytest.raises(UsageError, match=said):
-        check_options(method_of(model, "full"), TrainingOptions(**options))
+        check(model, **options)
 
 
 def test_options_that_fit_pass():
-    check_options(method_of("nnunet", "full"), TrainingOptions(gpus=2))
-    check_options(method_of("resnet34", "full"), TrainingOptions(weights=FILE))
+    check("nnunet", gpus=2)
+    check("resnet34", weights=FILE)
+
+
+def check(model, **options):
+    method = method_of(model, "full")
+    TrainingRequest(method, options=TrainingOptions(**options)).check()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     workspace = Workspace.at(tmp_path, environment={})
     method = method_of("resnet34", "smoke")
-    run = method.run(Dataset(workspace, "Dataset001_A"), "2d", 0)
+    dataset = Dataset(workspace, "Dataset001_A")
+    request = TrainingRequest(method, options=TrainingOptions(weights=FILE))
+    run = method.run(dataset, "2d", 0)
 
-    with pytest.raises(InputError, match=r"weights\.pth is not there"):
-        begun_with(workspace, method, TrainingOptions(weights=FILE), [run])
+    with pytest.raises(InputError, match=r"weights\.pth is not a file"):
+        load_initial_weights(dataset, request, [run], Host())
 
 
 def test_a_training_that_goes_on_has_its_weights_already():
@@ -78,18 +89,18 @@ def plan_as(run, plans, dataset=DATASET_JSON):
 
 
 def test_a_model_of_another_dataset_with_the_same_network_is_taken(two_datasets):
-    workspace, run = two_datasets
+    _, run = two_datasets
 
-    found = pretrained_model(workspace, run, "11", "nnunet")
+    found = pretrained_checkpoint(run, "11", "nnunet")
 
-    assert "Dataset011_Leg" in str(found.checkpoint)
-    assert len(found.sha256) == 64
+    assert found.name == "checkpoint_final.pth"
+    assert "Dataset011_Leg" in str(found)
 
 
 def test_a_model_with_another_network_is_refused_and_the_difference_named(
     two_datasets,
 ):
-    workspace, run = two_datasets
+    _, run = two_datasets
     plans = tiny_plans()
     network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     network["features_per_stage"] = [8, 16]
@@ -98,16 +109,16 @@ def test_a_model_with_another_network_is_refused_and_the_difference_named(
     with pytest.raises(
         InputError, match=r"features_per_stage is \[4, 8\], here \[8, 16\]"
     ):
-        pretrained_model(workspace, run, "11", "nnunet")
+        pretrained_checkpoint(run, "11", "nnunet")
 
 
 def test_a_model_of_other_channels_is_refused(two_datasets):
-    workspace, run = two_datasets
+    _, run = two_datasets
     two = {**DATASET_JSON, "channel_names": {"0": "MRI", "1": "MRI"}}
     plan_as(run, tiny_plans(), two)
 
     with pytest.raises(InputError, match="number of channels is 1, here 2"):
-        pretrained_model(workspace, run, "11", "nnunet")
+        pretrained_checkpoint(run, "11", "nnunet")
 
 
 def test_a_model_of_the_very_dataset_is_refused(two_datasets):
@@ -117,12 +128,12 @@ def test_a_model_of_the_very_dataset_is_refused(two_datasets):
     )
     plan_as(run, tiny_plans())
 
-    with pytest.raises(UsageError, match="may know the cases that validate"):
-        pretrained_model(workspace, run, "11", "nnunet")
+    with pytest.raises(UsageError, match="may have seen the validation cases"):
+        pretrained_checkpoint(run, "11", "nnunet")
 
 
 def test_without_such_a_model_nothing_begins(two_datasets):
-    workspace, run = two_datasets
+    _, run = two_datasets
 
     with pytest.raises(UsageError):
-        pretrained_model(workspace, run, "77", "nnunet")
+        pretrained_checkpoint(run, "77", "nnunet")

@@ -1,4 +1,4 @@
-"""`status --watch`: it looks at files that another process writes, until all rest."""
+"""`status --watch` reads the files of other processes until all runs have ended."""
 
 import json
 import threading
@@ -9,16 +9,10 @@ from click.testing import CliRunner
 
 from nnunet_bridge.cli import main
 from nnunet_bridge.formats.files import only_writer
-from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
-from nnunet_bridge.nnunet.runs import (
-    run_state,
-    write_record,
-)
-from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training.train import _Batch, watched_status
-from nnunet_bridge.pipeline.training.weights import Begun
+from nnunet_bridge.nnunet.runs import write_record
+from nnunet_bridge.pipeline.training.status import watched_status
 
 SMOKE = method_of("nnunet", "smoke")
 DATASET = "Dataset001_Leg"
@@ -30,10 +24,7 @@ def run_in(workspace):
 
 class Listener:
     def __init__(self):
-        self.tables, self.said, self.done = [], [], []
-
-    def advance(self, done, _note=""):
-        self.done.append(done)
+        self.tables, self.said = [], []
 
     def show(self, draw):
         self.tables.append(draw(120))
@@ -71,7 +62,7 @@ def test_it_shows_another_training_and_ends_with_it(workspace):
     time.sleep(0.1)
     listener = Listener()
 
-    summary = watched_status(workspace, DATASET, 0.05, listener)
+    summary = watched_status(Dataset(workspace, DATASET), 0.05, listener)
     other.join()
 
     assert [state.state for state in summary.runs] == ["failed"]
@@ -93,36 +84,3 @@ def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace)
     assert {"train_loss", "val_loss", "dice_per_structure", "seconds_left"} <= set(
         told["runs"][0]
     )
-
-
-def test_train_shows_all_runs_asked_for_and_reads_a_file_again_only_if_it_grew(
-    workspace, monkeypatch
-):
-    done = SMOKE.run(Dataset(workspace, DATASET), "3d_fullres", 0)
-    cpu = Resources("cpu", threads=1, workers=1, loaders=0)
-    batch = _Batch(
-        workspace,
-        SMOKE,
-        cpu,
-        "state",
-        TrainingOptions(),
-        Begun(),
-        [run_in(workspace), done],
-    )
-    listener, looks = Listener(), []
-    real = run_state
-    monkeypatch.setattr(
-        "nnunet_bridge.pipeline.training.train.run_state",
-        lambda *of: looks.append(of[0]) or real(*of),
-    )
-    tell(workspace, event="start", epochs=4)
-
-    batch._tell([run_in(workspace)], listener)
-    batch._tell([run_in(workspace)], listener)
-    tell(workspace, event="epoch", epoch=0, train_loss=-0.25)
-    batch._tell([run_in(workspace)], listener)
-
-    assert looks == [run_in(workspace), done, run_in(workspace)]
-    assert listener.done == [0, 0, 1]
-    assert "-0.250" in listener.tables[-1]
-    assert "3d_fullres" in listener.tables[-1]

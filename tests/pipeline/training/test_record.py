@@ -13,11 +13,12 @@ from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.record import (
-    UNKNOWN_END,
-    note_end,
-    note_start,
+    KILLED,
     origin_of,
+    record_end,
+    record_start,
 )
+from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 SMOKE = method_of("nnunet", "smoke")
 DATASET = "Dataset001_Leg"
@@ -38,9 +39,9 @@ def workspace(tmp_path):
 
 
 def begin(workspace, **options):
-    wishes = TrainingOptions("cpu", **options)
+    request = TrainingRequest(SMOKE, options=TrainingOptions("cpu", **options))
     origin = origin_of(run_in(workspace), "state of the dataset")
-    note_start(run_in(workspace), SMOKE, wishes, damaged_checkpoints=[], **origin)
+    record_start(run_in(workspace), request, damaged_checkpoints=[], **origin)
 
 
 def record(workspace):
@@ -83,7 +84,7 @@ def test_what_repeats_a_training_stands_in_its_record(workspace):
 def test_how_and_when_a_training_ended_stands_there_too(workspace, state, reason, word):
     begin(workspace)
 
-    note_end(run_in(workspace), state, reason)
+    record_end(run_in(workspace), state, reason)
 
     known = record(workspace)
     assert (known["state"], known["reason"], known["exit"]) == (state, reason, word)
@@ -92,20 +93,20 @@ def test_how_and_when_a_training_ended_stands_there_too(workspace, state, reason
     assert [one["exit"] for one in known["attempts"]] == [word]
 
 
-def test_a_start_that_told_no_end_was_killed_and_is_kept(workspace):
+def test_a_start_without_an_end_was_killed_and_is_kept(workspace):
     begin(workspace)
     begin(workspace)
     assert record(workspace)["ended"] is None
 
-    note_end(run_in(workspace), "done", "")
+    record_end(run_in(workspace), "done", "")
 
     exits = [one["exit"] for one in record(workspace)["attempts"]]
-    assert exits == [UNKNOWN_END, "finished"]
+    assert exits == [KILLED, "finished"]
 
 
 def test_R11_no_host_user_or_folder_stands_in_the_record(workspace):
     begin(workspace)
-    note_end(run_in(workspace), "done", "")
+    record_end(run_in(workspace), "done", "")
 
     text = run_in(workspace).record_file.read_text()
 

@@ -1,0 +1,214 @@
+"""How far an image lies from the training cases of a model (FAULTS N08).
+
+nnU-Net predicts whatever it is given: a fat image where it was trained on water, a
+sagittal stack where it was trained on axial ones. Nothing fails, and the result is
+nonsense. So every new image is compared with the spacings, orientations, sizes and
+contrasts of the training cases, and a warning names each difference with its figures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.dicom import SeriesReading
+from nnunet_bridge.formats.dicom.headers import Contrast
+from nnunet_bridge.nnunet.schemas import TrainingRange
+
+LESS, MORE = 0.5, 2.0
+"""An image may be finer or coarser, smaller or larger, than any case by this factor."""
+
+_OF_PROCESSING = re.compile(
+    r"ORIGINAL|DERIVED|PRIMARY|SECONDARY|OTHER|NONE|M|ND|NORM|RETRO|MFSPLIT|"
+    r"COMPOSED|COMP_\w+|DIS[23]D|DIXON|FIL\w*|FM\w*|SH\w*|SN\w*|M_(FFE|SE|IR)|"
+    r"FFE|SE|IR"
+)
+"""Words of *Image Type* that name how an image was made, not its contrast."""
+
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+_PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
+_CT = "CT"
+_AIR_HU = -500
+_AIR_SHARE = 0.01
+
+
+def geometry_warnings(grid: Grid, seen: TrainingRange | None) -> tuple[Finding, ...]:
+    """Warn of a spacing, orientation or size outside the training cases.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid that the network will see.
+    seen : TrainingRange or None
+        None if it is unknown.
+    """
+    if seen is None:
+        return ()
+    return _warnings(
+        [
+            *_other_spacing(grid, seen),
+            *_other_orientation(grid, seen),
+            *_other_size(grid, seen),
+        ]
+    )
+
+
+def contrast_warnings(
+    volume: Volume,
+    series: SeriesReading | None,
+    seen: TrainingRange | None,
+    channel: str,
+) -> tuple[Finding, ...]:
+    """Warn of a modality or contrast that the training cases do not have.
+
+    Parameters
+    ----------
+    volume : Volume
+    series : SeriesReading or None
+        Its headers; None if it was not DICOM, then only its values count.
+    seen : TrainingRange or None
+        None if it is unknown; then only the channel's name counts.
+    channel : str
+        The model's name of its image; nnU-Net takes ``CT`` literally.
+    """
+    if series is None:
+        return () if _knows_ct(seen, channel) else _warnings(_looks_like_ct(volume))
+    sentences = [*_other_modality(series.contrast, seen, channel)]
+    if seen is not None:
+        sentences += _other_image_type(series.contrast, seen)
+        sentences += _other_echo(series.contrast, seen)
+    return _warnings(sentences)
+
+
+def _warnings(sentences: Iterable[str]) -> tuple[Finding, ...]:
+    return tuple(Finding("N08", Outcome.WARNED, sentence) for sentence in sentences)
+
+
+def _other_spacing(grid: Grid, seen: TrainingRange) -> Iterator[str]:
+    spacing = grid.spacing_mm
+    low = np.array(seen.smallest_spacing_mm)
+    high = np.array(seen.largest_spacing_mm)
+    if np.any((spacing < LESS * low) | (spacing > MORE * high)):
+        yield (
+            f"Its voxels are {_by(spacing)} mm; those of the training cases are "
+            f"{_ranges(low, high)} mm. Predictions are unreliable beyond half or twice "
+            "that."
+        )
+
+
+def _other_orientation(grid: Grid, seen: TrainingRange) -> Iterator[str]:
+    letters = grid.axis_letters
+    if not seen.orientations or letters in seen.orientations:
+        return
+    plane, planes = _plane(letters), sorted(set(map(_plane, seen.orientations)))
+    trained = ", ".join(seen.orientations)
+    if plane not in planes:
+        yield (
+            f"Its slices are {plane} (axes run {letters}); those of the training cases "
+            f"are {' and '.join(planes)} ({trained})."
+        )
+    else:
+        yield (
+            f"Its axes run {letters}, those of the training cases {trained}: the "
+            "network sees it turned or mirrored. Give the DICOM files, or reorient it."
+        )
+
+
+def _other_size(grid: Grid, seen: TrainingRange) -> Iterator[str]:
+    size = grid.spacing_mm * grid.shape
+    low = np.multiply(seen.smallest_spacing_mm, seen.smallest_shape)
+    high = np.multiply(seen.largest_spacing_mm, seen.largest_shape)
+    if np.any((size < LESS * low) | (size > MORE * high)):
+        longer = bool(size[2] > MORE * high[2])
+        way_out = " Cut it with `--region auto` or `--slices`." if longer else ""
+        yield (
+            f"It covers {_by(size.round())} mm; the training cases cover "
+            f"{_ranges(low.round(), high.round())} mm. Is it another part of the body?"
+            f"{way_out}"
+        )
+
+
+def _other_modality(
+    contrast: Contrast, seen: TrainingRange | None, channel: str
+) -> Iterator[str]:
+    trained = (seen.modalities if seen is not None else None) or []
+    if not trained and channel.upper() == _CT:
+        trained = [_CT]
+    if trained and contrast.modality not in trained:
+        yield (
+            f"Its modality is {contrast.modality or 'not stated'}; the model was "
+            f"trained on {' and '.join(trained)}."
+        )
+
+
+def _other_image_type(contrast: Contrast, seen: TrainingRange) -> Iterator[str]:
+    words, trained = contrast_words(contrast.image_type), seen.image_types
+    if trained and words not in [sorted(kind) for kind in trained]:
+        yield (
+            f"Its Image Type is {_kind(words)}, that of the training cases "
+            f"{' or '.join(map(_kind, trained))}. Is it another contrast? Select the "
+            "one you trained on with --image-type."
+        )
+
+
+def _other_echo(contrast: Contrast, seen: TrainingRange) -> Iterator[str]:
+    echo_ms, echoes = contrast.echo_time_ms, seen.echo_times_ms
+    if echo_ms and echoes and not LESS * echoes[0] <= echo_ms <= MORE * echoes[1]:
+        yield (
+            f"Its echo time is {echo_ms:g} ms, that of the training cases "
+            f"{echoes[0]:g} to {echoes[1]:g} ms. Is it another contrast?"
+        )
+
+
+def _looks_like_ct(volume: Volume) -> Iterator[str]:
+    share = float(np.mean(volume.voxels < _AIR_HU))
+    if share >= _AIR_SHARE:
+        yield (
+            f"{share:.0%} of its voxels lie below {_AIR_HU}, like air in CT; the model "
+            "was not trained on CT."
+        )
+
+
+def _knows_ct(seen: TrainingRange | None, channel: str) -> bool:
+    modalities = (seen.modalities if seen is not None else None) or []
+    return _CT in (*modalities, channel.upper())
+
+
+def contrast_words(image_type: Iterable[str]) -> list[str]:
+    """Return the words of an *Image Type* that name the contrast, sorted.
+
+    Examples
+    --------
+    >>> contrast_words(["DERIVED", "PRIMARY", "M", "NORM", "WATER", "DIS2D"])
+    ['WATER']
+    """
+    words = {word.strip().upper().replace(" ", "_") for word in image_type}
+    return sorted(
+        word
+        for word in words
+        if WORD.fullmatch(word) and not _OF_PROCESSING.fullmatch(word)
+    )
+
+
+def _plane(letters: str) -> str:
+    return _PLANES.get(letters[2], "axial")
+
+
+def _kind(words: Sequence[str]) -> str:
+    return "\\".join(words) or "without a word of contrast"
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _ranges(low: Iterable[float], high: Iterable[float]) -> str:
+    return " x ".join(
+        f"{a:.4g}" if a == b else f"{a:.4g} to {b:.4g}"
+        for a, b in zip(low, high, strict=True)
+    )

@@ -1,0 +1,117 @@
+"""The runs that a command asks for, and which of its options exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_bridge.core.errors import EnvironmentFault, UsageError
+from nnunet_bridge.core.words import ALL_CASES, Fold, ModelName
+from nnunet_bridge.nnunet.checkpoints import check_checkpoint
+from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.methods import Method
+from nnunet_bridge.nnunet.names import ALL_NUMBERED
+from nnunet_bridge.nnunet.own_arguments import TRAINING
+from nnunet_bridge.nnunet.splits import Splits
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """Train each configuration and fold of a model."""
+
+    method: Method
+    configurations: tuple[str, ...] = ()
+    """By default the usual ones of the model."""
+
+    folds: tuple[str, ...] = ("0",)
+    """Words of `-f`."""
+
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+
+    def __post_init__(self) -> None:
+        """Fill in the usual configurations."""
+        if not self.configurations:
+            usual = self.method.usual_configurations
+            object.__setattr__(self, "configurations", usual)
+
+    def check(self) -> None:
+        """Refuse options that do not fit the model or one another.
+
+        Raises
+        ------
+        UsageError
+            Naming the option.
+        """
+        options, method = self.options, self.method
+        encoder = "--weights" if options.weights else ""
+        encoder = "--from-scratch" if options.from_scratch else encoder
+        if encoder and not method.has_resnet:
+            raise UsageError(f"{encoder} is for --model resnet34, not {method.model}.")
+        if options.weights and options.from_scratch:
+            raise UsageError("--weights and --from-scratch exclude each other.")
+        if options.pretrained and encoder:
+            raise UsageError(f"--pretrained and {encoder} exclude each other.")
+        if options.from_scratch and method.model == ModelName.RESNET_34_FROZEN:
+            raise UsageError(
+                "A frozen encoder does not learn, so random weights stay random: give "
+                "it --weights FILE, or train it without --freeze-encoder."
+            )
+        if options.gpus > 1:
+            self._check_several_gpus()
+
+    def check_own_arguments(self) -> None:
+        """Refuse initial weights that would run code of their own (FAULTS S01)."""
+        own = self.options.own_arguments or ()
+        pretrained = TRAINING.value_of(own, "-pretrained_weights")
+        if pretrained:
+            check_checkpoint(Path(*pretrained))
+
+    def _check_several_gpus(self) -> None:
+        """Refuse what is untested in nnU-Net's processes on several GPUs."""
+        untested = {
+            "--patience": self.options.patience is not None,
+            f"--model {self.method.model}": self.method.report_network is not None,
+        }
+        for option, given in untested.items():
+            if given:
+                raise UsageError(f"{option} needs one GPU per run: omit --gpus.")
+
+
+def require_gpus(gpus: int, device: str, machine: Machine) -> None:
+    """Refuse more GPUs than there are."""
+    if gpus > 1 and device != "cuda":
+        raise UsageError(f"--gpus {gpus} needs --device cuda, not {device}.")
+    if gpus > 1 and gpus > machine.gpus:
+        raise EnvironmentFault(
+            f"--gpus {gpus} was requested, but this machine has {machine.gpus}: "
+            "request fewer."
+        )
+
+
+def chosen_folds(words: Iterable[str], splits: Splits) -> list[Fold]:
+    """Return the folds that the words of `-f` mean.
+
+    Examples
+    --------
+    >>> chosen_folds(["all5"], [{}, {}, {}])
+    [0, 1, 2]
+    >>> chosen_folds(["1", "all"], [{}, {}])
+    [1, 'all']
+    """
+    folds: list[Fold] = []
+    for word in words:
+        if word == ALL_NUMBERED:
+            folds += range(len(splits))
+        elif word == ALL_CASES:
+            folds.append(ALL_CASES)
+        elif word.isdigit() and int(word) < len(splits):
+            folds.append(int(word))
+        else:
+            raise UsageError(
+                f"There is no fold {word}: the dataset has folds 0 to "
+                f"{len(splits) - 1}. `{ALL_NUMBERED}` means each of them, "
+                f"`{ALL_CASES}` trains on every case."
+            )
+    return list(dict.fromkeys(folds))
