@@ -22,7 +22,7 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.core.words import ALL_CASES
+from nnunet_bridge.core.words import ALL_CASES, FOREIGN
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.formats.kept import Kept, holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
@@ -31,7 +31,7 @@ from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.models import CLEANING_FILE
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.nnunet.runs import FOREIGN, RunState
+from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.tuning import (

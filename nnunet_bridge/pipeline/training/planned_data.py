@@ -53,7 +53,7 @@ def require_plan(
         If nnU-Net plans no such configuration.
     """
     command = plan_words(dataset.name, stock_plans)
-    planner = planner_of(stock_plans).word
+    planner: str = planner_of(stock_plans).word
     known = Planned.read(dataset)
     if known is None:
         raise InputError(f"{dataset} is not planned: run `{command}` first.")

@@ -86,7 +86,7 @@ def watched_status(
         Shows the table, and a line for every change of a state.
     sleep : callable
     """
-    before: dict[Run, str] = {}
+    before: dict[Run, RunStatus] = {}
     at_rest = 0
     while True:
         summary = status_of(dataset)
