@@ -23,7 +23,7 @@ from nnunet_bridge.nnunet.inside.encoder_weights import (
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.stopping import epochs_without_progress, stop_early
-from nnunet_bridge.nnunet.inside.training import Wishes
+from nnunet_bridge.nnunet.inside.training import TrainerHooks
 from nnunet_bridge.nnunet.methods import METHODS, method_of
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D
 from nnunet_bridge.nnunet.trainers.report_augmentation import FlipLeftRight
@@ -409,7 +409,7 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
 
 
 def prepared(trainer, tmp_path):
-    Wishes(tmp_path / "events.jsonl").put_into(trainer, rank=0)
+    TrainerHooks(tmp_path / "events.jsonl").attach(trainer, rank=0)
     return trainer
 
 
@@ -425,7 +425,7 @@ VOLUME = [40, 64, 64]
 @pytest.mark.parametrize("model", [m for m, b in METHODS if b == "full"])
 @pytest.mark.parametrize("budget", ["full", "smoke"])
 def test_no_model_mirrors_a_left_bone_to_the_right(trainer_of, tmp_path, model, budget):
-    """nnU-Net's own trainer does, as soon as `Wishes` lets it."""
+    """nnU-Net's own trainer does, as soon as `TrainerHooks` are attached."""
     if model == "resenc-l":
         model = "resenc-m"  # the same trainer; the golden plans are those of M
     known = method_of(model, budget).configurations

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from nnunet_bridge.nnunet.inside import training
-from nnunet_bridge.nnunet.inside.training import OnEachGpu, Wishes
+from nnunet_bridge.nnunet.inside.training import OnEachGpu, TrainerHooks
 
 PROCESSES = 2
 
@@ -81,7 +81,7 @@ def in_a_fresh_process(rank, on_each_gpu, out):
 @pytest.fixture(scope="module")
 def spawned(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    each = OnEachGpu(Wishes(out / "events.jsonl"))
+    each = OnEachGpu(TrainerHooks(out / "events.jsonl"))
     torch.multiprocessing.spawn(in_a_fresh_process, (each, out), nprocs=PROCESSES)
     found = [json.loads((out / f"{n}.json").read_text()) for n in range(PROCESSES)]
     lines = (out / "events.jsonl").read_text().splitlines()
@@ -149,4 +149,4 @@ def test_nnunet_is_given_ours_to_start_and_can_pickle_it(monkeypatch, tmp_path):
     ((call, how),) = started
     assert how["nprocs"] == 2
     again = pickle.loads(pickle.dumps(call))  # noqa: S301 - our own
-    assert again == OnEachGpu(Wishes(tmp_path / "events.jsonl"))
+    assert again == OnEachGpu(TrainerHooks(tmp_path / "events.jsonl"))

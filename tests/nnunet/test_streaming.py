@@ -285,7 +285,7 @@ def test_a_second_stage_sees_the_labels_of_the_first(tmp_path):
     )
     assert np.array_equal(labels, expected)
     assert not np.array_equal(labels, before)
-    with pytest.raises(ValueError, match="must have predicted before"):
+    with pytest.raises(ValueError, match="is missing"):
         streamed(images, tmp_path / "without", (second, 1))
 
 

@@ -1,8 +1,8 @@
-"""Weights of a ResNet34 that an encoder begins with: read, judged, fitted.
+"""Initial weights of a ResNet34 encoder: read, checked and fitted.
 
-A state dict, as torchvision and segmentation-models-pytorch keep one. It is loaded by
-torch's list of harmless types; names and shapes are compared with the encoder's before
-any training begins, in a process of its own, so that a wrong file costs seconds.
+A state dict, as torchvision and segmentation-models-pytorch write one. torch loads it
+by an allow-list of types; names and shapes are compared with the encoder before any
+training starts, in a process of its own, so that a wrong file costs seconds.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from nnunet_bridge.core.errors import (
 COLOURS = 3
 FIRST = "conv1.weight"
 CLASSIFIER = ("fc.weight", "fc.bias")
-"""What only a network that names whole images has."""
+"""Weights of the classifier of whole images."""
 
 COUNTER = ".num_batches_tracked"
-"""Of batch normalisation; files of torch 0.4 and before have none, and nothing here
-needs it."""
+"""Counter of batch normalisation; files of torch 0.4 and older lack it, unused here."""
 
 Weights = dict[str, torch.Tensor]
 
 
 def add_arguments(encoder: argparse.ArgumentParser) -> None:
-    """Add where weights come from, and what is told of them."""
+    """Declare the arguments of the task."""
     encoder.add_argument("--weights", type=Path)
     encoder.add_argument("--out", type=Path, required=True)
     encoder.add_argument("--answer", type=Path, required=True)
 
 
 def prepare_encoder(asked: argparse.Namespace) -> None:
-    """Write a judged copy of the weights; answer with the fault, if there is one."""
+    """Write a checked copy of the weights, or the fault as the answer."""
     try:
         found = (
             downloaded() if asked.weights is None else read_state_dict(asked.weights)
@@ -69,21 +68,21 @@ def read_state_dict(file: Path) -> Weights:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SecurityError(
-            f"{file} is refused: it holds more than tensors, or is no file of torch.",
+            f"{file} is refused: it holds more than tensors, or is no torch file.",
             code="S01",
         ) from error
     except Exception as error:  # the boundary around a file from outside
-        raise InputError(f"{file} is no state dict that torch can read.") from error
+        raise InputError(f"{file} is not a state dict that torch can read.") from error
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor)
         for name, value in found.items()
     ):
-        raise InputError(f"{file} holds no state dict: names of weights with tensors.")
+        raise InputError(f"{file} holds no state dict (names of weights with tensors).")
     return dict(found)
 
 
 def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weights:
-    """Return weights for an encoder, the first convolution fitted to its channels.
+    """Return weights for an encoder, with the first convolution fitted to its channels.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
     Raises
     ------
     InputError
-        Naming the first weight that is missing, superfluous or of another shape.
+        With the first weight that is missing, unexpected or of another shape.
     """
     weights = {name: value for name, value in found.items() if name not in CLASSIFIER}
     for name in known:
@@ -121,7 +120,7 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
 
 
 def for_channels(first: torch.Tensor, channels: int) -> torch.Tensor:
-    """Return a first convolution that sees grey channels as the colours' mean image.
+    """Return a first convolution that treats grey channels as a grey RGB image.
 
     Parameters
     ----------
@@ -140,12 +139,12 @@ def for_channels(first: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def downloaded() -> Weights:
-    """Return the weights that the library fetches.
+    """Download ImageNet's weights with the library.
 
     Raises
     ------
     EnvironmentFault
-        If the network does not allow it.
+        If there is no connection.
     """
     try:
         found: Weights = _encoder("imagenet").state_dict()

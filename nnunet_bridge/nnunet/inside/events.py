@@ -1,4 +1,4 @@
-"""What a training tells while it runs: one JSON object a line, for every trainer."""
+"""Events of a training, one JSON object a line, for every trainer."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class EventWriter:
         self.started_s = time.time()
 
     def listen_to(self, trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-        """Note the start, every epoch and the end of a training."""
+        """Record the start, every epoch and the end of a training."""
         begin, validate = trainer.on_train_start, trainer.perform_actual_validation
 
-        def begin_and_note() -> None:
+        def begin_and_record() -> None:
             begin()
             self.write("start", **_facts(trainer))
 
-        def validate_and_note(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+        def validate_and_record(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - nnU-Net's types
             self.write("validation")
             validate(*arguments, **options)
             self.write("end", seconds=time.time() - self.started_s)
 
-        trainer.on_train_start = begin_and_note
-        trainer.perform_actual_validation = validate_and_note
+        trainer.on_train_start = begin_and_record
+        trainer.perform_actual_validation = validate_and_record
         trainer.logger.loggers.append(self)
 
     def update_config(self, config: dict[str, Any]) -> None:
         """Ignore: the facts are written at the start."""
 
     def log_summary(self, key: str, value: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-        """Note a figure of the final validation."""
+        """Record a figure of the final validation."""
         self.write("summary", key=key, value=value)
 
     def log(self, key: str, value: Any, step: int) -> None:  # noqa: ANN401 - nnU-Net's types
-        """Gather the figures of an epoch; write them when it ends."""
+        """Collect the figures of an epoch; write them when it ends."""
         self.epoch[key] = value
         if key != "epoch_end_timestamps":
             return
@@ -77,7 +77,7 @@ class EventWriter:
 
 
 def _drop_half_a_line(file: Path) -> None:
-    """Cut off what a killed process left unfinished, so that we write on a new line."""
+    """Remove a line that a killed process left unfinished."""
     if file.exists():
         content = file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -86,7 +86,7 @@ def _drop_half_a_line(file: Path) -> None:
 
 
 def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
-    """Return what a reader of the training's record wants to know."""
+    """Return the settings of a training, for its record."""
     network = trainer.network
     train_keys, validation_keys = trainer.do_split()
     return {

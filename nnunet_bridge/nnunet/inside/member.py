@@ -1,4 +1,4 @@
-"""One configuration of a model: its networks, and its way with an image."""
+"""One configuration of a model: its networks, preprocessing and resampling."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
 
 @dataclass(frozen=True, slots=True)
 class Cropped:
-    """Where the part of an image that nnU-Net looks at lies in the whole of it."""
+    """The place of the part that nnU-Net predicts in the whole image."""
 
     whole: tuple[int, int, int]
     box: tuple[tuple[int, int], ...]
-    """First and behind the last of every axis."""
+    """First voxel and the one behind the last, of every axis."""
 
     transpose_backward: tuple[int, int, int]
-    """From nnU-Net's order of the axes to the file's."""
+    """From nnU-Net's order of the axes to that of the file."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the part."""
+        """The shape of the part."""
         depth, height, width = (end - begin for begin, end in self.box)
         return depth, height, width
 
     def put_back(self, labels: Iterator[npt.NDArray[np.uint8]]) -> Any:  # noqa: ANN401 - nnU-Net's writers take it
-        """Return the planes of the part as a labelmap of the whole image."""
+        """Return the labelmap of the whole image, from the planes of the part."""
         whole = np.zeros(self.whole, dtype=np.uint8)
         (first, _), *in_plane = self.box
         rows, columns = (slice(begin, end) for begin, end in in_plane)
@@ -53,21 +53,21 @@ class Cropped:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image as a network sees it."""
+    """An image, preprocessed for a network."""
 
     volume: torch.Tensor
     """(channels, Z, Y, X) float32."""
 
     cropped: Cropped
     spacing_mm: tuple[float, float, float]
-    """Of the image, in nnU-Net's order of the axes."""
+    """Spacing of the image, in nnU-Net's order of the axes."""
 
     properties: dict[str, Any]
-    """What nnU-Net's writers need to know of the file."""
+    """Facts of the file for nnU-Net's writers."""
 
 
 class Member:
-    """The folds of one configuration; nnU-Net loads and builds them."""
+    """The folds of one configuration, loaded and built by nnU-Net."""
 
     def __init__(
         self, model_dir: Path, folds: Sequence[str], device: torch.device
@@ -82,7 +82,7 @@ class Member:
         self.dataset = predictor.dataset_json
         self.label_manager = predictor.label_manager
         if self.label_manager.has_regions:
-            raise ValueError("Models with regions in place of labels cannot predict.")
+            raise ValueError("Models of regions instead of labels are not supported.")
         self.planned = PlannedMember.of(
             self.plans.plans,
             self.dataset,
@@ -99,7 +99,7 @@ class Member:
         )
 
     def work(self, files: Sequence[Path]) -> float:
-        """Return how much the networks have to do for an image, in any unit."""
+        """Return the work of the networks for an image, in any unit."""
         itk: Any = SimpleITK
         header = itk.ImageFileReader()
         header.SetFileName(str(files[0]))
@@ -109,7 +109,7 @@ class Member:
 
     @property
     def needs_previous(self) -> bool:
-        """Whether it corrects what a configuration before it has predicted."""
+        """Whether it refines the prediction of a first stage."""
         return self.configuration.previous_stage_name is not None
 
     def prepare(self, files: Sequence[Path], previous: Path | None) -> Prepared:
@@ -118,18 +118,18 @@ class Member:
         Parameters
         ----------
         files : sequence of Path
-            One a channel.
+            One file a channel.
         previous : Path or None
-            The labelmap that the configuration before has predicted.
+            Labelmap of the first stage.
 
         Raises
         ------
         ValueError
-            If the configuration needs a `previous` and there is none.
+            If the configuration needs `previous` and there is none.
         """
         if self.needs_previous and previous is None:
             raise ValueError(
-                f"{self.configuration.previous_stage_name} must have predicted before."
+                f"The labelmap of {self.configuration.previous_stage_name} is missing."
             )
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         volume, labels, properties = preprocessor.run_case(
@@ -161,17 +161,17 @@ class Member:
         sums_on: torch.device,
         progress: Callable[[float], None],
     ) -> Iterator[torch.Tensor]:
-        """Go through the planes of the cropped image, (heads, height, width), half.
+        """Yield the (heads, height, width) half logits of every plane of the part.
 
         Parameters
         ----------
         prepared : Prepared
         overlaps : Overlaps
-            Counts the folds' own labels, on the grid that the network sees.
+            Counts the labels of each fold, on the grid that the network sees.
         sums_on : torch.device
-            Where the sums of the windows are kept.
+            Device of the sums of the windows.
         progress : callable
-            Told which share of the windows is done.
+            Called with the share of the windows that is done.
         """
         done = 0
 
@@ -187,7 +187,7 @@ class Member:
         return self._resampling(prepared).planes(means, prepared.volume.shape[1:])
 
     def mirrored(self, prepared: Prepared) -> tuple[int, ...]:
-        """Return the axes along which this image is mirrored too."""
+        """Return the axes of test-time mirroring for this image."""
         direction = prepared.properties.get("sitk_stuff", {}).get("direction", ())
         return mirrored_in_prediction(
             self.networks.mirror_axes,
@@ -198,7 +198,7 @@ class Member:
         )
 
     def _resampling(self, prepared: Prepared) -> Resampling:
-        """Return the way back to the cropped image."""
+        """Return the way back to the grid of the cropped image."""
         seen = [float(length) for length in self.configuration.spacing]
         first, second, third = [prepared.spacing_mm[0], *seen][-3:]
         return Resampling(
@@ -210,13 +210,13 @@ class Member:
 
 
 def labels_of(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Return the labels of (heads, ...) logits, the first among equals."""
+    """Return the label of the largest logit; among equals the lowest, as in nnU-Net."""
     labels: npt.NDArray[np.uint8] = logits.argmax(0).to(torch.uint8).cpu().numpy()
     return labels
 
 
 def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - nnU-Net's own
-    """Return a network a fold; the weights are those that nnU-Net has loaded."""
+    """Return one network a fold, with the weights that nnU-Net has loaded."""
     network = getattr(predictor.network, "_orig_mod", predictor.network)
     networks = []
     for weights in predictor.list_of_parameters:
@@ -229,7 +229,7 @@ def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - 
 def _means(
     planes: Iterator[torch.Tensor], overlaps: Overlaps
 ) -> Iterator[torch.Tensor]:
-    """Go through the folds' mean logits; nnU-Net adds and divides in half as well."""
+    """Yield the mean logits of the folds, added and divided in half as in nnU-Net."""
     for folds in planes:
         first, *others = folds
         mean = first.clone()

@@ -1,4 +1,4 @@
-"""How well several labelmaps of the same voxels agree, counted plane by plane."""
+"""Agreement of several labelmaps of the same voxels, counted plane by plane."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Overlaps:
     def add(self, planes: Sequence[Labels]) -> None:
         """Count one plane of every labelmap."""
         stacked = np.stack([plane.ravel() for plane in planes])
-        stacked = stacked[:, stacked.any(axis=0)]
+        stacked = stacked[:, stacked.any(axis=0)]  # most voxels are background in all
         classes = self.sizes.shape[1]
         for number, labels in enumerate(stacked):
             self.sizes[number] += np.bincount(labels, minlength=classes)
@@ -39,10 +39,7 @@ class Overlaps:
             self.shared[number] += np.bincount(same, minlength=classes)
 
     def mean_dice(self) -> dict[str, float | None]:
-        """Return the mean Dice over all pairs of which one at least has the structure.
-
-        None where no labelmap has it.
-        """
+        """Return the mean Dice over the pairs that have a structure; else None."""
         dice: dict[str, float | None] = {}
         for label in range(1, self.sizes.shape[1]):
             sums = [

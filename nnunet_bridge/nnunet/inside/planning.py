@@ -1,4 +1,4 @@
-"""Verifying, planning and preprocessing a dataset: nnU-Net's own entry points."""
+"""Verify, plan and preprocess a dataset by nnU-Net's own entry points."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 
 def add_arguments(plan: argparse.ArgumentParser) -> None:
-    """Add what planning is told."""
+    """Declare the arguments of the task."""
     plan.add_argument("--number", type=int, required=True)
     plan.add_argument("--dataset", required=True)
     plan.add_argument("--fingerprint", action="store_true")
     plan.add_argument("--planner", action="append", default=[])
     plan.add_argument("--preprocess", action="append", nargs=2, default=[])
     plan.add_argument("--have", action="append", default=[])
-    plan.add_argument("--gpu-memory-target", type=float)
-    plan.add_argument("--target-spacing", type=float, nargs=3)
+    plan.add_argument("-gpu_memory_target", type=float)
+    plan.add_argument("-overwrite_target_spacing", type=float, nargs=3)
 
 
 def plan(asked: argparse.Namespace) -> None:
     """Verify, plan and preprocess one dataset.
 
-    What several plans share (`data_identifier`) is preprocessed once; what the plans
-    do not hold is left out.
+    Plans with the same `data_identifier` share preprocessed data, which are made once.
+    Configurations that nnU-Net did not plan are skipped.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -39,7 +39,7 @@ def plan(asked: argparse.Namespace) -> None:
             number,
             planner,
             gpu_memory_target_in_gb=asked.gpu_memory_target,
-            overwrite_target_spacing=asked.target_spacing,
+            overwrite_target_spacing=asked.overwrite_target_spacing,
         )
     folder = Path(os.environ["nnUNet_preprocessed"], asked.dataset)  # noqa: SIM112 - nnU-Net's name
     done = set(asked.have)

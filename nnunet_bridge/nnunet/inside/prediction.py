@@ -1,8 +1,8 @@
-"""Predicting a folder of images with one configuration, or the mean of several.
+"""Predict a folder of images with one configuration, or with the mean of several.
 
-The planes of the last member are averaged with the others' as they come; the others'
-wait in files without a name, so that the logits of one image at most lie on the disk,
-and none are left there however the process ends.
+The planes of the last configuration are averaged with those of the others as they come.
+The others wait in files without a name: at most the logits of one image are on the
+disk, and the system removes them however the process ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Dice: TypeAlias = dict[str, float | None]
 
 
 def add_arguments(predict: argparse.ArgumentParser) -> None:
-    """Add what a prediction is told."""
+    """Declare the arguments of the task."""
     predict.add_argument("--member", action="append", nargs="+", required=True)
     predict.add_argument("--images", type=Path, required=True)
     predict.add_argument("--out", type=Path, required=True)
@@ -45,7 +45,7 @@ def predict(asked: argparse.Namespace) -> None:
     """Predict every image of a folder.
 
     A member is a model folder and its folds; several are averaged. Beside every
-    labelmap lies what `names.agreement_file` names: how well folds and members agree.
+    labelmap lies its `names.agreement_file`: the Dice between folds and members.
     """
     device = torch.device(asked.device)
     if device.type == "cuda":
@@ -75,23 +75,23 @@ class Job:
     """One image for one member."""
 
     files: Sequence[Path]
-    """One a channel."""
+    """One file a channel."""
 
     member: Member
     previous: Path | None
-    """The labelmap of the configuration before, for a member that corrects it."""
+    """Labelmap of the first stage, for a member of the cascade."""
 
     def work(self) -> float:
-        """Return how much the networks have to do, in any unit."""
+        """Return the work of the networks, in any unit."""
         return self.member.work(self.files)
 
     def prepare(self) -> Prepared:
-        """Return the image as the member sees it."""
+        """Return the image, preprocessed for the member."""
         return self.member.prepare(self.files, self.previous)
 
 
 def _prepared(jobs: Sequence[Job], *, ahead: bool) -> Iterator[Prepared]:
-    """Go through the images of the jobs; prepare one `ahead` where there is room."""
+    """Yield the images of the jobs; with `ahead`, prepare the next one meanwhile."""
     if not ahead:
         for job in jobs:
             yield job.prepare()
@@ -100,25 +100,26 @@ def _prepared(jobs: Sequence[Job], *, ahead: bool) -> Iterator[Prepared]:
         coming: Future[Prepared] | None = thread.submit(jobs[0].prepare)
         for following in [*jobs[1:], None]:
             prepared = coming.result() if coming else None
+            # The next image is prepared while the caller predicts this one.
             coming = thread.submit(following.prepare) if following else None
             if prepared:
                 yield prepared
-            del prepared
+            del prepared  # before the next one arrives
 
 
 @dataclass(slots=True)
 class Report:
-    """A file that gets a line of JSON now and then: which share is done."""
+    """A file to which the share of the work that is done is appended, as JSON."""
 
     file: Path
     work: Sequence[float]
-    """Of every job."""
+    """Work of every job."""
 
     job: int = 0
     last_s: float = -1.0
 
     def show(self, share: float) -> None:
-        """Tell which share of the current job is done."""
+        """Append the total share, given the share of the current job; not too often."""
         now_s = time.monotonic()
         if share < 1 and now_s - self.last_s < _REPORT_EVERY_S:
             return
@@ -128,33 +129,33 @@ class Report:
             stream.write(json.dumps({"done": round(done / sum(self.work), 6)}) + "\n")
 
     def next_job(self) -> None:
-        """Begin the next job."""
+        """Continue with the next job."""
         self.job += 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The logits of a member that wait for the last one's."""
+    """Logits of a member, on the disk until those of the last member come."""
 
     cropped: Cropped
     file: IO[bytes]
     kind: np.dtype[np.generic]
     shape: tuple[int, ...]
-    """Of a plane, heads first."""
+    """Shape of a plane, heads first."""
 
     @classmethod
     def of(
         cls, planes: Iterator[torch.Tensor], cropped: Cropped, folder: Path
     ) -> _Kept:
-        """Write the planes into a file that is gone when nobody needs it."""
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as its planes are needed
+        """Write the planes to a file without a name."""
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open while its planes are needed
         for plane in planes:
             voxels = plane.cpu().numpy()
             file.write(voxels.tobytes())
         return cls(cropped, file, voxels.dtype, voxels.shape)
 
     def planes(self) -> Iterator[torch.Tensor]:
-        """Go through the planes as they came."""
+        """Yield the planes in their order."""
         self.file.seek(0)
         for _ in range(self.cropped.shape[0]):
             size = int(np.prod(self.shape)) * self.kind.itemsize
@@ -164,7 +165,7 @@ class _Kept:
 
 @dataclass(slots=True)
 class Case:
-    """One image on its way to a labelmap."""
+    """One image, from its first member to its labelmap."""
 
     out: Path
     report: Report
@@ -173,7 +174,7 @@ class Case:
     between_members: _Dice | None = None
 
     def keep(self, member: Member, prepared: Prepared) -> None:
-        """Let a member predict, and keep its logits for the mean."""
+        """Predict with a member and keep its logits for the mean."""
 
         def keep(planes: Iterator[torch.Tensor]) -> None:
             self.kept.append(_Kept.of(planes, prepared.cropped, self.out))
@@ -181,16 +182,16 @@ class Case:
         self._predict(member, prepared, keep)
 
     def finish(self, member: Member, prepared: Prepared, name: str) -> None:
-        """Let the last member predict, and write the labelmap of the mean.
+        """Predict with the last member and write the labelmap of the mean.
 
         Raises
         ------
         ValueError
-            If the members do not look at the same part of the image.
+            If the members crop the image differently.
         """
         cropped = prepared.cropped
         if any(kept.cropped != cropped for kept in self.kept):
-            raise ValueError("The configurations disagree about how to crop the image.")
+            raise ValueError("The configurations crop the image differently.")
 
         def finish(planes: Iterator[torch.Tensor]) -> None:
             labelmap = cropped.put_back(self._labels(planes, member.networks.heads))
@@ -200,7 +201,10 @@ class Case:
         self._predict(member, prepared, finish)
 
     def agreement(self) -> dict[str, _Dice]:
-        """Return the mean Dice between folds, and between members, where several."""
+        """Return the mean Dice between folds and between members, if several.
+
+        Of several members the lowest agreement of folds counts.
+        """
         found = {}
         if self.between_folds:
             found["between_folds"] = {
@@ -220,7 +224,10 @@ class Case:
         prepared: Prepared,
         take: Callable[[Iterator[torch.Tensor]], None],
     ) -> None:
-        """Hand a member's planes on; where a GPU is too small for sums, on the host."""
+        """Pass the planes of a member to `take`.
+
+        If the sums do not fit on the GPU, predict once more with the sums on the host.
+        """
         networks = member.networks
         networks.to_device()
         places = dict.fromkeys([networks.sums_on, torch.device("cpu")])
@@ -240,7 +247,10 @@ class Case:
         self.report.next_job()
 
     def _labels(self, last: Iterator[torch.Tensor], heads: int) -> Iterator[_Labels]:
-        """Go through the labels of the mean, in the planes of the cropped image."""
+        """Yield the labels of the mean, plane by plane of the cropped image.
+
+        A single member needs no softmax: it does not change the largest logit.
+        """
         if not self.kept:
             yield from map(labels_of, last)
             return

@@ -1,9 +1,9 @@
-"""Logits back on the grid of the image, a plane at a time.
+"""Resample logits to the grid of the image, plane by plane.
 
 nnU-Net resamples logits linearly along every axis or, where the voxels are much longer
 along one axis, linearly in the planes across it and by the nearest plane along it; in
-double precision, and rounds the result to half. Both are products of one rule for each
-axis, so a plane of the result needs two planes of the logits at most.
+double precision, rounded to half. Both rules are separable, so a plane of the result
+needs at most two planes of the logits.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from scipy.ndimage import map_coordinates
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """From the shape that the network saw to the shape of the cropped image."""
+    """The way from the shape that the network saw to that of the cropped image."""
 
     function: partial[Any]
-    """As the plans name it, with its options."""
+    """nnU-Net's function, as the plans name it, with its options."""
 
     shape: tuple[int, int, int]
-    """Of the result."""
+    """Shape of the result."""
 
     spacing_seen_mm: tuple[float, float, float]
     spacing_mm: tuple[float, float, float]
-    """Of the result."""
+    """Spacing of the result."""
 
     def planes(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
     ) -> Iterator[torch.Tensor]:
-        """Go through the planes of the result.
+        """Yield the planes of the result.
 
         Parameters
         ----------
         logits : iterator of (heads, Y, X) half tensors
-            In order; all of them are taken.
+            In order; all are consumed.
         shape_seen : (3,) sequence of int
 
         Yields
         ------
         plane : (heads, height, width) half tensor
-            Where the plans ask for another resampling than nnU-Net's default: of the
-            type that it returns, after all planes were held at once.
+            If the plans name another function than nnU-Net's default: the type that it
+            returns, after all planes were in memory at once.
         """
         if tuple(shape_seen) == self.shape:
             yield from logits
@@ -60,12 +60,12 @@ class Resampling:
             yield from self._by_axis(logits, shape_seen)
         else:
             yield from self._at_once(logits)
-        for _ in logits:
+        for _ in logits:  # count the overlaps of the last planes too
             pass
 
     @property
     def is_by_axis(self) -> bool:
-        """Whether it is nnU-Net's default, linear or by the nearest plane."""
+        """Whether the function is nnU-Net's default, which is separable."""
         options = self.function.keywords
         return (
             self.function.func is resample_data_or_seg_to_shape
@@ -75,7 +75,7 @@ class Resampling:
         )
 
     def _at_once(self, logits: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Leave it to nnU-Net, which needs the whole volume."""
+        """Call nnU-Net's function, which needs the whole volume."""
         whole = torch.stack([plane.cpu() for plane in logits], dim=1)
         result = self.function(whole, self.shape, self.spacing_seen_mm, self.spacing_mm)
         for plane in range(self.shape[0]):
@@ -84,6 +84,11 @@ class Resampling:
     def _by_axis(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
     ) -> Iterator[torch.Tensor]:
+        """Resample in the planes first, then between two neighbouring planes.
+
+        `held` has the resampled planes that the current plane of the result needs, and
+        no earlier one: `source` only moves forwards.
+        """
         nearest = self._nearest_axis()
         source = _source_planes(shape_seen[0], self.shape[0], nearest=nearest == 0)
         held: dict[int, torch.Tensor] = {}
@@ -132,10 +137,10 @@ class Resampling:
 def _source_planes(
     seen: int, wanted: int, *, nearest: bool
 ) -> Iterator[tuple[int, int, float]]:
-    """Go through the planes below and above every wanted one, and the share of above.
+    """Yield, for every wanted plane, the planes below and above and the share of above.
 
-    Voxels are compared by their extent, not their centres; beyond the outermost centres
-    the outermost planes go on.
+    As torch's ``align_corners=False``: the extents of both volumes coincide, not the
+    outermost centres; beyond those, the outermost plane is repeated.
     """
     if nearest:
         yield from ((int(at), int(at), 0.0) for at in _nearest(seen, wanted))
@@ -148,9 +153,9 @@ def _source_planes(
 
 
 def _nearest(seen: int, wanted: int) -> npt.NDArray[np.int64]:
-    """Return which of the seen planes lies nearest to every wanted one.
+    """Return the index of the seen plane nearest to every wanted one.
 
-    `scipy.ndimage` decides ties, as it does for nnU-Net.
+    `scipy.ndimage` decides ties, because it does so in nnU-Net.
     """
     if seen == wanted:
         return np.arange(seen)
@@ -160,6 +165,6 @@ def _nearest(seen: int, wanted: int) -> npt.NDArray[np.int64]:
 
 
 def _places(seen: int, wanted: int) -> npt.NDArray[np.float64]:
-    """Return where the centres of the wanted planes lie among the seen ones."""
+    """Return the centres of the wanted planes in units of the seen planes."""
     places = float(seen) / wanted * (np.arange(wanted, dtype=np.float64) + 0.5) - 0.5
     return np.asarray(places, dtype=np.float64)

@@ -1,9 +1,9 @@
-"""What every task does before it calls nnU-Net.
+"""Prepare the process of a task before it calls nnU-Net.
 
-- A foreign pickle cannot run: checkpoints load by an allow-list (FAULTS S01).
-- The process ends with its parent, and takes its workers along.
-- Where one worker is asked for, it is a thread of this process: nnU-Net would start
-  an interpreter that imports torch again (10 s) for every stage.
+- No foreign pickle can run: checkpoints load by an allow-list (FAULTS S01).
+- The process ends with its parent, and its workers end with it.
+- A single worker is a thread of this process: nnU-Net would start an interpreter that
+  imports torch again (10 s) for every stage.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def prepare(threads: int = 0) -> None:
 
 
 def load_only_what_is_allowed() -> None:
-    """Register the few types that a checkpoint of nnU-Net 2.8 needs beside tensors.
+    """Allow the few types that a checkpoint of nnU-Net 2.8 needs beside tensors.
 
-    `TORCH_FORCE_WEIGHTS_ONLY_LOAD` is set in our environment, so that nnU-Net's own
-    ``weights_only=False`` has no effect.
+    Our environment sets `TORCH_FORCE_WEIGHTS_ONLY_LOAD`, which overrides nnU-Net's
+    ``weights_only=False``.
     """
     kinds = ("bool", "float16", "float32", "float64", "int16", "int32", "int64")
     scalar = import_module("numpy._core.multiarray").scalar
@@ -63,10 +63,10 @@ def one_worker_is_a_thread() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process and its workers when the process that started it is gone.
+    """End this process and its workers when the process that started it has ended.
 
-    It may have gone while this one still imported torch, so it is known by the variable
-    that it set.
+    That one may have ended while this one still imported torch, so its id comes from a
+    variable that it set.
     """
     parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
 

@@ -1,4 +1,4 @@
-"""What nnU-Net itself would choose: its `find_best_configuration`."""
+"""nnU-Net's own choice among configurations: `find_best_configuration`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def add_arguments(opinion: argparse.ArgumentParser) -> None:
-    """Add what is to be judged."""
+    """Declare the arguments of the task."""
     opinion.add_argument("--dataset", required=True)
     opinion.add_argument("--trained", nargs=3, action="append", required=True)
     opinion.add_argument("--fold", type=int, action="append", required=True)
@@ -17,7 +17,7 @@ def add_arguments(opinion: argparse.ArgumentParser) -> None:
 
 
 def give_second_opinion(asked: argparse.Namespace) -> None:
-    """Ask nnU-Net, and write its answer as JSON."""
+    """Write nnU-Net's choice as JSON."""
     from nnunetv2.evaluation.find_best_configuration import find_best_configuration
 
     trained = tuple(

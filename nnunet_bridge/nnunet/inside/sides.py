@@ -1,7 +1,7 @@
-"""No mirrored image under the label of the other side: at training and prediction.
+"""Prevent mirroring that would exchange left and right, in training and prediction.
 
-The rule is in `nnunet.sides`; here it meets nnU-Net's objects. It holds for every
-trainer, nnU-Net's own among them.
+The rule is in `nnunet.sides`; here it is applied to the objects of every trainer,
+nnU-Net's own included.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ Components = list[tuple[float, ...]]
 
 
 def components_of(trainer: Any) -> Components:  # noqa: ANN401 - nnU-Net's types
-    """Return the left-right components of every case that a training knows.
-
-    Empty for a case whose reader keeps no direction.
-    """
+    """Return the left-right components of every case; empty without a direction."""
     transpose = trainer.plans_manager.transpose_forward
     found: Components = []
     for keys in trainer.do_split():
@@ -46,9 +43,9 @@ def _components(direction: Any, transpose: Any) -> tuple[float, ...]:  # noqa: A
 
 
 def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Let a trainer mirror along no axis that would exchange left and right.
+    """Restrict the mirroring of a trainer to axes that keep left and right.
 
-    Its checkpoints carry what is left to prediction.
+    Its checkpoints name the same axes for prediction.
     """
     if not sides_are_apart(trainer.dataset_json["labels"]):
         return
@@ -64,7 +61,7 @@ def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's ty
             allowed_axes(tested, axes, (0, 0)) or None
         )
         trainer.print_to_log_file(
-            f"Left and right are kept apart: mirrored along {axes or 'no axis'}."
+            f"Labels have sides: mirrored along {axes or 'no axis'}."
         )
         return rotation, flat, patch_size, axes or None
 
@@ -80,21 +77,11 @@ def mirrored_in_prediction(
     transpose: Any,  # noqa: ANN401 - nnU-Net's types
     dimensions: int,
 ) -> tuple[int, ...]:
-    """Return along which axes an image may be mirrored, of those of the model.
+    """Return the axes of the checkpoint along which this image may be mirrored.
 
-    It may lie in another direction than those that the model has seen, and the model
-    may come from elsewhere.
-
-    Parameters
-    ----------
-    axes : tuple of int
-        Of the patch, as the checkpoint names them.
-    labels : iterable of str
-        Of the model.
-    direction, transpose
-        As `left_right_components` takes them; no direction if it is unknown.
-    dimensions : int
-        Of the patch.
+    Its direction may differ from those of the training cases, and the model may come
+    from elsewhere. `direction` and `transpose` as in `left_right_components`; no
+    direction if it is unknown. `dimensions` are those of the patch.
     """
     if not axes or not sides_are_apart(labels):
         return axes

@@ -1,11 +1,11 @@
 """A network over a volume, plane by plane: memory follows the patch, not the stack.
 
-nnU-Net lays overlapping windows over the volume, adds what the network says of each,
-weighted by a Gaussian, into one array as large as the volume, and divides by the sum of
-the weights. Its windows come in the order of the first axis, so once a row of windows
-is done, the planes before the next row are final. Here the array is only as deep as a
-patch: final planes leave it, the rest moves up. Order, types and rounding of every
-addition are nnU-Net's own (half precision), so the planes are the same to the bit.
+nnU-Net lays overlapping windows over the volume, adds the logits of each, weighted by a
+Gaussian, into one array as large as the volume, and divides by the sum of the weights.
+Its windows come in the order of the first axis, so once a row of windows is done, the
+planes before the next row are final. Here the array is only as deep as a patch: final
+planes leave it and the others move up. Order, types and rounding of every addition are
+nnU-Net's own (half precision), so the planes are equal to the bit.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 
 STEP = 0.5
-"""nnU-Net's distance of neighbouring windows, as a share of the patch."""
+"""Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
 
 _HIGHEST_WEIGHT = 10
 _WIDTH = 1 / 8
-"""Of the Gaussian, as nnU-Net's predictor sets them."""
+"""Height and relative width of the Gaussian, as in nnU-Net's predictor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """The folds of one configuration, and how they are laid over a volume."""
+    """The networks of one configuration, and the size and kind of their windows."""
 
     folds: tuple[torch.nn.Module, ...]
     patch: tuple[int, ...]
-    """(2,) for a network that sees planes, (3,) for one that sees volumes."""
+    """(2,) for a 2D network, (3,) for a 3D network."""
 
     heads: int
     """Classes, background included."""
@@ -48,23 +48,23 @@ class Networks:
 
     @property
     def sums_on(self) -> torch.device:
-        """Where the sums of the windows are kept, if there is room."""
+        """The device for the sums of the windows, if it has room."""
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     def to_device(self) -> None:
-        """Bring the networks to where they work."""
+        """Move the networks to their device."""
         for network in self.folds:
             network.to(self.device).eval()
 
     def to_host(self) -> None:
-        """Bring the networks back, so that others find room."""
+        """Move the networks back, to make room for the next configuration."""
         for network in self.folds:
             network.to("cpu")
 
 
 @dataclass(slots=True)
 class _Sums:
-    """What the windows have said so far of as many planes as a patch is deep."""
+    """Sums over the windows so far, for as many planes as a patch is deep."""
 
     logits: torch.Tensor
     """(folds, heads, depth, Y, X) half: weighted sums."""
@@ -76,13 +76,13 @@ class _Sums:
     """(depth, y, x) half, of one window."""
 
     first: int = 0
-    """Which plane of the volume the first one is."""
+    """Index in the volume of the first plane held."""
 
     @classmethod
     def zero(
         cls, networks: Networks, plane: Sequence[int], device: torch.device
     ) -> _Sums:
-        """Return empty sums for planes of that size."""
+        """Return sums of zero for planes of that size."""
         gaussian = compute_gaussian(
             networks.patch,
             sigma_scale=_WIDTH,
@@ -100,14 +100,14 @@ class _Sums:
             gaussian,
         )
 
-    def add(self, fold: int, said: torch.Tensor, where: tuple[slice, slice]) -> None:
-        """Add what a fold says, (heads, depth, y, x), of the window at (y, x)."""
-        said *= self.gaussian
-        self.logits[fold][(slice(None), slice(None), *where)] += said
+    def add(self, fold: int, logits: torch.Tensor, at: tuple[slice, slice]) -> None:
+        """Add the (heads, depth, y, x) logits of a fold for the window at (y, x)."""
+        logits *= self.gaussian
+        self.logits[fold][(slice(None), slice(None), *at)] += logits
 
-    def add_weights(self, where: tuple[slice, slice]) -> None:
-        """Count the window at (y, x)."""
-        self.weights[(slice(None), *where)] += self.gaussian
+    def add_weights(self, at: tuple[slice, slice]) -> None:
+        """Add the weights of the window at (y, x), once for all folds."""
+        self.weights[(slice(None), *at)] += self.gaussian
 
     def final(self, plane: int) -> torch.Tensor:
         """Return the (folds, heads, Y, X) logits of a plane of the volume."""
@@ -115,7 +115,9 @@ class _Sums:
         return torch.div(self.logits[:, :, at], self.weights[at])
 
     def forget_before(self, plane: int) -> None:
-        """Move up, so that `plane` of the volume is the first one."""
+        """Drop the planes before `plane` of the volume and move up the others."""
+        # Plane by plane in place: source and target of one slice would overlap, and a
+        # copy of the sums would double the memory.
         depth = len(self.weights)
         shift = min(plane - self.first, depth)
         for at in range(depth - shift):
@@ -135,13 +137,13 @@ class Sweep:
     """(channels, Z, Y, X) float32, padded to the patch."""
 
     inside: tuple[slice, slice, slice]
-    """Where the volume lies in its padding."""
+    """The volume without its padding."""
 
     sums_on: torch.device
-    """Where the weighted sums are kept."""
+    """Device of the weighted sums."""
 
     window_done: Callable[[], None] = field(default=lambda: None)
-    """Called once a window."""
+    """Called after every window."""
 
     @classmethod
     def over(
@@ -163,28 +165,28 @@ class Sweep:
 
     @property
     def rows(self) -> list[int]:
-        """First planes of the rows of windows."""
+        """First plane of every row of windows; a 2D network has a row a plane."""
         depth = self.volume.shape[1]
         return self._steps()[0] if self._is_3d else list(range(depth))
 
     @property
     def corners(self) -> list[tuple[int, int]]:
-        """Where the windows of a row begin."""
+        """First (y, x) of every window of a row."""
         rows, columns = self._steps()[-2:]
         return list(itertools.product(rows, columns))
 
     @property
     def windows(self) -> int:
-        """How many there are."""
+        """The number of windows."""
         return len(self.rows) * len(self.corners)
 
     def planes(self) -> Iterator[torch.Tensor]:
-        """Go through the final (folds, heads, Y, X) half logits of every plane.
+        """Yield the final (folds, heads, Y, X) half logits of every plane.
 
         Raises
         ------
         RuntimeError
-            If the network's answer is not a number or too large for half precision.
+            If an output is no number or too large for half precision.
         """
         sums = _Sums.zero(self.networks, self.volume.shape[2:], self.sums_on)
         wanted, *in_plane = self.inside
@@ -192,12 +194,13 @@ class Sweep:
         for row, following in itertools.zip_longest(rows, rows[1:]):
             sums.forget_before(row)
             self._add_row(row, sums)
+            # No later window reaches the planes before the next row: they are final.
             end = self.volume.shape[1] if following is None else following
             for plane in range(max(row, wanted.start), min(end, wanted.stop)):
                 logits = sums.final(plane)[(slice(None), slice(None), *in_plane)]
                 if not torch.isfinite(logits).all():
                     raise RuntimeError(
-                        "The network's output is not finite, so it has no meaning."
+                        "The network's output is not finite, so there is no prediction."
                     )
                 yield logits
 
@@ -213,40 +216,43 @@ class Sweep:
         return steps
 
     def _add_row(self, row: int, sums: _Sums) -> None:
-        """Add all windows that begin at plane `row`."""
+        """Add all windows whose first plane is `row`."""
         depth = len(sums.gaussian)
         slab = self.volume[:, row : row + depth].to(self.networks.device)
         height, width = self.networks.patch[-2:]
         for y, x in self.corners:
-            where = (slice(y, y + height), slice(x, x + width))
-            window = slab[(slice(None), slice(None), *where)]
+            at = (slice(y, y + height), slice(x, x + width))
+            window = slab[(slice(None), slice(None), *at)]
             window = window if self._is_3d else window[:, 0]
+            # A contiguous copy, as in nnU-Net: another memory layout selects another
+            # algorithm of the convolutions, which rounds differently.
             window = torch.clone(window[None], memory_format=torch.contiguous_format)
             for fold, network in enumerate(self.networks.folds):
                 with _precision(self.networks.device):
-                    said = _mirrored(network, window, self.networks.mirror_axes)[0]
-                said = said.to(self.sums_on)
-                sums.add(fold, said if self._is_3d else said[:, None], where)
-            sums.add_weights(where)
+                    logits = _mirrored(network, window, self.networks.mirror_axes)[0]
+                logits = logits.to(self.sums_on)
+                sums.add(fold, logits if self._is_3d else logits[:, None], at)
+            sums.add_weights(at)
             self.window_done()
 
 
 def _mirrored(
     network: torch.nn.Module, window: torch.Tensor, mirror_axes: Sequence[int]
 ) -> torch.Tensor:
-    """Return the mean answer over all ways to mirror the input, (1, heads, ...)."""
+    """Return the mean (1, heads, ...) logits over all mirrored inputs."""
     axes = [axis + 2 for axis in mirror_axes]
-    answer: torch.Tensor = network(window)
+    # In nnU-Net's order of the combinations: sums in half precision depend on it.
+    logits: torch.Tensor = network(window)
     count = 1
     for number in range(1, len(axes) + 1):
         for some in itertools.combinations(axes, number):
-            answer += torch.flip(network(torch.flip(window, some)), some)
+            logits += torch.flip(network(torch.flip(window, some)), some)
             count += 1
     if count > 1:
-        answer /= count
-    return answer
+        logits /= count
+    return logits
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """Let a GPU of NVIDIA choose half precision, as nnU-Net does, and no other."""
+    """Return autocast on an NVIDIA GPU only, as nnU-Net does."""
     return torch.autocast("cuda") if device.type == "cuda" else nullcontext()

@@ -1,7 +1,7 @@
-"""Stopping a training early, whatever the trainer: `--patience N`.
+"""Early stopping for every trainer: `--patience N`.
 
-A training ends when the validation loss has not fallen for so many epochs. The losses
-are those that nnU-Net keeps in every checkpoint, so a resumed training counts on.
+A training ends when the validation loss has not fallen for so many epochs. nnU-Net
+keeps the losses in every checkpoint, so a resumed training continues to count.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from typing import Any
 from nnunet_bridge.nnunet.inside.events import EventWriter
 
 
-class _EnoughError(Exception):
+class EarlyStop(Exception):  # noqa: N818 - it is no error
     """Leaves nnU-Net's loop over the epochs."""
 
 
 def stop_early(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Let a trainer end after `patience` epochs without a lower validation loss.
+    """End a training after `patience` epochs without a lower validation loss.
 
-    Its last checkpoint and its validation follow as after the last epoch.
+    The last checkpoint and the validation follow as after the last epoch.
     """
     begin, end_epoch = trainer.on_train_start, trainer.on_epoch_end
     run = trainer.run_training
 
-    def look() -> None:
+    def check() -> None:
         losses = trainer.logger.get_value("val_losses", step=None)
         if epochs_without_progress(losses) >= patience:
-            raise _EnoughError
+            raise EarlyStop
 
-    def begin_and_look() -> None:
+    def begin_and_check() -> None:
         begin()
-        look()
+        check()
 
-    def end_epoch_and_look() -> None:
+    def end_epoch_and_check() -> None:
         end_epoch()
         if trainer.current_epoch < trainer.num_epochs:
-            look()
+            check()
 
-    def run_until_enough() -> None:
+    def run_until_stop() -> None:
         try:
             run()
-        except _EnoughError:
-            _tell(trainer, patience, events)
+        except EarlyStop:
+            _report(trainer, patience, events)
             trainer.on_train_end()
 
-    trainer.on_train_start = begin_and_look
-    trainer.on_epoch_end = end_epoch_and_look
-    trainer.run_training = run_until_enough
+    trainer.on_train_start = begin_and_check
+    trainer.on_epoch_end = end_epoch_and_check
+    trainer.run_training = run_until_stop
 
 
-def _tell(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Say in the events and in the log that the training ends."""
+def _report(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Write to the events and to nnU-Net's log that the training ends."""
     losses = trainer.logger.get_value("val_losses", step=None)
     best = len(losses) - 1 - epochs_without_progress(losses)
     last = trainer.current_epoch - 1
@@ -66,7 +66,7 @@ def _tell(trainer: Any, patience: int, events: EventWriter | None) -> None:  # n
 def epochs_without_progress(losses: Sequence[float]) -> int:
     """Return how many epochs ago the validation loss was lowest; 0 for the last.
 
-    Of equal losses the first counts. An epoch whose loss is no number is no progress.
+    Of equal losses the first counts. A loss that is not a number is no progress.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Copying of a checkpoint what prediction needs, and nothing that names anybody."""
+"""Copy from a checkpoint what prediction needs; leave every path and name behind."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import torch
 
 _COPIES_IN_MEMORY = 3
 _SPARE_BYTES = 1 << 30
-"""What a checkpoint may take beyond three times its size: 1 GiB."""
+"""Memory that a checkpoint may take beyond three times its size: 1 GiB."""
 
 _LONGEST_NAME = 300
 
 
 def add_arguments(checkpoint: argparse.ArgumentParser) -> None:
-    """Add what is copied."""
+    """Declare the arguments of the task."""
     checkpoint.add_argument(
         "--copy", nargs=2, type=Path, action="append", required=True
     )
 
 
 def strip_checkpoints(asked: argparse.Namespace) -> None:
-    """Copy what prediction needs of each checkpoint, and say what it is.
+    """Copy what prediction needs of each checkpoint; write its facts beside it as JSON.
 
-    The optimiser, the logs and the arguments of the training stay behind, and with them
-    every path and name. Beside the copy lies a JSON file of its facts.
+    The optimiser, the logs and the arguments of the training are left behind, and with
+    them every path and name.
     """
     for source, target in asked.copy:
         _limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
@@ -45,12 +45,12 @@ def strip_checkpoints(asked: argparse.Namespace) -> None:
 
 
 def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here
-    """Return the few things of a checkpoint that prediction reads, each as it must be.
+    """Return the entries that prediction reads, each of the expected type.
 
     Raises
     ------
     TypeError
-        If one of them is of another kind.
+        If an entry is of another type.
     """
     axes = found.get("inference_allowed_mirroring_axes")
     if axes is not None:
@@ -66,13 +66,17 @@ def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here
 
 
 def _plain_tensors(weights: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - judged here
-    """Return copies that hold their own numbers only; what was shared stays shared."""
+    """Return copies of the tensors without the rest of their storage.
+
+    A view keeps the whole storage alive, which may hold other data. Tensors that share
+    their numbers share them in the copy too.
+    """
     copies: dict[Any, torch.Tensor] = {}
     plain = {}
     for name, tensor in weights.items():
         ordinary = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
         if not ordinary or tensor.is_quantized or tensor.is_complex():
-            raise TypeError(f"{_text(name)} is no ordinary tensor")
+            raise TypeError(f"{_text(name)} is not an ordinary tensor")
         place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if place not in copies:
             copies[place] = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -81,14 +85,14 @@ def _plain_tensors(weights: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - j
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - judged here
-    """Return a short name; refuse anything else."""
+    """Return a short printable text; refuse anything else."""
     if type(value) is not str or not value.isprintable() or len(value) > _LONGEST_NAME:
-        raise TypeError("a name in the checkpoint is no short text")
+        raise TypeError("a name in the checkpoint is not a short text")
     return value
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process take that much more memory, and end it if it asks for more."""
+    """Limit the memory of this process: a checkpoint may unpack to any size."""
     if sys.platform != "linux":
         return
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])

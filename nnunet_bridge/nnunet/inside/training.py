@@ -1,4 +1,4 @@
-"""Training one fold: nnU-Net's own entry point, with checkpoints that are whole."""
+"""Train one fold by nnU-Net's own entry point, with checkpoints that are whole."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
 from nnunet_bridge.nnunet.training_options import SEED
 
 AT_MOST_LOST_S = 270.0
-"""Of training, where an epoch takes less; half a minute is left to write it."""
+"""Most seconds of training that an interruption may cost, if an epoch is shorter.
+
+Five minutes, less half a minute to write the checkpoint."""
 
 
 def add_arguments(train: argparse.ArgumentParser) -> None:
-    """Add what a training is told."""
+    """Declare the arguments of the task."""
     train.add_argument("--dataset", required=True)
     train.add_argument("--configuration", required=True)
     train.add_argument("--fold", required=True)
@@ -35,10 +37,10 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--gpus", type=int, default=1)
     train.add_argument("--events", type=Path, required=True)
     train.add_argument("--resume", action="store_true")
-    train.add_argument("--probabilities", action="store_true")
-    train.add_argument("--validate-best", action="store_true")
+    train.add_argument("--npz", action="store_true")
+    train.add_argument("--val_best", action="store_true")
     train.add_argument("--encoder-weights", type=Path)
-    train.add_argument("--pretrained", type=Path)
+    train.add_argument("--pretrained", "-pretrained_weights")
     train.add_argument("--patience", type=int)
 
 
@@ -46,36 +48,36 @@ def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
     from nnunetv2.run import run_training as nnunet
 
-    wishes = Wishes(asked.events, asked.encoder_weights, asked.patience)
-    prepare_training(wishes)
-    nnunet.run_ddp = OnEachGpu(wishes)
+    hooks = TrainerHooks(asked.events, asked.encoder_weights, asked.patience)
+    prepare_training(hooks)
+    nnunet.run_ddp = OnEachGpu(hooks)
     nnunet.run_training(
         asked.dataset,
         asked.configuration,
         asked.fold,
         asked.trainer,
         asked.plans,
-        pretrained_weights=str(asked.pretrained) if asked.pretrained else None,
+        pretrained_weights=None if asked.resume else asked.pretrained,
         num_gpus=asked.gpus,
-        export_validation_probabilities=asked.probabilities,
+        export_validation_probabilities=asked.npz,
         continue_training=asked.resume,
-        val_with_best=asked.validate_best,
+        val_with_best=asked.val_best,
         device=torch.device(asked.device),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What belongs to a training whatever its trainer."""
+class TrainerHooks:
+    """Additions to a training, whatever its trainer."""
 
     events: Path
-    """Written by the first process alone."""
+    """Written by the first process only."""
 
     encoder_weights: Path | None = None
     patience: int | None = None
 
-    def put_into(self, trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's types
-        """Give them to a trainer, nnU-Net's own or ours, in one of the processes."""
+    def attach(self, trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's types
+        """Add them to a trainer, nnU-Net's own or ours, in the process `rank`."""
         if self.encoder_weights is not None:
             trainer.encoder_weights = self.encoder_weights
         keep_sides_in_training(trainer)
@@ -88,27 +90,27 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class OnEachGpu:
-    """What stands in place of nnU-Net's `run_ddp` where several GPUs train together.
+    """Replaces nnU-Net's `run_ddp`, which trains on several GPUs.
 
-    nnU-Net starts a fresh interpreter for each GPU, in which nothing of ours holds: it
-    is prepared there as the first process was, and then does what nnU-Net says.
+    nnU-Net starts a new interpreter for each GPU, without our changes: each is prepared
+    as the first process was and then calls nnU-Net's function.
     """
 
-    wishes: Wishes
+    hooks: TrainerHooks
 
     def __call__(self, rank: int, *arguments: Any) -> None:  # noqa: ANN401 - nnU-Net's
         """Train in this process."""
         from nnunetv2.run import run_training as nnunet
 
         prepare()
-        prepare_training(self.wishes, rank)
+        prepare_training(self.hooks, rank)
         nnunet.run_ddp(rank, *arguments)
 
 
-def prepare_training(wishes: Wishes, rank: int = 0) -> None:
-    """Let this process tell its epochs and write checkpoints that are whole, and often.
+def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
+    """Make this process write events, and checkpoints that are whole and frequent.
 
-    Processes of other ranks draw other numbers, so that they see other patches.
+    Each rank has a seed of its own, so that each sees other patches.
     """
     from nnunetv2.run import run_training as nnunet
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -118,32 +120,32 @@ def prepare_training(wishes: Wishes, rank: int = 0) -> None:
     _write_checkpoints_often(nnUNetTrainer)
     build = nnunet.get_trainer_from_args
 
-    def build_and_listen(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
+    def build_with_hooks(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
         trainer = build(*arguments, **options)
-        wishes.put_into(trainer, rank)
+        hooks.attach(trainer, rank)
         return trainer
 
-    nnunet.get_trainer_from_args = build_and_listen
+    nnunet.get_trainer_from_args = build_with_hooks
 
 
 def _seed(seed: int) -> None:
-    """Make a CPU training with one thread and no workers repeatable."""
+    """Seed all generators: a CPU training with one thread is then repeatable."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
     torch.manual_seed(seed)
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Let a checkpoint get its name only when all of it is on the disk.
+    """Give a checkpoint its name only when all of it is on the disk.
 
-    The latest but one is kept until the training ends (FAULTS N05).
+    The one before the latest is kept until the training ends (FAULTS N05).
     """
     save, finish = trainer_class.save_checkpoint, trainer_class.on_train_end
 
     def save_whole(trainer: Any, filename: str) -> None:  # noqa: ANN401 - nnU-Net's types
         final, temporary = Path(filename), Path(f"{filename}.partial")
         save(trainer, str(temporary))
-        if not temporary.exists():
+        if not temporary.exists():  # only the first of several processes writes
             return
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -151,31 +153,32 @@ def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-
             final.replace(final.with_name(CHECKPOINT_PREVIOUS))
         temporary.replace(final)
 
-    def finish_and_tidy(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    def finish_and_remove_previous(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
         finish(trainer)
         if trainer.local_rank == 0:
             Path(trainer.output_folder, CHECKPOINT_PREVIOUS).unlink(missing_ok=True)
 
     trainer_class.save_checkpoint = save_whole
-    trainer_class.on_train_end = finish_and_tidy
+    trainer_class.on_train_end = finish_and_remove_previous
 
 
 def _write_checkpoints_often(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Write the latest checkpoint so often that little is lost, whatever the trainer.
+    """Write a checkpoint also by time, so that an interruption costs little.
 
-    nnU-Net's own writes one every 50 epochs. Here the end of an epoch is one also if
-    the next epoch would end more than `AT_MOST_LOST_S` after the last checkpoint.
+    nnU-Net's trainer writes one every 50 epochs. Here an epoch ends with one also if
+    the next would end more than `AT_MOST_LOST_S` after the last checkpoint.
     """
     end_epoch, begin = trainer_class.on_epoch_end, trainer_class.on_train_start
     moments = {"saved": time.monotonic(), "epoch": time.monotonic()}
 
-    def begin_and_note(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    def begin_and_time(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
         begin(trainer)
         moments["saved"] = moments["epoch"] = time.monotonic()
 
     def end_epoch_and_save(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
         now = time.monotonic()
         epoch_s, moments["epoch"] = now - moments["epoch"], now
+        # nnU-Net decides inside `on_epoch_end`, by `save_every`: lower it for once.
         rare = trainer.save_every
         if now - moments["saved"] + epoch_s > AT_MOST_LOST_S:
             trainer.save_every = 1
@@ -185,5 +188,5 @@ def _write_checkpoints_often(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-
         if saves:
             moments["saved"] = now
 
-    trainer_class.on_train_start = begin_and_note
+    trainer_class.on_train_start = begin_and_time
     trainer_class.on_epoch_end = end_epoch_and_save
