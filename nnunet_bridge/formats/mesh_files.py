@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ FRAMES = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 """Factors from LPS+ to the frame of the file. Both frames are right-handed, so faces
 keep their orientation."""
 
+MESH_NAMES = ("labels", "opensim")
 TOGETHER = "all"
 """Stem of the file that holds all structures."""
 
@@ -79,10 +81,14 @@ def write_mesh_files(
     options = options or MeshFileOptions()
     frame, file_format = options.frame, options.file_format
     write = _WRITERS[file_format]
-    stems = file_stems(_NAMINGS[options.names](mesh.label) for mesh in meshes)
+    labels = [mesh.label for mesh in meshes]
+    stems = file_stems(
+        opensim_name(label) if options.names == "opensim" else label.name
+        for label in labels
+    )
     files = {
-        mesh.label.name: out_dir / f"{stem}.{file_format}"
-        for mesh, stem in zip(meshes, stems, strict=True)
+        label.name: out_dir / f"{stem}.{file_format}"
+        for label, stem in zip(labels, stems, strict=True)
     }
     for mesh in meshes:
         write(files[mesh.label.name], [mesh], frame=frame)
@@ -131,17 +137,6 @@ def opensim_name(label: Label) -> str:
     return f"{label.name.removesuffix(f'_{label.side}')}_{label.side[0]}"
 
 
-def _label_name(label: Label) -> str:
-    return label.name
-
-
-_NAMINGS: dict[str, Callable[[Label], str]] = {
-    "labels": _label_name,
-    "opensim": opensim_name,
-}
-MESH_NAMES = tuple(_NAMINGS)
-
-
 def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
     """Write meshes into one binary PLY file, every vertex in its structure's colour."""
     header = _ply_header(meshes, frame)
@@ -156,7 +151,7 @@ def write_ply(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         vertices["position"][part.vertices] = _as_items(part.vertices_mm)
         vertices["colour"][part.vertices] = np.void(bytes(part.label.colour))
         faces["vertices"][part.faces] = _as_items(part.corners)
-    _write(file, content.data)
+    _write_file(file, content.data)
 
 
 def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
@@ -172,7 +167,7 @@ def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         faces["corners"][part.faces] = corners_mm
     header = "; ".join(_remarks(meshes, frame)).encode("ascii")[:_STL_HEADER_BYTES]
     count = np.array(len(faces), dtype="<u4")
-    _write(
+    _write_file(
         file,
         b"".join((header.ljust(_STL_HEADER_BYTES), count.tobytes(), faces.tobytes())),
     )
@@ -187,13 +182,11 @@ def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
         lines.append(f"o {_printable(part.label.name)}\n")
         lines.append(_repeated(vertex, part.vertices_mm))
         lines.append(_repeated("f %d %d %d\n", part.corners + 1))  # OBJ counts from 1
-    _write(file, "".join(lines).encode("ascii"))
+    _write_file(file, "".join(lines).encode("ascii"))
 
 
-def _write(file: Path, content: bytes | memoryview) -> None:
-    """Write a mesh without a wait for the disk: the next run replaces a damaged one."""
-    write_if_changed(file, content, to_disk=False)
-
+# No write waits for the disk: the next run replaces a damaged mesh.
+_write_file = partial(write_if_changed, to_disk=False)
 
 _WRITERS: dict[str, Callable[..., None]] = {
     "ply": write_ply,

@@ -71,15 +71,15 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
     GeometryError
         If a mask does not fit the grid.
     """
+    from scipy.ndimage import find_objects
+
     _check([name for name, _, _ in segments])
     _check_shapes(grid, segments)
     voxels, addresses = _layered(grid, segments)
-    headings = [
-        _Heading(name, colour, _extent(mask), layer, value)
-        for (name, colour, mask), (layer, value) in zip(
-            segments, addresses, strict=True
-        )
-    ]
+    headings = []
+    for (name, colour, mask), (layer, value) in zip(segments, addresses, strict=True):
+        (box,) = find_objects(mask.astype(np.uint8), max_label=1)
+        headings.append(_Heading(name, colour, _extent(box), layer, value))
     _write(file, grid, voxels, headings)
 
 
@@ -95,7 +95,7 @@ def write_labelmap_segmentation(file: Path, labelmap: Labelmap) -> None:
     voxels = labelmap.without_ignored().voxels.astype(np.uint8, copy=False)
     boxes = find_objects(voxels, max_label=len(labelmap.labels))
     headings = [
-        _Heading(label.name, label.colour, _extent_of(box), 0, label.value)
+        _Heading(label.name, label.colour, _extent(box), 0, label.value)
         for label, box in zip(labelmap.labels, boxes, strict=True)
     ]
     _write(file, labelmap.grid, voxels, headings)
@@ -218,16 +218,8 @@ def _coded(concept: Concept) -> str:
     return f"{SCHEME}^{concept.value}^{concept.meaning}"
 
 
-def _extent(mask: BoolArray) -> str:
-    """Return first and last index of the segment along i, j and k."""
-    where = np.argwhere(mask)
-    if not len(where):
-        return _NOWHERE
-    ends = zip(where.min(axis=0), where.max(axis=0), strict=True)
-    return " ".join(f"{low} {high}" for low, high in ends)
-
-
-def _extent_of(box: tuple[slice, ...] | None) -> str:
+def _extent(box: tuple[slice, ...] | None) -> str:
+    """Return first and last index of a segment along i, j and k."""
     if box is None:
         return _NOWHERE
     return " ".join(f"{side.start} {side.stop - 1}" for side in box)

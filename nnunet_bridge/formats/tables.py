@@ -23,27 +23,15 @@ from nnunet_bridge.formats.files import write_if_changed
 Row: TypeAlias = dict[str, str | float | int | None]
 
 CONTRACT_COLUMNS = (
-    "case",
-    "structure",
-    "state",
-    "dice",
-    "hd95_mm",
-    "assd_mm",
-    "nsd",
-    "volume_reference_mm3",
-    "volume_prediction_mm3",
-    "volume_error_cm3",
-    "volume_error_percent",
+    *("case", "structure", "state", "dice", "hd95_mm", "assd_mm", "nsd"),
+    *("volume_reference_mm3", "volume_prediction_mm3"),
+    *("volume_error_cm3", "volume_error_percent"),
 )
 """Scripts of others rely on these columns, in this order."""
 
 SCORE_COLUMNS = (
-    *CONTRACT_COLUMNS,
-    "iou",
-    "hd_mm",
-    "volume_error_mm3",
-    "volume_error_abs_mm3",
-    "volume_error_abs_percent",
+    *(*CONTRACT_COLUMNS, "iou", "hd_mm"),
+    *("volume_error_mm3", "volume_error_abs_mm3", "volume_error_abs_percent"),
 )
 VOLUME_COLUMNS = ("case", "structure", "side", "volume_mm3", "volume_cm3", "voxels")
 REASON_COLUMNS = (

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_base import base, enhanced, expected, new_uids, save
+from highdicom.spatial import get_series_volume_positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
@@ -893,6 +894,43 @@ def test_R1_every_slice_lies_where_its_header_says(
     stated = [list(map(float, ds.ImagePositionPatient)) for ds in slices]
     assert np.abs(np.subtract(placed, stated)).max() <= min(0.1, 0.02 * step)
     assert reading.max_position_error_mm <= min(0.1, 0.02 * step)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    step=st.floats(0.5, 8),
+    turn=st.tuples(st.sampled_from("xyz"), st.floats(-180, 180)),
+    order=st.permutations(range(5)),
+)
+def test_highdicom_gives_the_slices_the_same_order_and_distance(
+    tmp_path_factory, step, turn, order
+):
+    folder = tmp_path_factory.mktemp("stack")
+    cosines = rotation(*turn)[:, :2].T.ravel()
+    slices = base(5, size=8, dz=step, iop=[float(v) for v in cosines])
+    files = save([slices[k] for k in order], folder)
+
+    reading = read_series(folder)
+
+    spacing_mm, places = get_series_volume_positions(
+        [slices[k] for k in order], index_convention=("R", "D")
+    )
+    ours = [source.file for source in reading.slices]
+    assert [ours.index(file) for file in files] == places
+    assert reading.volume.grid.spacing_mm[2] == pytest.approx(spacing_mm, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [{"zs": [0, 4, 8, 16, 20]}, {"zs": [0, 4, 8, 8, 12]}, {"shear": (0, 2, 0)}],
+    ids=["missing", "repeated", "sheared"],
+)
+def test_what_highdicom_does_not_call_a_volume_is_refused(tmp_path, faulty):
+    slices = base(5, **faulty)
+    save(slices, tmp_path)
+
+    assert get_series_volume_positions(slices) == (None, None)
+    refusal(tmp_path)
 
 
 def test_messages_of_a_refusal_carry_no_header_identity(tmp_path):

@@ -53,6 +53,10 @@ class Scan:
     left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Code and reason -> names of the files that hold no slice."""
 
+    def note(self, code: str, outcome: Outcome, message: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(code, outcome, message))
+
     def exclude(self, headers: list[SliceHeader], reason: str) -> None:
         """Remove slices; files without any other slice become excluded."""
         gone = set(map(id, headers))
@@ -125,21 +129,17 @@ def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
         scan.left_out.setdefault((reason.code, str(reason)), []).append(name)
     except Damaged as reason:
         scan.failed[name] = str(reason)
-        scan.findings.append(
-            Finding(
-                reason.code,
-                Outcome.REFUSED,
-                f"{quoted(name)} is damaged: {reason}. Copy or export it again.",
-            )
+        scan.note(
+            reason.code,
+            Outcome.REFUSED,
+            f"{quoted(name)} is damaged: {reason}. Copy or export it again.",
         )
     except OSError as error:
         scan.failed[name] = f"cannot be read ({error.strerror})"
-        scan.findings.append(
-            Finding(
-                "P10",
-                Outcome.REFUSED,
-                f"{quoted(name)} cannot be read: {error.strerror}.",
-            )
+        scan.note(
+            "P10",
+            Outcome.REFUSED,
+            f"{quoted(name)} cannot be read: {error.strerror}.",
         )
 
 
@@ -181,23 +181,19 @@ def _drop_copies(scan: Scan) -> None:
         if _pixel_hash(first) == _pixel_hash(header):
             copies.append(header)
         else:
-            scan.findings.append(
-                Finding(
-                    "D07",
-                    Outcome.REFUSED,
-                    f"{quoted(first.name)} and {quoted(header.name)} claim to be the "
-                    "same instance, but their pixels differ: remove the wrong one.",
-                )
+            scan.note(
+                "D07",
+                Outcome.REFUSED,
+                f"{quoted(first.name)} and {quoted(header.name)} claim to be the "
+                "same instance, but their pixels differ: remove the wrong one.",
             )
     if copies:
         scan.exclude(copies, "copy of another file")
-        scan.findings.append(
-            Finding(
-                "D07",
-                Outcome.FIXED,
-                f"{len(copies)} slices exist twice, the first is "
-                f"{quoted(copies[0].name)}; one copy of each is used.",
-            )
+        scan.note(
+            "D07",
+            Outcome.FIXED,
+            f"{len(copies)} slices exist twice, the first is "
+            f"{quoted(copies[0].name)}; one copy of each is used.",
         )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.folder import Scan
 from nnunet_bridge.formats.dicom.headers import SliceHeader
@@ -97,11 +97,19 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
             "Each image is a mosaic of many slices (Siemens MOSAIC) without a standard "
             "attribute for their places: export single slices.",
         )
-    fitting = _of_series(groups, options.series)
+    fitting = _named(groups, options.series, _series_names, code="D01", kind="series")
     fitting = _worth_a_volume(fitting, scan)
     fitting = _of_contrast(fitting, options.image_type, scan)
-    fitting = _of_echo(fitting, options.echo)
-    fitting = _of_repetition(fitting, options.repetition)
+    fitting = _named(
+        fitting,
+        None if options.echo is None else str(options.echo),
+        lambda group: (group.first.contrast.echo,),
+        code="D05",
+        kind="echo",
+    )
+    fitting = _named(
+        fitting, options.repetition, _repetition_names, code="D06", kind="repetition"
+    )
     used = set(map(id, fitting))
     if options.overlap != "refuse" and _are_stations(fitting):
         fitting = [Group(tuple(h for group in fitting for h in group.headers))]
@@ -136,13 +144,11 @@ def _prefer_mr(scan: Scan) -> None:
     if "MR" in kinds and len(kinds) > 1:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
         scan.exclude(others, "not an MR image")
-        scan.findings.append(
-            Finding(
-                "D03",
-                Outcome.ACCEPTED,
-                f"{len(others)} image(s) left out (not an MR image), the first is "
-                f"{quoted(others[0].name)}.",
-            )
+        scan.note(
+            "D03",
+            Outcome.ACCEPTED,
+            f"{len(others)} image(s) left out (not an MR image), the first is "
+            f"{quoted(others[0].name)}.",
         )
 
 
@@ -179,39 +185,30 @@ def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader
     return [("", headers)]
 
 
-def _of_series(groups: list[Group], series: str | None) -> list[Group]:
-    if series is None:
+def _named(
+    groups: list[Group],
+    word: str | None,
+    names: Callable[[Group], tuple[str, ...]],
+    *,
+    code: str,
+    kind: str,
+) -> list[Group]:
+    """Return the groups of which `word` is a name, in capitals or not; all if None."""
+    if word is None:
         return groups
-    wanted = series.strip().casefold()
-    found = []
-    for group in groups:
-        first = group.first
-        names = (first.identity.series, first.series_number, first.description)
-        if wanted in map(str.casefold, names):
-            found.append(group)
-    return _require(found, groups, "D01", f"No series is called {quoted(series)}")
+    wanted = word.strip().casefold()
+    found = [group for group in groups if wanted in map(str.casefold, names(group))]
+    return _require(found, groups, code, f"There is no {kind} {quoted(word)}")
 
 
-def _of_echo(groups: list[Group], echo: int | None) -> list[Group]:
-    if echo is None:
-        return groups
-    found = [group for group in groups if group.first.contrast.echo == str(echo)]
-    return _require(found, groups, "D05", f"There is no echo {echo}")
+def _series_names(group: Group) -> tuple[str, ...]:
+    first = group.first
+    return first.identity.series, first.series_number, first.description
 
 
-def _of_repetition(groups: list[Group], repetition: str | None) -> list[Group]:
-    """Return the groups with a repetition, named in full or by its number alone."""
-    if repetition is None:
-        return groups
-    wanted = repetition.strip().casefold()
-    found = [
-        group
-        for group in groups
-        if wanted in (group.repetition, group.repetition.rpartition(" ")[2])
-    ]
-    return _require(
-        found, groups, "D06", f"There is no repetition {quoted(repetition)}"
-    )
+def _repetition_names(group: Group) -> tuple[str, ...]:
+    """Return the repetition in full and its number alone."""
+    return group.repetition, group.repetition.rpartition(" ")[2]
 
 
 def _require(
@@ -238,12 +235,10 @@ def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
     for group in left_out:
         scan.exclude(list(group.headers), "too few images for a volume")
     if left_out:
-        scan.findings.append(
-            Finding(
-                "D02",
-                Outcome.WARNED,
-                f"Left out, because they are not volumes: {_table(left_out)}.",
-            )
+        scan.note(
+            "D02",
+            Outcome.WARNED,
+            f"Left out, because they are not volumes: {_table(left_out)}.",
         )
     return worthy
 
@@ -270,13 +265,11 @@ def _of_contrast(
             f"{_table(groups)}. Set {SeriesOptions.how_to('image_type')}, to one of "
             "their words.",
         )
-    scan.findings.append(
-        Finding(
-            "D04",
-            Outcome.WARNED,
-            f"The images ({groups[0].kind}) do not have the image type {wanted}; they "
-            "are used because the folder holds no others.",
-        )
+    scan.note(
+        "D04",
+        Outcome.WARNED,
+        f"The images ({groups[0].kind}) do not have the image type {wanted}; they "
+        "are used because the folder holds no others.",
     )
     return groups
 
@@ -351,13 +344,11 @@ def _main_stack(group: Group, scan: Scan) -> Group:
             f"{len(others)} differ ({named}). Export one stack alone.",
         )
     scan.exclude(others, f"differs in {why} from the other slices")
-    scan.findings.append(
-        Finding(
-            code,
-            Outcome.WARNED,
-            f"{len(others)} of {len(group.headers)} images differ in {why} and were "
-            f"left out: {named}.",
-        )
+    scan.note(
+        code,
+        Outcome.WARNED,
+        f"{len(others)} of {len(group.headers)} images differ in {why} and were "
+        f"left out: {named}.",
     )
     return Group(tuple(main), group.repetition)
 

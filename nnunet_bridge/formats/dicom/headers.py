@@ -4,7 +4,7 @@
 are not read here. `PixelPlace` notes where they begin, so that an uncompressed slice
 can later be read with one seek.
 
-A file from outside may be wrong in any way. `read_headers` is the boundary: it returns
+A file from outside may be wrong in any way. `HeaderReader` is the boundary: it returns
 headers, or raises `NotUsed` or `Damaged`, whatever a parser raises inside.
 """
 
@@ -43,20 +43,10 @@ MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
 _INFLATED_AT_ONCE = 2**20
 
-MR_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.4",  # MR Image
-        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR Image
-        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR Image
-    }
-)
-CT_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.2",  # CT Image
-        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image
-        "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
-    }
-)
+# MR Image, Enhanced MR Image, Legacy Converted Enhanced MR Image; then the same of CT.
+_MR_CLASS, _CT_CLASS = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
+MR_CLASSES = frozenset({_MR_CLASS, f"{_MR_CLASS}.1", f"{_MR_CLASS}.4"})
+CT_CLASSES = frozenset({_CT_CLASS, f"{_CT_CLASS}.1", f"{_CT_CLASS}.2"})
 NATIVE_SYNTAXES = {
     "1.2.840.10008.1.2": "<",
     PLAIN_SYNTAX: "<",
@@ -149,12 +139,14 @@ class Contrast:
 class Plane:
     """Position and size of a slice; None for what the header lacks."""
 
-    position_mm: tuple[float, float, float] | None
+    position_mm: tuple[float, ...] | None
+    """(3,) centre of the first voxel, LPS+."""
+
     orientation: tuple[float, ...] | None
     """(6,) direction cosines of a row, then of a column."""
 
-    pixel_spacing_mm: tuple[float, float] | None
-    """Between rows, then between columns."""
+    pixel_spacing_mm: tuple[float, ...] | None
+    """(2,) between rows, then between columns."""
 
     rows: int
     columns: int
@@ -232,25 +224,6 @@ class SliceHeader:
     """Whether Philips' private scale stands beside the public one (P02)."""
 
 
-def read_headers(file: Path, name: str) -> tuple[SliceHeader, ...]:
-    """Return one header for every slice in a file of any kind.
-
-    Parameters
-    ----------
-    file : Path
-    name : str
-        Its path below the scanned folder, for messages.
-
-    Raises
-    ------
-    NotUsed
-        If it is no DICOM image of a plane in the patient (D03, D13, D14).
-    Damaged
-        If it starts as DICOM but cannot be parsed, or could do harm (P10, S06-S08).
-    """
-    return HeaderReader().read(file, name)
-
-
 class HeaderReader:
     """Reads the headers of a folder; elements that files share are converted once."""
 
@@ -260,7 +233,21 @@ class HeaderReader:
         """Stored bytes of the shared elements -> the header made from them."""
 
     def read(self, file: Path, name: str) -> tuple[SliceHeader, ...]:
-        """Return what `read_headers` returns."""
+        """Return one header for every slice in a file of any kind.
+
+        Parameters
+        ----------
+        file : Path
+        name : str
+            Its path below the scanned folder, for messages.
+
+        Raises
+        ------
+        NotUsed
+            If it is no DICOM image of a plane in the patient (D03, D13, D14).
+        Damaged
+            If it starts as DICOM but cannot be parsed, or could do harm (P10, S06-S08).
+        """
         try:
             return (self._walked(file, name),)
         except (NotUsed, Damaged, OSError):
@@ -402,7 +389,7 @@ def _template(groups: Sequence[Header], syntax: str, frames: int) -> SliceHeader
         plane=Plane(
             position_mm=None,
             orientation=_numbers(_first(groups, "ImageOrientationPatient"), 6),
-            pixel_spacing_mm=_pair(_first(groups, "PixelSpacing")),
+            pixel_spacing_mm=_numbers(_first(groups, "PixelSpacing"), 2),
             rows=_whole(dataset, "Rows") or 0,
             columns=_whole(dataset, "Columns") or 0,
         ),
@@ -428,7 +415,7 @@ def _own_fields(
     instance = _text(own, "SOPInstanceUID")
     return {
         "identity": replace(template.identity, instance=instance),
-        "plane": replace(template.plane, position_mm=_triple(position)),
+        "plane": replace(template.plane, position_mm=_numbers(position, 3)),
         "instance_number": _whole(own, "InstanceNumber"),
     }
 
@@ -612,16 +599,6 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:  # noqa: ANN40
     if value is None or isinstance(value, (str, float, int)) or len(value) != count:
         return None
     return tuple(float(number) for number in value)
-
-
-def _pair(value: Any) -> tuple[float, float] | None:  # noqa: ANN401 - likewise
-    numbers = _numbers(value, 2)
-    return None if numbers is None else (numbers[0], numbers[1])
-
-
-def _triple(value: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - likewise
-    numbers = _numbers(value, 3)
-    return None if numbers is None else (numbers[0], numbers[1], numbers[2])
 
 
 def _joined(value: Any) -> str:  # noqa: ANN401 - likewise

@@ -89,7 +89,7 @@ def read_pixels(
     """
     overlap = overlap or Overlap()
     everything = (*headers, *overlap.headers)
-    findings = [*_encodings(everything)]
+    findings = [*_check_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
     kind = np.dtype(_working_type(everything))
     ask_for_memory(
@@ -123,30 +123,23 @@ def read_pixels(
     )
 
 
-def _encodings(headers: Sequence[SliceHeader]) -> list[Finding]:
+def _check_encodings(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
     """Refuse slices that cannot be decoded, before any pixel is read (P01, P07)."""
-    for syntax in sorted(
-        {header.encoding.syntax for header in headers} - set(NATIVE_SYNTAXES)
-    ):
+    syntaxes = {header.encoding.syntax for header in headers}
+    for syntax in sorted(syntaxes - set(NATIVE_SYNTAXES)):
         _check_decoder(syntax)
     for header in headers:
-        scale = (header.encoding.slope, header.encoding.intercept)
-        if not all(map(math.isfinite, scale)) or header.encoding.slope == 0:
+        slope, intercept = header.encoding.slope, header.encoding.intercept
+        if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
             raise Refused.because(
                 "P01",
-                f"{quoted(header.name)} has Rescale Slope {scale[0]:g} and Intercept "
-                f"{scale[1]:g}, which give no image: export it again.",
+                f"{quoted(header.name)} has Rescale Slope {slope:g} and Intercept "
+                f"{intercept:g}, which give no image: export it again.",
             )
     lossy = sum(h.encoding.lossy or h.encoding.syntax in _LOSSY for h in headers)
-    if not lossy:
-        return []
-    return [
-        Finding(
-            "P07",
-            Outcome.WARNED,
-            f"{lossy} of {len(headers)} slices were compressed with loss.",
-        )
-    ]
+    if lossy:
+        message = f"{lossy} of {len(headers)} slices were compressed with loss."
+        yield Finding("P07", Outcome.WARNED, message)
 
 
 def _check_decoder(syntax: str) -> None:
@@ -180,12 +173,11 @@ def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
 
 
 def _bounds(encoding: Encoding) -> tuple[float, float]:
-    bits = encoding.bits_stored
-    low, high = (
-        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        if encoding.signed
-        else (0, 2**bits - 1)
-    )
+    """Return the smallest and the largest value that the header allows."""
+    low, high = 0, 2**encoding.bits_stored - 1
+    if encoding.signed:
+        half = 2 ** (encoding.bits_stored - 1)
+        low, high = -half, half - 1
     ends = [end * encoding.slope + encoding.intercept for end in (low, high)]
     return min(ends), max(ends)
 
@@ -204,10 +196,8 @@ def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
 
 
 def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
-    """Return one uncompressed frame; refuse one that is cut off (P09)."""
     stored = np.empty((header.plane.rows, header.plane.columns), kind)
-    _check_size(header, stored.nbytes)
-    _read_into(stored, header)
+    _read_frame(stored, header)
     return stored
 
 
@@ -237,24 +227,19 @@ def _read_straight(
     )
     if not stored.dtype.isnative:
         return None
-    _check_size(header, plane.nbytes)
-    _read_into(stored, header)
+    _read_frame(stored, header)
     span = _span(stored)
     low, high = _bounds(encoding)
     bits_above_the_high_bit = span[0] < low or high < span[1]
     return None if bits_above_the_high_bit else span
 
 
-def _check_size(header: SliceHeader, frame_bytes: int) -> None:
-    """Refuse a file with fewer bytes of pixels than its header announces (P09)."""
-    expected = frame_bytes * header.frames
+def _read_frame(place: npt.NDArray[Any], header: SliceHeader) -> None:
+    """Fill the array with an uncompressed frame; refuse one that is cut off (P09)."""
+    expected = place.nbytes * header.frames
     found = min(header.pixels.length, header.pixels.available)
     if found < expected:
         raise _cut_off(header, f"{expected} bytes of pixels announced, {found} found")
-
-
-def _read_into(place: npt.NDArray[Any], header: SliceHeader) -> None:
-    """Fill the array with the stored bytes of a frame."""
     descriptor = os.open(header.file, os.O_RDONLY)
     try:
         start = header.pixels.offset + place.nbytes * header.frame

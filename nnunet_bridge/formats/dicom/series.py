@@ -172,13 +172,11 @@ def _give_spacing(scan: Scan, spacing_mm: tuple[float, float] | None) -> None:
         else replace(header, plane=replace(header.plane, pixel_spacing_mm=spacing_mm))
         for header in scan.headers
     ]
-    scan.findings.append(
-        Finding(
-            "G12",
-            Outcome.WARNED,
-            f"{without} images have no Pixel Spacing; {given} is used, from "
-            "`pixel_spacing_mm`.",
-        )
+    scan.note(
+        "G12",
+        Outcome.WARNED,
+        f"{without} images have no Pixel Spacing; {given} is used, from "
+        "`pixel_spacing_mm`.",
     )
 
 

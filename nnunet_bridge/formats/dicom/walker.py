@@ -105,44 +105,51 @@ class Walker:
         finally:
             os.close(descriptor)
 
+    # How `_walk` works. The file is read in windows: `base` is the place of the window
+    # in the file, `at` the place of the present element in the window. The elements
+    # follow the preamble and the letters DICM, in ascending order. For each of them:
+    #
+    # 1. Move the window if the head may not lie in it completely. A run cannot be
+    #    recorded across two windows, so drop it.
+    # 2. Read the head. Tags ascend in a sound file; in another order one element could
+    #    hide behind another.
+    # 3. Close the open run before a wanted element or the pixels, or when it is long
+    #    enough. Its bytes end where this element begins.
+    # 4. At the first of several unwanted elements, step over the run that an earlier
+    #    file began with the same tag, if all its bytes are the same here. Otherwise
+    #    open a new run.
+    # 5. Find the value. The length has two bytes for some representations and four for
+    #    the others; an unknown representation means implicit VR.
+    # 6. Keep a wanted value; stop at the pixels.
+    # 7. Go to the next element. Only a sequence may leave its length undefined; then
+    #    its items lead to its end.
+    #
+    # The pixels must be one element of known length, not encapsulated, not of floats.
     def _walk(  # noqa: C901, PLR0912, PLR0915 - one loop, run for every element
         self, file: int
     ) -> Walked:
-        # The file is read in windows: `base` is the place of the window in the file,
-        # `at` the place of the present element in the window. After the preamble come
-        # the letters DICM, then the elements in ascending order.
         window, base, at = os.pread(file, _WINDOW_BYTES, 0), 0, _PREAMBLE_BYTES + 4
         if window[_PREAMBLE_BYTES:at] != b"DICM":
             raise Unusual
         raw: dict[int, Raw] = {}
         wanted, runs, last = self.wanted, self._runs, 0
-        # The run that is being recorded: its first tag, its place in the window (-1
-        # while none is open), and its number of elements.
+        # The open run: first tag, place in the window (-1: none), number of elements.
         run_tag, run_at, run_length = 0, -1, 0
         while True:
-            # 1. Move the window if the next head may not lie in it completely. A run
-            #    cannot be recorded across two windows, so drop it.
-            if len(window) < at + _HEAD_BYTES:
+            if len(window) < at + _HEAD_BYTES:  # 1
                 base, at, run_at = base + at, 0, -1
                 window = os.pread(file, _WINDOW_BYTES, base)
                 if len(window) < _HEAD_BYTES:
                     raise Unusual
-            # 2. Read the head. Tags ascend in a sound file; another order would let
-            #    one element hide behind another.
-            group, element, kind, length = _HEAD.unpack_from(window, at)
+            group, element, kind, length = _HEAD.unpack_from(window, at)  # 2
             tag = group << 16 | element
             if tag <= last:
                 raise Unusual
-            # 3. Close the run before a wanted element, the pixels, or when it is long
-            #    enough. Its bytes end where this element begins.
-            unwanted = tag not in wanted and group != _PIXEL_GROUP
+            unwanted = tag not in wanted and group != _PIXEL_GROUP  # 3
             if run_at >= 0 and not (unwanted and run_length < _LONGEST_RUN):
                 runs[run_tag] = (window[run_at:at], last)
                 run_at = -1
-            # 4. At the first of several unwanted elements: step over a run that an
-            #    earlier file began with the same tag, if all its bytes are the same
-            #    here. Otherwise open a new run.
-            if unwanted and run_at < 0:
+            if unwanted and run_at < 0:  # 4
                 known = runs.get(tag)
                 if known is not None and window.startswith(known[0], at):
                     at, last = at + len(known[0]), known[1]
@@ -150,30 +157,23 @@ class Walker:
                 run_tag, run_at, run_length = tag, at, 0
             run_length += 1
             last = tag
-            # 5. Find the value. The length has two bytes for some representations and
-            #    four for the others; an unknown representation means implicit VR.
-            if kind in _SHORT:
+            if kind in _SHORT:  # 5
                 begin = at + 8
             elif kind in _LONG:
                 begin = at + _HEAD_BYTES
                 length = _LENGTH.unpack_from(window, at + 8)[0]
             else:
                 raise Unusual
-            # 6. Keep the value, or stop at the pixels.
-            if tag in wanted:
+            if tag in wanted:  # 6
                 raw[tag] = kind + _value(file, window, base, begin, length)
             elif group == _PIXEL_GROUP:
                 break
-            # 7. Go to the next element. Only a sequence may leave its length open;
-            #    then its items lead to its end.
-            if length == _UNDEFINED:
+            if length == _UNDEFINED:  # 7
                 if kind != b"SQ":
                     raise Unusual
                 end = _end_of_sequence(file, base + begin, 0)
                 length = end - base - begin
             at = begin + length
-        # The pixels must be plain: one element of known length, neither encapsulated
-        # nor of floating numbers.
         if tag != _PIXEL_TAG or kind not in (b"OW", b"OB") or length == _UNDEFINED:
             raise Unusual
         _check_text(raw)

@@ -10,27 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import whole_file
 
-_DECIMAL_LENGTH = 16
-"""Characters of a Decimal String, PS3.5 section 6.2."""
-
 _UNKNOWN = (
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PositionReferenceIndicator",
-    "ScanOptions",
-    "MRAcquisitionType",
-    "RepetitionTime",
-    "EchoTrainLength",
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+    *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTrainLength"),
 )
 """Attributes that an MR image must have but may leave empty (type 2, PS3.3 A.4)."""
 
@@ -137,16 +126,8 @@ def _slice(common: Dataset, volume: Volume, k: int, seeds: list[str]) -> Dataset
 
 
 def _decimal(number: float) -> str:
-    """Format a number with as many digits as a Decimal String can hold.
+    """Return a number as a Decimal String, PS3.5 section 6.2.
 
-    Examples
-    --------
-    >>> _decimal(0.7), _decimal(-1 / 3), _decimal(1e-17)
-    ('0.7', '-0.3333333333', '0')
+    Rounding removes the noise of a computed cosine, adding 0.0 the sign of -0.0.
     """
-    rounded = round(float(number), 10) + 0.0
-    for digits in range(_DECIMAL_LENGTH, 0, -1):
-        text = f"{rounded:.{digits}g}"
-        if len(text) <= _DECIMAL_LENGTH:
-            return text
-    raise InputError(f"{number} cannot be written as a Decimal String.")
+    return format_number_as_ds(round(float(number), 10) + 0.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.dicom.headers import Damaged, NotUsed, read_headers
+from nnunet_bridge.formats.dicom.headers import Damaged, HeaderReader, NotUsed
 from nnunet_bridge.formats.files import clear_os_errors, write_text
 from nnunet_bridge.formats.recipe import (
     Recipe,
@@ -221,7 +221,7 @@ def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, 
     files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
     for _, file in zip(range(most), files, strict=False):
         try:
-            for header in read_headers(file, file.name):
+            for header in HeaderReader().read(file, file.name):
                 yield header.contrast.image_type
         except (NotUsed, Damaged, OSError):
             continue
