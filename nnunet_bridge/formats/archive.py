@@ -85,11 +85,11 @@ class Archive:
         """Return the content of an entry of at most so many bytes (S07, S08)."""
         entry = self._zip.getinfo(name)
         if entry.file_size > most_bytes:
-            raise SecurityError(
-                f"{self.called} is refused: {quoted(name)} has {entry.file_size} "
-                f"bytes, more than the {most_bytes} allowed.",
-                code="S07",
+            reason = (
+                f"{quoted(name)} has {entry.file_size} bytes, and {most_bytes} are "
+                "allowed"
             )
+            raise _refusal(self.called, reason, "S07")
         with _damage_is_refused(self.called):
             content = self._zip.read(entry)
             _require_size(len(content), entry)
@@ -174,9 +174,8 @@ def _damage_is_refused(called: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise SecurityError(
-            f"{called} is refused: it is damaged or not a zip ({error}).", code="S08"
-        ) from error
+        reason = f"it is damaged or not a zip ({error})"
+        raise _refusal(called, reason, "S08") from error
 
 
 def _require_size(size: int, entry: zipfile.ZipInfo) -> None:
@@ -212,18 +211,13 @@ def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> Non
             for place in (before, *struct.unpack_from("<Q", locator, 8)):
                 large = _counts_of_64(stream, min(max(place, 0), length))
                 count, size = max(count, large[0]), max(size, large[1])
-    _refuse_if(
-        count > limits.entries,
-        called,
-        f"it holds {count} entries, and {limits.entries} are allowed",
-        "S06",
-    )
-    _refuse_if(
-        size > limits.directory_bytes,
-        called,
-        f"its listing takes {size} bytes, and {limits.directory_bytes} are allowed",
-        "S06",
-    )
+    if count > limits.entries:
+        reason = f"it holds {count} entries, and {limits.entries} are allowed"
+        raise _refusal(called, reason, "S06")
+    if size > limits.directory_bytes:
+        allowed = limits.directory_bytes
+        reason = f"its listing takes {size} bytes, and {allowed} are allowed"
+        raise _refusal(called, reason, "S06")
 
 
 def _counts_of_64(stream: BinaryIO, place: int) -> tuple[int, int]:
@@ -240,9 +234,8 @@ def _check_listing(
     called: str, entries: Sequence[zipfile.ZipInfo], limits: ArchiveLimits
 ) -> None:
     """Refuse entries by name and kind; names must differ in more than case (S04)."""
-    _refuse_if(
-        len(entries) > limits.entries, called, "it holds too many entries", "S06"
-    )
+    if len(entries) > limits.entries:
+        raise _refusal(called, "it holds too many entries", "S06")
     seen: set[str] = set()
     for entry in entries:
         name = entry.orig_filename
@@ -250,7 +243,8 @@ def _check_listing(
         alike = unicodedata.normalize("NFC", name).casefold().rstrip("/")
         if not fault and alike in seen:
             fault = "has the name of another entry, or one that differs in case only"
-        _refuse_if(bool(fault), called, f"its entry {_short(name)} {fault}", "S04")
+        if fault:
+            raise _refusal(called, f"its entry {_short(name)} {fault}", "S04")
         seen.add(alike)
 
 
@@ -263,24 +257,20 @@ def _check_sizes(
 ) -> None:
     """Refuse entries by the size that they claim to unpack to (S06)."""
     total = sum(entry.file_size for entry in entries)
-    _refuse_if(
-        total > limits.total_bytes,
-        called,
-        f"it would unpack to {format_bytes(total)}, and "
-        f"{format_bytes(limits.total_bytes)} are allowed",
-        "S06",
-    )
-    packed = sum(entry.compress_size for entry in entries)
-    _refuse_if(packed > archive_bytes, called, "its entries overlap in the file", "S06")
+    if total > limits.total_bytes:
+        most = format_bytes(limits.total_bytes)
+        reason = f"it would unpack to {format_bytes(total)}, and {most} are allowed"
+        raise _refusal(called, reason, "S06")
+    if sum(entry.compress_size for entry in entries) > archive_bytes:
+        raise _refusal(called, "its entries overlap in the file", "S06")
     for entry in entries:
-        allowed = max(limits.always_bytes, limits.ratio * entry.compress_size)
-        _refuse_if(
-            entry.file_size > allowed,
-            called,
-            f"{_short(entry.filename)} would unpack from {entry.compress_size} to "
-            f"{entry.file_size} bytes, more than real content does",
-            "S06",
-        )
+        packed, size = entry.compress_size, entry.file_size
+        if size > max(limits.always_bytes, limits.ratio * packed):
+            reason = (
+                f"{_short(entry.filename)} would unpack from {packed} to {size} bytes, "
+                "more than real content does"
+            )
+            raise _refusal(called, reason, "S06")
 
 
 def _fault_of_name(name: str) -> str:
@@ -316,6 +306,5 @@ def _short(name: str) -> str:
     return quoted(name[:_LONGEST_NAME] + ending)
 
 
-def _refuse_if(fault: bool, called: str, reason: str, code: str) -> None:  # noqa: FBT001 - reads as a sentence
-    if fault:
-        raise SecurityError(f"{called} is refused: {reason}.", code=code)
+def _refusal(called: str, reason: str, code: str) -> SecurityError:
+    return SecurityError(f"{called} is refused: {reason}.", code=code)

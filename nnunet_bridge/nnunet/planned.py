@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
-from nnunet_bridge.formats.contents import Content, contents_of
 from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.formats.kept import Content, contents_of
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, resolved
 

@@ -421,25 +421,21 @@ def _own_fields(
 
 
 def _contrast(groups: Sequence[Header]) -> Contrast:
+    def text(*keywords: str) -> str:
+        return _joined(_first(groups, *keywords))
+
     echo_time = _number(_first(groups, "EffectiveEchoTime", "EchoTime"))
     kinds = _first(groups, "FrameType") or _first(groups, "ImageType") or ()
+    if isinstance(kinds, str):
+        kinds = [kinds]
     return Contrast(
         modality=_text(groups[0], "Modality"),
-        image_type=tuple(
-            str(kind).strip().upper()
-            for kind in ([kinds] if isinstance(kinds, str) else kinds)
-        ),
+        image_type=tuple(str(kind).strip().upper() for kind in kinds),
         echo_time_ms=None if echo_time is None else round(echo_time, 2),
-        echo=_joined(_first(groups, "EchoNumbers")),
-        acquisition=_joined(
-            _first(groups, "FrameAcquisitionNumber", "AcquisitionNumber")
-        ),
-        temporal_position=_joined(
-            _first(groups, "TemporalPositionIndex", "TemporalPositionIdentifier")
-        ),
-        trigger_time=_joined(
-            _first(groups, "NominalCardiacTriggerDelayTime", "TriggerTime")
-        ),
+        echo=text("EchoNumbers"),
+        acquisition=text("FrameAcquisitionNumber", "AcquisitionNumber"),
+        temporal_position=text("TemporalPositionIndex", "TemporalPositionIdentifier"),
+        trigger_time=text("NominalCardiacTriggerDelayTime", "TriggerTime"),
     )
 
 
