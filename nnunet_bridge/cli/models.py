@@ -30,7 +30,6 @@ class _Pack:
         "-c",
         "--configuration",
         type=click.Choice(CONFIGURATIONS),
-        default=None,
         metavar="NAME",
         help=f"{', '.join(CONFIGURATIONS)}. [default: the one with the higher "
         "validation Dice]",

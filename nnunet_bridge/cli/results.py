@@ -149,14 +149,12 @@ class _Clean:
     min_volume_mm3: float | None = option(
         "--min-volume-mm3",
         type=click.FloatRange(0),
-        default=None,
         metavar="MM3",
         help="volume: remove smaller pieces. [default: 500]",
     )
     keep: int | None = option(
         "--keep",
         type=click.IntRange(1),
-        default=None,
         metavar="N",
         help="volume: keep at most the N largest pieces of each label.",
     )
@@ -169,7 +167,6 @@ class _Clean:
     tune: str | None = option(
         "--tune",
         metavar="DATASET",
-        default=None,
         group=Group.MODEL,
         help="Clean nothing; choose the rule of each structure on the validation of a "
         "model.",
@@ -337,7 +334,6 @@ class _Mesh:
     faces: int | None = option(
         "--faces",
         type=click.IntRange(4),
-        default=None,
         metavar="N",
         help="Simplify each mesh to at most N faces.",
     )
@@ -377,12 +373,7 @@ class _View:
     image: Path = argument(type=EXISTING)
     labels: Path | None = argument(type=EXISTING, required=False)
     out: Path = option(
-        "-o",
-        "--out",
-        type=FILE,
-        required=True,
-        metavar="PNG",
-        help="Picture to write.",
+        "-o", "--out", type=FILE, required=True, metavar="PNG", help="Picture to write."
     )
     plane: str = option(
         "--plane",
@@ -393,14 +384,12 @@ class _View:
     slice_number: int | None = option(
         "--slice",
         type=int,
-        default=None,
         metavar="N",
         help="Slice number. [default: the slice with most labelled voxels]",
     )
     every: int | None = option(
         "--every",
         type=click.IntRange(1),
-        default=None,
         metavar="N",
         help="Show every N-th slice on one sheet instead, labels over the image.",
     )

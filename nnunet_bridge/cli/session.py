@@ -17,25 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exc
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from nnunet_bridge.cli.fields import (
-    Asked,
-    Group,
-    asked_for,
-    decorators,
-    option,
-)
+from nnunet_bridge.cli.fields import Asked, Group, asked_for, decorators, option
 from nnunet_bridge.core.errors import BridgeError, Interrupted
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
 
 if TYPE_CHECKING:
     from nnunet_bridge.nnunet.names import Dataset, Workspace
-
-Command: TypeAlias = Callable[..., Summary]
 
 INTERNAL_ERROR = 1
 WORKSPACE_VARIABLE = "NNUNET_BRIDGE_WORKSPACE"
@@ -160,40 +152,15 @@ def command(
             session = asked_for(Session, words)
             session.run(lambda: function(session, asked_for(options, words)))
 
-        return _with_options(run, options)
+        declared = [*decorators(options), *decorators(Session)]
+        for decorate, _ in reversed(declared):
+            decorate(run)
+        used = {group for _, group in declared}
+        panels = [click.RichOptionPanel(group) for group in Group if group in used]
+        panels[-1].options.append("--help")
+        return click.command(panels=panels)(run)
 
     return make
-
-
-def _with_options(
-    run: Callable[..., None], options: type[Asked] | None
-) -> click.RichCommand:
-    """Give a function its own options, then the common ones, in panels."""
-    own = [] if options is None else list(decorators(options))
-    declared = [*own, *decorators(Session)]
-    for decorate, _ in reversed(declared):
-        decorate(run)
-    used = {group for _, group in declared}
-    panels = [click.RichOptionPanel(group) for group in Group if group in used]
-    panels[-1].options.append("--help")
-    return click.command(panels=panels)(run)
-
-
-def bridge_command(function: Command) -> Callable[..., None]:
-    """Give a command the common options, a `Session`, and an end for every error.
-
-    For commands that still take their words one by one; new ones use `command`.
-    """
-
-    @functools.wraps(function)
-    def run(**words: Any) -> None:
-        common = {name: words.pop(name) for name in Session.__slots__}
-        session = asked_for(Session, common)
-        session.run(lambda: function(session, **words))
-
-    for decorate, _ in reversed(list(decorators(Session))):
-        decorate(run)
-    return run
 
 
 def _stop_on_signals() -> None:

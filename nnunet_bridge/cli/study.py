@@ -62,10 +62,7 @@ class _Compare:
     models: tuple[str, ...] = models_field("Repeat for several. [default: nnunet]")
     budget: str | None = finished_budget_field()
     latex: bool = option(
-        "--latex",
-        is_flag=True,
-        group=Group.OUTPUT,
-        help="Also write comparison.tex.",
+        "--latex", is_flag=True, group=Group.OUTPUT, help="Also write comparison.tex."
     )
 
 

@@ -60,7 +60,6 @@ class _Plan:
     folds: int | None = option(
         "--folds",
         type=click.IntRange(2),
-        default=None,
         metavar="N",
         help="Number of folds; fewer if there are fewer patients. [default: 5]",
     )
@@ -70,7 +69,6 @@ class _Plan:
     splits: Path | None = option(
         "--splits",
         type=EXISTING,
-        default=None,
         metavar="FILE",
         help="Your own folds, in the format of nnU-Net's splits_final.json.",
     )
@@ -137,7 +135,6 @@ class _Train:
     patience: int | None = option(
         "--patience",
         type=click.IntRange(1),
-        default=None,
         metavar="N",
         group=Group.MODEL,
         help="Stop after N epochs without a lower validation loss. [default: 20 for "
@@ -154,7 +151,6 @@ class _Train:
     weights: Path | None = option(
         "--weights",
         type=FILE,
-        default=None,
         metavar="FILE",
         group=Group.MODEL,
         help="Initial encoder weights (ResNet34). [default: ImageNet, downloaded]",
@@ -181,7 +177,6 @@ class _Train:
     gpus: int | None = option(
         "--gpus",
         type=click.IntRange(1),
-        default=None,
         metavar="N",
         group=Group.MACHINE,
         help="GPUs per training run. [default: 1]",
@@ -196,7 +191,6 @@ class _Train:
     recipe: str | None = option(
         "-r",
         "--recipe",
-        default=None,
         metavar="RECIPE",
         group=Group.MACHINE,
         help="Recipe whose table [slurm] sets the resources of a job.",
@@ -278,7 +272,6 @@ class _Status:
         type=click.FloatRange(0.5),
         is_flag=False,
         flag_value=5.0,
-        default=None,
         metavar="[SECONDS]",
         help="Refresh until all runs have ended, every 5 seconds unless you give a "
         "number.",
