@@ -71,7 +71,7 @@ class _Predict:
         default="none",
         group=Group.OUTPUT,
         help="Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
-        "`clean --tune` chose for this model.",
+        "`clean --tune DATASET` chose for its model.",
     )
     mesh: bool = option(
         "--mesh", is_flag=True, group=Group.OUTPUT, help="Also write PLY meshes."
