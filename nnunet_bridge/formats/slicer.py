@@ -23,6 +23,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.mask_values import MaskValues, Meaning
 from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
 
@@ -30,9 +31,6 @@ SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
 SPACING_MM = (0.05, 50.0)
 """Possible voxel sizes; outside, the unit of length is wrong."""
-
-WHOLE_WITHIN = 1e-3
-"""Largest distance of a value from the whole number that it stands for."""
 
 _SPACE_DIMENSIONS = 3
 _AGAIN = "copy or export it again"
@@ -80,19 +78,7 @@ class StructureMask:
     findings: tuple[Finding, ...] = ()
 
     read_as: str = "yes or no"
-    """Reading of the values: ``yes or no``, ``one value``, ``rounded``,
-    ``threshold 0.5`` or ``values 3, 7``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """The user's reading of values that are not clearly yes or no."""
-
-    values: tuple[int, ...] = ()
-    """The values that mean the structure, in a file that holds several (K06)."""
-
-    threshold: float | None = None
-    """Least probability that counts as drawn (K07)."""
+    """Reading of its values, see `MaskValues`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +138,8 @@ def read_mask(
     """
     grid, values, findings = _read_plain(file)
     _refuse_impossible_voxels(grid, file.name)
-    voxels, read_as = _yes_or_no(values, file.name, meaning or Meaning(), findings)
+    reader = MaskValues(file.name, meaning or Meaning(), findings)
+    voxels, read_as = reader.read(values)
     return StructureMask(name, side, grid, voxels, file.name, tuple(findings), read_as)
 
 
@@ -237,132 +224,6 @@ def _without_an_axis(name: str) -> list[Finding]:
             f"{quoted(name)} has a fourth axis with one entry, which was dropped.",
         )
     ]
-
-
-def _yes_or_no(
-    values: VoxelArray, name: str, meaning: Meaning, findings: list[Finding]
-) -> tuple[BoolArray, str]:
-    """Return where the structure is, and how its values were read (K06, K07)."""
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise Refused.because(
-                "K07", f"{quoted(name)} holds NaN or infinite values: export it again."
-            )
-        rounded = np.rint(values)
-        away = float(np.abs(values - rounded).max(initial=0.0))
-        if away > WHOLE_WITHIN:
-            return _probabilities(values, name, meaning.threshold, away, findings)
-        if away > 0:
-            findings.append(
-                Finding(
-                    "K07",
-                    Outcome.FIXED,
-                    f"{quoted(name)} holds values up to {away:.1e} from whole numbers; "
-                    "they were rounded.",
-                )
-            )
-        values = rounded
-    return _marked(values, name, meaning, findings)
-
-
-def _marked(
-    values: VoxelArray, name: str, meaning: Meaning, findings: list[Finding]
-) -> tuple[BoolArray, str]:
-    """Return where whole numbers mark the structure, and how they were read (K06)."""
-    voxels = np.asfortranarray(values != 0)
-    # Flattened in memory order, no copy of the volume is made.
-    in_memory_order = values.ravel(order="K")
-    drawn = in_memory_order[in_memory_order != 0]
-    if drawn.size == 0:
-        return voxels, "yes or no"
-    low, high = drawn.min(), drawn.max()
-    if meaning.values and not (low == high == 1):
-        return _of_values(values, name, meaning.values, findings)
-    if low != high:
-        raise Refused.because(
-            "K06",
-            f"{quoted(name)} should hold one structure, but holds the values "
-            f"{_listed(np.unique(drawn))}: export each structure alone, or a "
-            ".seg.nrrd, or name the values that are meant in `masks.values`.",
-        )
-    if low == 1:
-        rounded_before = any(finding.code == "K07" for finding in findings)
-        return voxels, "rounded" if rounded_before else "yes or no"
-    findings.append(
-        Finding(
-            "K06",
-            Outcome.FIXED,
-            f"{quoted(name)} marks its structure with {low:g} instead of 1.",
-        )
-    )
-    return voxels, "one value"
-
-
-def _listed(values: npt.NDArray[Any]) -> str:
-    some = ", ".join(f"{value:g}" for value in values[:6])
-    return some + (f" and {len(values) - 6} more" if len(values) > 6 else "")  # noqa: PLR2004 - enough to see
-
-
-def _of_values(
-    values: VoxelArray, name: str, meant: tuple[int, ...], findings: list[Finding]
-) -> tuple[BoolArray, str]:
-    """Return where one of the values is that the user names (K06)."""
-    voxels = np.asfortranarray(np.isin(values, meant))
-    held, counts = np.unique(values[values != 0], return_counts=True)
-    others = ~np.isin(held, meant)
-    words = ", ".join(map(str, meant))
-    if others.all():
-        raise Refused.because(
-            "K06",
-            f"{quoted(name)} holds the values {_listed(held)}, but `masks.values` is "
-            f"{words}: correct one of them.",
-        )
-    left = int(counts[others].sum())
-    findings.append(
-        Finding(
-            "K06",
-            Outcome.WARNED if left else Outcome.FIXED,
-            f"{quoted(name)} holds the values {_listed(held)}; by `masks.values` "
-            f"{words} was taken ({int(counts[~others].sum())} voxels)"
-            + (f", and {left} voxels of other values were left out." if left else "."),
-        )
-    )
-    return voxels, f"values {words}"
-
-
-def _probabilities(
-    values: VoxelArray,
-    name: str,
-    threshold: float | None,
-    away: float,
-    findings: list[Finding],
-) -> tuple[BoolArray, str]:
-    """Return where probabilities reach the threshold that the user names (K07)."""
-    if threshold is None:
-        raise Refused.because(
-            "K07",
-            f"{quoted(name)} holds fractions (up to {away:.3g} from a whole number), "
-            "not a mask: export it as a binary labelmap, or name the least probability "
-            "that counts in `masks.threshold`.",
-        )
-    low, high = float(values.min()), float(values.max())
-    if low < -WHOLE_WITHIN or high > 1 + WHOLE_WITHIN:
-        raise Refused.because(
-            "K07",
-            f"{quoted(name)} holds fractions from {low:.3g} to {high:.3g}. They are "
-            "not probabilities, so `masks.threshold` cannot be used: export it as a "
-            "binary labelmap.",
-        )
-    voxels = np.asfortranarray(values >= threshold)
-    findings.append(
-        Finding(
-            "K07",
-            Outcome.FIXED,
-            f"{quoted(name)} holds probabilities; the {int(np.count_nonzero(voxels))} "
-            f"voxels from {threshold:g} on were taken (`masks.threshold`).",
-        )
-    )
-    return voxels, f"threshold {threshold:g}"
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.formats.mask_values import Meaning
 from nnunet_bridge.formats.recipe import Recipe, read_recipe
 from nnunet_bridge.formats.slicer import (
-    Meaning,
     StructureMask,
     read_mask,
     read_segments,

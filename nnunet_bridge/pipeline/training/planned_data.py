@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.formats.contents import contents_of
 from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.formats.kept import contents_of
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset

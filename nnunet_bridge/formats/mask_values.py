@@ -1,0 +1,144 @@
+"""Read from the values of a mask file which voxels were drawn (FAULTS K06, K07)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.image import BoolArray, VoxelArray
+from nnunet_bridge.core.quoting import quoted
+
+WHOLE_WITHIN = 1e-3
+"""Largest distance of a value from the whole number that it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The user's reading of values that are not clearly yes or no."""
+
+    values: tuple[int, ...] = ()
+    """The values that mean the structure, in a file that holds several (K06)."""
+
+    threshold: float | None = None
+    """Least probability that counts as drawn (K07)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskValues:
+    """Reads the values of one mask file, and collects findings about them.
+
+    Every method returns (I, J, K) voxels, true where the structure is, and how the
+    values were read: ``yes or no``, ``one value``, ``rounded``, ``threshold 0.5`` or
+    ``values 3, 7``. It raises `Refused` where that is not clear.
+    """
+
+    name: str
+    """File name, for messages."""
+
+    meaning: Meaning
+    findings: list[Finding]
+
+    def read(self, values: VoxelArray) -> tuple[BoolArray, str]:
+        """Read values of any type."""
+        if values.dtype.kind != "f":
+            return self._read_whole(values, "yes or no")
+        if not np.isfinite(values).all():
+            raise self._refusal("K07", "holds NaN or infinite values: export it again")
+        rounded = np.rint(values)
+        away = float(np.abs(values - rounded).max(initial=0.0))
+        if away > WHOLE_WITHIN:
+            return self._read_probabilities(values, away)
+        if away == 0:
+            return self._read_whole(rounded, "yes or no")
+        moved = f"values up to {away:.1e} from whole numbers; they were rounded"
+        self._note("K07", Outcome.FIXED, f"holds {moved}")
+        return self._read_whole(rounded, "rounded")
+
+    def _read_whole(self, values: VoxelArray, how: str) -> tuple[BoolArray, str]:
+        """Read whole numbers: one value besides 0, or those that the user names."""
+        voxels = np.asfortranarray(values != 0)
+        # Flattened in memory order, no copy of the volume is made.
+        in_memory_order = values.ravel(order="K")
+        drawn = in_memory_order[in_memory_order != 0]
+        if drawn.size == 0:
+            return voxels, "yes or no"
+        low, high = drawn.min(), drawn.max()
+        if low == high == 1:
+            return voxels, how
+        if self.meaning.values:
+            return self._read_named(values)
+        if low != high:
+            raise self._refusal(
+                "K06",
+                f"should hold one structure, but holds the values "
+                f"{_listed(np.unique(drawn))}: export each structure alone, or a "
+                ".seg.nrrd, or name the values that are meant in `masks.values`",
+            )
+        self._note("K06", Outcome.FIXED, f"marks its structure with {low:g}, not 1")
+        return voxels, "one value"
+
+    def _read_named(self, values: VoxelArray) -> tuple[BoolArray, str]:
+        """Read several values, some of which mean the structure (K06)."""
+        meant = self.meaning.values
+        words = ", ".join(map(str, meant))
+        held, counts = np.unique(values[values != 0], return_counts=True)
+        others = ~np.isin(held, meant)
+        if others.all():
+            raise self._refusal(
+                "K06",
+                f"holds the values {_listed(held)}, but `masks.values` is {words}: "
+                "correct one of them",
+            )
+        taken, left = int(counts[~others].sum()), int(counts[others].sum())
+        rest = f", and {left} voxels of other values were left out" if left else ""
+        self._note(
+            "K06",
+            Outcome.WARNED if left else Outcome.FIXED,
+            f"holds the values {_listed(held)}; by `masks.values` {words} was taken "
+            f"({taken} voxels){rest}",
+        )
+        return np.asfortranarray(np.isin(values, meant)), f"values {words}"
+
+    def _read_probabilities(
+        self, values: VoxelArray, away: float
+    ) -> tuple[BoolArray, str]:
+        """Read fractions as probabilities if the user names a threshold (K07)."""
+        threshold = self.meaning.threshold
+        if threshold is None:
+            raise self._refusal(
+                "K07",
+                f"holds fractions (up to {away:.3g} from a whole number), not a mask: "
+                "export it as a binary labelmap, or name the least probability that "
+                "counts in `masks.threshold`",
+            )
+        low, high = float(values.min()), float(values.max())
+        if low < -WHOLE_WITHIN or high > 1 + WHOLE_WITHIN:
+            raise self._refusal(
+                "K07",
+                f"holds fractions from {low:.3g} to {high:.3g}. They are not "
+                "probabilities, so `masks.threshold` cannot be used: export it as a "
+                "binary labelmap",
+            )
+        voxels = np.asfortranarray(values >= threshold)
+        self._note(
+            "K07",
+            Outcome.FIXED,
+            f"holds probabilities; the {int(np.count_nonzero(voxels))} voxels from "
+            f"{threshold:g} on were taken (`masks.threshold`)",
+        )
+        return voxels, f"threshold {threshold:g}"
+
+    def _note(self, code: str, outcome: Outcome, what: str) -> None:
+        self.findings.append(Finding(code, outcome, f"{quoted(self.name)} {what}."))
+
+    def _refusal(self, code: str, what: str) -> Refused:
+        return Refused.because(code, f"{quoted(self.name)} {what}.")
+
+
+def _listed(values: npt.NDArray[Any]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:6])
+    return shown + (f" and {len(values) - 6} more" if len(values) > 6 else "")  # noqa: PLR2004 - enough to see
