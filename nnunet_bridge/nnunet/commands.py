@@ -13,8 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -400,25 +399,6 @@ def _lost_a_worker(output: str) -> bool:
     return bool(_LOST_WORKER.search(output)) and _FAILED_WORKER not in output
 
 
-def watch(processes: Sequence[NnUNetProcess]) -> Iterator[None]:
-    """Give control back every half second until all of `processes` have ended."""
-    while not all(process.ended for process in processes):
-        yield
-        time.sleep(POLL_S)
-
-
-def run_to_end(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    log_file: Path,
-    task: str,
-) -> Iterator[None]:
-    """Run one call; give control back every half second; raise if it fails."""
-    with NnUNetProcess(command, environment, log_file) as process:
-        yield from watch([process])
-        process.check(task)
-
-
 __all__ = [
     "Beginning",
     "NnUNetProcess",
@@ -429,10 +409,8 @@ __all__ = [
     "nnunet_environment",
     "plan_command",
     "predict_command",
-    "run_to_end",
     "second_opinion_command",
     "shared_among",
     "train_command",
     "trainers_dir",
-    "watch",
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_bridge.formats.files import free_bytes
+from nnunet_bridge.formats.memory import free_memory_bytes
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -44,6 +45,9 @@ class Host:
     sleep: Callable[[float], None] = time.sleep
     free_bytes: Callable[[Path], int] = free_bytes
     """Return the free space of the disk of an existing folder."""
+
+    free_memory: Callable[[], int] = free_memory_bytes
+    """Return the memory that is free now; `machine` holds it as it was."""
 
     def share(
         self, processes: int, device: str, worker_bytes: int = BYTES_PER_WORKER

@@ -16,11 +16,10 @@ from nnunet_bridge.nnunet.commands import (
     Resources,
     nnunet_environment,
     predict_command,
-    run_to_end,
     shared_among,
     train_command,
-    watch,
 )
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine, chosen_device
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 
@@ -33,6 +32,11 @@ SERVER = Machine(cores=32, free_memory_bytes=256 << 30, gpus=4)
 
 def python(program):
     return [sys.executable, "-c", program]
+
+
+def run(program, log_file, task):
+    process = NnUNetProcess(python(program), os.environ, log_file)
+    Host(LAPTOP).finish(process, task)
 
 
 def lives(process):
@@ -118,8 +122,7 @@ def test_a_failure_is_told_by_the_line_that_matters(tmp_path):
     program = "print('Predicting msk_001'); raise RuntimeError('no such plans')"
 
     with pytest.raises(NnUNetError, match=r"plan it.*RuntimeError: no such plans"):
-        for _ in run_to_end(python(program), os.environ, tmp_path / "log", "plan it"):
-            pass
+        run(program, tmp_path / "log", "plan it")
 
     assert "Predicting msk_001" in (tmp_path / "log").read_text()
 
@@ -128,10 +131,7 @@ def test_an_older_log_is_kept_and_not_mistaken_for_this_call(tmp_path):
     (tmp_path / "log").write_text("ValueError: of yesterday\n")
 
     with pytest.raises(NnUNetError, match="KeyError: 'today'"):
-        for _ in run_to_end(
-            python("{}['today']"), os.environ, tmp_path / "log", "task"
-        ):
-            pass
+        run("{}['today']", tmp_path / "log", "task")
 
     assert "of yesterday" in (tmp_path / "log").read_text()
 
@@ -140,8 +140,7 @@ def test_a_killed_process_is_said_to_have_run_out_of_memory(tmp_path):
     program = "import os; os.kill(os.getpid(), 9)"
 
     with NnUNetProcess(python(program), os.environ, tmp_path / "log") as process:
-        for _ in watch([process]):
-            pass
+        assert wait_until(lambda: process.ended)
 
         with pytest.raises(NnUNetError, match="memory ran out"):
             process.check("task")

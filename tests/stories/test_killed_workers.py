@@ -13,7 +13,7 @@ import pytest
 from spheres import DATASET, write_spheres
 
 from nnunet_bridge.core.errors import WorkerKilled
-from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, watch
+from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
@@ -180,13 +180,18 @@ LOST = (
 )
 
 
+def wait_for(process):
+    while not process.ended:
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("sentence", LOST)
 def test_F11_each_of_nnunets_sentences_about_a_lost_worker_is_known(tmp_path, sentence):
     program = f"raise RuntimeError({sentence!r})"
     command = [sys.executable, "-c", program]
 
     with NnUNetProcess(command, os.environ, tmp_path / "log") as process:
-        list(watch([process]))
+        wait_for(process)
         with pytest.raises(WorkerKilled, match="a worker process of it was killed"):
             process.check("train")
 
@@ -206,7 +211,7 @@ def test_F11_a_worker_that_failed_by_itself_was_not_killed(tmp_path):
     with NnUNetProcess(
         [sys.executable, "-c", program], os.environ, tmp_path / "log"
     ) as process:
-        list(watch([process]))
+        wait_for(process)
         with pytest.raises(Exception, match="Error while getting the buffer") as caught:
             process.check("train")
     assert not isinstance(caught.value, WorkerKilled)

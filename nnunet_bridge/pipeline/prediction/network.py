@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,20 +12,19 @@ from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.units import format_bytes
-from nnunet_bridge.formats.files import free_bytes, read_json
-from nnunet_bridge.formats.memory import free_memory_bytes, require_memory
+from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.commands import (
     Resources,
-    nnunet_environment,
     predict_command,
-    run_to_end,
 )
 from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
     host_bytes,
     waiting_disk_bytes,
 )
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import RunState
@@ -72,6 +70,7 @@ def predict_folder(
     resources: Resources,
     *,
     advanced: Callable[[float], None],
+    host: Host | None = None,
 ) -> Path:
     """Predict every image of a folder; return the folder of ``<case>.nii.gz``.
 
@@ -88,6 +87,7 @@ def predict_folder(
         Reduced here to one worker if the memory is not enough for several.
     advanced : callable
         Called with the share of the work that is done, 0..1.
+    host : Host, optional
 
     Raises
     ------
@@ -100,24 +100,22 @@ def predict_folder(
     NnUNetError
         If nnU-Net fails.
     """
+    host = host or Host()
     model.check()
     members = _planned_members(model)
     grids = {
         case_id: read_grid(files[0])
         for case_id, files in images_by_case(work / IMAGES).items()
     }
-    able = _within_memory(members, grids, resources)
-    _require_disk(members, grids, work)
-    call = _Call(model, work, able)
+    resources = _within(host.free_memory(), members, grids, resources)
+    _require_disk(members, grids, host.free_bytes(work))
+    call = _Call(model, work, resources, host)
     previous = None
     if model.previous:
         previous = work / f"{LOWRES}_for_{CASCADE}"
-        for _ in call.predict([model.previous], previous):
-            pass
-    for share in call.predict(
-        list(model.members().values()), work / PREDICTED, previous
-    ):
-        advanced(share)
+        call.predict([model.previous], previous)
+    states = list(model.members().values())
+    call.predict(states, work / PREDICTED, previous_dir=previous, advanced=advanced)
     return work / PREDICTED
 
 
@@ -128,14 +126,17 @@ class _Call:
     model: Model
     work: Path
     resources: Resources
+    host: Host
 
     def predict(
         self,
         members: Sequence[Sequence[RunState]],
         out_dir: Path,
+        *,
         previous_dir: Path | None = None,
-    ) -> Iterator[float]:
-        """Predict with the mean of `members`; yield the share that is done."""
+        advanced: Callable[[float], None] | None = None,
+    ) -> None:
+        """Predict with the mean of `members`."""
         progress_file = self.work / "progress.jsonl"
         progress_file.unlink(missing_ok=True)
         command = predict_command(
@@ -149,12 +150,12 @@ class _Call:
             progress_file=progress_file,
             previous_dir=previous_dir,
         )
-        dataset = self.model.states[0].run.dataset
-        environment = nnunet_environment(dataset.workspace, self.resources, os.environ)
+        dataset, task = self.model.dataset, f"predict {self.model.name}"
         log_file = dataset.record_dir / "predict.log"
-        task = f"predict {self.model.name}"
-        for _ in run_to_end(command, environment, log_file, task):
-            yield _share_done(progress_file)
+        process = self.host.launch(dataset.workspace, command, self.resources, log_file)
+        self.host.finish(
+            process, task, advanced and (lambda: advanced(_share_done(progress_file)))
+        )
 
 
 def _planned_members(model: Model) -> list[PlannedMember]:
@@ -175,8 +176,11 @@ def _planned_members(model: Model) -> list[PlannedMember]:
     return members
 
 
-def _within_memory(
-    members: Sequence[PlannedMember], grids: Mapping[str, Grid], resources: Resources
+def _within(
+    free: int,
+    members: Sequence[PlannedMember],
+    grids: Mapping[str, Grid],
+    resources: Resources,
 ) -> Resources:
     """Return the resources with one worker, if memory is not enough for more.
 
@@ -185,8 +189,7 @@ def _within_memory(
     ImagesTooLarge
         With every image that does not fit even alone (F10).
     """
-    on_gpu, free = resources.device == "cuda", free_memory_bytes()
-    ahead = 0
+    on_gpu, ahead = resources.device == "cuda", 0
     too_large: dict[str, Refused] = {}
     for case_id, grid in grids.items():
         shape, spacing_mm = grid.shape[::-1], grid.spacing_mm[::-1].tolist()
@@ -203,10 +206,9 @@ def _within_memory(
 
 
 def _require_disk(
-    members: Sequence[PlannedMember], grids: Mapping[str, Grid], work: Path
+    members: Sequence[PlannedMember], grids: Mapping[str, Grid], free: int
 ) -> None:
     """Refuse images whose mean of several members does not fit on the disk (F06)."""
-    free = free_bytes(work)
     for case_id, grid in grids.items():
         needed = waiting_disk_bytes(members, grid.shape)
         if needed > free:

@@ -1,4 +1,4 @@
-"""What is looked at before nnU-Net is called, and what is told while it works."""
+"""Memory and disk are checked before nnU-Net predicts; its progress is reported."""
 
 import re
 
@@ -11,86 +11,125 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import write_volume
 from nnunet_bridge.nnunet.commands import Resources
+from nnunet_bridge.nnunet.estimates import host_bytes
+from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
-from nnunet_bridge.pipeline.prediction import network as network_prediction
-from nnunet_bridge.pipeline.prediction.network import ImagesTooLarge, predict_folder
+from nnunet_bridge.pipeline.prediction.network import (
+    ImagesTooLarge,
+    _planned_members,
+    predict_folder,
+)
 
 RESOURCES = Resources("cpu", threads=1, workers=4, loaders=0)
+LAPTOP = Machine(cores=2, free_memory_bytes=8 << 30, gpus=0)
 MANY = 1 << 50
 
 
+SHAPE, SPACING_MM = (40, 30, 20), [2.0, 1.0, 1.0]
+
+
+class Process:
+    """nnU-Net's process, which ends after it has reported two shares."""
+
+    def __init__(self, progress_file):
+        self.reports = ['{"done": 0.25}\n', '{"done": 0.25}\n{"done": 0.5}\n{"do']
+        self.progress_file = progress_file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    @property
+    def ended(self):
+        if self.reports:
+            self.progress_file.write_text(self.reports.pop(0))
+            return False
+        return True
+
+    def check(self, task):
+        assert task.startswith("predict ")
+
+
 @pytest.fixture
-def predicted_with(tmp_path, monkeypatch):
-    """Predict one image beside so much memory and disk; return nnU-Net's call."""
+def dataset(tmp_path):
     workspace = Workspace.at(tmp_path, environment={})
     for configuration in ("2d", "3d_fullres"):
         write_model(run_of(workspace, configuration=configuration), HARMLESS)
-    grid = Grid((20, 30, 40), np.diag([1.0, 1.0, 2.0, 1.0]))
-    voxels = np.ones(grid.shape, dtype=np.int16)
-    image = tmp_path / "work" / "images" / "leg_0000.nii.gz"
-    write_volume(image, Volume(grid, voxels))
-    calls, told = [], []
+    return Dataset(workspace, DATASET)
 
-    def without_nnunet(command, _environment, _log_file, _task):
+
+@pytest.fixture
+def predict_with(dataset, tmp_path):
+    """Predict an image with so much memory and disk; return the call and the shares."""
+    grid = Grid(SHAPE[::-1], np.diag([*SPACING_MM[::-1], 1.0]))
+    voxels = np.ones(grid.shape, dtype=np.int16)
+    work = tmp_path / "work"
+    write_volume(work / "images" / "leg_0000.nii.gz", Volume(grid, voxels))
+    calls, shares = [], []
+
+    def start(command, _environment, _log_file):
         calls.append(command)
-        progress = tmp_path / "work" / "progress.jsonl"
-        for text in ('{"done": 0.25}\n', '{"done": 0.25}\n{"done": 0.5}\n{"do'):
-            progress.write_text(text)
-            yield
+        return Process(work / "progress.jsonl")
 
     def call(memory, disk, configurations=("2d",)):
-        monkeypatch.setattr(network_prediction, "free_memory_bytes", lambda: memory)
-        monkeypatch.setattr(network_prediction, "free_bytes", lambda _: disk)
-        monkeypatch.setattr(network_prediction, "run_to_end", without_nnunet)
-        model = choose_model(
-            Dataset(workspace, DATASET), ModelRequest(tuple(configurations))
+        host = Host(
+            LAPTOP,
+            start,
+            sleep=lambda _seconds: None,
+            free_bytes=lambda _place: disk,
+            free_memory=lambda: memory,
         )
-        work = tmp_path / "work"
-        predict_folder(model, work, RESOURCES, advanced=told.append)
-        return calls[0], told
+        model = choose_model(dataset, ModelRequest(tuple(configurations)))
+        predict_folder(model, work, RESOURCES, advanced=shares.append, host=host)
+        return calls[-1], shares
 
     return call
 
 
 def test_F10_an_image_too_large_for_the_memory_is_named_with_both_figures(
-    predicted_with,
+    predict_with,
 ):
     with pytest.raises(ImagesTooLarge) as caught:
-        predicted_with(100_000_000, MANY)
+        predict_with(100_000_000, MANY)
 
     refusal = caught.value.cases["leg"]
     assert refusal.code == "F10"
     assert re.search(r"leg needs \d\.\d GB.*100 MB is available", str(refusal))
 
 
-def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predicted_with):
-    with pytest.raises(EnvironmentFault, match=r"0\.1 MB of disk for leg, but") as told:
-        predicted_with(MANY, 10, ("2d", "3d_fullres"))
+def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predict_with):
+    with pytest.raises(
+        EnvironmentFault, match=r"0\.1 MB of disk for leg, but"
+    ) as caught:
+        predict_with(MANY, 10, ("2d", "3d_fullres"))
 
-    assert (told.value.code, told.value.exit_code) == ("F06", 5)
-
-
-def test_one_configuration_needs_no_disk_for_a_mean(predicted_with):
-    predicted_with(MANY, 10)
+    assert (caught.value.code, caught.value.exit_code) == ("F06", 5)
 
 
-@pytest.mark.parametrize(("memory", "workers"), [(2000, "4"), (1999, "1"), (1000, "1")])
-def test_images_are_prepared_ahead_where_there_is_memory(
-    predicted_with, monkeypatch, memory, workers
-):
-    def needed(*_image, on_gpu, ahead=False):
-        assert not on_gpu
-        return 2000 if ahead else 1000
-
-    monkeypatch.setattr(network_prediction, "host_bytes", needed)
-
-    command, _ = predicted_with(memory, MANY)
-
-    assert command[command.index("--workers") + 1] == workers
+def test_one_configuration_needs_no_disk_for_a_mean(predict_with):
+    predict_with(MANY, 10)
 
 
-def test_the_share_done_is_that_of_the_last_whole_line(predicted_with):
-    _, told = predicted_with(MANY, MANY)
+def test_images_are_prepared_ahead_where_there_is_memory(predict_with, dataset):
+    members = _planned_members(choose_model(dataset, ModelRequest(("2d",))))
 
-    assert told == [0.25, 0.5]
+    def workers(memory):
+        command, _ = predict_with(memory, MANY)
+        return command[command.index("--workers") + 1]
+
+    one, two = (
+        host_bytes(members, SHAPE, SPACING_MM, on_gpu=False, ahead=ahead)
+        for ahead in (False, True)
+    )
+    assert one < two
+    assert (workers(one), workers(two - 1), workers(two)) == ("1", "1", "4")
+
+
+def test_the_share_done_is_that_of_the_last_whole_line(predict_with):
+    _, shares = predict_with(MANY, MANY)
+
+    assert shares == [0.25, 0.5]
