@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Dataset, Workspace
     from nnunet_bridge.ops.metrics import bone_scores
-    from nnunet_bridge.pipeline.comparison.compare import compare_dataset
+    from nnunet_bridge.pipeline.comparison.compare import (
+        ComparisonOptions,
+        compare_dataset,
+    )
     from nnunet_bridge.pipeline.ingest.convert import convert_study
     from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
     from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BridgeError",
+    "ComparisonOptions",
     "Dataset",
     "Grid",
     "LabelTable",
@@ -60,6 +64,7 @@ __all__ = [
 
 _HOMES = {
     "BridgeError": "core.errors",
+    "ComparisonOptions": "pipeline.comparison.compare",
     "Dataset": "nnunet.names",
     "Grid": "core.grid",
     "LabelTable": "core.image",

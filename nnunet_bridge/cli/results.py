@@ -408,16 +408,13 @@ def view(session: Session, asked: _View) -> Summary:  # noqa: ARG001 - every com
     """
     from nnunet_bridge.pipeline.ingest.cases import series_choices
     from nnunet_bridge.pipeline.ingest.inputs import read_one_image
-    from nnunet_bridge.pipeline.labels.view import write_view
+    from nnunet_bridge.pipeline.labels.view import ViewOptions, write_view
 
     choices = series_choices(asked.recipe, given(asked.scans))
     return write_view(
         asked.image,
         asked.labels,
         asked.out,
-        plane=asked.plane,
-        slice_number=asked.slice_number,
-        every=asked.every,
+        ViewOptions(asked.plane, asked.slice_number, asked.every, asked.labels_file),
         read_image=lambda path: read_one_image(path, choices).volume,
-        labels_file=asked.labels_file,
     )

@@ -78,25 +78,25 @@ def compare(session: Session, asked: _Compare) -> Summary:
     """
     from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.pipeline.comparison.baseline import baseline_of
-    from nnunet_bridge.pipeline.comparison.compare import compare_dataset
+    from nnunet_bridge.pipeline.comparison.compare import (
+        ComparisonOptions,
+        compare_dataset,
+    )
 
     if asked.map_words and not asked.baselines:
         raise UsageError("--map maps the labels of a --baseline: give one.")
+    options = ComparisonOptions(
+        asked.configurations or BOTH,
+        asked.models or MODELS[:1],
+        asked.budget,
+        margins_from(asked.margins),
+        asked.latex,
+        [baseline_of(word) for word in asked.baselines],
+        asked.map_words,
+    )
     dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
-        return compare_dataset(
-            dataset.workspace,
-            dataset.name,
-            asked.configurations or BOTH,
-            asked.out,
-            models=asked.models or MODELS[:1],
-            budget=asked.budget,
-            margins=margins_from(asked.margins),
-            latex=asked.latex,
-            baselines=[baseline_of(word) for word in asked.baselines],
-            map_words=asked.map_words,
-            progress=progress,
-        )
+        return compare_dataset(dataset, asked.out, options, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 r"""A comparison as a LaTeX table, ready for a thesis: `\input{comparison.tex}`.
 
-It needs the package booktabs, and nothing else.
+The only package it needs is booktabs.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def comparison_latex(comparison: Comparison, *, caveat: str = "") -> str:
     ----------
     comparison : Comparison
     caveat : str
-        Why this cannot be a result; the caption begins with it.
+        Warning at the start of the caption; empty for none.
     """
     pairs = list(dict.fromkeys((row.first, row.second) for row in comparison.rows))
     if not pairs:
-        return "% One model alone: there is nothing to compare.\n"
+        return "% A comparison needs two models.\n"
     return "\n".join(_table(comparison, *pair, caveat=caveat) for pair in pairs)
 
 
 def escaped(words: str) -> str:
-    r"""Return words as LaTeX shows them.
+    r"""Return text with the special characters of LaTeX escaped.
 
     Examples
     --------

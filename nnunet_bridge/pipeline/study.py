@@ -17,7 +17,10 @@ from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import planner_of
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.comparison.compare import compare_dataset
+from nnunet_bridge.pipeline.comparison.compare import (
+    ComparisonOptions,
+    compare_dataset,
+)
 from nnunet_bridge.pipeline.comparison.report import ComparisonSummary
 from nnunet_bridge.pipeline.ingest.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.labels.score import (
@@ -167,12 +170,13 @@ def run_study(
         scores = _score(dataset, predictions, results_dir, shown)
         if len(options.configurations) > 1 and ALL_CASES not in options.folds:
             comparison = compare_dataset(
-                workspace,
-                dataset.name,
-                options.configurations,
+                dataset,
                 results_dir / "comparison",
-                models=[options.method.model],
-                budget=options.method.budget.name,
+                ComparisonOptions(
+                    options.configurations,
+                    [options.method.model],
+                    options.method.budget.name,
+                ),
                 test_scores={name: found.scores for name, found in scores.items()},
                 progress=shown,
             )

@@ -18,7 +18,10 @@ from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.comparison.compare import compare_dataset
+from nnunet_bridge.pipeline.comparison.compare import (
+    ComparisonOptions,
+    compare_dataset,
+)
 from nnunet_bridge.pipeline.ingest.convert import convert_study
 from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.models.pack import pack_model, unpack_model
@@ -139,7 +142,9 @@ def test_they_predict_and_stand_in_one_table(workspace, trained, tmp_path):
         assert labelmap.grid.matches(read_volume(images[0]).grid)
 
     compared = compare_dataset(
-        workspace, DATASET, ["2d"], tmp_path / "page", models=list(trained)
+        Dataset(workspace, DATASET),
+        tmp_path / "page",
+        ComparisonOptions(["2d"], list(trained)),
     )
     assert (compared.folder / "index.html").is_file()
     text = (compared.folder / "comparison.csv").read_text()

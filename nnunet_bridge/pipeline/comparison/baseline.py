@@ -1,4 +1,4 @@
-"""Labels that another tool made: by our names, on our grid, beside our models."""
+"""Labels of another tool as one more model of a comparison."""
 
 from __future__ import annotations
 
@@ -18,36 +18,30 @@ from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
 NO_FOLD = "-"
-"""Fold of a model that was not trained here."""
+"""Fold of a model that has no folds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Another tool's labels for cases of ours."""
+    """Another tool's labels for cases of the dataset."""
 
     name: str
-    """How the comparison calls it."""
+    """Name in the comparison."""
 
     folder: Path
-    """Holds ``<case>.nii.gz`` or ``<case>/labels.nii.gz``."""
+    """With ``<case>.nii.gz`` or ``<case>/labels.nii.gz``."""
 
 
 def baseline_of(word: str) -> Baseline:
-    """Return the baseline that ``NAME=FOLDER`` means.
-
-    Raises
-    ------
-    UsageError
-        If the word has another form.
-    """
+    """Return the baseline of the option ``NAME=FOLDER``."""
     name, equals, folder = word.partition("=")
     if not (equals and name.strip() and folder) or not name.strip().isprintable():
-        raise UsageError(f"--baseline {word}: write NAME=FOLDER.")
+        raise UsageError(f"Invalid --baseline {word!r}. Write NAME=FOLDER.")
     return Baseline(name.strip(), Path(folder))
 
 
 def identity_map(table: LabelTable) -> LabelMap:
-    """Return the map of labels that are ours already."""
+    """Return the label map of labels that are ours."""
     values = {label.name: label.value for label in table}
     return LabelMap({name: name for name in values}, values)
 
@@ -59,7 +53,7 @@ def baseline_run(
     table: LabelTable,
     grids: Mapping[str, Callable[[], Grid]],
 ) -> ModelRun:
-    """Write a baseline's labels as a model's validation, so that it can be compared.
+    """Write the labels of a baseline as the validation predictions of a model.
 
     Parameters
     ----------
@@ -70,19 +64,19 @@ def baseline_run(
         Gets ``<case>.nii.gz`` for every case.
     table : LabelTable
     grids : mapping
-        Case id -> what reads the grid of its reference.
+        Case id -> function that reads the grid of its reference.
 
     Raises
     ------
     InputError
-        If it has no labels for any case, or some cannot be used; all are named.
+        If it has no labels for any case, or some cannot be used; all are listed.
     """
     files = label_files(baseline.folder)
     used = {case: file for case, file in files.items() if case in grids}
     if not used:
         raise InputError(
-            f"{baseline.folder} has no labels for a case of the dataset, such as "
-            f"{next(iter(grids), 'any')}{FILE_ENDING}: name files like the cases."
+            f"{baseline.folder} contains no labels of the dataset's cases, such as "
+            f"{next(iter(grids), 'case')}{FILE_ENDING}. Name the files like the cases."
         )
     chosen = label_map or identity_map(table)
     problems = []

@@ -18,33 +18,22 @@ _COSTS = (
 )
 """Facts that are costs, not settings."""
 
-_SETTINGS = {
-    "architecture": "architecture",
-    "trainer": "trainer",
-    "plans": "plans",
-    "configuration": "configuration",
-    "budget": "budget",
-    "epochs": "epochs",
-    "iterations_per_epoch": "iterations per epoch",
-    "loss": "loss",
+_SETTINGS = dict.fromkeys(
+    (
+        *("architecture", "trainer", "plans", "configuration", "budget", "epochs"),
+        *("iterations_per_epoch", "loss", "optimizer", "initial_learning_rate"),
+        *("batch_size", "patch_size", "spacing", "augmentation", "patients"),
+        *("training_cases", "validation_cases", "seed", "device", "processor"),
+        *("cores", "gpus", "gpu_driver", "threads"),
+    ),
+    "",
+) | {
     "optimizer": "optimiser",
-    "initial_learning_rate": "initial learning rate",
-    "batch_size": "batch size",
-    "patch_size": "patch size",
     "spacing": "spacing (mm)",
-    "augmentation": "augmentation",
-    "patients": "patients",
-    "training_cases": "training cases",
-    "validation_cases": "validation cases",
-    "seed": "seed",
-    "device": "device",
-    "processor": "processor",
-    "cores": "cores",
     "gpus": "GPUs",
     "gpu_driver": "GPU driver",
-    "threads": "threads",
 }
-"""Facts that are settings, in the order of the page."""
+"""Facts that are settings, in the order of the page, and names that differ."""
 
 _NOT_SHOWN = (
     *("event", "time", "fold", "epoch", "first_epoch", "run_id", "command", "folder"),
@@ -57,40 +46,25 @@ def cost_table(
     costs: Sequence[ModelCost], quality: Sequence[Setting] = ()
 ) -> tuple[Setting, ...]:
     """Return quality and costs side by side, one column a model."""
-    rows = [
-        *quality,
-        Setting("training", tuple(_training(cost) for cost in costs)),
-        Setting(
-            "prediction of a case",
-            tuple(
-                _or_empty(cost.prediction_s_per_case, format_duration) for cost in costs
-            ),
+    columns: dict[str, Callable[[ModelCost], str]] = {
+        "training": _training,
+        "prediction of a case": lambda cost: _cell(
+            cost.prediction_s_per_case, format_duration
         ),
-        Setting(
-            "peak memory",
-            tuple(_or_empty(cost.peak_memory_bytes, format_bytes) for cost in costs),
-        ),
-        Setting(
-            "peak GPU memory",
-            tuple(
-                _or_empty(cost.peak_gpu_memory_bytes, format_bytes) for cost in costs
-            ),
-        ),
-        Setting(
-            "parameters", tuple(_or_empty(cost.parameters, _millions) for cost in costs)
-        ),
-    ]
-    return _without_empty(rows)
+        "peak memory": lambda cost: _cell(cost.peak_memory_bytes, format_bytes),
+        "peak GPU memory": lambda cost: _cell(cost.peak_gpu_memory_bytes, format_bytes),
+        "parameters": lambda cost: _cell(cost.parameters, _millions),
+    }
+    rows = [Setting(name, tuple(map(cell, costs))) for name, cell in columns.items()]
+    return _without_empty([*quality, *rows])
 
 
 def _training(cost: ModelCost) -> str:
-    if cost.training_s is None:
-        return ""
-    total = format_duration(cost.training_s)
-    return total if cost.trainings == 1 else f"{total}, {cost.trainings} folds"
+    total = _cell(cost.training_s, format_duration)
+    return f"{total}, {cost.trainings} folds" if total and cost.trainings > 1 else total
 
 
-def _or_empty(value: float | None, words: Callable[[float], str]) -> str:
+def _cell(value: float | None, words: Callable[[float], str]) -> str:
     return "" if value is None else words(value)
 
 
@@ -101,13 +75,11 @@ def _millions(value: float) -> str:
 def settings_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
     """Return the known settings in their order, then every other fact by its name."""
     facts = _facts_by_model(runs)
-    keys = list(_SETTINGS)
-    for found in facts:
-        keys += [key for key in found if key not in keys and _is_setting(key)]
+    others = {key: "" for found in facts for key in found if _is_setting(key)}
     return _without_empty(
         [
-            _setting(_SETTINGS.get(key, key.replace("_", " ")), key, facts)
-            for key in keys
+            _setting(key, facts, _SETTINGS.get(key, ""))
+            for key in dict.fromkeys([*_SETTINGS, *others])
         ]
     )
 
@@ -116,13 +88,14 @@ def versions_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
     """Return versions, hashes and commits."""
     facts = _facts_by_model(runs)
     keys = dict.fromkeys(key for found in facts for key in found if _is_version(key))
-    return _without_empty([_setting(key.replace("_", " "), key, facts) for key in keys])
+    return _without_empty([_setting(key, facts) for key in keys])
 
 
 def _setting(
-    name: str, key: str, facts: Sequence[Mapping[str, Sequence[str]]]
+    key: str, facts: Sequence[Mapping[str, Sequence[str]]], name: str = ""
 ) -> Setting:
-    return Setting(name, tuple(", ".join(found.get(key, ())) for found in facts))
+    values = tuple(", ".join(found.get(key, ())) for found in facts)
+    return Setting(name or key.replace("_", " "), values)
 
 
 def _facts_by_model(runs: Sequence[ModelRun]) -> list[dict[str, list[str]]]:
@@ -140,7 +113,7 @@ def _facts_by_model(runs: Sequence[ModelRun]) -> list[dict[str, list[str]]]:
 
 
 def _words(value: object) -> str:
-    """Return a plain fact as text; empty for one that is no plain fact."""
+    """Return a number, a word or a list of them as text; empty for anything else."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

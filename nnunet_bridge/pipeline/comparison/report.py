@@ -1,14 +1,14 @@
-"""Trained models and their validation predictions -> scores, comparison, page.
+"""Write the report of a comparison: page, JSON, CSV and, on request, LaTeX.
 
-The folder that `write_comparison` fills holds `index.html` for people,
-`comparison.json` for programs and `comparison.csv` for spreadsheets; all three carry
-the same numbers. `comparison.tex`, on request, is the table for a thesis.
+`index.html` is for people, `comparison.json` for programs, `comparison.csv` for
+spreadsheets; all three have the same numbers. `comparison.tex` is the table for a
+thesis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +20,7 @@ from nnunet_bridge.core.comparison import (
     Setting,
     Verdict,
 )
-from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
@@ -37,7 +37,7 @@ from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.formats.pictures import PLANES
-from nnunet_bridge.formats.sprites import slice_stack
+from nnunet_bridge.formats.sprites import SliceStack, slice_stack
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models
@@ -49,17 +49,13 @@ from nnunet_bridge.pipeline.comparison.facts import (
     settings_of,
     versions_of,
 )
-from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, curves_of
-from nnunet_bridge.pipeline.models.validation import (
-    Scores,
-    ValidatedStudy,
-    validation_scores,
-)
+from nnunet_bridge.pipeline.models.run_facts import TRAINED_ON_ALL, costs_of, curves_of
+from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonSummary:
-    """What a comparison found, and where it stands."""
+    """The result of a comparison, and the folder of its files."""
 
     folder: Path
     comparison: Comparison
@@ -70,11 +66,11 @@ class ComparisonSummary:
 
     @property
     def exit_code(self) -> int:
-        """Return 0: whoever gets a summary has a report."""
+        """Return 0: there is a report."""
         return 0
 
     def as_json(self) -> JsonObject:
-        """Return what `--json` prints: the comparison, and where the files are."""
+        """Return the output of `--json`: the comparison and the place of the page."""
         return {
             "report": str(self.folder / "index.html"),
             "page_bytes": self.page_bytes,
@@ -89,7 +85,7 @@ class ComparisonSummary:
         }
 
     def as_text(self) -> str:
-        """Return the findings, and where to look."""
+        """Return the findings and the place of the page."""
         return f"{self.findings_as_text()}\n\nPage: {self.folder / 'index.html'}"
 
     def findings_as_text(self) -> str:
@@ -101,22 +97,33 @@ class ComparisonSummary:
         return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
 
 
-def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thing
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """Title and settings of a report."""
+
+    title: str
+    dataset: str = ""
+    budget: str = "full"
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> size of a difference too small to matter."""
+
+    latex: bool = False
+    """Whether ``comparison.tex`` is written, too."""
+
+    @property
+    def caveat(self) -> str:
+        """Why scores of this budget are not results; empty if they are."""
+        return BUDGETS[self.budget].caveat
+
+
+def write_comparison(
     out_dir: Path,
-    *,
-    title: str,
-    runs: Sequence[ModelRun],
-    references_dir: Path,
-    images_dir: Path,
-    labels: LabelTable,
+    study: ValidatedStudy,
     patients: Mapping[str, str],
-    budget: str = "full",
+    options: ReportOptions,
+    *,
     test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
     progress: Progress | None = None,
-    dataset: str = "",
-    tolerance_mm: float = 1.0,
-    margins: Mapping[str, float] | None = None,
-    latex: bool = False,
 ) -> ComparisonSummary:
     """Score the validation predictions of all models, compare them, write the report.
 
@@ -125,31 +132,15 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
     out_dir : Path
         Gets ``index.html``, ``comparison.csv`` and ``comparison.json``, each whole or
         absent.
-    title : str
-        Heading of the page.
-    runs : sequence of ModelRun
-        The models; a difference is a later one minus an earlier one.
-    references_dir, images_dir : Path
-        ``labelsTr`` with ``<case>.nii.gz``, ``imagesTr`` with ``<case>_0000.nii.gz``.
-        Without images the page has no slices.
-    labels : LabelTable
-        What the values of all labelmaps mean.
+    study : ValidatedStudy
+        The models; a difference is a later one minus an earlier one. Without images
+        the page has no slices.
     patients : mapping
         Case id -> patient.
-    budget : str
-        ``full``, ``quick`` or ``smoke``.
+    options : ReportOptions
     test_scores : mapping, optional
-        Model -> scores on the cases kept for testing.
+        Model -> scores on the test set.
     progress : Progress, optional
-        Told how far it is.
-    dataset : str
-        Name of the dataset, for the page.
-    tolerance_mm : float
-        Of the normalised surface Dice.
-    margins : mapping, optional
-        Metric -> size of a difference too small to matter.
-    latex : bool
-        Also write ``comparison.tex``.
 
     Raises
     ------
@@ -157,69 +148,87 @@ def write_comparison(  # noqa: PLR0913 - the inputs of a report; each is one thi
         If nothing can be scored, or a case was validated twice by one model.
     """
     progress = progress or Silent()
-    study = ValidatedStudy(
-        tuple(runs), references_dir, images_dir, labels, tolerance_mm
-    )
     scores = validation_scores(study, progress)
-    comparison = compare_models(scores, patients=patients, margins=margins)
-    found = verdict(comparison, caveat=BUDGETS[budget].caveat)
     evidence = Evidence(
-        comparison,
+        compare_models(scores, patients=patients, margins=options.margins),
         scores,
-        test=_test_comparison(test_scores, patients, margins),
+        test=_test_comparison(test_scores, patients, options.margins),
         test_scores=test_scores,
-        costs=costs_of(runs),
-        settings=settings_of(runs),
-        versions=versions_of(runs),
-        curves=curves_of(runs),
+        costs=costs_of(study.runs),
+        settings=settings_of(study.runs),
+        versions=versions_of(study.runs),
+        curves=curves_of(study.runs),
     )
-    notes = _notes(study, comparison)
     progress.stage("page", 1)
-    content = PageContent(
-        title=title,
-        dataset=dataset,
+    content = _page_content(study, evidence, options)
+    summary = ComparisonSummary(
+        out_dir,
+        evidence.comparison,
+        content.verdict,
+        content.notes,
+        write_page(out_dir / "index.html", content),
+        evidence.test,
+    )
+    _write_tables(summary, evidence, options, study.tolerance_mm)
+    progress.advance(1)
+    return summary
+
+
+def _page_content(
+    study: ValidatedStudy, evidence: Evidence, options: ReportOptions
+) -> PageContent:
+    comparison = evidence.comparison
+    return PageContent(
+        title=options.title,
+        dataset=options.dataset,
         created=format_instant(),
-        caveat=BUDGETS[budget].caveat,
-        verdict=found,
+        caveat=options.caveat,
+        verdict=verdict(comparison, caveat=options.caveat),
         comparison=comparison,
-        models=tuple(_card(run) for run in runs),
-        colours=tuple((label.name, label.hex_colour) for label in labels),
+        models=tuple(
+            ModelCard(run.name, run.configuration, tuple(f.fold for f in run.folds))
+            for run in study.runs
+        ),
+        colours=tuple((label.name, label.hex_colour) for label in study.labels),
         curves=evidence.curves,
-        cases=tuple(_case_views(study, scores, comparison.case_ids)),
+        cases=tuple(_case_views(study, evidence)),
         test=evidence.test,
         settings=evidence.settings,
         costs=cost_table(evidence.costs, _quality(comparison)),
         versions=evidence.versions,
-        notes=notes,
-        tolerance_mm=tolerance_mm,
+        notes=_notes(study, comparison),
+        tolerance_mm=study.tolerance_mm,
     )
-    page_bytes = write_page(out_dir / "index.html", content)
-    summary = ComparisonSummary(
-        out_dir, comparison, found, notes, page_bytes, evidence.test
-    )
-    write_text(out_dir / "comparison.csv", comparison_csv(evidence))
+
+
+def _write_tables(
+    summary: ComparisonSummary,
+    evidence: Evidence,
+    options: ReportOptions,
+    tolerance_mm: float,
+) -> None:
+    """Write the numbers of the page for programs and spreadsheets."""
+    write_text(summary.folder / "comparison.csv", comparison_csv(evidence))
     write_json(
-        out_dir / "comparison.json",
+        summary.folder / "comparison.json",
         {
-            "title": title,
-            "dataset": dataset,
-            "budget": budget,
+            "title": options.title,
+            "dataset": options.dataset,
+            "budget": options.budget,
             "tolerance_mm": tolerance_mm,
-            "margins": dict(margins or {}),
+            "margins": dict(options.margins),
             "version": __version__,
             **summary.as_json(),
             **evidence_json(evidence),
         },
     )
-    if latex:
-        table = comparison_latex(comparison, caveat=BUDGETS[budget].caveat)
-        write_text(out_dir / "comparison.tex", table)
-    progress.advance(1)
-    return summary
+    if options.latex:
+        table = comparison_latex(summary.comparison, caveat=options.caveat)
+        write_text(summary.folder / "comparison.tex", table)
 
 
 def _quality(comparison: Comparison) -> tuple[Setting, ...]:
-    """Return what the costs stand beside: the means over all structures."""
+    """Return the means over all structures, as rows of the table of costs."""
     return tuple(
         Setting(
             f"{metric.heading}, all structures",
@@ -237,9 +246,9 @@ def _quality(comparison: Comparison) -> tuple[Setting, ...]:
 def _test_comparison(
     test_scores: Mapping[str, Sequence[BoneScore]] | None,
     patients: Mapping[str, str],
-    margins: Mapping[str, float] | None,
+    margins: Mapping[str, float],
 ) -> Comparison | None:
-    """Compare on the test set; a case of an unnamed patient is its own patient."""
+    """Compare on the test set; a case without a patient is its own patient."""
     if not test_scores or not any(test_scores.values()):
         return None
     cases = {score.case_id for found in test_scores.values() for score in found}
@@ -247,71 +256,66 @@ def _test_comparison(
     return compare_models(test_scores, patients=known, margins=margins)
 
 
-def _case_views(
-    study: ValidatedStudy, scores: Scores, case_ids: Sequence[str]
-) -> Iterator[CaseView]:
+def _case_views(study: ValidatedStudy, evidence: Evidence) -> Iterator[CaseView]:
     """Return the worst and the median case by the mean Dice of all models."""
-    dice = _case_dice(scores, case_ids)
+    dice = _case_dice(evidence)
     ranked = sorted(dice, key=lambda case_id: fmean(dice[case_id].values()))
     if not ranked:
         return
-    chosen = {ranked[len(ranked) // 2]: "median case", ranked[0]: "worst case"}
+    chosen = {ranked[0]: "worst case", ranked[len(ranked) // 2]: "median case"}
     if len(ranked) == 1:
         chosen = {ranked[0]: "the case"}
     predictions = study.predictions()
-    for case_id, reason in reversed(chosen.items()):
-        yield _case_view(
-            study, case_id, reason, dice=dice[case_id], files=predictions[case_id]
-        )
+    for case_id, reason in chosen.items():
+        predicted = {
+            model: study.prediction(files[0])
+            for model, files in predictions[case_id].items()
+        }
+        yield _case_view(study, case_id, reason, dice[case_id], predicted)
 
 
 def _case_view(
     study: ValidatedStudy,
     case_id: str,
     reason: str,
-    *,
     dice: Mapping[str, float],
-    files: Mapping[str, Sequence[Path]],
+    predicted: Mapping[str, Labelmap],
 ) -> CaseView:
     reference = study.reference(case_id).without_ignored()
-    predicted = {model: study.prediction(found[0]) for model, found in files.items()}
     image = study.image(case_id)
-    stacks = (
-        tuple(slice_stack(image, reference, predicted, plane=plane) for plane in PLANES)
-        if image is not None
-        else ()
-    )
-    meshes = [
-        MeshSet(name, tuple(mesh for mesh in surfaces_of(found).values() if mesh))
+    stacks: tuple[SliceStack, ...] = ()
+    if image is not None:
+        stacks = tuple(
+            slice_stack(image, reference, predicted, plane=plane) for plane in PLANES
+        )
+    surfaces = {
+        name: tuple(mesh for mesh in surfaces_of(found).values() if mesh)
         for name, found in {"reference": reference, **predicted}.items()
-    ]
+    }
     return CaseView(
         case_id=case_id,
         reason=reason,
         dice=tuple(dice.items()),
         stacks=stacks,
-        meshes=tuple(found for found in meshes if found.meshes),
+        meshes=tuple(MeshSet(name, found) for name, found in surfaces.items() if found),
     )
 
 
-def _case_dice(scores: Scores, case_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:
     """Return case -> model -> mean Dice over the structures that have one."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for model, found in scores.items():
-        for score in found:
-            if score.dice is not None and score.case_id in case_ids:
-                of_case = values.setdefault(score.case_id, {})
-                of_case.setdefault(model, []).append(score.dice)
-    return {
-        case_id: {model: fmean(dice) for model, dice in by_model.items()}
-        for case_id, by_model in values.items()
-    }
+    means: dict[str, dict[str, float]] = {}
+    for case_id in evidence.comparison.case_ids:
+        for model, scores in evidence.scores.items():
+            own = [s.dice for s in scores if s.case_id == case_id]
+            if known := [dice for dice in own if dice is not None]:
+                means.setdefault(case_id, {})[model] = fmean(known)
+    return means
 
 
 def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
-    """Return what a reader has to know before trusting the numbers."""
+    """Return what limits the numbers, one sentence each."""
     notes = [
-        f"{run.name}: fold “all” trains on every case, so its validation is no test."
+        f"{run.name}: {TRAINED_ON_ALL}"
         for run in study.runs
         if any(fold.fold == ON_ALL_CASES for fold in run.folds)
     ]
@@ -319,33 +323,32 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
     if len(comparison.models) > 1 and few < FEWEST_FOR_AN_INTERVAL:
         notes.append(
             f"{few} {'patient' if few == 1 else 'patients'}: too few for a 95 % "
-            f"interval, which needs {FEWEST_FOR_AN_INTERVAL}, and for any p below 0.05."
+            f"interval (at least {FEWEST_FOR_AN_INTERVAL}) and for a p below 0.05."
         )
     for model in comparison.models:
         only = [case_id for case_id, having in comparison.left_out if having == model]
         if only:
             notes.append(
                 f"Not compared, because not every model predicted them: "
-                f"{', '.join(only)} (in {model})."
+                f"{', '.join(only)} (only in {model})."
             )
     for miss in comparison.misses:
-        for count, word in ((miss.missed, "missed"), (miss.invented, "invented")):
-            if count:
-                notes.append(
-                    f"{miss.model} {word} the structure {miss.structure} in {count} "
-                    f"{'case' if count == 1 else 'cases'}."
-                )
+        missed, invented = (
+            f"{count} {'case' if count == 1 else 'cases'}" if count else ""
+            for count in (miss.missed, miss.invented)
+        )
+        if missed:
+            notes.append(f"{miss.model} missed {miss.structure} in {missed}.")
+        if invented:
+            notes.append(
+                f"{miss.model} segmented {miss.structure} in {invented} where the "
+                "reference has none."
+            )
     return tuple(notes)
 
 
-def _card(run: ModelRun) -> ModelCard:
-    return ModelCard(
-        run.name, run.configuration, tuple(fold.fold for fold in run.folds)
-    )
-
-
 def _dice_line(row: PairedDifference) -> str:
-    """Return one line of the table that the terminal shows."""
+    """Return one line of the table in the terminal."""
     if row.median_difference is None:
         return f"{row.structure:<20} no case with a Dice in both models"
     interval = ""

@@ -1,15 +1,15 @@
-"""The record of a training as a page: what a lab would otherwise keep by hand.
+"""Write the page of a training run: the lab record of the run.
 
-`runs/<dataset>/<model>/fold_<n>/index.html` shows the curves, the score of every case
-held out, the worst slice of all of them and a slice drawn by lot, the settings and the
-versions. It is written when the training has ended; if that fails, the training has
-not.
+`runs/<dataset>/<model>/fold_<n>/index.html` shows the curves, the score of every
+validation case, the worst slice of all of them and a random slice, the settings and the
+versions. It is written when the run ends. A page that cannot be written does not fail
+the run.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,14 @@ import numpy as np
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap
-from nnunet_bridge.core.progress import Progress
+from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.units import format_instant
-from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
+from nnunet_bridge.formats.html import run_page as html
 from nnunet_bridge.formats.pictures import PLANES, View, view_of
 from nnunet_bridge.formats.sprites import disagreement, slice_picture
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Workspace
+from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.metrics import bone_scores
@@ -34,6 +34,7 @@ from nnunet_bridge.pipeline.comparison.facts import (
     versions_of,
 )
 from nnunet_bridge.pipeline.models.run_facts import (
+    TRAINED_ON_ALL,
     ModelRun,
     costs_of,
     curves_of,
@@ -45,8 +46,47 @@ _SAME_SPACING = 1.05
 """Slices count as thicker than pixels from this ratio on."""
 
 
-def write_run_records(
-    workspace: Workspace, dataset: str, states: Sequence[RunState], progress: Progress
+def write_run_page(state: RunState) -> Path:
+    """Write the page of one finished run; return its place.
+
+    Raises
+    ------
+    BridgeError
+        If its predictions or their references cannot be read, or the page cannot be
+        written.
+    """
+    run, dataset = state.run, state.run.dataset
+    raw = RawDataset.open(dataset.raw_dir)
+    model = ModelRun(run.configuration, run.configuration, (fold_run(state),))
+    study = ValidatedStudy.of(raw, [model])
+    found = _read_cases(study, seed=f"{dataset} {model.name} {run.fold}")
+    html.write_run_page(
+        run.page_file,
+        html.RunContent(
+            model=model.name,
+            fold=str(run.fold),
+            dataset=dataset.name,
+            created=format_instant(),
+            caveat=BUDGETS[state.budget].caveat,
+            scores=found.scores,
+            curve=next(iter(curves_of([model])), None),
+            slices=found.slices(study),
+            settings=settings_of([model]),
+            costs=cost_table(costs_of([model])),
+            versions=versions_of([model]),
+            colours=tuple((label.name, label.hex_colour) for label in raw.labels),
+            notes=(f"F{TRAINED_ON_ALL[1:]}",) if run.fold == ON_ALL_CASES else (),
+            tolerance_mm=study.tolerance_mm,
+        ),
+    )
+    return run.page_file
+
+
+def write_run_pages(
+    states: Sequence[RunState],
+    progress: Progress | None = None,
+    *,
+    write: Callable[[RunState], Path] = write_run_page,
 ) -> list[str]:
     """Write the page of every finished run that has none, or an older one.
 
@@ -55,59 +95,21 @@ def write_run_records(
     notes : list of str
         One sentence for each page that could not be written.
     """
+    progress = progress or Silent()
     due = [state for state in states if state.done and _is_due(state)]
     notes = []
     if due:
         progress.stage("record", len(due))
     for done, state in enumerate(due, start=1):
         try:
-            write_run_record(workspace, dataset, state)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the training is done
+            write(state)
+        except Exception as error:  # noqa: BLE001 - the training itself has succeeded
             notes.append(
-                f"The record of {state.run.configuration} fold {state.run.fold} could "
-                f"not be written ({error}); the training itself is complete."
+                f"The page of {state.run.title} could not be written ({error}). The "
+                "training is complete: run `train` again to write the page."
             )
-        progress.advance(done, f"{state.run.configuration} fold {state.run.fold}")
+        progress.advance(done, state.run.title)
     return notes
-
-
-def write_run_record(workspace: Workspace, dataset: str, state: RunState) -> Path:
-    """Write the page of one finished training; return its place.
-
-    Raises
-    ------
-    BridgeError
-        If its predictions or their references cannot be read, or the page cannot be
-        written.
-    """
-    raw = RawDataset.open(workspace.dataset_dir(dataset))
-    run = ModelRun(state.run.configuration, state.run.configuration, (fold_run(state),))
-    study = ValidatedStudy(
-        (run,), raw.folder / "labelsTr", raw.folder / "imagesTr", raw.labels
-    )
-    held_out = _look_at_cases(study, seed=f"{dataset} {run.name} {state.run.fold}")
-    curves = curves_of([run])
-    file = state.run.page_file
-    write_run_page(
-        file,
-        RunContent(
-            model=run.name,
-            fold=str(state.run.fold),
-            dataset=dataset,
-            created=format_instant(),
-            caveat=BUDGETS[state.budget].caveat,
-            scores=held_out.scores,
-            curve=curves[0] if curves else None,
-            slices=held_out.slices(study),
-            settings=settings_of([run]),
-            costs=cost_table(costs_of([run])),
-            versions=versions_of([run]),
-            colours=tuple((label.name, label.hex_colour) for label in raw.labels),
-            notes=_notes(state),
-            tolerance_mm=study.tolerance_mm,
-        ),
-    )
-    return file
 
 
 def _is_due(state: RunState) -> bool:
@@ -116,15 +118,9 @@ def _is_due(state: RunState) -> bool:
     return not page.exists() or page.stat().st_mtime < summary.stat().st_mtime
 
 
-def _notes(state: RunState) -> tuple[str, ...]:
-    if state.run.fold != ON_ALL_CASES:
-        return ()
-    return ("Fold “all” trains on every case, so its validation is no test.",)
-
-
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """A slice of a case, and how much of it is wrong."""
+    """A slice of a case, and the area that differs from the reference."""
 
     case_id: str
     plane: str
@@ -133,22 +129,21 @@ class _Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """What one reading of all cases held out found."""
+class _Found:
+    """Scores of the validation cases, and the slices to show."""
 
     scores: tuple[BoneScore, ...]
     worst: _Slice | None
-    by_lot: _Slice | None
+    random: _Slice | None
 
-    def slices(self, study: ValidatedStudy) -> tuple[ShownSlice, ...]:
-        """Return the worst slice and the one drawn by lot, with their pictures."""
+    def slices(self, study: ValidatedStudy) -> tuple[html.ShownSlice, ...]:
+        """Return the worst slice and the random one, with their pictures."""
         reasons = {
-            "worst slice": "The slice with the largest area that differs from the "
-            "reference, of all cases held out",
-            "slice drawn by lot": "One slice of all that hold labels, the same at "
-            "every writing of this page",
+            "worst slice": "The slice of all validation cases with the largest area "
+            "that differs from the reference",
+            "random slice": "A random slice with labels, always the same for this run",
         }
-        found = zip(reasons.items(), (self.worst, self.by_lot), strict=True)
+        found = zip(reasons.items(), (self.worst, self.random), strict=True)
         return tuple(
             shown
             for (title, reason), place in found
@@ -157,13 +152,13 @@ class _HeldOut:
         )
 
 
-def _look_at_cases(study: ValidatedStudy, *, seed: str) -> _HeldOut:
-    """Score every case, and choose the slices to show; one case at a time."""
+def _read_cases(study: ValidatedStudy, *, seed: str) -> _Found:
+    """Score every case and choose the slices to show; one case at a time."""
     chance = random.Random(seed)  # noqa: S311 - a choice, not a secret
     predictions = study.predictions()
     drawn = chance.choice(sorted(predictions)) if predictions else ""
     scores: list[BoneScore] = []
-    worst, by_lot = None, None
+    worst, drawn_slice = None, None
     for case_id, by_model in predictions.items():
         reference = study.reference(case_id)
         ((model, files),) = by_model.items()
@@ -178,8 +173,8 @@ def _look_at_cases(study: ValidatedStudy, *, seed: str) -> _HeldOut:
         slices = _labelled_slices(case_id, reference, prediction)
         worst = max([*slices, *filter(None, [worst])], key=_wrong, default=None)
         if case_id == drawn and slices:
-            by_lot = chance.choice(slices)
-    return _HeldOut(tuple(scores), worst, by_lot)
+            drawn_slice = chance.choice(slices)
+    return _Found(tuple(scores), worst, drawn_slice)
 
 
 def _wrong(found: _Slice) -> float:
@@ -219,8 +214,8 @@ def acquired_view(grid: Grid) -> View:
 
 def _shown(
     study: ValidatedStudy, place: _Slice, title: str, reason: str
-) -> list[ShownSlice]:
-    """Return the slice with its picture; nothing where the image is gone."""
+) -> list[html.ShownSlice]:
+    """Return the slice with its picture; empty if the image is missing."""
     image = study.image(place.case_id)
     if image is None:
         return []
@@ -233,4 +228,4 @@ def _shown(
         index=place.index,
     )
     area = f"{place.wrong_mm2:.0f} mm\u00b2 differ"
-    return [ShownSlice(place.case_id, title, f"{reason}: {area}.", picture)]
+    return [html.ShownSlice(place.case_id, title, f"{reason}: {area}.", picture)]

@@ -1,4 +1,4 @@
-"""Pictures of slices: one of them three ways, or every n-th on one sheet."""
+"""Draw slices of an image: one as panels, or every n-th on one sheet."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
 
 @dataclass(frozen=True, slots=True)
 class ViewSummary:
-    """One picture that was written."""
+    """The picture and the slices on it."""
 
     file: Path
     plane: str
     slices: tuple[int, ...]
-    """Which slices it shows, in their order on it."""
+    """Their indices, in the order of the picture."""
 
     @property
     def exit_code(self) -> int:
-        """Return 0: the picture is there."""
+        """Return 0: the picture is written."""
         return 0
 
     def as_json(self) -> JsonObject:
-        """Return where the picture is, and what it shows."""
+        """Return the place of the picture and the indices of its slices."""
         only = self.slices[0] if len(self.slices) == 1 else None
         return {
             "file": str(self.file),
@@ -48,53 +48,67 @@ class ViewSummary:
         )
 
 
-def write_view(  # noqa: PLR0913 - two inputs, one output, and four choices
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """Which slices are drawn: by default the axial one with the most labels."""
+
+    plane: str = "axial"
+    """``axial``, ``coronal`` or ``sagittal``."""
+
+    slice_number: int | None = None
+    """Index along the array, from 0."""
+
+    every: int | None = None
+    """Draw every n-th slice on one sheet instead, labels over the image."""
+
+    labels_file: Path | None = None
+    """A ``dataset.json`` with the names; by default the one beside the labelmap."""
+
+    def __post_init__(self) -> None:
+        """Refuse a single slice together with every n-th."""
+        if self.every is not None and self.slice_number is not None:
+            raise UsageError("Give one slice (--slice) or every n-th (--every).")
+
+
+def write_view(
     image: Path,
     labels: Path | None,
     out: Path,
+    options: ViewOptions | None = None,
     *,
-    plane: str = "axial",
-    slice_number: int | None = None,
-    every: int | None = None,
     read_image: Callable[[Path], Volume] = read_volume,
-    labels_file: Path | None = None,
 ) -> ViewSummary:
     """Draw one slice of an image, its labels and both together; or every n-th slice.
 
     Parameters
     ----------
     image : Path
-        Whatever `read_image` reads.
+        A path that `read_image` reads.
     labels : Path or None
         A NIfTI labelmap on the same grid.
     out : Path
         The PNG.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``.
-    slice_number : int, optional
-        Index along the array, from 0; by default the slice with the most labels.
-    every : int, optional
-        Draw every `every`-th slice on one sheet instead, labels over the image.
+    options : ViewOptions, optional
     read_image : callable
         Path -> Volume.
-    labels_file : Path, optional
-        A ``dataset.json`` with the names; by default the one beside the labelmap.
 
     Raises
     ------
     UsageError
-        If there is no such slice, or one slice and every n-th are asked for.
+        If there is no such slice.
     GeometryError
         If image and labels do not lie on the same grid.
     """
-    if every is not None and slice_number is not None:
-        raise UsageError("Ask for one slice or for every n-th, not for both.")
-    volume = read_image(image)
-    labelmap = _labelmap(labels, labels_file)
-    if every is not None:
-        drawn = write_contact_sheet(out, volume, labelmap, plane=plane, every=every)
+    options = options or ViewOptions()
+    plane, volume = options.plane, read_image(image)
+    labelmap = _labelmap(labels, options.labels_file)
+    if options.every is not None:
+        drawn = write_contact_sheet(
+            out, volume, labelmap, plane=plane, every=options.every
+        )
         return ViewSummary(out, plane, drawn)
-    one = write_panels(out, volume, labelmap, plane=plane, slice_index=slice_number)
+    index = options.slice_number
+    one = write_panels(out, volume, labelmap, plane=plane, slice_index=index)
     return ViewSummary(out, plane, (one,))
 
 

@@ -16,6 +16,10 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve, curve_of, read_events
 from nnunet_bridge.nnunet.runs import RunState, read_record
 
+TRAINED_ON_ALL = (
+    "fold “all” was trained on every case, so its validation scores are not valid."
+)
+
 _HARDWARE = ("processor", "cores", "gpus", "gpu_driver")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.models.run_facts import ModelRun
@@ -28,6 +30,12 @@ class ValidatedStudy:
     images_dir: Path
     labels: LabelTable
     tolerance_mm: float = 1.0
+
+    @classmethod
+    def of(cls, raw: RawDataset, runs: Sequence[ModelRun]) -> ValidatedStudy:
+        """Return models of a dataset, with its training cases as references."""
+        folder = raw.folder
+        return cls(tuple(runs), folder / "labelsTr", folder / "imagesTr", raw.labels)
 
     def predictions(self) -> dict[str, dict[str, list[Path]]]:
         """Return case -> model -> the files that predict it, in the order of cases."""

@@ -35,7 +35,7 @@ from nnunet_bridge.nnunet.runs import (
     run_state,
     write_record,
 )
-from nnunet_bridge.pipeline.comparison.run_page import write_run_records
+from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.record import origin_of, record_end, record_start
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 from nnunet_bridge.pipeline.training.run_table import run_table
@@ -179,12 +179,7 @@ class Batch:
                 again.append(run)
             del self._running[run]
             self._held.pop(run).close()
-            state = run_state(run)
-            self._warn(
-                *write_run_records(
-                    self.dataset.workspace, self.dataset.name, [state], Silent()
-                )
-            )
+            self._warn(*write_run_pages([run_state(run)]))
         return again
 
     def _record_end(self, run: Run, process: NnUNetProcess) -> bool:

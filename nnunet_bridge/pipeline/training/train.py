@@ -20,7 +20,7 @@ from nnunet_bridge.nnunet.runs import (
     write_record,
 )
 from nnunet_bridge.nnunet.splits import Splits
-from nnunet_bridge.pipeline.comparison.run_page import write_run_records
+from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
 from nnunet_bridge.pipeline.training.memory import require_memory_for_training
 from nnunet_bridge.pipeline.training.planned_data import require_plan, write_plans
@@ -111,7 +111,7 @@ def train_dataset(
         batch.train_in_stages(selected.todo)
         failures, warnings = batch.failures, batch.warnings
     done_before = [run_state(run) for run in selected.runs if run not in selected.todo]
-    warnings += write_run_records(dataset.workspace, dataset.name, done_before, shown)
+    warnings += write_run_pages(done_before, shown)
     return TrainSummary(
         dataset.name,
         tuple(run_state(run) for run in selected.runs),

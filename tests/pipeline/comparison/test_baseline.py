@@ -204,7 +204,7 @@ def test_a_baseline_becomes_a_model_whose_validation_is_ours(folders, tmp_path):
 
 
 def test_a_baseline_without_one_of_our_cases_is_refused(folders, tmp_path):
-    with pytest.raises(InputError, match="no labels for a case of the dataset"):
+    with pytest.raises(InputError, match="no labels of the dataset's cases"):
         baseline_run(
             Baseline("x", folders[0]),
             label_map_of(WORDS),

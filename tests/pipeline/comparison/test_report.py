@@ -13,9 +13,10 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.nifti import read_volume, write_labelmap, write_volume
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison.report import write_comparison
-from nnunet_bridge.pipeline.labels.view import write_view
+from nnunet_bridge.pipeline.comparison.report import ReportOptions, write_comparison
+from nnunet_bridge.pipeline.labels.view import ViewOptions, write_view
 from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun, costs_of
+from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 CASES = [f"msk_{number:03d}" for number in range(1, 7)]
@@ -86,16 +87,13 @@ def models(study, folds=(0, 1)):
     ]
 
 
-def written(study, **changes):
-    options = {
-        "title": "2D or 3D?",
-        "runs": models(study),
-        "references_dir": study / "labelsTr",
-        "images_dir": study / "imagesTr",
-        "labels": TABLE,
-        "patients": PATIENTS,
-    }
-    return write_comparison(study / "out", **options | changes)
+def written(study, *, runs=None, patients=PATIENTS, images="imagesTr", **changes):
+    places = study / "labelsTr", study / images
+    validated = ValidatedStudy(tuple(runs or models(study)), *places, TABLE)
+    given = {key: changes.pop(key) for key in ("test_scores", "progress")
+             if key in changes}  # fmt: skip
+    options = ReportOptions("2D or 3D?", **changes)
+    return write_comparison(study / "out", validated, patients, options, **given)
 
 
 def test_the_report_has_a_page_a_table_and_json(study):
@@ -283,7 +281,7 @@ def test_the_page_shows_settings_costs_versions_and_both_cases(study):
     for words in ("PlainConvUNet", "8 \u00d7 8", "3 min 0 s, 2 folds", "1.1 GB",
                   "1.0 million", "nnunetv2 version", "plans sha256", "worst case",
                   "median case", "Pseudo-Dice", "derived IoU", "Bland and Altman",
-                  "Cost beside quality", "HD95 (mm), all structures"):  # fmt: skip
+                  "Cost and quality", "HD95 (mm), all structures"):  # fmt: skip
         assert words in page
     assert ">state<" not in page
 
@@ -299,7 +297,7 @@ def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
 
 
 def test_without_images_the_page_has_surfaces_but_no_slices(study):
-    written(study, images_dir=study / "nowhere")
+    written(study, images="nowhere")
     page = (study / "out/index.html").read_text()
 
     assert 'id="viewer"' not in page
@@ -337,8 +335,8 @@ def test_cases_only_one_model_predicted_and_missed_structures_are_noted(study):
 
     notes = "\n".join(written(study).notes)
 
-    assert f"{CASES[1]} (in 2d)" in notes
-    assert "2d missed the structure tibia in 1 case." in notes
+    assert f"{CASES[1]} (only in 2d)" in notes
+    assert "2d missed tibia in 1 case." in notes
 
 
 def test_fold_all_is_no_test_and_the_page_says_so(study):
@@ -347,7 +345,7 @@ def test_fold_all_is_no_test_and_the_page_says_so(study):
 
     summary = written(study, runs=[all_cases, models(study)[1]])
 
-    assert any("is no test" in note for note in summary.notes)
+    assert any("scores are not valid" in note for note in summary.notes)
 
 
 def test_a_model_without_predictions_is_named(study):
@@ -382,8 +380,7 @@ def test_a_view_is_written_and_described(study):
         study / f"imagesTr/{CASES[0]}_0000.nii.gz",
         study / f"labelsTr/{CASES[0]}.nii.gz",
         out,
-        plane="coronal",
-        slice_number=7,
+        ViewOptions("coronal", slice_number=7),
         read_image=read_volume,
     )
 
@@ -420,7 +417,7 @@ def test_every_nth_slice_is_drawn_on_one_sheet_and_listed(study):
         study / f"imagesTr/{CASES[0]}_0000.nii.gz",
         study / f"labelsTr/{CASES[0]}.nii.gz",
         out,
-        every=5,
+        ViewOptions(every=5),
     )
 
     assert out.read_bytes().startswith(b"\x89PNG")
@@ -428,12 +425,6 @@ def test_every_nth_slice_is_drawn_on_one_sheet_and_listed(study):
     assert summary.as_text().endswith("4 axial slices, 15 to 0")
 
 
-def test_one_slice_and_every_nth_are_not_asked_for_together(study):
-    with pytest.raises(UsageError, match="not for both"):
-        write_view(
-            study / f"imagesTr/{CASES[0]}_0000.nii.gz",
-            None,
-            study / "view.png",
-            slice_number=1,
-            every=2,
-        )
+def test_one_slice_and_every_nth_are_not_asked_for_together():
+    with pytest.raises(UsageError, match=r"one slice .* or every n-th"):
+        ViewOptions(slice_number=1, every=2)

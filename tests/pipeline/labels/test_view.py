@@ -13,7 +13,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import write_volume
 from nnunet_bridge.pipeline.ingest.inputs import read_image
-from nnunet_bridge.pipeline.labels.view import write_view
+from nnunet_bridge.pipeline.labels.view import ViewOptions, write_view
 
 
 def pixels(file):
@@ -34,9 +34,8 @@ def test_a_dicom_folder_and_its_nifti_file_make_the_same_picture(
             source,
             None,
             tmp_path / f"{name}.png",
-            plane=plane,
+            ViewOptions(plane, **choice),
             read_image=lambda path: read_image(path).volume,
-            **choice,
         )
 
     assert (tmp_path / "dicom.png").read_bytes() == (
@@ -59,9 +58,8 @@ def test_what_lies_at_an_end_of_the_patient_is_drawn_at_its_letter(
     np.moveaxis(voxels, axis, 0)[slice(0, 6) if end == 0 else slice(-6, None)] = 1000
     write_volume(tmp_path / "image.nii.gz", Volume(grid, voxels))
 
-    write_view(
-        tmp_path / "image.nii.gz", None, tmp_path / "v.png", plane=plane, every=30
-    )
+    options = ViewOptions(plane, every=30)
+    write_view(tmp_path / "image.nii.gz", None, tmp_path / "v.png", options)
 
     frame = pixels(tmp_path / "v.png").max(axis=2)[4:-4, 4:-4]
     height, width = frame.shape

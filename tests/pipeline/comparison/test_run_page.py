@@ -9,7 +9,6 @@ import pytest
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
@@ -19,8 +18,8 @@ from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.comparison.run_page import (
     acquired_view,
-    write_run_record,
-    write_run_records,
+    write_run_page,
+    write_run_pages,
 )
 from nnunet_bridge.pipeline.training.planned_data import dataset_state
 from nnunet_bridge.pipeline.training.request import TrainingRequest
@@ -97,17 +96,17 @@ def state_of(workspace):
 
 
 def test_the_record_shows_curves_settings_scores_and_two_slices(workspace):
-    page = write_run_record(workspace, DATASET, state_of(workspace)).read_text()
+    page = write_run_page(state_of(workspace)).read_text()
 
     for words in ("PlainConvUNet", "DC_and_CE_loss", "derived IoU", "batch size",
-                  "patients", "Worst slice: msk_003, axial 7", "Slice drawn by lot",
+                  "patients", "Worst slice: msk_003, axial 7", "Random slice",
                   "1 min 30 s", *CASES):  # fmt: skip
         assert words in page
     assert state_of(workspace).page == run_in(workspace).page_file
 
 
 def test_the_scores_of_the_record_are_those_of_the_metrics(workspace):
-    page = write_run_record(workspace, DATASET, state_of(workspace)).read_text()
+    page = write_run_page(state_of(workspace)).read_text()
     score = bone_scores(predicted(0), drawn(0), case_id=CASES[0])[0]
     row = re.search(rf'<th scope="row">{CASES[0]}</th>.*?tibia.*?</tr>', page).group()
 
@@ -121,17 +120,14 @@ def test_the_scores_of_the_record_are_those_of_the_metrics(workspace):
 
 
 def test_the_worst_slice_has_the_largest_area_that_differs(workspace):
-    page = write_run_record(workspace, DATASET, state_of(workspace)).read_text()
+    page = write_run_page(state_of(workspace)).read_text()
     wrong = np.count_nonzero(predicted(2).voxels[..., 7] != drawn(2).voxels[..., 7])
 
-    assert f"of all cases held out: {wrong} mm² differ" in page
+    assert f"differs from the reference: {wrong} mm² differ" in page
 
 
 def test_writing_it_again_draws_the_same_slice(workspace):
-    pages = [
-        write_run_record(workspace, DATASET, state_of(workspace)).read_text()
-        for _ in range(2)
-    ]
+    pages = [write_run_page(state_of(workspace)).read_text() for _ in range(2)]
 
     first, second = (re.findall(r'<h2 id="slice-2">(.*?)</h2>', p) for p in pages)
     assert first == second != []
@@ -150,14 +146,14 @@ def test_without_images_the_record_has_its_scores_but_no_slices(workspace):
     for file in (workspace.dataset_dir(DATASET) / "imagesTr").iterdir():
         file.unlink()
 
-    page = write_run_record(workspace, DATASET, state_of(workspace)).read_text()
+    page = write_run_page(state_of(workspace)).read_text()
 
     assert "Worst slice" not in page
     assert 'id="scores"' in page
 
 
 def test_a_record_names_no_address_outside_itself(workspace):
-    page = write_run_record(workspace, DATASET, state_of(workspace)).read_text()
+    page = write_run_page(state_of(workspace)).read_text()
 
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert addresses
@@ -167,14 +163,14 @@ def test_a_record_names_no_address_outside_itself(workspace):
 
 def test_only_what_is_missing_or_older_than_the_validation_is_written(workspace):
     states = [state_of(workspace)]
-    write_run_records(workspace, DATASET, states, Silent())
+    write_run_pages(states)
     page = run_in(workspace).page_file
     page.write_text("kept")
 
-    write_run_records(workspace, DATASET, states, Silent())
+    write_run_pages(states)
     kept = page.read_text()
     os.utime(page, (0, 0))
-    write_run_records(workspace, DATASET, states, Silent())
+    write_run_pages(states)
 
     assert kept == "kept"
     assert "PlainConvUNet" in page.read_text()
@@ -183,11 +179,11 @@ def test_only_what_is_missing_or_older_than_the_validation_is_written(workspace)
 def test_a_record_that_cannot_be_written_is_a_note(workspace):
     (workspace.dataset_dir(DATASET) / f"labelsTr/{CASES[1]}.nii.gz").write_bytes(b"x")
 
-    notes = write_run_records(workspace, DATASET, [state_of(workspace)], Silent())
+    notes = write_run_pages([state_of(workspace)])
 
     assert len(notes) == 1
-    assert "record of 2d fold 0 could not be written" in notes[0]
-    assert "the training itself is complete" in notes[0]
+    assert "page of 2d fold 0 could not be written" in notes[0]
+    assert "The training is complete" in notes[0]
     assert not run_in(workspace).page_file.exists()
 
 
