@@ -30,15 +30,9 @@ from scipy.stats import rankdata
 
 from nnunet_bridge.core.quality import MemberAgreement, Quality, QualityLevel
 from nnunet_bridge.formats.nifti import read_labelmap
-from nnunet_bridge.nnunet.commands import (
-    ensemble_command,
-    nnunet_environment,
-    predict_command,
-    run_to_end,
-    shared_among,
-)
+from nnunet_bridge.nnunet.commands import predict_command
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.machine import this_machine
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.quality import AGREEMENT_LIMITS, judge
@@ -182,32 +176,25 @@ def predict(workspace, work):
             file = f"{case}-{name.replace(' ', '_')}"
             SimpleITK.WriteImage(pair[0], str(images / f"{file}_0000{FILE_ENDING}"))
             SimpleITK.WriteImage(pair[1], str(references / f"{file}{FILE_ENDING}"))
-    resources = shared_among(1, "cpu", this_machine())
-    environment = nnunet_environment(workspace, resources, os.environ)
-    models = {
-        configuration: choose_model(
-            Dataset(workspace, DATASET), ModelRequest((configuration,))
-        )
-        for configuration in CONFIGURATIONS
+    host, dataset = Host(), Dataset(workspace, DATASET)
+    resources = host.resources("cpu")
+    folders = {
+        name: choose_model(dataset, ModelRequest((name,))).states[0].run.model_dir
+        for name in CONFIGURATIONS
     }
+
+    def run(out, members):
+        command = predict_command(
+            members, images, work / out, resources, progress_file=work / "progress"
+        )
+        process = host.launch(workspace, command, resources, work / "log")
+        host.finish(process, f"predict {out}")
+        print("done", out, flush=True)
+
     for folds in (FOLDS, *((fold,) for fold in FOLDS)):
-        for configuration, model in models.items():
-            member = work / f"{configuration}-{'-'.join(folds)}"
-            command = predict_command(
-                model.states[0].run.model_dir,
-                folds,
-                images,
-                member,
-                resources,
-                probabilities=folds == FOLDS,
-            )
-            for _ in run_to_end(command, environment, work / "log", "predict"):
-                pass
-            print("done", member.name, flush=True)
-    members = [work / f"{name}-{'-'.join(FOLDS)}" for name in CONFIGURATIONS]
-    command = ensemble_command(members, work / "mean", resources)
-    for _ in run_to_end(command, environment, work / "log", "ensemble"):
-        pass
+        for configuration, folder in folders.items():
+            run(f"{configuration}-{'-'.join(folds)}", {folder: folds})
+    run("mean", dict.fromkeys(folders.values(), FOLDS))
 
 
 @dataclass(frozen=True)

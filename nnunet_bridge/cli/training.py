@@ -24,6 +24,11 @@ from nnunet_bridge.cli.options import (
     model_field,
     models_field,
 )
+from nnunet_bridge.cli.own_arguments import (
+    OF_PLANNING,
+    OF_TRAINING,
+    refuse_own_arguments,
+)
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
@@ -37,8 +42,8 @@ if TYPE_CHECKING:
 
 
 def _own_arguments_field() -> Any:
-    """Declare nnU-Net's own arguments, after ``--``."""
-    return argument(nargs=-1, type=click.UNPROCESSED, metavar="[-- NNUNET_ARGUMENT...]")
+    """Declare what follows ``--``, to refuse it by name."""
+    return argument(nargs=-1, type=click.UNPROCESSED, metavar="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,20 +77,48 @@ class _Plan:
         metavar="FILE",
         help="Your own folds, in the format of nnU-Net's splits_final.json.",
     )
+    gpu_memory_gb: float | None = option(
+        "--gpu-memory-target",
+        type=click.FloatRange(0, min_open=True),
+        default=None,
+        metavar="GB",
+        group=Group.MODEL,
+        help="GPU memory for which nnU-Net plans patch and batch. All trainings of the "
+        "dataset start again. [default: 8, or that of the planner]",
+    )
+    target_spacing: tuple[float, float, float] | None = option(
+        "--target-spacing",
+        type=click.FloatRange(0, min_open=True),
+        nargs=3,
+        default=None,
+        metavar="MM MM MM",
+        group=Group.MODEL,
+        help="Spacing of 3d_fullres in mm: slices, rows, columns. All trainings of the "
+        "dataset start again. [default: chosen by nnU-Net]",
+    )
     force: bool = force_field("Plan again what is planned.")
 
     def options(self) -> PlanningOptions:
-        from nnunet_bridge.nnunet.own_arguments import PLANNING
         from nnunet_bridge.pipeline.training.plan import PlanningOptions
 
-        own = self.own_arguments
+        refuse_own_arguments(self.own_arguments, OF_PLANNING)
         return PlanningOptions(
             self.configurations or BOTH,
             tuple(dict.fromkeys(self.planners)) or PLANNERS[:1],
             self._splitting(),
-            PLANNING.checked(own) if own else None,
+            self._for_nnunet() or None,
             self.force,
         )
+
+    def _for_nnunet(self) -> tuple[str, ...]:
+        """Return nnU-Net's own arguments, as the record of a plan keeps them."""
+        words: list[str] = []
+        if self.gpu_memory_gb is not None:
+            words += ["-gpu_memory_target", f"{self.gpu_memory_gb:g}"]
+        if self.target_spacing is not None:
+            spacing = [f"{size:g}" for size in self.target_spacing]
+            words += ["-overwrite_target_spacing", *spacing]
+        return tuple(words)
 
     def _splitting(self) -> Splitting | None:
         from nnunet_bridge.nnunet.splits import Splitting
@@ -108,7 +141,7 @@ def plan(session: Session, asked: _Plan) -> Summary:
 
     Example:  nnunet-bridge plan 1 --planner resenc-m
 
-    Example:  nnunet-bridge plan 1 -- -gpu_memory_target 16
+    Example:  nnunet-bridge plan 1 --gpu-memory-target 16
     """
     from nnunet_bridge.pipeline.training.plan import plan_dataset
 
@@ -145,8 +178,8 @@ class _Train:
         default="",
         metavar="MODEL",
         group=Group.MODEL,
-        help="Start from a trained model: a packed file or another dataset, e.g. 2 or "
-        "2:3d_fullres.",
+        help="Start from a trained model: a packed file, a checkpoint (.pth) or "
+        "another dataset, e.g. 2 or 2:3d_fullres.",
     )
     weights: Path | None = option(
         "--weights",
@@ -173,6 +206,12 @@ class _Train:
         group=Group.OUTPUT,
         help="Save validation probabilities (needed for nnU-Net's ensemble choice).",
     )
+    validate_best: bool = option(
+        "--validate-best",
+        is_flag=True,
+        group=Group.OUTPUT,
+        help="Validate the checkpoint with the best pseudo-Dice, not the last one.",
+    )
     device: str = device_field()
     gpus: int | None = option(
         "--gpus",
@@ -198,11 +237,10 @@ class _Train:
 
     def request(self) -> TrainingRequest:
         from nnunet_bridge.nnunet.methods import method_of
-        from nnunet_bridge.nnunet.own_arguments import TRAINING
         from nnunet_bridge.nnunet.training_options import TrainingOptions
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
-        own = self.own_arguments
+        refuse_own_arguments(self.own_arguments, OF_TRAINING)
         return TrainingRequest(
             method_of(self._model(), self.budget),
             self.configurations,
@@ -212,7 +250,7 @@ class _Train:
                 self.gpus or 1,
                 restart=not self.resume,
                 probabilities=self.probabilities,
-                own_arguments=TRAINING.checked(own) if own else None,
+                validate_best=self.validate_best,
                 patience=self.patience,
                 weights=None if self.weights is None else self.weights.absolute(),
                 from_scratch=self.from_scratch,
@@ -252,7 +290,7 @@ def train(session: Session, asked: _Train) -> Summary:
 
     Example:  nnunet-bridge train 1 -f all5 --on slurm -r dataset.toml
 
-    Example:  nnunet-bridge train 1 -c 2d -- --npz --val_best
+    Example:  nnunet-bridge train 1 -c 2d --probabilities --validate-best
     """
     from nnunet_bridge.pipeline.training.cluster import train_on_cluster
     from nnunet_bridge.pipeline.training.train import train_dataset

@@ -147,14 +147,6 @@ class SlurmPart(_Part):
     at_once: int | None = Field(default=None, ge=1)
     options: tuple[Annotated[str, Field(pattern=r"^--[a-z][^\s]*$")], ...] = ()
 
-    @property
-    def minutes(self) -> int:
-        """The time limit in whole minutes."""
-        days, _, clock = self.time.rpartition("-")
-        hours, minutes, seconds = (int(part) for part in clock.split(":"))
-        whole = int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
-        return max(whole, 1)
-
 
 class Recipe(_Part):
     """A whole recipe; `read_recipe` makes one."""

@@ -23,7 +23,6 @@ from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
 from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
-from nnunet_bridge.nnunet.own_arguments import PLANNING, TRAINING
 from nnunet_bridge.nnunet.plans import Planner
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
@@ -117,7 +116,7 @@ class PlanTask:
     """Preprocessed data that stay, by nnU-Net's ``data_identifier``."""
 
     own_arguments: tuple[str, ...] = ()
-    """nnU-Net's own, as `PLANNING` checked them."""
+    """nnU-Net's own arguments, for all planners."""
 
 
 def plan_command(task: PlanTask, resources: Resources) -> list[str]:
@@ -132,13 +131,7 @@ def plan_command(task: PlanTask, resources: Resources) -> list[str]:
         command += ["--preprocess", plans, configuration]
     for identifier in task.have:
         command += ["--have", identifier]
-    for own, ours in (
-        ("-gpu_memory_target", "--gpu-memory-target"),
-        ("-overwrite_target_spacing", "--target-spacing"),
-    ):
-        values = PLANNING.value_of(task.own_arguments, own)
-        command += [ours, *values] if values else []
-    return command
+    return [*command, *task.own_arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +167,8 @@ def train_command(
 ) -> list[str]:
     """Return the call that trains and validates one fold.
 
-    `own_arguments` are nnU-Net's, as `TRAINING` checked them.
+    `own_arguments` are nnU-Net's own: ``--npz``, ``--val_best``; in older records also
+    ``-pretrained_weights FILE``.
     """
     command = _task("train", resources)
     command += ["--dataset", run.dataset.name, "--configuration", run.configuration]
@@ -182,13 +176,7 @@ def train_command(
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(run.events_file)]
     command += (beginning or Beginning()).words(resume=resume)
-    if "--npz" in own_arguments:
-        command.append("--probabilities")
-    if "--val_best" in own_arguments:
-        command.append("--validate-best")
-    pretrained = TRAINING.value_of(own_arguments, "-pretrained_weights")
-    if pretrained and not resume:
-        command += ["--pretrained", *pretrained]
+    command += own_arguments
     return [*command, "--resume"] if resume else command
 
 
@@ -397,20 +385,3 @@ class NnUNetProcess:
 
 def _lost_a_worker(output: str) -> bool:
     return bool(_LOST_WORKER.search(output)) and _FAILED_WORKER not in output
-
-
-__all__ = [
-    "Beginning",
-    "NnUNetProcess",
-    "PlanTask",
-    "Resources",
-    "checkpoint_command",
-    "encoder_command",
-    "nnunet_environment",
-    "plan_command",
-    "predict_command",
-    "second_opinion_command",
-    "shared_among",
-    "train_command",
-    "trainers_dir",
-]

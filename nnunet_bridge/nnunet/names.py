@@ -116,8 +116,46 @@ class Dataset:
 
     @classmethod
     def find(cls, workspace: Workspace, asked: str) -> Dataset:
-        """Return the dataset given by number or full name; see `find_dataset`."""
-        return cls(workspace, find_dataset(workspace, asked))
+        """Return the dataset given by number or full name.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        InputError
+            If two folders have the same number (FAULTS N07).
+        """
+        found: set[str] = set()
+        for folder in (
+            workspace.raw_dir,
+            workspace.preprocessed_dir,
+            workspace.results_dir,
+        ):
+            if folder.is_dir():
+                found |= {
+                    entry.name
+                    for entry in folder.iterdir()
+                    if entry.is_dir() and DATASET_FOLDER.fullmatch(entry.name)
+                }
+        if asked.isdigit():
+            wanted = {name for name in found if number_of(name) == int(asked)}
+        else:
+            wanted = found & {asked}
+        if not wanted:
+            raise UsageError(
+                f"There is no dataset {asked} in {workspace.raw_dir}: run `convert` "
+                "first"
+                + (f", or name one of {', '.join(sorted(found))}." if found else ".")
+            )
+        name = min(wanted)
+        twins = {other for other in found if number_of(other) == number_of(name)}
+        if len(twins) > 1:
+            raise InputError(
+                f"{' and '.join(sorted(twins))} bear the same number, which confuses "
+                "nnU-Net: give one of them another.",
+                code="N07",
+            )
+        return cls(workspace, name)
 
     @property
     def number(self) -> int:
@@ -281,45 +319,3 @@ def number_of(dataset: str) -> int:
     if match is None:
         raise UsageError(f"{dataset!r} is no dataset name such as Dataset001_Tibia.")
     return int(match[1])
-
-
-def find_dataset(workspace: Workspace, asked: str) -> str:
-    """Return the full name of a dataset given by number or name.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or the word is neither.
-    InputError
-        If two folders bear the same number (FAULTS N07).
-    """
-    found: set[str] = set()
-    for folder in (
-        workspace.raw_dir,
-        workspace.preprocessed_dir,
-        workspace.results_dir,
-    ):
-        if folder.is_dir():
-            found |= {
-                entry.name
-                for entry in folder.iterdir()
-                if entry.is_dir() and DATASET_FOLDER.fullmatch(entry.name)
-            }
-    if asked.isdigit():
-        wanted = {name for name in found if number_of(name) == int(asked)}
-    else:
-        wanted = found & {asked}
-    if not wanted:
-        raise UsageError(
-            f"There is no dataset {asked} in {workspace.raw_dir}: run `convert` first"
-            + (f", or name one of {', '.join(sorted(found))}." if found else ".")
-        )
-    name = min(wanted)
-    twins = {other for other in found if number_of(other) == number_of(name)}
-    if len(twins) > 1:
-        raise InputError(
-            f"{' and '.join(sorted(twins))} bear the same number, which confuses "
-            "nnU-Net: give one of them another.",
-            code="N07",
-        )
-    return name

@@ -1,4 +1,4 @@
-"""How a training is carried out, beside what is trained."""
+"""The options of `train`, beside what is trained."""
 
 from __future__ import annotations
 
@@ -6,55 +6,59 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 SEED = 20230601
-"""Of every random generator of a training, at its start."""
+"""Seed of every random generator at the start of a training."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """The options of `train`, the same here and on a cluster."""
+    """Options of a training, the same here and on a cluster."""
 
     device: str = "auto"
     """``auto`` takes a GPU if there is one."""
 
     gpus: int = 1
-    """Of each run."""
+    """GPUs of each run."""
 
     restart: bool = False
-    """Whether to train anew what is begun or done."""
+    """Whether to train again from the start, instead of resuming."""
 
     probabilities: bool = False
-    """Whether validation keeps its probabilities, which nnU-Net's ensembles need."""
+    """Whether validation saves its probabilities, for nnU-Net's choice of ensembles."""
 
-    own_arguments: tuple[str, ...] | None = None
-    """nnU-Net's own, as `own_arguments.TRAINING` checked them; by default those that a
-    run began with."""
+    validate_best: bool = False
+    """Whether the best checkpoint is validated, instead of the last one."""
 
     patience: int | None = None
     """End after so many epochs without a lower validation loss; None leaves it to the
     plans."""
 
     weights: Path | None = None
-    """State dict that a ResNet34's encoder begins with; None for none given."""
+    """Initial state dict of a ResNet34 encoder; None for the default."""
 
     from_scratch: bool = False
-    """Whether such an encoder begins at random."""
+    """Whether such an encoder starts from random weights."""
 
     pretrained: str = ""
-    """A trained model to begin with: a packed file, or a dataset of the workspace with
-    a configuration or without; empty for none."""
+    """Trained model to start from: a packed file, a checkpoint, or a dataset of the
+    workspace with or without a configuration; empty for none."""
 
     def without_paths(self) -> TrainingOptions:
-        """Return them with the names of files in place of their paths."""
+        """Return the options with names of files instead of their paths."""
         weights = None if self.weights is None else Path(self.weights.name)
         pretrained = Path(self.pretrained).name if self.pretrained else ""
         return replace(self, weights=weights, pretrained=pretrained)
 
+    @property
+    def own_arguments(self) -> tuple[str, ...] | None:
+        """nnU-Net's own arguments on record; None for those of the run's start."""
+        return ("--val_best",) if self.validate_best else None
+
     def for_nnunet(self) -> tuple[str, ...]:
-        """Return those that nnU-Net has words of its own for."""
+        """Return the options that nnU-Net has arguments of its own for."""
         return ("--npz",) if self.probabilities else ()
 
     def words(self) -> tuple[str, ...]:
-        """Return them as words of our own command `train`.
+        """Return the options as words of our command `train`.
 
         Examples
         --------
@@ -67,9 +71,9 @@ class TrainingOptions:
             *("--device", self.device, "--gpus", str(max(self.gpus, 1))),
             "--restart" if self.restart else "--resume",
             *(("--probabilities",) if self.probabilities else ()),
+            *(("--validate-best",) if self.validate_best else ()),
             *(() if self.patience is None else ("--patience", str(self.patience))),
             *(() if self.weights is None else ("--weights", str(self.weights))),
             *(("--from-scratch",) if self.from_scratch else ()),
             *(("--pretrained", self.pretrained) if self.pretrained else ()),
-            *(("--", *self.own_arguments) if self.own_arguments else ()),
         )

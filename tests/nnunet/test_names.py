@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
-from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, find_dataset, number_of
+from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, number_of
 
 DATASET = "Dataset001_Tibia"
 
@@ -43,14 +43,14 @@ def test_a_workspace_that_is_not_there_is_an_environment_fault(tmp_path):
 def test_a_dataset_is_found_by_number_and_by_name(workspace, asked):
     workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
 
-    assert find_dataset(workspace, asked) == "Dataset001_Tibia"
+    assert Dataset.find(workspace, asked).name == "Dataset001_Tibia"
 
 
 def test_an_unknown_dataset_names_those_there_are(workspace):
     workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
 
     with pytest.raises(UsageError, match=r"no dataset 7 .* one of Dataset001_Tibia"):
-        find_dataset(workspace, "7")
+        Dataset.find(workspace, "7")
 
 
 def test_N07_two_datasets_with_one_number_are_refused(workspace):
@@ -58,7 +58,7 @@ def test_N07_two_datasets_with_one_number_are_refused(workspace):
     workspace.dataset_dir("Dataset005_b").mkdir(parents=True)
 
     with pytest.raises(InputError, match="Dataset005_a and Dataset005_b") as caught:
-        find_dataset(workspace, "5")
+        Dataset.find(workspace, "5")
 
     assert caught.value.code == "N07"
 

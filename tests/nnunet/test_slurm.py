@@ -1,16 +1,26 @@
 """What a cluster is asked for; the stories send it to a real Slurm."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 
-from nnunet_bridge.core.errors import RecipeError
+from nnunet_bridge.core.errors import EnvironmentFault, RecipeError
 from nnunet_bridge.formats.recipe import SlurmPart, recipe_from
-from nnunet_bridge.nnunet.slurm import batch_script, still_known
+from nnunet_bridge.nnunet.slurm import batch_script, still_known, submit
 
 SETTINGS = SlurmPart(
     partition="gpu", time="1-12:00:30", gpus=2, at_once=3, options=("--qos=long",)
 )
+
+STOPS = """
+import os, signal, time
+signal.signal(signal.SIGINT, lambda *_: os._exit(3))
+os.kill(os.getppid(), signal.SIGUSR1)
+time.sleep(50)
+"""
+"""A training that stops when it is interrupted; Slurm signals its shell at once."""
 
 
 def script(tmp_path, commands=(("train", "2d"), ("train", "3d fullres; rm -rf /"))):
@@ -76,18 +86,62 @@ def test_a_task_that_comes_back_from_the_queue_goes_on(tmp_path, count, word):
     assert done.stdout == f"<train><2d><{word}>"
 
 
+def sbatch_that(folder, does):
+    """Put an `sbatch` on the path that does what a shell line says."""
+    command = folder / "sbatch"
+    command.write_text(f"#!/bin/sh\n{does}\n")
+    command.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize("answer", ["42", "42;cluster"])
+def test_every_task_of_a_submitted_array_has_a_job_id(monkeypatch, tmp_path, answer):
+    monkeypatch.setenv("PATH", sbatch_that(tmp_path, f"echo '{answer}'"), prepend=":")
+
+    assert submit(tmp_path / "train.sbatch", 3) == ["42_0", "42_1", "42_2"]
+
+
+def test_what_slurm_refuses_is_told_with_its_reason(monkeypatch, tmp_path):
+    refusing = "echo 'sbatch: error: Invalid partition' >&2; exit 1"
+    monkeypatch.setenv("PATH", sbatch_that(tmp_path, refusing), prepend=":")
+
+    with pytest.raises(EnvironmentFault, match=r"Slurm refuses the jobs: .* partition"):
+        submit(tmp_path / "train.sbatch", 1)
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", 0), ("99", 0), ("100", 1)])
+def test_a_task_whose_time_is_up_stops_and_goes_back_to_the_queue(
+    tmp_path, restarts, code
+):
+    """The training ends at INT; `scontrol` notes what it is asked for."""
+    command = tmp_path / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    command.chmod(0o755)
+    file = tmp_path / "train.sbatch"
+    file.write_text(script(tmp_path, commands=[(sys.executable, "-c", STOPS)]))
+    variables = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"}
+
+    done = subprocess.run(
+        ["bash", file],
+        env=os.environ
+        | variables
+        | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        | {"SLURM_RESTART_COUNT": restarts},
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == code
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == (
+        "" if code else "requeue 7_0\n"
+    )
+
+
 def test_where_there_is_no_slurm_no_job_is_known(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert still_known(["1_0", "1_1"]) == set()
-
-
-@pytest.mark.parametrize(
-    ("time", "minutes"),
-    [("00:30:00", 30), ("02:00:01", 121), ("1-00:00:00", 1440), ("00:00:00", 1)],
-)
-def test_the_time_is_counted_in_whole_minutes(time, minutes):
-    assert SlurmPart(time=time).minutes == minutes
 
 
 @pytest.mark.parametrize(

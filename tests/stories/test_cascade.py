@@ -56,7 +56,7 @@ def work(tmp_path_factory):
     bridge_to_nnunet(
         folder,
         *("plan", "7", "-c", CASCADE, "--folds", "2"),
-        *("--", "-gpu_memory_target", "0.08"),
+        *("--gpu-memory-target", "0.08"),
     )
     return folder
 

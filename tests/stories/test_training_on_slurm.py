@@ -160,7 +160,7 @@ def test_a_job_that_fails_is_reported_with_the_line_that_matters(work, cluster):
     assert "missing or changed" in failed[("2d", "all")]["reason"]
     assert damaged.name in failed[("2d", "all")]["reason"]
     assert damaged.name in bridge("status", "1", "-w", work).stdout
-    logs = sorted((work / "runs" / DATASET / "slurm").glob("*_log.out"))
+    logs = sorted((work / "runs" / DATASET / "slurm").glob("*.log"))
     assert any(damaged.name in log.read_text() for log in logs)
 
 
@@ -175,7 +175,9 @@ def test_a_job_whose_time_is_up_goes_back_to_the_queue_and_goes_on(work, cluster
     )
     job = begun[("2d", 2)]["job"]
 
-    subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True)
+    subprocess.run(
+        ["scancel", "--batch", "--signal=USR1", job], env=cluster, check=True
+    )
 
     done = wait_for(work, lambda runs: runs[("2d", 2)]["state"] == "done", seconds=600)
     assert done[("2d", 2)]["job"] == job

@@ -1,7 +1,6 @@
-"""Training on a Slurm cluster: jobs handed over, or written into a file for ``sbatch``.
+"""Train on a Slurm cluster: submit the runs, or write a file for ``sbatch``.
 
-What is done already is not handed over, and what still waits there is not handed over
-twice.
+Runs that are done, or still wait there, are not submitted.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import run_state, write_record
 from nnunet_bridge.nnunet.slurm import (
-    ClusterTraining,
     batch_script,
     still_known,
     submit,
@@ -28,6 +27,7 @@ from nnunet_bridge.pipeline.training.status import TrainSummary
 from nnunet_bridge.pipeline.training.train import select_runs
 
 SCRIPT = "train.sbatch"
+LOGS = "slurm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +70,18 @@ def train_on_cluster(
         todo = _not_waiting(todo)
     method = request.method
     commands = [train_command_of(run, method=method, options=training) for run in todo]
-    name = f"nnunet-bridge-{dataset.number:03d}"
-    folder = dataset.record_dir / "slurm"
-    note = "Everything asked for is done, or waits on the cluster."
-    if todo and options.only_script:
-        note = _written(dataset, commands, options.settings, name)
-    elif todo:
-        trainings = [
-            ClusterTraining(command, dataset.workspace.environment())
-            for command in commands
-        ]
-        jobs = submit(trainings, options.settings, folder, name)
+    note = "Everything requested is done, or waits on the cluster."
+    if todo:
+        script = _write_script(dataset, commands, options.settings)
+        note = f"{script} trains {len(todo)} runs: send it with `sbatch {script}`."
+    if todo and not options.only_script:
+        jobs = submit(script, len(todo))
         for run, job in zip(todo, jobs, strict=True):
-            write_record(run, state="queued", job=job, reason="")
+            write_record(run, state=RunStatus.QUEUED, job=job, reason="")
         note = (
             f"{len(jobs)} trainings handed to Slurm as {jobs[0].partition('_')[0]}; "
-            f"`nnunet-bridge status {dataset.number}` tells where they stand, "
-            f"{folder} holds the logs."
+            f"`nnunet-bridge status {dataset.number}` shows their state, "
+            f"{script.parent / LOGS} holds the logs."
         )
     states = tuple(run_state(run) for run in selected.runs)
     return TrainSummary(
@@ -101,28 +96,28 @@ def _not_waiting(runs: Sequence[Run]) -> list[Run]:
     return [
         run
         for run, state in states.items()
-        if state.state != "running" and state.job not in known
+        if state.state != RunStatus.RUNNING and state.job not in known
     ]
 
 
-def _written(
-    dataset: Dataset,
-    commands: Sequence[Sequence[str]],
-    settings: SlurmPart,
-    name: str,
-) -> str:
-    """Write the file for ``sbatch``; return what the user does with it."""
-    folder = dataset.record_dir
-    log_dir = folder / "slurm"
-    log_dir.mkdir(parents=True, exist_ok=True)  # Slurm does not make it
-    set_here = {
-        name: value
-        for name, value in dataset.workspace.environment().items()
-        if os.environ.get(name)
-    }
+def _write_script(
+    dataset: Dataset, commands: Sequence[Sequence[str]], settings: SlurmPart
+) -> Path:
+    """Write the file for ``sbatch``.
+
+    It sets nnU-Net's variables only where they are set here: the command line names the
+    workspace.
+    """
+    file: Path = dataset.record_dir / SCRIPT
+    log_dir = dataset.record_dir / LOGS
+    log_dir.mkdir(parents=True, exist_ok=True)  # Slurm does not create it
+    variables = dataset.workspace.environment()
     script = batch_script(
-        commands, settings, name=name, log_dir=log_dir, environment=set_here
+        commands,
+        settings,
+        name=f"nnunet-bridge-{dataset.number:03d}",
+        log_dir=log_dir,
+        environment={k: v for k, v in variables.items() if os.environ.get(k)},
     )
-    file: Path = folder / SCRIPT
     write_text(file, script)
-    return f"{file} trains {len(commands)} runs: send it with `sbatch {file}`."
+    return file

@@ -23,7 +23,7 @@ from nnunet_bridge.nnunet.estimates import (
 )
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
+from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 
@@ -125,32 +125,26 @@ class PlanEstimates:
 
 
 def estimates_of(
-    workspace: Workspace, dataset: str, planned: Mapping[str, Sequence[str]]
+    dataset: Dataset, planned: Mapping[str, Sequence[str]]
 ) -> PlanEstimates:
     """Return what every planned configuration will take.
 
-    Parameters
-    ----------
-    workspace : Workspace
-    dataset : str
-        Full name.
-    planned : mapping
-        Word of a planner -> configurations.
+    `planned` maps planners to their configurations.
     """
-    seen = _times_seen(workspace, dataset)
+    seen = _times_seen(dataset)
     parts = []
     for word, names in planned.items():
         name_of_plans = PLANNERS[word].plans
-        plans = read_json(workspace.plans_file(dataset, name_of_plans))
-        classes = _classes(workspace, dataset)
+        plans = read_json(dataset.plans_file(name_of_plans))
+        classes = _classes(dataset)
         for name in names:
-            original, resampled = largest_case(workspace, dataset, plans, name)
+            original, resampled = largest_case(dataset, plans, name)
             parts.append(
                 Estimate(
                     word,
                     name,
                     training_memory(plans, name, classes),
-                    _prediction(workspace, dataset, plans, name, original),
+                    _prediction(dataset, plans, name, original),
                     resampled,
                     tuple(seen.get((name_of_plans, name), ())),
                 )
@@ -159,18 +153,17 @@ def estimates_of(
 
 
 def _prediction(
-    workspace: Workspace,
-    dataset: str,
+    dataset: Dataset,
     plans: Plans,
     configuration: str,
     original: tuple[int, ...],
 ) -> Footprint:
     """Return what predicting a case with one fold needs, but for its weights."""
-    found = read_json(workspace.planned_dir(dataset) / "dataset_fingerprint.json")
+    found = read_json(dataset.planned_dir / "dataset_fingerprint.json")
     at = [tuple(shape) for shape in found["shapes_after_crop"]].index(original)
     member = PlannedMember.of(
         plans,
-        read_json(workspace.dataset_dir(dataset) / "dataset.json"),
+        read_json(dataset.raw_dir / "dataset.json"),
         resolved(plans, configuration),
         folds=1,
         weights_bytes=0,
@@ -184,14 +177,14 @@ def _prediction(
 
 
 def largest_case(
-    workspace: Workspace, dataset: str, plans: Plans, configuration: str
+    dataset: Dataset, plans: Plans, configuration: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shape of the training case with most voxels, before and after.
 
     Shapes are those that nnU-Net found after it cut off empty borders, in the order
     (slice, row, column), and at the spacing of the configuration in that of the plans.
     """
-    file = workspace.planned_dir(dataset) / "dataset_fingerprint.json"
+    file = dataset.planned_dir / "dataset_fingerprint.json"
     found = read_json(file)
     cases = zip(found["shapes_after_crop"], found["spacings"], strict=True)
     target_mm = resolved(plans, configuration)["spacing"]
@@ -216,7 +209,6 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 
 
 def require_memory_for_training(
-    workspace: Workspace,
     run: Run,
     method: Method,
     machine: Machine,
@@ -234,14 +226,14 @@ def require_memory_for_training(
     if method.report_network is not None:
         return 0  # its network is not the one of the plans
     plans = read_json(run.plans_file)
-    classes = _classes(workspace, run.dataset.name)
+    classes = _classes(run.dataset)
     need = training_memory(plans, run.configuration, classes, loaders=loaders)
     if need is None:
         return 0
     what = f"Training {run.configuration} at the budget {method.budget.name}"
     smaller = (
         "use a machine with more, close other programs, or: "
-        f"`{_words_of(method)} -- -gpu_memory_target GB` plans a smaller network, and "
+        f"`{_words_of(method)} --gpu-memory-target GB` plans a smaller network, and "
         "--budget smoke trains one for a trial"
     )
     if device == "cpu":
@@ -259,13 +251,11 @@ def _words_of(method: Method) -> str:
     return plan_words("DATASET", method.stock_plans)
 
 
-def _times_seen(
-    workspace: Workspace, dataset: str
-) -> dict[tuple[str, str], list[SeenTime]]:
+def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
     """Return the times of every kind of training, by stock plans and configuration."""
     seconds: dict[tuple[str, str, str, str], list[float]] = {}
     epochs: dict[tuple[str, str, str, str], int] = {}
-    for state in known_runs(Dataset(workspace, dataset)):
+    for state in known_runs(dataset):
         stock = next(
             (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
             None,
@@ -286,6 +276,6 @@ def _times_seen(
     return found
 
 
-def _classes(workspace: Workspace, dataset: str) -> int:
+def _classes(dataset: Dataset) -> int:
     """Return the number of structures of a dataset, and the background."""
-    return 1 + len(RawDataset.open(workspace.dataset_dir(dataset)).labels)
+    return 1 + len(RawDataset.open(dataset.raw_dir).labels)

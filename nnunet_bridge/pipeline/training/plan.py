@@ -399,7 +399,7 @@ def _plan_summary(
         for word, names in wanted.items()
     }
     splits: Splits = read_json(dataset.splits_file)
-    estimates = estimates_of(dataset.workspace, dataset.name, wanted)
+    estimates = estimates_of(dataset, wanted)
     return PlanSummary(dataset.name, planners, len(splits), already_done, estimates)
 
 

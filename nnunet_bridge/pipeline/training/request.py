@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault, UsageError
 from nnunet_bridge.core.words import ALL_CASES, Fold, ModelName
-from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import ALL_NUMBERED
-from nnunet_bridge.nnunet.own_arguments import TRAINING
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 
@@ -60,13 +57,6 @@ class TrainingRequest:
             )
         if options.gpus > 1:
             self._check_several_gpus()
-
-    def check_own_arguments(self) -> None:
-        """Refuse initial weights that would run code of their own (FAULTS S01)."""
-        own = self.options.own_arguments or ()
-        pretrained = TRAINING.value_of(own, "-pretrained_weights")
-        if pretrained:
-            check_checkpoint(Path(*pretrained))
 
     def _check_several_gpus(self) -> None:
         """Refuse what is untested in nnU-Net's processes on several GPUs."""

@@ -103,7 +103,7 @@ def train_dataset(
             request,
             selected.dataset_state,
             weights,
-            *_shares(dataset, request, selected.todo, host, device),
+            *_shares(request, selected.todo, host, device),
             selected.runs,
             host,
             shown,
@@ -157,7 +157,6 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
         planned_runs(dataset, request.configurations, folds, method)
     )
     runs = todo = [*first, *cascade]
-    request.check_own_arguments()
     if not options.restart:
         require_same_origin(origins_of(runs, state, options))
         todo = [run for run in runs if not run_state(run).can_predict]
@@ -166,7 +165,6 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
 
 
 def _shares(
-    dataset: Dataset,
     request: TrainingRequest,
     todo: Sequence[Run],
     host: Host,
@@ -183,7 +181,7 @@ def _shares(
     loaders = host.share(1, device).loaders
     needed = max(
         require_memory_for_training(
-            dataset.workspace, run, request.method, machine, device, loaders=loaders
+            run, request.method, machine, device, loaders=loaders
         )
         for run in {run.configuration: run for run in todo}.values()
     )

@@ -22,6 +22,7 @@ from nnunet_bridge.core.errors import (
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
+from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.commands import Beginning, encoder_command
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF
@@ -40,6 +41,7 @@ from nnunet_bridge.pipeline.training.request import TrainingRequest
 RANDOM = "random"
 DOWNLOADED = "imagenet"
 _FAULTS: tuple[type[BridgeError], ...] = (InputError, SecurityError, EnvironmentFault)
+CHECKPOINT_SUFFIX = ".pth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
     run : Run
         One of those that start from it; its plans are written.
     model : str
-        A packed file, or a dataset with or without a configuration: ``2:3d_fullres``.
+        A packed file, a checkpoint, or a dataset with or without a configuration:
+        ``2:3d_fullres``.
     kind : str
         The `--model` of the training itself.
 
@@ -134,6 +137,8 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
     UsageError
         If it was trained on the same dataset.
     """
+    if Path(model).suffix == CHECKPOINT_SUFFIX:
+        return _checked_checkpoint(Path(model))
     found = _found(run, model, kind)
     if found.dataset == run.dataset:
         raise UsageError(
@@ -159,6 +164,17 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
             f"{found.dataset}): its {key} is {theirs.get(key)}, here {ours[key]}."
         )
     return best.run.checkpoint_file
+
+
+def _checked_checkpoint(file: Path) -> Path:
+    """Return a checkpoint that cannot run code of its own (FAULTS S01).
+
+    nnU-Net compares its network with that of the training.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is not a file: name the checkpoint.")
+    check_checkpoint(file)
+    return file
 
 
 def _found(run: Run, model: str, kind: str) -> Model:

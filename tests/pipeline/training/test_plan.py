@@ -24,7 +24,7 @@ from nnunet_bridge.formats.nifti import (
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
-from nnunet_bridge.nnunet.names import Dataset, Workspace, find_dataset
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned, preprocessed_now
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.memory import (
@@ -170,7 +170,7 @@ def test_N07_two_folders_of_one_number_are_refused_before_planning(work):
     (work.raw_dir / "Dataset007_Cubes").mkdir()
 
     with pytest.raises(InputError, match="bear the same number") as caught:
-        find_dataset(work, "7")
+        Dataset.find(work, "7")
 
     assert caught.value.code == "N07"
 
@@ -277,11 +277,11 @@ def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
     run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
 
     with pytest.raises(EnvironmentFault) as caught:
-        require_memory_for_training(planned, run, method, SMALL, device, loaders=0)
+        require_memory_for_training(run, method, SMALL, device, loaders=0)
 
     assert (caught.value.code, caught.value.exit_code) == ("F10", 5)
     assert kind in str(caught.value)
-    assert "-gpu_memory_target" in str(caught.value)
+    assert "--gpu-memory-target" in str(caught.value)
 
 
 def test_F10_training_asks_the_machine_before_anything_starts(planned):
