@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_bridge.core.cases import findings_of_error, findings_record
-from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import (
     BridgeError,
     EnvironmentFault,
@@ -22,13 +21,12 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.quality import Quality, TrainingStructures
+from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__, software_versions
-from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
 from nnunet_bridge.formats.files import clear_os_errors, write_if_changed
@@ -37,12 +35,9 @@ from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import recorded_region, region_in, region_record
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.tables import read_volumes, write_volumes
-from nnunet_bridge.nnunet.commands import Resources, shared_among
-from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.commands import Resources
+from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
-from nnunet_bridge.nnunet.schemas import TrainingRange
-from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
@@ -50,14 +45,8 @@ from nnunet_bridge.pipeline.ingest.inputs import (
     find_images,
     read_image,
 )
-from nnunet_bridge.pipeline.models.choose import Model, predicting_model
+from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
-from nnunet_bridge.pipeline.models.training_range import (
-    require_one_channel,
-    training_range,
-)
-from nnunet_bridge.pipeline.models.training_structures import known_structures
-from nnunet_bridge.pipeline.models.tune import tuned_rules
 from nnunet_bridge.pipeline.prediction.first_pass import FirstPass, first_pass_model
 from nnunet_bridge.pipeline.prediction.network import (
     IMAGES,
@@ -82,10 +71,10 @@ from nnunet_bridge.pipeline.prediction.quality import (
     write_quality,
 )
 from nnunet_bridge.pipeline.prediction.report import PredictedCase, PredictSummary
+from nnunet_bridge.pipeline.prediction.trained_model import TUNED, TrainedModel
 
 Result = TypeVar("Result")
 
-TUNED = "tuned"
 _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 """About how long a case takes to be read, predicted and written, without a GPU."""
 
@@ -137,49 +126,21 @@ def predict_images(
     options = options or PredictionOptions()
     shown = progress or Silent()
     model = predicting_model(dataset, options.model)
-    learnt = _Learnt.of(dataset, model)
-    rules = _rules(model, learnt.labels, options.clean)
-    machine = this_machine()
-    resources = shared_among(1, chosen_device(options.device, machine), machine)
+    trained = TrainedModel.of(model, options.clean)
+    resources = Host().resources(options.device)
     with work_folder(out, "work") as work:
         sources = find_images(inputs, unpack_dir=work / "unpacked")
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
-        run = _PredictionRun(model, learnt, out, work, options, rules, shown, network)
+        run = _PredictionRun(trained, out, work, options, shown, network)
         cases = run.predict(sources, resources)
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    write_if_changed(out / "dataset.json", learnt.description)
+    write_if_changed(out / "dataset.json", trained.description)
     write_volumes(out / CASE_VOLUMES, run.volumes_of(cases))
-    write_quality(out, learnt.labels)
+    write_quality(out, trained.labels)
     return PredictSummary(dataset.name, model.reason, cases, out)
-
-
-@dataclass(frozen=True, slots=True)
-class _Learnt:
-    """What is known of the images and structures that a model was trained on."""
-
-    labels: LabelTable
-    channel: str
-    description: bytes
-    """Its ``dataset.json``."""
-
-    seen: TrainingRange | None
-    structures: TrainingStructures | None
-
-    @classmethod
-    def of(cls, dataset: Dataset, model: Model) -> _Learnt:
-        model_dir = model.states[0].run.model_dir
-        described = RawDataset.open(model_dir)
-        require_one_channel(described.channels)
-        return cls(
-            described.labels,
-            described.channels[0],
-            (model_dir / "dataset.json").read_bytes(),
-            training_range(model_dir, dataset.raw_dir),
-            known_structures(dataset, model_dir),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,14 +165,10 @@ class _WaitingImage:
 class _PredictionRun:
     """One call of `predict_images`."""
 
-    model: Model
-    learnt: _Learnt
+    trained: TrainedModel
     out: Path
     work: Path
     options: PredictionOptions
-    rules: Mapping[str, CleaningRule]
-    """The cleaning rule of each structure."""
-
     progress: Progress
     network: Network
     _cases: dict[str, PredictedCase] = field(default_factory=dict)
@@ -223,7 +180,7 @@ class _PredictionRun:
     ) -> tuple[PredictedCase, ...]:
         """Read all images, predict those that need it, finish each when it is done."""
         first_pass = self._first_pass()
-        model_hash = self.model.sha256()
+        model_hash = self.trained.model.sha256()
         for number, source in enumerate(sources, start=1):
             try:
                 self._read(source, model_hash, first_pass)
@@ -248,8 +205,8 @@ class _PredictionRun:
         if not self.options.region.auto:
             return None
         return FirstPass(
-            first_pass_model(self.model),
-            self.learnt.labels,
+            first_pass_model(self.trained.model),
+            self.trained.labels,
             self.work / "first_pass",
             self.options.region.margin_mm,
             self.network,
@@ -287,7 +244,7 @@ class _PredictionRun:
         if region is not None:
             facts["region"] = region_record(region)
         findings = reading.findings + contrast_warnings(
-            reading.volume, reading.series, self.learnt.seen, self.learnt.channel
+            reading.volume, reading.series, self.trained.seen, self.trained.channel
         )
         grid = reading.volume.grid
         return _WaitingImage(grid, facts, findings, region, reading.slices)
@@ -298,7 +255,7 @@ class _PredictionRun:
         """Write the slices that the network is to see, and compare their geometry."""
         shown = volume if cut is None else cropped_volume(volume, cut)
         write_volume(self._network_image(self.work, case_id), shown)
-        findings = image.findings + geometry_warnings(shown.grid, self.learnt.seen)
+        findings = image.findings + geometry_warnings(shown.grid, self.trained.seen)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
 
     def _find_regions(self, first_pass: FirstPass, resources: Resources) -> None:
@@ -314,7 +271,7 @@ class _PredictionRun:
             ),
         )
         steps = sum(_PARTS) * (len(self._cases) + waiting)
-        self.progress.stage(f"predict {self.model.name}", steps)
+        self.progress.stage(f"predict {self.trained.model.name}", steps)
         for case_id, cut in (found or {}).items():
             image, file = self._waiting[case_id], self._whole_image(case_id)
             if cut is None:
@@ -333,7 +290,7 @@ class _PredictionRun:
     def _predict_waiting(self, sources: int, resources: Resources) -> None:
         """Predict the waiting images; finish each when its labelmap is complete."""
         images = len(self._waiting)
-        labelmaps = CompletedLabelmaps(self.learnt.labels)
+        labelmaps = CompletedLabelmaps(self.trained.labels)
 
         def show(share: float) -> None:
             done = images - len(self._waiting)
@@ -351,13 +308,15 @@ class _PredictionRun:
 
         folder = self._without_too_large(
             self.work,
-            lambda: self.network(self.model, self.work, resources, advanced=advanced),
+            lambda: self.network(
+                self.trained.model, self.work, resources, advanced=advanced
+            ),
         )
         for case_id in list(self._waiting):
             file = (folder or self.work) / f"{case_id}{FILE_ENDING}"
             if not file.exists():
                 raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
-            self._finish_or_refuse(case_id, read_labelmap(file, self.learnt.labels))
+            self._finish_or_refuse(case_id, read_labelmap(file, self.trained.labels))
             show(1.0)
 
     def _without_too_large(
@@ -389,7 +348,7 @@ class _PredictionRun:
         """Return the options that a finished case depends on."""
         record = self.options.as_json()
         if self.options.clean == TUNED:
-            record["rules"] = _as_json(self.rules)
+            record["rules"] = self.trained.rules_record()
         return record
 
     def _finish(
@@ -397,11 +356,11 @@ class _PredictionRun:
     ) -> PredictedCase:
         """Clean, measure and write one case; its record comes last."""
         on_image_grid = self._on_image_grid(case_id, image, predicted)
-        seen, account = _cleaned(on_image_grid, self.rules)
+        seen, account = self.trained.clean(on_image_grid)
         case_dir = self.out / case_id
         (case_dir / RECORD).unlink(missing_ok=True)
         quality = case_quality(
-            seen, self.work / PREDICTED, case_id, self.learnt.structures
+            seen, self.work / PREDICTED, case_id, self.trained.structures
         )
         written = write_outputs(
             case_dir,
@@ -412,7 +371,7 @@ class _PredictionRun:
                 image.cut,
                 image.region,
                 image.slices,
-                Algorithm(self.model.reason, image.facts["model_sha256"]),
+                Algorithm(self.trained.model.reason, image.facts["model_sha256"]),
             ),
             self.options,
         )
@@ -441,7 +400,7 @@ class _PredictionRun:
                 f"{case_id}: nnU-Net's prediction lies "
                 f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
             )
-        return Labelmap(grid, predicted.voxels, self.learnt.labels)
+        return Labelmap(grid, predicted.voxels, self.trained.labels)
 
     def _provenance(self, image: _WaitingImage) -> JsonObject:
         """Return the entries of a record about software, model and region."""
@@ -449,8 +408,8 @@ class _PredictionRun:
         return {
             "software": f"nnunet-bridge {__version__}",
             "versions": software_versions(),
-            "model": self.model.reason,
-            "budget": self.model.budget,
+            "model": self.trained.model.reason,
+            "budget": self.trained.model.budget,
             "cut": cut,
         }
 
@@ -465,12 +424,12 @@ class _PredictionRun:
         if self.options.force:
             return False
         case_dir = self.out / case_id
-        record = finished_record(case_dir, image.facts, self.learnt.labels, image.grid)
+        record = finished_record(case_dir, image.facts, self.trained.labels, image.grid)
         if record is None:
             return False
         cut = region_in(record["cut"] or {})
         grid = image.grid if cut is None else cut.grid
-        findings = image.findings + geometry_warnings(grid, self.learnt.seen)
+        findings = image.findings + geometry_warnings(grid, self.trained.seen)
         self._volumes[case_id] = read_volumes(case_dir / CASE_VOLUMES)
         self._cases[case_id] = self._case(
             case_id, record["volumes_mm3"], findings, recorded_quality(record)
@@ -500,32 +459,3 @@ def _require_dicom(sources: Sequence[ImageSource]) -> None:
             f"--dicom-seg needs a DICOM series, and {others[0]} is not one: leave the "
             "option out, or name the folder with the DICOM files."
         )
-
-
-def _rules(
-    model: Model, labels: LabelTable, cleaning: str
-) -> Mapping[str, CleaningRule]:
-    """Return the cleaning rule of every structure."""
-    if cleaning == TUNED:
-        return tuned_rules(model)
-    return dict.fromkeys(labels.names, CleaningRule(Rule(cleaning)))
-
-
-def _cleaned(
-    labelmap: Labelmap, rules: Mapping[str, CleaningRule]
-) -> tuple[Labelmap, JsonObject]:
-    """Return the cleaned labelmap, and an account of the changes."""
-    if all(rule == UNCLEANED for rule in rules.values()):
-        return labelmap, {"rule": "none", "rules": _as_json(rules)}
-    cleaned = clean_structures(labelmap, rules)
-    return cleaned.labelmap, {
-        "rule": cleaned.rule,
-        "rules": _as_json(rules),
-        "removed_mm3": dict(cleaned.removed_mm3),
-        "filled_mm3": dict(cleaned.filled_mm3),
-        "contested_voxels": cleaned.contested_voxels,
-    }
-
-
-def _as_json(rules: Mapping[str, CleaningRule]) -> JsonObject:
-    return {name: rule.as_json() for name, rule in rules.items()}
