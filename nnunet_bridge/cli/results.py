@@ -36,7 +36,20 @@ from nnunet_bridge.core.summary import Summary
 from nnunet_bridge.core.words import Rule
 
 if TYPE_CHECKING:
+    from nnunet_bridge.formats.dicom import SeriesOptions
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+
+
+def _series_options(recipe: str | None, scans: ScanChoice) -> SeriesOptions:
+    """Return the options about series: those given, else those of the recipe."""
+    from nnunet_bridge.formats.dicom import SeriesOptions
+
+    if recipe is None:
+        return SeriesOptions(**given(scans))
+    from nnunet_bridge.formats.recipe import read_recipe
+    from nnunet_bridge.pipeline.ingest.cases import series_options
+
+    return series_options(read_recipe(recipe).with_scans(**given(scans)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +106,13 @@ class _Predict:
 
     def options(self) -> PredictionOptions:
         from nnunet_bridge.ops.region import RegionRequest
-        from nnunet_bridge.pipeline.ingest.cases import series_choices
         from nnunet_bridge.pipeline.models.choose import ModelRequest
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
         return PredictionOptions(
             ModelRequest(self.configurations, self.folds, self.budget, self.model),
             self.device,
-            scans=series_choices(self.recipe, given(self.scans)),
+            scans=_series_options(self.recipe, self.scans),
             region=RegionRequest.from_words(**given(self.region)),
             clean=self.clean,
             meshes=self.mesh,
@@ -406,15 +418,14 @@ def view(session: Session, asked: _View) -> Summary:  # noqa: ARG001 - every com
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o sheet.png --every 10
     """
-    from nnunet_bridge.pipeline.ingest.cases import series_choices
     from nnunet_bridge.pipeline.ingest.inputs import read_one_image
     from nnunet_bridge.pipeline.labels.view import ViewOptions, write_view
 
-    choices = series_choices(asked.recipe, given(asked.scans))
+    options = _series_options(asked.recipe, asked.scans)
     return write_view(
         asked.image,
         asked.labels,
         asked.out,
         ViewOptions(asked.plane, asked.slice_number, asked.every, asked.labels_file),
-        read_image=lambda path: read_one_image(path, choices).volume,
+        read_image=lambda path: read_one_image(path, options).volume,
     )

@@ -60,6 +60,16 @@ class Finding:
         return f"[{self.code}] {self.message}" if self.code else self.message
 
 
+def refusal(code: str, message: str) -> Finding:
+    """Return a finding that refuses a case."""
+    return Finding(code, Outcome.REFUSED, message)
+
+
+def warning(code: str, message: str) -> Finding:
+    """Return a finding that warns about a case."""
+    return Finding(code, Outcome.WARNED, message)
+
+
 class Refused(BridgeError):  # noqa: N818 - the word that the whole tool uses
     """A case (or one file of it) cannot be used; carries all findings.
 
@@ -80,7 +90,7 @@ class Refused(BridgeError):  # noqa: N818 - the word that the whole tool uses
     @classmethod
     def because(cls, code: str, message: str) -> Refused:
         """Return the refusal that has one reason."""
-        return cls([Finding(code, Outcome.REFUSED, message)])
+        return cls([refusal(code, message)])
 
 
 def worst(findings: Iterable[Finding]) -> Outcome:

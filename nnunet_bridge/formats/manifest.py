@@ -308,8 +308,8 @@ class ManifestStore:
         self.manifest = _joined(dataset_dir, on_disk)
         self._dataset_dir = dataset_dir
         self._records_dir = dataset_dir / RECORDS
-        self._is_open = on_disk.complete is False and not on_disk.cases
-        if self._is_open:
+        self.is_open = on_disk.complete is False and not on_disk.cases
+        if self.is_open:
             remove_stale_partials(self._records_dir)
         else:
             self._remove_records()
@@ -324,15 +324,13 @@ class ManifestStore:
         records : iterable of CaseRecord
             The cases that are in the dataset.
         """
-        if self._is_open:
-            return
         for record in records:
             self.add(record)
         started = header.model_copy(
             update={"complete": False, "ended": None, "cases": (), "unused": ()}
         )
         write_manifest(self._dataset_dir, started.as_json())
-        self._is_open = True
+        self.is_open = True
 
     def add(self, record: CaseRecord) -> None:
         """Keep the record of a case whose files are in the dataset."""
@@ -347,7 +345,7 @@ class ManifestStore:
         if not self.manifest.says_the_same(manifest):
             write_manifest(self._dataset_dir, manifest.as_json())
         self._remove_records()
-        self.manifest, self._is_open = manifest, False
+        self.manifest, self.is_open = manifest, False
 
     def discard(self) -> None:
         """Remove the manifest of a dataset without cases."""

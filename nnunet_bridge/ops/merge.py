@@ -52,6 +52,59 @@ class Merged:
     findings: tuple[Finding, ...]
 
 
+class MaskMerger:
+    """Merges masks on one grid into a labelmap; one mask in memory at a time.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid of all masks.
+    labels : LabelTable
+        The structures; at most 64.
+    """
+
+    def __init__(self, grid: Grid, labels: LabelTable) -> None:
+        if len(labels) > _MOST_LABELS:
+            raise InputError(f"At most {_MOST_LABELS} structures can be merged.")
+        self._grid, self._labels = grid, labels
+        patterns = np.min_scalar_type(2 ** len(labels) - 1)
+        self._claims = np.zeros(grid.shape, patterns, order="F")
+
+    def add(self, label: Label, mask: BoolArray) -> None:
+        """Add an (I, J, K) mask; several masks of one label are united."""
+        _claim(self._claims, mask, 1 << (label.value - 1))
+
+    def merged(
+        self,
+        *,
+        policy: OverlapPolicy = "background",
+        priority: Sequence[str] = (),
+        limit_percent: float = 0.5,
+    ) -> Merged:
+        """Return the labelmap; call it once, after the last mask.
+
+        Parameters
+        ----------
+        policy : {'background', 'priority', 'refuse'}
+            The value of a voxel that several structures claim.
+        priority : sequence of str
+            Names of labels, the strongest first; labels that it does not name come
+            last, in the order of their values.
+        limit_percent : float
+            A larger overlap, in percent of the smaller structure, is refused.
+        """
+        labels = self._labels
+        voxels, counts = _settled(self._claims, labels, policy, priority)
+        drawn = {
+            label.name: sum(n for p, n in counts.items() if p >> (label.value - 1) & 1)
+            for label in labels
+        }
+        overlaps = _overlaps(labels, counts, drawn, self._grid.voxel_volume_mm3)
+        findings = [_judged(overlap, policy, limit_percent) for overlap in overlaps]
+        labelmap = Labelmap(self._grid, voxels, labels)
+        return Merged(labelmap, drawn, tuple(overlaps), tuple(findings))
+
+
 def merge_masks(
     grid: Grid,
     labels: LabelTable,
@@ -61,24 +114,7 @@ def merge_masks(
     priority: Sequence[str] = (),
     limit_percent: float = 0.5,
 ) -> Merged:
-    """Merge masks on one grid into one labelmap.
-
-    Parameters
-    ----------
-    grid : Grid
-        Where all masks lie.
-    labels : LabelTable
-        The structures; at most 64.
-    masks : iterable of (Label, (I, J, K) bool)
-        Taken one at a time, so that they need not all be in memory. Several masks of
-        one label are united.
-    policy : {'background', 'priority', 'refuse'}
-        What a voxel becomes that several structures claim.
-    priority : sequence of str
-        Names of labels, the strongest first; labels that it does not name come last,
-        in the order of their values.
-    limit_percent : float
-        A larger overlap, in percent of the smaller structure, is refused.
+    """Merge masks with `MaskMerger`.
 
     Examples
     --------
@@ -89,24 +125,10 @@ def merge_masks(
     >>> merged.labelmap.voxels.ravel().tolist(), merged.overlaps[0].voxels
     ([1, 0, 2, 0], 1)
     """
-    if len(labels) > _MOST_LABELS:
-        raise InputError(f"At most {_MOST_LABELS} structures can be merged.")
-    claims = np.zeros(grid.shape, np.min_scalar_type(2 ** len(labels) - 1), order="F")
+    merger = MaskMerger(grid, labels)
     for label, mask in masks:
-        _claim(claims, mask, 1 << (label.value - 1))
-    voxels, counts = _settled(claims, labels, policy, priority)
-    drawn = {
-        label.name: sum(n for p, n in counts.items() if p >> (label.value - 1) & 1)
-        for label in labels
-    }
-    overlaps = _overlaps(labels, counts, drawn, grid.voxel_volume_mm3)
-    findings = [_judged(overlap, policy, limit_percent) for overlap in overlaps]
-    return Merged(
-        Labelmap(grid, voxels, labels),
-        drawn,
-        tuple(overlaps),
-        tuple(findings),
-    )
+        merger.add(label, mask)
+    return merger.merged(policy=policy, priority=priority, limit_percent=limit_percent)
 
 
 def _claim(claims: npt.NDArray[Any], mask: BoolArray, bit: int) -> None:

@@ -25,6 +25,18 @@ _SIDES = {"l", "r", "m", "left", "right", "middle"}
 _SEPARATORS = re.compile(r"([ _.-]+)")
 
 
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key that puts 2 before 10.
+
+    Examples
+    --------
+    >>> sorted(["10_a", "2_b"], key=natural_key)
+    ['2_b', '10_a']
+    """
+    parts = re.split(r"(\d+)", name.casefold())
+    return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)
+
+
 @dataclass(frozen=True, slots=True)
 class MaskNaming:
     """How the masks of a study are named."""

@@ -111,8 +111,8 @@ def bytes_written(dataset_dir, cases):
     """Add cases one by one, then join them; return what this process wrote."""
     before = written_so_far()
     store = ManifestStore(dataset_dir)
+    store.open(finished(), ())
     for number in range(cases):
-        store.open(finished(), ())
         store.add(record(number))
     store.close(finished(cases=tuple(map(record, range(cases)))))
     return written_so_far() - before
@@ -151,7 +151,7 @@ def test_F07_a_store_goes_on_where_another_one_was_killed(tmp_path):
     first.add(record(1))
 
     second = ManifestStore(tmp_path)
-    second.open(finished(), second.manifest.cases)
+    assert second.is_open
     second.add(record(2))
 
     assert set(read_manifest(tmp_path).by_case()) == {"c_001", "c_002"}

@@ -1,4 +1,4 @@
-"""DICOM scans and masks -> an nnU-Net raw dataset, one case in memory at a time.
+"""Convert DICOM scans and masks to an nnU-Net raw dataset, case by case.
 
 `check_study` does everything but write. `convert_study` writes each case whole or not
 at all, the manifest last, and on a second run only what is missing or has changed
@@ -21,7 +21,7 @@ from nnunet_bridge.core.cases import (
     outcome_counts,
 )
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
-from nnunet_bridge.core.findings import Finding, Outcome, worst
+from nnunet_bridge.core.findings import Finding, Outcome, warning, worst
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
@@ -60,10 +60,10 @@ class ConvertedCase(CaseReport):
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What `check` and `convert` give back."""
+    """The result of `check` or `convert`."""
 
     dataset: str
-    """Such as ``Dataset001_Tibia``."""
+    """Full name, such as ``Dataset001_Tibia``."""
 
     cases: tuple[ConvertedCase, ...]
     files: dict[str, int]
@@ -73,7 +73,7 @@ class ConversionSummary:
     """About the study or the dataset as a whole."""
 
     dataset_dir: Path | None = field(default=None, compare=False)
-    """Where the dataset lies; None after `check`."""
+    """Folder of the dataset; None after `check`."""
 
     @property
     def exit_code(self) -> int:
@@ -92,7 +92,7 @@ class ConversionSummary:
         }
 
     def as_text(self) -> str:
-        """Return one line a case, then what concerns all of them."""
+        """Return one line per case, then findings about all of them."""
         width = max((len(case.case_id) for case in self.cases), default=0)
         lines = [f"{self.dataset}:"]
         for case in self.cases:
@@ -100,19 +100,18 @@ class ConversionSummary:
             lines.append(f"  {case.case_id:<{width}}  {mark}".rstrip())
             lines += [
                 f"  {'':<{width}}    {line}"
-                for text in _in_short(case.messages)
+                for text in _shortened(case.messages)
                 for line in text.split("\n")
             ]
         lines += [f"  {finding}" for finding in self.findings]
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
-        lines.append(
-            f"{len(self.cases)} cases: {outcome_counts(self.cases)}. Files: {kinds}."
-        )
+        counts = outcome_counts(self.cases)
+        lines.append(f"{len(self.cases)} cases: {counts}. Files: {kinds}.")
         return "\n".join(lines)
 
 
-def _in_short(messages: Sequence[str]) -> list[str]:
-    """Return one message for all that differ only in what they name."""
+def _shortened(messages: Sequence[str]) -> list[str]:
+    """Return one message for all that differ only in the names of files."""
     alike: dict[str, list[str]] = {}
     for message in messages:
         alike.setdefault(without_quotes(message), []).append(message)
@@ -136,18 +135,15 @@ def check_study(
     study : Path
         The study folder.
     recipe : Recipe
-        How to read it.
     workspace_raw_dir : Path, optional
-        nnU-Net's raw folder; if given, it is checked as well: whether it lies outside
-        the study (F05), holds files of unknown origin (F04), and whether the dataset
-        may fit on the disk (F06).
+        nnU-Net's raw folder, to check as well: whether it lies outside the study
+        (F05), holds files of unknown origin (F04), and has space for the dataset (F06).
     progress : Progress, optional
-        Hears of every case.
 
     Raises
     ------
     InputError
-        If the study holds no scan that the recipe knows.
+        If no scan of the study fits the recipe.
     """
     listener = progress or Silent()
     plan = plan_study(study, recipe)
@@ -155,11 +151,11 @@ def check_study(
     tally = _Tally(plan, _left_out(study, recipe, plan))
     listener.stage("check", len(plan.cases))
     for done, case_plan in enumerate(plan.cases, start=1):
-        tally.add(_checked(case_plan, recipe, tally))
+        _check(case_plan, recipe, tally)
         listener.advance(done, case_plan.case_id)
     if workspace_raw_dir is not None:
         dataset_dir = workspace_raw_dir / dataset
-        tally.findings += _about_the_workspace(study, dataset_dir, tally.bytes_needed)
+        tally.findings += _workspace_findings(study, dataset_dir, tally.bytes_needed)
     return tally.summary(dataset)
 
 
@@ -182,28 +178,25 @@ def convert_study(
     study : Path
         The study folder; nothing is written into it.
     recipe : Recipe
-        How to read it.
     workspace_raw_dir : Path
         nnU-Net's raw folder; the dataset becomes a folder in it.
     force : bool, optional
-        Whether to redo cases that are done.
+        Whether to convert finished cases again.
     progress : Progress, optional
-        Hears of every case.
 
     Raises
     ------
     InputError
-        If the study holds no scan that the recipe knows, or the raw folder lies
-        inside the study (F05).
+        If no scan of the study fits the recipe, or the raw folder lies inside the study
+        (F05).
     EnvironmentFault
         If the disk is full, the folder cannot be written, or another process converts
         the same dataset.
     """
-    listener = progress or Silent()
     if _lies_inside(workspace_raw_dir, study):
         raise InputError(
             f"The workspace {workspace_raw_dir} lies inside the study {study}: choose "
-            "a workspace outside, so that input and output never mix.",
+            "a workspace outside the study, so that input and output never mix.",
             code="F05",
         )
     plan = plan_study(study, recipe)
@@ -213,10 +206,9 @@ def convert_study(
     with only_writer(lock, f"The dataset {dataset}"):
         writer = DatasetWriter(workspace_raw_dir, dataset, recipe, force=force)
         try:
-            summary = _convert_all(tally, writer, listener)
+            return _convert_all(tally, writer, progress or Silent())
         finally:
             writer.close()
-    return summary
 
 
 def _convert_all(
@@ -224,15 +216,14 @@ def _convert_all(
 ) -> ConversionSummary:
     plans = tally.plan.cases
     listener.stage("convert", len(plans))
-    for done, case_plan in enumerate(plans, start=1):
-        kept = writer.kept(case_plan)
+    for done, plan in enumerate(plans, start=1):
+        kept = writer.kept(plan)
         if kept is None:
-            report = _converted(case_plan, writer, tally)
+            _convert(plan, writer, tally)
         else:
             tally.files.update(kept.files)
-            report = ConvertedCase(case_plan.case_id, kept.noticed(), case_plan.split)
-        tally.add(report)
-        listener.advance(done, case_plan.case_id)
+            tally.add(plan, kept.noticed())
+        listener.advance(done, plan.case_id)
     writer.finish({plan.case_id for plan in plans}, tally.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
@@ -240,25 +231,27 @@ def _convert_all(
 
 @dataclass(slots=True)
 class _Tally:
-    """Reports and counts while case after case goes by."""
+    """The reports and counts of the cases so far."""
 
     plan: StudyPlan
     left_out: dict[str, str]
-    """Files of the study that belong to no case, and why."""
+    """Files of the study that belong to no case, and the reason."""
 
-    reports: list[ConvertedCase] = field(default_factory=list)
+    cases: list[ConvertedCase] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     bytes_needed: int = 0
-    """Size of what would be written, uncompressed."""
+    """Uncompressed size of all images and labelmaps."""
 
     def __post_init__(self) -> None:
         self.findings += self.plan.findings
         self.files["excluded"] += len(self.left_out)
 
-    def add(self, report: ConvertedCase) -> None:
-        """Take the report of one case."""
-        self.reports.append(report)
+    def add(
+        self, plan: CasePlan, findings: tuple[Finding, ...], *, rewritten: bool = False
+    ) -> None:
+        """Add the report of one case."""
+        self.cases.append(ConvertedCase(plan.case_id, findings, plan.split, rewritten))
 
     def count(self, account: FileAccount, masks: int, *, used: bool) -> None:
         """Count the files of one case."""
@@ -271,15 +264,12 @@ class _Tally:
     def summary(
         self, dataset: str, dataset_dir: Path | None = None
     ) -> ConversionSummary:
-        """Return the whole."""
-        kinds = ("used", "excluded", "failed")
-        found = sum(self.files[kind] for kind in kinds)
+        """Return the report of all cases."""
+        kinds = {kind: self.files[kind] for kind in ("used", "excluded", "failed")}
+        files = {"found": sum(kinds.values()), **kinds}
+        findings = tuple(self.findings)
         return ConversionSummary(
-            dataset,
-            tuple(self.reports),
-            {"found": found, **{kind: self.files[kind] for kind in kinds}},
-            tuple(self.findings),
-            dataset_dir,
+            dataset, tuple(self.cases), files, findings, dataset_dir
         )
 
 
@@ -297,7 +287,7 @@ def _left_out(study: Path, recipe: Recipe, plan: StudyPlan) -> dict[str, str]:
 
 
 def _files_below(folder: Path, known: set[Path]) -> Iterator[Path]:
-    """Go through the files below a folder, except below those that are known."""
+    """Yield the files below a folder, except those in known folders."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
@@ -313,13 +303,13 @@ def _lies_inside(raw_dir: Path, study: Path) -> bool:
     return raw_dir.resolve().is_relative_to(study.resolve())
 
 
-def _about_the_workspace(
+def _workspace_findings(
     study: Path, dataset_dir: Path, bytes_needed: int
 ) -> list[Finding]:
-    """Say what `convert` would meet where it is to write; nothing is written."""
+    """Return what `convert` would refuse in the workspace; nothing is written."""
     if _lies_inside(dataset_dir.parent, study):
         text = "The workspace lies inside the study: `convert` will refuse it. Choose"
-        return [Finding("F05", Outcome.WARNED, f"{text} another with --workspace.")]
+        return [warning("F05", f"{text} another with --workspace.")]
     findings = list(check_files(dataset_dir))
     free = free_bytes(dataset_dir)
     if not dataset_dir.exists() and free < bytes_needed:
@@ -327,45 +317,47 @@ def _about_the_workspace(
             f"The dataset may need up to {format_bytes(bytes_needed)}, but "
             f"{format_bytes(free)} are free: free some space."
         )
-        findings.append(Finding("F06", Outcome.WARNED, text))
+        findings.append(warning("F06", text))
     return findings
 
 
-def _checked(plan: CasePlan, recipe: Recipe, tally: _Tally) -> ConvertedCase:
+def _check(plan: CasePlan, recipe: Recipe, tally: _Tally) -> None:
     try:
         assembled = assemble_case(plan, recipe)
     except BridgeError as error:
-        return _refused(plan, error, tally)[0]
+        _refuse(plan, error, tally)
+        return
     tally.count(assembled.files, len(plan.masks), used=True)
     tally.bytes_needed += case_bytes(assembled)
-    return ConvertedCase(plan.case_id, assembled.findings, plan.split)
+    tally.add(plan, assembled.findings)
 
 
-def _converted(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> ConvertedCase:
+def _convert(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> None:
     try:
         assembled = assemble_case(plan, writer.recipe)
     except BridgeError as error:
-        report, account = _refused(plan, error, tally)
-        writer.drop(plan, report.findings, account)
-        return report
+        writer.drop(plan, findings_of_error(error), _refuse(plan, error, tally))
+        return
     tally.count(assembled.files, len(plan.masks), used=True)
     writer.write(plan, assembled)
-    return ConvertedCase(plan.case_id, assembled.findings, plan.split, rewritten=True)
+    tally.add(plan, assembled.findings, rewritten=True)
 
 
-def _refused(
-    plan: CasePlan, error: BridgeError, tally: _Tally
-) -> tuple[ConvertedCase, FileAccount]:
-    """Return report and files of a refused case; let the machine's own faults pass."""
+def _refuse(plan: CasePlan, error: BridgeError, tally: _Tally) -> FileAccount:
+    """Add a refused case; return the account of its files.
+
+    A fault of the machine is raised: it would affect every case.
+    """
     if isinstance(error, EnvironmentFault):
         raise error
     account = error.files if isinstance(error, CaseRefused) else FileAccount()
     if account.found == 0:
         scans = [name for name in input_files(plan) if name.startswith("scan/")]
-        names = [name.removeprefix("scan/") for name in scans]
         account = FileAccount(
-            excluded=tuple((name, "the case was refused") for name in names)
+            excluded=tuple(
+                (name.removeprefix("scan/"), "the case was refused") for name in scans
+            )
         )
     tally.count(account, len(plan.masks), used=False)
-    report = ConvertedCase(plan.case_id, findings_of_error(error), plan.split)
-    return report, account
+    tally.add(plan, findings_of_error(error))
+    return account

@@ -63,19 +63,7 @@ _LIBRARIES = (
 
 
 class DatasetWriter:
-    """Writes cases into one dataset folder and remembers them for the manifest.
-
-    Parameters
-    ----------
-    raw_dir : Path
-        nnU-Net's raw folder.
-    dataset : str
-        Name of the dataset's folder in it.
-    recipe : Recipe
-        How the study is read.
-    force : bool
-        Whether cases that are done are done again.
-    """
+    """Writes the cases of one dataset, in nnU-Net's raw folder, and its manifest."""
 
     def __init__(
         self, raw_dir: Path, dataset: str, recipe: Recipe, *, force: bool
@@ -105,7 +93,8 @@ class DatasetWriter:
             or known.recipe_sha256 != self.recipe.digest()
             or known.version != __version__
             or known.split != plan.split
-            or known.input_hashes != self._named_hashes(plan)
+            or known.input_hashes
+            != {self._hashed(name): sha for name, sha in self._hashes_of(plan).items()}
             or not outputs_intact(self.dataset_dir, known)
         ):
             return None
@@ -114,42 +103,51 @@ class DatasetWriter:
 
     def write(self, plan: CasePlan, assembled: AssembledCase) -> None:
         """Write image and labelmap, or neither."""
-        image = assembled.case.images[0]
-        labelmap = assembled.case.reference
-        self._ask_for_space(case_bytes(assembled))
+        self._require_space(case_bytes(assembled))
         self._forget(plan.case_id)
         self._open()
+        outputs = self._write_files(plan, assembled)
+        record = CaseRecord.model_validate(
+            {
+                **self._record(plan, assembled.findings, assembled.files),
+                **_account(assembled, self._hashed),
+                "region": {
+                    "crop": self.recipe.region.crop,
+                    **region_record(assembled.region),
+                },
+                "outputs": outputs,
+                "pair_sha256": _pair_hash(outputs),
+            }
+        )
+        self._store.add(record)
+        self._records[plan.scan_dir] = record
+
+    def _write_files(
+        self, plan: CasePlan, assembled: AssembledCase
+    ) -> list[JsonObject]:
+        """Write the files of a case; return their names and hashes."""
+        image, labelmap = assembled.case.images[0], assembled.case.reference
         image_name = f"{plan.image_folder}/{plan.case_id}_0000{FILE_ENDING}"
         label_name = f"{plan.label_folder}/{plan.case_id}{FILE_ENDING}"
-        outputs = [(image_name, image.voxels)]
+        written = {image_name: image.voxels}
         try:
             write_volume(self.dataset_dir / image_name, image)
             if labelmap is not None:
                 write_labelmap(self.dataset_dir / label_name, labelmap)
-                outputs.append((label_name, labelmap.voxels))
+                written[label_name] = labelmap.voxels
         except BaseException:
             for name in (image_name, label_name):
                 with contextlib.suppress(OSError):
                     (self.dataset_dir / name).unlink()
             raise
-        content = self._record(plan, assembled.findings, assembled.files)
-        content |= _account(assembled, self._hashed)
-        content["region"] = {
-            "crop": self.recipe.region.crop,
-            **region_record(assembled.region),
-        }
-        content["outputs"] = [
+        return [
             {
                 "file": name,
                 "sha256": sha256_of(self.dataset_dir / name),
                 "voxels_sha256": _voxel_hash(voxels),
             }
-            for name, voxels in outputs
+            for name, voxels in written.items()
         ]
-        content["pair_sha256"] = _pair_hash(content["outputs"])
-        record = CaseRecord.model_validate(content)
-        self._store.add(record)
-        self._records[plan.scan_dir] = record
 
     def drop(
         self, plan: CasePlan, findings: Sequence[Finding], files: FileAccount
@@ -160,14 +158,9 @@ class DatasetWriter:
         self._records[plan.scan_dir] = CaseRecord.model_validate(content)
 
     def finish(self, cases: set[str], left_out: Mapping[str, str]) -> None:
-        """Remove cases that are gone from the study; write dataset.json, manifest.
+        """Remove all but these cases; write dataset.json and the manifest.
 
-        Parameters
-        ----------
-        cases : set of str
-            The ids of all cases of the study.
-        left_out : mapping
-            Files of the study that belong to no case, and why.
+        `left_out` holds the files of the study that belong to no case, and why.
         """
         for case_id in set(self._known) - cases:
             self._forget(case_id)
@@ -204,12 +197,14 @@ class DatasetWriter:
         return any(record.outputs for record in self._all_records())
 
     def _all_records(self) -> list[CaseRecord]:
-        """Return the records that hold: new ones, and old ones not yet looked at."""
+        """Return the new records, and the old ones of cases still to come."""
         new = {record.case for record in self._records.values()}
         old = [record for case, record in self._known.items() if case not in new]
         return sorted([*self._records.values(), *old], key=lambda one: one.case)
 
     def _open(self) -> None:
+        if self._store.is_open:
+            return
         done = [record for record in self._all_records() if record.outputs]
         self._store.open(self._manifest(complete=False), done)
 
@@ -249,16 +244,15 @@ class DatasetWriter:
     def _inputs(
         self, plan: CasePlan, files: FileAccount, *, refused: bool
     ) -> list[JsonObject]:
-        """Return what became of every file of a case (R3)."""
-        of_masks = ("excluded", "the case was refused") if refused else ("used", "")
-        of_scans = of_masks
-        fates = {f"scan/{name}": of_scans for name in files.used}
-        fates |= {f"mask/{mask.path.name}": of_masks for mask in plan.masks}
+        """Return the use of every file of a case (R3)."""
+        use = ("excluded", "the case was refused") if refused else ("used", "")
+        uses = {f"scan/{name}": use for name in files.used}
+        uses |= {f"mask/{mask.path.name}": use for mask in plan.masks}
         for state, named in (("excluded", files.excluded), ("failed", files.failed)):
-            fates |= {f"scan/{name}": (state, reason) for name, reason in named}
+            uses |= {f"scan/{name}": (state, reason) for name, reason in named}
         hashes = self._hashes_of(plan)
         inputs: list[JsonObject] = []
-        for name, (state, reason) in sorted(fates.items()):
+        for name, (state, reason) in sorted(uses.items()):
             entry: JsonObject = {"name": self._hashed(name), "state": state}
             if reason:
                 entry["reason"] = without_names(reason, _names_in(plan))
@@ -266,11 +260,6 @@ class DatasetWriter:
                 entry["sha256"] = hashes[name]
             inputs.append(entry)
         return inputs
-
-    def _named_hashes(self, plan: CasePlan) -> dict[str, str]:
-        """Return the SHA-256 of every input of a case by the hash of its name."""
-        hashes = self._hashes_of(plan)
-        return {self._hashed(name): sha256 for name, sha256 in hashes.items()}
 
     def _hashes_of(self, plan: CasePlan) -> dict[str, str]:
         if plan.scan_dir not in self._hashes:
@@ -292,8 +281,8 @@ class DatasetWriter:
         for output in record.outputs:
             (self.dataset_dir / output.file).unlink(missing_ok=True)
 
-    def _ask_for_space(self, size: int) -> None:
-        """Refuse to begin a case that may not fit on the disk (F06)."""
+    def _require_space(self, size: int) -> None:
+        """Refuse to start a case that may not fit on the disk (F06)."""
         needed = _SPACE_FACTOR * size
         free = free_bytes(self.dataset_dir)
         if free < needed:

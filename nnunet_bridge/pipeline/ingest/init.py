@@ -1,8 +1,8 @@
-"""A study folder -> the recipe that converts it, as far as names and headers tell.
+"""Write the recipe of a study folder from its names and headers.
 
-Nothing but names, the headers of one scan and those of segmentations is read. What was
-guessed stands in the recipe as a comment; what was not understood is listed with the
-nearest known name, and never taken for a structure in silence.
+Only names, the headers of one scan and those of segmentations are read. Guesses are
+marked in the recipe by comments; unknown names are listed with the nearest known one
+and never become structures.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from nnunet_bridge.formats.slicer import (
 from nnunet_bridge.ops.naming import (
     MaskNaming,
     mask_naming,
+    natural_key,
     scan_groups,
     scan_pattern,
     segmentation_pattern,
@@ -43,29 +44,29 @@ from nnunet_bridge.ops.naming import (
 from nnunet_bridge.pipeline.ingest.matching import plan_study
 
 ALIKE = 0.75
-"""A name this like a known one (of 1) is taken for a slip of the pen."""
+"""Similarity (of at most 1) from which a name counts as a misspelt known one."""
 
 WATER = "WATER"
-"""The contrast of a Dixon scan that bones are drawn on."""
+"""The contrast of a Dixon scan in which bones are segmented."""
 
 _TRIED_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A name that was not understood."""
+    """A name that is not known as a structure."""
 
     name: str
     nearest: str
-    """The known name that is most like it; empty if none is."""
+    """The most similar known name; empty if none is similar."""
 
     where: str
-    """File that has it."""
+    """The file with this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitSummary:
-    """What was found in a study, and the recipe that was written."""
+    """The content of a study, and the recipe that was written."""
 
     recipe_file: Path
     cases: tuple[JsonObject, ...]
@@ -90,20 +91,20 @@ class InitSummary:
         }
 
     def as_text(self) -> str:
-        """Return what was found, and what to do next."""
+        """Return the content of the study and the next step."""
         drawn = sum(case["split"] == "train" for case in self.cases)
         lines = [f"{self.recipe_file}: {len(self.cases)} cases, {drawn} for training."]
         lines.append(f"  structures: {', '.join(self.structures)}")
         for one in self.unknown:
             near = f"; did you mean {one.nearest}?" if one.nearest else ""
-            lines.append(f"  not understood: {one.name!r} of {one.where}{near}")
-        lines.append("Read it, then run `nnunet-bridge check` with it.")
+            lines.append(f"  unknown: {one.name!r} of {one.where}{near}")
+        lines.append("Read the recipe, then run `nnunet-bridge check` with it.")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a look through the folder gave."""
+    """The scans and masks of a study folder."""
 
     scans_dir: str
     scan_dirs: tuple[Path, ...]
@@ -114,7 +115,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What is drawn, by the names of files and segments."""
+    """The structures, by the names of files and segments."""
 
     labels: tuple[str, ...]
     aliases: Mapping[str, tuple[str, ...]]
@@ -131,12 +132,12 @@ def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
     out : Path
         The recipe, such as ``dataset.toml``.
     force : bool, optional
-        Whether to write over a recipe that is there.
+        Whether to overwrite an existing recipe.
 
     Raises
     ------
     UsageError
-        If `out` exists and `force` is not asked for.
+        If `out` exists and `force` is false.
     InputError
         If the folder holds no DICOM scans, or no masks of them.
     """
@@ -152,9 +153,9 @@ def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
     written, unread = _written_names(single, several, naming)
     if not written:
         raise InputError(
-            f"{study} holds {len(found.masks)} mask files, but none names a scan and a "
-            f"structure as {names[0]!r} would let one expect: rename them, or write "
-            "the recipe yourself (docs/how-to/write-a-recipe.md)."
+            f"{study} holds {len(found.masks)} mask files, but no name contains both a "
+            f"structure and a scan such as {names[0]!r}: rename them, or write the "
+            "recipe yourself (docs/how-to/write-a-recipe.md)."
         )
     known = _understood(written)
     in_one = segmentation_pattern([mask_stem(file.name) for file in several], groups)
@@ -175,12 +176,10 @@ def _look_through(study: Path) -> _Found:
     root = max(folders, key=lambda folder: len(scans[folder]))
     if not scans[root]:
         images = sum(1 for _ in study.rglob("*.nii*"))
-        hint = f" (of the {images} NIfTI files there, none can be a scan)" * bool(
-            images
-        )
+        hint = f" (it holds {images} NIfTI files)" if images else ""
         raise InputError(
-            f"{study} holds no folder with one folder of DICOM files a patient{hint}: "
-            "a recipe reads scans from DICOM."
+            f"{study} holds no folder with one DICOM folder per patient{hint}: recipes "
+            "read scans from DICOM."
         )
     masks = {
         folder: [file for file in sorted(folder.iterdir()) if _is_mask(file)]
@@ -217,7 +216,7 @@ def _scans_in(folder: Path) -> list[Path]:
 
 
 def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, ...]]:
-    """Go through the image types of the first DICOM files of a scan."""
+    """Yield the image types of the first DICOM files of a scan."""
     files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
     for _, file in zip(range(most), files, strict=False):
         try:
@@ -230,7 +229,7 @@ def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, 
 def _written_names(
     single: Sequence[Path], several: Sequence[Path], naming: MaskNaming
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return structures as they are written, each with its file; and files without."""
+    """Return the names of structures with their files, and the files without any."""
     written, unread = [], []
     for file in single:
         structure = naming.structures.get(mask_stem(file.name))
@@ -247,7 +246,7 @@ def _written_names(
 
 
 def _understood(written: Iterable[tuple[str, str]]) -> _Names:
-    """Tell structures from slips of the pen, by known names and by how often."""
+    """Tell structures from misspelt names, by known names and by frequency."""
     known, order = _known_names()
     by_name: dict[str, list[tuple[str, str]]] = {}
     for name, file in written:
@@ -270,7 +269,8 @@ def _understood(written: Iterable[tuple[str, str]]) -> _Names:
             nearest = known.get(near[0], near[0]) if near else ""
             unknown.append(Unknown(name, nearest, file))
     labels = sorted(
-        set(structures.values()), key=lambda n: (order.get(n, len(order)), _natural(n))
+        set(structures.values()),
+        key=lambda n: (order.get(n, len(order)), natural_key(n)),
     )
     aliases: dict[str, set[str]] = {}
     for bare, label in structures.items():
@@ -284,7 +284,7 @@ def _understood(written: Iterable[tuple[str, str]]) -> _Names:
 
 
 def _known_names() -> tuple[dict[str, str], dict[str, int]]:
-    """Return every name that a shipped recipe knows, and the order of its labels."""
+    """Return all names in shipped recipes, and the order of their labels."""
     known: dict[str, str] = {}
     order: dict[str, int] = {}
     for name in shipped_recipes():
@@ -299,7 +299,7 @@ def _known_names() -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _label(written: str) -> str:
-    """Return a name as a label: as it is written, without its side."""
+    """Return a name as a label: as written, without its side."""
     words = written.split()
     bare = split_side(folded(written))[0]
     kept = [word for word in re.split(r"[\s_,.-]+", " ".join(words)) if word]
@@ -307,92 +307,109 @@ def _label(written: str) -> str:
     return "_".join(own or kept)
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(p)) if p.isdecimal() else (1, p.casefold()) for p in parts if p]
-
-
 def _cases(study: Path, recipe: Recipe) -> Iterator[JsonObject]:
     for plan in plan_study(study, recipe).cases:
         yield {"case": plan.case_id, "split": plan.split, "masks": len(plan.masks)}
 
 
-def _contrast(found: _Found) -> str:
-    """Return the line that chooses one contrast, where the first scan mixes several."""
-    files = sum(1 for _ in found.scan_dirs[0].iterdir())
-    kinds = set(_image_types(found.scan_dirs[0], files))
-    if len(kinds) < 2:  # noqa: PLR2004 - one is no choice
-        return ""
-    common = set.intersection(*(set(kind) for kind in kinds))
-    words = sorted({word for kind in kinds for word in kind} - common)
-    chosen = WATER if WATER in words else words[0]
-    return (
-        f'image_type = "{chosen}"    # guessed: the first scan mixes '
-        f"{', '.join(words)}\n"
-    )
+_RECIPE = """\
+# Written by `nnunet-bridge init` from the names and headers of {scans} scans.
+# Check what is marked as guessed, then run `nnunet-bridge check`.
+{left_out}
+[dataset]
+id = 1                    # guessed: any number of 1..999 that is free
+name = "{name}"    # guessed: the name of the folder
+channel = "MRI"           # guessed; "CT" for computed tomography
+case = "{case}"
+
+[scans]
+folder = {scans_dir}
+pattern = '{pattern}'    # guessed from {first_scan}
+{contrast}
+[masks]
+folder = {mask_dirs}
+{mask_patterns}
+[labels]                  # the order is guessed
+{labels}
+
+[labels.aliases]
+{aliases}
+[merge]
+sides = "merge"           # "separate": left and right are two labels
+overlap = "background"
+missing = "refuse"        # until you declare why a structure is not drawn
+
+[region]
+crop = "none"
+"""
 
 
 def _text(
     study: Path, found: _Found, names: _Names, patterns: tuple[str, str, str]
 ) -> str:
-    """Return the recipe as text, with what was guessed as comments."""
-    scans, masks, segments = patterns
-    label = re.sub(r"[^A-Za-z0-9]+", "", study.resolve().name.title()) or "Study"
-    groups = scan_groups(scans, [folder.name for folder in found.scan_dirs])
-    alone = len({int(number) for number, _ in groups}) == len(groups)
-    case = "case_{index:03d}" if alone else "case_{index:03d}-{code}"
-    count = len(found.scan_dirs)
-    left_out = count - len(groups)
-    lines = [
-        f"# Written by `nnunet-bridge init` from names and headers of {count} scans.",
-        "# What was guessed says so; `nnunet-bridge check` says whether it holds.",
-        *(f"# {left_out} scan folders do not fit the pattern.",) * bool(left_out),
-        "",
-        "[dataset]",
-        "id = 1                    # guessed: any number of 1..999 that is free",
-        f'name = "{label}"    # guessed: the name of the folder',
-        'channel = "MRI"           # guessed; "CT" for computed tomography',
-        f'case = "{case}"',
-        "",
-        "[scans]",
-        f"folder = {_quoted(found.scans_dir)}",
-        f"pattern = '{scans}'    # guessed from {_quoted(found.scan_dirs[0].name)}",
-        *_contrast(found).splitlines(),
-        "",
-        "[masks]",
-        f"folder = [{', '.join(map(_quoted, found.mask_dirs))}]",
-    ]
-    first = next((f.name for f in found.masks if not is_segmentation(f.name)), "")
+    """Return the recipe as text; guesses are marked by comments."""
+    scans = [folder.name for folder in found.scan_dirs]
+    groups = scan_groups(patterns[0], scans)
+    one_number_each = len({int(number) for number, _ in groups}) == len(groups)
+    left_out = len(scans) - len(groups)
+    title = study.resolve().name.title()
+    return _RECIPE.format(
+        scans=len(scans),
+        left_out=f"# {left_out} scan folders do not fit the pattern.\n"
+        if left_out
+        else "",
+        name=re.sub(r"[^A-Za-z0-9]+", "", title) or "Study",
+        case="case_{index:03d}" if one_number_each else "case_{index:03d}-{code}",
+        scans_dir=_quoted(found.scans_dir),
+        pattern=patterns[0],
+        first_scan=_quoted(scans[0]),
+        contrast=_contrast(found.scan_dirs[0]),
+        mask_dirs=_listed(found.mask_dirs),
+        mask_patterns=_mask_patterns(found, *patterns[1:]),
+        labels="\n".join(
+            f"{_key(name)} = {value}" for value, name in enumerate(names.labels, 1)
+        ),
+        aliases="".join(f"{line}\n" for line in _aliases(names)),
+    )
+
+
+def _mask_patterns(found: _Found, masks: str, segments: str) -> str:
+    lines = []
     if masks:
-        lines.append(f"pattern = '{masks}'    # guessed from {_quoted(first)}")
+        single = (f.name for f in found.masks if not is_segmentation(f.name))
+        lines.append(f"pattern = '{masks}'    # guessed from {_quoted(next(single))}")
     if segments:
         lines.append(f"segmentation = '{segments}'")
     if found.test_dirs:
-        listed = ", ".join(map(_quoted, found.test_dirs))
-        lines.append(f"test = [{listed}]    # guessed: by the name of the folder")
-    lines += ["", "[labels]                  # the order is guessed"]
-    lines += [f"{_key(n)} = {value}" for value, n in enumerate(names.labels, start=1)]
-    lines += ["", "[labels.aliases]"]
-    lines += [
-        f"{_key(label)} = [{', '.join(map(_quoted, others))}]"
-        for label, others in sorted(names.aliases.items())
-    ]
+        lines.append(f"test = {_listed(found.test_dirs)}    # guessed: by its name")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _aliases(names: _Names) -> Iterator[str]:
+    """Yield the aliases, then the unknown names as comments."""
+    for label, others in sorted(names.aliases.items()):
+        yield f"{_key(label)} = {_listed(others)}"
     for one in names.unknown:
-        near = one.nearest or "?"
-        said = f"# not understood: {_quoted(one.name)} of {_quoted(one.where)}"
-        lines.append(f"{said}; perhaps: {_key(near)} = [{_quoted(one.name)}]")
-    lines += [
-        "",
-        "[merge]",
-        'sides = "merge"           # "separate": left and right are two labels',
-        'overlap = "background"',
-        'missing = "refuse"        # until you say why a structure is not drawn',
-        "",
-        "[region]",
-        'crop = "none"',
-        "",
-    ]
-    return "\n".join(lines)
+        alias = f"{_key(one.nearest or '?')} = [{_quoted(one.name)}]"
+        where = f"{_quoted(one.name)} of {_quoted(one.where)}"
+        yield f"# unknown: {where}; perhaps: {alias}"
+
+
+def _contrast(scan_dir: Path) -> str:
+    """Return the line that chooses one contrast, if the scan mixes several."""
+    files = sum(1 for _ in scan_dir.iterdir())
+    kinds = set(_image_types(scan_dir, files))
+    if len(kinds) < 2:  # noqa: PLR2004 - one is no choice
+        return ""
+    common = set.intersection(*map(set, kinds))
+    words = sorted({word for kind in kinds for word in kind} - common)
+    chosen = WATER if WATER in words else words[0]
+    mixed = f"guessed: the first scan mixes {', '.join(words)}"
+    return f'image_type = "{chosen}"    # {mixed}\n'
+
+
+def _listed(words: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, words))}]"
 
 
 def _quoted(text: str) -> str:

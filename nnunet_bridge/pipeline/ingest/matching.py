@@ -1,26 +1,27 @@
-"""Which files of a study folder make which case.
+"""Match the scans and masks of a study folder to cases, by their names.
 
-Names say it: the named groups of the recipe's patterns. A mask belongs to a scan when
-every group that both have in common (number and code, by convention) is equal; nothing
-is guessed, and nothing that looks like a mask is passed over in silence.
+Names are split by the named groups of the recipe's patterns. A mask belongs to a scan
+if every group that both have (number and code, by convention) is equal. Nothing is
+guessed, and every file that looks like a mask is either used or reported.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, refusal, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, mask_stem
+from nnunet_bridge.ops.naming import natural_key
 
 _OWN_GROUPS = frozenset({"structure", "side"})
-"""Groups that tell masks of one scan apart, and never belong to the scan."""
+"""Groups of masks that have no counterpart in the name of a scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class MaskFile:
 
     path: Path
     structure: str | None
-    """As the file name has it; None for a segmentation, whose segments say it."""
+    """From the file name; None for a segmentation, whose segments have names."""
 
     side: str
 
@@ -62,14 +63,11 @@ class CasePlan:
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """All cases of a study, and what belongs to none."""
+    """All cases of a study, and findings about files that belong to none."""
 
     cases: tuple[CasePlan, ...]
     findings: tuple[Finding, ...]
     """About the study as a whole."""
-
-    unmatched_masks: int
-    """Mask files that belong to no case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +84,16 @@ class _Mask:
 
 
 def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
-    """Find the cases of a study folder.
+    """Return the cases of a study folder.
 
     Raises
     ------
     InputError
-        If the folder holds no scan that the recipe knows.
+        If no scan of the folder fits the recipe.
     """
     findings: list[Finding] = []
     scans = _scans(study, recipe, findings)
-    masks, unread = _masks(study, recipe, findings)
+    masks = _masks(study, recipe, findings)
     claimed: set[Path] = set()
     plans = []
     for scan in scans:
@@ -103,14 +101,17 @@ def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
         claimed |= {mask.file.path for mask in own}
         plans.append(_case(scan, own, recipe))
     orphans = [mask for mask in masks if mask.file.path not in claimed]
-    findings += _about_orphans(orphans)
+    findings += [
+        _belongs_to_none(mask.file.path, "no folder has its number and code.")
+        for mask in orphans
+    ]
     plans = [
         _with_lost_masks(plan, scan, orphans)
         for plan, scan in zip(plans, scans, strict=True)
     ]
     plans = _without_collisions(plans)
     findings += _patients_on_both_sides(plans)
-    return StudyPlan(tuple(plans), tuple(findings), unread + len(orphans))
+    return StudyPlan(tuple(plans), tuple(findings))
 
 
 def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
@@ -122,7 +123,7 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
             f"recipe). It holds: {there or 'nothing'}."
         )
     scans = []
-    for folder in sorted(root.iterdir(), key=lambda path: _natural(path.name)):
+    for folder in sorted(root.iterdir(), key=lambda path: natural_key(path.name)):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         if folder.is_symlink():
@@ -132,14 +133,8 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
         if match:
             scans.append(_Scan(folder, match.groupdict()))
         else:
-            findings.append(
-                Finding(
-                    "",
-                    Outcome.WARNED,
-                    f"The folder {quoted(folder.name)} was left out: its name does not "
-                    "fit `scans.pattern` of the recipe.",
-                )
-            )
+            text = "was left out: its name does not fit `scans.pattern` of the recipe."
+            findings.append(warning("", f"The folder {quoted(folder.name)} {text}"))
     if not scans:
         raise InputError(
             f"{root} holds no folder whose name fits `scans.pattern` of the recipe "
@@ -148,12 +143,9 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
     return scans
 
 
-def _masks(
-    study: Path, recipe: Recipe, findings: list[Finding]
-) -> tuple[list[_Mask], int]:
-    """Return the masks whose names can be understood, and the number of the others."""
+def _masks(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Mask]:
+    """Return the masks whose names fit the recipe; report the others."""
     masks: list[_Mask] = []
-    unread = 0
     root = study.resolve()
     places = [(name, False) for name in recipe.masks.folder]
     places += [(name, True) for name in recipe.masks.test]
@@ -161,35 +153,28 @@ def _masks(
         folder = study / folder_name
         if not folder.is_dir():
             continue
-        for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
+        for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
             if not path.is_file() or not is_mask_file(path.name):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                unread += 1
                 findings.append(_about_link(path))
-                continue
-            mask = _mask(path, recipe, for_testing=for_testing)
-            if mask is not None:
+            elif mask := _mask(path, recipe, for_testing=for_testing):
                 masks.append(mask)
-                continue
-            unread += 1
-            findings.append(
-                Finding(
-                    "K21",
-                    Outcome.WARNED,
-                    f"The mask {quoted(path.name)} belongs to no scan: its name fits "
-                    "neither `masks.pattern` nor `masks.segmentation`.",
-                )
-            )
-    return masks, unread
+            else:
+                text = "its name fits neither `masks.pattern` nor `masks.segmentation`."
+                findings.append(_belongs_to_none(path, text))
+    return masks
+
+
+def _belongs_to_none(mask: Path, why: str) -> Finding:
+    return warning("K21", f"The mask {quoted(mask.name)} belongs to no scan: {why}")
 
 
 def _about_link(path: Path) -> Finding:
-    """Say that a link was left out: what it leads to is not the study's (F01)."""
+    """Report a link that was left out: its target is not part of the study (F01)."""
     kind = "a folder" if path.is_dir() else "a file outside the study"
-    return Finding(
+    return warning(
         "F01",
-        Outcome.WARNED,
         f"{quoted(path.name)} was left out: it is a link to {kind}, and such links are "
         "not followed. Put a copy in its place.",
     )
@@ -219,7 +204,7 @@ def _belong_together(
 
 
 def _key(value: str | None) -> str:
-    """Return what is compared: 06 is 6, and 9b is 9B."""
+    """Return the form for comparisons: 06 is 6, and 9b is 9B."""
     text = (value or "").strip().casefold()
     return str(int(text)) if text.isascii() and text.isdigit() else text
 
@@ -231,17 +216,11 @@ def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
     except (BridgeError, ValueError) as error:
         case_id = f"case-{_key(scan.groups.get('index'))}"
         code = error.code if isinstance(error, BridgeError) else "F02"
-        findings.append(Finding(code, Outcome.REFUSED, str(error)))
+        findings.append(refusal(code, str(error)))
     roles = {mask.for_testing for mask in masks}
     if len(roles) > 1:
-        findings.append(
-            Finding(
-                "K21",
-                Outcome.REFUSED,
-                "The scan has masks for training and masks for testing: move them all "
-                "to one of the two folders.",
-            )
-        )
+        text = "The scan has masks for training and masks for testing: move all of"
+        findings.append(refusal("K21", f"{text} them to one of the two folders."))
     code_group = scan.groups.get("code")
     return CasePlan(
         case_id=case_id,
@@ -253,18 +232,6 @@ def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
     )
 
 
-def _about_orphans(orphans: Iterable[_Mask]) -> list[Finding]:
-    return [
-        Finding(
-            "K21",
-            Outcome.WARNED,
-            f"The mask {quoted(mask.file.path.name)} belongs to no scan: no folder has "
-            "its number and code.",
-        )
-        for mask in orphans
-    ]
-
-
 def _with_lost_masks(plan: CasePlan, scan: _Scan, orphans: list[_Mask]) -> CasePlan:
     """Refuse a scan whose masks carry its number, but another patient's code."""
     index = _key(scan.groups.get("index"))
@@ -272,9 +239,8 @@ def _with_lost_masks(plan: CasePlan, scan: _Scan, orphans: list[_Mask]) -> CaseP
     if not lost:
         return plan
     names = ", ".join(quoted(mask.file.path.name) for mask in lost[:3])
-    finding = Finding(
+    finding = refusal(
         "K17",
-        Outcome.REFUSED,
         f"Masks with this scan's number carry another code ({names}): rename them or "
         "the scan's folder.",
     )
@@ -295,9 +261,8 @@ def _alone(plan: CasePlan, twins: list[CasePlan]) -> CasePlan:
     names = " and ".join(quoted(twin.scan_dir.name) for twin in twins)
     return _with_findings(
         plan,
-        Finding(
+        refusal(
             "F02",
-            Outcome.REFUSED,
             f"{names} would both be case {plan.case_id}: give them different numbers, "
             "or use {code} in `dataset.case`.",
         ),
@@ -309,11 +274,10 @@ def _patients_on_both_sides(plans: list[CasePlan]) -> list[Finding]:
     for plan in plans:
         splits[plan.patient][plan.split].append(plan.case_id)
     return [
-        Finding(
+        warning(
             "",
-            Outcome.WARNED,
             f"{', '.join(cases['train'])} (training) and {', '.join(cases['test'])} "
-            "(test) are scans of one patient: the test will look better than it is.",
+            "(test) are scans of one patient: test scores will be too good.",
         )
         for cases in splits.values()
         if len(cases) > 1
@@ -321,23 +285,4 @@ def _patients_on_both_sides(plans: list[CasePlan]) -> list[Finding]:
 
 
 def _with_findings(plan: CasePlan, *findings: Finding) -> CasePlan:
-    return CasePlan(
-        plan.case_id,
-        plan.scan_dir,
-        plan.masks,
-        plan.split,
-        plan.patient,
-        (*plan.findings, *findings),
-    )
-
-
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort 2 before 10.
-
-    Examples
-    --------
-    >>> sorted(["10_a", "2_b"], key=_natural)
-    ['2_b', '10_a']
-    """
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)
+    return replace(plan, findings=(*plan.findings, *findings))
