@@ -194,7 +194,7 @@ def test_no_voxel_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda s: shutil.rmtree(s / "MR"), "no folder with one DICOM folder per patient"),
+        (lambda s: shutil.rmtree(s / "MR"), "one DICOM folder per patient"),
         (lambda s: shutil.rmtree(s / "drawn"), "0 mask files"),
         (shutil.rmtree, "does not exist"),
     ],
