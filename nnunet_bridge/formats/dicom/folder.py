@@ -88,8 +88,8 @@ def scan_folder(folder: Path) -> Scan:
         raise InputError(f"{folder} is not a folder.")
     scan = Scan()
     reader = HeaderReader()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the checks below replace pydicom's
+    # The checks of the headers replace pydicom's warnings.
+    with warnings.catch_warnings(action="ignore"):
         for name, file in sorted(_files(folder, scan.excluded)):
             _take(scan, reader, file, name)
     scan.findings += _about_other_files(scan)

@@ -143,8 +143,7 @@ def _check_encodings(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
 
 
 def _check_decoder(syntax: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a damaged UID has no decoder, we say so
+    with warnings.catch_warnings(action="ignore"):  # about a damaged UID
         uid = UID(syntax)
         try:
             available = get_decoder(uid).is_available
@@ -267,8 +266,7 @@ class _FrameSource:
     def frame(self, header: SliceHeader) -> npt.NDArray[Any]:
         """Return the decoded (rows, columns) frame of a slice."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what matters, we check
+            with warnings.catch_warnings(action="ignore"):
                 if self.file != header.file:
                     self.dataset = pydicom.dcmread(header.file, force=True)
                     self.file = header.file

@@ -24,8 +24,7 @@ def scan_folders(folder: Path) -> tuple[Path, ...]:
     scan; otherwise each of its subfolders is one. On an exported medium (with an index)
     only subfolders with images count.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the reader of the scan checks its headers
+    with warnings.catch_warnings(action="ignore"):  # the scan's reader checks them
         found = _scans(folder, of_medium=(folder / INDEX).is_file())
     return (folder,) if len(found) == 1 and (folder / INDEX).is_file() else found
 

@@ -102,7 +102,8 @@ def write_dicom_seg(
                 f"{file.name} was not written.",
             ),
         )
-    with _lenient():
+    # Headers may break rules that do not matter here; ignore the warnings about them.
+    with warnings.catch_warnings(action="ignore"):
         sources, findings = _sources(slices, labelled.grid)
         frames = _frames(labelled.voxels, sources, slices)
         with _boundary("cannot be described as DICOM SEG"):
@@ -329,14 +330,6 @@ def _uids(
         str(generate_uid(entropy_srcs=["series", *about])),
         str(generate_uid(entropy_srcs=["instance", *about])),
     )
-
-
-@contextmanager
-def _lenient() -> Iterator[None]:
-    """Ignore the libraries' warnings about attributes that are not used here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager

@@ -100,8 +100,9 @@ def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesRea
     try:
         return _reading(scan, options or SeriesOptions())
     except Refused as refused:
+        scan.exclude(scan.headers, "the series was refused")
         findings = (*scan.findings, *refused.findings)
-        raise SeriesRefused(findings, _nothing_used(scan)) from refused
+        raise SeriesRefused(findings, scan.account()) from refused
 
 
 def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
@@ -205,15 +206,3 @@ def _interventions(stack: Stack, options: SeriesOptions) -> dict[str, Any]:
             "widened_by": [columns - plane.columns, rows - plane.rows],
         }
     return done
-
-
-def _nothing_used(scan: Scan) -> FileAccount:
-    """Return the account of a refused folder: no file was used."""
-    excluded = dict.fromkeys(
-        (header.name for header in scan.headers), "the series was refused"
-    )
-    excluded |= scan.excluded
-    return FileAccount(
-        excluded=tuple(sorted(excluded.items())),
-        failed=tuple(sorted(scan.failed.items())),
-    )
