@@ -299,12 +299,12 @@ def score(session: Session, asked: _Score) -> Summary:
 
     Example:  nnunet-bridge score theirs/ labelsTs/ -o scores --map femur_left=femur
     """
-    from nnunet_bridge.formats.label_map import label_map_of
+    from nnunet_bridge.formats.label_map import parse_label_map
     from nnunet_bridge.pipeline.labels.score import ScoreOptions, score_folders
 
     options = ScoreOptions(
         asked.labels_file,
-        label_map_of(asked.label_map) if asked.label_map else None,
+        parse_label_map(asked.label_map) if asked.label_map else None,
         tolerance_mm=asked.tolerance_mm,
     )
     with session.progress() as progress:

@@ -81,7 +81,7 @@ class LabelMap:
         return int(theirs) if theirs.isdecimal() and int(theirs) > 0 else None
 
 
-def label_map_of(words: Sequence[str]) -> LabelMap:
+def parse_label_map(words: Sequence[str]) -> LabelMap:
     """Return the map in files, and in words ``theirs=ours`` with commas between.
 
     Raises
@@ -93,7 +93,7 @@ def label_map_of(words: Sequence[str]) -> LabelMap:
 
     Examples
     --------
-    >>> label_map_of(["femur_left=femur,femur_right=femur", "75=tibia"]).structures
+    >>> parse_label_map(["femur_left=femur,femur_right=femur", "75=tibia"]).structures
     {'femur_left': 'femur', 'femur_right': 'femur', '75': 'tibia'}
     """
     structures: dict[str, str] = {}
@@ -146,7 +146,7 @@ def read_label_map(file: Path) -> LabelMap:
     return _checked(file, structures, content.get("names", {}))
 
 
-def names_beside(files: Iterable[Path]) -> dict[str, int]:
+def read_names_beside(files: Iterable[Path]) -> dict[str, int]:
     """Return label names and values from a ``dataset.json`` beside the files.
 
     Gaps between values are allowed, and so is nnU-Net 1's ``{"1": "femur"}``.

@@ -57,7 +57,7 @@ def read_label_table(dataset_json: Path) -> LabelTable:
     return LabelTable.from_names(structures, has_ignore=has_ignore)
 
 
-def label_file_beside(labels_dir: Path) -> Path | None:
+def find_label_file(labels_dir: Path) -> Path | None:
     """Return the ``dataset.json`` that describes the label files of a folder, if any.
 
     nnU-Net puts it beside its predictions; in a raw dataset it lies one folder above
@@ -72,14 +72,14 @@ def label_file_beside(labels_dir: Path) -> Path | None:
     return None
 
 
-def unnamed_labels(highest: int) -> LabelTable:
+def number_labels(highest: int) -> LabelTable:
     """Return the table ``label_1``, ``label_2``, ... for files without a table.
 
     Raises `InputError` if `highest` is not a plausible label: the file may be an image.
 
     Examples
     --------
-    >>> unnamed_labels(2).names
+    >>> number_labels(2).names
     ('label_1', 'label_2')
     """
     if highest > MOST_UNNAMED:

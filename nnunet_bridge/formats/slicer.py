@@ -180,7 +180,7 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
         yield StructureMask(name, "", nrrd.grid, voxels, file.name)
 
 
-def segment_names(file: Path) -> tuple[str, ...]:
+def read_segment_names(file: Path) -> tuple[str, ...]:
     """Read the names of the segments of a ``.seg.nrrd`` from its header alone."""
     import nrrd
 

@@ -69,14 +69,14 @@ _IDLE_WORDS = {"bone", "bones", "of", "the", "label", "body"}
 """Words that may stand beside the name of a bone."""
 
 
-def terms_of(name: str) -> Terms:
+def find_terms(name: str) -> Terms:
     """Return the concepts of a structure by its name.
 
     Examples
     --------
-    >>> terms_of("femur_left").kind, terms_of("femur_left").side
+    >>> find_terms("femur_left").kind, find_terms("femur_left").side
     (Concept(value='71341001', meaning='Femur'), Concept(value='7771000', meaning='Left'))
-    >>> terms_of("tibial plateau").kind.meaning
+    >>> find_terms("tibial plateau").kind.meaning
     'Tissue'
     """  # noqa: E501 - the second line is what Python prints
     words = re.findall(r"[a-z]+\d*", name.casefold())

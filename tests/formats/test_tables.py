@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.formats.labels_file import (
-    label_file_beside,
+    find_label_file,
+    number_labels,
     read_label_table,
-    unnamed_labels,
 )
 from nnunet_bridge.formats.tables import (
     read_volumes,
@@ -160,14 +160,14 @@ def test_the_dataset_file_lies_beside_the_labels_or_above_a_folder_of_nnunet(tmp
     (tmp_path / "labelsTr").mkdir()
     (tmp_path / "other").mkdir()
 
-    assert label_file_beside(tmp_path / "labelsTr") is None
+    assert find_label_file(tmp_path / "labelsTr") is None
     above.write_text("{}")
-    assert label_file_beside(tmp_path) == above
-    assert label_file_beside(tmp_path / "labelsTr") == above
-    assert label_file_beside(tmp_path / "other") is None
+    assert find_label_file(tmp_path) == above
+    assert find_label_file(tmp_path / "labelsTr") == above
+    assert find_label_file(tmp_path / "other") is None
 
 
 def test_an_image_is_not_taken_for_labels():
-    assert unnamed_labels(0).names == ()
+    assert number_labels(0).names == ()
     with pytest.raises(InputError, match="is this an image"):
-        unnamed_labels(2300)
+        number_labels(2300)

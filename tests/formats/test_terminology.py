@@ -9,7 +9,7 @@ from nnunet_bridge.formats.terminology import (
     SCHEME,
     SIDE_CONCEPTS,
     TISSUE,
-    terms_of,
+    find_terms,
 )
 
 OURS = [*KINDS.values(), *SIDE_CONCEPTS.values(), ANATOMY, TISSUE]
@@ -42,7 +42,7 @@ def test_every_code_is_one_that_dicom_lists(concept):
     ],
 )
 def test_a_name_is_understood_or_called_a_tissue(name, kind, side):
-    terms = terms_of(name)
+    terms = find_terms(name)
 
     assert terms.kind.meaning == kind
     assert (terms.side.meaning if terms.side else None) == side

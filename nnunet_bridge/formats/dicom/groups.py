@@ -121,7 +121,7 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
     return _main_stack(fitting[0], scan), rejected
 
 
-def positions_held_twice(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+def find_shared_positions(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
     """Return the lists of slices that share one place, in the order of the places."""
     places: dict[tuple[float, ...], list[SliceHeader]] = defaultdict(list)
     for header in headers:
@@ -171,7 +171,7 @@ def _split(
 
 def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader]]]:
     """Split images at the same places by the attribute that repeats them (D06)."""
-    if not positions_held_twice(headers):
+    if not find_shared_positions(headers):
         return [("", headers)]
     repeats: dict[str, Callable[[SliceHeader], str]] = {
         "acquisition": lambda h: h.contrast.acquisition,
@@ -180,7 +180,7 @@ def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader
     }
     for name, value in repeats.items():
         parts = _split(headers, lambda h, value=value: (value(h),))  # type: ignore[misc]
-        if len(parts) > 1 and not any(map(positions_held_twice, parts)):
+        if len(parts) > 1 and not any(map(find_shared_positions, parts)):
             return [(f"{name} {value(part[0])}", part) for part in parts]
     return [("", headers)]
 

@@ -31,8 +31,8 @@ from nnunet_bridge.formats.dicom.walker import (
     Raw,
     Unusual,
     Walker,
-    converted,
-    values,
+    convert,
+    convert_all,
 )
 
 EMPTY = "empty file"
@@ -225,7 +225,7 @@ class SliceHeader:
 
 
 class HeaderReader:
-    """Reads the headers of a folder; elements that files share are converted once."""
+    """Reads the headers of a folder; elements that files share are convert once."""
 
     def __init__(self) -> None:
         self._walker = Walker(_WALKED_TAGS)
@@ -263,10 +263,10 @@ class HeaderReader:
         template = self._templates.get(key)
         if template is None:
             shared = {tag: value for tag, value in raw.items() if tag not in _OWN_TAGS}
-            template = _plain_template(values(shared, _KEYWORDS))
+            template = _plain_template(convert_all(shared, _KEYWORDS))
             self._templates[key] = template
         own = {
-            keyword: converted(raw[tag]) if tag in raw else None
+            keyword: convert(raw[tag]) if tag in raw else None
             for tag, keyword in _OWN_TAGS.items()
         }
         return replace(

@@ -25,7 +25,7 @@ from nnunet_bridge.core.image import Label, LabelArray, Labelmap
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.dicom.series import SourceSlice
 from nnunet_bridge.formats.files import whole_file
-from nnunet_bridge.formats.terminology import SCHEME, Concept, terms_of
+from nnunet_bridge.formats.terminology import SCHEME, Concept, find_terms
 
 if TYPE_CHECKING:
     from highdicom import PixelMeasuresSequence
@@ -282,7 +282,7 @@ def _description(label: Label, algorithm: Algorithm) -> SegmentDescription:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    terms = terms_of(label.name)
+    terms = find_terms(label.name)
     described = hd.seg.SegmentDescription(
         segment_number=label.value,
         segment_label=label.name[:64],

@@ -15,11 +15,11 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.groups import (
     FEWEST_SLICES,
     Group,
-    positions_held_twice,
+    find_shared_positions,
 )
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
-from nnunet_bridge.formats.dicom.stations import Overlap, without_overlap
+from nnunet_bridge.formats.dicom.stations import Overlap, split_overlap
 from nnunet_bridge.formats.files import pseudonym
 from nnunet_bridge.ops.planes import (
     StackPlacement,
@@ -90,7 +90,7 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     ordered = tuple(sorted(headers, key=lambda header: _height_key(header, normal)))
     # One image for every place. Images of further stations are set aside if a user
     # allowed it; any other second image is refused.
-    ordered, overlap = without_overlap(ordered, normal, options)
+    ordered, overlap = split_overlap(ordered, normal, options)
     findings += _repeated(ordered)
     _stop_if_refused(findings)
     # Fit the affine; the placement holds a finding for every gap and shear.
@@ -280,7 +280,7 @@ def _inverted(
 
 def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
     """Refuse slices at one place: other images (D08) or overlapping stations (D09)."""
-    twice = positions_held_twice(ordered)
+    twice = find_shared_positions(ordered)
     if not twice or len(twice[0]) == len(ordered):
         return  # all slices at one place are fault G17, whose message is clearer
     pair = min(twice, key=lambda group: sorted(header.name for header in group))

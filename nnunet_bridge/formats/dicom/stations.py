@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from nnunet_bridge.core.grid import FloatArray
-from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES, positions_held_twice
+from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES, find_shared_positions
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.ops.planes import position_tolerance_mm
@@ -39,7 +39,7 @@ class Overlap:
         return tuple(header for slices in self.others.values() for header in slices)
 
 
-def without_overlap(
+def split_overlap(
     ordered: Slices, normal: FloatArray, options: SeriesOptions
 ) -> tuple[Slices, Overlap]:
     """Return one image for each place, in stacking order, and the other images.
@@ -127,4 +127,4 @@ def _stations(
 
 
 def _is_station(part: Sequence[SliceHeader]) -> bool:
-    return len(part) >= FEWEST_SLICES and not positions_held_twice(part)
+    return len(part) >= FEWEST_SLICES and not find_shared_positions(part)

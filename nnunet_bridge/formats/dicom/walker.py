@@ -181,17 +181,17 @@ class Walker:
         return Walked(raw, base + begin, length, max(0, available))
 
 
-def values(raw: Mapping[int, Raw], names: Mapping[int, Any]) -> dict[Any, Any]:
+def convert_all(raw: Mapping[int, Raw], names: Mapping[int, Any]) -> dict[Any, Any]:
     """Return the values by name, as pydicom would; raise `Unusual` where it must."""
-    return {names[tag]: converted(stored) for tag, stored in raw.items()}
+    return {names[tag]: convert(stored) for tag, stored in raw.items()}
 
 
-def converted(raw: Raw) -> Any:  # noqa: ANN401 - what it is depends on its representation
+def convert(raw: Raw) -> Any:  # noqa: ANN401 - what it is depends on its representation
     r"""Convert a stored value to text, a number, a list of them, or None.
 
     Examples
     --------
-    >>> converted(b"DS0.75\\1.5 "), converted(b"US\x00\x02"), converted(b"LOWATER ")
+    >>> convert(b"DS0.75\\1.5 "), convert(b"US\x00\x02"), convert(b"LOWATER ")
     ([0.75, 1.5], 512, 'WATER')
 
     Raises

@@ -31,7 +31,7 @@ from nnunet_bridge.formats.slicer import (
     is_mask_file,
     is_segmentation,
     mask_stem,
-    segment_names,
+    read_segment_names,
 )
 from nnunet_bridge.ops.naming import (
     MaskNaming,
@@ -239,7 +239,7 @@ def _written_names(
             written.append((structure, file.name))
     for file in several:
         try:
-            written += [(name, file.name) for name in segment_names(file)]
+            written += [(name, file.name) for name in read_segment_names(file)]
         except Refused:
             unread.append(file.name)
     return written, unread

@@ -9,9 +9,9 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.labels_file import (
-    label_file_beside,
+    find_label_file,
+    number_labels,
     read_label_table,
-    unnamed_labels,
 )
 from nnunet_bridge.formats.nifti import read_array
 
@@ -68,7 +68,7 @@ def table_file_for(paths: Iterable[Path], labels_file: Path | None) -> Path | No
     if labels_file is not None:
         return labels_file
     for path in paths:
-        beside = label_file_beside(path if path.is_dir() else path.absolute().parent)
+        beside = find_label_file(path if path.is_dir() else path.absolute().parent)
         if beside is not None:
             return beside
     return None
@@ -94,7 +94,7 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
             highest.append(int(voxels.max(initial=0)))
     if not highest:
         raise InputError("No label file can be read:\n" + "\n".join(reasons))
-    return unnamed_labels(max(highest))
+    return number_labels(max(highest))
 
 
 def unpaired(files: Mapping[str, Path], others: Mapping[str, Path]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.label_map import LabelMap, label_map_of, names_beside
+from nnunet_bridge.formats.label_map import LabelMap, parse_label_map, read_names_beside
 from nnunet_bridge.formats.nifti import read_array
 from nnunet_bridge.ops.regrid import placed_on
 
@@ -60,7 +60,7 @@ def mapped_labels(
 
 def read_map(words: Sequence[str], files: Sequence[Path]) -> LabelMap:
     """Return the map that the words of a command mean, with the names beside files."""
-    return label_map_of(words).with_values(names_beside(files))
+    return parse_label_map(words).with_values(read_names_beside(files))
 
 
 def _whole_values(file: Path, voxels: VoxelArray) -> list[int]:

@@ -13,7 +13,7 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.label_map import LabelMap, names_beside
+from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
@@ -226,7 +226,7 @@ def _scorer(
         table_file = table_file_for(folders, options.labels_file)
         return _Scorer(table_for(table_file, [*drawn, *predicted]), None, options)
     table = table_for(table_file_for(folders[:1], options.labels_file), drawn)
-    label_map = options.label_map.with_values(names_beside(predicted))
+    label_map = options.label_map.with_values(read_names_beside(predicted))
     label_map.by_value(table)
     return _Scorer(table, label_map, options)
 

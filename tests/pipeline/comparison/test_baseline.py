@@ -9,7 +9,7 @@ from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.formats.label_map import label_map_of, read_label_map
+from nnunet_bridge.formats.label_map import parse_label_map, read_label_map
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.pipeline.comparison.baseline import (
     Baseline,
@@ -45,7 +45,7 @@ WORDS = [f"{LEFT}=femur,{RIGHT}=femur", f"{LOW}=tibia"]
 
 
 def by_map(words):
-    return ScoreOptions(label_map=label_map_of(words))
+    return ScoreOptions(label_map=parse_label_map(words))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ FILES = {
 def test_a_map_file_says_the_same_in_each_of_its_forms(tmp_path, name):
     (tmp_path / name).write_text(FILES[name])
 
-    label_map = label_map_of([str(tmp_path / name)])
+    label_map = parse_label_map([str(tmp_path / name)])
 
     assert label_map.structures == MAP
     assert label_map.by_value(TABLE) == {LEFT: 1, RIGHT: 1, LOW: 2}
@@ -134,12 +134,12 @@ def test_a_file_that_is_no_map_is_refused(tmp_path, name, text, said):
 @pytest.mark.parametrize("word", ["femur", "femur=", "=femur", "a=b,,"])
 def test_a_word_that_is_no_map_is_a_usage_error(word):
     with pytest.raises(UsageError, match="their_label=our_structure"):
-        label_map_of([word])
+        parse_label_map([word])
 
 
 def test_one_label_for_two_structures_is_refused():
     with pytest.raises(InputError, match="mapped to femur and to tibia"):
-        label_map_of(["75=femur", "75=tibia"])
+        parse_label_map(["75=femur", "75=tibia"])
 
 
 def test_all_that_is_wrong_with_a_map_is_said_together(folders, tmp_path):
@@ -161,7 +161,9 @@ def test_labels_on_another_grid_of_the_image_are_put_on_ours(tmp_path):
     doubled = theirs().repeat(2, axis=0).repeat(2, axis=1)
     write_volume(tmp_path / "a.nii.gz", Volume(fine, doubled))
 
-    labelmap, _ = mapped_labels(tmp_path / "a.nii.gz", GRID, TABLE, label_map_of(WORDS))
+    labelmap, _ = mapped_labels(
+        tmp_path / "a.nii.gz", GRID, TABLE, parse_label_map(WORDS)
+    )
 
     np.testing.assert_array_equal(labelmap.voxels, ours())
 
@@ -191,7 +193,7 @@ def test_an_image_is_not_taken_for_labels(folders, tmp_path):
 def test_a_baseline_becomes_a_model_whose_validation_is_ours(folders, tmp_path):
     run = baseline_run(
         Baseline("TotalSegmentator", folders[0]),
-        label_map_of(WORDS),
+        parse_label_map(WORDS),
         tmp_path / "out",
         TABLE,
         {"a": lambda: GRID},
@@ -207,7 +209,7 @@ def test_a_baseline_without_one_of_our_cases_is_refused(folders, tmp_path):
     with pytest.raises(InputError, match="no labels of the dataset's cases"):
         baseline_run(
             Baseline("x", folders[0]),
-            label_map_of(WORDS),
+            parse_label_map(WORDS),
             tmp_path / "out",
             TABLE,
             {"b": lambda: GRID},
