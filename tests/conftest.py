@@ -3,11 +3,14 @@
 import os
 import re
 import resource
+import runpy
+import shutil
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 for profile, examples in (("quick", 25), ("default", 100), ("long", 1000)):
@@ -59,6 +62,58 @@ def by_the_package():
     return measures
 
 
+FEW_STEPS = Path(__file__).parent / "few_steps"
+
+
+@pytest.fixture(scope="module")
+def few_steps():
+    """Make smoke trainings take seconds, in this process and in those it starts."""
+    from nnunet_bridge.nnunet.methods import Method
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "plans_from", Method.plans_from)  # put back at the end
+        runpy.run_path(str(FEW_STEPS / "sitecustomize.py"))
+        patch.setenv("PYTHONPATH", str(FEW_STEPS), prepend=os.pathsep)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Return a function that makes a folder once for all processes of the tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made(make):
+        folder = root / make.__name__
+        whole = root / f"{make.__name__}.whole"
+        with FileLock(f"{folder}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def planned_lab(once):
+    """Five tiny patients that are converted and planned; only to be read."""
+    from small_study import write_lab
+
+    return once(write_lab)
+
+
+@pytest.fixture(scope="module")
+def lab(planned_lab, tmp_path_factory):
+    """Copy the five tiny patients, to train on them and to spoil them."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(planned_lab, folder, dirs_exist_ok=True)
+    return folder
+
+
 CPU = pytest.StashKey[float]()
 GROUP = re.compile(r"@\w+$")
 """What pytest-xdist adds to the name of a test."""
@@ -79,7 +134,8 @@ def pytest_addoption(parser):
 def pytest_itemcollected(item):
     """Keep a file in one process, for its fixtures, unless it names a group itself."""
     if item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        one = "browser" if item.get_closest_marker("browser") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(one))
 
 
 def pytest_collection_modifyitems(items):

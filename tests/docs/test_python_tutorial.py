@@ -22,11 +22,15 @@ def test_the_tutorial_uses_every_public_function():
 
 
 @pytest.mark.training
+@pytest.mark.usefixtures("few_steps")
 def test_the_tutorial_runs_and_leaves_what_it_says(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", "\n".join(BLOCKS)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(PAGE.parents[2])},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{PAGE.parents[2]}:{os.environ['PYTHONPATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from dicom_base import base, enhanced, expected, new_uids, save
 from highdicom.spatial import get_series_volume_positions
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from pydicom.uid import generate_uid
 
 from nnunet_bridge.core.errors import InputError
@@ -559,7 +560,7 @@ def test_G06_a_missing_slice_is_not_interpolated_whatever_is_allowed(tmp_path):
     assert refusal(tmp_path, resample="any").code == "G03"
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     tilt=st.tuples(*[st.floats(-1.5, 1.5)] * 2),
     uneven=st.booleans(),
@@ -866,7 +867,7 @@ def test_D12_frames_of_another_orientation_are_left_out(tmp_path):
     assert codes(reading) == ["D02"]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     spacing=st.tuples(*[st.floats(0.2, 5)] * 2),
     step=st.floats(0.5, 8),
@@ -896,7 +897,7 @@ def test_R1_every_slice_lies_where_its_header_says(
     assert reading.max_position_error_mm <= min(0.1, 0.02 * step)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     step=st.floats(0.5, 8),
     turn=st.tuples(st.sampled_from("xyz"), st.floats(-180, 180)),

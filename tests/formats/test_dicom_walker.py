@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 from dicom_base import base, save
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
@@ -111,7 +112,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     attributes=st.fixed_dictionaries({}, optional=WANTED),
     private=nested(),
@@ -133,7 +134,7 @@ def test_both_ways_give_the_same_headers(
     assert by_ourselves(file) == by_pydicom(file)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     damage=st.lists(
         st.tuples(st.integers(128, 1300), st.integers(0, 255)), min_size=1, max_size=3
@@ -148,7 +149,7 @@ def test_both_ways_agree_about_damaged_files(tmp_path_factory, damage, cut):
     assert by_ourselves(file) == by_pydicom(file)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     damage=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=3)
 )

@@ -4,8 +4,9 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
@@ -119,7 +120,7 @@ def test_R4_K01_K02_K03_K06_K07_K09_every_form_comes_back_in_every_format(
     assert placed.voxels_outside == 0
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     kind=st.sampled_from([*PLAIN, *SEGMENTED]),
     order=st.permutations(range(3)),
@@ -141,7 +142,7 @@ def test_R4_no_voxel_changes_through_any_file(
     np.testing.assert_array_equal(placed.voxels, bone(seed) == 1)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     spacing=st.tuples(*[st.floats(0.1, 8)] * 3),
     angles=st.tuples(*[st.floats(-3, 3)] * 3),

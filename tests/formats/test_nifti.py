@@ -7,8 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from scipy.spatial.transform import Rotation
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
@@ -55,7 +56,7 @@ def test_an_image_comes_back_voxel_for_voxel_in_its_place(tmp_path, dtype, endin
     assert before.grid.displacement_mm(after.grid) < 1e-3
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(turn=st.tuples(*[st.floats(-3, 3)] * 3))
 def test_simpleitk_and_nibabel_see_the_same_place(tmp_path_factory, turn):
     before = volume(grid=oblique(turn=turn))

@@ -4,8 +4,9 @@ import csv
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
@@ -52,7 +53,7 @@ scores = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(rows=st.lists(scores, max_size=5))
 def test_scores_read_back_equal_to_the_last_bit(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("scores")

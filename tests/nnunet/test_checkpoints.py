@@ -84,7 +84,7 @@ def test_a_harmless_checkpoint_passes(tmp_path):
     file = tmp_path / "checkpoint_final.pth"
     file.write_bytes(HARMLESS)
 
-    check_checkpoint(file)
+    assert refusal_of(check_checkpoint, file) is None
 
 
 @pytest.mark.parametrize(

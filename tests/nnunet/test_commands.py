@@ -59,15 +59,13 @@ def wait_until(condition, seconds=10.0):
 def test_a_training_is_called_with_all_that_names_it():
     command = train_command(RUN, CPU, resume=True)
 
-    assert command[1:4] == ["-m", "nnunet_bridge.nnunet.launch", "train"]
-    for words in (
-        ["--dataset", "Dataset001_Tibia"],
-        ["--fold", "0"],
-        ["--plans", "nnUNetPlans"],
-        ["--resume"],
-    ):
-        at = command.index(words[0])
-        assert command[at : at + len(words)] == words
+    assert command == [
+        *(sys.executable, "-m", "nnunet_bridge.nnunet.launch", "train"),
+        *("--threads", "1", "--workers", "1"),
+        *("--dataset", "Dataset001_Tibia", "--configuration", "2d", "--fold", "0"),
+        *("--trainer", "nnUNetTrainer", "--plans", "nnUNetPlans"),
+        *("--device", "cpu", "--gpus", "1", "--events", "events.jsonl", "--resume"),
+    ]
 
 
 def test_every_fold_of_a_prediction_is_named():

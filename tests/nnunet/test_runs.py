@@ -201,7 +201,8 @@ def test_a_line_that_is_being_written_is_no_damage(workspace):
 def test_events_that_mean_nothing_are_passed_over(workspace, event):
     write_events(workspace, event)
 
-    json.dumps(state(workspace).as_json(), allow_nan=False)
+    found = state(workspace).as_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_a_damaged_record_is_written_anew(workspace):

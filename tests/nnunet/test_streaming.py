@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from tiny_model import DATASET_JSON, tiny_plans
 
 from nnunet_bridge.core.grid import Grid
@@ -333,7 +334,7 @@ sizes = st.integers(1, 9)
 lengths = st.sampled_from([0.5, 0.8, 1.0, 1.7, 4.0])
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     seen=st.tuples(sizes, sizes, sizes),
     wanted=st.tuples(sizes, sizes, sizes),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from laws import examples
 from literal_rule import literal_slices, literal_volume, merged
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -158,7 +159,7 @@ def test_the_largest_pieces_are_counted_for_each_side_that_has_a_label():
 SIXTY_DEGREES = Rotation.from_euler("z", 60, degrees=True).as_matrix()
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     voxels=arrays(np.bool_, (9, 6, 5), elements=st.sampled_from([True, False, False])),
     signs=st.tuples(*[st.sampled_from([1.0, -1.0])] * 3),
@@ -195,7 +196,7 @@ def is_left(grid, places):
     return bool((grid.affine @ [*places.mean(axis=0), 1])[0] > middle_x - 1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     voxels=arrays(np.uint8, (7, 6, 4), elements=st.integers(0, 3)),
     rule=st.sampled_from(["slice", "volume"]),
@@ -348,7 +349,7 @@ def test_real_labels_are_cleaned_as_by_the_literal_rule():
         np.testing.assert_array_equal(cleaned.labelmap.voxels, merged(one, results)[0])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     mask=arrays(np.bool_, st.tuples(*[st.integers(1, 6)] * 3)),
     across=st.booleans(),

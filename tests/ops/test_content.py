@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
@@ -131,7 +132,7 @@ def test_the_order_in_memory_and_a_second_call_change_nothing():
     assert len(fits) == 1
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     flipped=st.tuples(*[st.booleans()] * 3),
     by=st.tuples(*[st.integers(-3, 3)] * 3),

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
@@ -43,7 +44,7 @@ def test_K16_a_sum_of_values_is_never_mistaken_for_a_third_structure():
     assert merged.overlaps[0].percent_of_smaller == 100
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(seed=st.integers(0, 1000))
 def test_K16_every_pair_is_counted_exactly(seed):
     masks = random_masks(seed)
@@ -58,7 +59,7 @@ def test_K16_every_pair_is_counted_exactly(seed):
     np.testing.assert_array_equal(merged.labelmap.voxels > 0, claims == 1)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(seed=st.integers(0, 100), order=st.permutations(range(4)))
 @pytest.mark.parametrize("policy", ["background", "priority"])
 def test_K16_the_order_of_the_masks_never_matters(policy, seed, order):

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from scipy import ndimage
 from scipy.stats import norm, t
 
@@ -177,7 +178,7 @@ def test_volumes_are_judged_alike_in_every_unit(scale, volume):
         assert one[2] == other[2]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(spacing=st.tuples(*[st.floats(0.2, 4)] * 3))
 def test_pieces_borders_and_sides_do_not_depend_on_the_size_of_a_voxel(spacing):
     voxels = two_bones()

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.grid import Grid
@@ -34,7 +35,7 @@ def changed(affine, order, flips, low, sizes):
     return affine @ step @ swap
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     order=st.permutations(range(3)),
     flips=st.tuples(*[st.booleans()] * 3),

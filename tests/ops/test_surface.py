@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
@@ -45,7 +46,7 @@ def labelmap(voxels, affine=None):
     return Labelmap(grid, voxels.astype(np.uint8), TABLE)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 10_000), mirrored=st.booleans())
 def test_M05_faces_turn_outwards_on_every_grid(seed, mirrored):
     rng = np.random.default_rng(seed)

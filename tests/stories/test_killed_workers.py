@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_study import LAB
 from spheres import DATASET, write_spheres
 
 from nnunet_bridge.core.errors import WorkerKilled
@@ -77,7 +78,7 @@ def is_pool_worker(process):
 
 @pytest.fixture
 def work(tmp_path):
-    write_spheres(tmp_path, cases=6, size=48)
+    write_spheres(tmp_path, cases=6, size=32)
     return Workspace.at(tmp_path, environment={})
 
 
@@ -140,11 +141,14 @@ class WithLoader(Host):
 
 
 @pytest.mark.training
-def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(work):
+def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
+    lab, few_steps
+):
     """The first epoch is done when a loader is killed."""
-    plan(work, "2d")
+    few_steps.setenv("FEW_EPOCHS", "8")
+    work = Workspace.at(lab / "work", environment={})
     method = method_of("nnunet", "smoke")
-    run = method.run(Dataset(work, DATASET), "2d", 0)
+    run = method.run(Dataset(work, LAB), "2d", 0)
     events = run.run_dir / "events.jsonl"
 
     def is_loader(process):

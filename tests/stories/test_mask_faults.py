@@ -18,7 +18,7 @@ from small_study import (
     FEMUR,
     GRID,
     MASKS,
-    SCANS,
+    RECIPE,
     TIBIA,
     box,
     draw,
@@ -32,20 +32,6 @@ from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import LPS_FROM_RAS, write_volume
 from nnunet_bridge.formats.slicer_write import write_segmentation
 
-RECIPE = f"""
-[dataset]
-id = 1
-name = "Tibia"
-case = "msk_{{index:03d}}"
-[scans]
-folder = "{SCANS}"
-[masks]
-folder = "{MASKS}"
-%s
-[labels]
-tibia = 1
-femur = 2
-"""
 RAS = LPS_FROM_RAS @ AFFINE
 
 

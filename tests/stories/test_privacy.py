@@ -24,7 +24,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 from dicom_base import base, save
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from small_study import AFFINE, FEMUR, MASKS, SCANS, TEST, TIBIA, box
+from small_study import AFFINE, FEMUR, MASKS, RECIPE, SCANS, TEST, TIBIA, box
 
 IN_HEADERS = {
     "PatientName": "ZQNAME^ALPHA",
@@ -73,20 +73,6 @@ IN_NAMES = {
     "unknown segment": "ZQUNKNOWNSEGMENT",
     "study folder": "ZQSTUDYFOLDER",
 }
-RECIPE = f"""
-[dataset]
-id = 1
-name = "Tibia"
-case = "msk_{{index:03d}}"
-[scans]
-folder = "{SCANS}"
-[masks]
-folder = "{MASKS}"
-test = "{TEST}"
-[labels]
-tibia = 1
-femur = 2
-"""
 
 
 def dressed(slices):
@@ -193,7 +179,7 @@ def study(tmp_path):
     root = tmp_path / IN_NAMES["study folder"]
     plant_scans(root)
     plant_masks(root / MASKS)
-    (tmp_path / "dataset.toml").write_text(RECIPE)
+    (tmp_path / "dataset.toml").write_text(RECIPE % f'test = "{TEST}"')
     (tmp_path / "work").mkdir()
     return root
 

@@ -1,79 +1,38 @@
 """Trainings on a real Slurm: a whole study, a killed job, a failed one, lost time.
 
-The study is tiny, so that ten trainings fit into minutes; what is tested is their way.
+The study is tiny and an epoch has two steps; what is tested is their way. The long form
+trains five folds of two configurations.
 """
 
 import json
 import os
 import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
 import slurm_here
-from small_study import CONTENT, GRID, MASKS, SCANS, draw, scan
+from command import bridge
+from small_study import LAB as DATASET
+
+from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.pipeline.training.status import status_of
 
 pytestmark = [pytest.mark.training, pytest.mark.cluster]
 
-DATASET = "Dataset001_Tibia"
-SETTINGS = """
-[slurm]
-time = "{time}"
-gpus = 1
-cpus = 1
-memory_gb = 4
-"""
-PATIENTS = 5
-FOLDS = range(PATIENTS)
-
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, few_steps):
     reason = slurm_here.why_not()
     if reason:
         pytest.skip(reason)
+    few_steps.setenv("FEW_EPOCHS", "12")
     with slurm_here.slurm(tmp_path_factory.mktemp("slurm")) as environment:
         yield environment
 
 
-def bridge(*words, environment=None, check=True):
-    result = subprocess.run(
-        [sys.executable, "-m", "nnunet_bridge", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        env=environment or os.environ,
-    )
-    if check:
-        assert result.returncode == 0, result.stderr
-    return result
-
-
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A planned dataset of five tiny patients."""
-    folder = tmp_path_factory.mktemp("lab") / "study"
-    rng = np.random.default_rng(0)
-    for index in range(1, PATIENTS + 1):
-        scan(folder, index, f"{index}A")
-        for name, low in (("tibia", 4), ("femur", 20)):
-            mask = np.zeros(GRID.shape, np.uint8)
-            begin = low + int(rng.integers(0, 3))
-            mask[begin : begin + 8, 8:14, 3:9] = 1
-            draw(folder, f"{index}_{name}_{index}A", mask)
-    recipe = folder / "dataset.toml"
-    recipe.write_text(
-        f'[dataset]\nid = 1\nname = "{CONTENT["dataset"]["name"]}"\n'
-        f'[scans]\nfolder = "{SCANS}"\n[masks]\nfolder = "{MASKS}"\n'
-        "[labels]\ntibia = 1\nfemur = 2\n" + SETTINGS.format(time="02:00:00")
-    )
-    work = folder.parent / "work"
-    work.mkdir()
-    bridge("convert", folder, "-r", recipe, "-w", work)
-    bridge("plan", "1", "-w", work)
-    return work
+def work(lab):
+    return lab / "work"
 
 
 def train(work, cluster, *words, check=True):
@@ -86,11 +45,12 @@ def train(work, cluster, *words, check=True):
 
 
 def states(work):
-    runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
+    dataset = Dataset(Workspace.at(work, environment={}), DATASET)
+    runs = status_of(dataset).as_json()["runs"]
     return {(run["configuration"], run["fold"]): run for run in runs}
 
 
-def wait_for(work, happened, *, seconds=1500):
+def wait_for(work, happened, *, seconds=900):
     """Wait until the runs are as wanted; return them."""
     end = time.monotonic() + seconds
     while True:
@@ -98,7 +58,7 @@ def wait_for(work, happened, *, seconds=1500):
         if happened(runs):
             return runs
         assert time.monotonic() < end, runs
-        time.sleep(2)
+        time.sleep(0.5)
 
 
 def run_dir(work, configuration, fold):
@@ -106,18 +66,26 @@ def run_dir(work, configuration, fold):
     return work / "runs" / DATASET / model / f"fold_{fold}"
 
 
-def test_five_folds_of_two_configurations_finish_and_a_killed_job_goes_on(
-    work, cluster
+@pytest.mark.parametrize(
+    ("configurations", "folds"),
+    [
+        pytest.param(["2d"], [0, 1], id="short"),
+        pytest.param(
+            ["2d", "3d_fullres"], range(5), id="whole study", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_folds_of_configurations_finish_and_a_killed_job_goes_on(
+    work, cluster, configurations, folds
 ):
-    submitted = json.loads(
-        train(work, cluster, "-c", "2d", "-c", "3d_fullres", "-f", "all5").stdout
-    )
+    runs = {(name, fold) for name in configurations for fold in folds}
+    words = [word for name in configurations for word in ("-c", name)]
+    words += [word for fold in folds for word in ("-f", fold)]
+    submitted = json.loads(train(work, cluster, *words).stdout)
     assert {run["state"] for run in submitted["runs"]} <= {"queued", "running"}
-    assert "10 trainings handed to Slurm" in submitted["notes"][0]
+    assert f"{len(runs)} trainings handed to Slurm" in submitted["notes"][0]
 
-    again = json.loads(
-        train(work, cluster, "-c", "2d", "-c", "3d_fullres", "-f", "all5").stdout
-    )
+    again = json.loads(train(work, cluster, *words).stdout)
     assert again["notes"] == ["Everything asked for is done, or waits on the cluster."]
 
     wait_for(work, lambda runs: runs[("2d", 0)]["epochs"] >= 2)
@@ -125,13 +93,12 @@ def test_five_folds_of_two_configurations_finish_and_a_killed_job_goes_on(
     subprocess.run(["scancel", "--signal=KILL", job], env=cluster, check=True)
     wait_for(work, lambda runs: runs[("2d", 0)]["state"] == "stopped", seconds=60)
 
-    others = {("2d", fold) for fold in FOLDS} | {("3d_fullres", f) for f in FOLDS}
-    others.remove(("2d", 0))
-    wait_for(work, lambda runs: all(runs[one]["state"] == "done" for one in others))
     train(work, cluster, "-c", "2d", "-f", "0")
-    finished = wait_for(work, lambda runs: runs[("2d", 0)]["state"] == "done")
+    finished = wait_for(
+        work, lambda found: all(found[run]["state"] == "done" for run in runs)
+    )
 
-    assert len(finished) == 10
+    assert finished.keys() == runs
     assert all(run["mean_dice"] is not None for run in finished.values())
     events = (run_dir(work, "2d", 0) / "events.jsonl").read_text().splitlines()
     starts = [json.loads(line) for line in events if '"event": "start"' in line]
@@ -164,6 +131,7 @@ def test_a_job_that_fails_is_reported_with_the_line_that_matters(work, cluster):
     assert any(damaged.name in log.read_text() for log in logs)
 
 
+@pytest.mark.long
 def test_a_job_whose_time_is_up_goes_back_to_the_queue_and_goes_on(work, cluster):
     train(work, cluster, "-c", "2d", "-f", "2", "--restart")
     begun = wait_for(
@@ -220,5 +188,5 @@ def test_without_slurm_the_way_out_is_named(work, tmp_path):
 
     result = train(work, empty, "-c", "2d", "-f", "4", "--restart", check=False)
 
-    assert result.returncode == 5
+    assert result.exit_code == 5
     assert "--on script" in result.stderr

@@ -111,7 +111,9 @@ def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predict_with
 
 
 def test_one_configuration_needs_no_disk_for_a_mean(predict_with):
-    predict_with(MANY, 10)
+    command, _ = predict_with(MANY, 10)
+
+    assert "predict" in command
 
 
 def test_images_are_prepared_ahead_where_there_is_memory(predict_with, dataset):

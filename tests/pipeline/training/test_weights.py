@@ -38,14 +38,16 @@ def test_options_that_do_not_fit_are_refused_by_name(model, options, said):
         check(model, **options)
 
 
-def test_options_that_fit_pass():
-    check("nnunet", gpus=2)
-    check("resnet34", weights=FILE)
+@pytest.mark.parametrize(
+    ("model", "options"), [("nnunet", {"gpus": 2}), ("resnet34", {"weights": FILE})]
+)
+def test_options_that_fit_pass(model, options):
+    assert check(model, **options) is None
 
 
 def check(model, **options):
     method = method_of(model, "full")
-    TrainingRequest(method, options=TrainingOptions(**options)).check()
+    return TrainingRequest(method, options=TrainingOptions(**options)).check()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -1,0 +1,53 @@
+"""Smoke trainings of a few steps, for tests of everything but what a network learns.
+
+Python reads this file at its start where PYTHONPATH names the folder; the fixture
+`few_steps` names it. A network then has a few thousand weights, an epoch two steps.
+"""
+
+import math
+import os
+
+from nnunet_bridge.nnunet.methods import Method
+from nnunet_bridge.nnunet.plans import patch_within
+
+FEATURES = [4, 8]
+LARGEST_PATCH = {2: 64 * 64, 3: 24 * 24 * 24}
+REPORT_NETWORKS = {"features": [4, 6, 8, 10, 12], "decoder": [16, 8, 8, 4, 4]}
+
+plans_from = Method.plans_from
+
+
+def few_steps(method, stock):
+    """Return the plans of a method, shrunk where its budget is `smoke`."""
+    plans = plans_from(method, stock)
+    if method.budget.name != "smoke":
+        return plans
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration and not method.report_network:
+            _shrink(configuration)
+    for steps in plans["nnunet_bridge"].values():
+        steps["epochs"] = int(os.environ.get("FEW_EPOCHS", "2"))
+        steps |= {"iterations": 2, "validation_iterations": 1}
+        steps |= {key: REPORT_NETWORKS[key] for key in steps.keys() & REPORT_NETWORKS}
+    return plans
+
+
+def _shrink(configuration):
+    network = configuration["architecture"]["arch_kwargs"]
+    stages = len(FEATURES)
+    for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+        if key in network:
+            network[key] = network[key][:stages]
+    network |= {"n_stages": stages, "features_per_stage": FEATURES}
+    network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][
+        : stages - 1
+    ]
+    divisors = [math.prod(steps) for steps in zip(*network["strides"], strict=True)]
+    patch = configuration["patch_size"]
+    configuration["patch_size"] = patch_within(
+        LARGEST_PATCH[len(patch)], patch, divisors
+    )
+    configuration["batch_size"] = 2
+
+
+Method.plans_from = few_steps
