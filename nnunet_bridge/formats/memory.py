@@ -26,14 +26,14 @@ _GROUP = Path("/sys/fs/cgroup")
 """Where the kernel shows the limit and the use of a container's memory."""
 
 
-def free_memory_bytes() -> int:
+def free_memory_bytes(group: Path = _GROUP) -> int:
     """Return how much more memory this process may take.
 
     The smallest of: memory that the machine has left, memory that its container may
     still take (cached files do not count, the kernel gives them back), and the limit of
     the process itself.
     """
-    limits = [_of_the_machine(), *_of_the_container(), *_of_the_process()]
+    limits = [_of_the_machine(), *_of_the_container(group), *_of_the_process()]
     return max(0, min(limits))
 
 
@@ -91,10 +91,10 @@ def _of_the_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _of_the_container() -> Iterator[int]:
+def _of_the_container(group: Path) -> Iterator[int]:
     try:
         limit, used, details = (
-            (_GROUP / f"memory.{name}").read_text(encoding="ascii")
+            (group / f"memory.{name}").read_text(encoding="ascii")
             for name in ("max", "current", "stat")
         )
     except OSError:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -98,14 +98,27 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
     return Labelmap(grid, voxels.astype(kind), labels)
 
 
-def write_volume(file: Path, volume: Volume) -> None:
-    """Write an image as ``.nii.gz`` or ``.nii``, compared after writing."""
-    _write(file, volume.grid, volume.voxels, IMAGE_LEVEL)
+def write_all(stream: io.FileIO, piece: bytes | memoryview) -> None:
+    """Write all of a piece: on a full disk a call may write a part of it."""
+    left = memoryview(piece)
+    while left:
+        left = left[stream.write(left) :]
+
+
+Writer: TypeAlias = Callable[[io.FileIO, bytes | memoryview], None]
+
+
+def write_volume(file: Path, volume: Volume, *, write: Writer = write_all) -> None:
+    """Write an image as ``.nii.gz`` or ``.nii``, compared after writing.
+
+    `write` stores the next bytes of the file.
+    """
+    _write(file, volume.grid, volume.voxels, IMAGE_LEVEL, write)
 
 
 def write_labelmap(file: Path, labelmap: Labelmap) -> None:
     """Write a labelmap as ``.nii.gz`` or ``.nii``, compared after writing."""
-    _write(file, labelmap.grid, labelmap.voxels, LABELS_LEVEL)
+    _write(file, labelmap.grid, labelmap.voxels, LABELS_LEVEL, write_all)
 
 
 def read_array(file: Path) -> tuple[Grid, VoxelArray]:
@@ -314,7 +327,9 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
     return forms[0]
 
 
-def _write(file: Path, grid: Grid, voxels: VoxelArray, level: int) -> None:
+def _write(
+    file: Path, grid: Grid, voxels: VoxelArray, level: int, write: Writer
+) -> None:
     in_file_order: Any = np.asfortranarray(voxels).ravel(order="K")
     payload = memoryview(in_file_order).cast("B")
     header = _header(grid, voxels.dtype)
@@ -323,7 +338,7 @@ def _write(file: Path, grid: Grid, voxels: VoxelArray, level: int) -> None:
     with whole_file(file, needed_bytes=payload.nbytes) as temporary:
         with temporary.open("wb", buffering=0) as stream:
             for piece in pieces:
-                _write_all(stream, piece)
+                write(stream, piece)
         _prove(temporary, file, header, payload)
 
 
@@ -353,13 +368,6 @@ def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
     for begin in range(0, len(payload), _PACKED_AT_ONCE):
         yield packer.compress(payload[begin : begin + _PACKED_AT_ONCE])
     yield packer.flush()
-
-
-def _write_all(stream: io.FileIO, piece: bytes | memoryview) -> None:
-    """Write all of a piece: on a full disk a call may write a part of it."""
-    left = memoryview(piece)
-    while left:
-        left = left[stream.write(left) :]
 
 
 def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> None:

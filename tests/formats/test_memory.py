@@ -7,7 +7,6 @@ import pytest
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Refused
-from nnunet_bridge.formats import memory
 from nnunet_bridge.formats.memory import (
     ask_for_memory,
     free_memory_bytes,
@@ -43,26 +42,27 @@ def test_a_limit_of_the_process_counts():
     assert 0 < int(done.stdout) < GIB
 
 
-def test_a_limit_of_the_container_counts_without_its_cached_files(
-    tmp_path, monkeypatch
-):
+def test_a_limit_of_the_container_counts_without_its_cached_files(tmp_path):
     facts = {"max": "1000000000", "current": "900000000", "stat": "anon 1\nfile 8000\n"}
     for name, value in facts.items():
         (tmp_path / f"memory.{name}").write_text(value)
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
 
-    assert free_memory_bytes() == 100_008_000
+    assert free_memory_bytes(tmp_path) == 100_008_000
 
 
-def test_F10_one_case_that_is_too_large_is_refused_with_both_figures(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory_bytes", lambda: 3 * 10**9)
-
-    ask_for_memory(2 * 10**9, "It")
+def test_F10_one_case_that_is_too_large_is_refused_with_both_figures():
+    require_memory(3 * 10**9, 3 * 10**9, "It")
     with pytest.raises(Refused) as caught:
-        ask_for_memory(4 * 10**9, "It")
+        require_memory(4 * 10**9, 3 * 10**9, "It")
 
     assert caught.value.code == "F10"
     assert "It needs 4.0 GB of memory, but 3.0 GB is available" in str(caught.value)
+
+
+def test_F10_a_request_is_held_against_the_machine():
+    ask_for_memory(1, "It")
+    with pytest.raises(Refused, match="It needs"):
+        ask_for_memory(1 << 60, "It")
 
 
 def test_F10_where_nothing_can_start_the_machine_is_at_fault():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -224,10 +224,17 @@ class SliceHeader:
     """Whether Philips' private scale stands beside the public one (P02)."""
 
 
-class HeaderReader:
-    """Reads the headers of a folder; elements that files share are convert once."""
+Parser: TypeAlias = Callable[[Path, str], tuple[SliceHeader, ...]]
 
-    def __init__(self) -> None:
+
+class HeaderReader:
+    """Reads the headers of a folder; elements that files share are converted once.
+
+    Files that are not plain go to `parse`, by default to pydicom.
+    """
+
+    def __init__(self, parse: Parser | None = None) -> None:
+        self._parse = parse or _read_by_pydicom
         self._walker = Walker(_WALKED_TAGS)
         self._templates: dict[tuple[Raw | None, ...], SliceHeader] = {}
         """Stored bytes of the shared elements -> the header made from them."""
@@ -253,7 +260,7 @@ class HeaderReader:
         except (NotUsed, Damaged, OSError):
             raise
         except Exception:  # noqa: BLE001 - whatever it is, it is not plain
-            return _read_by_pydicom(file, name)
+            return self._parse(file, name)
 
     def _walked(self, file: Path, name: str) -> SliceHeader:
         """Return the one slice of a plain file; anything else raises `Unusual`."""
