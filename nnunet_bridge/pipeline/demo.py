@@ -37,7 +37,6 @@ def run_demo(
         In all; the last two are kept for testing.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    progress : Progress, optional
 
     Raises
     ------

@@ -58,6 +58,28 @@ class StudyOptions:
     device: str = "auto"
     force: bool = False
 
+    def planning(self) -> PlanningOptions:
+        """Return the options of the stage plan."""
+        planner = planner_of(self.method.stock_plans).word
+        return PlanningOptions(self.configurations, (planner,), force=self.force)
+
+    def training(self) -> TrainingRequest:
+        """Return the runs of the stage train."""
+        options = TrainingOptions(self.device, restart=self.force)
+        return TrainingRequest(self.method, self.configurations, self.folds, options)
+
+    def prediction(self, configuration: str) -> PredictionOptions:
+        """Return the options of predicting with one configuration."""
+        method = self.method
+        model = (configuration,), self.folds, method.budget.name, method.model
+        return PredictionOptions(
+            ModelRequest(*model),
+            self.device,
+            clean=CLEANING,
+            meshes=True,
+            force=self.force,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
@@ -145,22 +167,8 @@ def run_study(
         study, recipe, workspace.raw_dir, force=options.force, progress=shown
     )
     _require_cases(converted)
-    planner = planner_of(options.method.stock_plans).word
-    planned = plan_dataset(
-        dataset,
-        PlanningOptions(options.configurations, (planner,), force=options.force),
-        progress=shown,
-    )
-    trained = train_dataset(
-        dataset,
-        TrainingRequest(
-            options.method,
-            options.configurations,
-            options.folds,
-            TrainingOptions(options.device, restart=options.force),
-        ),
-        progress=shown,
-    )
+    planned = plan_dataset(dataset, options.planning(), progress=shown)
+    trained = train_dataset(dataset, options.training(), progress=shown)
     results_dir = dataset.record_dir / "results" / options.method.name
     predictions: dict[str, PredictSummary] = {}
     scores: dict[str, ScoreSummary] = {}
@@ -205,24 +213,11 @@ def _predict(
             dataset,
             images,
             results_dir / "predictions" / configuration,
-            _prediction_options(options, configuration),
+            options.prediction(configuration),
             progress=progress,
         )
         for configuration in options.configurations
     }
-
-
-def _prediction_options(options: StudyOptions, configuration: str) -> PredictionOptions:
-    method = options.method
-    return PredictionOptions(
-        ModelRequest(
-            (configuration,), tuple(options.folds), method.budget.name, method.model
-        ),
-        options.device,
-        clean=CLEANING,
-        meshes=True,
-        force=options.force,
-    )
 
 
 def _score(

@@ -68,7 +68,6 @@ def contrast_warnings(
 
     Parameters
     ----------
-    volume : Volume
     series : SeriesReading or None
         Its headers; None if it was not DICOM, then only its values count.
     seen : TrainingRange or None

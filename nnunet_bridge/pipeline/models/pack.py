@@ -22,7 +22,6 @@ from nnunet_bridge.core.errors import (
     SecurityError,
 )
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
@@ -33,6 +32,7 @@ from nnunet_bridge.formats.files import (
     is_locked,
     only_writer,
     read_json,
+    readable_object,
     sha256_of,
     whole_file,
     write_json,
@@ -50,7 +50,6 @@ from nnunet_bridge.nnunet.models import (
     PLANS_FILE,
     Contents,
     ModelName,
-    check_model_folder,
     checked_card,
     checked_dataset,
     checked_plans,
@@ -66,7 +65,7 @@ from nnunet_bridge.nnunet.names import (
     number_of,
 )
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
-from nnunet_bridge.nnunet.schemas import TrainingRange, refuse
+from nnunet_bridge.nnunet.schemas import refuse
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.training_range import training_range
 from nnunet_bridge.pipeline.models.training_structures import known_structures
@@ -160,12 +159,8 @@ def pack_model(
 
     Parameters
     ----------
-    dataset : Dataset
-    out_file : Path
     request : ModelRequest, optional
         By default the model that `predict` would use.
-    progress : Progress, optional
-    host : Host, optional
 
     Raises
     ------
@@ -178,20 +173,14 @@ def pack_model(
     """
     shown, host = progress or Silent(), host or Host()
     packed = choose_model(dataset, request)
+    packed.check()
     name = ModelName.of(packed.states[0].run)
-    model_dir = packed.states[0].run.model_dir
-    checkpoints = {
-        str(state.run.fold): state.run.checkpoint_file for state in packed.states
-    }
-    check_model_folder(model_dir, [state.run.fold for state in packed.states])
-    shown.stage(f"pack {name.folder}", len(checkpoints) + 1)
+    shown.stage(f"pack {name.folder}", len(packed.states) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
+        checkpoints = _checkpoints_of(packed)
         copies = _copied(host, dataset.workspace, name, checkpoints, work)
-        shown.advance(len(checkpoints))
-        structures = known_structures(dataset, model_dir)
-        seen = training_range(model_dir, dataset.raw_dir)
-        card = _card(packed, _hashes(copies), seen, structures)
-        contents = _contents(model_dir, name, card, checkpoints, copies)
+        shown.advance(len(copies))
+        contents = _contents(packed, copies)
         zipped = work / "model.zip"
         write_archive(
             zipped, {f"{name.path}/{file}": part for file, part in contents.items()}
@@ -202,13 +191,9 @@ def pack_model(
         if not out_file.is_file() or sha256_of(out_file) != sha256:
             with whole_file(out_file) as temporary:
                 zipped.rename(temporary)
+    with_cleaning = CLEANING_FILE in contents
     return PackSummary(
-        name.path,
-        out_file,
-        sha256,
-        tuple(checkpoints),
-        packed.reason,
-        CLEANING_FILE in contents,
+        name.path, out_file, sha256, tuple(copies), packed.reason, with_cleaning
     )
 
 
@@ -261,56 +246,45 @@ def unpack_model(
     return UnpackSummary(name.path, model_dir, sha256_of(file), tuple(copies), replaced)
 
 
-def _card(
-    model: Model,
-    hashes: Mapping[str, str],
-    seen: TrainingRange | None,
-    structures: TrainingStructures | None,
-) -> JsonObject:
-    """Return the description that a packed model carries."""
-    return {
+def _checkpoints_of(model: Model) -> dict[str, Path]:
+    return {str(state.run.fold): state.run.checkpoint_file for state in model.states}
+
+
+def _hashes(checkpoints: Mapping[str, Path]) -> dict[str, str]:
+    return {fold: sha256_of(file) for fold, file in checkpoints.items()}
+
+
+def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Path]:
+    """Return the files of the archive, by their names in the model's folder."""
+    dataset, model_dir = model.dataset, model.states[0].run.model_dir
+    plans = read_json(model_dir / PLANS_FILE)
+    description = checked_dataset(read_json(model_dir / DATASET_FILE))
+    now = _hashes(copies)
+    seen = training_range(model_dir, dataset.raw_dir)
+    structures = known_structures(dataset, model_dir)
+    card = {
         "format": 1,
         "software": f"nnunet-bridge {__version__}",
         "budget": model.budget,
         "folds": {
-            str(state.run.fold): {
-                "mean_dice": state.mean_dice,
-                "sha256": hashes[str(state.run.fold)],
-            }
-            for state in model.states
+            fold: {"mean_dice": state.mean_dice, "sha256": now[fold]}
+            for fold, state in zip(copies, model.states, strict=True)
         },
         "training_range": seen and seen.model_dump(),
         "training_structures": structures.as_json() if structures else None,
     }
-
-
-def _hashes(copies: Mapping[str, Path]) -> dict[str, str]:
-    return {fold: sha256_of(copy) for fold, copy in copies.items()}
-
-
-def _contents(
-    model_dir: Path,
-    name: ModelName,
-    card: JsonObject,
-    checkpoints: Mapping[str, Path],
-    copies: Mapping[str, Path],
-) -> dict[str, bytes | Path]:
-    """Return the files of the archive, by their names in the model's folder."""
-    plans = checked_plans(read_json(model_dir / PLANS_FILE), name)
+    name = ModelName.of(model.states[0].run)
     contents: dict[str, bytes | Path] = {
-        PLANS_FILE: _as_bytes(plans),
-        DATASET_FILE: _as_bytes(checked_dataset(read_json(model_dir / DATASET_FILE))),
+        PLANS_FILE: _as_bytes(checked_plans(plans, name)),
+        DATASET_FILE: _as_bytes(description),
         CARD_FILE: _as_bytes(checked_card(card)),
         **{f"fold_{fold}/{CHECKPOINT_FINAL}": copy for fold, copy in copies.items()},
     }
-    cleaning_file = model_dir / CLEANING_FILE
-    if cleaning_file.is_file():
-        was = {fold: sha256_of(file) for fold, file in checkpoints.items()}
-        labels = checked_dataset(read_json(model_dir / DATASET_FILE))["labels"]
-        now = _hashes(copies)
-        cleaning = _cleaning_for(read_json(cleaning_file), labels, was, now)
-        if cleaning:
-            contents[CLEANING_FILE] = _as_bytes(cleaning)
+    tuned = readable_object(model_dir / CLEANING_FILE)[0]
+    was = _hashes(_checkpoints_of(model)) if tuned else {}
+    cleaning = _cleaning_for(tuned, description["labels"], was, now)
+    if cleaning:
+        contents[CLEANING_FILE] = _as_bytes(cleaning)
     return contents
 
 
@@ -326,16 +300,8 @@ def _cleaning_for(
 ) -> JsonObject | None:
     """Return the tuned cleaning for checkpoints that were copied, without its cases.
 
-    None if it was tuned on others, or is damaged.
-
-    Parameters
-    ----------
-    content : dict
-        The content of a ``cleaning.json``.
-    labels : collection of str
-        The structures of the model.
-    was, now : mapping
-        Fold -> SHA-256 of its checkpoint before and after it was copied.
+    None if there is none, it was tuned on others, or is damaged. `was` and `now` are
+    the SHA-256 of the checkpoint of each fold before and after it was copied.
     """
     try:
         tuned_on = content["checkpoints"]
@@ -366,9 +332,7 @@ def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject
     }
     if CARD_FILE in found:
         texts[CARD_FILE] = checked_card(found[CARD_FILE])
-    if CLEANING_FILE in found:
-        texts[CLEANING_FILE] = found[CLEANING_FILE]
-    return texts
+    return found | texts
 
 
 def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path:
@@ -525,12 +489,11 @@ def _write_model(
             "training_structures": card.get("training_structures"),
         }
         write_json(target.with_name(ORIGIN_FILE), origin)
-    if CLEANING_FILE in texts:
-        now = {fold: sha256_of(_checkpoint(new, fold)) for fold in copies}
-        labels = texts[DATASET_FILE]["labels"]
-        cleaning = _cleaning_for(texts[CLEANING_FILE], labels, hashes, now)
-        if cleaning:
-            write_json(new / CLEANING_FILE, cleaning)
+    now = _hashes({fold: _checkpoint(new, fold) for fold in copies})
+    labels = texts[DATASET_FILE]["labels"]
+    cleaning = _cleaning_for(texts.get(CLEANING_FILE, {}), labels, hashes, now)
+    if cleaning:
+        write_json(new / CLEANING_FILE, cleaning)
 
 
 def _require_usable(description: JsonObject, work: Path) -> None:

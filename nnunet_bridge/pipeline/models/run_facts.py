@@ -119,16 +119,9 @@ def _cost_of(run: ModelRun) -> ModelCost:
     def known(key: str) -> list[float]:
         return [f[key] for f in facts if isinstance(f.get(key), int | float) and f[key]]
 
-    predicted = [
-        (f["prediction_s"], f["validation_cases"])
-        for f in facts
-        if f.get("prediction_s") and f.get("validation_cases")
-    ]
-    seconds, cases = (
-        (sum(part) for part in zip(*predicted, strict=True))
-        if (predicted)
-        else (0.0, 0)
-    )
+    timed = [f for f in facts if f.get("prediction_s") and f.get("validation_cases")]
+    seconds = sum(f["prediction_s"] for f in timed)
+    cases = sum(f["validation_cases"] for f in timed)
     return ModelCost(
         model=run.name,
         trainings=len(run.folds),

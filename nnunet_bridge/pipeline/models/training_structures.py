@@ -31,7 +31,6 @@ def known_structures(dataset: Dataset, model_dir: Path) -> TrainingStructures | 
 
     Parameters
     ----------
-    dataset : Dataset
     model_dir : Path
         The folder of the model's folds.
     """

@@ -118,13 +118,11 @@ def tune_cleaning(
 
     Parameters
     ----------
-    dataset : Dataset
     request : ModelRequest, optional
         Each configuration is tuned for itself; by default the one with the higher
         Dice.
     force : bool
         Choose again even if neither the folds nor the references have changed.
-    progress : Progress, optional
     choose : callable, optional
         Chooses a rule for each structure from the trials.
 

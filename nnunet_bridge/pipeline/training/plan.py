@@ -138,14 +138,6 @@ def plan_dataset(
     A planner or configuration that is planned stays planned when another is added;
     data that several of them share are preprocessed once.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    options : PlanningOptions, optional
-    progress : Progress, optional
-    host : Host, optional
-        Where nnU-Net runs; by default this computer.
-
     Raises
     ------
     InputError

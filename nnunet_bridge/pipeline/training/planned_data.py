@@ -39,8 +39,6 @@ def require_plan(
 
     Parameters
     ----------
-    dataset : Dataset
-    configurations : sequence of str
     stock_plans : str
         Name of the plans of nnU-Net's planner that are needed.
 
@@ -122,7 +120,6 @@ def require_planned(dataset: Dataset, wanted: Mapping[str, tuple[str, ...]]) -> 
 
     Parameters
     ----------
-    dataset : Dataset
     wanted : mapping
         Word of a planner -> configurations.
 

@@ -24,7 +24,6 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
 
     Parameters
     ----------
-    states : sequence of RunState
     width : int, optional
         Columns of the terminal. Where the table does not fit, it shows the mean
         pseudo-Dice instead of one per structure, then omits columns.

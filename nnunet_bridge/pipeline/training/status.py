@@ -79,12 +79,10 @@ def watched_status(
 
     Parameters
     ----------
-    dataset : Dataset
     every_s : float
         Seconds between two looks.
     progress : Progress
         Shows the table, and a line for every change of a state.
-    sleep : callable
     """
     before: dict[Run, RunStatus] = {}
     at_rest = 0

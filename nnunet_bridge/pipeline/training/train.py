@@ -65,14 +65,6 @@ def train_dataset(
     Every run gets its page when it ends; a page that cannot be written is a warning,
     not a failure.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    request : TrainingRequest
-    progress : Progress, optional
-    host : Host, optional
-        Where nnU-Net runs; by default this computer.
-
     Raises
     ------
     InputError
@@ -93,8 +85,7 @@ def train_dataset(
     selected = _selected_or_reported(dataset, request)
     weights = load_initial_weights(dataset, request, selected.todo, host)
     if not options.restart:
-        origins = dict.fromkeys(selected.runs, weights.origin)
-        require_same_origin(origins)
+        require_same_origin(dict.fromkeys(selected.runs, weights.origin))
     failures: list[str] = []
     warnings: list[str] = []
     if selected.todo:

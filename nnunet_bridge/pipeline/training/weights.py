@@ -60,11 +60,8 @@ def load_initial_weights(
 
     Parameters
     ----------
-    dataset : Dataset
-    request : TrainingRequest
     todo : sequence of Run
         The runs to train; those that can be resumed need no weights.
-    host : Host
 
     Raises
     ------
