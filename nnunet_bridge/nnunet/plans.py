@@ -174,7 +174,7 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
     if budget.name == BudgetName.QUICK:
         plans["nnunet_bridge"] = {
-            name: dict(QUICK_STEPS)
+            str(name): dict(QUICK_STEPS)
             for name in CONFIGURATIONS
             if name in ALWAYS_PLANNED or name in stock["configurations"]
         }
@@ -184,7 +184,7 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
             if name in plans["configurations"]:
                 if "architecture" in plans["configurations"][name]:
                     _make_small(plans["configurations"][name], size)
-                plans["nnunet_bridge"][name] = dict(size.steps)
+                plans["nnunet_bridge"][str(name)] = dict(size.steps)
     return plans
 
 
