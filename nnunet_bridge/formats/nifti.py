@@ -239,8 +239,7 @@ def _whole_content(file: Path) -> bytearray:
         ) from error
     except _NotWhole as error:
         raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} is damaged ({error}): copy or export it again.",
+            "K19", f"{quoted(file.name)} is damaged ({error}): copy or export it again."
         ) from error
     if not needed:
         raise Refused.because(

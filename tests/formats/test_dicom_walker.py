@@ -153,9 +153,7 @@ def test_both_ways_agree_about_damaged_files(tmp_path_factory, damage, cut):
 @given(
     damage=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=3)
 )
-def test_damage_in_a_sequence_that_nobody_reads_changes_no_header(
-    tmp_path_factory, damage
-):
+def test_damage_in_a_skipped_sequence_changes_no_header(tmp_path_factory, damage):
     ds = base(1, size=8)[0]
     ds.add_new(0x00091001, "SQ", Sequence([Dataset(), base(1, size=2)[0]]))
     ds[0x00091001].is_undefined_length = True
@@ -217,7 +215,7 @@ def test_anything_else_is_handed_to_pydicom(tmp_path, kind):
     assert len(asked) == 1
 
 
-def test_what_one_file_taught_does_not_colour_the_next(tmp_path):
+def test_runs_learnt_from_one_file_do_not_change_the_next(tmp_path):
     slices = base(30, size=8)
     rng = np.random.default_rng(5)
     for ds in slices:

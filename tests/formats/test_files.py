@@ -58,7 +58,7 @@ def test_F06_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [final]
 
 
-def test_F06_a_full_disk_is_said_in_words(tmp_path):
+def test_F06_a_full_disk_is_reported_in_words(tmp_path):
     with (
         pytest.raises(EnvironmentFault, match="the disk is full") as caught,
         whole_file(tmp_path / "file"),
@@ -129,7 +129,7 @@ def test_the_hash_is_that_of_the_bytes(tmp_path):
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
 
 
-def test_F08_a_second_writer_is_told_who_holds_the_lock(tmp_path):
+def test_F08_a_second_writer_is_refused_and_the_holder_named(tmp_path):
     lock = tmp_path / "locks" / "one.lock"
 
     with (

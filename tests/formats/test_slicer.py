@@ -227,7 +227,7 @@ def segmentation(file, layers, segments, *, listed=True):
     return file
 
 
-def test_K09_segments_of_one_layer_are_told_apart_by_value(tmp_path):
+def test_K09_segments_of_one_layer_are_separated_by_value(tmp_path):
     voxels = blob()
     voxels[7:9, :2, :2] = 5
     file = segmentation(

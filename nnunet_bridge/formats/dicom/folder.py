@@ -137,9 +137,7 @@ def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
     except OSError as error:
         scan.failed[name] = f"cannot be read ({error.strerror})"
         scan.note(
-            "P10",
-            Outcome.REFUSED,
-            f"{quoted(name)} cannot be read: {error.strerror}.",
+            "P10", Outcome.REFUSED, f"{quoted(name)} cannot be read: {error.strerror}."
         )
 
 

@@ -313,8 +313,7 @@ def _ambiguous(groups: list[Group]) -> Refused:
         )
     table = _table(groups, between="\n")
     return Refused.because(
-        code,
-        f"The folder holds {len(groups)} sets of images that fit:\n{table}\n{how}",
+        code, f"The folder holds {len(groups)} sets of images that fit:\n{table}\n{how}"
     )
 
 

@@ -25,11 +25,7 @@ from pydicom.uid import UID
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.dicom.headers import (
-    NATIVE_SYNTAXES,
-    Encoding,
-    SliceHeader,
-)
+from nnunet_bridge.formats.dicom.headers import NATIVE_SYNTAXES, Encoding, SliceHeader
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
 
@@ -251,8 +247,7 @@ def _read_frame(place: npt.NDArray[Any], header: SliceHeader) -> None:
 
 def _cut_off(header: SliceHeader, what: str) -> Refused:
     return Refused.because(
-        "P09",
-        f"{quoted(header.name)} is cut off ({what}): copy or export it again.",
+        "P09", f"{quoted(header.name)} is cut off ({what}): copy or export it again."
     )
 
 

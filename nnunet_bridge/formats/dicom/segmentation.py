@@ -62,10 +62,7 @@ class Algorithm:
 
 
 def write_dicom_seg(
-    file: Path,
-    labelmap: Labelmap,
-    slices: Sequence[SourceSlice],
-    algorithm: Algorithm,
+    file: Path, labelmap: Labelmap, slices: Sequence[SourceSlice], algorithm: Algorithm
 ) -> tuple[Finding, ...]:
     """Write a labelmap as DICOM SEG, and read it back before it gets its name.
 

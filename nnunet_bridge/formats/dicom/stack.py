@@ -21,11 +21,7 @@ from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.dicom.stations import Overlap, split_overlap
 from nnunet_bridge.formats.files import pseudonym
-from nnunet_bridge.ops.planes import (
-    StackPlacement,
-    common_orientation,
-    place_stack,
-)
+from nnunet_bridge.ops.planes import StackPlacement, common_orientation, place_stack
 from nnunet_bridge.ops.restack import Restack, plan_restack
 
 MAX_VOXELS = 2**31
