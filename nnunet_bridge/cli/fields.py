@@ -1,21 +1,23 @@
 """Declare the arguments and options of a command as the fields of a dataclass.
 
 A command takes one value: the dataclass of what was asked for. Each field is declared
-once, with its type, its click option and the panel of the help that shows it::
+once, with its type, its flags, its help and the panel of the help page::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class _Mesh:
         labels: Path = argument(type=EXISTING)
-        out: Path = option("-o", "--out", type=FOLDER, required=True, help="...")
-        faces: int | None = option("--faces", type=int, group=Group.OUTPUT, help="...")
+        out: Path = option("-o", "--out", "Folder of the meshes.", type=FOLDER)
+        faces: int | None = option("--faces", "Most faces of a mesh.", metavar="N")
         scans: ScanChoice = part(ScanChoice)
 
 
     @command(_Mesh)
     def mesh(session: Session, asked: _Mesh) -> Summary: ...
 
-A field that several commands share is declared by a function in `cli.options`, which
-returns a new field on every call.
+The type of a field decides what it can: ``bool`` is a flag, a tuple is an option that
+may be repeated, and an option that is neither, has no default and may not be None, is
+required. A field that several commands share is declared by a function in
+`cli.options`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _MAKE = "make"
 _PART = "part"
+_TYPES = {"int": int, "float": float}
 
 
 class Group(StrEnum):
@@ -51,21 +54,23 @@ class Group(StrEnum):
 
 def argument(**settings: Any) -> Any:
     """Declare a field as an argument; `settings` are those of `click.argument`."""
-    return field(metadata={_MAKE: lambda name: click.argument(name, **settings)})
+    return field(metadata={_MAKE: settings})
 
 
-def option(*flags: str, group: Group = Group.USUAL, **settings: Any) -> Any:
-    """Declare a field as an option in a panel; `settings` are those of `click.option`.
+def option(*words: str, group: Group = Group.USUAL, **settings: Any) -> Any:
+    """Declare a field as an option of a panel.
 
-    A default that is a value is shown in the help; ``show_default=False`` hides it.
+    Parameters
+    ----------
+    words : str
+        The flags, then the help.
+    group : Group
+        The panel.
+    settings
+        Those of `click.option`; or `choices`, of which the first is the default unless
+        the field may be None. A default is shown in the help.
     """
-    shown = settings.get("default") not in (None, "") and not settings.get("is_flag")
-    settings.setdefault("show_default", shown)
-
-    def make(name: str) -> Decorator:
-        return click.option(*flags, name, panel=group, **settings)
-
-    return field(metadata={_MAKE: make, "group": group})
+    return field(metadata={_MAKE: (words, settings), "group": group})
 
 
 def part(options: type[Asked]) -> Any:
@@ -76,11 +81,44 @@ def part(options: type[Asked]) -> Any:
 def decorators(options: type[DataclassInstance]) -> Iterator[tuple[Decorator, str]]:
     """Yield the click decorator and the panel ("" for an argument) of every field."""
     for each in fields(options):
-        inner = each.metadata.get(_PART)
-        if inner is None:
-            yield each.metadata[_MAKE](each.name), each.metadata.get("group", "")
+        group = each.metadata.get("group", "")
+        if _PART in each.metadata:
+            yield from decorators(each.metadata[_PART])
+        elif group:
+            yield _option(each), group
         else:
-            yield from decorators(inner)
+            yield click.argument(each.name, **each.metadata[_MAKE]), ""
+
+
+def _option(declared: Field[Any]) -> Decorator:
+    """Return the click option of a field; its settings override its type."""
+    (*flags, text), given_settings = declared.metadata[_MAKE]
+    settings, kind = dict(given_settings), str(declared.type)
+    is_flag, optional = kind.startswith("bool"), "None" in kind
+    multiple = kind.startswith("tuple") and "nargs" not in settings
+    choices = settings.pop("choices", None)
+    if choices:
+        settings = {"type": click.Choice(choices), "is_flag": False, **settings}
+    if optional:
+        settings.setdefault("default", None)
+    elif choices and not multiple:
+        settings.setdefault("default", choices[0])
+    inferred = {
+        "type": _TYPES.get(kind.partition(" ")[0]),
+        "is_flag": is_flag,
+        "multiple": multiple,
+        "required": not (is_flag or multiple or "default" in settings),
+        "show_default": str(settings.get("default", "")) not in ("", "None", "False"),
+        "metavar": _metavar(settings.get("type"), kind),
+        "panel": declared.metadata["group"],
+    }
+    return click.option(*flags, declared.name, help=text, **{**inferred, **settings})
+
+
+def _metavar(kind: object, annotation: str) -> str | None:
+    if isinstance(kind, click.Path):
+        return "FILE" if kind.file_okay else "DIR"
+    return "N" if annotation.startswith("int") else None
 
 
 def asked_for(options: type[Asked], words: dict[str, Any]) -> Asked:

@@ -21,12 +21,7 @@ from nnunet_bridge.core.summary import Summary
 class _Init:
     study: Path = argument(type=EXISTING)
     out: Path = option(
-        "-o",
-        "--out",
-        type=FILE,
-        default="dataset.toml",
-        metavar="FILE",
-        help="Recipe to write.",
+        "-o", "--out", "Recipe to write.", type=FILE, default="dataset.toml"
     )
     force: bool = force_field("Overwrite an existing recipe.")
 
@@ -93,12 +88,7 @@ def convert(session: Session, asked: _Convert) -> Summary:
 class _Image:
     dicom: Path = argument(type=EXISTING)
     out: Path = option(
-        "-o",
-        "--out",
-        type=FILE,
-        required=True,
-        metavar="FILE.nii.gz",
-        help="Image to write.",
+        "-o", "--out", "Image to write.", type=FILE, metavar="FILE.nii.gz"
     )
     scans: ScanChoice = part(ScanChoice)
     force: bool = force_field("Replace a file that holds another image.")

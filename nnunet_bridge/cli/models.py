@@ -23,16 +23,14 @@ from nnunet_bridge.core.summary import Summary
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pack:
     dataset: str = dataset_field()
-    out: Path = option(
-        "-o", "--out", type=FILE, required=True, metavar="FILE", help="Zip to write."
-    )
+    out: Path = option("-o", "--out", "Zip to write.", type=FILE)
     configuration: str | None = option(
         "-c",
         "--configuration",
-        type=click.Choice(CONFIGURATIONS),
-        metavar="NAME",
-        help=f"{', '.join(CONFIGURATIONS)}. [default: the one with the higher "
+        f"{', '.join(CONFIGURATIONS)}. [default: the one with the higher "
         "validation Dice]",
+        choices=CONFIGURATIONS,
+        metavar="NAME",
     )
     folds: tuple[str, ...] = folds_field(
         "Repeat for several. [default: all finished folds]"
@@ -61,10 +59,7 @@ def pack(session: Session, asked: _Pack) -> Summary:
 class _Unpack:
     file: Path = argument(type=click.Path(path_type=Path, exists=True, dir_okay=False))
     replace: bool = option(
-        "--replace",
-        is_flag=True,
-        group=Group.OUTPUT,
-        help="Replace the model that is there.",
+        "--replace", "Replace the model that is there.", group=Group.OUTPUT
     )
 
 

@@ -43,11 +43,10 @@ def configurations_field(meaning: str, *, group: Group = Group.USUAL) -> Any:
     return option(
         "-c",
         "--configuration",
-        multiple=True,
-        type=click.Choice(CONFIGURATIONS),
+        f"{', '.join(CONFIGURATIONS)}. {meaning}",
+        choices=CONFIGURATIONS,
         metavar="NAME",
         group=group,
-        help=f"{', '.join(CONFIGURATIONS)}. {meaning}",
     )
 
 
@@ -56,21 +55,20 @@ def folds_field(meaning: str = "Repeat for several.") -> Any:
     return option(
         "-f",
         "--fold",
-        multiple=True,
-        metavar="FOLD",
-        help=f"Fold: 0, 1, ..., all5 (folds 0 to 4) or all (one model trained on all "
+        f"Fold: 0, 1, ..., all5 (folds 0 to 4) or all (one model trained on all "
         f"cases). {meaning}",
+        metavar="FOLD",
     )
 
 
 model_field = partial(
     option,
     "--model",
-    type=click.Choice(MODELS),
+    f"Network and trainer: {', '.join(MODELS)}.",
+    choices=MODELS,
     metavar="MODEL",
     default="nnunet",
     group=Group.MODEL,
-    help=f"Network and trainer: {', '.join(MODELS)}.",
 )
 
 
@@ -78,91 +76,84 @@ def models_field(meaning: str) -> Any:
     """Declare ``--model``, which may be repeated."""
     return option(
         "--model",
-        multiple=True,
-        type=click.Choice(MODELS),
+        f"{', '.join(MODELS)}. {meaning}",
+        choices=MODELS,
         metavar="MODEL",
         group=Group.MODEL,
-        help=f"{', '.join(MODELS)}. {meaning}",
     )
 
 
 finished_model_field = partial(
     option,
     "--model",
-    type=click.Choice([*MODELS, FOREIGN]),
+    f"Kind of trained model: {', '.join(MODELS)}, foreign (trained "
+    "elsewhere). [default: nnunet, if one has finished]",
+    choices=(*MODELS, FOREIGN),
     metavar="MODEL",
     group=Group.MODEL,
-    help=f"Kind of trained model: {', '.join(MODELS)}, foreign (trained "
-    "elsewhere). [default: nnunet, if one has finished]",
 )
 
 budget_field = partial(
     option,
     "--budget",
-    type=click.Choice(BUDGETS),
-    default="full",
-    group=Group.MODEL,
-    help="Training length. full: nnU-Net's own (needs a GPU). quick: 2 % of its "
+    "Training length. full: nnU-Net's own (needs a GPU). quick: 2 % of its "
     "steps. smoke: a small network that checks the pipeline on a CPU; its scores "
     "are not results.",
+    choices=BUDGETS,
+    group=Group.MODEL,
 )
 
 finished_budget_field = partial(
     option,
     "--budget",
-    type=click.Choice(BUDGETS),
+    "Training length of the model. [default: the longest that has finished]",
+    choices=BUDGETS,
     group=Group.MODEL,
-    help="Training length of the model. [default: the longest that has finished]",
 )
 
 device_field = partial(
     option,
     "--device",
-    type=click.Choice(["auto", "cuda", "cpu", "mps"]),
-    default="auto",
+    "auto: a GPU if there is one.",
+    choices=("auto", "cuda", "cpu", "mps"),
     group=Group.MACHINE,
-    help="auto: a GPU if there is one.",
 )
 
 recipe_field = partial(
     option,
     "-r",
     "--recipe",
-    required=True,
+    "A dataset.toml, or the name of a recipe that ships with the package.",
     metavar="RECIPE",
-    help="A dataset.toml, or the name of a recipe that ships with the package.",
 )
 
 scans_recipe_field = partial(
     _series,
     "-r",
     "--recipe",
+    "Recipe whose table [scans] sets the options of this group that are not given.",
     metavar="RECIPE",
-    help="Recipe whose table [scans] sets the options of this group that are not "
-    "given.",
 )
 
 
 def force_field(meaning: str = "Redo finished work.") -> Any:
     """Declare ``--force``."""
-    return option("--force", is_flag=True, group=Group.OUTPUT, help=meaning)
+    return option("--force", meaning, group=Group.OUTPUT)
 
 
 labels_file_field = partial(
     _input,
     "--labels",
+    "A dataset.json that names the labels. [default: the one beside the files]",
     type=EXISTING,
-    metavar="FILE",
-    help="A dataset.json that names the labels. [default: the one beside the files]",
 )
 
 label_map_field = partial(
     _input,
     "--map",
-    multiple=True,
-    metavar="FILE|THEIRS=OURS",
-    help="Map another tool's labels to ours, by name or value, e.g. "
+    "Map another tool's labels to ours, by name or value, e.g. "
     "femur_left=femur. Repeat for several.",
+    metavar="FILE|THEIRS=OURS",
 )
 
 
@@ -170,41 +161,35 @@ label_map_field = partial(
 class ScanChoice:
     """The series to read and how; the names are those of the recipe's ``[scans]``."""
 
-    series: str | None = _series("--series", help="Series number, description or UID.")
+    series: str | None = _series("--series", "Series number, description or UID.")
     image_type: str | None = _series(
-        "--image-type",
-        metavar="WORD",
-        help="Contrast: a word of Image Type, e.g. WATER.",
+        "--image-type", "Contrast: a word of Image Type, e.g. WATER.", metavar="WORD"
     )
-    echo: int | None = _series("--echo", type=int, metavar="N", help="Echo number.")
+    echo: int | None = _series("--echo", "Echo number.")
     repetition: str | None = _series(
         "--repetition",
-        help="Acquisition to read where the same places were scanned several times, "
-        "e.g. 2.",
+        "Acquisition to read where the same places were scanned several times, e.g. 2.",
     )
     overlap: str | None = _series(
         "--overlap",
-        type=click.Choice(["refuse", "first", "mean"]),
-        help="Join overlapping stations: the image of the lower one (first), or the "
+        "Join overlapping stations: the image of the lower one (first), or the "
         "mean. [default: refuse]",
+        choices=("refuse", "first", "mean"),
     )
     invert_monochrome1: bool | None = _series(
-        "--invert-monochrome1",
-        is_flag=True,
-        default=None,
-        help="Invert a series whose smallest value is white.",
+        "--invert-monochrome1", "Invert a series whose smallest value is white."
     )
     pixel_spacing_mm: tuple[float, float] | None = _series(
         "--pixel-spacing",
+        "Pixel spacing in mm, for images without one.",
         type=click.FloatRange(0, min_open=True),
         nargs=2,
         metavar="ROWS COLUMNS",
-        help="Pixel spacing in mm, for images without one.",
     )
     resample: str | None = _series(
         "--resample",
-        type=click.Choice(["never", "uneven", "sheared", "any"]),
-        help="Stacks to interpolate onto a regular, upright grid. [default: never]",
+        "Stacks to interpolate onto a regular, upright grid. [default: never]",
+        choices=("never", "uneven", "sheared", "any"),
     )
 
 
@@ -214,27 +199,24 @@ class RegionChoice:
 
     slices: str | None = _input(
         "--slices",
+        "Predict slices A to B-1 only, counted from 0. A: and :B are open.",
         metavar="A:B",
-        help="Predict slices A to B-1 only, counted from 0. A: and :B are open.",
     )
     from_mm: float | None = _input(
         "--from-mm",
-        type=float,
+        "Predict from this height upwards: mm towards the head of axial slices.",
         metavar="Z",
-        help="Predict from this height upwards: mm towards the head of axial slices.",
     )
-    to_mm: float | None = _input(
-        "--to-mm", type=float, metavar="Z", help="Predict up to this height."
-    )
+    to_mm: float | None = _input("--to-mm", "Predict up to this height.", metavar="Z")
     auto: bool | None = _input(
         "--region",
-        type=click.Choice(["auto"]),
+        "auto: find the region of the structures in a coarse first pass.",
+        choices=("auto",),
         callback=lambda _context, _option, value: None if value is None else True,
-        help="auto: find the region of the structures in a coarse first pass.",
     )
     margin_mm: float | None = _input(
         "--margin-mm",
+        "With --region auto: margin around the region. [default: 20]",
         type=click.FloatRange(0),
         metavar="MM",
-        help="With --region auto: margin around the region. [default: 20]",
     )

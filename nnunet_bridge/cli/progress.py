@@ -146,11 +146,28 @@ class _TextAndBar(RichProgress):
             yield from super().get_renderables()
 
 
-class _Bar:
-    """Progress on a terminal: table, stage, bar, time left and note."""
+class _Shown:
+    """What both forms of progress do."""
 
     def __init__(self) -> None:
         self.forecast = Forecast()
+
+    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
+        self.forecast.outline(stages)
+
+    def close(self) -> None:
+        self.forecast.end(now_s=time.monotonic())
+
+    def time_left(self, before: str = "") -> str:
+        left = self.forecast.left_s(now_s=time.monotonic())
+        return "" if left is None else f"{before}about {format_duration(left)} left"
+
+
+class _Bar(_Shown):
+    """Progress on a terminal: table, stage, bar, time left and note."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.display = _TextAndBar(
             TextColumn("{task.fields[number]} [bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -161,9 +178,6 @@ class _Bar:
             transient=True,
         )
         self.task = self.display.add_task("", total=1.0, number="", left="", note="")
-
-    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
-        self.forecast.outline(stages)
 
     def stage(self, name: str, steps: int) -> None:
         self.forecast.begin(name, steps, now_s=time.monotonic())
@@ -179,40 +193,32 @@ class _Bar:
     def show(self, draw: Callable[[int], str]) -> None:
         self.display.text = draw(self.display.console.width)
 
-    def close(self) -> None:
-        self.forecast.end(now_s=time.monotonic())
-
     def _show(self, note: str) -> None:
-        left = self.forecast.left_s(now_s=time.monotonic())
         self.display.update(
             self.task,
             description=self.forecast.stage,
             completed=self.forecast.share,
             number=self.forecast.number,
-            left="" if left is None else f"about {format_duration(left)} left",
+            left=self.time_left(),
             note=note,
         )
 
 
-class _Lines:
+class _Lines(_Shown):
     """Progress without a terminal: a line for each stage, and one now and then."""
 
     def __init__(
         self, every_s: float, write: Callable[[str], object] = sys.stderr.write
     ) -> None:
-        self.forecast = Forecast()
+        super().__init__()
         self.every_s = every_s
         self.write = write
         self.last_s = 0.0
 
-    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
-        self.forecast.outline(stages)
-
     def stage(self, name: str, steps: int) -> None:
-        now_s = time.monotonic()
-        self.forecast.begin(name, steps, now_s=now_s)
-        self.last_s = now_s
-        self._line(f"{self.forecast.number} {name}{self._left(now_s)}".strip())
+        self.last_s = time.monotonic()
+        self.forecast.begin(name, steps, now_s=self.last_s)
+        self.say(f"{self.forecast.number} {name}{self.time_left(', ')}".strip())
 
     def advance(self, done: float, note: str = "") -> None:
         self.forecast.advance(done)
@@ -220,21 +226,11 @@ class _Lines:
         if now_s - self.last_s >= self.every_s:
             self.last_s = now_s
             share = f"  {self.forecast.stage} {100 * self.forecast.share:.0f} %"
-            self._line(f"{share}{self._left(now_s)}{': ' + note if note else ''}")
+            self.say(f"{share}{self.time_left(', ')}{': ' + note if note else ''}")
 
     def say(self, line: str) -> None:
-        self._line(line)
+        self.write(f"{line}\n")
+        sys.stderr.flush()
 
     def show(self, draw: Callable[[int], str]) -> None:
         """Ignore tables: without a terminal, the notes report the same."""
-
-    def close(self) -> None:
-        self.forecast.end(now_s=time.monotonic())
-
-    def _left(self, now_s: float) -> str:
-        left = self.forecast.left_s(now_s=now_s)
-        return "" if left is None else f", about {format_duration(left)} left"
-
-    def _line(self, text: str) -> None:
-        self.write(f"{text}\n")
-        sys.stderr.flush()

@@ -61,10 +61,8 @@ class _Predict:
     out: Path = option(
         "-o",
         "--out",
+        "Folder of the results; each case gets a folder of its own in it.",
         type=FOLDER,
-        required=True,
-        metavar="DIR",
-        help="Folder of the results; each case gets a folder of its own in it.",
     )
     configurations: tuple[str, ...] = configurations_field(
         "Repeat to average several. [default: the choice of `select`, else the one "
@@ -80,26 +78,19 @@ class _Predict:
     budget: str | None = finished_budget_field()
     clean: str = option(
         "--clean",
-        type=click.Choice(["none", "slice", "volume", "tuned"]),
-        default="none",
-        group=Group.OUTPUT,
-        help="Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
+        "Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
         "`clean --tune DATASET` chose for its model.",
-    )
-    mesh: bool = option(
-        "--mesh", is_flag=True, group=Group.OUTPUT, help="Also write PLY meshes."
-    )
-    seg_nrrd: bool = option(
-        "--seg-nrrd",
-        is_flag=True,
+        choices=("none", "slice", "volume", "tuned"),
         group=Group.OUTPUT,
-        help="Also write a segmentation for 3D Slicer.",
+    )
+    mesh: bool = option("--mesh", "Also write PLY meshes.", group=Group.OUTPUT)
+    seg_nrrd: bool = option(
+        "--seg-nrrd", "Also write a segmentation for 3D Slicer.", group=Group.OUTPUT
     )
     dicom_seg: bool = option(
         "--dicom-seg",
-        is_flag=True,
+        "Also write DICOM SEG, which contains the patient's name.",
         group=Group.OUTPUT,
-        help="Also write DICOM SEG, which contains the patient's name.",
     )
     force: bool = force_field("Predict again what is already there.")
     device: str = device_field()
@@ -145,43 +136,39 @@ class _Clean:
     out: Path | None = argument(type=click.Path(path_type=Path), required=False)
     rule: str = option(
         "--rule",
-        type=click.Choice(["slice", "volume"]),
-        default="slice",
-        help="slice: the source report's rule, slice by slice. volume: in three "
-        "dimensions.",
+        "slice: the source report's rule, slice by slice. volume: in three dimensions.",
+        choices=("slice", "volume"),
     )
     ratio: float = option(
         "--ratio",
+        "slice: remove pieces and fill holes below this share of the structure's "
+        "area in the slice.",
         type=click.FloatRange(0, 1),
         default=0.01,
         metavar="SHARE",
-        help="slice: remove pieces and fill holes below this share of the structure's "
-        "area in the slice.",
     )
     min_volume_mm3: float | None = option(
         "--min-volume-mm3",
+        "volume: remove smaller pieces. [default: 500]",
         type=click.FloatRange(0),
         metavar="MM3",
-        help="volume: remove smaller pieces. [default: 500]",
     )
     keep: int | None = option(
         "--keep",
+        "volume: keep at most the N largest pieces of each label.",
         type=click.IntRange(1),
-        metavar="N",
-        help="volume: keep at most the N largest pieces of each label.",
     )
     each_side: bool = option(
         "--each-side",
-        is_flag=True,
-        help="With --keep: N pieces left and N right, for labels that hold both sides.",
+        "With --keep: N pieces left and N right, for labels that hold both sides.",
     )
     labels_file: Path | None = labels_file_field()
     tune: str | None = option(
         "--tune",
+        "Clean nothing; choose the rule of each structure on the validation of a "
+        "model.",
         metavar="DATASET",
         group=Group.MODEL,
-        help="Clean nothing; choose the rule of each structure on the validation of a "
-        "model.",
     )
     configurations: tuple[str, ...] = configurations_field(
         "With --tune; repeat for several. [default: the one that `predict` uses]",
@@ -273,19 +260,14 @@ class _Score:
     predictions: Path = argument(type=EXISTING)
     references: Path = argument(type=EXISTING)
     out: Path = option(
-        "-o",
-        "--out",
-        type=FOLDER,
-        required=True,
-        metavar="DIR",
-        help="Folder of scores.csv and scores.json.",
+        "-o", "--out", "Folder of scores.csv and scores.json.", type=FOLDER
     )
     tolerance_mm: float = option(
         "--tolerance-mm",
+        "Distance within which two surfaces agree (NSD).",
         type=click.FloatRange(0),
         default=1.0,
         metavar="MM",
-        help="Distance within which two surfaces agree (NSD).",
     )
     labels_file: Path | None = labels_file_field()
     label_map: tuple[str, ...] = label_map_field()
@@ -316,44 +298,23 @@ def score(session: Session, asked: _Score) -> Summary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mesh:
     labels: Path = argument(type=EXISTING)
-    out: Path = option(
-        "-o",
-        "--out",
-        type=FOLDER,
-        required=True,
-        metavar="DIR",
-        help="Folder of the mesh files.",
-    )
-    file_format: str = option(
-        "--format",
-        type=click.Choice(["ply", "stl", "obj"]),
-        default="ply",
-        help="File format.",
-    )
+    out: Path = option("-o", "--out", "Folder of the mesh files.", type=FOLDER)
+    file_format: str = option("--format", "File format.", choices=("ply", "stl", "obj"))
     frame: str = option(
         "--frame",
-        type=click.Choice(["LPS", "RAS"]),
-        default="LPS",
-        help="Coordinate system: LPS (DICOM, ITK) or RAS (3D Slicer).",
+        "Coordinate system: LPS (DICOM, ITK) or RAS (3D Slicer).",
+        choices=("LPS", "RAS"),
     )
     smooth: int = option(
-        "--smooth",
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Iterations of Taubin smoothing.",
+        "--smooth", "Iterations of Taubin smoothing.", type=click.IntRange(0), default=0
     )
     faces: int | None = option(
-        "--faces",
-        type=click.IntRange(4),
-        metavar="N",
-        help="Simplify each mesh to at most N faces.",
+        "--faces", "Simplify each mesh to at most N faces.", type=click.IntRange(4)
     )
     names: str = option(
         "--names",
-        type=click.Choice(["labels", "opensim"]),
-        default="labels",
-        help="File names. opensim: femur_l for femur_left.",
+        "File names. opensim: femur_l for femur_left.",
+        choices=("labels", "opensim"),
     )
     labels_file: Path | None = labels_file_field()
     force: bool = force_field("Keep a mesh whose volume changed by more than 3 %.")
@@ -384,26 +345,17 @@ def mesh(session: Session, asked: _Mesh) -> Summary:
 class _View:
     image: Path = argument(type=EXISTING)
     labels: Path | None = argument(type=EXISTING, required=False)
-    out: Path = option(
-        "-o", "--out", type=FILE, required=True, metavar="PNG", help="Picture to write."
-    )
+    out: Path = option("-o", "--out", "Picture to write.", type=FILE, metavar="PNG")
     plane: str = option(
-        "--plane",
-        type=click.Choice(["axial", "coronal", "sagittal"]),
-        default="axial",
-        help="Plane of the slice.",
+        "--plane", "Plane of the slice.", choices=("axial", "coronal", "sagittal")
     )
     slice_number: int | None = option(
-        "--slice",
-        type=int,
-        metavar="N",
-        help="Slice number. [default: the slice with most labelled voxels]",
+        "--slice", "Slice number. [default: the slice with most labelled voxels]"
     )
     every: int | None = option(
         "--every",
+        "Show every N-th slice on one sheet instead, labels over the image.",
         type=click.IntRange(1),
-        metavar="N",
-        help="Show every N-th slice on one sheet instead, labels over the image.",
     )
     labels_file: Path | None = labels_file_field()
     scans: ScanChoice = part(ScanChoice)

@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from traceback import format_exc
 from types import FrameType
@@ -40,6 +40,8 @@ class Session:
     root: Path = option(
         "-w",
         "--workspace",
+        "Folder of nnUNet_raw, nnUNet_preprocessed, nnUNet_results and runs. "
+        "[default: the current folder]",
         type=click.Path(path_type=Path),
         default=".",
         show_default=False,
@@ -47,23 +49,12 @@ class Session:
         show_envvar=True,
         group=Group.COMMON,
         metavar="DIR",
-        help="Folder of nnUNet_raw, nnUNet_preprocessed, nnUNet_results and runs. "
-        "[default: the current folder]",
     )
-    as_json: bool = option(
-        "--json", is_flag=True, group=Group.COMMON, help="Print one JSON object."
-    )
-    verbose: bool = option(
-        "-v", "--verbose", is_flag=True, group=Group.COMMON, help="Verbose output."
-    )
-    quiet: bool = option(
-        "-q", "--quiet", is_flag=True, group=Group.COMMON, help="Errors only."
-    )
+    as_json: bool = option("--json", "Print one JSON object.", group=Group.COMMON)
+    verbose: bool = option("-v", "--verbose", "Verbose output.", group=Group.COMMON)
+    quiet: bool = option("-q", "--quiet", "Errors only.", group=Group.COMMON)
     traceback: bool = option(
-        "--traceback",
-        is_flag=True,
-        group=Group.COMMON,
-        help="Show the Python traceback of an error.",
+        "--traceback", "Show the Python traceback of an error.", group=Group.COMMON
     )
 
     @property
@@ -157,7 +148,7 @@ def command(
             decorate(run)
         used = {group for _, group in declared}
         panels = [click.RichOptionPanel(group) for group in Group if group in used]
-        panels[-1].options.append("--help")
+        panels[-1].options += [*(f.name for f in fields(Session)), "help"]
         return click.command(panels=panels)(run)
 
     return make

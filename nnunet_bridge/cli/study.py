@@ -37,33 +37,23 @@ class _Compare:
         "Repeat for several. [default: 2d and 3d_fullres]"
     )
     out: Path = option(
-        "-o",
-        "--out",
-        type=FOLDER,
-        required=True,
-        metavar="DIR",
-        help="Folder of index.html and the tables.",
+        "-o", "--out", "Folder of index.html and the tables.", type=FOLDER
     )
     margins: tuple[str, ...] = option(
         "--margin",
-        multiple=True,
+        "Difference too small to matter, e.g. dice=0.01. Repeat for several metrics.",
         metavar="METRIC=SIZE",
-        help="Difference too small to matter, e.g. dice=0.01. Repeat for several "
-        "metrics.",
     )
     baselines: tuple[str, ...] = option(
         "--baseline",
-        multiple=True,
+        "Labels of another tool, as one more model. Repeat for several.",
         metavar="NAME=FOLDER",
         group=Group.INPUT,
-        help="Labels of another tool, as one more model. Repeat for several.",
     )
     map_words: tuple[str, ...] = label_map_field()
     models: tuple[str, ...] = models_field("Repeat for several. [default: nnunet]")
     budget: str | None = finished_budget_field()
-    latex: bool = option(
-        "--latex", is_flag=True, group=Group.OUTPUT, help="Also write comparison.tex."
-    )
+    latex: bool = option("--latex", "Also write comparison.tex.", group=Group.OUTPUT)
 
 
 @command(_Compare)
@@ -141,10 +131,9 @@ class _Demo:
     folder: Path = argument(type=FOLDER, default="demo", metavar="[DIR]")
     patients: int = option(
         "--patients",
+        "Synthetic patients; the last two are kept for testing.",
         type=click.IntRange(4),
         default=10,
-        metavar="N",
-        help="Synthetic patients; the last two are kept for testing.",
     )
     device: str = device_field()
 

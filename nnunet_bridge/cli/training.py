@@ -55,46 +55,41 @@ class _Plan:
     )
     planners: tuple[str, ...] = option(
         "--planner",
-        multiple=True,
-        type=click.Choice(PLANNERS),
+        f"nnU-Net's planner: {', '.join(PLANNERS)}. Repeat for several. "
+        "[default: default]",
+        choices=PLANNERS,
         metavar="NAME",
         group=Group.MODEL,
-        help=f"nnU-Net's planner: {', '.join(PLANNERS)}. Repeat for several. "
-        "[default: default]",
     )
     folds: int | None = option(
         "--folds",
+        "Number of folds; fewer if there are fewer patients. [default: 5]",
         type=click.IntRange(2),
-        metavar="N",
-        help="Number of folds; fewer if there are fewer patients. [default: 5]",
     )
     leave_one_out: bool = option(
-        "--leave-one-out", is_flag=True, help="One fold per patient, for few cases."
+        "--leave-one-out", "One fold per patient, for few cases."
     )
     splits: Path | None = option(
         "--splits",
+        "Your own folds, in the format of nnU-Net's splits_final.json.",
         type=EXISTING,
-        metavar="FILE",
-        help="Your own folds, in the format of nnU-Net's splits_final.json.",
     )
     gpu_memory_gb: float | None = option(
         "--gpu-memory-target",
+        "GPU memory for which nnU-Net plans patch and batch. All trainings of the "
+        "dataset start again. [default: 8, or that of the planner]",
         type=click.FloatRange(0, min_open=True),
-        default=None,
         metavar="GB",
         group=Group.MODEL,
-        help="GPU memory for which nnU-Net plans patch and batch. All trainings of the "
-        "dataset start again. [default: 8, or that of the planner]",
     )
     target_spacing: tuple[float, float, float] | None = option(
         "--target-spacing",
+        "Spacing of 3d_fullres in mm: slices, rows, columns. All trainings of the "
+        "dataset start again. [default: chosen by nnU-Net]",
         type=click.FloatRange(0, min_open=True),
         nargs=3,
-        default=None,
         metavar="MM MM MM",
         group=Group.MODEL,
-        help="Spacing of 3d_fullres in mm: slices, rows, columns. All trainings of the "
-        "dataset start again. [default: chosen by nnU-Net]",
     )
     force: bool = force_field("Plan again what is planned.")
 
@@ -160,79 +155,71 @@ class _Train:
     folds: tuple[str, ...] = folds_field("Repeat for several. [default: 0]")
     resume: bool = option(
         "--resume/--restart",
+        "Resume from checkpoints, or train again from the start.",
         default=True,
-        help="Resume from checkpoints, or train again from the start.",
     )
     model: str = model_field()
     budget: str = budget_field()
     patience: int | None = option(
         "--patience",
-        type=click.IntRange(1),
-        metavar="N",
-        group=Group.MODEL,
-        help="Stop after N epochs without a lower validation loss. [default: 20 for "
+        "Stop after N epochs without a lower validation loss. [default: 20 for "
         "the report's networks, else never]",
+        type=click.IntRange(1),
+        group=Group.MODEL,
     )
     pretrained: str = option(
         "--pretrained",
+        "Start from a trained model: a packed file, a checkpoint (.pth) or "
+        "another dataset, e.g. 2 or 2:3d_fullres.",
         default="",
         metavar="MODEL",
         group=Group.MODEL,
-        help="Start from a trained model: a packed file, a checkpoint (.pth) or "
-        "another dataset, e.g. 2 or 2:3d_fullres.",
     )
     weights: Path | None = option(
         "--weights",
+        "Initial encoder weights (ResNet34). [default: ImageNet, downloaded]",
         type=FILE,
-        metavar="FILE",
         group=Group.MODEL,
-        help="Initial encoder weights (ResNet34). [default: ImageNet, downloaded]",
     )
     from_scratch: bool = option(
         "--from-scratch",
-        is_flag=True,
+        "Start from random encoder weights (ResNet34).",
         group=Group.MODEL,
-        help="Start from random encoder weights (ResNet34).",
     )
     freeze_encoder: bool = option(
         "--freeze-encoder",
-        is_flag=True,
+        "Freeze the encoder (same as --model resnet34-frozen).",
         group=Group.MODEL,
-        help="Freeze the encoder (same as --model resnet34-frozen).",
     )
     probabilities: bool = option(
         "--probabilities",
-        is_flag=True,
+        "Save validation probabilities (needed for nnU-Net's ensemble choice).",
         group=Group.OUTPUT,
-        help="Save validation probabilities (needed for nnU-Net's ensemble choice).",
     )
     validate_best: bool = option(
         "--validate-best",
-        is_flag=True,
+        "Validate the checkpoint with the best pseudo-Dice, not the last one.",
         group=Group.OUTPUT,
-        help="Validate the checkpoint with the best pseudo-Dice, not the last one.",
     )
     device: str = device_field()
     gpus: int | None = option(
         "--gpus",
+        "GPUs per training run. [default: 1]",
         type=click.IntRange(1),
-        metavar="N",
         group=Group.MACHINE,
-        help="GPUs per training run. [default: 1]",
     )
     place: str = option(
         "--on",
-        type=click.Choice(["local", "slurm", "script"]),
-        default="local",
+        "slurm: submit the runs to the cluster. script: write a file for sbatch.",
+        choices=("local", "slurm", "script"),
         group=Group.MACHINE,
-        help="slurm: submit the runs to the cluster. script: write a file for sbatch.",
     )
     recipe: str | None = option(
         "-r",
         "--recipe",
+        "Recipe whose table [slurm] sets the resources of a job.",
         metavar="RECIPE",
         group=Group.MACHINE,
-        help="Recipe whose table [slurm] sets the resources of a job.",
     )
 
     def request(self) -> TrainingRequest:
@@ -307,12 +294,11 @@ class _Status:
     dataset: str = dataset_field()
     every_s: float | None = option(
         "--watch",
+        "Refresh until all runs have ended, every 5 seconds unless you give a number.",
         type=click.FloatRange(0.5),
         is_flag=False,
         flag_value=5.0,
         metavar="[SECONDS]",
-        help="Refresh until all runs have ended, every 5 seconds unless you give a "
-        "number.",
     )
 
 
@@ -341,21 +327,19 @@ class _Select:
     )
     metric: str = option(
         "--metric",
-        type=click.Choice(["dice", "nsd", "hd95", "assd"]),
-        default="dice",
-        help="Measure that decides: its mean over structures and cases.",
+        "Measure that decides: its mean over structures and cases.",
+        choices=("dice", "nsd", "hd95", "assd"),
     )
     tolerance_mm: float = option(
         "--tolerance-mm",
+        "Tolerance of the NSD.",
         type=click.FloatRange(0),
         default=1.0,
         metavar="MM",
-        help="Tolerance of the NSD.",
     )
     ensembles: bool = option(
         "--ensembles",
-        is_flag=True,
-        help="Also try means of two configurations: predicts the held-out cases again.",
+        "Also try means of two configurations: predicts the held-out cases again.",
     )
     models: tuple[str, ...] = models_field(
         "Repeat for several. [default: all that have finished folds]"

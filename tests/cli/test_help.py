@@ -21,16 +21,16 @@ OPTIONS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    x: int | None = option("--x", type=int, default=None, group=Group.INPUT, help="X.")
-    y: int | None = option("--y", type=int, default=None, group=Group.INPUT, help="Y.")
+    x: int | None = option("--x", "X.", group=Group.INPUT)
+    y: int | None = option("--y", "Y.", group=Group.INPUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     file: str = argument()
-    names: tuple[str, ...] = option("--name", multiple=True, help="A name.")
+    names: tuple[str, ...] = option("--name", "A name.")
     place: Place = part(Place)
-    size: float = option("--size", type=float, default=1.0, help="A size.")
+    size: float = option("--size", "A size.", default=1.0)
 
 
 @pytest.fixture
@@ -90,3 +90,23 @@ def test_a_help_fits_the_terminal(name, columns):
 
     assert max(map(len, lines)) <= columns
     assert not [line for line in lines if "…" in line]
+
+
+def test_the_type_of_a_field_decides_how_its_option_is_given():
+    @dataclass(frozen=True, kw_only=True)
+    class All:
+        flag: bool = option("--flag", "A flag.")
+        many: tuple[str, ...] = option("--many", "Many.", choices=("a", "b"))
+        one: str = option("--one", "One.", choices=("a", "b"))
+        perhaps: str | None = option("--perhaps", "Perhaps.", choices=("a", "b"))
+        needed: int = option("--needed", "A number.")
+
+    @command(All)
+    def every(_session, _asked): ...
+
+    found = {o.name: o for o in every.params}
+    assert found["flag"].is_flag
+    assert found["many"].multiple
+    assert (found["one"].default, found["perhaps"].default) == ("a", None)
+    assert [name for name, o in found.items() if o.required] == ["needed"]
+    assert found["needed"].type is click.INT
