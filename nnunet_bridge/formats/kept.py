@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+
+from typing_extensions import TypedDict  # pydantic reads it, on Python 3.11 too
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import readable_object, sha256_of, write_json

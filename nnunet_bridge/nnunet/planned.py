@@ -1,15 +1,17 @@
-"""What was planned for which state of a dataset: the record `planned.json`."""
+"""The record `planned.json`: what is planned, for which state of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.records import from_record, to_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
-from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.formats.files import read_json, readable_object, write_json
 from nnunet_bridge.formats.kept import Content, contents_of
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, resolved
@@ -19,58 +21,50 @@ Contents: TypeAlias = dict[str, Content]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What planning and preprocessing have left behind, or why they failed."""
+    """Plans and preprocessed data of a dataset, or why planning failed."""
 
     dataset_state: str
-    """Hash of the training data that it holds for."""
+    """Hash of the training data."""
 
     planners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Word of a planner -> the configurations that are preprocessed."""
 
     own_arguments: tuple[str, ...] = ()
-    """nnU-Net's own arguments, of all its planners."""
+    """nnU-Net's own arguments, for all planners."""
 
     preprocessed: Mapping[str, Contents] = field(default_factory=dict)
-    """nnU-Net's ``data_identifier`` -> what the files of that folder hold."""
+    """nnU-Net's ``data_identifier`` -> contents of the files of that folder."""
 
     failure: str = ""
-    """Why the last call failed; empty if it did not."""
+    """Why the last call failed; empty if it succeeded."""
+
+    schema: Literal[1] = 1
 
     @classmethod
     def read(cls, dataset: Dataset) -> Planned | None:
-        """Return what is recorded; None where nothing was ever planned."""
+        """Return the record; None if nothing was ever planned.
+
+        Raises
+        ------
+        InputError
+            If the record is damaged.
+        """
         file = planned_file(dataset)
         if not file.exists():
             return None
-        known = read_json(file)
-        if "configurations" in known:
-            known = _of_one_planner(known)
-        planners = {word: tuple(names) for word, names in known["planners"].items()}
-        return cls(
-            known["dataset_state"],
-            planners,
-            tuple(known["own_arguments"]),
-            known["preprocessed"],
-            known["failure"],
-        )
+        content, damage = readable_object(file)
+        if damage:
+            raise InputError(f"{file} is damaged: plan {dataset} again with --force.")
+        if "configurations" in content:
+            content = _of_one_planner(content)
+        return from_record(cls, content, f"record {file}")
 
     def write(self, dataset: Dataset) -> None:
-        """Record it."""
-        write_json(
-            planned_file(dataset),
-            {
-                "dataset_state": self.dataset_state,
-                "planners": {
-                    word: list(names) for word, names in self.planners.items()
-                },
-                "own_arguments": list(self.own_arguments),
-                "failure": self.failure,
-                "preprocessed": dict(self.preprocessed),
-            },
-        )
+        """Write the record."""
+        write_json(planned_file(dataset), to_record(self))
 
     def lacks(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-        """Return what is wanted and not there; planners that lack nothing are left out.
+        """Return what is wanted and missing, without planners that lack nothing.
 
         Examples
         --------
@@ -86,7 +80,7 @@ class Planned:
 
 
 def _of_one_planner(known: JsonObject) -> JsonObject:
-    """Return a record of the time when there was one planner in today's form."""
+    """Return a record of the time with one planner in today's form."""
     files: dict[str, Contents] = {}
     for contents in known["preprocessed"].values():
         for name, content in contents.items():
@@ -94,9 +88,7 @@ def _of_one_planner(known: JsonObject) -> JsonObject:
     return {
         "dataset_state": known["dataset_state"],
         "planners": {PlannerName.DEFAULT: known["configurations"]},
-        "own_arguments": [],
         "preprocessed": files,
-        "failure": "",
     }
 
 
@@ -106,7 +98,7 @@ def planned_file(dataset: Dataset) -> Path:
 
 
 def with_previous_stages(configurations: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the configurations with those that they build upon, in nnU-Net's order.
+    """Return the configurations with their first stages, in nnU-Net's order.
 
     Examples
     --------
@@ -146,7 +138,7 @@ def preprocessed_now(dataset: Dataset, identifier: str, known: Contents) -> Cont
 
 
 def unfinished_cases(folder: Path, cases: list[str]) -> list[str]:
-    """Return the cases that lack one of their preprocessed files, in nnU-Net's order.
+    """Return the cases that lack a preprocessed file, in nnU-Net's order.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The state of trainings, read from their files and from nothing else.
+"""The state of runs, read from their files and from nothing else.
 
 A run is ``running`` while a living process holds its lock, ``queued`` when its record
-says that it was handed to a cluster and has not begun, ``done`` when its last
+says that a cluster has its job and it has not started, ``done`` when its last
 checkpoint and its validation are on the disk, ``failed`` when its record says so,
 ``stopped`` when there is something to resume, and ``planned`` before all that. A fold
 that `unpack` brought from elsewhere is ``unpacked``: it predicts, but its validation
@@ -14,7 +14,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import FOREIGN, Fold, RunStatus, fold_named
@@ -30,45 +32,45 @@ from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
 ORIGIN_FILE = "unpacked.json"
-"""In the folder of a fold: it came from elsewhere, and with which Dice."""
+"""In the folder of a fold: it was unpacked, and with which Dice."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where one training stands."""
+    """The state of one run."""
 
     run: Run
     state: RunStatus
     folder: Path
     course: Course = field(default_factory=Course)
-    """How far it is."""
+    """Its progress."""
 
     mean_dice: float | None = None
     """Mean over the structures of nnU-Net's own validation; None before it."""
 
     reason: str = ""
-    """Why it failed, or what of its files is damaged; empty otherwise."""
+    """Why it failed, or which of its files is damaged; else empty."""
 
     job: str = ""
-    """Id of the cluster's job that trains it, if one was asked to."""
+    """Id of its job on a cluster, if there is one."""
 
     page: Path | None = None
-    """The record of the training as a page; None where there is none."""
+    """The page of the run; None before there is one."""
 
     @property
     def seconds_left(self) -> float | None:
-        """Of its epochs, while it runs; None otherwise."""
+        """Time of the remaining epochs while it runs, else None."""
         return self.course.seconds_left if self.state == RunStatus.RUNNING else None
 
     @property
     def model(self) -> str:
-        """As `--model` calls it; `FOREIGN` if no trainer and plans of ours made it."""
+        """The word of `--model`; `FOREIGN` for a trainer or plans of others."""
         method = method_of_run(self.run)
         return FOREIGN if method is None else method.model
 
     @property
     def budget(self) -> str:
-        """``full``, ``quick``, ``smoke``; of a foreign model, its trainer and plans."""
+        """The word of `--budget`; for a foreign model, its trainer and plans."""
         method = method_of_run(self.run)
         own = f"{self.run.trainer}__{self.run.plans}"
         return own if method is None else method.budget.name
@@ -81,7 +83,7 @@ class RunState:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether it is trained and validated."""
         return self.state == RunStatus.DONE
 
     @property
@@ -108,13 +110,13 @@ class RunState:
 
 
 def course_of_run(run: Run) -> Course:
-    """Return how far a training is, whatever of its events can be read."""
+    """Return the progress of a run, from the events that can be read."""
     events, _ = readable_events(run.events_file)
     return course_of(events, structures_of(run.dataset))
 
 
 def structures_of(dataset: Dataset) -> tuple[str, ...]:
-    """Return the names in the order of nnU-Net's Dice; nothing if nobody tells them."""
+    """Return the structures in the order of nnU-Net's Dice; empty if unknown."""
     for folder in (dataset.raw_dir, dataset.planned_dir):
         labels = readable_object(folder / "dataset.json")[0].get("labels")
         if isinstance(labels, dict):
@@ -125,26 +127,58 @@ def structures_of(dataset: Dataset) -> tuple[str, ...]:
     return ()
 
 
-def read_record(run: Run) -> JsonObject:
-    """Return the record of a training; nothing where there is none or a damaged one."""
-    return readable_object(run.record_file)[0]
+class RunRecord(BaseModel):
+    """``run.json``; facts that only a reader of the file needs are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    state: str = ""
+    reason: str = ""
+    job: str = ""
+    own_arguments: tuple[str, ...] = ()
+    attempts: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def content(self) -> JsonObject:
+        """All facts on record, without the version of the file."""
+        return self.model_dump(
+            mode="json", exclude_unset=True, exclude={"schema_version"}
+        )
+
+
+def readable_record(run: Run) -> tuple[RunRecord, str]:
+    """Return the record of a run, and a message if its file is damaged.
+
+    A missing or damaged file gives an empty record.
+    """
+    content, damage = readable_object(run.record_file)
+    try:
+        return RunRecord.model_validate(content), damage
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        return RunRecord(), f"{run.record_file.name} is damaged at {place}."
+
+
+def read_record(run: Run) -> RunRecord:
+    """Return the record of a run; an empty one if it is missing or damaged."""
+    return readable_record(run)[0]
 
 
 def write_record(run: Run, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Update the record of a training; a damaged one is written anew."""
-    known = read_record(run)
-    write_json(run.record_file, {**known, **content})
+    """Update the record of a run; a damaged one is replaced."""
+    write_json(run.record_file, {"schema": 1, **read_record(run).content, **content})
 
 
 def run_state(run: Run) -> RunState:
-    """Return where a training stands, from its files.
+    """Return the state of a run, from its files.
 
-    A file that a crash left half-written is told in `reason`; what it would have said
-    counts as not there, so that `train` makes it again.
+    `reason` names a file that a crash left half-written. It counts as missing, so that
+    `train` writes it again.
     """
     fold_dir = run.fold_dir
     origin = fold_dir / ORIGIN_FILE
-    record, fault_of_record = readable_object(run.record_file)
+    record, fault_of_record = readable_record(run)
     events, fault_of_events = readable_events(run.events_file)
     summary, fault_of_summary = readable_object(run.validation_dir / "summary.json")
     trained = run.checkpoint_file.exists()
@@ -158,36 +192,36 @@ def run_state(run: Run) -> RunState:
         resumable=can_resume(run),
         damaged=any(faults),
     )
-    told = str(record.get("reason") or "") if state == RunStatus.FAILED else ""
+    reason = record.reason if state == RunStatus.FAILED else ""
     page = run.page_file
     return RunState(
         run,
         state,
         fold_dir,
         course=course_of(events, structures_of(run.dataset)),
-        mean_dice=_told_dice(origin) if unpacked else _mean_dice(summary),
-        reason=" ".join(part for part in (told, *faults) if part),
-        job=str(record.get("job") or ""),
+        mean_dice=_dice_on_record(origin) if unpacked else _mean_dice(summary),
+        reason=" ".join(part for part in (reason, *faults) if part),
+        job=record.job,
         page=page if page.is_file() else None,
     )
 
 
 def _state(
-    record: JsonObject,
+    record: RunRecord,
     *,
     running: bool,
     ended: RunStatus | None,
     resumable: bool,
     damaged: bool,
 ) -> RunStatus:
-    """Return the word for where a training stands."""
+    """Decide the state; see the module."""
     if running:
         return RunStatus.RUNNING
-    if record.get("state") == RunStatus.QUEUED:
+    if record.state == RunStatus.QUEUED:
         return RunStatus.QUEUED
     if ended:
         return ended
-    if record.get("state") == RunStatus.FAILED:
+    if record.state == RunStatus.FAILED:
         return RunStatus.FAILED
     if resumable:
         return RunStatus.STOPPED
@@ -195,7 +229,7 @@ def _state(
 
 
 def can_resume(run: Run) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Whether there is a checkpoint to resume from."""
     fold_dir = run.fold_dir
     return any((fold_dir / name).exists() for name in NEWEST_FIRST)
 
@@ -215,7 +249,7 @@ def planned_runs(
 
 
 def known_runs(dataset: Dataset) -> list[RunState]:
-    """Return every training of a dataset that has left a folder."""
+    """Return every run of a dataset that has a folder."""
     states = []
     for prefix in _families(dataset):
         trainer, plans, _ = prefix.split("__")
@@ -235,7 +269,7 @@ def known_runs(dataset: Dataset) -> list[RunState]:
 
 
 def _families(dataset: Dataset) -> list[str]:
-    """Return the beginnings of the model folders, ours and those from elsewhere."""
+    """Return the common beginnings of model folders, ours and unpacked ones."""
     families = [method.family for method in METHODS.values()]
     for origin in sorted(dataset.results_dir.glob(f"*__*__*/fold_*/{ORIGIN_FILE}")):
         family = origin.parts[-3].rpartition("__")[0]
@@ -244,14 +278,14 @@ def _families(dataset: Dataset) -> list[str]:
     return families
 
 
-def _told_dice(origin: Path) -> float | None:
-    """Return the Dice that a model from elsewhere came with; None if it told none."""
+def _dice_on_record(origin: Path) -> float | None:
+    """Return the Dice that an unpacked model came with, if any."""
     dice = readable_object(origin)[0].get("mean_dice")
     return dice if isinstance(dice, float) else None
 
 
 def _mean_dice(summary: JsonObject) -> float | None:
-    """Return the mean over the structures that any case holds."""
+    """Return the mean over the structures that occur."""
     means = summary.get("mean")
     entries = means.values() if isinstance(means, dict) else ()
     dice = [entry.get("Dice") for entry in entries if isinstance(entry, dict)]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.nnunet.methods import METHODS
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import (
@@ -77,3 +78,16 @@ def test_F11_a_case_that_lacks_one_of_its_files_is_unfinished(tmp_path):
         (tmp_path / name).touch()
 
     assert unfinished_cases(tmp_path, ["a", "b", "c"]) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"dataset_state": 1}', '{"dataset_state": "a", "schema": 2}'],
+)
+def test_a_damaged_or_newer_record_is_refused_by_name(workspace, content):
+    file = planned_file(Dataset(workspace, DATASET))
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+
+    with pytest.raises(InputError, match=r"planned\.json is damaged"):
+        Planned.read(Dataset(workspace, DATASET))

@@ -242,3 +242,19 @@ def test_only_a_running_training_has_time_left(workspace):
     write_events(workspace, {"event": "start", "epochs": 11}, epoch)
 
     assert state(workspace).seconds_left is None
+
+
+def test_what_others_wrote_into_a_record_stays(workspace):
+    write_record(run_in(workspace), state="running", patients=7)
+    write_record(run_in(workspace), state="done")
+
+    content = json.loads(run_in(workspace).record_file.read_text())
+    assert content == {"schema": 1, "state": "done", "patients": 7}
+
+
+@pytest.mark.parametrize("content", ['{"attempts": "many"}', '{"schema": 2}'])
+def test_a_record_of_another_form_is_damaged(workspace, content):
+    run_in(workspace).run_dir.mkdir(parents=True)
+    run_in(workspace).record_file.write_text(content)
+
+    assert "run.json is damaged at" in state(workspace).reason

@@ -57,7 +57,7 @@ def fold_run(state: RunState) -> FoldRun:
         str(state.run.fold),
         state.run.validation_dir,
         state.run.events_file,
-        read_record(state.run),
+        read_record(state.run).content,
     )
 
 

@@ -167,7 +167,7 @@ class Batch:
         requested = self.request.options.own_arguments
         if requested is not None or restart:
             return requested or ()
-        return tuple(read_record(run).get("own_arguments", ()))
+        return read_record(run).own_arguments
 
     def _collect(self) -> list[Run]:
         """Close the runs that have ended; return those to try once more."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import now
 from nnunet_bridge.core.version import software_versions
 from nnunet_bridge.core.words import ALL_CASES, RunStatus
-from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
+from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.kept import differences
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet.machine import hardware
@@ -24,6 +24,7 @@ from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
     can_resume,
     read_record,
+    readable_record,
     write_record,
 )
 from nnunet_bridge.nnunet.splits import Splits
@@ -61,7 +62,7 @@ def record_start(run: Run, request: TrainingRequest, **more: object) -> None:
 
     `more` is what else belongs into the record, such as `origin_of`.
     """
-    attempts = _attempts(read_record(run))
+    attempts = _attempts(read_record(run).attempts)
     started = now()
     write_record(
         run,
@@ -79,7 +80,7 @@ def record_start(run: Run, request: TrainingRequest, **more: object) -> None:
 
 def record_end(run: Run, status: RunStatus, reason: str) -> None:
     """Record how a training ended: ``done``, ``failed`` or ``stopped``."""
-    attempts = _attempts(read_record(run))
+    attempts = _attempts(read_record(run).attempts)
     last = attempts[-1] if attempts else {}
     start = last.get("epoch")
     seconds = round(time.time() - start, 1) if isinstance(start, float) else None
@@ -119,13 +120,13 @@ def require_same_origin(origins: Mapping[Run, Mapping[str, object]]) -> None:
         file, name = run.record_file, run.title
         if not file.exists() or not can_resume(run):
             continue
-        recorded, damage = readable_object(file)
+        record, damage = readable_record(run)
         if damage:
             faults.append(
                 f"{name}: {file} is damaged: the training data of this run cannot be "
                 "verified."
             )
-        recorded.setdefault("own_arguments", [])
+        recorded = {"own_arguments": [], **record.content}
         changed = [_ORIGINS[key] for key in differences(recorded, origin)]
         if changed:
             faults.append(f"{name}: changed since its start: {', '.join(changed)}.")
@@ -147,13 +148,9 @@ def require_own_folders(todo: Iterable[Run]) -> None:
             )
 
 
-def _attempts(record: JsonObject) -> list[JsonObject]:
+def _attempts(attempts: Iterable[JsonObject]) -> list[JsonObject]:
     """Return the starts so far; one without an end was killed."""
-    known = record.get("attempts")
-    attempts: Sequence[object] = known if isinstance(known, list) else ()
-    return [
-        {"exit": KILLED, **attempt} for attempt in attempts if isinstance(attempt, dict)
-    ]
+    return [{"exit": KILLED, **attempt} for attempt in attempts]
 
 
 def _facts(run: Run, request: TrainingRequest) -> JsonObject:
