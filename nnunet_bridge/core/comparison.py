@@ -265,6 +265,13 @@ class PairedDifference:
         return len(self.case_ids)
 
     @property
+    def means(self) -> tuple[float | None, float | None]:
+        """The means of both models over the n cases; None without a case."""
+        n = self.n or 1
+        first, second = sum(self.first_values) / n, sum(self.second_values) / n
+        return (first, second) if self.n else (None, None)
+
+    @property
     def differences(self) -> tuple[float, ...]:
         """Return second minus first, case by case."""
         pairs = zip(self.first_values, self.second_values, strict=True)

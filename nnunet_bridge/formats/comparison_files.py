@@ -1,8 +1,8 @@
 """A comparison as JSON and as CSV: every number that the page shows.
 
-The CSV is one table with a column `kind`, so that one file carries differences, means,
-agreement, ranks, costs, scores, settings and curves; a column that a kind does not know
-is empty. Differences come first, curves last.
+The CSV is one table with a column `kind` for differences, means, agreement, ranks,
+costs, scores, settings and curves; columns that a kind does not have are empty.
+Differences come first, curves last.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
@@ -25,7 +25,13 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve
 
-_LINES = ("train_loss", "val_loss", "pseudo_dice", "pseudo_iou")
+_CURVES = ("train_loss", "val_loss", "pseudo_dice", "pseudo_iou")
+
+_STATISTICS = (
+    *("median_difference", "interval_95", "mean_difference", "mean_interval_95"),
+    *("p", "p_holm", "effect", "n", "patients", "state", "margin"),
+)
+"""Fields of a difference that keep their name in JSON and CSV."""
 
 _COLUMNS = (
     *("kind", "set", "metric", "structure", "first", "second", "case", "fold"),
@@ -41,7 +47,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a comparison rests on; the order of the models is the comparison's."""
+    """A comparison and its data; the order of the models is the comparison's."""
 
     comparison: Comparison
     scores: Mapping[str, Sequence[BoneScore]]
@@ -72,17 +78,61 @@ def comparison_json(comparison: Comparison) -> JsonObject:
     }
 
 
+def _row_json(row: PairedDifference) -> JsonObject:
+    return {
+        "metric": row.metric.key,
+        "structure": row.structure,
+        "first": row.first,
+        "second": row.second,
+        "better": row.metric.better,
+        "mean_first": row.means[0],
+        "mean_second": row.means[1],
+        **{name: getattr(row, name) for name in _STATISTICS},
+        "favours": row.favours or None,
+        "answer": row.answer or None,
+        "left_out": list(row.left_out),
+    }
+
+
+def _agreement_json(found: Agreement) -> JsonObject:
+    fields_of = asdict(found)
+    return {"n": found.n, "cases": fields_of.pop("case_ids"), **fields_of}
+
+
 def evidence_json(evidence: Evidence) -> JsonObject:
-    """Return what the file holds beside the comparison: scores, costs, curves."""
+    """Return the data of a comparison as JSON: scores, costs, settings, curves."""
     models = evidence.comparison.models
     return {
         "costs": [asdict(cost) for cost in evidence.costs],
         "settings": _settings_json(evidence.settings, models),
         "versions": _settings_json(evidence.versions, models),
-        "scores": scores_json(evidence.scores),
-        "test_scores": scores_json(evidence.test_scores or {}),
+        "scores": _scores_json(evidence.scores),
+        "test_scores": _scores_json(evidence.test_scores or {}),
         "curves": [asdict(curve) for curve in evidence.curves],
     }
+
+
+def _settings_json(settings: Iterable[Setting], models: Sequence[str]) -> JsonObject:
+    return {
+        setting.name: dict(zip(models, setting.values, strict=False))
+        for setting in settings
+    }
+
+
+def _scores_json(scores: Mapping[str, Sequence[BoneScore]]) -> list[JsonObject]:
+    return [
+        {
+            "model": model,
+            "case": score.case_id,
+            "structure": score.structure,
+            "state": score.state,
+            **{metric.key: getattr(score, metric.key) for metric in METRICS},
+            "volume_reference_mm3": score.volume_reference_mm3,
+            "volume_prediction_mm3": score.volume_prediction_mm3,
+        }
+        for model, found in scores.items()
+        for score in found
+    ]
 
 
 def comparison_csv(evidence: Evidence) -> str:
@@ -99,73 +149,16 @@ def _rows(evidence: Evidence) -> Iterator[JsonObject]:
     if evidence.test is not None:
         sets.append(("test", evidence.test, evidence.test_scores or {}))
     for name, comparison, scores in sets:
-        for row in _compared_rows(comparison):
+        for row in (*_compared_rows(comparison), *_score_rows(scores)):
             yield {"set": name, **row}
-        for score in scores_json(scores):
-            yield from ({"set": name, **row} for row in _score_rows(score))
-    models = evidence.comparison.models
-    yield from _cost_rows(evidence.costs)
-    yield from _setting_rows("setting", evidence.settings, models)
-    yield from _setting_rows("version", evidence.versions, models)
+    for cost in evidence.costs:
+        measured = {key: value for key, value in asdict(cost).items() if key != "model"}
+        for name, value in measured.items():
+            yield _row("cost", name, cost.model, value)
+    yield from _setting_rows("setting", evidence.settings, evidence.comparison.models)
+    yield from _setting_rows("version", evidence.versions, evidence.comparison.models)
     for curve in evidence.curves:
         yield from _curve_rows(curve)
-
-
-def _compared_rows(comparison: Comparison) -> Iterator[JsonObject]:
-    """Return differences, means, agreement, ranks and misses."""
-    for difference in comparison.rows:
-        yield {"kind": "difference", **_flat(_row_json(difference))}
-    for mean in comparison.means:
-        found = _row("mean", mean.metric, mean.model, mean.mean)
-        yield {**found, "structure": mean.structure, "n": mean.n}
-    for agreement in comparison.agreements:
-        yield from _agreement_rows(agreement)
-    for rank in comparison.ranks:
-        found = _row("rank", rank.metric, rank.model, rank.mean_rank)
-        yield {
-            **found,
-            "structure": ALL_STRUCTURES,
-            "n": rank.n,
-            "firsts": rank.firsts,
-        }
-    for miss in comparison.misses:
-        for word, count in (("missed", miss.missed), ("invented", miss.invented)):
-            yield {**_row("miss", word, miss.model, count), "structure": miss.structure}
-
-
-def _agreement_rows(agreement: Agreement) -> Iterator[JsonObject]:
-    """Return bias and limits, then the mean volume that each case is drawn at."""
-    flat = _flat(_agreement_json(agreement))
-    known = {key: flat[key] for key in _COLUMNS if key in flat}
-    metric, structure = "volume_error_cm3", agreement.structure
-    summary = _row("agreement", metric, agreement.model, agreement.bias_cm3)
-    yield {
-        **summary,
-        **known,
-        "limits_low": flat["limits_cm3_low"],
-        "limits_high": flat["limits_cm3_high"],
-    }
-    for case_id, mean in zip(agreement.case_ids, agreement.means_cm3, strict=True):
-        row = _row("agreement point", "mean_volume_cm3", agreement.model, mean)
-        yield {**row, "structure": structure, "case": case_id}
-
-
-def _score_rows(score: JsonObject) -> Iterator[JsonObject]:
-    for metric in METRICS:
-        yield {
-            **_row("score", metric.key, score["model"], score[metric.key]),
-            "structure": score["structure"],
-            "case": score["case"],
-            "state": score["state"],
-        }
-
-
-def _cost_rows(costs: Iterable[ModelCost]) -> Iterator[JsonObject]:
-    for cost in costs:
-        for field in fields(cost):
-            if field.name != "model":
-                value = getattr(cost, field.name)
-                yield _row("cost", field.name, cost.model, value)
 
 
 def _setting_rows(
@@ -177,69 +170,55 @@ def _setting_rows(
 
 
 def _curve_rows(curve: Curve) -> Iterator[JsonObject]:
-    for name in _LINES:
+    for name in _CURVES:
         for epoch, value in zip(curve.epochs, getattr(curve, name), strict=False):
-            row = _row("curve", name, curve.model, value)
-            yield {**row, "fold": curve.fold, "epoch": epoch}
+            place = {"fold": curve.fold, "epoch": epoch}
+            yield _row("curve", name, curve.model, value, **place)
 
 
-def _row(kind: str, metric: str, model: str, value: object) -> JsonObject:
+def _compared_rows(comparison: Comparison) -> Iterator[JsonObject]:
+    """Return differences, means, agreement, ranks and misses."""
+    for difference in comparison.rows:
+        yield {"kind": "difference", **_flat(_row_json(difference))}
+    for mean in comparison.means:
+        place = {"structure": mean.structure, "n": mean.n}
+        yield _row("mean", mean.metric, mean.model, mean.mean, **place)
+    for agreement in comparison.agreements:
+        yield from _agreement_rows(agreement)
+    for rank in comparison.ranks:
+        place = {"structure": ALL_STRUCTURES, "n": rank.n, "firsts": rank.firsts}
+        yield _row("rank", rank.metric, rank.model, rank.mean_rank, **place)
+    for miss in comparison.misses:
+        for word, count in (("missed", miss.missed), ("invented", miss.invented)):
+            yield _row("miss", word, miss.model, count, structure=miss.structure)
+
+
+def _agreement_rows(found: Agreement) -> Iterator[JsonObject]:
+    """Return bias and limits, then the mean volume that each case is drawn at."""
+    flat = _flat({**_agreement_json(found), "limits": found.limits_cm3})
+    known = {key: flat[key] for key in _COLUMNS if key in flat}
+    yield _row("agreement", "volume_error_cm3", found.model, found.bias_cm3, **known)
+    for case_id, mean in zip(found.case_ids, found.means_cm3, strict=True):
+        place = {"structure": found.structure, "case": case_id}
+        yield _row("agreement point", "mean_volume_cm3", found.model, mean, **place)
+
+
+def _score_rows(scores: Mapping[str, Sequence[BoneScore]]) -> Iterator[JsonObject]:
+    for score in _scores_json(scores):
+        place = {key: score[key] for key in ("structure", "case", "state")}
+        for metric in METRICS:
+            yield _row("score", metric.key, score["model"], score[metric.key], **place)
+
+
+def _row(
+    kind: str, metric: str, model: str, value: object, **others: object
+) -> JsonObject:
     shown = "" if value is None else value
-    return {"kind": kind, "metric": metric, "first": model, "value": shown}
-
-
-def _row_json(row: PairedDifference) -> JsonObject:
-    return {
-        "metric": row.metric.key,
-        "structure": row.structure,
-        "first": row.first,
-        "second": row.second,
-        "better": row.metric.better,
-        "mean_first": _mean(row.first_values),
-        "mean_second": _mean(row.second_values),
-        "median_difference": row.median_difference,
-        "interval_95": _ends(row.interval_95),
-        "mean_difference": row.mean_difference,
-        "mean_interval_95": _ends(row.mean_interval_95),
-        "p": row.p,
-        "p_holm": row.p_holm,
-        "effect": row.effect,
-        "n": row.n,
-        "patients": row.patients,
-        "state": row.state,
-        "favours": row.favours or None,
-        "margin": row.margin,
-        "answer": row.answer or None,
-        "left_out": list(row.left_out),
-    }
-
-
-def _agreement_json(found: Agreement) -> JsonObject:
-    return {
-        "model": found.model,
-        "structure": found.structure,
-        "n": found.n,
-        "patients": found.patients,
-        "bias_cm3": found.bias_cm3,
-        "bias_interval_95": _ends(found.bias_interval_95),
-        "limits_cm3": _ends(found.limits_cm3),
-        "lower_limit_interval_95": _ends(found.lower_limit_interval_95),
-        "upper_limit_interval_95": _ends(found.upper_limit_interval_95),
-        "cases": list(found.case_ids),
-        "means_cm3": list(found.means_cm3),
-        "differences_cm3": list(found.differences_cm3),
-    }
-
-
-def _settings_json(settings: Iterable[Setting], models: Sequence[str]) -> JsonObject:
-    return {
-        setting.name: dict(zip(models, setting.values, strict=False))
-        for setting in settings
-    }
+    return {"kind": kind, "metric": metric, "first": model, "value": shown, **others}
 
 
 def _flat(row: JsonObject) -> JsonObject:
-    """Return a row with one value a column."""
+    """Return a row with one value a column: both ends of an interval by themselves."""
     flat: JsonObject = {}
     for key, value in row.items():
         if "interval" in key or "limits" in key:
@@ -250,28 +229,3 @@ def _flat(row: JsonObject) -> JsonObject:
         else:
             flat[key] = "" if value is None else value
     return flat
-
-
-def scores_json(scores: Mapping[str, Sequence[BoneScore]]) -> list[JsonObject]:
-    """Return every score: model, case, structure, state and all metrics."""
-    return [
-        {
-            "model": model,
-            "case": score.case_id,
-            "structure": score.structure,
-            "state": score.state,
-            **{metric.key: getattr(score, metric.key) for metric in METRICS},
-            "volume_reference_mm3": score.volume_reference_mm3,
-            "volume_prediction_mm3": score.volume_prediction_mm3,
-        }
-        for model, found in scores.items()
-        for score in found
-    ]
-
-
-def _ends(ends: tuple[float, float] | None) -> list[float] | None:
-    return list(ends) if ends else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -5,8 +5,6 @@ The only package it needs is booktabs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
     METRICS,
@@ -106,8 +104,7 @@ def _cells(row: PairedDifference, *, asked: bool) -> list[str]:
     metric = row.metric
     return [
         escaped(row.structure),
-        _number(_mean(row.first_values), metric.decimals),
-        _number(_mean(row.second_values), metric.decimals),
+        *(_number(mean, metric.decimals) for mean in row.means),
         _signed(row.median_difference, metric),
         _interval(row),
         _p(row.p),
@@ -135,7 +132,3 @@ def _number(value: float | None, decimals: int) -> str:
 
 def _signed(value: float | None, metric: Metric) -> str:
     return "--" if value is None else f"${value:+z.{metric.decimals}f}$"
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

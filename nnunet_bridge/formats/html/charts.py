@@ -1,12 +1,12 @@
-"""The drawings of the page: SVG that takes its colours from the page's style sheet.
+"""The charts of the pages: SVG that takes its colours from the page's style sheet.
 
-Every drawing is narrow (a phone shows it at its own size) and repeated for each
-structure or model, instead of one that is wide.
+Every chart is narrow (a phone shows it at its own size) and repeated for each structure
+or model, instead of one that is wide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,15 @@ from nnunet_bridge.core.comparison import Agreement, PairedDifference
 from nnunet_bridge.formats.events import Curve
 
 MAX_POINTS = 240
-"""Of one line; more cannot be told apart at this width."""
+"""Points of one line; more cannot be told apart at this width."""
 
-_MARKS = ("circle", "triangle", "diamond", "square")
+_MARKS = {
+    "circle": (),
+    "triangle": ((0, -1.25), (1.15, 0.85), (-1.15, 0.85)),
+    "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+}
+"""Shape of each model's mark, in its order: corners in units of the mark's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,15 @@ class Scale:
         last = np.floor(self.high / step + 1e-9)
         return [round(float(n * step), 12) + 0.0 for n in np.arange(first, last + 1)]
 
+    @property
+    def decimals(self) -> int:
+        """Digits after the point that tell the ticks apart."""
+        ticks = self.ticks()
+        for digits in range(6):
+            if all(abs(round(tick, digits) - tick) < 1e-9 for tick in ticks):  # noqa: PLR2004 - rounding
+                return digits
+        return 6
+
 
 def scale_of(
     values: Iterable[float], start: float, end: float, *, zero: bool = False
@@ -63,33 +78,107 @@ def scale_of(
     return Scale(low - room, high + room, start, end)
 
 
-def mark(model: int, x: float, y: float, title: str, *, size: float = 4.2) -> Markup:
-    """Return the mark of the `model`-th model: each has a colour and a shape."""
-    shape = _MARKS[model % len(_MARKS)]
-    s = size
-    outlines = {
-        "triangle": [(0, -1.25 * s), (1.15 * s, 0.85 * s), (-1.15 * s, 0.85 * s)],
-        "diamond": [(0, -1.3 * s), (1.3 * s, 0), (0, 1.3 * s), (-1.3 * s, 0)],
-        "square": [(-s, -s), (s, -s), (s, s), (-s, s)],
-    }
-    tooltip = Markup("<title>{}</title>").format(title) if title else Markup()
-    css = f"mark m{model % len(_MARKS)}"
-    if shape == "circle":
+class _Drawing:
+    """An SVG picture in the making; all text is escaped."""
+
+    def __init__(self) -> None:
+        self._parts: list[Markup] = []
+
+    def add(self, form: str, *values: object) -> None:
+        """Add an element: its markup with the values filled in."""
+        self._parts.append(Markup(form).format(*values))  # noqa: S704 - our own markup
+
+    def line(
+        self, start: tuple[float, float], end: tuple[float, float], css: str
+    ) -> None:
+        self.add(
+            '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>',
+            *(css, *start, *end),
+        )
+
+    def text(
+        self, x: float, y: float, words: str, css: str = "tick", anchor: str = "middle"
+    ) -> None:
+        self.add(
+            '<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>',
+            *(css, x, y, anchor, words),
+        )
+
+    def dot(self, css: str, x: float, y: float, title: str) -> None:
+        """Add a dot; the style sheet gives it its size."""
+        self.add(
+            '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title>'
+            "</circle>",
+            *(css, x, y, title),
+        )
+
+    def mark(
+        self, model: int, x: float, y: float, title: str = "", size: float = 4.2
+    ) -> None:
+        """Add the mark of the `model`-th model: each has a colour and a shape."""
+        corners = list(_MARKS.values())[model % len(_MARKS)]
+        css = f"mark m{model % len(_MARKS)}"
+        tooltip = Markup("<title>{}</title>").format(title) if title else Markup()
+        if not corners:
+            form = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}">{}</circle>'
+            self.add(form, css, x, y, size, tooltip)
+            return
+        points = " ".join(
+            f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners
+        )
+        self.add('<polygon class="{}" points="{}">{}</polygon>', css, points, tooltip)
+
+    def axis(self, scale: Scale, x: float, grid_to: float, decimals: int) -> None:
+        """Add an upright axis: numbers left of it, or right of it without a grid."""
+        towards = -1 if grid_to > x else 1
+        shown = max(decimals - 1, scale.decimals)
+        for tick in scale.ticks():
+            y = scale(tick)
+            words = _signed(tick, shown) if towards > 0 else _plain(tick, shown)
+            self.line((x, y), (grid_to, y), "grid")
+            self.text(
+                x + 6 * towards, y + 4, words, anchor="end" if towards < 0 else "start"
+            )
+
+    def difference(
+        self,
+        row: PairedDifference,
+        scale: Scale,
+        decimals: int,
+        *,
+        x: float | None = None,
+        y: float | None = None,
+    ) -> None:
+        """Add the median of a difference on its interval, upright at x or along y."""
+
+        def place(value: float) -> tuple[float, float]:
+            return (scale(value) if x is None else x, scale(value) if y is None else y)
+
+        median = row.median_difference or 0.0
+        words = f"median {_signed(median, decimals)}"
+        if row.interval_95 is not None:
+            low, high = row.interval_95
+            self.line(place(low), place(high), "interval")
+            ends = f"{_signed(low, decimals)} to {_signed(high, decimals)}"
+            words += f", 95 % interval {ends}"
+        self.dot("median", *place(median), words)
+
+    def svg(self, width: float, height: float, described: str) -> Markup:
+        """Return the whole picture."""
         return Markup(
-            '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}">{}</circle>'
-        ).format(css, x, y, s, tooltip)
-    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in outlines[shape])
-    return Markup('<polygon class="{}" points="{}">{}</polygon>').format(
-        css, points, tooltip
-    )
+            '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" '
+            'style="max-width:{:g}px">{}</svg>'
+        ).format(width, height, described, width * 1.25, Markup().join(self._parts))
 
 
 def legend_mark(model: int) -> Markup:
     """Return the mark of a model as a small picture for running text."""
+    drawing = _Drawing()
+    drawing.mark(model, 0, 0.5, size=4.6)
     return Markup(
         '<svg class="key" viewBox="-7 -7 14 14" width="14" height="14" '
         'aria-hidden="true">{}</svg>'
-    ).format(mark(model, 0, 0.5, "", size=4.6))
+    ).format(*drawing._parts)  # noqa: SLF001 - of this module
 
 
 def estimation_plot(
@@ -108,8 +197,8 @@ def estimation_plot(
 
     Notes
     -----
-    After Gardner and Altman 1986: what was measured on the left, what was estimated on
-    the right, with its own axis through 0.
+    After Gardner and Altman 1986: measurements on the left, estimates on the right
+    with their own axis through 0.
     """
     width, top, bottom = 320, 12, 196
     split = 196 if len(models) == 2 else 150  # noqa: PLR2004 - two leave room
@@ -117,30 +206,33 @@ def estimation_plot(
     left = scale_of([v for case in values.values() for v in case.values()], bottom, top)
     right = scale_of(_all_differences(rows), bottom, top, zero=True)
     places = _places(len(models), 66, split - 26)
-    parts = [_axis(left, 42, decimals, towards=-1, grid_to=split)]
-    parts += [
-        _joined(case, case_values, models, places, left, decimals)
-        for case, case_values in values.items()
-    ]
+    drawing = _Drawing()
+    drawing.axis(left, 42, split, decimals)
+    for case_id, found in values.items():
+        marks = [
+            (number, place, found[model], model)
+            for number, (place, model) in enumerate(zip(places, models, strict=True))
+            if model in found
+        ]
+        words = ", ".join(f"{model} {value:.{decimals}f}" for *_, value, model in marks)
+        points = " ".join(f"{x:.1f},{left(value):.1f}" for _, x, value, _ in marks)
+        drawing.add('<g class="case"><polyline class="pair" points="{}"/>', points)
+        for number, x, value, _ in marks:
+            drawing.mark(number, x, left(value), f"{case_id}: {words}")
+        drawing.add("</g>")
     for place, model in zip(places, models, strict=True):
-        parts.append(_text(place, bottom + 18, _short(model), "tick", "middle"))
-    parts.append(_axis(right, 278, decimals, towards=1, grid_to=278))
-    zero = right(0.0)
-    parts.append(_line(split + 8, zero, 278, zero, "zero"))
-    columns = _places(len(rows), split + 32, 254)
-    for column, row in zip(columns, rows, strict=True):
-        parts.append(_difference(row, column, right, decimals))
-        parts.append(
-            _text(
-                column,
-                bottom + 18,
-                "difference" if len(rows) == 1 else "Δ",
-                "tick",
-                "middle",
-            )
-        )
+        drawing.text(place, bottom + 18, _short(model))
+    drawing.axis(right, 278, 278, decimals)
+    drawing.line((split + 8, right(0.0)), (278, right(0.0)), "zero")
+    for x, row in zip(_places(len(rows), split + 32, 254), rows, strict=True):
+        for case_id, value in zip(row.case_ids, row.differences, strict=True):
+            words = f"{case_id}: {_signed(value, decimals)}"
+            drawing.dot("diff", x - 9, right(value), words)
+        if row.median_difference is not None:
+            drawing.difference(row, right, decimals, x=x + 9)
+        drawing.text(x, bottom + 18, "difference" if len(rows) == 1 else "Δ")
     described = f"{rows[0].structure}, {rows[0].metric.heading}: {len(values)} cases"
-    return _svg(width, bottom + 28, parts, described)
+    return drawing.svg(width, bottom + 28, described)
 
 
 def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
@@ -153,19 +245,34 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     reach = max((abs(value) for value in [*ends, *medians]), default=0.0)
     scale = scale_of([-reach, reach], 128, width - 14, zero=True)
     bottom = top + line_height * len(rows)
-    ticks = scale.ticks(5)
-    parts = [_line(scale(t), top, scale(t), bottom, "grid") for t in ticks]
-    shown = min(decimals, _decimals(scale))
-    parts += [
-        _text(scale(t), bottom + 16, _signed(t, shown), "tick", "middle") for t in ticks
-    ]
-    parts += _directions(rows[0], scale, bottom + 37)
-    parts.append(_line(scale(0), top - 4, scale(0), bottom, "zero"))
+    drawing = _Drawing()
+    for tick in scale.ticks(5):
+        drawing.line((scale(tick), top), (scale(tick), bottom), "grid")
+        words = _signed(tick, min(decimals, scale.decimals))
+        drawing.text(scale(tick), bottom + 16, words)
+    _directions(drawing, rows[0], scale(0.0), bottom + 37)
+    drawing.line((scale(0), top - 4), (scale(0), bottom), "zero")
     for number, row in enumerate(rows):
         y = top + line_height * (number + 0.5)
-        parts.append(_text(118, y + 4, _short(row.structure, 17), "row", "end"))
-        parts.append(_interval_across(row, scale, y, decimals))
-    return _svg(width, bottom + 42, parts, "Median differences with 95 % intervals")
+        drawing.text(118, y + 4, _short(row.structure, 17), "row", "end")
+        if row.median_difference is None:
+            drawing.text(136, y + 4, "no pair", anchor="start")
+        else:
+            drawing.difference(row, scale, decimals, y=y)
+    return drawing.svg(width, bottom + 42, "Median differences with 95 % intervals")
+
+
+def _directions(
+    drawing: _Drawing, row: PairedDifference, zero: float, y: float
+) -> None:
+    """Add which model is better on which side of 0."""
+    down, up = (0, _short(row.first, 14)), (1, _short(row.second, 14))
+    if row.metric.better == "lower":
+        down, up = up, down
+    drawing.mark(down[0], zero - 12, y - 4)
+    drawing.text(zero - 22, y, f"\u2190 {down[1]} better", "row", "end")
+    drawing.mark(up[0], zero + 12, y - 4)
+    drawing.text(zero + 22, y, f"{up[1]} better \u2192", "row", "start")
 
 
 def agreement_plot(
@@ -176,7 +283,7 @@ def agreement_plot(
     Parameters
     ----------
     found : Agreement
-        What is drawn, with at least one case.
+        With at least one case.
     model : int
         Place of its model, for colour and mark.
     same_axes : sequence of Agreement
@@ -190,38 +297,28 @@ def agreement_plot(
     means = [mean for one in same_axes for mean in one.means_cm3]
     across = scale_of(means, left, right)
     down = scale_of(_agreement_extent(same_axes), bottom, top, zero=True)
-    parts = [_axis(down, left, 1, towards=-1, grid_to=right)]
-    parts += [
-        _text(across(t), bottom + 17, _plain(t, _decimals(across)), "tick", "middle")
-        for t in across.ticks(5)
-    ]
-    middle = (left + right) / 2
+    drawing = _Drawing()
+    drawing.axis(down, left, right, 1)
+    for tick in across.ticks(5):
+        drawing.text(across(tick), bottom + 17, _plain(tick, across.decimals))
     words = "mean of prediction and reference (cm\u00b3)"
-    parts.append(_text(middle, bottom + 34, words, "tick", "middle"))
-    parts.append(_line(left, down(0.0), right, down(0.0), "zero"))
+    drawing.text((left + right) / 2, bottom + 34, words)
+    drawing.line((left, down(0.0)), (right, down(0.0)), "zero")
     lines = _agreement_lines(found)
     heights = _apart([down(value) for value, _, _ in lines], 13)
     for place, (value, ends, css) in enumerate(lines):
         y, beside = down(value), right + 8 + 9 * place
-        parts.append(_line(left, y, right, y, f"level l{model % len(_MARKS)} {css}"))
-        words = _signed(value, 2)
-        parts.append(_text(right + 36, heights[place] + 4, words, "tick", "start"))
+        drawing.line((left, y), (right, y), f"level l{model % len(_MARKS)} {css}")
+        drawing.text(right + 36, heights[place] + 4, _signed(value, 2), anchor="start")
         if ends is not None:
-            parts.append(_line(beside, down(ends[0]), beside, down(ends[1]), "reach"))
-            parts.append(_dot("reached", beside, y, ""))
+            drawing.line((beside, down(ends[0])), (beside, down(ends[1])), "reach")
+            drawing.dot("reached", beside, y, "")
     points = zip(found.case_ids, found.means_cm3, found.differences_cm3, strict=True)
-    parts += [
-        mark(
-            model,
-            across(mean),
-            down(difference),
-            f"{case_id}: {_signed(difference, 2)} cm\u00b3 at {mean:.2f} cm\u00b3",
-            size=3.6,
-        )
-        for case_id, mean, difference in points
-    ]
+    for case_id, mean, difference in points:
+        words = f"{case_id}: {_signed(difference, 2)} cm\u00b3 at {mean:.2f} cm\u00b3"
+        drawing.mark(model, across(mean), down(difference), words, size=3.6)
     described = f"{found.structure}, {found.model}: volume agreement of {found.n} cases"
-    return _svg(width, bottom + 40, parts, described)
+    return drawing.svg(width, bottom + 40, described)
 
 
 def _agreement_lines(
@@ -259,7 +356,7 @@ def _apart(heights: Sequence[float], least: float) -> list[float]:
 
 
 def _agreement_extent(agreements: Sequence[Agreement]) -> list[float]:
-    """Return all that must be seen: differences, lines, intervals."""
+    """Return all values that must be visible: differences, lines, intervals."""
     shown = [value for one in agreements for value in one.differences_cm3]
     for one in agreements:
         for value, ends, _ in _agreement_lines(one):
@@ -269,71 +366,53 @@ def _agreement_extent(agreements: Sequence[Agreement]) -> list[float]:
 
 def loss_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
     """Return training (dashed) and validation loss of every fold of one model."""
-    shown = [v for c in limits for v in (*c.train_loss, *c.val_loss) if v is not None]
-    return _curves_plot(
-        curves,
-        [(lambda c: c.train_loss, f"line thin dashed l{model}"),
-         (lambda c: c.val_loss, f"line l{model}")],
-        shown,
-        "Loss by epoch",
-    )  # fmt: skip
+    return _curves_plot(curves, model, limits, ("train_loss", "val_loss"), "Loss")
 
 
 def dice_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
-    """Return the mean pseudo-Dice of every fold, and the IoU derived from it."""
-    shown = [
-        value
-        for curve in limits
-        for value in (*curve.pseudo_dice, *curve.pseudo_iou)
-        if value is not None
-    ]
-    if not shown:
-        return Markup()
+    """Return the mean pseudo-Dice of every fold, and (dashed) the derived IoU."""
+    lines = ("pseudo_iou", "pseudo_dice")
     return _curves_plot(
-        curves,
-        [(lambda c: c.pseudo_iou, f"line thin dashed l{model}"),
-         (lambda c: c.pseudo_dice, f"line l{model}")],
-        [*shown, 0.0],
-        "Pseudo-Dice and derived IoU by epoch",
-    )  # fmt: skip
+        curves, model, limits, lines, "Pseudo-Dice and derived IoU", zero=True
+    )
 
 
 def _curves_plot(
     curves: Sequence[Curve],
-    lines: Sequence[tuple[Callable[[Curve], Sequence[float | None]], str]],
-    shown: Sequence[float],
+    model: int,
+    limits: Sequence[Curve],
+    lines: tuple[str, str],
     described: str,
+    *,
+    zero: bool = False,
 ) -> Markup:
+    """Return two lines a fold, the first dashed, on axes that fit all of `limits`."""
+    values = [v for curve in limits for name in lines for v in getattr(curve, name)]
+    shown = [value for value in values if value is not None]
     if not shown:
         return Markup()
     width, top, bottom, left = 400, 10, 178, 46
     last = max((epoch for curve in curves for epoch in curve.epochs), default=1)
     across = Scale(0, max(last, 1), left, width - 12)
-    down = scale_of(shown, bottom, top)
-    parts = [_axis(down, left, _decimals(down), towards=-1, grid_to=width - 12)]
-    parts += [
-        _text(across(tick), bottom + 17, f"{tick:g}", "tick", "middle")
-        for tick in across.ticks(6)
-        if tick == round(tick)
-    ]
-    parts.append(_text((left + width) / 2, bottom + 33, "epoch", "tick", "middle"))
+    down = scale_of(shown, bottom, top, zero=zero)
+    drawing = _Drawing()
+    drawing.axis(down, left, width - 12, down.decimals)
+    for tick in across.ticks(6):
+        if tick == round(tick):
+            drawing.text(across(tick), bottom + 17, f"{tick:g}")
+    drawing.text((left + width) / 2, bottom + 33, "epoch")
     for curve in curves:
-        for values_of, css in lines:
+        for name, style in zip(lines, ("line thin dashed", "line"), strict=True):
+            path = _path(curve.epochs, getattr(curve, name), across, down)
             title = f"{curve.model}, fold {curve.fold}"
-            parts.append(
-                _path(curve.epochs, values_of(curve), across, down, css, title)
-            )
-    return _svg(width, bottom + 38, parts, described)
+            form = '<path class="{} l{}" d="{}"><title>{}</title></path>'
+            drawing.add(form, style, model, path, title)
+    return drawing.svg(width, bottom + 38, f"{described} by epoch")
 
 
 def _path(
-    epochs: Sequence[int],
-    values: Sequence[float | None],
-    across: Scale,
-    down: Scale,
-    css: str,
-    title: str,
-) -> Markup:  # fmt: skip
+    epochs: Sequence[int], values: Sequence[float | None], across: Scale, down: Scale
+) -> str:
     """Return a line that breaks where a value is missing."""
     step = max(1, -(-len(epochs) // MAX_POINTS))
     words, pen = [], "M"
@@ -345,9 +424,7 @@ def _path(
         pen = "L"
     if len(words) == 1:
         words.append("h0.01")
-    return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(
-        css, "".join(words), title
-    )
+    return "".join(words)
 
 
 def _values(rows: Sequence[PairedDifference]) -> dict[str, dict[str, float]]:
@@ -360,105 +437,6 @@ def _values(rows: Sequence[PairedDifference]) -> dict[str, dict[str, float]]:
                 {row.first: first, row.second: second}
             )
     return values
-
-
-def _joined(
-    case_id: str,
-    values: dict[str, float],
-    models: Sequence[str],
-    places: Sequence[float],
-    scale: Scale,
-    decimals: int,
-) -> Markup:  # fmt: skip
-    """Return the marks of one case and the line between them."""
-    marks = [
-        (number, place, values[model], model)
-        for number, (place, model) in enumerate(zip(places, models, strict=True))
-        if model in values
-    ]
-    points = " ".join(f"{place:.1f},{scale(value):.1f}" for _, place, value, _ in marks)
-    title = f"{case_id}: " + ", ".join(
-        f"{model} {value:.{decimals}f}" for _, _, value, model in marks
-    )
-    drawn = Markup().join(
-        mark(number, place, scale(value), title) for number, place, value, _ in marks
-    )
-    return Markup('<g class="case"><polyline class="pair" points="{}"/>{}</g>').format(
-        points, drawn
-    )
-
-
-def _difference(row: PairedDifference, x: float, scale: Scale, decimals: int) -> Markup:
-    """Return the differences of one pair of models, with median and interval."""
-    pairs = zip(row.case_ids, row.differences, strict=True)
-    dots = [
-        _dot("diff", x - 9, scale(value), f"{case_id}: {_signed(value, decimals)}")
-        for case_id, value in pairs
-    ]
-    if row.interval_95 is not None:
-        low, high = row.interval_95
-        dots.append(_line(x + 9, scale(low), x + 9, scale(high), "interval"))
-    if row.median_difference is not None:
-        dots.append(_median(x + 9, scale(row.median_difference), row, decimals))
-    return Markup().join(dots)
-
-
-def _interval_across(
-    row: PairedDifference, scale: Scale, y: float, decimals: int
-) -> Markup:
-    if row.median_difference is None:
-        return _text(136, y + 4, "no pair", "tick", "start")
-    bar = Markup()
-    if row.interval_95 is not None:
-        low, high = row.interval_95
-        bar = _line(scale(low), y, scale(high), y, "interval")
-    return bar + _median(scale(row.median_difference), y, row, decimals)
-
-
-def _directions(row: PairedDifference, scale: Scale, y: float) -> list[Markup]:
-    """Return which model is better on which side of 0."""
-    zero = scale(0.0)
-    down, up = _short(row.first, 14), _short(row.second, 14)
-    if row.metric.better == "lower":
-        down, up = up, down
-    return [
-        mark(0 if down == _short(row.first, 14) else 1, zero - 12, y - 4, ""),
-        _text(zero - 22, y, f"\u2190 {down} better", "row", "end"),
-        mark(1 if up == _short(row.second, 14) else 0, zero + 12, y - 4, ""),
-        _text(zero + 22, y, f"{up} better \u2192", "row", "start"),
-    ]
-
-
-def _median(x: float, y: float, row: PairedDifference, decimals: int) -> Markup:
-    words = f"median {_signed(row.median_difference or 0.0, decimals)}"
-    if row.interval_95 is not None:
-        low, high = (_signed(end, decimals) for end in row.interval_95)
-        words += f", 95 % interval {low} to {high}"
-    return _dot("median", x, y, words)
-
-
-def _axis(
-    scale: Scale, x: float, decimals: int, *, towards: int, grid_to: float
-) -> Markup:
-    """Return an upright axis with its numbers on the left (-1) or right (1)."""
-    anchor = "end" if towards < 0 else "start"
-    shown = max(decimals - 1, _decimals(scale))
-    parts = []
-    for tick in scale.ticks():
-        y = scale(tick)
-        words = _signed(tick, shown) if towards > 0 else _plain(tick, shown)
-        parts.append(_line(x, y, grid_to, y, "grid"))
-        parts.append(_text(x + 6 * towards, y + 4, words, "tick", anchor))
-    return Markup().join(parts)
-
-
-def _decimals(scale: Scale) -> int:
-    """Return how many digits tell the ticks apart."""
-    ticks = scale.ticks()
-    for digits in range(6):
-        if all(abs(round(tick, digits) - tick) < 1e-9 for tick in ticks):  # noqa: PLR2004 - rounding
-            return digits
-    return 6
 
 
 def _places(count: int, first: float, last: float) -> list[float]:
@@ -482,31 +460,3 @@ def _plain(value: float, decimals: int) -> str:
 
 def _short(name: str, most: int = 12) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _dot(css: str, x: float, y: float, title: str) -> Markup:
-    """Return a dot; the style sheet gives it its size."""
-    return Markup(
-        '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>'
-    ).format(css, x, y, title)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
-    return Markup(
-        '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
-    ).format(css, x1, y1, x2, y2)
-
-
-def _text(x: float, y: float, words: str, css: str, anchor: str) -> Markup:
-    return Markup(
-        '<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
-    ).format(css, x, y, anchor, words)
-
-
-def _svg(
-    width: float, height: float, parts: Sequence[Markup], described: str
-) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" '
-        'style="max-width:{:g}px">{}</svg>'
-    ).format(width, height, described, width * 1.25, Markup().join(parts))

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.html import charts
+from nnunet_bridge.ops.paired import p_words
 
 
 def rendered(
@@ -47,6 +48,9 @@ def rendered(
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(
+        number=number,
+        interval=interval,
+        p_value=p_value,
         model_places={name: place for place, name in enumerate(models)},
         key=charts.legend_mark,
         style=_own("page.css"),
@@ -83,6 +87,11 @@ def interval(ends: tuple[float, float] | None, decimals: int) -> str:
         return "\u2013"
     low, high = (number(end, decimals, signed=True) for end in ends)
     return f"{low} to {high}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p as the page writes it."""
+    return "\u2013" if p is None else p_words(p).removeprefix("= ")
 
 
 def sentence(words: str) -> str:

@@ -105,7 +105,6 @@ def write_quality_page(file: Path, content: QualityContent) -> int:
         banner="",
         colours=dict(content.colours),
         marks={str(level): mark for level, mark in MARKS.items()},
-        number=number,
     )
     content_bytes = page.encode()
     write_if_changed(file, content_bytes)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.formats.events import Curve
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.html.page import curve_figures
 from nnunet_bridge.formats.html.parts import number, rendered, sentence
 from nnunet_bridge.formats.sprites import SlicePicture
+from nnunet_bridge.ops.means import StructureMean, mean_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,43 +102,24 @@ def run_page_text(content: RunContent) -> str:
 
 def score_rows(scores: tuple[BoneScore, ...]) -> tuple[ScoreRow, ...]:
     """Return the mean of every structure, then every case."""
-    structures = list(dict.fromkeys(score.structure for score in scores))
-    rows = [
-        ScoreRow(
-            "mean",
-            structure,
-            tuple(_mean_cell(scores, structure, *m) for m in _MEASURES),
-            total=True,
-        )
-        for structure in structures
+    means = [
+        ScoreRow("mean", mean.structure, _cells(mean), total=True)
+        for mean in mean_scores(scores)
     ]
-    rows += [
+    cases = [
         ScoreRow(
             score.case_id,
             score.structure,
-            tuple(_cell(score, key, digits) for key, _, digits in _MEASURES),
-            remark="" if score.state == "scored" else score.state.replace("_", " "),
+            _cells(score if score.state is not ScoreState.BOTH_EMPTY else None),
+            remark=score.state.replace("_", " ").removeprefix("scored"),
         )
         for score in scores
     ]
-    return tuple(rows)
+    return (*means, *cases)
 
 
-def _mean_cell(
-    scores: tuple[BoneScore, ...], structure: str, key: str, _title: str, digits: int
-) -> str:
-    values = [
-        value
-        for score in scores
-        if score.structure == structure and score.state != "both_empty"
-        for value in [getattr(score, key)]
-        if value is not None
-    ]
-    mean = sum(values) / len(values) if values else None
-    return number(mean, digits, signed=key == "volume_error_cm3")
-
-
-def _cell(score: BoneScore, key: str, digits: int) -> str:
-    if score.state == "both_empty":
-        return number(None, digits)
-    return number(getattr(score, key), digits, signed=key == "volume_error_cm3")
+def _cells(measured: BoneScore | StructureMean | None) -> tuple[str, ...]:
+    return tuple(
+        number(getattr(measured, key, None), digits, signed=key == "volume_error_cm3")
+        for key, _, digits in _MEASURES
+    )
