@@ -48,7 +48,7 @@ def put_in_place(new: Path, final: Path) -> None:
 
     The old folder moves aside first and comes back if the new one cannot take its
     place. A crash between the two renames leaves the old folder beside `final`, under
-    the name ``.<name>.replaced-...``.
+    the name ``.<name>.replaced-...``, until the next call for `final` succeeds.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def put_in_place(new: Path, final: Path) -> None:
         else:
             new.rename(final)
         sync_to_disk(final.parent)
-    shutil.rmtree(new, ignore_errors=True)
+    for leftover in (new, *final.parent.glob(f".{final.name}.replaced-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _replace(new: Path, final: Path) -> None:

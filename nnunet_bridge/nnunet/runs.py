@@ -271,7 +271,7 @@ def known_runs(dataset: Dataset) -> list[RunState]:
 def _families(dataset: Dataset) -> list[str]:
     """Return the common beginnings of model folders, ours and unpacked ones."""
     families = [method.family for method in METHODS.values()]
-    for origin in sorted(dataset.results_dir.glob(f"*__*__*/fold_*/{ORIGIN_FILE}")):
+    for origin in sorted(dataset.results_dir.glob(f"[!.]*__*__*/fold_*/{ORIGIN_FILE}")):
         family = origin.parts[-3].rpartition("__")[0]
         if f"{family}__" not in families:
             families.append(f"{family}__")

@@ -94,3 +94,15 @@ def test_S05_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
 
     assert content_of(final) == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "work"]
+
+
+def test_S05_leftovers_of_a_crash_are_removed_by_the_next_call(
+    tmp_path,
+):
+    left = folder_with(tmp_path / ".model.replaced-0a1b2c3d", "old")
+    new = folder_with(tmp_path / "work" / "new", "new")
+
+    put_in_place(new, tmp_path / "model")
+
+    assert not left.exists()
+    assert content_of(tmp_path / "model") == "new"

@@ -8,6 +8,7 @@ from nnunet_bridge.formats.files import only_writer
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import (
+    ORIGIN_FILE,
     known_runs,
     run_state,
     write_record,
@@ -258,3 +259,12 @@ def test_a_record_of_another_form_is_damaged(workspace, content):
     run_in(workspace).record_file.write_text(content)
 
     assert "run.json is damaged at" in state(workspace).reason
+
+
+def test_a_folder_that_a_crash_left_aside_is_not_a_run(workspace):
+    results = Dataset(workspace, DATASET).results_dir
+    aside = results / ".nnUNetTrainerX__nnUNetPlans__2d.replaced-0a1b2c3d" / "fold_0"
+    aside.mkdir(parents=True)
+    (aside / ORIGIN_FILE).write_text("{}")
+
+    assert known_runs(Dataset(workspace, DATASET)) == []
