@@ -66,7 +66,7 @@ class ReportNetwork:
         plans = deepcopy(stock)
         plans["plans_name"] = f"{stock['plans_name']}{self.suffix}{budget.suffix}"
         planned = plans["configurations"].get(CONFIGURATION)
-        plans["configurations"] = {CONFIGURATION: planned} if planned else {}
+        plans["configurations"] = {str(CONFIGURATION): planned} if planned else {}
         if not planned:
             return plans
         smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == BudgetName.SMOKE else None
@@ -79,7 +79,7 @@ class ReportNetwork:
             divisors = [self.divisor] * len(patch)
             patch = patch_within(smoke.largest_patch, patch, divisors)
         planned["patch_size"] = patch
-        plans["nnunet_bridge"] = {CONFIGURATION: self._written(budget)}
+        plans["nnunet_bridge"] = {str(CONFIGURATION): self._written(budget)}
         return plans
 
     def _written(self, budget: Budget) -> dict[str, Any]:
