@@ -17,10 +17,7 @@ from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Workspace, dataset_folder_name
 from nnunet_bridge.nnunet.plans import planner_of
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.comparison.compare import (
-    ComparisonOptions,
-    compare_dataset,
-)
+from nnunet_bridge.pipeline.comparison.compare import ComparisonOptions, compare_dataset
 from nnunet_bridge.pipeline.comparison.report import ComparisonSummary
 from nnunet_bridge.pipeline.ingest.convert import ConversionSummary, convert_study
 from nnunet_bridge.pipeline.labels.score import (

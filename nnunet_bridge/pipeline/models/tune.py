@@ -34,13 +34,7 @@ from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.ops.tuning import (
-    CANDIDATES,
-    Trial,
-    chosen_rules,
-    still_good,
-    tried,
-)
+from nnunet_bridge.ops.tuning import CANDIDATES, Trial, chosen_rules, still_good, tried
 from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 

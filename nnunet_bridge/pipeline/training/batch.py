@@ -9,12 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from nnunet_bridge.core.errors import (
-    InputError,
-    Interrupted,
-    NnUNetError,
-    WorkerKilled,
-)
+from nnunet_bridge.core.errors import InputError, Interrupted, NnUNetError, WorkerKilled
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import RunStatus
@@ -29,12 +24,7 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import prepare_resumption
-from nnunet_bridge.nnunet.runs import (
-    RunState,
-    read_record,
-    run_state,
-    write_record,
-)
+from nnunet_bridge.nnunet.runs import RunState, read_record, run_state, write_record
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.record import origin_of, record_end, record_start
 from nnunet_bridge.pipeline.training.request import TrainingRequest

@@ -153,10 +153,7 @@ def estimates_of(
 
 
 def _prediction(
-    dataset: Dataset,
-    plans: Plans,
-    configuration: str,
-    original: tuple[int, ...],
+    dataset: Dataset, plans: Plans, configuration: str, original: tuple[int, ...]
 ) -> Footprint:
     """Return what predicting a case with one fold needs, but for its weights."""
     found = read_json(dataset.planned_dir / "dataset_fingerprint.json")
@@ -209,12 +206,7 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 
 
 def require_memory_for_training(
-    run: Run,
-    method: Method,
-    machine: Machine,
-    device: str,
-    *,
-    loaders: int,
+    run: Run, method: Method, machine: Machine, device: str, *, loaders: int
 ) -> int:
     """Refuse a training that cannot fit; return the memory of the host that it needs.
 

@@ -18,9 +18,7 @@ from nnunet_bridge.nnunet.runs import run_state
 from nnunet_bridge.nnunet.splits import Splits
 
 
-def in_stages(
-    runs: Sequence[Run],
-) -> tuple[list[Run], list[Run]]:
+def in_stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Return the runs that need no other, and those of the cascade."""
     cascade = [run for run in runs if run.configuration == CASCADE]
     return [run for run in runs if run not in cascade], cascade

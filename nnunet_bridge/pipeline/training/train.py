@@ -13,12 +13,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import chosen_device
 from nnunet_bridge.nnunet.names import Dataset, Run
-from nnunet_bridge.nnunet.runs import (
-    known_runs,
-    planned_runs,
-    run_state,
-    write_record,
-)
+from nnunet_bridge.nnunet.runs import known_runs, planned_runs, run_state, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
@@ -156,10 +151,7 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
 
 
 def _shares(
-    request: TrainingRequest,
-    todo: Sequence[Run],
-    host: Host,
-    device: str,
+    request: TrainingRequest, todo: Sequence[Run], host: Host, device: str
 ) -> tuple[Resources, int]:
     """Return what each run may use, and how many train side by side.
 

@@ -27,12 +27,7 @@ from nnunet_bridge.nnunet.commands import Beginning, encoder_command
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
-from nnunet_bridge.nnunet.names import (
-    DATASET_FOLDER,
-    Dataset,
-    Run,
-    Workspace,
-)
+from nnunet_bridge.nnunet.names import DATASET_FOLDER, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.runs import can_resume, known_runs
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.pack import unpack_model
@@ -149,9 +144,7 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
         best.run, read_json(model_dir / PLANS_FILE), read_json(model_dir / DATASET_FILE)
     )
     ours = _network(
-        run,
-        read_json(run.plans_file),
-        read_json(run.dataset.raw_dir / DATASET_FILE),
+        run, read_json(run.plans_file), read_json(run.dataset.raw_dir / DATASET_FILE)
     )
     differs = [key for key in ours if theirs.get(key) != ours[key]]
     if differs:
