@@ -26,7 +26,7 @@ from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.formats.preview import write_preview
 from nnunet_bridge.formats.slicer_write import write_labelmap_segmentation
-from nnunet_bridge.formats.tables import write_volumes
+from nnunet_bridge.formats.tables import read_volumes, write_volumes
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region, put_back
 from nnunet_bridge.pipeline.labels.mesh import write_meshes
@@ -136,10 +136,10 @@ def require_source_slices(slices: tuple[SourceSlice, ...]) -> None:
         )
 
 
-def finished_record(
+def finished_case(
     case_dir: Path, facts: JsonObject, labels: LabelTable, grid: Grid
-) -> JsonObject | None:
-    """Return the record of a finished case, or None if it must be predicted.
+) -> tuple[JsonObject, tuple[StructureVolume, ...]] | None:
+    """Return record and volumes of a finished case; None if it must be predicted.
 
     Parameters
     ----------
@@ -160,9 +160,10 @@ def finished_record(
         return None
     try:
         labelmap = read_labelmap(case_dir / CASE_LABELS, labels)
+        volumes = read_volumes(case_dir / CASE_VOLUMES)
     except BridgeError:
         return None
-    return record if labelmap.grid.matches(grid) else None
+    return (record, volumes) if record and labelmap.grid.matches(grid) else None
 
 
 @dataclass(slots=True)

@@ -1,12 +1,12 @@
 """Predict new images: labelmaps, volumes, meshes and a quality rating for each.
 
 Every case gets a folder of its own, on the grid of its input. A finished case
-(`outputs.finished_record`) is not predicted again.
+(`outputs.finished_case`) is not predicted again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +34,7 @@ from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import recorded_region, region_in, region_record
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
-from nnunet_bridge.formats.tables import read_volumes, write_volumes
+from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
@@ -61,7 +61,7 @@ from nnunet_bridge.pipeline.prediction.outputs import (
     RECORD,
     CompletedLabelmaps,
     PredictedImage,
-    finished_record,
+    finished_case,
     require_source_slices,
     write_outputs,
 )
@@ -138,7 +138,9 @@ def predict_images(
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     write_if_changed(out / "dataset.json", trained.description)
-    write_volumes(out / CASE_VOLUMES, run.volumes_of(cases))
+    write_volumes(
+        out / CASE_VOLUMES, [volume for case in cases for volume in case.volumes]
+    )
     write_quality(out, trained.labels)
     return PredictSummary(dataset.name, model.reason, cases, out)
 
@@ -173,7 +175,6 @@ class _PredictionRun:
     network: Network
     _cases: dict[str, PredictedCase] = field(default_factory=dict)
     _waiting: dict[str, _WaitingImage] = field(default_factory=dict)
-    _volumes: dict[str, tuple[StructureVolume, ...]] = field(default_factory=dict)
 
     def predict(
         self, sources: Sequence[ImageSource], resources: Resources
@@ -194,12 +195,6 @@ class _PredictionRun:
         if self._waiting:
             self._predict_waiting(len(sources), resources)
         return tuple(self._cases[source.case_id] for source in sources)
-
-    def volumes_of(self, cases: Sequence[PredictedCase]) -> list[StructureVolume]:
-        """Return the volumes of predicted cases, in their order."""
-        return [
-            volume for case in cases for volume in self._volumes.get(case.case_id, ())
-        ]
 
     def _first_pass(self) -> FirstPass | None:
         if not self.options.region.auto:
@@ -376,19 +371,17 @@ class _PredictionRun:
             self.options,
         )
         findings = (*image.findings, *written.findings)
-        volumes_mm3 = {one.structure: one.volume_mm3 for one in written.volumes}
         Kept(case_dir / RECORD, image.facts).save(
             {
                 **self._provenance(image),
                 "cleaning": account,
-                "volumes_mm3": volumes_mm3,
+                "volumes_mm3": {v.structure: v.volume_mm3 for v in written.volumes},
                 "quality": quality.as_json(),
                 "findings": findings_record(findings),
                 **written.as_json(),
             }
         )
-        self._volumes[case_id] = written.volumes
-        return self._case(case_id, volumes_mm3, findings, quality)
+        return self._case(case_id, written.volumes, findings, quality)
 
     def _on_image_grid(
         self, case_id: str, image: _WaitingImage, predicted: Labelmap
@@ -424,22 +417,21 @@ class _PredictionRun:
         if self.options.force:
             return False
         case_dir = self.out / case_id
-        record = finished_record(case_dir, image.facts, self.trained.labels, image.grid)
-        if record is None:
+        found = finished_case(case_dir, image.facts, self.trained.labels, image.grid)
+        if found is None:
             return False
+        record, volumes = found
         cut = region_in(record["cut"] or {})
         grid = image.grid if cut is None else cut.grid
         findings = image.findings + geometry_warnings(grid, self.trained.seen)
-        self._volumes[case_id] = read_volumes(case_dir / CASE_VOLUMES)
-        self._cases[case_id] = self._case(
-            case_id, record["volumes_mm3"], findings, recorded_quality(record)
-        )
+        quality = recorded_quality(record)
+        self._cases[case_id] = self._case(case_id, volumes, findings, quality)
         return True
 
     def _case(
         self,
         case_id: str,
-        volumes_mm3: Mapping[str, float],
+        volumes: tuple[StructureVolume, ...],
         findings: tuple[Finding, ...],
         quality: Quality | None,
     ) -> PredictedCase:
@@ -448,7 +440,7 @@ class _PredictionRun:
             for file in (self.out / case_id).rglob("*")
             if file.is_file()
         )
-        return PredictedCase(case_id, findings, volumes_mm3, tuple(files), quality)
+        return PredictedCase(case_id, findings, volumes, tuple(files), quality)
 
 
 def _require_dicom(sources: Sequence[ImageSource]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.cases import CaseReport, exit_code_of
 from nnunet_bridge.core.quality import Quality, count_levels
+from nnunet_bridge.core.scores import StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.pipeline.prediction.quality import QUALITY_PAGE
 
@@ -16,15 +16,20 @@ from nnunet_bridge.pipeline.prediction.quality import QUALITY_PAGE
 class PredictedCase(CaseReport):
     """The outcome of one image; a refused one has no volumes and no files."""
 
-    volumes_mm3: Mapping[str, float] = field(default_factory=dict)
+    volumes: tuple[StructureVolume, ...] = ()
     files: tuple[str, ...] = ()
     quality: Quality | None = None
     """None if it was refused, or predicted before there were quality ratings."""
 
+    @property
+    def volumes_mm3(self) -> dict[str, float]:
+        """The volume of every structure."""
+        return {volume.structure: volume.volume_mm3 for volume in self.volumes}
+
     def details(self) -> JsonObject:
         """Return the entries of a predicted case beside the common ones."""
         return {
-            "volumes_mm3": dict(self.volumes_mm3),
+            "volumes_mm3": self.volumes_mm3,
             "files": list(self.files),
             "quality": self.quality.as_json() if self.quality else None,
         }

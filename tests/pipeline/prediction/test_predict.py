@@ -6,6 +6,7 @@ import sys
 import pytest
 from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
 
+from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
@@ -75,6 +76,20 @@ def test_the_table_of_volumes_joins_those_of_all_cases_new_and_finished(
     predict_legs()
 
     assert (tmp_path / "out" / "volumes.csv").read_bytes() == table
+
+
+def test_the_report_of_a_case_lists_its_files_and_volumes_and_again_when_finished(
+    predict_legs, tmp_path
+):
+    new, finished = (predict_legs().as_json()["cases"] for _ in range(2))
+
+    folder = tmp_path / "out" / "leg_1"
+    files = [f.relative_to(tmp_path / "out") for f in folder.rglob("*") if f.is_file()]
+    assert new[0]["files"] == sorted(map(str, files))
+    assert "leg_1/prediction.json" in new[0]["files"]
+    record = read_json(folder / "prediction.json")
+    assert new[0]["volumes_mm3"] == record["volumes_mm3"] == {"tibia": 660, "femur": 0}
+    assert finished == new
 
 
 def test_a_case_is_reported_in_the_form_of_all_commands(predict_legs):
