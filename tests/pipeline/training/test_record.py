@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.training_options import TrainingOptions
@@ -17,6 +18,7 @@ from nnunet_bridge.pipeline.training.record import (
     origin_of,
     record_end,
     record_start,
+    require_same_origin,
 )
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 
@@ -102,6 +104,41 @@ def test_a_start_without_an_end_was_killed_and_is_kept(workspace):
 
     exits = [one["exit"] for one in record(workspace)["attempts"]]
     assert exits == [KILLED, "finished"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda run: run.plans_file.write_text('{"a": 1}'), "the plans"),
+        (lambda run: run.dataset.splits_file.write_text("[]"), "the splits"),
+        (lambda run: run.record_file.write_text("{"), "is damaged"),
+    ],
+)
+def test_N06_a_run_of_another_origin_is_not_resumed(workspace, change, reason):
+    run = resumable(workspace)
+    change(run)
+    origin = origin_of(run, "state of the dataset")
+
+    with pytest.raises(InputError, match=f"2d fold 0: .*{reason}") as caught:
+        require_same_origin({run: origin})
+
+    assert caught.value.code == "N06"
+    assert "--restart" in str(caught.value)
+
+
+def test_N06_what_an_older_version_did_not_record_is_no_change(workspace):
+    run = resumable(workspace)
+    origin = origin_of(run, "state of the dataset")
+
+    require_same_origin({run: {**origin, "pretrained": "0" * 64}})
+
+
+def resumable(workspace):
+    begin(workspace)
+    run = run_in(workspace)
+    run.fold_dir.mkdir(parents=True)
+    (run.fold_dir / "checkpoint_latest.pth").write_bytes(b"weights")
+    return run
 
 
 def test_R11_no_host_user_or_folder_stands_in_the_record(workspace):
