@@ -34,6 +34,11 @@ class Check:
     needed: bool = True
     """Whether everything fails without it."""
 
+    @property
+    def mark(self) -> str:
+        """Its result in a word."""
+        return "ok" if self.ok else "MISSING" if self.needed else "-"
+
 
 @dataclass(frozen=True, slots=True)
 class DoctorSummary:
@@ -58,11 +63,8 @@ class DoctorSummary:
 
     def as_text(self) -> str:
         """Return one line a check."""
-        marks = {(True, True): "ok", (True, False): "ok"}
-        marks |= {(False, True): "MISSING", (False, False): "-"}
         return "\n".join(
-            f"{marks[check.ok, check.needed]:>8}  {check.name:10} {check.detail}"
-            for check in self.checks
+            f"{check.mark:>8}  {check.name:10} {check.detail}" for check in self.checks
         )
 
 

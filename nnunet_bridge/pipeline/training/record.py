@@ -32,8 +32,13 @@ from nnunet_bridge.nnunet.training_options import SEED, TrainingOptions
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 _PACKAGES = (
-    *("nnunet-bridge", "nnunetv2", "torch", "numpy", "SimpleITK"),
-    *("batchgeneratorsv2", "dynamic-network-architectures"),
+    "nnunet-bridge",
+    "nnunetv2",
+    "torch",
+    "numpy",
+    "SimpleITK",
+    "batchgeneratorsv2",
+    "dynamic-network-architectures",
 )
 KILLED = "killed, or the machine went down"
 _EXIT_WORDS = {RunStatus.DONE: "finished", RunStatus.STOPPED: "interrupted"}
@@ -157,12 +162,12 @@ def _facts(run: Run, request: TrainingRequest) -> JsonObject:
     """Return what a reader needs to repeat the training."""
     model, budget = request.method.model, request.method.budget.name
     versions = software_versions(_PACKAGES)
+    command = (
+        f"nnunet-bridge train {run.dataset} -c {run.configuration} -f {run.fold} "
+        f"--model {model} --budget {budget}"
+    )
     return {
-        "command": [
-            *("nnunet-bridge", "train", run.dataset.name, "-c", run.configuration),
-            *("-f", str(run.fold), "--model", model, "--budget", budget),
-            *request.options.without_paths().words(),
-        ],
+        "command": [*command.split(), *request.options.without_paths().words()],
         "dataset": run.dataset.name,
         "configuration": run.configuration,
         "fold": run.fold,
