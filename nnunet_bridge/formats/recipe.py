@@ -1,8 +1,8 @@
 """The recipe `dataset.toml`: how a study folder becomes a dataset.
 
 All mistakes of a recipe are reported at once, each with its place, such as
-``merge.priority``. A recipe that was read is true: its patterns compile, its names
-exist, its labels have no gap.
+``merge.priority``. A recipe that was read is valid: its patterns compile, its names
+exist, its label values have no gap.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ import json
 import re
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
 from nnunet_bridge.core.errors import BridgeError, RecipeError
@@ -28,8 +35,6 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import IGNORE
-
-"""nnU-Net's name for voxels that nobody judged."""
 
 SIDE_WORDS = {
     "l": "left", "left": "left", "r": "right", "right": "right",
@@ -53,7 +58,7 @@ class _Part(BaseModel):
 
 
 class DatasetPart(_Part):
-    """``[dataset]``: number, name, channel and how cases are called."""
+    """``[dataset]``: number, name, channel and the form of case ids."""
 
     id: int = Field(ge=1, le=999)
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")
@@ -62,7 +67,7 @@ class DatasetPart(_Part):
 
 
 class ScansPart(_Part):
-    """``[scans]``: one folder a patient, and which of its series."""
+    """``[scans]``: one folder per patient, and the series to read."""
 
     folder: str = "Raw DICOM MRI Scans"
     pattern: str = r"(?P<index>\d+)_.*_(?P<code>[^_]+)"
@@ -78,11 +83,11 @@ class ScansPart(_Part):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        return _checked_pattern(pattern, needs=("index",))
+        return _checked_pattern(pattern, ("index",))
 
 
 class MasksPart(_Part):
-    """``[masks]``: where masks lie and what their names mean."""
+    """``[masks]``: the folders of masks and the meaning of their names."""
 
     folder: tuple[str, ...] = tuple(_LOWER_LIMB_MASKS)
     pattern: str = (
@@ -107,15 +112,11 @@ class MasksPart(_Part):
             return value
         return {key: (v,) if isinstance(v, int) else v for key, v in value.items()}
 
-    @field_validator("pattern")
+    @field_validator("pattern", "segmentation")
     @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        return _checked_pattern(pattern, needs=("index", "structure"))
-
-    @field_validator("segmentation")
-    @classmethod
-    def _compiles_too(cls, pattern: str) -> str:
-        return _checked_pattern(pattern, needs=("index",))
+    def _compiles(cls, pattern: str, info: ValidationInfo) -> str:
+        needs = ("index", "structure")
+        return _checked_pattern(pattern, needs[: 1 + (info.field_name == "pattern")])
 
 
 class MergePart(_Part):
@@ -136,7 +137,7 @@ class RegionPart(_Part):
 
 
 class SlurmPart(_Part):
-    """``[slurm]``: what a training asks of a cluster."""
+    """``[slurm]``: the resources that a training requests from a cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -149,7 +150,7 @@ class SlurmPart(_Part):
 
 
 class Recipe(_Part):
-    """A whole recipe; `read_recipe` makes one."""
+    """A whole recipe; see `read_recipe`."""
 
     dataset: DatasetPart
     scans: ScansPart = ScansPart()
@@ -165,7 +166,7 @@ class Recipe(_Part):
 
     @cached_property
     def structures(self) -> tuple[str, ...]:
-        """What can be drawn, in the order of the label values, sides not counted."""
+        """The structures without sides, in the order of their label values."""
         names = sorted(self.labels, key=lambda name: self.labels[name])
         return tuple(dict.fromkeys(map(self._without_side, names)))
 
@@ -186,7 +187,7 @@ class Recipe(_Part):
 
     @property
     def uses_ignore(self) -> bool:
-        """Whether voxels nobody judged can occur."""
+        """Whether cases may have ignored voxels."""
         return self.merge.missing == IGNORE or any(
             state == IGNORE
             for states in self.cases.values()
@@ -194,13 +195,7 @@ class Recipe(_Part):
         )
 
     def with_scans(self, **words: Any) -> Recipe:  # noqa: ANN401 - as `ScansPart` has them
-        """Return a recipe with other choices about the series.
-
-        Raises
-        ------
-        RecipeError
-            If one of them is not possible.
-        """
+        """Return a recipe with other values in ``[scans]``, or raise `RecipeError`."""
         try:
             scans = ScansPart.model_validate(self.scans.model_dump() | words)
         except ValidationError as error:
@@ -209,36 +204,25 @@ class Recipe(_Part):
         return self.model_copy(update={"scans": scans})
 
     def spec(self) -> DatasetSpec:
-        """Return what the dataset is called and holds."""
+        """Return name, channels and labels of the dataset."""
         return DatasetSpec(
             self.dataset.id, self.dataset.name, (self.dataset.channel,), self.table
         )
 
     def case_id(self, groups: Groups) -> str:
-        """Return the id of the case with these named groups.
-
-        Raises
-        ------
-        InputError
-            If the id could not be a file name everywhere (F02, F03).
-        """
+        """Return the id of the case with these groups (F02, F03: no file name)."""
         values = {key: _as_number(value) for key, value in groups.items()}
         return checked_case_id(self.dataset.case.format(**values))
 
     def structure_of(self, written: str, side: str = "") -> tuple[str, str]:
-        """Return which structure, and of which side, a written name means.
+        """Return the structure and the side that a written name means.
 
-        Parameters
-        ----------
-        written : str
-            From a file name or a segment; compared case-folded and trimmed.
-        side : str
-            What is known of the side already.
+        Names are compared case-folded and trimmed; a known `side` wins over the name.
 
         Raises
         ------
         Refused
-            If no structure is called so; names the nearest one (K21).
+            If the name is unknown; the message has the nearest known one (K21).
         """
         name = folded(written)
         if name in self._names:
@@ -250,8 +234,8 @@ class Recipe(_Part):
         hint = f" Did you mean {near[0]}?" if near else ""
         raise Refused.because(
             "K21",
-            f"{quoted(written)} is no structure of the recipe "
-            f"({', '.join(self.structures)}).{hint} Rename it, or add it to "
+            f"Unknown structure {quoted(written)}; the recipe has "
+            f"{', '.join(self.structures)}.{hint} Rename it, or add it to "
             "[labels.aliases].",
         )
 
@@ -261,7 +245,7 @@ class Recipe(_Part):
         Raises
         ------
         Refused
-            If sides are kept apart and the mask's side is not known (K21).
+            If left and right are separate labels and the side is unknown (K21).
         """
         names = {label.name for label in self.table}
         for name in (f"{structure}_{side or 'middle'}", structure):
@@ -277,24 +261,24 @@ class Recipe(_Part):
         )
 
     def values_of(self, written: str) -> tuple[int, ...]:
-        """Return which values of a mask mean the structure that a name means (K06)."""
+        """Return the values of a structure in its mask; () for any value (K06)."""
         try:
             structure, _ = self.structure_of(written)
         except Refused:
-            return ()  # whoever places the mask will say that the name is unknown
+            return ()  # `structure_of` refuses it when the mask is placed
         return self.masks.values.get(structure, ())
 
     def slices_of(self, case_id: str) -> tuple[int, int] | None:
-        """Return the slices that masks without a place show, if it is stated (K20)."""
+        """Return the slices that masks without a position cover, if stated (K20)."""
         stated = self.masks.slices
         return stated.get(case_id) if isinstance(stated, dict) else stated
 
     def decisions(self) -> JsonObject:
-        """Return all that decides about a case, as JSON holds it."""
+        """Return every entry that affects a case, as JSON."""
         return self.model_dump(mode="json", exclude={"slurm"})
 
     def digest(self) -> str:
-        """Return a hash that changes when anything that decides about a case does."""
+        """Return a hash of `decisions`."""
         resolved = json.dumps(self.decisions(), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()
 
@@ -317,15 +301,10 @@ class Recipe(_Part):
 def read_recipe(source: str | Path) -> Recipe:
     """Return the recipe in a file, or a shipped one by its name.
 
-    Parameters
-    ----------
-    source : str or Path
-        A TOML file, or a bare name such as ``hippocampus``.
-
     Raises
     ------
     RecipeError
-        If there is none, or it is not valid; with all mistakes.
+        If there is no such recipe, or it is not valid; the message has all mistakes.
     """
     file = _recipe_file(source)
     try:
@@ -338,7 +317,7 @@ def read_recipe(source: str | Path) -> Recipe:
 
 
 def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
-    """Return the recipe that parsed TOML describes.
+    """Return the recipe of parsed TOML.
 
     Raises
     ------
@@ -364,7 +343,7 @@ def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
+    """Return the recipes of this package by name."""
     package = Path(__file__).parents[1]
     return {
         file.parent.name: file
@@ -383,20 +362,20 @@ def _recipe_file(source: str | Path) -> Path:
     if _SHIPPED_NAME.fullmatch(str(source)) and str(source) in shipped:
         return shipped[str(source)]
     raise RecipeError(
-        f"There is no recipe {source}: name a file, or one of those that come with "
-        f"the package ({', '.join(sorted(shipped))})."
+        f"There is no recipe {source}: name a file, or a recipe of this package "
+        f"({', '.join(sorted(shipped))})."
     )
 
 
 def _described(fault: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
     place = ".".join(str(step) for step in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"{place}: is no entry that a recipe knows"
+        return f"{place}: unknown entry"
     return f"{place}: {str(fault['msg']).removeprefix('Value error, ')}"
 
 
 def _contradictions(raw: Mapping[str, Any]) -> list[str]:
-    """Find what no single entry can show; bear any other mistake in silence."""
+    """Return the mistakes that involve several entries; ignore others."""
     labels = {
         name: value
         for name, value in _table(raw, "labels").items()
@@ -405,11 +384,11 @@ def _contradictions(raw: Mapping[str, Any]) -> list[str]:
     faults = []
     if sorted(labels.values()) != list(range(1, len(labels) + 1)) and labels:
         faults.append(
-            f"labels: the values must be 1, 2, ... without gap, not "
+            "labels: the values must be 1, 2, ... without gap, not "
             f"{sorted(labels.values())}"
         )
     faults += [
-        f"labels.{n}: this name is nnU-Net's own"
+        f"labels.{n}: nnU-Net reserves this name"
         for n in labels
         if n in ("background", IGNORE)
     ]
@@ -423,7 +402,7 @@ def _contradictions(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
-    """Find names of structures that [labels] does not have."""
+    """Return the uses of structures that [labels] does not have."""
     known = set(labels)
     for name in labels:
         known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
@@ -442,7 +421,7 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
         if isinstance(name, str) and known and name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            faults.append(f"{place}: {name!r} is no label{hint}")
+            faults.append(f"{place}: unknown label {name!r}{hint}")
     return faults
 
 
@@ -462,7 +441,7 @@ def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[
 
 
 def _case_faults(raw: Mapping[str, Any]) -> list[str]:
-    """Try the case format on the groups of the pattern."""
+    """Check the form of case ids against the groups of the pattern."""
     form = _table(raw, "dataset").get("case", "")
     pattern = _table(raw, "scans").get("pattern", ScansPart().pattern)
     if not isinstance(form, str) or not isinstance(pattern, str) or not form:
@@ -475,12 +454,12 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
     if unknown := sorted(used - known):
         return [
             (
-                f"dataset.case: {{{unknown[0]}}} is no named group of scans.pattern "
+                f"dataset.case: {{{unknown[0]}}} is not a named group of scans.pattern "
                 f"({', '.join(sorted(known)) or 'it has none'})"
             )
         ]
     if not used:
-        return ["dataset.case: all cases would be called the same; use {index:03d}"]
+        return ["dataset.case: all cases would get one id; use {index:03d}"]
     try:
         checked_case_id(form.format(**dict.fromkeys(used, 1)))
     except (BridgeError, ValueError) as error:
@@ -504,7 +483,7 @@ def _table(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _checked_pattern(pattern: str, *, needs: tuple[str, ...]) -> str:
+def _checked_pattern(pattern: str, needs: Sequence[str]) -> str:
     try:
         groups = re.compile(pattern).groupindex
     except re.error as error:
@@ -516,7 +495,7 @@ def _checked_pattern(pattern: str, *, needs: tuple[str, ...]) -> str:
 
 
 def folded(name: str) -> str:
-    """Return a name as names are compared: case folded, without idle spaces."""
+    """Return a name for comparison: case-folded, with single spaces."""
     return " ".join(name.casefold().split())
 
 

@@ -74,10 +74,10 @@ def test_all_mistakes_are_reported_at_once_with_their_place():
         ({"masks": {"pattern": r"(?P<index>\d+)"}}, "needs a named group .*structure"),
         ({"region": {"slices": [5, 5]}}, "0 <= first < end"),
         ({"merge": {"priority": ["tibbia"]}}, "did you mean tibia"),
-        ({"labels": {"tibia": 1, "ignore": 2}}, "nnU-Net's own"),
+        ({"labels": {"tibia": 1, "ignore": 2}}, "nnU-Net reserves"),
         ({"labels": {"tibia": 1, "Tibia ": 2}}, "differ only in case"),
         ({"labels": {"a": 1, "b": 2, "aliases": {"a": ["x"], "b": ["X"]}}}, "already"),
-        ({"dataset": {"id": 1, "name": "x", "case": "same"}}, "called the same"),
+        ({"dataset": {"id": 1, "name": "x", "case": "same"}}, "would get one id"),
         (
             {"dataset": {"id": 1, "name": "x", "case": "a_{index:04d}"}},
             "reads '_0000'",

@@ -8,6 +8,7 @@ import copy
 import gc
 import json
 import re
+import shutil
 import warnings
 from dataclasses import dataclass, field
 
@@ -110,7 +111,7 @@ def localiser(folder):
     save(base(1, uids=uids, iop=(1, 0, 0, 0, 0, -1)), folder, prefix="y")
 
 
-@row("D02 two stacks", "refused", "D02", r"12 agree, 5 do not", excluded=17)
+@row("D02 two stacks", "refused", "D02", r"12 agree, 5 differ", excluded=17)
 def two_stacks(folder):
     uids = new_uids()
     save(base(uids=uids), folder)
@@ -162,7 +163,7 @@ def repeats(folder):
     save(each(base(uids=uids), AcquisitionNumber=2), folder, prefix="r2")
 
 
-@row("D07 copy", "fixed", "D07", r"1 slice\(s\) were there twice", excluded=1)
+@row("D07 copy", "fixed", "D07", r"1 slices exist twice", excluded=1)
 def copied(folder):
     slices = base()
     save([*slices, copy.deepcopy(slices[4])], folder)
@@ -195,7 +196,7 @@ row("D09 overlap", "refused", "D09", r"3 places hold more than one", excluded=24
     stations
 )
 row(
-    "D09 first", "warned", "D09", r"3 places.*differ by 912\.8 on average",
+    "D09 first", "warned", "D09", r"3 places.*Mean difference.*912\.8",
     words=("--overlap", "first"), used=21, excluded=3,
 )(stations)  # fmt: skip
 row("D09 mean", "warned", "D09", r"averaged", words=("--overlap", "mean"), used=24)(
@@ -238,7 +239,7 @@ def no_groups(folder):
     save([whole], folder)
 
 
-@row("D13 index", "accepted", "D13", r"1 file\(s\) left out \(index", excluded=1)
+@row("D13 index", "accepted", "D13", r"1 files left out \(index", excluded=1)
 def index(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # its temporary folders
@@ -269,7 +270,7 @@ def index_leading_out(folder):
     "D14 foreign files",
     "warned",
     "D14",
-    r"1 file\(s\) of the folder are empty",
+    r"1 files of the folder are empty",
     excluded=4,
 )
 def foreign(folder):
@@ -425,7 +426,7 @@ def no_spacing(folder):
 
 
 @row(
-    "G12 contradicted", "refused", "G12", r"say that Pixel Spacing is 0\.75",
+    "G12 contradicted", "refused", "G12", r"Pixel Spacing in the headers is 0\.75",
     words=("--pixel-spacing", "0.5", "0.5"), excluded=12,
 )  # fmt: skip
 def spacing_known(folder):
@@ -614,7 +615,7 @@ def zeros(folder):
     save(each(base(), PixelData=bytes(2048)), folder)
 
 
-@row("P11 one empty slice", "warned", "P11", r"1 slice\(s\) inside")
+@row("P11 one empty slice", "warned", "P11", r"1 slices inside")
 def empty_slice(folder):
     slices = base()
     slices[6].PixelData = bytes(2048)
@@ -639,14 +640,20 @@ def odd_text(folder):
         file.write_bytes(file.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999"))
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Return the scan of a sound patient, written once."""
+    return scan(tmp_path_factory.mktemp("sound"), 2, "2B")
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_of_the_fault_matrix_reaches_the_user(tmp_path, name):
+def test_a_row_of_the_fault_matrix_reaches_the_user(tmp_path, sound, name):
     row = ROWS[name]
     study = tmp_path / "study"
     row.make(study / SCANS / "1_AutoBindWATER_650_1A")
     alone = bool(row.words)  # what is asked for would concern the other one as well
     if not alone:
-        scan(study, 2, "2B")
+        shutil.copytree(sound, study / SCANS / sound.name)
     recipe = tmp_path / "dataset.toml"
     recipe.write_text(RECIPE)
 

@@ -290,7 +290,7 @@ ROWS = {
     ),
     "K11 no place": (
         lambda s: plain(s, TIBIA, sform_code=0, qform_code=0),
-        REFUSE, ["K11"], "does not say where",
+        REFUSE, ["K11"], "has no place in the patient",
     ),
     "K11 shear": (
         lambda s: plain(s, TIBIA, sform=SHEARED, qform_code=0),
