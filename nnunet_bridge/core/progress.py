@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -42,3 +44,14 @@ class Silent:
 
     def show(self, draw: Callable[[int], str]) -> None:
         """Draw nothing."""
+
+
+def steps(
+    progress: Progress | None, stage: str, named: Collection[tuple[str, Item]]
+) -> Iterator[tuple[str, Item]]:
+    """Yield named items as the steps of a stage; each is reported when it is done."""
+    listener = progress or Silent()
+    listener.stage(stage, len(named))
+    for done, (name, item) in enumerate(named, start=1):
+        yield name, item
+        listener.advance(done, name)

@@ -11,7 +11,10 @@ from nnunet_bridge.formats.files import clear_os_errors
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of
 from nnunet_bridge.nnunet.names import Workspace
-from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
+from nnunet_bridge.pipeline.ingest.phantom_study import (
+    PhantomParameters,
+    write_phantom_study,
+)
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
 UNSEEN = 2
@@ -52,9 +55,8 @@ def run_demo(
     work = folder / "work"
     with clear_os_errors(f"write {work}"):
         work.mkdir(parents=True, exist_ok=True)
-    study = write_phantom_study(
-        folder / "study", patients=patients - UNSEEN, unseen=UNSEEN, progress=shown
-    )
+    parameters = PhantomParameters(patients - UNSEEN, UNSEEN)
+    study = write_phantom_study(folder / "study", parameters, progress=shown)
     options = StudyOptions(
         method_of(DEFAULT_MODEL, "smoke"), ALWAYS_PLANNED, ("0",), device
     )

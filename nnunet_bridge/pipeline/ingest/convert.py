@@ -22,7 +22,7 @@ from nnunet_bridge.core.cases import (
 )
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, warning, worst
-from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
@@ -145,14 +145,11 @@ def check_study(
     InputError
         If no scan of the study fits the recipe.
     """
-    listener = progress or Silent()
     plan = plan_study(study, recipe)
     dataset = dataset_folder_name(recipe.spec())
     tally = _Tally(plan, _left_out(study, recipe, plan))
-    listener.stage("check", len(plan.cases))
-    for done, case_plan in enumerate(plan.cases, start=1):
+    for _, case_plan in steps(progress, "check", _named(plan)):
         _check(case_plan, recipe, tally)
-        listener.advance(done, case_plan.case_id)
     if workspace_raw_dir is not None:
         dataset_dir = workspace_raw_dir / dataset
         tally.findings += _workspace_findings(study, dataset_dir, tally.bytes_needed)
@@ -206,27 +203,28 @@ def convert_study(
     with only_writer(lock, f"The dataset {dataset}"):
         writer = DatasetWriter(workspace_raw_dir, dataset, recipe, force=force)
         try:
-            return _convert_all(tally, writer, progress or Silent())
+            return _convert_all(tally, writer, progress)
         finally:
             writer.close()
 
 
 def _convert_all(
-    tally: _Tally, writer: DatasetWriter, listener: Progress
+    tally: _Tally, writer: DatasetWriter, progress: Progress | None
 ) -> ConversionSummary:
-    plans = tally.plan.cases
-    listener.stage("convert", len(plans))
-    for done, plan in enumerate(plans, start=1):
+    for _, plan in steps(progress, "convert", _named(tally.plan)):
         kept = writer.kept(plan)
         if kept is None:
             _convert(plan, writer, tally)
         else:
             tally.files.update(kept.files)
             tally.add(plan, kept.noticed())
-        listener.advance(done, plan.case_id)
-    writer.finish({plan.case_id for plan in plans}, tally.left_out)
+    writer.finish({plan.case_id for plan in tally.plan.cases}, tally.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
+
+
+def _named(plan: StudyPlan) -> list[tuple[str, CasePlan]]:
+    return [(case.case_id, case) for case in plan.cases]
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""Write a study of synthetic patients, as a scanner and 3D Slicer would leave it.
+"""Write a study of synthetic patients in the form of a scanner and of 3D Slicer.
 
-The folder follows the convention of the source report: one folder of DICOM files a
-patient, and one mask file a bone and side. One patient's masks are cropped, and those
+The folder follows the convention of the source report: one folder of DICOM files per
+patient, and one mask file per bone and side. One patient's masks are cropped, and those
 of another one are segments of a single file, as 3D Slicer can save them. Two calls with
 the same parameters give the same bytes, and the second one writes nothing.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, LabelTable, default_colour
-from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.formats.dicom.write import write_series
 from nnunet_bridge.formats.files import read_json, write_json, write_text
 from nnunet_bridge.formats.nifti import write_labelmap
@@ -39,21 +39,22 @@ PARAMETERS = "phantom.json"
 
 SCAN_NAME = "AutoBindWATER_650"
 WATER_IMAGE = ("ORIGINAL", "PRIMARY", "M", "WATER")
-"""*Image Type* of a Dixon water image; the recipe chooses the series by it."""
+"""*Image Type* of a Dixon water image; the recipe selects the series by it."""
 
 CROPPED_PATIENT = 2
-"""The masks of this one are cropped to their bone, as 3D Slicer can export them."""
+"""The patient whose masks are cropped to their bone, as 3D Slicer can export them."""
 
 SEGMENTED_PATIENT = 3
-"""The masks of this one, if it is for training, are segments of one file."""
+"""The patient whose masks, if for training, are segments of one file."""
 
 LAYOUT = 2
-"""Raised when the same patients begin to be written as other files."""
+"""Version of the files; raised when the same patients are written in another form."""
 
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-"""Without I and O, which are mistaken for 1 and 0."""
+"""Without I and O, which look like 1 and 0."""
+
 SEEDS_PER_STUDY = 1000
-"""Patients of two studies with neighbouring seeds are never the same."""
+"""Distance of the seeds of two studies, so that they share no patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +74,27 @@ class PhantomStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parameters:
-    """What decides every byte of a study."""
+class PhantomParameters:
+    """The parameters that determine every byte of a study."""
 
-    patients: int
-    unseen: int
-    seed: int
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    patients: int = 10
+    """Number of patients with masks for training."""
+
+    unseen: int = 2
+    """Number of further patients, whose masks go to ``test_masks``."""
+
+    seed: int = 0
+    shape: tuple[int, int, int] = (96, 48, 64)
+    """Voxels, as for `ops.phantom.lower_limb`."""
+
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 12.0)
     generation: int = GENERATION
     layout: int = LAYOUT
 
 
 @dataclass(frozen=True, slots=True)
 class _Patient:
-    """Where one patient's files lie."""
+    """The files of one patient."""
 
     index: int
     code: str
@@ -102,17 +109,17 @@ class _Patient:
 
     @property
     def case_id(self) -> str:
-        """Return the id that the recipe gives this patient."""
+        """The id that the recipe gives this patient."""
         return f"msk_{self.index:03d}"
 
     def mask_file(self, structure: str, side: str) -> Path:
-        """Return the name that 3D Slicer's user gives this mask."""
+        """Return the file of one mask."""
         letter = side[0].upper()
         return self.masks_dir / f"{self.index}_{letter}_{structure}_{self.code}.nii.gz"
 
     @property
     def segmentation_file(self) -> Path:
-        """Return the name that 3D Slicer's user gives the segmentation."""
+        """The file of all masks as segments."""
         return self.masks_dir / f"{self.index}_{self.code}{SEGMENTATION_ENDING}"
 
     def mask_files(self) -> list[Path]:
@@ -122,68 +129,42 @@ class _Patient:
         return [self.mask_file(*place) for place in places()]
 
     def is_written(self) -> bool:
-        """Whether every file of this patient is there (each is whole or absent)."""
+        """Whether every file of this patient exists (each is whole or absent)."""
         scanned = len(list(self.scan_dir.glob("*.dcm"))) == self.slices
         return scanned and all(file.is_file() for file in self.mask_files())
 
 
-def write_phantom_study(  # noqa: PLR0913 - each is a plain choice with a default
+def write_phantom_study(
     folder: Path,
+    parameters: PhantomParameters | None = None,
     *,
-    patients: int = 10,
-    unseen: int = 2,
-    seed: int = 0,
-    shape: tuple[int, int, int] = (96, 48, 64),
-    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 12.0),
     progress: Progress | None = None,
 ) -> PhantomStudy:
     """Write a study of synthetic patients and the recipe that reads it.
 
-    A call that was interrupted is taken up where it ended; a study that is already
-    there with the same parameters is left alone.
-
-    Parameters
-    ----------
-    folder : Path
-        The study folder; made if need be.
-    patients : int
-        Patients with masks for training.
-    unseen : int
-        Further patients, whose masks go to ``test_masks``.
-    seed : int
-        The same seed gives the same study.
-    shape, spacing_mm : (3,)
-        Voxels and their distances in mm, as for `ops.phantom.lower_limb`.
-    progress : Progress, optional
-        Hears of every patient.
+    An interrupted call is continued; a complete study with the same parameters is not
+    written again. The folder is created if necessary.
 
     Raises
     ------
     InputError
         If the folder holds another study.
     """
-    progress = progress or Silent()
-    parameters = _Parameters(patients, unseen, seed, shape, spacing_mm)
-    _claim(folder, parameters)
-    everyone = list(_everyone(folder, parameters))
-    progress.stage("synthetic patients", len(everyone))
-    for done, patient in enumerate(everyone, start=1):
+    chosen = parameters or PhantomParameters()
+    _claim(folder, chosen)
+    everyone = [(one.case_id, one) for one in _everyone(folder, chosen)]
+    for _, patient in steps(progress, "synthetic patients", everyone):
         if not patient.is_written():
-            limb = lower_limb(
-                seed * SEEDS_PER_STUDY + patient.index,
-                shape=shape,
-                spacing_mm=spacing_mm,
-            )
+            seed = chosen.seed * SEEDS_PER_STUDY + patient.index
+            limb = lower_limb(seed, shape=chosen.shape, spacing_mm=chosen.spacing_mm)
             _write_patient(patient, limb)
-        progress.advance(done, patient.case_id)
-    case_ids = tuple(patient.case_id for patient in everyone)
-    return PhantomStudy(
-        folder, folder / RECIPE, case_ids[:patients], case_ids[patients:]
-    )
+    case_ids = tuple(case_id for case_id, _ in everyone)
+    train_ids, test_ids = case_ids[: chosen.patients], case_ids[chosen.patients :]
+    return PhantomStudy(folder, folder / RECIPE, train_ids, test_ids)
 
 
-def _claim(folder: Path, parameters: _Parameters) -> None:
-    """Mark the folder as this study's, or refuse one that belongs to another."""
+def _claim(folder: Path, parameters: PhantomParameters) -> None:
+    """Mark the folder as this study's, or refuse the folder of another study."""
     stamp_file = folder / PARAMETERS
     stamp = {**asdict(parameters), "shape": list(parameters.shape)}
     stamp["spacing_mm"] = [float(spacing) for spacing in parameters.spacing_mm]
@@ -203,8 +184,8 @@ def _claim(folder: Path, parameters: _Parameters) -> None:
         write_text(folder / RECIPE, RECIPE_TEXT)
 
 
-def _everyone(folder: Path, parameters: _Parameters) -> Iterator[_Patient]:
-    """Go through the patients for training, then the unseen ones."""
+def _everyone(folder: Path, parameters: PhantomParameters) -> Iterator[_Patient]:
+    """Yield the patients for training, then the unseen ones."""
     for index in range(1, parameters.patients + parameters.unseen + 1):
         known = index <= parameters.patients
         code = f"{index}{CODE_LETTERS[index % len(CODE_LETTERS)]}"

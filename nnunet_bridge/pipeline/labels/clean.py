@@ -15,7 +15,7 @@ from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.files import (
@@ -123,7 +123,6 @@ def clean_labels(
     EnvironmentFault
         If `out` cannot be written.
     """
-    listener = progress or Silent()
     if labels.is_dir() and out.name.endswith(ENDINGS):
         raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")
     files = label_files(labels)
@@ -133,12 +132,10 @@ def clean_labels(
     cleaner = _Cleaner(rule, table_for(table_file, files.values()))
     record = _record_file(labels, out)
     earlier = _earlier(record)
-    listener.stage("clean", len(files))
     cases = []
-    for done, (case_id, file) in enumerate(files.items(), start=1):
+    for case_id, file in steps(progress, "clean", files.items()):
         known = {} if force else earlier.get(case_id, {})
         cases.append(cleaner.clean(case_id, file, places[case_id], known))
-        listener.advance(done, case_id)
     summary = CleanSummary(rule, tuple(cases))
     if labels.is_dir() and table_file is not None:
         write_if_changed(out / DATASET_FILE, table_file.read_bytes())

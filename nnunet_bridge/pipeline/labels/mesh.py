@@ -12,7 +12,7 @@ from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.mesh import Mesh
-from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.mesh_files import MeshFileOptions, write_mesh_files
 from nnunet_bridge.formats.nifti import read_labelmap
@@ -164,13 +164,11 @@ def mesh_labels(
     EnvironmentFault
         If `out_dir` cannot be written.
     """
-    listener = progress or Silent()
     options = options or MeshOptions()
     files = label_files(labels)
     table = table_for(table_file_for([labels], options.labels_file), files.values())
-    listener.stage("mesh", len(files))
     cases = []
-    for done, (case_id, file) in enumerate(files.items(), start=1):
+    for case_id, file in steps(progress, "mesh", files.items()):
         folder = out_dir / case_id if labels.is_dir() else out_dir
 
         def work(
@@ -181,7 +179,6 @@ def mesh_labels(
         report, structures = run_case(case_id, work)
         found = [finding for one in structures or () for finding in one.findings]
         cases.append(MeshedCase(case_id, (*report.findings, *found), structures or ()))
-        listener.advance(done, case_id)
     return MeshSummary(tuple(cases), options.frame)
 
 

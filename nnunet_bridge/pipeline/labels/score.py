@@ -10,7 +10,7 @@ from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.core.progress import Progress, Silent
+from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
@@ -149,25 +149,23 @@ def score_folders(
     EnvironmentFault
         If `out` cannot be written.
     """
-    listener = progress or Silent()
     options = options or ScoreOptions()
     predicted, drawn = label_files(predictions), label_files(references)
-    pairs = [
-        (case, predicted[case], drawn[case]) for case in drawn if case in predicted
-    ]
+    pairs = {
+        case: (predicted[case], drawn[case]) for case in drawn if case in predicted
+    }
     if not pairs:
         raise InputError(
             f"No case has both: {predictions} holds {_first_names(predicted)}; "
             f"{references} holds {_first_names(drawn)}. Use one file name for both."
         )
-    scorer = _scorer(pairs, [references, predictions], options)
-    listener.stage("score", len(pairs))
-    cases = []
-    for done, (case_id, prediction, reference) in enumerate(pairs, start=1):
-        cases.append(scorer.score(case_id, prediction, reference))
-        listener.advance(done, case_id)
+    scorer = _scorer(list(pairs.values()), [references, predictions], options)
+    cases = tuple(
+        scorer.score(case_id, *files)
+        for case_id, files in steps(progress, "score", pairs.items())
+    )
     summary = ScoreSummary(
-        cases=tuple(cases),
+        cases=cases,
         without_reference=unpaired(predicted, drawn),
         without_prediction=unpaired(drawn, predicted),
         configuration=options.configuration,
@@ -216,12 +214,12 @@ class _Scorer:
 
 
 def _scorer(
-    pairs: Sequence[tuple[str, Path, Path]],
+    pairs: Sequence[tuple[Path, Path]],
     folders: Sequence[Path],
     options: ScoreOptions,
 ) -> _Scorer:
     """Read the labels of both sides; prove that a label map fits them."""
-    predicted, drawn = zip(*(files for _, *files in pairs), strict=True)
+    predicted, drawn = zip(*pairs, strict=True)
     if options.label_map is None:
         table_file = table_file_for(folders, options.labels_file)
         return _Scorer(table_for(table_file, [*drawn, *predicted]), None, options)

@@ -13,7 +13,10 @@ from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.formats.slicer_write import write_segmentation
 from nnunet_bridge.pipeline.ingest.convert import check_study
 from nnunet_bridge.pipeline.ingest.init import write_recipe
-from nnunet_bridge.pipeline.ingest.phantom_study import write_phantom_study
+from nnunet_bridge.pipeline.ingest.phantom_study import (
+    PhantomParameters,
+    write_phantom_study,
+)
 
 CODES = ("1A", "2B", "3C")
 
@@ -95,7 +98,7 @@ def test_the_small_study_with_a_segmentation_and_test_masks_passes(tmp_path):
 
 
 def test_the_phantom_study_passes(tmp_path):
-    study = write_phantom_study(tmp_path / "study", patients=3, unseen=1).folder
+    study = write_phantom_study(tmp_path / "study", PhantomParameters(3, 1)).folder
 
     summary = write_recipe(study, tmp_path / "dataset.toml")
 

@@ -20,6 +20,7 @@ from nnunet_bridge.pipeline.ingest.phantom_study import (
     SCANS,
     SEGMENTED_PATIENT,
     TEST_MASKS,
+    PhantomParameters,
     write_phantom_study,
 )
 
@@ -33,7 +34,9 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return write_phantom_study(tmp_path_factory.mktemp("study"), **SMALL)
+    return write_phantom_study(
+        tmp_path_factory.mktemp("study"), PhantomParameters(**SMALL)
+    )
 
 
 def patient_of(index):
@@ -197,7 +200,9 @@ def test_one_patient_s_masks_are_segments_of_one_file_that_the_recipe_knows(stud
 
 
 def test_an_unseen_patient_has_one_file_a_bone_and_side_whatever_its_number(tmp_path):
-    study = write_phantom_study(tmp_path, **(SMALL | {"patients": 2, "unseen": 1}))
+    study = write_phantom_study(
+        tmp_path, PhantomParameters(**(SMALL | {"patients": 2, "unseen": 1}))
+    )
 
     names = [file.name for file in (study.folder / TEST_MASKS).iterdir()]
     assert len(names) == len(places())
@@ -222,51 +227,51 @@ def test_the_recipe_names_what_is_in_the_folder(study):
 def test_a_second_call_writes_nothing(study):
     before = {file: file.stat().st_mtime_ns for file in study.folder.rglob("*")}
 
-    assert write_phantom_study(study.folder, **SMALL) == study
+    assert write_phantom_study(study.folder, PhantomParameters(**SMALL)) == study
 
     after = {file: file.stat().st_mtime_ns for file in study.folder.rglob("*")}
     assert before == after
 
 
 def test_another_folder_gets_the_same_bytes(study, tmp_path):
-    write_phantom_study(tmp_path / "again", **SMALL)
+    write_phantom_study(tmp_path / "again", PhantomParameters(**SMALL))
 
     assert fingerprint(tmp_path / "again") == fingerprint(study.folder)
 
 
 def test_an_interrupted_study_is_completed(tmp_path):
     one = SMALL | {"patients": 1, "unseen": 0}
-    study = write_phantom_study(tmp_path, **one)
+    study = write_phantom_study(tmp_path, PhantomParameters(**one))
     whole = fingerprint(tmp_path)
     next(scan_dir(study, 1).iterdir()).unlink()
     next((tmp_path / MASKS).iterdir()).unlink()
 
-    write_phantom_study(tmp_path, **one)
+    write_phantom_study(tmp_path, PhantomParameters(**one))
 
     assert fingerprint(tmp_path) == whole
 
 
 def test_a_lost_segmentation_is_written_again(tmp_path):
     few = SMALL | {"unseen": 0}
-    study = write_phantom_study(tmp_path, **few)
+    study = write_phantom_study(tmp_path, PhantomParameters(**few))
     whole = fingerprint(tmp_path)
     (study.folder / MASKS / "3_3D.seg.nrrd").unlink()
 
-    write_phantom_study(tmp_path, **few)
+    write_phantom_study(tmp_path, PhantomParameters(**few))
 
     assert fingerprint(tmp_path) == whole
 
 
 def test_a_folder_with_other_parameters_is_refused(study):
     with pytest.raises(InputError, match="other parameters"):
-        write_phantom_study(study.folder, **(SMALL | {"seed": 1}))
+        write_phantom_study(study.folder, PhantomParameters(**(SMALL | {"seed": 1})))
 
 
 def test_a_folder_with_real_scans_is_refused(tmp_path):
     (tmp_path / SCANS).mkdir()
 
     with pytest.raises(InputError, match="not synthetic"):
-        write_phantom_study(tmp_path, **SMALL)
+        write_phantom_study(tmp_path, PhantomParameters(**SMALL))
 
 
 def test_every_patient_is_reported(tmp_path):
@@ -280,7 +285,9 @@ def test_every_patient_is_reported(tmp_path):
             heard.append((done, note))
 
     write_phantom_study(
-        tmp_path, **(SMALL | {"patients": 1, "unseen": 1}), progress=Listener()
+        tmp_path,
+        PhantomParameters(**(SMALL | {"patients": 1, "unseen": 1})),
+        progress=Listener(),
     )
 
     assert heard == [("synthetic patients", 2), (1, "msk_001"), (2, "msk_002")]
