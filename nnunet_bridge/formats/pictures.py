@@ -37,7 +37,7 @@ Size: TypeAlias = tuple[int, int]
 PLANES = ("axial", "coronal", "sagittal")
 
 LETTERS: Mapping[str, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
-"""What lies on the left, right, top and bottom of a picture in each plane."""
+"""Sides of the patient at the left, right, top and bottom of a picture."""
 
 WINDOW_PERCENTILES = (0.5, 99.5)
 """Intensities shown as black and white."""
@@ -98,7 +98,7 @@ class View:
 
     @property
     def letters(self) -> str:
-        """Return what lies left, right, top and bottom, such as ``RLAP``."""
+        """Sides of the patient at the left, right, top, bottom, such as ``RLAP``."""
         return LETTERS[self.plane]
 
     def picture(self, voxels: VoxelArray, index: int) -> VoxelArray:

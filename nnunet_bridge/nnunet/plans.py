@@ -95,12 +95,12 @@ BUDGETS: dict[str, Budget] = {
     BudgetName.QUICK: Budget(
         BudgetName.QUICK,
         "Quick",
-        "a quick run is a first look with 2 % of nnU-Net's steps, not a result",
+        "this quick run has 2 % of nnU-Net's training steps; its scores are preliminary",
     ),
     BudgetName.SMOKE: Budget(
         BudgetName.SMOKE,
         "Smoke",
-        "a smoke run proves the chain, it is not a result",
+        "this smoke test checks the pipeline; its scores are not results",
     ),
 }
 

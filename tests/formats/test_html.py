@@ -107,7 +107,7 @@ def full_content():
         for n in range(5)
     ]  # fmt: skip
     return content(
-        caveat="a smoke run proves the chain, it is not a result",
+        caveat="this smoke test checks the pipeline; its scores are not results",
         colours=(("tibia", "#e65546"),),
         curves=(curve_of("2d", "0", epochs),),
         cases=(case_view(),),
@@ -199,7 +199,9 @@ def test_the_cases_are_json_the_script_can_read(full_page):
 
 
 def test_a_smoke_run_says_so_before_anything_else(full_page):
-    banner = full_page.index("A smoke run proves the chain, it is not a result.")
+    banner = full_page.index(
+        "This smoke test checks the pipeline; its scores are not results."
+    )
 
     assert banner < full_page.index("Verdict")
 

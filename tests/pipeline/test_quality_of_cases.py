@@ -187,7 +187,7 @@ def test_the_page_and_the_table_are_whole_with_cases_of_earlier_calls(tmp_path):
     cases = write_quality(tmp_path, TABLE)
 
     assert [(c.case_id, c.level) for c in cases] == [
-        *(("leg_2", "red"), ("leg_1", "green"), ("leg_3", "not_assessed")),
+        *(("leg_2", "red"), ("leg_1", "green"), ("leg_3", "not assessed")),
     ]
     page = (tmp_path / "quality.html").read_text()
     assert page.index("leg_2") < page.index("leg_1") < page.index("leg_3")

@@ -59,7 +59,7 @@ def page_content() -> PageContent:
         title="2D or 3D?",
         dataset="Dataset001_Tibia",
         created="1 May 2026",
-        caveat="a smoke run proves the chain, it is not a result",
+        caveat="this smoke test checks the pipeline; its scores are not results",
         verdict=verdict(comparison),
         comparison=comparison,
         models=(

@@ -16,7 +16,7 @@ from nnunet_bridge.core.comparison import Agreement, PairedDifference
 from nnunet_bridge.formats.events import Curve
 
 MAX_POINTS = 240
-"""Points of one line; more cannot be told apart at this width."""
+"""Points of one line; more would not be visible at this width."""
 
 _MARKS = {
     "circle": (),

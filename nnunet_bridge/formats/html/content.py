@@ -1,4 +1,4 @@
-"""Everything that the page shows, as values; a part that is empty is left out."""
+"""The content of the comparison page; empty parts are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_bridge.formats.sprites import SliceStack
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model in a few words."""
+    """The card of a model at the top of the page."""
 
     name: str
     configuration: str
@@ -31,11 +31,11 @@ class MeshSet:
 
 @dataclass(frozen=True, slots=True)
 class CaseView:
-    """One case to look at."""
+    """One case with its slices and surfaces."""
 
     case_id: str
     reason: str
-    """Why this one, such as ``worst case``."""
+    """Why it is shown, such as ``worst case``."""
 
     dice: tuple[tuple[str, float], ...]
     """Model and mean Dice over the structures."""
@@ -53,10 +53,10 @@ class PageContent:
     title: str
     dataset: str
     created: str
-    """Date, as it is to be read."""
+    """Date and time, as text."""
 
     caveat: str
-    """What a reader must know before anything else; empty for none."""
+    """Warning at the top of the page; empty for none."""
 
     verdict: Verdict
     comparison: Comparison
@@ -69,13 +69,13 @@ class PageContent:
     curves: tuple[Curve, ...] = ()
     cases: tuple[CaseView, ...] = ()
     test: Comparison | None = None
-    """The same models on the cases kept for testing."""
+    """The same models on the test set."""
 
     settings: tuple[Setting, ...] = ()
     costs: tuple[Setting, ...] = ()
     versions: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader has to know, one sentence each."""
+    """Limits of the numbers, one sentence each."""
 
     tolerance_mm: float = 1.0
     """Of the normalised surface Dice."""

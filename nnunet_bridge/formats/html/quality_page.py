@@ -19,7 +19,7 @@ MARKS = {
 LARGE_MM3 = 100_000
 """Volumes from this one on are shown in whole cm3."""
 
-NOT_ASSESSED = "not_assessed"
+NOT_ASSESSED = "not assessed"
 """Level of a case that has no quality rating."""
 
 _NO_MARK = "\u25cb"
@@ -31,7 +31,7 @@ class CaseQuality:
 
     case_id: str
     model: str
-    """The model that predicted it, in words."""
+    """Title of the model that predicted it."""
 
     quality: Quality | None
     """None if it was predicted by a version without quality ratings."""
@@ -75,7 +75,7 @@ class QualityContent:
     """The input of the page."""
 
     models: tuple[str, ...]
-    """The models that predicted the cases, in words."""
+    """Titles of the models that predicted the cases."""
 
     created: str
     cases: tuple[CaseQuality, ...]

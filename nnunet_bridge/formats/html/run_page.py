@@ -1,4 +1,4 @@
-"""`index.html` of one training: its curves, scores, slices, settings and versions."""
+"""`index.html` of a training run: curves, scores, slices, settings, versions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from pathlib import Path
 
 from nnunet_bridge.core.comparison import Setting
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.formats.events import Curve
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.html.page import curve_figures
-from nnunet_bridge.formats.html.parts import number, rendered, sentence
+from nnunet_bridge.formats.html.parts import rendered, sentence
 from nnunet_bridge.formats.sprites import SlicePicture
-from nnunet_bridge.ops.means import StructureMean, mean_scores
+from nnunet_bridge.ops.means import mean_scores
 
 
 @dataclass(frozen=True, slots=True)
 class ShownSlice:
-    """One slice to look at, and why this one."""
+    """One slice and the reason to show it."""
 
     case_id: str
     title: str
@@ -42,7 +41,7 @@ class RunContent:
     created: str
     caveat: str
     scores: tuple[BoneScore, ...]
-    """Of the cases held out, structure by structure."""
+    """Scores of the validation cases, structure by structure."""
 
     curve: Curve | None = None
     slices: tuple[ShownSlice, ...] = ()
@@ -65,17 +64,6 @@ _MEASURES = (
 """Field of a score, its title, digits after the point."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One case, or the mean over all, of one structure."""
-
-    case_id: str
-    structure: str
-    cells: tuple[str, ...]
-    remark: str = ""
-    total: bool = False
-
-
 def write_run_page(file: Path, content: RunContent) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
     page = run_page_text(content)
@@ -92,34 +80,9 @@ def run_page_text(content: RunContent) -> str:
         content=content,
         banner=sentence(content.caveat),
         colours=dict(content.colours),
-        heads=[title for _, title, _ in _MEASURES],
-        rows=score_rows(content.scores),
+        measures=_MEASURES,
+        means=mean_scores(content.scores),
         cases_count=len({score.case_id for score in content.scores}),
         curves=curve_figures(curves, (content.model,)),
         cases=[],
-    )
-
-
-def score_rows(scores: tuple[BoneScore, ...]) -> tuple[ScoreRow, ...]:
-    """Return the mean of every structure, then every case."""
-    means = [
-        ScoreRow("mean", mean.structure, _cells(mean), total=True)
-        for mean in mean_scores(scores)
-    ]
-    cases = [
-        ScoreRow(
-            score.case_id,
-            score.structure,
-            _cells(score if score.state is not ScoreState.BOTH_EMPTY else None),
-            remark=score.state.replace("_", " ").removeprefix("scored"),
-        )
-        for score in scores
-    ]
-    return (*means, *cases)
-
-
-def _cells(measured: BoneScore | StructureMean | None) -> tuple[str, ...]:
-    return tuple(
-        number(getattr(measured, key, None), digits, signed=key == "volume_error_cm3")
-        for key, _, digits in _MEASURES
     )

@@ -27,7 +27,7 @@ function showSurfaces() {
       gl_Position = projection * place;
     }`;
   /* A key light from above left and a weaker one at the eye, fixed to the viewer; a soft highlight. Where a surface is
-     open, its inside is lit like its outside. */
+     open, its inside is shaded like its outside. */
   const FRAGMENT = `#version 300 es
     precision highp float;
     uniform vec3 colour;

@@ -19,14 +19,14 @@ from nnunet_bridge.ops.regrid import placed_on
 def mapped_labels(
     file: Path, grid: Grid, table: LabelTable, label_map: LabelMap
 ) -> tuple[Labelmap, tuple[str, ...]]:
-    """Return another tool's labels as ours, and what had no place in the map.
+    """Return another tool's labels as ours, and the labels missing from the map.
 
     Parameters
     ----------
     file : Path
         NIfTI with whole numbers; on `grid`, or on another one of the same image.
     grid : Grid
-        Where the labels are needed.
+        Grid of the result.
     table : LabelTable
         Our structures.
     label_map : LabelMap
@@ -36,14 +36,15 @@ def mapped_labels(
     labelmap : Labelmap
         On `grid`.
     left_out : tuple of str
-        Labels that the file holds and the map does not.
+        Labels of the file that the map does not have.
 
     Raises
     ------
     InputError
         If the map does not fit the table.
     Refused
-        If the file holds no labels, lies elsewhere (K05) or leaves the image (K02).
+        If the file contains no labels (K06), lies elsewhere (K05) or leaves the image
+        (K02).
     """
     places = label_map.by_value(table)
     theirs, voxels = read_array(file)
@@ -59,16 +60,17 @@ def mapped_labels(
 
 
 def read_map(words: Sequence[str], files: Sequence[Path]) -> LabelMap:
-    """Return the map that the words of a command mean, with the names beside files."""
+    """Return the map of the command line, with the names that lie beside the files."""
     return parse_label_map(words).with_values(read_names_beside(files))
 
 
 def _whole_values(file: Path, voxels: VoxelArray) -> list[int]:
-    """Return the values in a file of labels, in their order."""
+    """Return the different values of a labelmap, sorted."""
     values = np.unique(voxels)
     if (values != np.rint(values)).any() or values[0] < 0:
         raise Refused.because(
             "K06",
-            f"{quoted(file.name)} holds values that are no labels: is this an image?",
+            f"{quoted(file.name)} contains values that are not labels. Check that it "
+            "is not an image.",
         )
     return [int(value) for value in values]

@@ -31,7 +31,7 @@ class FoldRun:
     """``0``, ``1``, ... or ``all``."""
 
     validation_dir: Path
-    """Holds ``<case>.nii.gz``: what the model predicted for the cases held out."""
+    """With ``<case>.nii.gz``, the predictions of the validation cases."""
 
     events_file: Path | None = None
     """``events.jsonl`` of the training."""
@@ -45,7 +45,7 @@ class ModelRun:
     """One model: the trainings of one configuration."""
 
     name: str
-    """How the report calls it, such as ``2d``."""
+    """Name in the report, such as ``2d``."""
 
     configuration: str
     folds: tuple[FoldRun, ...]

@@ -187,7 +187,7 @@ def test_an_image_is_not_taken_for_labels(folders, tmp_path):
 
     summary = score_folders(*folders, tmp_path / "out", by_map(WORDS))
 
-    assert "is this an image" in summary.as_text()
+    assert "is not an image" in summary.as_text()
 
 
 def test_a_baseline_becomes_a_model_whose_validation_is_ours(folders, tmp_path):

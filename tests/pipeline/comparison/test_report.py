@@ -290,10 +290,12 @@ def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
     summary = written(study, budget="smoke", latex=True)
 
     table = (study / "out/comparison.tex").read_text()
-    assert r"\caption{\textbf{A smoke run proves the chain" in table
+    assert r"\caption{\textbf{This smoke test checks the pipeline" in table
     assert summary.verdict.winner == ""
     assert "No verdict: a smoke run" in summary.as_text()
-    assert "A smoke run proves the chain" in (study / "out/index.html").read_text()
+    assert (
+        "This smoke test checks the pipeline" in (study / "out/index.html").read_text()
+    )
 
 
 def test_without_images_the_page_has_surfaces_but_no_slices(study):
