@@ -95,7 +95,7 @@ BUDGETS: dict[str, Budget] = {
     BudgetName.QUICK: Budget(
         BudgetName.QUICK,
         "Quick",
-        "this quick run has 2 % of nnU-Net's training steps; its scores are preliminary",
+        "this quick run has 2 % of nnU-Net's steps; its scores are preliminary",
     ),
     BudgetName.SMOKE: Budget(
         BudgetName.SMOKE,

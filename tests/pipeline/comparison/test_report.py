@@ -292,7 +292,7 @@ def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
     table = (study / "out/comparison.tex").read_text()
     assert r"\caption{\textbf{This smoke test checks the pipeline" in table
     assert summary.verdict.winner == ""
-    assert "No verdict: a smoke run" in summary.as_text()
+    assert "No verdict: this smoke test" in summary.as_text()
     assert (
         "This smoke test checks the pipeline" in (study / "out/index.html").read_text()
     )
