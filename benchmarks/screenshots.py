@@ -10,7 +10,6 @@ disagreement map, and surfaces, in dark mode. `comparison-phone.png`: on a phone
 import io
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
@@ -19,9 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from chromium import Browser
 
 MARGIN = 8
-DRAWN_S = 3
-"""Surfaces are drawn without a graphics card, a few times a second."""
-
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth)"
 
 
@@ -60,11 +56,9 @@ def press(browser, box, words):
 def viewer_and_surfaces(browser, page):
     opened(browser, page, 760, 1250, "dark")
     press(browser, "#viewer", "disagreement")
-    browser.run("document.querySelector('#meshes').open = true")
-    browser.wait_for("document.querySelectorAll('#meshes canvas').length > 0")
     press(browser, "#meshes", "left side")
-    time.sleep(DRAWN_S)
-    parts = [section(browser, "#viewer"), section(browser, "section:has(#meshes)")]
+    browser.wait_for_frames()
+    parts = [section(browser, "#viewer"), section(browser, "#meshes")]
     size = (sum(part.width for part in parts), max(part.height for part in parts))
     both = Image.new("RGB", size, parts[0].getpixel((2, 100)))
     left = 0

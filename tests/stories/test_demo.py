@@ -208,7 +208,7 @@ def test_the_comparison_is_a_page_and_a_table_of_the_same_cases(demo):
     folder = Path(summary["results"]) / "comparison"
 
     assert (folder / "index.html").stat().st_size < 15_000_000
-    assert "smoke run" in (folder / "index.html").read_text(encoding="utf-8")
+    assert "smoke test" in (folder / "index.html").read_text(encoding="utf-8")
     assert (folder / "comparison.csv").exists()
     assert json.loads((folder / "comparison.json").read_text())
 
@@ -225,7 +225,7 @@ def test_R12_a_second_run_writes_nothing_again_and_says_where_things_are(demo, w
     assert time.monotonic() - started < 120
     assert [snapshot(folder) for folder in folders] == before
     last = "\n".join(text.splitlines()[-8:])
-    for word in ("index.html", "scores.csv", "meshes", "smoke run"):
+    for word in ("index.html", "scores.csv", "meshes", "smoke test"):
         assert word in last
 
 
@@ -248,7 +248,7 @@ def test_every_training_left_its_record_as_a_page(work):
 
     assert len(pages) == 2
     for page in pages:
-        for words in ("A smoke run proves", "Worst slice", "Slice drawn by lot",
+        for words in ("This smoke test checks", "Worst slice", "Random slice",
                       "derived IoU", "patients", "prediction of a case"):  # fmt: skip
             assert words in page
 
