@@ -63,30 +63,27 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BridgeError": "core.errors",
-    "ComparisonOptions": "pipeline.comparison.compare",
-    "Dataset": "nnunet.names",
-    "Grid": "core.grid",
-    "LabelTable": "core.image",
-    "Labelmap": "core.image",
-    "MeshOptions": "pipeline.labels.mesh",
-    "ModelRequest": "pipeline.models.choose",
-    "PlanningOptions": "pipeline.training.plan",
-    "PredictionOptions": "pipeline.prediction.options",
-    "ScoreOptions": "pipeline.labels.score",
-    "TrainingRequest": "pipeline.training.request",
-    "Volume": "core.image",
-    "Workspace": "nnunet.names",
-    "bone_scores": "ops.metrics",
-    "compare_dataset": "pipeline.comparison.compare",
-    "convert_study": "pipeline.ingest.convert",
-    "mesh_labels": "pipeline.labels.mesh",
-    "method_of": "nnunet.methods",
-    "plan_dataset": "pipeline.training.plan",
-    "predict_images": "pipeline.prediction.predict",
-    "read_recipe": "formats.recipe",
-    "score_folders": "pipeline.labels.score",
-    "train_dataset": "pipeline.training.train",
+    name: home
+    for home, names in {
+        "core.errors": "BridgeError",
+        "core.grid": "Grid",
+        "core.image": "LabelTable Labelmap Volume",
+        "formats.recipe": "read_recipe",
+        "nnunet.methods": "method_of",
+        "nnunet.names": "Dataset Workspace",
+        "ops.metrics": "bone_scores",
+        "pipeline.comparison.compare": "ComparisonOptions compare_dataset",
+        "pipeline.ingest.convert": "convert_study",
+        "pipeline.labels.mesh": "MeshOptions mesh_labels",
+        "pipeline.labels.score": "ScoreOptions score_folders",
+        "pipeline.models.choose": "ModelRequest",
+        "pipeline.prediction.options": "PredictionOptions",
+        "pipeline.prediction.predict": "predict_images",
+        "pipeline.training.plan": "PlanningOptions plan_dataset",
+        "pipeline.training.request": "TrainingRequest",
+        "pipeline.training.train": "train_dataset",
+    }.items()
+    for name in names.split()
 }
 
 

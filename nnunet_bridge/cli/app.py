@@ -16,22 +16,21 @@ from nnunet_bridge.cli.study import compare, demo, run
 from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
 
+_GROUPS = {
+    "Everything at once": (demo, run),
+    "From DICOM and masks to a dataset": (init, check, convert, image),
+    "Training": (plan, train, status, select),
+    "Results": (predict, clean, score, mesh, view, compare),
+    "Models as files": (pack, unpack),
+    "The machine": (doctor,),
+}
+
 click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"
 click.rich_click.STYLE_COMMANDS_PANEL_BORDER = "dim"
 click.rich_click.COMMAND_GROUPS = {
     "nnunet-bridge": [
-        {"name": "Everything at once", "commands": ["demo", "run"]},
-        {
-            "name": "From DICOM and masks to a dataset",
-            "commands": ["init", "check", "convert", "image"],
-        },
-        {"name": "Training", "commands": ["plan", "train", "status", "select"]},
-        {
-            "name": "Results",
-            "commands": ["predict", "clean", "score", "mesh", "view", "compare"],
-        },
-        {"name": "Models as files", "commands": ["pack", "unpack"]},
-        {"name": "The machine", "commands": ["doctor"]},
+        {"name": title, "commands": [str(command.name) for command in commands]}
+        for title, commands in _GROUPS.items()
     ]
 }
 
@@ -70,12 +69,6 @@ def main() -> None:
     """
 
 
-for command in (
-    *(init, check, convert, image),
-    *(plan, train, status, select),
-    *(predict, clean, score, mesh, view),
-    *(compare, run, demo),
-    *(pack, unpack),
-    doctor,
-):
-    main.add_command(command)
+for commands in _GROUPS.values():
+    for command in commands:
+        main.add_command(command)
