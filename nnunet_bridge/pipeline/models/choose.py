@@ -46,7 +46,7 @@ class ModelRequest:
     """A word of `--model`; by default nnU-Net's own before others."""
 
     def __str__(self) -> str:
-        """Return what it asks for, in a few words."""
+        """Return the request in a few words."""
         words = [self.kind or "", *self.configurations]
         words += [f"fold {fold}" for fold in self.folds]
         return " ".join(filter(None, words))
@@ -236,7 +236,7 @@ class KeptChoice:
     """The choice of `select`."""
 
     request: ModelRequest
-    """What `choose_model` takes to return the chosen model."""
+    """The request with which `choose_model` returns the chosen model."""
 
     reason: str
 

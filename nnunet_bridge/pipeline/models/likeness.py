@@ -1,4 +1,4 @@
-"""How far an image lies from the training cases of a model (FAULTS N08).
+"""Compare an image with the training cases of a model (FAULTS N08).
 
 nnU-Net predicts whatever it is given: a fat image where it was trained on water, a
 sagittal stack where it was trained on axial ones. Nothing fails, and the result is

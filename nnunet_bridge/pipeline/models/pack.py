@@ -102,7 +102,7 @@ class PackSummary:
         }
 
     def as_text(self) -> str:
-        """Return what was packed, with the size and hash of the file."""
+        """Return the packed model, with the size and hash of the file."""
         size = format_bytes(self.file.stat().st_size)
         cleaning = " and its tuned cleaning" if self.with_cleaning else ""
         return (
@@ -118,7 +118,7 @@ class UnpackSummary:
     model: str
     folder: Path
     sha256: str
-    """Of the file."""
+    """Hash of the packed file."""
 
     folds: tuple[str, ...]
     replaced: bool

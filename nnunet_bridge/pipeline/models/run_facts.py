@@ -52,7 +52,7 @@ class ModelRun:
 
 
 def fold_run(state: RunState) -> FoldRun:
-    """Return what a training left on the disk."""
+    """Return the files and the record of a training."""
     return FoldRun(
         str(state.run.fold),
         state.run.validation_dir,

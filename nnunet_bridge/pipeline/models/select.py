@@ -113,7 +113,7 @@ class SelectionSummary:
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
-        """Return what ``choice.json`` and `--json` hold."""
+        """Return the content of ``choice.json`` and the output of `--json`."""
         return {
             "dataset": self.dataset,
             "budget": self.budget,
@@ -222,7 +222,7 @@ class _Selection:
 
     @property
     def resources(self) -> Resources:
-        """What a process of nnU-Net may use."""
+        """Resources of a process of nnU-Net."""
         return self.host.resources(self.options.device)
 
     def candidates(self) -> list[Candidate]:

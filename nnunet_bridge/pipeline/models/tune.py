@@ -163,7 +163,7 @@ def tuned_rules(model: Model) -> dict[str, CleaningRule]:
         raise InputError(
             f"No cleaning was tuned for {model.name} of {model.dataset}: {way_out}"
         )
-    content, damage = readable_object(file)
+    content, _ = readable_object(file)
     try:
         checkpoints = dict(content["checkpoints"])
         rules = {
@@ -171,8 +171,7 @@ def tuned_rules(model: Model) -> dict[str, CleaningRule]:
             for name, row in content["structures"].items()
         }
     except _MALFORMED as error:
-        reason = damage or f"it lacks a part ({error!r})"
-        raise InputError(f"{file} is damaged ({reason}): {way_out}") from error
+        raise InputError(f"{file} is damaged: {way_out}") from error
     if not holds(checkpoints, _checkpoints(model.states)):
         raise InputError(
             f"The cleaning in {file} was tuned on other runs than those that predict "
@@ -193,7 +192,7 @@ def tune_command(model: Model) -> str:
 
 
 def _way_out(model: Model) -> str:
-    """Return what to do about rules that are missing or out of date."""
+    """Return the way out of rules that are missing or out of date."""
     if not all(state.done for state in model.states):
         return "its validation cases stayed where it was trained; use another --clean."
     return f"run `{tune_command(model)}`, or use another --clean."

@@ -45,7 +45,7 @@ class Batch:
     dataset_state: str
     weights: InitialWeights
     resources: Resources
-    """Of each process."""
+    """Resources of each process."""
 
     side_by_side: int
     shown: Sequence[Run]
@@ -210,7 +210,7 @@ class Batch:
         return readable_events(run.events_file)[0]
 
     def _steps(self, run: Run) -> JsonObject:
-        """Return what the plans say to our own trainers."""
+        """Return the steps that the plans set for our own trainers."""
         plans = read_json(run.plans_file)
         steps: JsonObject = plans.get("nnunet_bridge", {}).get(run.configuration, {})
         return steps

@@ -57,7 +57,7 @@ from nnunet_bridge.pipeline.training.planned_data import (
 
 @dataclass(frozen=True, slots=True)
 class PlanningOptions:
-    """What is planned for a dataset, and how."""
+    """The plans to make for a dataset."""
 
     configurations: tuple[str, ...] = ALWAYS_PLANNED
     """``3d_cascade_fullres`` brings the ``3d_lowres`` that it builds upon."""
@@ -82,7 +82,7 @@ class PlanningOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """What was planned."""
+    """The plans of a dataset."""
 
     dataset: str
     planners: Mapping[str, Mapping[str, JsonObject]]

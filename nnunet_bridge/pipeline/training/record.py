@@ -105,7 +105,7 @@ def record_end(run: Run, status: RunStatus, reason: str) -> None:
 def origins_of(
     runs: Iterable[Run], dataset_state: str, options: TrainingOptions
 ) -> dict[Run, dict[str, object]]:
-    """Return what each run would be made from now."""
+    """Return the origin that each run would have now."""
     more: dict[str, object] = {}
     if options.own_arguments is not None:
         more["own_arguments"] = list(options.own_arguments)
@@ -159,7 +159,7 @@ def _attempts(attempts: Iterable[JsonObject]) -> list[JsonObject]:
 
 
 def _facts(run: Run, request: TrainingRequest) -> JsonObject:
-    """Return what a reader needs to repeat the training."""
+    """Return the facts that are needed to repeat the training."""
     model, budget = request.method.model, request.method.budget.name
     versions = software_versions(_PACKAGES)
     command = (

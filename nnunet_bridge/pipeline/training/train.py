@@ -42,7 +42,7 @@ class SelectedRuns:
     """All of them, those that others build upon first."""
 
     todo: tuple[Run, ...]
-    """Those that are not done."""
+    """The runs that are not done."""
 
     dataset_state: str
     """Hash of the training data."""
@@ -153,7 +153,7 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
 def _shares(
     request: TrainingRequest, todo: Sequence[Run], host: Host, device: str
 ) -> tuple[Resources, int]:
-    """Return what each run may use, and how many train side by side.
+    """Return the resources of each run, and the number of runs side by side.
 
     Raises
     ------
