@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ALL_CASES, FOREIGN
 from nnunet_bridge.formats.files import readable_object, sha256_of
-from nnunet_bridge.formats.kept import holds
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
@@ -241,6 +241,22 @@ class KeptChoice:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    model: str
+    configurations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ChoiceRecord:
+    """The fields of ``choice.json`` that decide."""
+
+    budget: str
+    chosen: _Chosen
+    reason: str
+    checkpoints: dict[str, str]
+
+
 def choice_file(dataset: Dataset) -> Path:
     """Return the file of the choice of a dataset."""
     return dataset.record_dir / CHOICE_FILE
@@ -256,18 +272,18 @@ def current_choice(
     content, damage = readable_object(choice_file(dataset))
     if not content or damage:
         return None, damage
+    try:
+        record = from_record(_ChoiceRecord, content, CHOICE_FILE)
+    except InputError as error:
+        return None, str(error)
     states = selectable_runs(known_runs(dataset), budget)
-    if not states or content.get("budget") != states[0].budget:
+    if not states or record.budget != states[0].budget:
         return None, ""
-    if not holds(content, {"checkpoints": checkpoints_of(states)}):
+    if record.checkpoints != checkpoints_of(states):
         return None, "the choice is out of date: run `select` again"
-    chosen = content.get("chosen") or {}
-    request = ModelRequest(
-        tuple(chosen.get("configurations") or ()),
-        budget=states[0].budget,
-        kind=str(chosen.get("model")),
-    )
-    return KeptChoice(request, str(content.get("reason"))), ""
+    chosen = record.chosen
+    request = ModelRequest(chosen.configurations, (), record.budget, chosen.model)
+    return KeptChoice(request, record.reason), ""
 
 
 def selectable_runs(

@@ -160,7 +160,7 @@ def pack_model(
     Parameters
     ----------
     request : ModelRequest, optional
-        By default the model that `predict` would use.
+        By default the one with the higher validation Dice.
 
     Raises
     ------

@@ -185,6 +185,16 @@ def test_a_damaged_choice_is_told_and_not_followed(alike, content):
     assert remark == "choice.json cannot be read: it is damaged."
 
 
+@pytest.mark.parametrize("content", ['{"budget": 3}', '{"chosen": {}}'])
+def test_a_choice_that_lacks_a_part_is_told_and_not_followed(alike, content):
+    choice_file(Dataset(alike, DATASET)).write_text(content)
+
+    kept, remark = current_choice(Dataset(alike, DATASET))
+
+    assert kept is None
+    assert remark.startswith("The choice.json is damaged: ")
+
+
 def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike):
     shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).fold_dir)
     shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).events_file.parent)
