@@ -1,7 +1,7 @@
 """The manifest: how a dataset came about, without the identity of its patients.
 
-`manifest.json` lies beside `dataset.json`. Names of inputs, patients and UIDs stand in
-it only as salted hashes; the key lies outside the dataset, readable by its owner alone
+`manifest.json` lies beside `dataset.json`. It contains names of inputs, patients and
+UIDs only as salted hashes; the key lies outside the dataset, readable by its owner only
 (FAULTS F13).
 
 While a conversion runs, ``complete`` is false, and the record of every finished case is
@@ -73,7 +73,7 @@ class _Part(BaseModel):
 
 
 class InputRecord(_Part):
-    """What happened to one input file."""
+    """The use of one input file."""
 
     name: str
     """Salted hash."""
@@ -490,7 +490,7 @@ def salt_of(raw_dir: Path) -> bytes:
 
 
 def _make_key(file: Path) -> None:
-    """Make a key that appears whole, and only once, whoever else tries."""
+    """Make a key that is whole from the start, and once for all processes."""
     temporary = file.with_name(temporary_name(file.name))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

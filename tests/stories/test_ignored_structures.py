@@ -4,9 +4,9 @@ import pytest
 from small_study import MASKS, patient, recipe
 
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.ingest.convert import convert_study
-from nnunet_bridge.pipeline.training.plan import plan_dataset
+from nnunet_bridge.pipeline.training.plan import PlanningOptions, plan_dataset
 
 DATASET = "Dataset001_Tibia"
 
@@ -32,8 +32,10 @@ def test_K15_a_dataset_with_ignored_voxels_passes_the_check_before_planning(work
 
 @pytest.mark.training
 def test_K15_nnunet_plans_and_preprocesses_a_dataset_with_ignored_voxels(work):
-    plan_dataset(work, DATASET, ["2d"])
+    dataset = Dataset(work, DATASET)
 
-    folder = work.planned_dir(DATASET)
+    plan_dataset(dataset, PlanningOptions(("2d",)))
+
+    folder = dataset.planned_dir
     assert (folder / "nnUNetPlans.json").is_file()
     assert len(list((folder / "nnUNetPlans_2d").glob("msk_*.pkl"))) == 5

@@ -53,7 +53,7 @@ from nnunet_bridge.pipeline.ingest.cases import AssembledCase, input_files
 from nnunet_bridge.pipeline.ingest.matching import CasePlan
 
 _SPACE_FACTOR = 2
-"""Free disk space asked for, in multiples of a case's uncompressed size (F06)."""
+"""Free disk space required, in multiples of a case's uncompressed size (F06)."""
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ".")
 _LIBRARIES = (
@@ -387,7 +387,7 @@ def _voxel_hash(voxels: VoxelArray) -> str:
 
 
 def _pair_hash(outputs: Iterable[JsonObject]) -> str:
-    """Return one hash of image and labelmap: it tells an exchanged pair (K17)."""
+    """Return a hash of image and labelmap that changes if the pair is swapped (K17)."""
     hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
     return hashlib.sha256(hashes.encode()).hexdigest()
 

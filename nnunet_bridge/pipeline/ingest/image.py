@@ -36,7 +36,7 @@ class ImageSummary:
     """None if the series was refused; nothing is written then."""
 
     interventions: Mapping[str, Any] | None = None
-    """Changes that the user asked for."""
+    """Changes made by options."""
 
     rewritten: bool = False
     """Whether this call wrote the file."""
@@ -92,7 +92,7 @@ def write_image(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ImageSummary:
-    """Write the DICOM series of a folder as a NIfTI file.
+    """Write a DICOM series as a NIfTI file.
 
     Parameters
     ----------
@@ -104,12 +104,11 @@ def write_image(
     force : bool, optional
         Whether to replace a file that holds another image.
     progress : Progress, optional
-        Is told when the file is written.
 
     Raises
     ------
     UsageError
-        If `out` does not end as a NIfTI file does.
+        If the name of `out` is not that of a NIfTI file.
     InputError
         If `dicom` is neither, or `out` lies inside it (F05) or holds another image.
     EnvironmentFault

@@ -1,4 +1,4 @@
-"""New images to look at or to predict: DICOM folders, studies, zips, NIfTI files."""
+"""Find and read images: DICOM folders, studies, zips and NIfTI files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom import SeriesOptions, SeriesReading, SourceSlice
 
 SCANS_FOLDER = "Raw DICOM MRI Scans"
-"""Where a study keeps one folder of DICOM files a patient."""
+"""Folder of a study with one folder of DICOM files per patient."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image that can be read, and the name its case gets."""
+    """An image that can be read, and the id of its case."""
 
     case_id: str
     path: Path
@@ -40,24 +40,21 @@ class ImageSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageReading:
-    """An image that was read, and what was noticed about it."""
+    """An image, and the findings of its reader."""
 
     volume: Volume
     findings: tuple[Finding, ...]
 
     series: SeriesReading | None = None
-    """What its headers said; None if it was no DICOM."""
+    """The DICOM series; None for other images."""
 
     @property
     def slices(self) -> tuple[SourceSlice, ...]:
-        """Where slice k of a DICOM series lies on the disk.
-
-        Empty for other images, and for a series that was resampled.
-        """
+        """The files of a DICOM series by slice; empty for others, or if resampled."""
         return () if self.series is None else self.series.slices
 
     def sha256(self) -> str:
-        """Return a hash of the voxels and of their place."""
+        """Return a hash of the voxels and of the affine."""
         digest = hashlib.sha256(self.volume.grid.affine.tobytes())
         in_file_order: Any = np.asfortranarray(self.volume.voxels).ravel(order="K")
         digest.update(memoryview(in_file_order).cast("B"))
@@ -67,7 +64,7 @@ class ImageReading:
 def find_images(
     paths: Sequence[Path], *, unpack_dir: Path | None = None
 ) -> tuple[ImageSource, ...]:
-    """Return the images that the words of a command name.
+    """Return the images at the paths of a command.
 
     Parameters
     ----------
@@ -75,7 +72,7 @@ def find_images(
         Each a NIfTI file, a folder of NIfTI files, a folder of DICOM files, a folder of
         such folders (a study, an exported medium), or a zip of one of these.
     unpack_dir : Path, optional
-        Where zips are unpacked to; whoever names it removes it.
+        Folder for the content of zips; the caller removes it.
 
     Raises
     ------
@@ -104,7 +101,7 @@ def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading
     Raises
     ------
     Refused
-        If the image cannot be trusted; the findings say why.
+        If the image cannot be used.
     """
     if path.is_dir():
         from nnunet_bridge.formats.dicom import read_series
@@ -120,7 +117,7 @@ def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Give a path as it is, or what a zip holds while the block runs.
+    """Provide a path as it is, or the content of a zip while the block runs.
 
     Raises
     ------
@@ -137,14 +134,14 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageReading:
-    """Read the only image that a path names; a zip is unpacked while it is read.
+    """Read the only image at a path; a zip is unpacked temporarily.
 
     Raises
     ------
     InputError
         If a zip holds several images.
     Refused
-        If the image cannot be trusted.
+        If the image cannot be used.
     SecurityError
         If a zip could do harm (S04, S06, S08).
     """
@@ -161,18 +158,17 @@ def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageRea
 
 
 def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
-    """Say why two images cannot bear one name."""
+    """Refuse two images with one case id (F02), or two channels of one image (N08)."""
     channels = {_channel_of(one.path), _channel_of(other.path)}
     if one.path.parent == other.path.parent and len(channels - {None}) > 1:
         raise InputError(
-            f"{one.path.name} and {other.path.name} are two channels of one image, as "
-            "nnU-Net names them; models here read one channel: name the files of that "
-            "one.",
+            f"{one.path.name} and {other.path.name} are two channels of one image, by "
+            "nnU-Net's convention. Models have one channel: name only its files.",
             code="N08",
         )
     raise InputError(
-        f"{one.path} and {other.path} would both be called {one.case_id}: predict "
-        "them into two folders.",
+        f"{one.path} and {other.path} would both be case {one.case_id}: predict "
+        "them into separate folders.",
         code="F02",
     )
 
@@ -208,7 +204,7 @@ def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:
 
 
 def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
-    """Return the image that a file is, or those that a zip holds."""
+    """Return the image of a file, or the images in a zip."""
     if is_zip(file) and unpack_dir is not None:
         target = unpack_dir / file.stem
         unpack_scans(file, target)
@@ -218,7 +214,7 @@ def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
         return [replace(found[0], case_id=case_id_of(file.with_suffix("")))]
     if not file.name.endswith(NIFTI_ENDINGS):
         raise InputError(
-            f"{file} is no NIfTI file (.nii, .nii.gz) and no zip; for DICOM name its "
+            f"{file} is neither NIfTI (.nii, .nii.gz) nor a zip. For DICOM, name the "
             "folder."
         )
     return [ImageSource(case_id_of(file), file)]

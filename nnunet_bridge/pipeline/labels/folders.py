@@ -1,4 +1,4 @@
-"""Folders of label files: which cases they hold, and what their labels mean."""
+"""Read folders of label files: their cases and the names of their labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def label_files(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         if not path.name.endswith(ENDINGS):
-            raise InputError(f"{path} is no NIfTI file (.nii.gz or .nii).")
+            raise InputError(f"{path} is not a NIfTI file (.nii.gz or .nii).")
         return {_stem(path): path}
     if not path.is_dir():
         raise InputError(f"{path} does not exist.")
@@ -56,15 +56,7 @@ def label_files(path: Path) -> dict[str, Path]:
 
 
 def table_file_for(paths: Iterable[Path], labels_file: Path | None) -> Path | None:
-    """Return the ``dataset.json`` to read: the one asked for, or one beside the files.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Label files or their folders, the most trusted first.
-    labels_file : Path or None
-        What the user named.
-    """
+    """Return the named ``dataset.json``, or the first one beside the paths."""
     if labels_file is not None:
         return labels_file
     for path in paths:

@@ -60,7 +60,7 @@ def test_F02_two_images_with_one_name_are_refused(tmp_path, volume):
     write_volume(tmp_path / "a" / "knee_0000.nii.gz", volume)
     write_volume(tmp_path / "b" / "Knee_0000.nii.gz", volume)
 
-    with pytest.raises(InputError, match="would both be called") as caught:
+    with pytest.raises(InputError, match="would both be case") as caught:
         find_images([tmp_path / "a", tmp_path / "b"])
 
     assert caught.value.code == "F02"
@@ -77,7 +77,7 @@ def test_a_path_without_an_image_is_named(tmp_path, name):
 def test_a_file_that_is_no_nifti_is_refused(tmp_path):
     (tmp_path / "scan.png").write_bytes(b"")
 
-    with pytest.raises(InputError, match="no NIfTI file"):
+    with pytest.raises(InputError, match="neither NIfTI"):
         find_images([tmp_path / "scan.png"])
 
 
