@@ -86,7 +86,7 @@ def test_folds_of_configurations_finish_and_a_killed_job_goes_on(
     assert f"{len(runs)} trainings handed to Slurm" in submitted["notes"][0]
 
     again = json.loads(train(work, cluster, *words).stdout)
-    assert again["notes"] == ["Everything asked for is done, or waits on the cluster."]
+    assert again["notes"] == ["Everything requested is done, or waits on the cluster."]
 
     wait_for(work, lambda runs: runs[("2d", 0)]["epochs"] >= 2)
     job = states(work)[("2d", 0)]["job"]

@@ -170,8 +170,8 @@ def plan_dataset(
 
 def _kept(dataset: Dataset, state: str, options: PlanningOptions) -> Planned | None:
     """Return the plans that still hold for the options; None if none do."""
-    known = Planned.read(dataset)
-    if known is None or options.force or not still_planned(dataset, known, state):
+    known = None if options.force else Planned.read(dataset)
+    if known is None or not still_planned(dataset, known, state):
         return None
     return known if options.own_arguments in (None, known.own_arguments) else None
 

@@ -32,6 +32,7 @@ from nnunet_bridge.pipeline.training.memory import (
 )
 from nnunet_bridge.pipeline.training.plan import (
     PlanningOptions,
+    _kept,
     plan_dataset,
 )
 from nnunet_bridge.pipeline.training.planned_data import dataset_state, require_plan
@@ -351,3 +352,11 @@ def test_planners_share_what_they_have_in_common(tmp_path):
     assert json.loads((work.record_dir(DATASET) / "planned.json").read_text())[
         "planners"
     ] == {"default": ["2d"]}
+
+
+def test_force_plans_again_where_the_record_is_damaged(tmp_path):
+    dataset = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
+    dataset.record_dir.mkdir(parents=True)
+    (dataset.record_dir / "planned.json").write_text("{")
+
+    assert _kept(dataset, "state", PlanningOptions(("2d",), force=True)) is None
