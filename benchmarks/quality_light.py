@@ -127,7 +127,7 @@ def counts(labels):
 
 def held_back(workspace):
     """Return case -> image and labels of all cases that no training has seen."""
-    raw = workspace.dataset_dir(DATASET)
+    raw = Dataset(workspace, DATASET).raw_dir
     cases, known = {}, set()
     for part in ("Tr", "Ts"):
         for file in sorted((raw / f"labels{part}").glob("*.nii.gz")):
@@ -255,7 +255,7 @@ def lowest_of(tables):
 
 def judged(workspace, work):
     """Return every held-back case, as given and degraded, with light and Dice."""
-    raw = RawDataset.open(workspace.dataset_dir(DATASET))
+    raw = RawDataset.open(Dataset(workspace, DATASET).raw_dir)
     model_dir = (
         choose_model(Dataset(workspace, DATASET), ModelRequest(("2d",)))
         .states[0]
@@ -304,7 +304,7 @@ def validated(workspace):
 
     One fold a configuration answers, so only 2d and 3d can be compared.
     """
-    raw = RawDataset.open(workspace.dataset_dir(DATASET))
+    raw = RawDataset.open(Dataset(workspace, DATASET).raw_dir)
     folders = {
         name: choose_model(Dataset(workspace, DATASET), ModelRequest((name,)))
         .states[0]

@@ -112,13 +112,13 @@ def write_plans(root: Path, dataset: str, configuration: str, epochs: int) -> No
     """Write the plans that both sides train by."""
     from nnunet_bridge.formats.files import read_json, write_json
     from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Workspace
+    from nnunet_bridge.nnunet.names import Dataset, Workspace
 
     workspace, method = Workspace.at(root, {}), method_of("nnunet", "smoke")
     with fewer_epochs(configuration, epochs):
-        stock = read_json(workspace.plans_file(dataset, method.stock_plans))
+        stock = read_json(Dataset(workspace, dataset).plans_file(method.stock_plans))
         plans = method.plans_from(stock)
-    write_json(workspace.plans_file(dataset, method.plans), plans)
+    write_json(Dataset(workspace, dataset).plans_file(method.plans), plans)
 
 
 def train_ours(root: Path, dataset: str, configuration: str, epochs: int) -> None:

@@ -1,8 +1,8 @@
-"""nnU-Net as a process of its own: what to call, how to watch it, how to end it.
+"""Run nnU-Net as a process of its own.
 
 The first half is pure: values to argument lists and environments. The second half,
-`NnUNetProcess`, starts one such call in a session of its own, keeps its output in a
-log file, and leaves no worker behind however it ends.
+`NnUNetProcess`, starts such a call in a session of its own, keeps its output in a log
+file, and leaves no worker behind however it ends.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from nnunet_bridge.nnunet.plans import Planner
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
 GRACE_S = 5.0
-"""How long a process may take to end after each signal."""
+"""Seconds that a process may take to end after each signal."""
 
 POLL_S = 0.5
 _LOST_WORKER = re.compile(
     r"background worker(s are| is) (6 feet under|no longer alive)|workers? died",
     re.IGNORECASE,
 )
-"""How nnU-Net says that a worker process of its own is gone."""
+"""nnU-Net's message that one of its workers has ended."""
 
 _FAILED_WORKER = "Exception in background worker"
-"""How it says that the worker was not killed, but failed."""
+"""Its message that the worker was not killed, but failed."""
 
 _EXCEPTION = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning)\b.*")
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one process of nnU-Net may use."""
+    """What a process of nnU-Net may use."""
 
     device: str
     """``cuda``, ``cpu`` or ``mps``."""
 
     threads: int
-    """Of torch in the main process; 0 leaves it to torch."""
+    """Threads of torch in the main process; 0 leaves it to torch."""
 
     workers: int
     """Processes for preprocessing and export; 1 means a thread of the main one."""
@@ -62,7 +62,7 @@ class Resources:
 
     @property
     def can_halve(self) -> bool:
-        """Whether there are worker processes that could be fewer."""
+        """Whether it has more than one worker process."""
         return self.workers > 1 or self.loaders > 0
 
     def halved(self) -> Resources:
@@ -86,9 +86,8 @@ def shared_among(
 ) -> Resources:
     """Return the resources of each of `processes` that run side by side.
 
-    On a CPU the network itself uses the cores, so nothing else should; beside a GPU
-    the cores prepare the data. There are as many workers as the free memory holds,
-    where one needs `worker_bytes`.
+    On a CPU the network uses the cores, so nothing else should; beside a GPU the cores
+    prepare the data. The free memory limits the workers, of `worker_bytes` each.
     """
     workers = machine.workers_of(worker_bytes)
     if device == "cpu":
@@ -100,20 +99,20 @@ def shared_among(
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """What one call of nnU-Net's planning is to do."""
+    """The work of one call of nnU-Net's planning."""
 
     dataset: Dataset
     fingerprint: bool
-    """Whether to verify the dataset and take its fingerprint first."""
+    """Whether to verify the dataset and compute its fingerprint first."""
 
     planners: tuple[Planner, ...]
-    """Those that plan; the plans of others are there."""
+    """Planners to run; the plans of others exist."""
 
     preprocess: tuple[tuple[str, str], ...]
-    """Names of plans and configurations."""
+    """Pairs of plans and configuration."""
 
     have: tuple[str, ...] = ()
-    """Preprocessed data that stay, by nnU-Net's ``data_identifier``."""
+    """Preprocessed data to keep, by nnU-Net's ``data_identifier``."""
 
     own_arguments: tuple[str, ...] = ()
     """nnU-Net's own arguments, for all planners."""
@@ -135,20 +134,20 @@ def plan_command(task: PlanTask, resources: Resources) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a training begins with beside its plans, and when it may end early."""
+class TrainingStart:
+    """Initial weights of a training, and its early stopping."""
 
     encoder_weights: Path | None = None
-    """Judged weights of an encoder; None for random ones."""
+    """Checked weights of an encoder; None for random ones."""
 
     pretrained: Path | None = None
-    """Checkpoint of a trained model whose weights it takes over."""
+    """Checkpoint of the trained model to start from."""
 
     patience: int | None = None
-    """It ends after so many epochs without a lower validation loss."""
+    """Epochs without a lower validation loss after which it stops."""
 
     def words(self, *, resume: bool) -> list[str]:
-        """Return the arguments; a training that goes on has its weights already."""
+        """Return the arguments; a resumed training has its weights already."""
         words = [] if self.patience is None else ["--patience", str(self.patience)]
         if not resume and self.encoder_weights:
             words += ["--encoder-weights", str(self.encoder_weights)]
@@ -162,7 +161,7 @@ def train_command(
     resources: Resources,
     *,
     resume: bool,
-    beginning: Beginning | None = None,
+    start: TrainingStart | None = None,
     own_arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return the call that trains and validates one fold.
@@ -175,7 +174,7 @@ def train_command(
     command += ["--fold", str(run.fold), "--trainer", run.trainer]
     command += ["--plans", run.plans, "--device", resources.device]
     command += ["--gpus", str(resources.gpus), "--events", str(run.events_file)]
-    command += (beginning or Beginning()).words(resume=resume)
+    command += (start or TrainingStart()).words(resume=resume)
     command += own_arguments
     return [*command, "--resume"] if resume else command
 
@@ -183,7 +182,7 @@ def train_command(
 def encoder_command(
     weights: Path | None, out: Path, answer: Path, resources: Resources
 ) -> list[str]:
-    """Return the call that judges the weights of an encoder, or downloads them."""
+    """Return the call that checks the weights of an encoder, or downloads them."""
     command = [*_task("encoder", resources), "--out", str(out), "--answer", str(answer)]
     return [*command, "--weights", str(weights)] if weights else command
 
@@ -199,17 +198,9 @@ def predict_command(
 ) -> list[str]:
     """Return the call that predicts every image of a folder.
 
-    Parameters
-    ----------
-    members : mapping
-        Model folders and their folds; the mean of several is taken.
-    images_dir, out_dir : Path
-    resources : Resources
-        More than one worker: the next image is prepared while one is predicted.
-    progress_file : Path
-        Gets a line of JSON now and then.
-    previous_dir : Path, optional
-        Labelmaps of ``3d_lowres``, for members that correct them.
+    `members` maps model folders to folds; the mean of several is predicted. With more
+    than one worker, the next image is prepared meanwhile. `previous_dir` has the
+    labelmaps of ``3d_lowres`` for the cascade.
     """
     command = [*_task("predict", resources), "--device", resources.device]
     command += ["--images", str(images_dir), "--out", str(out_dir)]
@@ -240,7 +231,7 @@ def second_opinion_command(
 
 
 def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
-    """Return the call that copies of each checkpoint what prediction needs."""
+    """Return the call that copies from each checkpoint what prediction needs."""
     command = _task("checkpoint", resources)
     for source, target in copies.items():
         command += ["--copy", str(source), str(target)]
@@ -257,15 +248,7 @@ def _task(name: str, resources: Resources) -> list[str]:
 def nnunet_environment(
     workspace: Workspace, resources: Resources, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variables of nnU-Net's process.
-
-    Parameters
-    ----------
-    workspace : Workspace
-    resources : Resources
-    inherited : mapping
-        The variables of this process; what is set here wins over them.
-    """
+    """Return the variables of nnU-Net's process; ours win over the `inherited` ones."""
     environment = {
         **inherited,
         **workspace.environment(),
@@ -291,10 +274,9 @@ def trainers_dir() -> Path:
 
 
 class NnUNetProcess:
-    """One call of nnU-Net, alive or ended.
+    """One call of nnU-Net, running or ended.
 
-    Use it in a ``with`` block: whatever happens inside, its process group is gone
-    when the block is left.
+    Use it in a ``with`` block: its process group has ended when the block is left.
     """
 
     def __init__(
@@ -323,12 +305,12 @@ class NnUNetProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the process and its workers, if they still live."""
+        """End the process and its workers, if they still run."""
         self.stop()
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def check(self, task: str) -> None:
@@ -337,9 +319,9 @@ class NnUNetProcess:
         Raises
         ------
         WorkerKilled
-            If it, or a worker of it, was killed from outside (FAULTS F11).
+            If it, or one of its workers, was killed (FAULTS F11).
         NnUNetError
-            With the line of its log that says why.
+            With the line of its log that has the reason.
         """
         code = self._process.poll()
         if code == -signal.SIGKILL or (code and _lost_a_worker(self.output())):
@@ -355,13 +337,13 @@ class NnUNetProcess:
             )
 
     def output(self) -> str:
-        """Return what this process has written so far."""
+        """Return the output so far."""
         with self.log_file.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode("utf-8", errors="replace")
 
     def stop(self) -> None:
-        """Ask the process group to end, then make it."""
+        """Ask the process group to end, then kill it."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self.ended:
                 break

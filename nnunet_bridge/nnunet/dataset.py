@@ -1,7 +1,7 @@
-"""The raw dataset: checked by us before nnU-Net sees it.
+"""The raw dataset, and our check of it before nnU-Net reads it.
 
-nnU-Net's own check passes a label that lies 5 mm beside its image, and a truncated
-file (`docs/explanations/nnunet.md`); ours does not.
+nnU-Net's own check accepts a label that lies 5 mm beside its image, and a truncated
+file (`docs/explanations/nnunet.md`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nnunet_bridge.ops.occupancy import label_boxes
 
 @dataclass(frozen=True, slots=True)
 class RawDataset:
-    """A raw dataset on disk, as its `dataset.json` describes it."""
+    """A raw dataset on the disk, as its `dataset.json` describes it."""
 
     folder: Path
     labels: LabelTable
@@ -33,7 +33,7 @@ class RawDataset:
         Raises
         ------
         InputError
-            If it is missing or not one that nnU-Net would take.
+            If it is missing, or nnU-Net would not accept it.
         """
         file = folder / "dataset.json"
         if not file.is_file():
@@ -46,17 +46,17 @@ class RawDataset:
         return cls(folder, labels, channels)
 
     def training_cases(self) -> list[str]:
-        """Return the ids of the cases that have a label for training."""
+        """Return the ids of the training cases."""
         return _ids(self.folder / "labelsTr")
 
     def test_cases(self) -> list[str]:
-        """Return the ids of the cases kept for testing, with labels or without."""
+        """Return the ids of the test cases, with or without labels."""
         return sorted(
             {_without_channel(name) for name in _ids(self.folder / "imagesTs")}
         )
 
     def image_files(self, case: str, part: str) -> list[Path]:
-        """Return one file a channel; `part` is ``Tr`` or ``Ts``."""
+        """Return the file of every channel; `part` is ``Tr`` or ``Ts``."""
         folder = self.folder / f"images{part}"
         return [
             folder / f"{case}_{channel:04d}{FILE_ENDING}"
@@ -68,17 +68,12 @@ class RawDataset:
         return self.folder / f"labels{part}" / f"{case}{FILE_ENDING}"
 
     def check(self) -> dict[str, frozenset[str]]:
-        """Refuse a dataset that nnU-Net would train on and should not (FAULTS N01).
-
-        Returns
-        -------
-        holds : dict
-            Training case -> the structures that its label holds.
+        """Return the structures of every training case; refuse a wrong dataset.
 
         Raises
         ------
         InputError
-            With every fault found, one a line.
+            With every fault, one a line (FAULTS N01).
         """
         cases = self.training_cases()
         faults = [] if cases else [f"{self.folder}/labelsTr holds no label."]
@@ -104,7 +99,7 @@ class RawDataset:
         return holds
 
     def _faults_of_numbers(self, cases: list[str]) -> list[str]:
-        """Return what ``dataset.json`` and the folders say differently."""
+        """Return the differences between ``dataset.json`` and the folders."""
         faults = []
         announced = read_json(self.folder / "dataset.json").get("numTraining")
         if announced != len(cases):

@@ -1,8 +1,8 @@
-"""What a model from elsewhere may be, judged before nnU-Net hears of it.
+"""Check a model from elsewhere before nnU-Net reads it.
 
-A model is a folder: its name chooses trainer, plans and configuration, its files choose
-everything else. Names are compared with lists here, the content of the JSON files in
-`schemas`, the pickles in `checkpoints` (FAULTS S02-S05, S07-S10).
+A model is a folder: its name selects trainer, plans and configuration, its files
+everything else. This module checks names, `schemas` the JSON files and `checkpoints`
+the pickles (FAULTS S02-S05, S07-S10).
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Configuration, Fold, fold_named
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.methods import METHODS, REPORT_NETWORK_OF
-from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Run, Workspace
-from nnunet_bridge.nnunet.names import Dataset as WorkspaceDataset
+from nnunet_bridge.nnunet.names import CHECKPOINT_FINAL, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.report_plans import CONFIGURATION as REPORT_CONFIGURATION
 from nnunet_bridge.nnunet.schemas import (
     DATASET_NAME,
     LONGEST_VALUE,
     MOST_ACTIVATIONS,
     Card,
-    Dataset,
-    Plans,
+    DatasetFile,
+    PlansFile,
     refuse,
     validated,
 )
@@ -53,7 +52,7 @@ TRAINERS = frozenset(
         *("nnUNetTrainer_1epoch", "nnUNetTrainer_250epochs_NoMirroring"),
     }
 )
-"""Ours, and those of nnU-Net that differ from its own in nothing but the training."""
+"""Ours, and those of nnU-Net that change nothing but the training."""
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _FOLD = re.compile(r"fold_(all|0|[1-9][0-9]?)")
@@ -63,25 +62,24 @@ _LEFT_BEHIND = re.compile(
     r"dataset_fingerprint\.json|fold_(all|0|[1-9][0-9]?)/(checkpoint_(best|latest)\.pth"
     r"|progress\.png|debug\.json|network_architecture\.pdf|validation/summary\.json)"
 )
-"""Files that nnU-Net exports with a model; none of them is ever unpacked."""
+"""Files that nnU-Net exports with a model; they are not unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The entries of a packed model, sorted by what they are for."""
+    """The entries of a packed model, by purpose."""
 
-    name: ModelName
+    name: ModelFolder
     checkpoints: dict[str, str]
-    """Fold to the entry of its final checkpoint."""
+    """Fold -> entry of its final checkpoint."""
 
     texts: dict[str, str]
-    """``plans.json``, ``dataset.json``, and where present our own files, to the
-    entry."""
+    """``plans.json``, ``dataset.json`` and, if present, our own files -> entry."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelName:
-    """The folder of a model below ``nnUNet_results``, taken apart."""
+class ModelFolder:
+    """The parts of the name of a model's folder below ``nnUNet_results``."""
 
     dataset: str
     trainer: str
@@ -89,19 +87,19 @@ class ModelName:
     configuration: str
 
     @classmethod
-    def from_folders(cls, dataset: str, folder: str) -> ModelName:
-        """Return the name that two folders spell.
+    def from_folders(cls, dataset: str, folder: str) -> ModelFolder:
+        """Parse the names of two folders.
 
         Raises
         ------
         SecurityError
-            S10: a name that a program could take for an option or a command. S09: a
-            trainer that is not on the list. S04: no model's folder.
+            S10: a name that a program could take for an option or a command. S09: an
+            unknown trainer. S04: not the folder of a model.
 
         Examples
         --------
-        >>> ModelName.from_folders("Dataset001_Tibia", "nnUNetTrainer__nnUNetPlans__2d")
-        ModelName(dataset='Dataset001_Tibia', trainer='nnUNetTrainer',
+        >>> ModelFolder.from_folders("Dataset001_A", "nnUNetTrainer__nnUNetPlans__2d")
+        ModelFolder(dataset='Dataset001_A', trainer='nnUNetTrainer',
             plans='nnUNetPlans', configuration='2d')
         """
         for name in (dataset, folder):
@@ -117,7 +115,7 @@ class ModelName:
         return cls(dataset, trainer, plans, configuration)
 
     @classmethod
-    def of(cls, run: Run) -> ModelName:
+    def of(cls, run: Run) -> ModelFolder:
         """Return the name of the model of which a run is a fold."""
         return cls(run.dataset.name, run.trainer, run.plans, run.configuration)
 
@@ -133,25 +131,22 @@ class ModelName:
 
     def run(self, workspace: Workspace, fold: str) -> Run:
         """Return one fold of this model in a workspace."""
-        dataset = WorkspaceDataset(workspace, self.dataset)
+        dataset = Dataset(workspace, self.dataset)
         number = fold_named(fold)
         return Run(dataset, self.configuration, number, self.trainer, self.plans)
 
 
 def sorted_contents(entries: Sequence[str]) -> Contents:
-    """Return what the entries of an archive are, if they are one model and no more.
+    """Sort the entries of an archive, which must be exactly one model.
 
-    Parameters
-    ----------
-    entries : sequence of str
-        Names as ``Dataset001_X/trainer__plans__2d/fold_0/checkpoint_final.pth``, which
-        is also how nnU-Net exports a model.
+    Their names are as ``Dataset001_X/trainer__plans__2d/fold_0/checkpoint_final.pth``,
+    which is also how nnU-Net exports a model.
 
     Raises
     ------
     SecurityError
-        S03: a pickle. S04: a file that no model needs, or a file that is missing. S05:
-        files of another model. S09, S10: a name that must not be.
+        S03: a pickle. S04: an unexpected or missing file. S05: files of another model.
+        S09, S10: a forbidden name.
     """
     pickles = [entry for entry in entries if entry.lower().endswith(_PICKLES)]
     if pickles:
@@ -160,7 +155,7 @@ def sorted_contents(entries: Sequence[str]) -> Contents:
     loose = [entry for entry in entries if entry.count("/") <= 1]
     if loose or not places:
         refuse(f"{_short((loose or [''])[0])} lies in no model's folder", "S04")
-    names = [ModelName.from_folders(*place) for place in sorted(places)]
+    names = [ModelFolder.from_folders(*place) for place in sorted(places)]
     if len(names) > 1:
         both = " and ".join(_short(name.path) for name in names[:2])
         refuse(f"it holds files of {both}; one model a file", "S05")
@@ -172,7 +167,7 @@ def sorted_contents(entries: Sequence[str]) -> Contents:
     return contents
 
 
-def _by_purpose(name: ModelName, entries: Sequence[str]) -> Contents:
+def _by_purpose(name: ModelFolder, entries: Sequence[str]) -> Contents:
     contents = Contents(name, {}, {})
     for entry in entries:
         file = entry.removeprefix(f"{name.path}/")
@@ -187,12 +182,12 @@ def _by_purpose(name: ModelName, entries: Sequence[str]) -> Contents:
 
 
 def _short(name: str) -> str:
-    """Return a name as it may stand in a message."""
+    """Return a name, safe and short enough for a message."""
     return quoted(name[:LONGEST_VALUE] + ("..." if len(name) > LONGEST_VALUE else ""))
 
 
 def fold_of(folder: str) -> str | None:
-    """Return the fold that a folder's name spells, or None.
+    """Return the fold in the name of a folder, or None.
 
     Examples
     --------
@@ -207,14 +202,13 @@ def check_trainer(name: str) -> None:
     """Refuse a trainer that is not on the list (FAULTS S09)."""
     if name not in TRAINERS:
         refuse(
-            f"its trainer {_short(name)} is not one of those that "
-            "may come from elsewhere",
+            f"its trainer {_short(name)} is not on the list of known trainers",
             "S09",
         )
 
 
 def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """Return what a JSON file from elsewhere holds.
+    """Return the content of a JSON file from elsewhere.
 
     Raises
     ------
@@ -233,16 +227,16 @@ def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON ho
         ) from error
 
 
-def checked_plans(content: Any, name: ModelName) -> JsonObject:  # noqa: ANN401 - judged here
-    """Return the content of a ``plans.json`` whose every word and number passed.
+def checked_plans(content: Any, name: ModelFolder) -> JsonObject:  # noqa: ANN401 - judged here
+    """Return the content of a ``plans.json`` after a check of every word and number.
 
     Raises
     ------
     SecurityError
-        S02: a class, function or key that is not on the list, or plans of another
-        model. S07: an absurd number.
+        S02: an unknown class, function or key, or plans of another model. S07: an
+        absurd number.
     """
-    plans = validated(Plans, content, PLANS_FILE)
+    plans = validated(PlansFile, content, PLANS_FILE)
     for what, is_, must in (
         ("dataset", plans.dataset_name, name.dataset),
         ("plans", plans.plans_name, name.plans),
@@ -256,15 +250,8 @@ def checked_plans(content: Any, name: ModelName) -> JsonObject:  # noqa: ANN401 
     return result
 
 
-def _check_report_network(plans: JsonObject, name: ModelName) -> None:
-    """Refuse one of the report's networks without its size, or of an absurd one.
-
-    Parameters
-    ----------
-    plans : dict
-        Of which every word and number has passed.
-    name : ModelName
-    """
+def _check_report_network(plans: JsonObject, name: ModelFolder) -> None:
+    """Refuse a network of the report without its size, or with an absurd one."""
     network = REPORT_NETWORK_OF.get(name.trainer)
     if network is None:
         return
@@ -279,39 +266,39 @@ def _check_report_network(plans: JsonObject, name: ModelName) -> None:
 
 
 def checked_dataset(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
-    """Return what prediction needs of a ``dataset.json``, and nothing else.
+    """Return the part of a ``dataset.json`` that prediction needs.
 
     Raises
     ------
     SecurityError
-        S02: a key of another kind than nnU-Net's. S07: an absurd number.
+        S02: a key of another type than nnU-Net's. S07: an absurd number.
     """
-    return validated(Dataset, content, DATASET_FILE).model_dump(exclude_none=True)
+    return validated(DatasetFile, content, DATASET_FILE).model_dump(exclude_none=True)
 
 
 def checked_card(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
-    """Return the content of a ``model.json`` that says what ours do.
+    """Return the content of a ``model.json`` in our form.
 
     Raises
     ------
     SecurityError
-        S02: another key or kind. S07: an absurd number.
+        S02: another key or type. S07: an absurd number.
     """
     return validated(Card, content, CARD_FILE).model_dump()
 
 
 def check_model_folder(model_dir: Path, folds: Sequence[Fold]) -> None:
-    """Refuse a model folder that nnU-Net should not be called with.
+    """Refuse a model folder that could do harm.
 
-    It costs a few milliseconds, so every prediction begins with it, whoever made the
-    folder.
+    It takes a few milliseconds, so every prediction starts with it, whatever the origin
+    of the folder.
 
     Raises
     ------
     SecurityError
         With the id of the fault.
     """
-    name = ModelName.from_folders(model_dir.parent.name, model_dir.name)
+    name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name)
     checked_plans(_read(model_dir / PLANS_FILE), name)
     checked_dataset(_read(model_dir / DATASET_FILE))
     for fold in folds:

@@ -1,6 +1,6 @@
-"""nnU-Net's names for folders, files and environment variables, as functions.
+"""nnU-Net's names of folders, files and environment variables, and ours beside them.
 
-Nothing else in the package spells them.
+No other module spells them.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ CHECKPOINT_FINAL = "checkpoint_final.pth"
 CHECKPOINT_LATEST = "checkpoint_latest.pth"
 CHECKPOINT_BEST = "checkpoint_best.pth"
 CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
-"""Ours: the latest but one, in case the latest is damaged."""
+"""Ours: the one before the latest, in case that is damaged."""
 
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
-"""Ours: the process whose end is the end of nnU-Net's."""
+"""Ours: the id of the process with which nnU-Net's ends."""
 
 ON_ALL_CASES = ALL_CASES
 """nnU-Net's fold that trains on every case; its validation says nothing."""
 
 ALL_NUMBERED = "all5"
-"""Our word for every numbered fold."""
+"""Word of `-f` for every numbered fold."""
 
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The four folders in which everything lies."""
+    """The four folders of all data."""
 
     raw_dir: Path
     preprocessed_dir: Path
@@ -45,7 +45,7 @@ class Workspace:
 
     @classmethod
     def at(cls, root: Path, environment: Mapping[str, str] | None = None) -> Workspace:
-        """Return the workspace in `root`; each of nnU-Net's own variables wins.
+        """Return the workspace in `root`; nnU-Net's variables override its folders.
 
         Raises
         ------
@@ -76,30 +76,6 @@ class Workspace:
             "nnUNet_preprocessed": str(self.preprocessed_dir),
             "nnUNet_results": str(self.results_dir),
         }
-
-    def dataset_dir(self, dataset: str) -> Path:
-        """Return the raw dataset's folder."""
-        return self.raw_dir / dataset
-
-    def planned_dir(self, dataset: str) -> Path:
-        """Return the folder of plans, splits and preprocessed cases."""
-        return self.preprocessed_dir / dataset
-
-    def plans_file(self, dataset: str, plans: str) -> Path:
-        """Return the file that holds the plans of that name."""
-        return self.planned_dir(dataset) / f"{plans}.json"
-
-    def splits_file(self, dataset: str) -> Path:
-        """Return the file that says which cases each fold validates."""
-        return self.planned_dir(dataset) / "splits_final.json"
-
-    def record_dir(self, dataset: str) -> Path:
-        """Return the folder of our own records of a dataset."""
-        return self.runs_dir / dataset
-
-    def dataset_lock(self, dataset: str) -> Path:
-        """Return the lock that whoever changes or plans a dataset holds."""
-        return self.raw_dir.parent / ".nnunet_bridge" / "locks" / f"{dataset}.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +141,12 @@ class Dataset:
     @property
     def raw_dir(self) -> Path:
         """The folder of the raw dataset."""
-        return self.workspace.dataset_dir(self.name)
+        return self.workspace.raw_dir / self.name
 
     @property
     def planned_dir(self) -> Path:
         """The folder of plans, splits and preprocessed cases."""
-        return self.workspace.planned_dir(self.name)
+        return self.workspace.preprocessed_dir / self.name
 
     @property
     def results_dir(self) -> Path:
@@ -180,21 +156,22 @@ class Dataset:
     @property
     def record_dir(self) -> Path:
         """The folder of our own records."""
-        return self.workspace.record_dir(self.name)
+        return self.workspace.runs_dir / self.name
 
     @property
     def splits_file(self) -> Path:
         """The file that lists the cases of each fold."""
-        return self.workspace.splits_file(self.name)
+        return self.planned_dir / "splits_final.json"
 
     @property
     def lock_file(self) -> Path:
         """The lock that a process holds while it changes or plans the dataset."""
-        return self.workspace.dataset_lock(self.name)
+        locks = self.workspace.raw_dir.parent / ".nnunet_bridge" / "locks"
+        return locks / f"{self.name}.lock"
 
     def plans_file(self, plans: str) -> Path:
         """Return the file that holds the plans of that name."""
-        return self.workspace.plans_file(self.name, plans)
+        return self.planned_dir / f"{plans}.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,16 +109,16 @@ QUICK_STEPS = {"epochs": 50, "iterations": 100, "validation_iterations": 20}
 
 @dataclass(frozen=True, slots=True)
 class SmokeSize:
-    """The small network of a smoke run, and its steps."""
+    """The small network of a smoke test, and its steps."""
 
     features: tuple[int, ...]
     convolutions: int
-    """In every stage of the encoder; the decoder has one. A residual encoder has one
-    block instead, which is two."""
+    """Convolutions in every stage of the encoder; the decoder has one. A residual
+    encoder has one block instead, of two convolutions."""
 
     batch_size: int
     largest_patch: int
-    """No patch holds more voxels."""
+    """Most voxels of a patch."""
 
     steps: dict[str, float]
 
@@ -159,16 +159,10 @@ SMOKE_SIZES: dict[str, SmokeSize] = {
 
 
 def plans_for(budget: Budget, stock: Plans) -> Plans:
-    """Return the plans of a budget, made from nnU-Net's own.
+    """Return the plans of a budget, from nnU-Net's `stock`, which stay unchanged.
 
     They share the preprocessed data of the stock plans (same ``data_identifier``), so
-    a change of budget preprocesses nothing again.
-
-    Parameters
-    ----------
-    budget : Budget
-    stock : dict
-        Content of ``nnUNetPlans.json``; not changed.
+    another budget needs no new preprocessing.
     """
     plans = deepcopy(stock)
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
@@ -203,7 +197,7 @@ def resolved(plans: Plans, configuration: str) -> dict[str, Any]:
 
 
 def _make_small(configuration: dict[str, Any], size: SmokeSize) -> None:
-    """Cut a planned network down to the first stages, keeping their strides."""
+    """Keep the first stages of a planned network, with their strides."""
     architecture = configuration["architecture"]["arch_kwargs"]
     stages = min(len(size.features), architecture["n_stages"])
     strides = [list(stride) for stride in architecture["strides"][:stages]]
@@ -228,8 +222,7 @@ def patch_within(
 ) -> list[int]:
     """Return a patch of at most `largest` voxels whose edges the strides divide.
 
-    The longest edge gives way first, so that a patch stays as near to a cube as the
-    image allows.
+    The longest edge is shortened first, so that a patch stays close to a cube.
 
     Examples
     --------

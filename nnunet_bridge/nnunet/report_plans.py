@@ -1,9 +1,9 @@
-"""Plans of the source report's own networks, made from nnU-Net's.
+"""Plans of the source report's networks, made from nnU-Net's.
 
-They keep nnU-Net's spacing, normalisation and preprocessed data, so that the report's
-networks see what nnU-Net's see. Patch and batch are nnU-Net's as far as the networks
-allow; what the report fixes (its features, steps and learning rate) is written under
-the key ``nnunet_bridge``, from which the trainers read it.
+They keep nnU-Net's spacing, normalisation and preprocessed data, so that all networks
+see the same data. Patch and batch are nnU-Net's as far as the networks allow. The
+report's features, steps and learning rate are under the key ``nnunet_bridge``, from
+which the trainers read them.
 """
 
 from __future__ import annotations
@@ -36,33 +36,25 @@ class ReportNetwork:
     """One of the report's networks."""
 
     suffix: str
-    """What the names of its plans have after nnU-Net's."""
+    """Ending of the names of its plans."""
 
     divisor: int
-    """Its poolings divide the edges of a patch by that."""
+    """The edges of a patch are multiples of it, because of the poolings."""
 
     batch_size: int
-    """The report's; nnU-Net's own where that is smaller, as its planner knows the
-    memory."""
+    """The report's; nnU-Net's own if smaller, because its planner knows the memory."""
 
     learning_rate: float
     learning_rate_fall: float
     size: Mapping[str, list[int]]
-    """Keys of the plans that fix the network."""
+    """Entries of the plans that define the network."""
 
     smoke_size: Mapping[str, list[int]]
     smoke_learning_rate: float
     smoke_steps: Mapping[str, int]
 
     def plans_from(self, budget: Budget, stock: Plans) -> Plans:
-        """Return its plans at a budget.
-
-        Parameters
-        ----------
-        budget : Budget
-        stock : dict
-            Content of ``nnUNetPlans.json``; not changed.
-        """
+        """Return its plans at a budget; nnU-Net's `stock` stays unchanged."""
         plans = deepcopy(stock)
         plans["plans_name"] = f"{stock['plans_name']}{self.suffix}{budget.suffix}"
         planned = plans["configurations"].get(CONFIGURATION)
@@ -83,7 +75,7 @@ class ReportNetwork:
         return plans
 
     def _written(self, budget: Budget) -> dict[str, Any]:
-        """Return what stands under ``nnunet_bridge``."""
+        """Return the entry under ``nnunet_bridge``."""
         if budget.name == BudgetName.SMOKE:
             size, steps = self.smoke_size, self.smoke_steps
             rate = self.smoke_learning_rate

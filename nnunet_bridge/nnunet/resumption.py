@@ -1,9 +1,9 @@
-"""From which checkpoint a training can go on.
+"""Choose the checkpoint from which a training resumes.
 
 nnU-Net takes ``final``, else ``latest``, else ``best``, by existence alone: a file that
-a full disk or a power cut left half-written ends the training for good (FAULTS N05).
-So each is read to its end before nnU-Net sees it. A checkpoint is a zip file, whose
-checksums say whether it is whole; nothing in it is executed for that.
+a full disk or a power cut left half-written fails the training every time (FAULTS N05).
+So each is read to its end before. A checkpoint is a zip file with checksums; checking
+them executes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEWEST_FIRST = (
     CHECKPOINT_PREVIOUS,
     CHECKPOINT_BEST,
 )
-"""The order in which nnU-Net looks, and the one before the latest, which is ours."""
+"""nnU-Net's order, with the one before the latest, which is ours."""
 
 DAMAGED = ".damaged"
 """Ending of a checkpoint that was set aside."""
@@ -35,43 +35,39 @@ DAMAGED = ".damaged"
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where a training goes on."""
+    """The checkpoint from which a training resumes."""
 
     checkpoint: str | None
-    """Name of the file; None if there is nothing to go on from."""
+    """Name of the file; None if there is none."""
 
     damaged: tuple[str, ...]
     """Newer checkpoints that could not be read."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What the user must know."""
+        """A warning for each damaged checkpoint that was skipped."""
         if not self.damaged:
             return ()
         onwards = (
-            f"it goes on from {self.checkpoint}"
+            f"training resumes from {self.checkpoint}"
             if self.checkpoint
-            else "it starts from the beginning"
+            else "training starts from the beginning"
         )
         return (
             Finding(
                 "N05",
                 Outcome.WARNED,
-                f"{', '.join(self.damaged)} cannot be read: {onwards}. What is damaged "
-                f"is kept with the ending {DAMAGED}.",
+                f"{', '.join(self.damaged)} cannot be read: {onwards}. The damaged "
+                f"file is kept with the ending {DAMAGED}.",
             ),
         )
 
 
-def prepare_resumption(fold_dir: Path) -> Resumption:
-    """Let nnU-Net find the newest checkpoint that is whole.
+def pick_checkpoint(fold_dir: Path) -> Resumption:
+    """Arrange the checkpoints of a fold so that nnU-Net finds the newest whole one.
 
-    A damaged one is set aside; the one before the latest takes its name.
-
-    Parameters
-    ----------
-    fold_dir : Path
-        Folder of one fold of a model; nobody trains in it.
+    A damaged one is renamed; the one before the latest takes the name of the latest.
+    Hold the lock of the run.
     """
     damaged: list[str] = []
     for name in NEWEST_FIRST:

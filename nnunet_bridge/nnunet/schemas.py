@@ -324,7 +324,7 @@ class _Steps(_Strict):
     """Of the report's ResNet34 U-Net."""
 
 
-class Plans(_Strict):
+class PlansFile(_Strict):
     """``plans.json`` as nnU-Net 2.8 and our budgets write it."""
 
     dataset_name: Annotated[str, StringConstraints(pattern=rf"^{DATASET_NAME}$")]
@@ -361,7 +361,7 @@ class Plans(_Strict):
         return self
 
 
-class Dataset(BaseModel):
+class DatasetFile(BaseModel):
     """The keys of ``dataset.json`` that prediction needs; others are left behind."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)

@@ -1,10 +1,10 @@
-"""Left and right in nnU-Net's arrays: where mirroring would exchange them.
+"""Axes of nnU-Net's arrays along which mirroring would exchange left and right.
 
-Where a dataset keeps the sides apart (``femur_left``, ``femur_right``), an image that
-is mirrored from left to right shows a right femur under the label of the left one. So
-each axis of a case's array is judged by its left-right component c, the first component
-of its unit vector in LPS+: mirroring along it takes the vector that points to the left
-to one with the left-right component 1 - 2 c^2.
+In a dataset with sided labels (``femur_left``, ``femur_right``), an image mirrored from
+left to right shows a right femur under the label of the left one. The left-right
+component c of an axis is the first component of its unit vector in LPS+: mirroring
+along that axis takes the vector that points to the left to one with the left-right
+component 1 - 2 c^2.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SWAPS_SIDES = math.sqrt(0.75)
 """From this component (30 degrees off left-right) on, left goes to the right."""
 
 TURNS_OVER = math.pi / 4
-"""A wider range of rotation, in radians, makes of any mirrored image one that is
-mirrored from left to right: half a turn and a mirror from front to back are that."""
+"""Widest range of rotation, in radians, with which any axis may be mirrored: half a
+turn and a mirror from front to back are together a mirror from left to right."""
 
 _OTHER = {"left": "right", "right": "left"}
 
 
-def sides_are_apart(labels: Iterable[str]) -> bool:
-    """Whether some label names a side.
+def has_sided_labels(labels: Iterable[str]) -> bool:
+    """Whether a label names a side.
 
     Examples
     --------
-    >>> sides_are_apart(["background", "femur_left"]), sides_are_apart(["femur"])
+    >>> has_sided_labels(["background", "femur_left"]), has_sided_labels(["femur"])
     (True, False)
     """
     return any(side_of(name) in _OTHER for name in labels)
@@ -41,8 +41,8 @@ def sides_are_apart(labels: Iterable[str]) -> bool:
 def swapped_labels(labels: Mapping[str, int]) -> dict[int, int] | None:
     """Return value -> value of the same structure on the other side.
 
-    None if a structure has a label on one side only, so that there is no name for what
-    a mirrored image shows.
+    None if a structure has a label on one side only: a mirrored image would need the
+    other one.
 
     Examples
     --------
@@ -89,14 +89,13 @@ def left_right_components(
 def axes_that_keep_sides(
     cases: Sequence[Sequence[float]], dimensions: int
 ) -> tuple[int, ...]:
-    """Return the axes of a patch along which no case is mirrored from left to right.
-
-    None of them if nothing is known about a case.
+    """Return the axes of a patch along which mirroring keeps the sides of all cases.
 
     Parameters
     ----------
     cases : sequence of (3,) sequence
-        What `left_right_components` says; empty for a case without direction.
+        `left_right_components`; empty for a case of unknown direction, which allows no
+        axis.
     dimensions : int
         2 for patches of slices, which lack the first axis; 3 for volumes.
     """
@@ -113,10 +112,7 @@ def axes_that_keep_sides(
 def axis_that_swaps_sides(
     cases: Sequence[Sequence[float]], dimensions: int
 ) -> int | None:
-    """Return the axis of a patch that is left-right in every case; None if none is.
-
-    Parameters as `axes_that_keep_sides`.
-    """
+    """Return the axis of a patch that is left-right in all cases, or None."""
     if not cases or not all(cases):
         return None
     skipped = 3 - dimensions
@@ -129,16 +125,10 @@ def axis_that_swaps_sides(
 def allowed_axes(
     wanted: Iterable[int], keeping: Iterable[int], rotation: Sequence[float]
 ) -> tuple[int, ...]:
-    """Return the axes along which a dataset with sides may be mirrored in training.
+    """Return the axes along which a dataset with sided labels may be mirrored.
 
-    Parameters
-    ----------
-    wanted : iterable of int
-        What the trainer would mirror.
-    keeping : iterable of int
-        What `axes_that_keep_sides` says.
-    rotation : (2,) sequence
-        Range of the trainer's rotation, in radians.
+    Those of `wanted` that are `keeping` sides; none if the trainer's range of rotation,
+    in radians, is too wide.
 
     Examples
     --------

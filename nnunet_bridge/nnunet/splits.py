@@ -1,8 +1,8 @@
-"""Cross-validation by patient: which cases each fold trains on and validates.
+"""Cross-validation by patient: the training and validation cases of each fold.
 
-nnU-Net splits cases, and needs five of them. Ours keeps a patient's scans together,
-works with two patients, and lets every training part see every structure that two
-patients hold.
+nnU-Net splits by case and needs five of them. Here all scans of a patient are in one
+fold, two patients are enough, and every training part has each structure that two
+patients have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.formats.files import read_json
 
 Splits: TypeAlias = list[dict[str, list[str]]]
-"""What nnU-Net's ``splits_final.json`` holds: ``train`` and ``val`` of every fold."""
+"""Content of nnU-Net's ``splits_final.json``: ``train`` and ``val`` of every fold."""
 
 FOLDS = 5
 SPLIT_SEED = 12345
@@ -27,32 +27,19 @@ SPLIT_SEED = 12345
 
 @dataclass(frozen=True, slots=True)
 class Splitting:
-    """How a dataset is to be split."""
+    """The way to split a dataset."""
 
     folds: int = FOLDS
-    """At most so many; 0 leaves out one patient at a time."""
+    """Most folds; 0 for one a patient."""
 
     seed: int = SPLIT_SEED
     file: Path | None = None
-    """Splits that somebody else made; the rest means nothing then."""
+    """Splits of the user, instead of `folds` and `seed`."""
 
     def splits(
         self, patients: Mapping[str, str], holds: Mapping[str, Collection[str]]
     ) -> Splits:
-        """Return the folds of the given cases.
-
-        Parameters
-        ----------
-        patients : mapping
-            Case id to patient.
-        holds : mapping
-            Case id to the structures that its reference holds.
-
-        Raises
-        ------
-        InputError
-            If all cases are of one patient, or the file holds no fair splits.
-        """
+        """Return the folds; see `patient_splits` and `read_splits`."""
         if self.file is not None:
             return read_splits(self.file, patients)
         return patient_splits(patients, holds, folds=self.folds, seed=self.seed)
@@ -70,12 +57,12 @@ def patient_splits(
     Parameters
     ----------
     patients : mapping
-        Case id to patient; the cases to split.
+        Case id to patient.
     holds : mapping, optional
-        Case id to the structures that its reference holds. Where two patients or more
-        hold one, no fold validates all of them, so that every training part has it.
+        Case id to the structures of its reference. No fold validates all patients that
+        have a structure, if there are two or more, so that every training part has it.
     folds : int
-        At most so many; 0 for one a patient.
+        Most folds; 0 for one a patient.
     seed : int
         The same seed and cases give the same splits.
 
@@ -126,7 +113,7 @@ def _size(group: Collection[str], cases_of: Mapping[str, list[str]]) -> int:
 def _holders(
     cases_of: Mapping[str, list[str]], holds: Mapping[str, Collection[str]]
 ) -> list[frozenset[str]]:
-    """Return the patients of every structure that more than one holds, rare first."""
+    """Return the patients of every structure that several have, rare ones first."""
     patients: dict[str, set[str]] = defaultdict(set)
     for patient, cases in cases_of.items():
         for case in cases:
@@ -143,8 +130,8 @@ def _spread(
 ) -> None:
     """Exchange patients until no fold validates all holders of a structure.
 
-    The exchange that changes the sizes of the folds least is taken, of those that do
-    not bring another structure together instead. Where there is none, the folds stay.
+    Of the exchanges that do not gather another structure instead, take the one that
+    changes the sizes of the folds least; without any, leave the folds as they are.
     """
     for together in holders:
         home = next((group for group in groups if together <= set(group)), None)
@@ -168,7 +155,7 @@ def _spread(
 def _brought_together(
     groups: Collection[list[str]], holders: list[frozenset[str]]
 ) -> int:
-    """Return how many structures have all their holders in one of the groups."""
+    """Return the number of structures with all holders in one of the groups."""
     return sum(found <= set(group) for group in groups for found in holders)
 
 
@@ -177,20 +164,13 @@ def _exchange(home: list[str], one: str, group: list[str], other: str) -> None:
 
 
 def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
-    """Return the splits of a file that somebody wrote, once they are fair.
-
-    Parameters
-    ----------
-    file : Path
-        In nnU-Net's own form: a list of ``{"train": [...], "val": [...]}``.
-    patients : mapping
-        Case id to patient, of all cases of the dataset.
+    """Return the splits of a file in nnU-Net's format, once they are fair.
 
     Raises
     ------
     InputError
-        If a fold names a case that does not exist, lacks a side, or has a case, or a
-        patient, on both sides; with every fault found, one a line.
+        If a fold names an unknown case, lacks a side, or has a case or a patient on
+        both sides; with every fault, one a line.
     """
     try:
         splits = read_json(file)
@@ -207,7 +187,7 @@ def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
         for fault in _faults(fold, patients)
     ]
     if faults:
-        raise InputError(f"{file} holds no fair splits:\n" + "\n".join(faults))
+        raise InputError(f"{file} has unfair splits:\n" + "\n".join(faults))
     return [{side: sorted(fold[side]) for side in ("train", "val")} for fold in splits]
 
 
@@ -228,7 +208,7 @@ def _has_the_form(splits: object) -> bool:
 
 
 def _faults(fold: Mapping[str, list[str]], patients: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with one fold, in words."""
+    """Return the faults of one fold."""
     train, validated = set(fold["train"]), set(fold["val"])
     faults = [f"`{side}` names no case." for side in fold if not fold[side]]
     unknown = sorted((train | validated) - set(patients))

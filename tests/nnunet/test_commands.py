@@ -64,7 +64,15 @@ def test_a_training_is_called_with_all_that_names_it():
         *("--threads", "1", "--workers", "1"),
         *("--dataset", "Dataset001_Tibia", "--configuration", "2d", "--fold", "0"),
         *("--trainer", "nnUNetTrainer", "--plans", "nnUNetPlans"),
-        *("--device", "cpu", "--gpus", "1", "--events", "events.jsonl", "--resume"),
+        *(
+            "--device",
+            "cpu",
+            "--gpus",
+            "1",
+            "--events",
+            str(RUN.events_file),
+            "--resume",
+        ),
     ]
 
 

@@ -25,7 +25,7 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF, method_of
 from nnunet_bridge.nnunet.models import (
     TRAINERS,
-    ModelName,
+    ModelFolder,
     check_trainer,
     checked_dataset,
     checked_plans,
@@ -49,7 +49,7 @@ LOCATED = {
 
 
 def name_of(plans, configuration="2d", trainer="nnUNetTrainer"):
-    return ModelName(DATASET, trainer, plans["plans_name"], configuration)
+    return ModelFolder(DATASET, trainer, plans["plans_name"], configuration)
 
 
 @pytest.mark.parametrize("planner", ["nnUNetPlans", "nnUNetResEncUNetMPlans"])
@@ -175,20 +175,20 @@ NEARLY_FOLDERS = st.builds(
 
 @given(NEARLY_NAMES | st.text(max_size=9), NEARLY_FOLDERS | st.text(max_size=9))
 def test_S10_only_plain_names_become_folders(dataset, folder):
-    refusal = refusal_of(ModelName.from_folders, dataset, folder)
+    refusal = refusal_of(ModelFolder.from_folders, dataset, folder)
     if refusal is not None:
         assert refusal in ("S04", "S09", "S10")
         return
-    name = ModelName.from_folders(dataset, folder)
+    name = ModelFolder.from_folders(dataset, folder)
     assert name.path == f"{dataset}/{folder}"
     assert re.fullmatch(r"Dataset[0-9]{3}_[A-Za-z0-9._-]+/[A-Za-z0-9_]+", name.path)
 
 
 def test_a_name_and_its_folders_say_the_same():
-    name = ModelName(DATASET, "BridgeQuickTrainer", "nnUNetPlansQuick", "3d_fullres")
+    name = ModelFolder(DATASET, "BridgeQuickTrainer", "nnUNetPlansQuick", "3d_fullres")
 
-    assert ModelName.from_folders(*name.path.split("/")) == name
-    assert ModelName.of(name.run(NOWHERE, "all")) == name
+    assert ModelFolder.from_folders(*name.path.split("/")) == name
+    assert ModelFolder.of(name.run(NOWHERE, "all")) == name
     assert name.run(NOWHERE, "3").fold == 3
 
 

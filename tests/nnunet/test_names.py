@@ -41,21 +41,21 @@ def test_a_workspace_that_is_not_there_is_an_environment_fault(tmp_path):
 
 @pytest.mark.parametrize("asked", ["1", "001", "Dataset001_Tibia"])
 def test_a_dataset_is_found_by_number_and_by_name(workspace, asked):
-    workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
+    Dataset(workspace, "Dataset001_Tibia").raw_dir.mkdir(parents=True)
 
     assert Dataset.find(workspace, asked).name == "Dataset001_Tibia"
 
 
 def test_an_unknown_dataset_names_those_there_are(workspace):
-    workspace.dataset_dir("Dataset001_Tibia").mkdir(parents=True)
+    Dataset(workspace, "Dataset001_Tibia").raw_dir.mkdir(parents=True)
 
     with pytest.raises(UsageError, match=r"no dataset 7 .* one of Dataset001_Tibia"):
         Dataset.find(workspace, "7")
 
 
 def test_N07_two_datasets_with_one_number_are_refused(workspace):
-    workspace.dataset_dir("Dataset005_a").mkdir(parents=True)
-    workspace.dataset_dir("Dataset005_b").mkdir(parents=True)
+    Dataset(workspace, "Dataset005_a").raw_dir.mkdir(parents=True)
+    Dataset(workspace, "Dataset005_b").raw_dir.mkdir(parents=True)
 
     with pytest.raises(InputError, match="Dataset005_a and Dataset005_b") as caught:
         Dataset.find(workspace, "5")

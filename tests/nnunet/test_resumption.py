@@ -10,7 +10,7 @@ from nnunet_bridge.nnunet.resumption import (
     DAMAGED,
     Resumption,
     is_whole,
-    prepare_resumption,
+    pick_checkpoint,
 )
 
 FINAL, LATEST, PREVIOUS, BEST = (
@@ -35,14 +35,14 @@ def cut(file, share):
 
 
 def test_a_folder_without_checkpoints_starts_from_the_beginning(tmp_path):
-    assert prepare_resumption(tmp_path / "absent") == Resumption(None, ())
+    assert pick_checkpoint(tmp_path / "absent") == Resumption(None, ())
 
 
 def test_whole_checkpoints_stay_as_they_are(tmp_path):
     for name in (LATEST, PREVIOUS, BEST):
         write(tmp_path, name)
 
-    found = prepare_resumption(tmp_path)
+    found = pick_checkpoint(tmp_path)
 
     assert found == Resumption(LATEST, ())
     assert found.findings == ()
@@ -55,7 +55,7 @@ def test_N05_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share)
     write(tmp_path, PREVIOUS, "old")
     cut(tmp_path / LATEST, share)
 
-    found = prepare_resumption(tmp_path)
+    found = pick_checkpoint(tmp_path)
 
     assert found == Resumption(PREVIOUS, (LATEST,))
     assert words_of(tmp_path / LATEST).startswith("old")
@@ -79,7 +79,7 @@ def test_N05_nothing_whole_starts_from_the_beginning_and_says_so(tmp_path):
     for name in (FINAL, BEST):
         (tmp_path / name).write_bytes(b"half")
 
-    found = prepare_resumption(tmp_path)
+    found = pick_checkpoint(tmp_path)
 
     assert found == Resumption(None, (FINAL, BEST))
     assert "starts from the beginning" in found.findings[0].message
@@ -90,7 +90,7 @@ def test_N05_a_damaged_end_goes_back_to_the_best(tmp_path):
     write(tmp_path, BEST)
     cut(tmp_path / FINAL, 0.7)
 
-    assert prepare_resumption(tmp_path) == Resumption(BEST, (FINAL,))
+    assert pick_checkpoint(tmp_path) == Resumption(BEST, (FINAL,))
 
 
 def test_what_torch_saves_is_whole_until_it_is_cut(tmp_path):

@@ -224,7 +224,7 @@ def test_a_summary_of_another_shape_gives_no_dice(workspace):
 
 
 def test_the_dice_of_an_epoch_bear_the_names_of_the_structures(workspace):
-    folder = workspace.dataset_dir(DATASET)
+    folder = Dataset(workspace, DATASET).raw_dir
     folder.mkdir(parents=True)
     labels = {"background": 0, "femur": 2, "tibia": 1}
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}))

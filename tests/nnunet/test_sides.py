@@ -12,8 +12,8 @@ from nnunet_bridge.nnunet.sides import (
     allowed_axes,
     axes_that_keep_sides,
     axis_that_swaps_sides,
+    has_sided_labels,
     left_right_components,
-    sides_are_apart,
     swapped_labels,
 )
 
@@ -23,7 +23,7 @@ SIDED = {"background": 0, "hip_left": 1, "hip_right": 2, "sacrum_middle": 3, "l5
 
 
 def test_labels_of_the_middle_keep_nothing_apart():
-    assert not sides_are_apart(["background", "sacrum_middle", "femur"])
+    assert not has_sided_labels(["background", "sacrum_middle", "femur"])
 
 
 def test_every_side_gets_the_label_of_the_other_and_the_middle_its_own():

@@ -49,7 +49,7 @@ def legs(height=12):
 def workspace(tmp_path):
     (tmp_path / "work").mkdir()
     found = Workspace.at(tmp_path / "work", environment={})
-    raw = found.dataset_dir(DATASET)
+    raw = Dataset(found, DATASET).raw_dir
     raw.mkdir(parents=True)
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
     for n, height in enumerate((10, 11, 12, 13)):
@@ -70,7 +70,7 @@ def test_training_labels_are_measured_once_and_again_when_they_change(workspace)
     assert structures(workspace).structures["tibia"].volume_mm3.most == 937.0
     assert first.structures["tibia"].volume_mm3.most == 4 * 6 * 13 * 3 == 936.0
 
-    raw = workspace.dataset_dir(DATASET)
+    raw = Dataset(workspace, DATASET).raw_dir
     write_labelmap(raw / "labelsTr" / "leg_3.nii.gz", legs(15))
     assert structures(workspace).structures["tibia"].volume_mm3.most == 4 * 6 * 15 * 3
 
@@ -78,7 +78,7 @@ def test_training_labels_are_measured_once_and_again_when_they_change(workspace)
 def test_what_is_kept_names_no_case(workspace):
     structures(workspace)
 
-    text = (workspace.record_dir(DATASET) / STRUCTURES_FILE).read_text()
+    text = (Dataset(workspace, DATASET).record_dir / STRUCTURES_FILE).read_text()
 
     assert "leg_" not in text
     assert set(json.loads(text)) == {"labels_sha256", "cases", "structures"}
@@ -86,14 +86,14 @@ def test_what_is_kept_names_no_case(workspace):
 
 def test_a_damaged_record_is_measured_anew(workspace):
     first = structures(workspace)
-    file = workspace.record_dir(DATASET) / STRUCTURES_FILE
+    file = Dataset(workspace, DATASET).record_dir / STRUCTURES_FILE
     for damage in ("", "[]", '{"labels_sha256": 3}', file.read_text()[:-40]):
         file.write_text(damage)
         assert structures(workspace) == first
 
 
 def test_nothing_is_known_of_a_dataset_that_is_gone(workspace):
-    (workspace.dataset_dir(DATASET) / "dataset.json").unlink()
+    (Dataset(workspace, DATASET).raw_dir / "dataset.json").unlink()
 
     assert structures(workspace) is None
 

@@ -24,7 +24,7 @@ def work(tmp_path):
 
 
 def test_K15_a_dataset_with_ignored_voxels_passes_the_check_before_planning(work):
-    holds = RawDataset.open(work.dataset_dir(DATASET)).check()
+    holds = RawDataset.open(Dataset(work, DATASET).raw_dir).check()
 
     assert holds["msk_001"] == {"tibia"}
     assert holds["msk_003"] == {"tibia", "femur"}

@@ -85,7 +85,7 @@ def work(tmp_path):
 @pytest.fixture
 def preprocessing(work):
     """Whether nnU-Net preprocesses now."""
-    folder = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
+    folder = Dataset(work, DATASET).planned_dir / "nnUNetPlans_3d_fullres"
     return lambda: any(folder.glob("*.b2nd"))
 
 
@@ -98,7 +98,7 @@ def plan(work, configuration, host=None):
 def test_F11_preprocessing_is_tried_once_more_with_half_the_workers(
     work, preprocessing
 ):
-    worker = preprocessing_bytes(RawDataset.open(work.dataset_dir(DATASET)))
+    worker = preprocessing_bytes(RawDataset.open(Dataset(work, DATASET).raw_dir))
     two_fit = Machine(cores=8, free_memory_bytes=2 * worker + 1, gpus=0)
     killer = Killer(is_pool_worker, preprocessing)
 
@@ -111,7 +111,7 @@ def test_F11_preprocessing_is_tried_once_more_with_half_the_workers(
     assert "most likely because memory ran out" in warning
     assert "Retrying with 1 of 2 workers." in warning
     assert Planned.read(Dataset(work, DATASET)).failure == ""
-    done = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
+    done = Dataset(work, DATASET).planned_dir / "nnUNetPlans_3d_fullres"
     assert len(list(done.glob("*.pkl"))) == 6
 
 
@@ -130,7 +130,7 @@ def test_F11_a_planning_that_fails_again_is_marked_failed_and_leaves_nothing_hal
     planned = Planned.read(Dataset(work, DATASET))
     assert "was killed" in planned.failure
     assert planned.planners == {}
-    assert not (work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres").exists()
+    assert not (Dataset(work, DATASET).planned_dir / "nnUNetPlans_3d_fullres").exists()
 
 
 class WithLoader(Host):

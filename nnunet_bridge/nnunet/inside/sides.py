@@ -15,8 +15,8 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunet_bridge.nnunet.sides import (
     allowed_axes,
     axes_that_keep_sides,
+    has_sided_labels,
     left_right_components,
-    sides_are_apart,
 )
 
 Components = list[tuple[float, ...]]
@@ -47,7 +47,7 @@ def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's ty
 
     Its checkpoints name the same axes for prediction.
     """
-    if not sides_are_apart(trainer.dataset_json["labels"]):
+    if not has_sided_labels(trainer.dataset_json["labels"]):
         return
     configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
 
@@ -83,7 +83,7 @@ def mirrored_in_prediction(
     from elsewhere. `direction` and `transpose` as in `left_right_components`; no
     direction if it is unknown. `dimensions` are those of the patch.
     """
-    if not axes or not sides_are_apart(labels):
+    if not axes or not has_sided_labels(labels):
         return axes
     keeping = axes_that_keep_sides([_components(direction, transpose)], dimensions)
     return allowed_axes(axes, keeping, (0, 0))

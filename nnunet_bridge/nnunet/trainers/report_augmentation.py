@@ -35,7 +35,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_bridge.nnunet.inside.sides import components_of
 from nnunet_bridge.nnunet.sides import (
     axis_that_swaps_sides,
-    sides_are_apart,
+    has_sided_labels,
     swapped_labels,
 )
 from nnunet_bridge.nnunet.trainers.budgets import (
@@ -111,7 +111,7 @@ class ReportAugmentation:
         """Return the flip of this dataset, or None, and say in the log which."""
         labels = self.dataset_json["labels"]
         axis = axis_that_swaps_sides(components_of(self), dimensions)
-        swaps = swapped_labels(labels) if sides_are_apart(labels) else {}
+        swaps = swapped_labels(labels) if has_sided_labels(labels) else {}
         if axis is None or swaps is None:
             why = "no axis is left-right" if axis is None else "a label lacks its twin"
             self.print_to_log_file(f"The report's flip is left out: {why}.")

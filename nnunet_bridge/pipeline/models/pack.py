@@ -49,7 +49,7 @@ from nnunet_bridge.nnunet.models import (
     MOST_JSON_BYTES,
     PLANS_FILE,
     Contents,
-    ModelName,
+    ModelFolder,
     checked_card,
     checked_dataset,
     checked_plans,
@@ -174,7 +174,7 @@ def pack_model(
     shown, host = progress or Silent(), host or Host()
     packed = choose_model(dataset, request)
     packed.check()
-    name = ModelName.of(packed.states[0].run)
+    name = ModelFolder.of(packed.states[0].run)
     shown.stage(f"pack {name.folder}", len(packed.states) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
         checkpoints = _checkpoints_of(packed)
@@ -229,7 +229,7 @@ def unpack_model(
         _require_space(host, workspace, contents, archive)
         shown.stage(f"unpack {name.folder}", len(contents.checkpoints) + 1)
         with (
-            only_writer(workspace.dataset_lock(name.dataset), name.dataset),
+            only_writer(Dataset(workspace, name.dataset).lock_file, name.dataset),
             work_folder(workspace.results_dir, "unpack") as work,
         ):
             model_dir = _free_place(workspace, name, replace=replace)
@@ -273,7 +273,7 @@ def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Pat
         "training_range": seen and seen.model_dump(),
         "training_structures": structures.as_json() if structures else None,
     }
-    name = ModelName.of(model.states[0].run)
+    name = ModelFolder.of(model.states[0].run)
     contents: dict[str, bytes | Path] = {
         PLANS_FILE: _as_bytes(checked_plans(plans, name)),
         DATASET_FILE: _as_bytes(description),
@@ -335,7 +335,7 @@ def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject
     return found | texts
 
 
-def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path:
+def _free_place(workspace: Workspace, name: ModelFolder, *, replace: bool) -> Path:
     """Return the folder of a model; refuse it if that is taken, or in use."""
     here = [workspace.raw_dir, workspace.preprocessed_dir, workspace.results_dir]
     for folder in [place for place in here if place.is_dir()]:
@@ -357,7 +357,7 @@ def _free_place(workspace: Workspace, name: ModelName, *, replace: bool) -> Path
             "or replace it with --replace.",
             code="S05",
         )
-    records = (workspace.record_dir(name.dataset) / name.folder).glob("fold_*")
+    records = (Dataset(workspace, name.dataset).record_dir / name.folder).glob("fold_*")
     for fold in records:
         run = name.run(workspace, fold.name.removeprefix("fold_"))
         if is_locked(run.lock_file):
@@ -414,7 +414,7 @@ def _require_hashes(card: JsonObject | None, hashes: Mapping[str, str]) -> None:
 def _copied_from_elsewhere(
     host: Host,
     workspace: Workspace,
-    name: ModelName,
+    name: ModelFolder,
     foreign: Mapping[str, Path],
     work: Path,
 ) -> dict[str, Path]:
@@ -433,7 +433,7 @@ def _copied_from_elsewhere(
 def _copied(
     host: Host,
     workspace: Workspace,
-    name: ModelName,
+    name: ModelFolder,
     checkpoints: Mapping[str, Path],
     work: Path,
 ) -> dict[str, Path]:

@@ -23,8 +23,13 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import Dataset, Run
-from nnunet_bridge.nnunet.resumption import prepare_resumption
-from nnunet_bridge.nnunet.runs import RunState, read_record, run_state, write_record
+from nnunet_bridge.nnunet.resumption import pick_checkpoint
+from nnunet_bridge.nnunet.runs import (
+    RunState,
+    read_record,
+    run_state,
+    write_record,
+)
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.record import origin_of, record_end, record_start
 from nnunet_bridge.pipeline.training.request import TrainingRequest
@@ -123,7 +128,7 @@ class Batch:
             shutil.rmtree(run.fold_dir, ignore_errors=True)
         own_arguments = self._own_arguments(run, restart=restart)
         resources = self.resources.halved() if run in self._halved else self.resources
-        resumption = prepare_resumption(run.fold_dir)
+        resumption = pick_checkpoint(run.fold_dir)
         self._warn(*(f"{name}: {finding.message}" for finding in resumption.findings))
         resume = resumption.checkpoint is not None
         if not resume:
@@ -133,7 +138,7 @@ class Batch:
             run,
             resources,
             resume=resume,
-            beginning=replace(self.weights.beginning, patience=patience),
+            start=replace(self.weights.start, patience=patience),
             own_arguments=(*own_arguments, *self.request.options.for_nnunet()),
         )
         record_start(
@@ -217,8 +222,8 @@ class Batch:
 
     def _patience(self, run: Run) -> int | None:
         """Return the patience requested, else that of the plans, else None."""
-        if self.weights.beginning.patience is not None:
-            return self.weights.beginning.patience
+        if self.weights.start.patience is not None:
+            return self.weights.start.patience
         patience: int | None = self._steps(run).get("patience")
         return patience
 

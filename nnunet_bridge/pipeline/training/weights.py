@@ -23,7 +23,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
-from nnunet_bridge.nnunet.commands import Beginning, encoder_command
+from nnunet_bridge.nnunet.commands import TrainingStart, encoder_command
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.methods import REPORT_NETWORK_OF
 from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
@@ -43,7 +43,7 @@ CHECKPOINT_SUFFIX = ".pth"
 class InitialWeights:
     """The initial weights of every run of a command, and how its record names them."""
 
-    beginning: Beginning = field(default_factory=Beginning)
+    start: TrainingStart = field(default_factory=TrainingStart)
     origin: dict[str, str] = field(default_factory=dict)
     """Key of the record -> SHA-256 of the weights, or a word; empty by default."""
 
@@ -66,23 +66,23 @@ def load_initial_weights(
         If there are none, and the download fails.
     """
     options, method = request.options, request.method
-    beginning = Beginning(patience=options.patience)
+    start = TrainingStart(patience=options.patience)
     if options.pretrained and todo:
         file = pretrained_checkpoint(todo[0], options.pretrained, method.model)
-        begin = replace(beginning, pretrained=file)
+        begin = replace(start, pretrained=file)
         return InitialWeights(begin, {"pretrained": sha256_of(file)})
     if not method.has_resnet or options.pretrained:
-        return InitialWeights(beginning)
+        return InitialWeights(start)
     if options.from_scratch:
-        return InitialWeights(beginning, {"encoder_weights": RANDOM})
+        return InitialWeights(start, {"encoder_weights": RANDOM})
     given = options.weights
     if any(options.restart or not can_resume(r) for r in todo):
         encoder = _checked_encoder(dataset, given, host)
-        beginning = replace(beginning, encoder_weights=encoder)
+        start = replace(start, encoder_weights=encoder)
         named = sha256_of(given) if given else DOWNLOADED
-        return InitialWeights(beginning, {"encoder_weights": named})
+        return InitialWeights(start, {"encoder_weights": named})
     named_now = {"encoder_weights": sha256_of(given)} if given else {}
-    return InitialWeights(beginning, named_now)
+    return InitialWeights(start, named_now)
 
 
 def _checked_encoder(dataset: Dataset, weights: Path | None, host: Host) -> Path:

@@ -56,7 +56,7 @@ def predicted(number):
 def workspace(tmp_path):
     """Three cases and one training that has ended, as its files say."""
     workspace = Workspace.at(tmp_path, {})
-    raw, validation = workspace.dataset_dir(DATASET), run_in(workspace).fold_dir
+    raw, validation = Dataset(workspace, DATASET).raw_dir, run_in(workspace).fold_dir
     for number, case in enumerate(CASES):
         image = Volume(THICK, drawn(number).voxels.astype(np.int16) * 100)
         write_volume(raw / f"imagesTr/{case}_0000.nii.gz", image)
@@ -143,7 +143,7 @@ def test_slices_are_those_of_the_acquisition():
 
 
 def test_without_images_the_record_has_its_scores_but_no_slices(workspace):
-    for file in (workspace.dataset_dir(DATASET) / "imagesTr").iterdir():
+    for file in (Dataset(workspace, DATASET).raw_dir / "imagesTr").iterdir():
         file.unlink()
 
     page = write_run_page(state_of(workspace)).read_text()
@@ -177,7 +177,9 @@ def test_only_what_is_missing_or_older_than_the_validation_is_written(workspace)
 
 
 def test_a_record_that_cannot_be_written_is_a_note(workspace):
-    (workspace.dataset_dir(DATASET) / f"labelsTr/{CASES[1]}.nii.gz").write_bytes(b"x")
+    (Dataset(workspace, DATASET).raw_dir / f"labelsTr/{CASES[1]}.nii.gz").write_bytes(
+        b"x"
+    )
 
     notes = write_run_pages([state_of(workspace)])
 

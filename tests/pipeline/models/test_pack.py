@@ -89,7 +89,7 @@ def trained(tmp_path_factory):
             dataset={**DATASET_JSON, "description": PLANTED[0], "name": PLANTED[1]},
         )
         plant(fold_dir)
-    raw = found.dataset_dir(DATASET)
+    raw = Dataset(found, DATASET).raw_dir
     raw.mkdir(parents=True)
     (raw / "dataset.json").write_text(json.dumps({**DATASET_JSON, "name": PLANTED[1]}))
     for n, height in enumerate((8, 9, 10)):
@@ -710,7 +710,7 @@ def test_no_training_beside_folds_from_elsewhere(unpacked):
 
 def test_no_cleaning_is_tuned_without_validation(unpacked):
     workspace, _ = unpacked
-    raw = workspace.dataset_dir(DATASET)
+    raw = Dataset(workspace, DATASET).raw_dir
     raw.mkdir(parents=True, exist_ok=True)
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
 

@@ -50,7 +50,10 @@ def drawn(short_by=0):
 
 
 def write_dataset(workspace):
-    raw, planned = workspace.dataset_dir(DATASET), workspace.planned_dir(DATASET)
+    raw, planned = (
+        Dataset(workspace, DATASET).raw_dir,
+        Dataset(workspace, DATASET).planned_dir,
+    )
     planned.mkdir(parents=True)
     for cases in FOLDS.values():
         for case in cases:
@@ -131,7 +134,7 @@ def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace)
     for fold, rows in ((0, (3, 3, 3)), (1, (0, 0, 0))):
         write_fold(workspace, "2d", fold, rows)
     write_fold(workspace, "3d_fullres", 0, (1, 1, 1))
-    workspace.plans_file(DATASET, SMOKE.plans).write_text("{")
+    Dataset(workspace, DATASET).plans_file(SMOKE.plans).write_text("{")
 
     summary = select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
 

@@ -55,7 +55,7 @@ def write_fold(workspace, fold, *, configuration="2d", cases=2):
         labelmap = Labelmap(GRID, predicted(number), TABLE)
         write_labelmap(folder / "validation" / f"{case}.nii.gz", labelmap)
         write_labelmap(
-            workspace.dataset_dir(DATASET) / "labelsTr" / f"{case}.nii.gz",
+            Dataset(workspace, DATASET).raw_dir / "labelsTr" / f"{case}.nii.gz",
             Labelmap(GRID, drawn(), TABLE),
         )
     summary = {"mean": {"1": {"Dice": 0.9}, "2": {"Dice": 0.9}}}
@@ -68,7 +68,7 @@ def write_fold(workspace, fold, *, configuration="2d", cases=2):
             "file_ending": ".nii.gz",
         }
     )
-    for place in (folder.parent, workspace.dataset_dir(DATASET)):
+    for place in (folder.parent, Dataset(workspace, DATASET).raw_dir):
         (place / "dataset.json").write_text(description)
 
 
@@ -134,7 +134,9 @@ def test_everything_that_was_tried_is_on_record(workspace):
 def test_a_rule_that_spoils_one_fold_is_not_kept(workspace):
     """In fold 1 the speck is a true piece of the tibia."""
     for number in range(2):
-        file = workspace.dataset_dir(DATASET) / "labelsTr" / f"leg_1{number}.nii.gz"
+        file = (
+            Dataset(workspace, DATASET).raw_dir / "labelsTr" / f"leg_1{number}.nii.gz"
+        )
         truth = drawn()
         truth[34:38, 2 + number : 6 + number, 4] = 1
         write_labelmap(file, Labelmap(GRID, truth, TABLE))
@@ -203,14 +205,14 @@ def test_each_configuration_is_tuned_for_itself(workspace):
 
 
 def test_a_prediction_without_its_reference_is_refused_by_name(workspace):
-    (workspace.dataset_dir(DATASET) / "labelsTr" / "leg_01.nii.gz").unlink()
+    (Dataset(workspace, DATASET).raw_dir / "labelsTr" / "leg_01.nii.gz").unlink()
 
     with pytest.raises(InputError, match=r"without a reference .* leg_01"):
         tune_cleaning(Dataset(workspace, DATASET))
 
 
 def test_a_model_that_has_learnt_other_labels_is_refused(workspace):
-    file = workspace.dataset_dir(DATASET) / "dataset.json"
+    file = Dataset(workspace, DATASET).raw_dir / "dataset.json"
     file.write_text(file.read_text().replace("femur", "patella"))
 
     with pytest.raises(InputError, match="was trained on tibia, femur, but"):

@@ -48,7 +48,7 @@ def work(tmp_path):
 
 @pytest.fixture
 def raw(work):
-    return work.dataset_dir(DATASET)
+    return Dataset(work, DATASET).raw_dir
 
 
 def forbidden(*_call):
@@ -152,7 +152,7 @@ def test_N01_every_defect_is_found_by_us_and_named(work, raw, defect):
 
 
 def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
-    held = only_writer(work.dataset_lock(DATASET), f"Dataset {DATASET}")
+    held = only_writer(Dataset(work, DATASET).lock_file, f"Dataset {DATASET}")
     with held, pytest.raises(EnvironmentFault) as caught:
         plan(work, "2d")
 
@@ -182,14 +182,15 @@ GOLDEN_PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
 @pytest.fixture
 def planned(work):
     """A dataset that looks planned, from plans that nnU-Net wrote for another one."""
-    folder = work.planned_dir(DATASET)
+    folder = Dataset(work, DATASET).planned_dir
     folder.mkdir(parents=True)
     plans = golden_plans()
     for name in ("3d_lowres", "3d_cascade_fullres"):
         plans["configurations"].pop(name, None)
-    write_json(work.plans_file(DATASET, "nnUNetPlans"), plans)
+    write_json(Dataset(work, DATASET).plans_file("nnUNetPlans"), plans)
     write_json(
-        work.splits_file(DATASET), [{"train": ["ball_000"], "val": ["ball_001"]}]
+        Dataset(work, DATASET).splits_file,
+        [{"train": ["ball_000"], "val": ["ball_001"]}],
     )
     write_json(
         folder / "dataset_fingerprint.json",
@@ -233,7 +234,7 @@ def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, r
 
 
 def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
-    folder = planned.planned_dir(DATASET) / "nnUNetPlans_2d"
+    folder = Dataset(planned, DATASET).planned_dir / "nnUNetPlans_2d"
     folder.mkdir()
     for part in (".b2nd", "_seg.b2nd", ".pkl"):
         (folder / f"ball_000{part}").write_bytes(b"content")
@@ -325,7 +326,7 @@ def test_planners_share_what_they_have_in_common(tmp_path):
     work = Workspace.at(tmp_path, environment={})
     own, host = ("-gpu_memory_target", "0.5"), Host()
     plan(work, "2d", "3d_fullres", own_arguments=own, host=host)
-    data = work.planned_dir(DATASET) / "nnUNetPlans_3d_fullres"
+    data = Dataset(work, DATASET).planned_dir / "nnUNetPlans_3d_fullres"
     before = {file: file.stat().st_mtime_ns for file in data.iterdir()}
 
     both = ("resenc-m", "default")
@@ -339,17 +340,17 @@ def test_planners_share_what_they_have_in_common(tmp_path):
         "resenc-m": ("3d_fullres",),
     }
     assert known.own_arguments == own
-    resenc = read_json(work.plans_file(DATASET, "nnUNetResEncUNetMPlans"))
+    resenc = read_json(Dataset(work, DATASET).plans_file("nnUNetResEncUNetMPlans"))
     assert resenc["experiment_planner_used"] == "nnUNetPlannerResEncM"
     assert "nnUNetPlans_3d_fullres" in known.preprocessed
     for plans in GOLDEN_PLANS:
         required(work, "3d_fullres", plans=plans)
-    log = (work.record_dir(DATASET) / "plan.log").read_text()
+    log = (Dataset(work, DATASET).record_dir / "plan.log").read_text()
     assert "Preprocessing dataset" not in log
 
     plan(work, "2d", own_arguments=("-gpu_memory_target", "1"), host=host)
 
-    assert json.loads((work.record_dir(DATASET) / "planned.json").read_text())[
+    assert json.loads((Dataset(work, DATASET).record_dir / "planned.json").read_text())[
         "planners"
     ] == {"default": ["2d"]}
 

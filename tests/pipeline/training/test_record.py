@@ -33,10 +33,10 @@ def run_in(workspace):
 @pytest.fixture
 def workspace(tmp_path):
     found = Workspace.at(tmp_path, environment={})
-    found.planned_dir(DATASET).mkdir(parents=True)
+    Dataset(found, DATASET).planned_dir.mkdir(parents=True)
     run_in(found).plans_file.write_text("{}")
     splits = [{"train": ["a", "b", "c"], "val": ["d"]}]
-    found.splits_file(DATASET).write_text(json.dumps(splits))
+    Dataset(found, DATASET).splits_file.write_text(json.dumps(splits))
     return found
 
 

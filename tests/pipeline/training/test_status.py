@@ -36,7 +36,7 @@ class Listener:
 @pytest.fixture
 def workspace(tmp_path):
     found = Workspace.at(tmp_path, environment={})
-    found.dataset_dir(DATASET).mkdir(parents=True)
+    Dataset(found, DATASET).raw_dir.mkdir(parents=True)
     return found
 
 

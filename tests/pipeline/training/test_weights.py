@@ -7,7 +7,7 @@ import pytest
 from tiny_model import DATASET_JSON, HARMLESS, tiny_plans, write_model
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.nnunet.commands import Beginning
+from nnunet_bridge.nnunet.commands import TrainingStart
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
@@ -62,11 +62,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_training_that_goes_on_has_its_weights_already():
-    beginning = Beginning(FILE, Path("model.pth"), patience=3)
+    start = TrainingStart(FILE, Path("model.pth"), patience=3)
 
-    assert beginning.words(resume=True) == ["--patience", "3"]
-    assert "--encoder-weights" in beginning.words(resume=False)
-    assert "--pretrained" in beginning.words(resume=False)
+    assert start.words(resume=True) == ["--patience", "3"]
+    assert "--encoder-weights" in start.words(resume=False)
+    assert "--pretrained" in start.words(resume=False)
 
 
 @pytest.fixture
