@@ -202,8 +202,7 @@ def check_trainer(name: str) -> None:
     """Refuse a trainer that is not on the list (FAULTS S09)."""
     if name not in TRAINERS:
         refuse(
-            f"its trainer {_short(name)} is not on the list of known trainers",
-            "S09",
+            f"its trainer {_short(name)} is not on the list of known trainers", "S09"
         )
 
 

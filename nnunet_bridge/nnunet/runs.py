@@ -22,12 +22,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import FOREIGN, Fold, RunStatus, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
-from nnunet_bridge.nnunet.methods import (
-    DEFAULT_MODEL,
-    METHODS,
-    Method,
-    method_of_run,
-)
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS, Method, method_of_run
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 

@@ -11,15 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NoReturn,
-    Self,
-    TypeAlias,
-    TypeVar,
-)
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,

@@ -140,10 +140,7 @@ def submit(script: Path, tasks: int) -> list[str]:
             "login node of the cluster, or use --on script."
         )
     done = subprocess.run(  # noqa: S603 - our own argument list, no shell
-        [sbatch, "--parsable", str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sbatch, "--parsable", str(script)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         reasons = done.stderr.strip().splitlines() or ["no reason given"]

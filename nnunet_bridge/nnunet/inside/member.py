@@ -13,9 +13,7 @@ import numpy.typing as npt
 import SimpleITK
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import (
-    convert_labelmap_to_one_hot,
-)
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps

@@ -155,11 +155,7 @@ class Sweep:
     ) -> Sweep:
         """Return the sweep over a volume, (channels, Z, Y, X)."""
         padded, inside = pad_nd_image(
-            volume,
-            networks.patch,
-            "constant",
-            {"value": 0},
-            return_slicer=True,
+            volume, networks.patch, "constant", {"value": 0}, return_slicer=True
         )
         return cls(networks, padded, tuple(inside[1:]), sums_on, window_done)
 

@@ -64,9 +64,7 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         self.oversample_foreground_percent = float(self.steps["foreground_share"])
         self._step = 0
 
-    def configure_optimizers(
-        self,
-    ) -> tuple[torch.optim.Optimizer, Any]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW and a scheduler that `train_step` moves, not the epoch."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.initial_lr, weight_decay=1e-2

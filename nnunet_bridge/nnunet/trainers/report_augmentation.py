@@ -38,10 +38,7 @@ from nnunet_bridge.nnunet.sides import (
     has_sided_labels,
     swapped_labels,
 )
-from nnunet_bridge.nnunet.trainers.budgets import (
-    BridgeQuickTrainer,
-    BridgeSmokeTrainer,
-)
+from nnunet_bridge.nnunet.trainers.budgets import BridgeQuickTrainer, BridgeSmokeTrainer
 
 LARGEST_ROTATION = math.radians(15)
 FLIP_PROBABILITY = 0.5

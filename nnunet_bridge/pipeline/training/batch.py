@@ -24,12 +24,7 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import pick_checkpoint
-from nnunet_bridge.nnunet.runs import (
-    RunState,
-    read_record,
-    run_state,
-    write_record,
-)
+from nnunet_bridge.nnunet.runs import RunState, read_record, run_state, write_record
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.record import origin_of, record_end, record_start
 from nnunet_bridge.pipeline.training.request import TrainingRequest
