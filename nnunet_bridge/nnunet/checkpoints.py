@@ -1,10 +1,10 @@
-"""Checkpoints from elsewhere: read for what they would call, without calling it.
+"""Check a checkpoint from elsewhere for what it would call, without calling it.
 
-A checkpoint is a zip with a pickle in it, and a pickle is a program. Its instructions
-can be listed without running them: whatever it would import must be on a short list,
-and instructions that hide a name are refused. Only then does a process of its own,
-with limited memory, load it with torch's own list of harmless types, and write what
-prediction needs to a new file (FAULTS S01). So no byte of a foreign pickle is kept.
+A checkpoint is a zip file with a pickle, and a pickle is a program. Its instructions
+can be listed without running them: everything that it would import must be on a short
+list, and instructions that could hide a name are refused. Only then a process of its
+own, with limited memory, loads it with torch's list of harmless types and writes what
+prediction needs to a new file (FAULTS S01). No byte of a foreign pickle is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIMITS = ArchiveLimits(entries=50_000, directory_bytes=16 << 20)
 """A network has a few hundred tensors, and two entries a tensor in its optimiser."""
 
 MOST_PICKLE_BYTES = 64 << 20
-"""The pickle names the tensors; their numbers lie beside it."""
+"""The pickle names the tensors; their numbers are in other entries."""
 
 ALLOWED_GLOBALS = frozenset(
     {
@@ -35,8 +35,8 @@ ALLOWED_GLOBALS = frozenset(
         "torch BoolStorage",
     }
 )
-"""All that a checkpoint of nnU-Net 2.8 imports, with the names of NumPy 1 and the other
-kinds of tensors."""
+"""Everything that a checkpoint of nnU-Net 2.8 imports, also under NumPy 1 and with the
+other kinds of tensors."""
 
 ALLOWED_OPCODES = frozenset(
     {
@@ -48,7 +48,8 @@ ALLOWED_OPCODES = frozenset(
         *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_SET"),
     }
 )
-"""Those of pickle's protocol 2, without the ones that make an object of any class."""
+"""The opcodes of protocol 2 but those that build an object of any class or compute a
+name at run time (STACK_GLOBAL, INST, OBJ, NEWOBJ)."""
 
 _ENTRY = re.compile(
     r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment"
@@ -57,16 +58,17 @@ _ENTRY = re.compile(
 
 
 def check_checkpoint(file: Path) -> None:
-    """Refuse a checkpoint that would call anything beyond what nnU-Net's own do.
+    """Refuse a checkpoint that would call more than those of nnU-Net do.
 
-    Nothing of it is run, and torch is not needed.
+    Nothing in it runs, and torch is not needed.
 
     Raises
     ------
     SecurityError
-        S01: it holds code, or is written in a way that could hide some. S04, S06, S08:
-        its zip is harmful or damaged.
+        S01: it has code, or could hide some. S04, S06, S08: the zip file is harmful or
+        damaged.
     """
+    # The zip is judged first: two readers must see the same entries in it.
     with open_archive(file, LIMITS, called=_called(file)) as archive:
         _check_entries(file, archive)
         pickled = next(name for name in archive.names if name.endswith("/data.pkl"))
@@ -77,7 +79,7 @@ def check_checkpoint(file: Path) -> None:
 
 
 def fault_of_pickle(program: bytes) -> str:
-    """Return what a pickle would do that no checkpoint does; empty if nothing.
+    """Return what is wrong with a pickle; empty if nothing.
 
     Examples
     --------
@@ -88,6 +90,8 @@ def fault_of_pickle(program: bytes) -> str:
     'it would call “posix system”'
     """
     try:
+        # genops parses without executing. GLOBAL is the only opcode left that names
+        # what REDUCE and BUILD may call, and its argument is in the program itself.
         for opcode, argument, _place in pickletools.genops(program):
             if opcode.name not in ALLOWED_OPCODES:
                 return f"its pickle uses {opcode.name}, which no checkpoint needs"
@@ -99,7 +103,7 @@ def fault_of_pickle(program: bytes) -> str:
 
 
 def _check_entries(file: Path, archive: Archive) -> None:
-    """Refuse a zip that is no checkpoint, or that two readers may read in two ways."""
+    """Refuse a zip file that is not exactly one checkpoint of torch."""
     odd = [name for name in archive.names if not _ENTRY.fullmatch(name)]
     if odd:
         _refuse(file, f"{quoted(odd[0][:80])} has no place in a checkpoint")

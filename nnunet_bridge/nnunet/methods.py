@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.words import (
     ALWAYS_PLANNED,
-    BudgetName,
     Configuration,
     Fold,
     ModelName,
@@ -33,20 +32,7 @@ from nnunet_bridge.nnunet.plans import (
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D, ReportNetwork
 
 DEFAULT_MODEL = ModelName.NNUNET
-
-_TRAINERS = {
-    BudgetName.FULL: "nnUNetTrainer",
-    BudgetName.QUICK: "BridgeQuickTrainer",
-    BudgetName.SMOKE: "BridgeSmokeTrainer",
-}
-"""Budget -> trainer of nnU-Net's own networks."""
-
-_REPORT_AUGMENTATION = {
-    BudgetName.FULL: "BridgeReportAugmentationTrainer",
-    BudgetName.QUICK: "BridgeReportAugmentationQuickTrainer",
-    BudgetName.SMOKE: "BridgeReportAugmentationSmokeTrainer",
-}
-"""Budget -> trainer of nnU-Net's own networks with the report's augmentation."""
+STOCK_TRAINER = "nnUNetTrainer"
 
 _REPORT_NETWORKS = {
     ModelName.UNET_2D: ("BridgeUNet2dTrainer", UNET_2D),
@@ -57,12 +43,6 @@ _REPORT_NETWORKS = {
 
 REPORT_NETWORK_OF = dict(_REPORT_NETWORKS.values())
 """Trainer -> the report's network that it builds."""
-
-_RESIDUAL = {
-    ModelName.RESENC_M: PlannerName.RESENC_M,
-    ModelName.RESENC_L: PlannerName.RESENC_L,
-}
-"""Model -> planner of its network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +55,17 @@ class Method:
     """nnU-Net finds the class by this name."""
 
     stock_plans: str = STOCK_PLANS
-    """Name of the plans of nnU-Net's planner that ours are made from."""
+    """Name of the plans of nnU-Net's planner, from which its own are made."""
 
     configurations: tuple[Configuration, ...] = CONFIGURATIONS
     """Configurations that it can be trained in."""
 
     report_network: ReportNetwork | None = None
-    """The network, where it is one of the source report's."""
+    """The network, if it is one of the source report's."""
 
     @property
     def name(self) -> str:
-        """Such as ``smoke``; with the model where it is not nnU-Net's own."""
+        """Budget, such as ``smoke``; after the model unless that is nnU-Net's own."""
         if self.model == DEFAULT_MODEL:
             return str(self.budget.name)
         return f"{self.model}-{self.budget.name}"
@@ -118,11 +98,11 @@ class Method:
 
     @property
     def needs_own_plans(self) -> bool:
-        """Whether the plans of nnU-Net's planner do not serve as they are."""
+        """Whether it needs other plans than those of nnU-Net's planner."""
         return self.plans != self.stock_plans
 
     def plans_from(self, stock: Plans) -> Plans:
-        """Return its plans, made from those of the planner, which are not changed."""
+        """Return its plans, from those of the planner, which stay unchanged."""
         if self.report_network is not None:
             return self.report_network.plans_from(self.budget, stock)
         return plans_for(self.budget, stock)
@@ -133,20 +113,25 @@ class Method:
         Raises
         ------
         UsageError
-            If the model knows no such configuration.
+            If the model cannot be trained in that configuration.
         """
         if configuration not in self.configurations:
             raise UsageError(
                 f"--model {self.model} trains {' and '.join(self.configurations)}, not "
-                f"{configuration}: name it with -c."
+                f"{configuration}: name one of them with -c."
             )
         return Run(dataset, configuration, fold, self.trainer, self.plans)
 
 
 def _methods() -> Iterator[Method]:
+    """Yield every model at every budget; `trainers` has the classes of these names."""
     budgets = BUDGETS.values()
+    trainers = {
+        budget.name: f"Bridge{budget.suffix}Trainer" if budget.suffix else STOCK_TRAINER
+        for budget in budgets
+    }
     for budget in budgets:
-        yield Method(DEFAULT_MODEL, budget, _TRAINERS[budget.name])
+        yield Method(DEFAULT_MODEL, budget, trainers[budget.name])
     two_d = (Configuration.TWO_D,)
     for model, (trainer, network) in _REPORT_NETWORKS.items():
         for budget in budgets:
@@ -154,12 +139,11 @@ def _methods() -> Iterator[Method]:
                 model, budget, trainer, configurations=two_d, report_network=network
             )
     for budget in budgets:
-        trainer = _REPORT_AUGMENTATION[budget.name]
+        trainer = f"BridgeReportAugmentation{budget.suffix}Trainer"
         yield Method(ModelName.REPORT_AUGMENTATION, budget, trainer)
-    for model, planner in _RESIDUAL.items():
+    for model in (ModelName.RESENC_M, ModelName.RESENC_L):  # planners of the same name
         for budget in budgets:
-            trainer, plans = _TRAINERS[budget.name], PLANNERS[planner].plans
-            yield Method(model, budget, trainer, plans)
+            yield Method(model, budget, trainers[budget.name], PLANNERS[model].plans)
 
 
 METHODS: dict[tuple[str, str], Method] = {
@@ -169,7 +153,7 @@ METHODS: dict[tuple[str, str], Method] = {
 
 
 def method_of(model: str, budget: str) -> Method:
-    """Return the method that two words name.
+    """Return the method of a model and a budget.
 
     Raises
     ------
@@ -190,7 +174,7 @@ def method_of(model: str, budget: str) -> Method:
 
 
 def trained_in(model: str) -> tuple[Configuration, ...]:
-    """Return the configurations that a model can be trained in; every one if unknown.
+    """Return the configurations of a model; all of them for an unknown one.
 
     Examples
     --------

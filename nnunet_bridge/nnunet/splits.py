@@ -192,19 +192,13 @@ def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
 
 
 def _has_the_form(splits: object) -> bool:
-    return (
-        isinstance(splits, list)
-        and len(splits) > 0
-        and all(
-            isinstance(fold, dict)
-            and set(fold) == {"train", "val"}
-            and all(
-                isinstance(cases, list) and all(isinstance(case, str) for case in cases)
-                for cases in fold.values()
-            )
-            for fold in splits
-        )
-    )
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        folds = TypeAdapter(Splits).validate_python(splits, strict=True)
+    except ValidationError:
+        return False
+    return bool(folds) and all(set(fold) == {"train", "val"} for fold in folds)
 
 
 def _faults(fold: Mapping[str, list[str]], patients: Mapping[str, str]) -> list[str]:

@@ -3,8 +3,8 @@
 Source: nnU-Net (Isensee et al., *Nature Methods* 2021); the settings of `smoke` are
 ours (decision 0006).
 
-Both are nnU-Net's own trainer with fewer steps; how many is written in the plans, under
-the key ``nnunet_bridge``, so that a checkpoint carries everything that made it:
+Both are nnU-Net's own trainer with fewer steps. Their number is in the plans, under the
+key ``nnunet_bridge``, so that a checkpoint has everything that made it:
 ``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
 """
 
@@ -17,10 +17,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 WARM_UP = 0.05
-"""Share of the steps in which the learning rate rises to its full height."""
+"""Share of the steps in which the learning rate rises to its maximum."""
 
 LAST_LEARNING_RATE = 0.02
-"""What is left of the learning rate at the end, as a share of its full height."""
+"""Learning rate at the end, as a share of its maximum."""
 
 
 class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -43,10 +43,10 @@ class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
 
 
 class BridgeSmokeTrainer(BridgeQuickTrainer):
-    """As few steps as learn anything on a CPU; proves the chain, gives no result.
+    """Few steps on a CPU, to check the pipeline; its scores are not results.
 
-    AdamW with a short warm-up and a cosine to nearly nothing, one output, nnU-Net's
-    augmentation without its mirroring (which makes prediction four to eight times as
+    AdamW with a short warm-up and a cosine to nearly zero, one output, nnU-Net's
+    augmentation without mirroring (which would make prediction four to eight times as
     long).
     """
 
@@ -65,14 +65,14 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         self._step = 0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Return AdamW and a scheduler that `train_step` moves, not the epoch."""
+        """Return AdamW; `train_step` sets its learning rate, not the scheduler."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.initial_lr, weight_decay=1e-2
         )
         return optimizer, _PerStep()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Set the learning rate of this very step, then do what nnU-Net does."""
+        """Set the learning rate of this step, then train as nnU-Net does."""
         step = self.current_epoch * self.num_iterations_per_epoch + self._step
         self._step = (self._step + 1) % self.num_iterations_per_epoch
         share = share_of_learning_rate(
@@ -86,7 +86,7 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
         self,
     ) -> tuple[Any, bool, Any, None]:
-        """Augment as nnU-Net does, but mirror nothing: it makes prediction dear."""
+        """Augment as nnU-Net does, without mirroring, which makes prediction slow."""
         rotation, flat, patch_size, _ = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -94,22 +94,22 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         return rotation, flat, patch_size, None
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
-        """Keep one output; nnU-Net asks for several around its validation."""
+        """Keep one output; nnU-Net switches deep supervision around its validation."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
 
     def plot_network_architecture(self) -> None:
-        """Leave out a plot that needs a package nobody has."""
+        """Skip a plot that needs a package that is not installed."""
 
 
 class _PerStep:
-    """A scheduler that leaves the learning rate to `train_step`."""
+    """A scheduler that does nothing."""
 
     def step(self, epoch: int) -> None:
         """Do nothing."""
 
 
 def share_of_learning_rate(progress: float) -> float:
-    """Return the share of the full learning rate at `progress` (0..1) of a training.
+    """Return the learning rate at `progress` (0..1), as a share of its maximum.
 
     Examples
     --------

@@ -8,8 +8,8 @@ Settings:
 - every patch is rotated in the plane of its slice, uniformly by -15 to +15 degrees;
 - with probability 1/2 it is flipped from left to right, if that is the same axis of the
   array in every case, within 30 degrees, and lies in the patch;
-- where labels keep the sides apart, a flip exchanges them; if a structure has a label
-  on one side only, there is no flip;
+- a flip exchanges sided labels; if a structure has a label on one side only, there is
+  no flip;
 - nothing is mirrored at prediction.
 """
 
@@ -47,13 +47,8 @@ FLIP_PROBABILITY = 0.5
 class FlipLeftRight(BasicTransform):  # type: ignore[misc]
     """Flip a patch and exchange the labels of the sides, with a probability.
 
-    Parameters
-    ----------
-    axis : int
-        Of the patch, channels not counted.
-    swaps : dict of int to int
-        Label -> the same structure on the other side.
-    probability : float
+    `axis` counts no channels; `swaps` maps a label to the same structure on the other
+    side.
     """
 
     def __init__(
@@ -65,7 +60,7 @@ class FlipLeftRight(BasicTransform):  # type: ignore[misc]
         self.probability = probability
 
     def get_parameters(self, **data_dict: Any) -> dict[str, bool]:  # noqa: ANN401, ARG002 - as the original
-        """Draw whether this patch is flipped."""
+        """Decide at random whether this patch is flipped."""
         return {"flipped": bool(torch.rand(1) < self.probability)}
 
     def _apply_to_image(self, img: torch.Tensor, **params: bool) -> torch.Tensor:
@@ -84,17 +79,17 @@ class FlipLeftRight(BasicTransform):  # type: ignore[misc]
 
 
 class ReportAugmentation:
-    """The report's augmentation instead of nnU-Net's; mixed into a trainer."""
+    """Mixin for trainers: the report's augmentation instead of nnU-Net's."""
 
     flip: FlipLeftRight | None = None
-    """What flips, or None; known once the cases are."""
+    """The flip of this dataset; set once its cases are known."""
 
     augmentation_name = "the report's"
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
         self: Any,
     ) -> tuple[tuple[float, float], bool, Any, None]:
-        """Rotate slices by 15 degrees at most; leave the flip to our own transform."""
+        """Rotate slices by at most 15 degrees; our own transform flips."""
         patch_size = list(self.configuration_manager.patch_size)
         rotation = (-LARGEST_ROTATION, LARGEST_ROTATION)
         flat = len(patch_size) == 3  # noqa: PLR2004 - rotate within the slices
@@ -105,7 +100,7 @@ class ReportAugmentation:
         return rotation, flat, [*first, *(int(edge) for edge in in_plane)], None
 
     def left_right_flip(self: Any, dimensions: int) -> FlipLeftRight | None:
-        """Return the flip of this dataset, or None, and say in the log which."""
+        """Return the flip of this dataset, or None; the log names it."""
         labels = self.dataset_json["labels"]
         axis = axis_that_swaps_sides(components_of(self), dimensions)
         swaps = swapped_labels(labels) if has_sided_labels(labels) else {}
@@ -126,9 +121,9 @@ class ReportAugmentation:
         use_mask_for_norm: list[bool] | None = None,
         **labels: Any,  # noqa: ANN401 - passed on as it comes
     ) -> Any:  # noqa: ANN401 - nnU-Net's types
-        """Return rotation and flip, then what nnU-Net does before every loss."""
+        """Return rotation and flip, then nnU-Net's transforms before every loss."""
         if mirror_axes:
-            raise AssertionError("the report mirrors nothing but from left to right")
+            raise AssertionError("the report mirrors from left to right only")
         flat = do_dummy_2d_data_aug
         rotated = SpatialTransform(
             patch_size[1:] if flat else patch_size,

@@ -23,15 +23,9 @@ GAMMA = 2.0
 
 
 class ReportLoss(nn.Module):  # type: ignore[misc, unused-ignore]
-    """Dice loss, with the categorical focal loss or without.
+    """Dice loss, with or without the categorical focal loss.
 
-    Parameters
-    ----------
-    with_focal : bool
-    ignore_label : int or None
-        Value of the voxels that count nowhere.
-    ddp : bool
-        Whether the batch is spread over several GPUs.
+    `ddp` for a batch on several GPUs.
     """
 
     def __init__(
@@ -49,14 +43,7 @@ class ReportLoss(nn.Module):  # type: ignore[misc, unused-ignore]
         )
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss.
-
-        Parameters
-        ----------
-        logits : (N, C, H, W) tensor
-        target : (N, 1, H, W) tensor
-            Labels.
-        """
+        """Return the loss of (N, C, H, W) logits for (N, 1, H, W) labels."""
         counted = None
         if self.ignore_label is not None:
             counted = target != self.ignore_label

@@ -1,4 +1,4 @@
-"""How the source report trains its own networks, inside nnU-Net.
+"""The training of the source report's networks, inside nnU-Net.
 
 Source: *Automatic Segmentation for Lower Limb Bones & Muscles using Deep Learning*
 (2023), its U-Net and its transfer learning.
@@ -12,8 +12,7 @@ Settings, in the plans under ``nnunet_bridge`` (so that a checkpoint carries the
   voxels is the Dice coefficient: nnU-Net's pseudo-Dice of that epoch, not its moving
   average.
 
-Early stopping is not here: every training has it (`inside.stopping`), these with the
-report's patience from the plans.
+Early stopping is in `inside.stopping`, with the report's patience from the plans.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from nnunet_bridge.nnunet.trainers.report_losses import ReportLoss
 
 
 class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
-    """What the report's networks share; nobody asks for it by name."""
+    """Common base of the report's networks."""
 
     with_focal = False
     """Whether the categorical focal loss is added to the Dice loss."""
@@ -50,7 +49,9 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
         self.initial_lr = float(self.steps["learning_rate"])
         if "foreground_share" in self.steps:
             self.oversample_foreground_percent = float(self.steps["foreground_share"])
-        self._best_ema = math.inf  # nnU-Net's moving average shall keep no checkpoint
+        self._best_ema = (
+            math.inf
+        )  # so that nnU-Net's moving average saves no checkpoint
 
     def _build_loss(self) -> ReportLoss:
         return ReportLoss(
@@ -67,7 +68,7 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
         return optimizer, FallingRate(optimizer, self.initial_lr, fall)
 
     def on_epoch_end(self) -> None:
-        """Keep the weights of this epoch if its F1 is the best so far."""
+        """Save the weights of this epoch if its F1 is the best so far."""
         if is_best(self.logger.get_value("mean_fg_dice", step=None)):
             self.save_checkpoint(str(self._best_file))
         super().on_epoch_end()
@@ -89,7 +90,7 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
         """Do nothing: these networks have one output."""
 
     def plot_network_architecture(self) -> None:
-        """Leave out a plot that needs a package nobody has."""
+        """Skip a plot that needs a package that is not installed."""
 
 
 class FallingRate:
@@ -121,6 +122,6 @@ def is_best(f1: Sequence[float]) -> bool:
 
 
 def plain_network(network: torch.nn.Module) -> Any:  # noqa: ANN401 - a module of any kind
-    """Return a network without what compiles it or spreads it over GPUs."""
+    """Return a network without its wrappers for compilation and several GPUs."""
     inner = getattr(network, "module", network)
     return getattr(inner, "_orig_mod", inner)

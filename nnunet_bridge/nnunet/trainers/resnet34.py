@@ -10,8 +10,8 @@ Settings:
   in the plans as ``decoder``; softmax belongs to the loss;
 - Dice and categorical focal loss (`report_losses`), Adam 1e-4 minus 1e-6 an epoch,
   patience 20, best F1 (`report_training`);
-- the encoder begins with the weights of a file, or at random if that was asked for;
-  frozen, it learns nothing and its batch normalisation keeps its statistics;
+- the encoder starts from the weights of a file, or from random ones with
+  ``--from-scratch``; frozen, it and the statistics of its batch normalisation stay;
 - images with other than three channels see the first convolution summed over the
   colours, which is what the report's grey slice repeated three times sees.
 
@@ -32,17 +32,7 @@ from nnunet_bridge.nnunet.trainers.report_training import ReportTrainer, plain_n
 
 
 class ResNet34UNet(nn.Module):  # type: ignore[misc, unused-ignore]
-    """The library's U-Net, with nnU-Net's words for its arguments.
-
-    Parameters
-    ----------
-    channels : int
-        Of the image.
-    classes : int
-        Background included.
-    decoder : sequence of int
-        Features of its five levels, the deepest first.
-    """
+    """The library's U-Net; `decoder` are the features of its levels, deepest first."""
 
     def __init__(self, channels: int, classes: int, decoder: Sequence[int]) -> None:
         super().__init__()
@@ -77,10 +67,10 @@ class BridgeResNet34Trainer(ReportTrainer):
     frozen = False
 
     encoder_weights: Path | None = None
-    """What the encoder begins with; None where it begins at random."""
+    """Initial weights of the encoder; None for random ones."""
 
     def initialize(self) -> None:
-        """Build the network, then fill the encoder."""
+        """Build the network and load the weights of the encoder."""
         super().initialize()
         if self.encoder_weights is not None:
             encoder = plain_network(self.network).encoder
@@ -90,7 +80,7 @@ class BridgeResNet34Trainer(ReportTrainer):
             )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as the original
-        """Freeze the encoder, if that is asked for, before the optimiser sees it."""
+        """Freeze the encoder before the optimiser collects the weights."""
         if self.frozen:
             plain_network(self.network).encoder.requires_grad_(requires_grad=False)
         return super().configure_optimizers()
@@ -109,7 +99,7 @@ class BridgeResNet34Trainer(ReportTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = False,  # noqa: ARG004, FBT001, FBT002 - nnU-Net's signature
     ) -> nn.Module:
-        """Return the network that the plans describe, its encoder at random."""
+        """Return the network of the plans, with random weights."""
         decoder = plans_manager.plans["nnunet_bridge"]["2d"]["decoder"]
         return ResNet34UNet(num_input_channels, num_output_channels, decoder)
 

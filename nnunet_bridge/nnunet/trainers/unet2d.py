@@ -10,8 +10,8 @@ Settings:
 - every level is twice convolution 3 x 3, batch normalisation, ReLU; 2 x 2 maximum
   pooling; transposed convolutions 3 x 3 with stride 2; the encoder's features are
   concatenated; a 1 x 1 convolution gives one output a class;
-- weights as Keras begins with them (Glorot's uniform, no bias); the constants of batch
-  normalisation are torch's, since Keras' slow mean lags behind in a short training;
+- initial weights as in Keras (Glorot's uniform, bias 0); the constants of batch
+  normalisation are torch's, because Keras' slow mean lags in a short training;
 - Dice loss, Adam 1e-4, 50 epochs, patience 20, best F1 (`report_training`).
 
 The features are in the plans (``nnunet_bridge``, ``features``), the last of them the
@@ -45,15 +45,8 @@ def convolutions(before: int, features: int) -> nn.Sequential:
 class UNet2d(nn.Module):  # type: ignore[misc, unused-ignore]
     """The report's U-Net.
 
-    Parameters
-    ----------
-    channels : int
-        Of the image.
-    classes : int
-        Background included.
-    features : sequence of int
-        Of every level of the encoder, the first first; the last level is not pooled,
-        and the bottleneck has as many as it.
+    `features` are those of the encoder's levels, from the top; the last level is not
+    pooled, and the bottleneck has as many.
     """
 
     def __init__(self, channels: int, classes: int, features: Sequence[int]) -> None:
@@ -72,7 +65,7 @@ class UNet2d(nn.Module):  # type: ignore[misc, unused-ignore]
         )
         self.head = nn.Conv2d(features[0], classes, 1)
         self.pool = nn.MaxPool2d(2)
-        self.apply(_begin_like_keras)
+        self.apply(_initialise_as_keras)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return (N, classes, H, W) logits of (N, channels, H, W) images.
@@ -89,7 +82,7 @@ class UNet2d(nn.Module):  # type: ignore[misc, unused-ignore]
         return logits
 
 
-def _begin_like_keras(module: nn.Module) -> None:
+def _initialise_as_keras(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -97,7 +90,7 @@ def _begin_like_keras(module: nn.Module) -> None:
 
 
 class BridgeUNet2dTrainer(ReportTrainer):
-    """The report's 2D U-Net, trained as the report does, at the steps of the plans."""
+    """The report's 2D U-Net and training, with the steps of the plans."""
 
     @staticmethod
     def build_network_architecture(
