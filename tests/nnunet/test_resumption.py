@@ -63,7 +63,7 @@ def test_N05_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share)
     assert (tmp_path / f"{LATEST}{DAMAGED}").exists()
     (warning,) = found.findings
     assert (warning.code, warning.outcome) == ("N05", Outcome.WARNED)
-    assert "goes on from checkpoint_previous.pth" in warning.message
+    assert "resumes from checkpoint_previous.pth" in warning.message
 
 
 def test_N05_a_flipped_byte_is_noticed(tmp_path):
