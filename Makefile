@@ -5,6 +5,7 @@
 #   make quick        lint and the tests without training, browser and cluster
 #   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body
 #   make test-newest  make test under the newest Python that is here
+#   make mutants      changes one operator at a time: some test must notice (an hour)
 #   make docs         writes the option tables of docs/reference/commands.md anew
 #   make bench        measures us against the source's way and the best other tools
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscop
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
 	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 
-.PHONY: demo test quick test-long test-newest check docs bench setup lint types floors unit clean
+.PHONY: demo test quick test-long test-newest mutants check docs bench setup lint types floors unit clean
 
 demo: $(READY)
 	$(BIN)/nnunet-bridge demo $(DEMO)
@@ -39,6 +40,9 @@ test-newest:
 	@test -n '$(NEWEST)' || \
 		{ echo "Python 3.13 or 3.14 is not here; name one: make test-newest NEWEST=..."; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest test
+
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
 
 check: test
 

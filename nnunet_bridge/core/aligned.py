@@ -1,4 +1,4 @@
-"""Tables of text whose columns stand under each other."""
+"""Tables as aligned text, and numbers in them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as lines of text: words to the left, numbers to the right.
-
-    A column is one of numbers if every cell of it is a number or ``-``.
+    """Return a table as text: words aligned left, columns of numbers (or ``-``) right.
 
     Examples
     --------
@@ -31,7 +29,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a number with so many decimals, or ``-`` where there is none.
+    """Return a number with `digits` decimals; ``-`` for None.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""What a comparison of models on the same cases says, as values.
+"""The results of a comparison of models on the same cases.
 
 A difference is always **second model minus first**. Whether that is good depends on
-the metric: more Dice is better, more HD95 is worse, and a signed volume error is best
-at zero, so that its difference shows a shift and ranks nobody.
+the metric: a higher Dice is better, a higher HD95 is worse. A signed volume error is
+best at zero; its difference shows a shift and favours no model.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.words import Answer, Better, RowState, checked_word
 
 ALL_STRUCTURES = "all structures"
-"""Name of the row that averages over the structures of each case."""
+"""Row with the mean over the structures of each case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A measure of a `BoneScore`, and how to read it."""
+    """A metric of a `BoneScore`."""
 
     key: str
     """Name of the field of `BoneScore`."""
@@ -32,7 +32,7 @@ class Metric:
     better: Better
 
     decimals: int
-    """Digits after the point that are worth showing."""
+    """Digits to show after the decimal point."""
 
     @property
     def heading(self) -> str:
@@ -47,24 +47,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("nsd", "NSD", "", Better.HIGHER, 3),
     Metric("volume_error_cm3", "Volume error", "cm³", Better.ZERO, 2),
 )
-"""What is compared, in the order of the tables."""
+"""The compared metrics, in the order of the tables."""
 
 _SHORT_NAMES = {"hd95": "hd95_mm", "assd": "assd_mm", "volume": "volume_error_cm3"}
 
 
 def margins_from(words: Sequence[str]) -> dict[str, float]:
-    """Return the margins of equivalence that words such as ``dice=0.01`` name.
+    """Parse margins of equivalence: ``metric=size``, in the unit of the metric.
 
-    Parameters
-    ----------
-    words : sequence of str
-        Each ``metric=size``, in the unit of the metric; ``hd95``, ``assd`` and
-        ``volume`` stand for ``hd95_mm``, ``assd_mm`` and ``volume_error_cm3``.
+    ``hd95``, ``assd`` and ``volume`` stand for ``hd95_mm``, ``assd_mm`` and
+    ``volume_error_cm3``.
 
     Raises
     ------
     UsageError
-        If a metric is not known or named twice, or a size is no positive number.
+        If a metric is unknown or given twice, or a size is not a positive number.
 
     Examples
     --------
@@ -78,11 +75,11 @@ def margins_from(words: Sequence[str]) -> dict[str, float]:
         key = _SHORT_NAMES.get(name.strip().lower(), name.strip().lower())
         if key not in known:
             raise UsageError(
-                f"{word!r} names no metric: write a margin as dice=0.01, with one of "
+                f"Unknown metric in the margin {word!r}. Write dice=0.01, with one of "
                 f"{', '.join(known)}."
             )
         if key in margins:
-            raise UsageError(f"The margin of {key} is given twice: name it once.")
+            raise UsageError(f"The margin of {key} is given twice. Give it once.")
         margins[key] = _positive(size, word)
     return margins
 
@@ -94,20 +91,20 @@ def _positive(size: str, word: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise UsageError(
-            f"{word!r} has no size: a margin is a positive number, as in dice=0.01."
+            f"The margin {word!r} has no size. Give a positive number: dice=0.01."
         )
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMean:
-    """How one model did on one structure, over the compared cases."""
+    """The mean of one model on one structure, over the compared cases."""
 
     model: str
     structure: str
     metric: str
     mean: float | None
-    """None where no case has a value."""
+    """None if no case has a value."""
 
     n: int
     """Cases with a value."""
@@ -115,7 +112,7 @@ class ModelMean:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """How often a model left a structure out, or made one up."""
+    """How often a model missed or invented a structure."""
 
     model: str
     structure: str
@@ -125,12 +122,12 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class ModelRank:
-    """Where a model stands among all models on one metric, case by case."""
+    """The rank of a model among all models on one metric, case by case."""
 
     model: str
     metric: str
     mean_rank: float | None
-    """1 is best; models that are equal in a case share the mean of their places."""
+    """1 is best; models that tie in a case share the mean of their ranks."""
 
     firsts: int
     """Cases in which no model is better."""
@@ -141,18 +138,18 @@ class ModelRank:
 
 @dataclass(frozen=True, slots=True)
 class ModelCost:
-    """What a model took, as its trainings measured it; None where nobody did."""
+    """The cost of a model, as its trainings measured it; None if not measured."""
 
     model: str
     trainings: int
-    """Folds; `training_s` is their sum."""
+    """Number of folds; `training_s` is their sum."""
 
     training_s: float | None = None
     prediction_s_per_case: float | None = None
-    """Of nnU-Net's final validation: prediction, export and scoring of a case."""
+    """In nnU-Net's final validation: prediction, export and scoring of a case."""
 
     peak_memory_bytes: float | None = None
-    """Of the process that trained, the highest of all folds."""
+    """Peak of the training process, the highest of all folds."""
 
     peak_gpu_memory_bytes: float | None = None
     parameters: float | None = None
@@ -169,7 +166,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How the volume of a structure agrees with its reference, for one model.
+    """Agreement of the volume of a structure with its reference, for one model.
 
     After Bland and Altman 1986 and 1999: the bias is the mean difference, prediction
     minus reference; 95 % of the differences are expected within the limits.
@@ -179,7 +176,7 @@ class Agreement:
     structure: str
     case_ids: tuple[str, ...]
     means_cm3: tuple[float, ...]
-    """Half of prediction plus reference, case by case."""
+    """Mean of prediction and reference, case by case."""
 
     differences_cm3: tuple[float, ...]
     """Prediction minus reference, case by case."""
@@ -190,7 +187,7 @@ class Agreement:
     """Bias minus and plus 1.96 standard deviations; None below two cases."""
 
     bias_interval_95: tuple[float, float] | None = None
-    """None where several cases are of one patient: they are not independent."""
+    """None if a patient has several cases: they are not independent."""
 
     lower_limit_interval_95: tuple[float, float] | None = None
     upper_limit_interval_95: tuple[float, float] | None = None
@@ -215,17 +212,17 @@ class PairedDifference:
     first_values: tuple[float, ...]
     second_values: tuple[float, ...]
     left_out: tuple[str, ...]
-    """Compared cases in which one of the two has no value, such as a missed bone."""
+    """Compared cases in which a model has no value, such as a missed structure."""
 
     patients: int
-    """How many patients the n cases come from."""
+    """Number of patients behind the n cases."""
 
     state: RowState
 
     median_difference: float | None = None
     mean_difference: float | None = None
     interval_95: tuple[float, float] | None = None
-    """Of the median difference; bootstrap over patients."""
+    """95 % interval of the median difference; bootstrap over patients."""
 
     mean_interval_95: tuple[float, float] | None = None
     p: float | None = None
@@ -238,7 +235,7 @@ class PairedDifference:
     """Matched-pairs rank-biserial correlation, -1..1; positive: second is larger."""
 
     margin: float | None = None
-    """Size of a difference too small to matter, as the reader named it."""
+    """Largest difference that does not matter, as the reader defined it."""
 
     answer: Answer | None = None
     """The second model against the first; None without a margin."""
@@ -279,7 +276,7 @@ class PairedDifference:
 
     @property
     def favours(self) -> str:
-        """Return the model that the median difference speaks for; empty if none."""
+        """Return the model that the median difference favours; empty if none."""
         shift = self.median_difference
         if not shift or self.metric.better is Better.ZERO:
             return ""
@@ -299,7 +296,7 @@ class Comparison:
     """The cases that all models were scored on; nothing else is compared."""
 
     left_out: tuple[tuple[str, str], ...]
-    """(case, model): cases that only some models have, and one that has them."""
+    """(case, model) of every case that only some of the models have."""
 
     patients: int
     rows: tuple[PairedDifference, ...]
@@ -316,13 +313,7 @@ class Comparison:
     def row(
         self, metric: str, structure: str = ALL_STRUCTURES, *, pair: int = 0
     ) -> PairedDifference:
-        """Return the row of a metric and structure, for the `pair`-th two models.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
+        """Return the row of a metric, a structure and a pair of models, or KeyError."""
         found = [
             row
             for row in self.rows
@@ -333,7 +324,7 @@ class Comparison:
         return found[pair]
 
     def mean(self, model: str, structure: str, metric: str) -> ModelMean:
-        """Return how a model did on a structure; KeyError if nobody asked."""
+        """Return the mean of a model on a structure; KeyError if there is none."""
         for mean in self.means:
             if (mean.model, mean.structure, mean.metric) == (model, structure, metric):
                 return mean
@@ -342,13 +333,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer in two sentences."""
+    """The conclusion in two sentences."""
 
     winner: str
-    """The model that is better; empty while undecided."""
+    """The better model; empty if there is none."""
 
     sentences: tuple[str, str]
-    """What the cases say, and what they cannot say."""
+    """The result, and its limits."""
 
     answer: Answer = Answer.UNDECIDED
 

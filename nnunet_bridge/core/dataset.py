@@ -16,7 +16,7 @@ LOOKS_LIKE_A_CHANNEL = re.compile(r".*_\d{4}")
 
 
 def checked_case_id(case_id: str) -> str:
-    """Return `case_id`, or refuse one that could not be a file name everywhere.
+    """Return `case_id`, or refuse one that is not a portable file name.
 
     nnU-Net cuts ``_0000`` from image names, so no id may end like that.
 
@@ -59,16 +59,16 @@ class Case:
     """One patient's images on one grid, with a reference labelmap or without."""
 
     case_id: str
-    """Pseudonym; carries no patient name."""
+    """Pseudonym; contains no patient name."""
 
     images: tuple[Volume, ...]
     """One volume a channel; all on the same grid."""
 
     reference: Labelmap | None = None
-    """What a person drew, or None."""
+    """The reference segmentation, or None."""
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not lie on one grid."""
+        """Refuse images and a reference on different grids."""
         checked_case_id(self.case_id)
         if not self.images:
             raise InputError(f"Case {self.case_id} has no image.")
@@ -76,12 +76,14 @@ class Case:
         if self.reference is not None:
             grids.append(self.reference.grid)
         if not all(grids[0].matches(grid) for grid in grids[1:]):
-            raise GeometryError(f"Case {self.case_id}: its grids differ.")
+            raise GeometryError(
+                f"Case {self.case_id}: image and reference lie on different grids."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """What a dataset is called and holds; `nnunet.names` turns it into folder names."""
+    """Number, name, channels and labels of a dataset."""
 
     number: int
     """1..999."""
@@ -95,7 +97,7 @@ class DatasetSpec:
     labels: LabelTable
 
     def __post_init__(self) -> None:
-        """Refuse a number or name that nnU-Net could not find again."""
+        """Refuse a number or name that nnU-Net cannot find."""
         if not 1 <= self.number <= 999:  # noqa: PLR2004 - nnU-Net writes three digits
             raise InputError(f"A dataset number lies in 1..999, not {self.number}.")
         if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", self.name):

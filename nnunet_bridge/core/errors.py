@@ -1,7 +1,7 @@
-"""Everything a user can cause, as one family of exceptions.
+"""The errors that a user can cause and correct.
 
-Each class knows the exit code of the command that it ends (see `docs/reference`).
-A traceback is shown for none of them, unless asked for.
+Each class has the exit code of the command that it ends (see `docs/reference`). The
+command line shows its message without a traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class BridgeError(Exception):
-    """Something the user can cause and mend; the message says what, where, what to do.
+    """An error that the user can correct; its message says what, where and what to do.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class BridgeError(Exception):
 
 
 class UsageError(BridgeError):
-    """The words of the command do not fit together."""
+    """Invalid combination of options."""
 
     exit_code = 2
 
@@ -38,11 +38,11 @@ class RecipeError(BridgeError):
 
 
 class GeometryError(BridgeError):
-    """An image or mask has no place in the patient, or not the one it should have."""
+    """An image or mask has no position in the patient, or a wrong one."""
 
 
 class InputError(BridgeError):
-    """A file or a folder is not what the command needs."""
+    """A file or a folder does not have the expected content."""
 
 
 class EnvironmentFault(BridgeError):  # noqa: N818 - the machine is at fault
@@ -52,7 +52,7 @@ class EnvironmentFault(BridgeError):  # noqa: N818 - the machine is at fault
 
 
 class SecurityError(BridgeError):
-    """A file was refused because it could do harm."""
+    """A file is refused because it could do harm."""
 
     exit_code = 6
 
@@ -64,18 +64,13 @@ class NnUNetError(BridgeError):
 
 
 class WorkerKilled(NnUNetError):  # noqa: N818 - it is an event, not an error
-    """A process of nnU-Net's was killed from outside, most likely for its memory (F11).
-
-    Parameters
-    ----------
-    message : str
-    """
+    """A process of nnU-Net was killed from outside, probably for its memory (F11)."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="F11")
 
 
 class Interrupted(BridgeError):  # noqa: N818 - it is an event, not an error
-    """The user pressed Ctrl-C, or the process was told to end."""
+    """The user pressed Ctrl-C, or the process received a signal to end."""
 
     exit_code = 130

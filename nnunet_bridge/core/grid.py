@@ -1,4 +1,4 @@
-"""The voxel grid: where an image lies in the patient.
+"""The voxel grid: the position of an image in the patient.
 
 One rule holds everywhere in this package: **axis n of an array runs along column n
 of the affine**. Arrays are indexed ``[i, j, k]`` (column, row, slice); positions are
@@ -63,7 +63,7 @@ class Grid:
 
     @property
     def array_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """The array axis nearest to x, y and z, and whether each runs their way."""
+        """Array axis nearest to x, y and z, and whether each points the same way."""
         directions = self.affine[:3, :3] / self.spacing_mm
         axis_of = max(
             permutations(range(3)),
@@ -104,7 +104,7 @@ class Grid:
         return indices
 
     def displacement_mm(self, other: Grid) -> float:
-        """Return how far, in mm, the worst voxel centre lies from its twin in `other`.
+        """Return the largest distance in mm between voxel centres of the same index.
 
         The difference of two affine maps is affine and its length is convex, so the
         worst voxel of a box is always one of its eight corners.
@@ -114,7 +114,7 @@ class Grid:
         return float(np.linalg.norm(offsets, axis=-1).max())
 
     def matches(self, other: Grid, *, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
-        """Whether both grids hold the same voxels at the same places."""
+        """Whether both grids have the same voxels at the same positions."""
         return self.shape == other.shape and self.displacement_mm(other) <= tolerance_mm
 
 

@@ -1,4 +1,4 @@
-"""Images and labelmaps: arrays that never travel without their place in the patient.
+"""Images and labelmaps: arrays with their position in the patient.
 
 Arrays are indexed ``[i, j, k]`` along the columns of the grid's affine, whatever
 their order in memory (most are Fortran-ordered, because files are).
@@ -25,11 +25,11 @@ Colour: TypeAlias = tuple[int, int, int]
 """Red, green and blue, each 0..255."""
 
 _BLOCK_VOXELS = 1 << 22
-"""NumPy counts in eight bytes a voxel; a block at a time keeps that small."""
+"""NumPy counts in eight bytes a voxel: counting in blocks limits the memory."""
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a view of `array` through which nobody can write."""
+    """Return a read-only view of `array`."""
     view = array.view()
     view.setflags(write=False)
     return view
@@ -57,7 +57,7 @@ class Volume:
         object.__setattr__(self, "voxels", read_only(self.voxels))
 
     def with_voxels(self, voxels: VoxelArray) -> Volume:
-        """Return another image in the same place."""
+        """Return another image on the same grid."""
         return Volume(self.grid, voxels)
 
 
@@ -82,9 +82,11 @@ class Label:
         return "#{:02x}{:02x}{:02x}".format(*self.colour)
 
     def __post_init__(self) -> None:
-        """Refuse what no table can hold."""
+        """Refuse the background value and an unknown side."""
         if self.value < 1:
-            raise InputError(f"Label {self.name!r} needs a value from 1, not 0.")
+            raise InputError(
+                f"Label {self.name!r} needs a value from 1, not {self.value}."
+            )
         object.__setattr__(self, "side", checked_word(Side, self.side, "side"))
 
 
@@ -102,7 +104,7 @@ class LabelTable:
     labels: tuple[Label, ...]
 
     has_ignore: bool = False
-    """Whether the value after the last label marks voxels that nobody judged."""
+    """Whether the value after the last label marks voxels without a reference."""
 
     def __post_init__(self) -> None:
         """Refuse gaps and repetitions: nnU-Net needs values 1..n."""
@@ -123,7 +125,7 @@ class LabelTable:
         return cls(tuple(labels), has_ignore)
 
     def __iter__(self) -> Iterator[Label]:
-        """Go through the labels in the order of their values."""
+        """Yield the labels in the order of their values."""
         return iter(self.labels)
 
     def __len__(self) -> int:
@@ -139,7 +141,7 @@ class LabelTable:
 
     @property
     def ignore_value(self) -> int | None:
-        """Value of the voxels that nobody judged (nnU-Net's ignore label), or None."""
+        """Value of nnU-Net's ignore label, or None."""
         return len(self.labels) + 1 if self.has_ignore else None
 
     @property
@@ -155,7 +157,7 @@ class LabelTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelmap:
-    """Which structure every voxel belongs to."""
+    """The structure of every voxel."""
 
     grid: Grid
     """Where its voxels lie."""
@@ -164,7 +166,7 @@ class Labelmap:
     """(I, J, K) uint8 or uint16, read-only; 0 is background."""
 
     labels: LabelTable
-    """What the values mean."""
+    """The structures that the values stand for."""
 
     def __post_init__(self) -> None:
         """Refuse an array that does not fit the grid or the table."""
@@ -187,11 +189,11 @@ class Labelmap:
         return mask
 
     def with_voxels(self, voxels: LabelArray) -> Labelmap:
-        """Return another labelmap in the same place with the same table."""
+        """Return another labelmap on the same grid with the same table."""
         return Labelmap(self.grid, voxels, self.labels)
 
     def without_ignored(self) -> Labelmap:
-        """Return the labelmap with every voxel that nobody judged as background."""
+        """Return the labelmap with its ignored voxels as background."""
         if self.labels.ignore_value is None:
             return self
         voxels = self.voxels.copy(order="K")
@@ -229,12 +231,12 @@ PALETTE: tuple[Colour, ...] = (
     (150, 120, 90),
     (140, 165, 60),
 )
-"""Colours that can be told apart on a grey image; the first four follow the source
-report: red, green, blue, yellow."""
+"""Colours that stand out on a grey image; the first four follow the source report:
+red, green, blue, yellow."""
 
 
 def default_colour(value: int) -> Colour:
-    """Return the colour of label `value`; they repeat after the palette's end."""
+    """Return the colour of label `value`; colours repeat after the palette's end."""
     return PALETTE[(value - 1) % len(PALETTE)]
 
 
@@ -253,5 +255,5 @@ def side_of(name: str) -> Side:
 def _check_shape(grid: Grid, voxels: VoxelArray) -> None:
     if voxels.shape != grid.shape:
         raise GeometryError(
-            f"An array of {voxels.shape} voxels cannot lie on a grid of {grid.shape}."
+            f"An array of {voxels.shape} voxels does not fit a grid of {grid.shape}."
         )

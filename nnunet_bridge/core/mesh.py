@@ -23,20 +23,22 @@ class Mesh:
     """(F, 3) indices of vertices, counter-clockwise seen from outside."""
 
     label: Label
-    """The structure it bounds."""
+    """The structure inside the surface."""
 
     watertight: bool
     """Whether every edge has two faces."""
 
     touches_border: bool
-    """Whether the structure reaches the border of its image, so that it may go on."""
+    """Whether the structure reaches the border of its image, which may cut it."""
 
     def __post_init__(self) -> None:
-        """Refuse faces that name vertices that do not exist."""
+        """Refuse faces with vertices that do not exist."""
         if self.faces.size and (
             self.faces.min() < 0 or self.faces.max() >= len(self.vertices_mm)
         ):
-            raise InputError(f"The mesh of {self.label.name} names missing vertices.")
+            raise InputError(
+                f"Faces of the mesh of {self.label.name} refer to missing vertices."
+            )
         object.__setattr__(self, "vertices_mm", read_only(self.vertices_mm))
         object.__setattr__(self, "faces", read_only(self.faces))
 

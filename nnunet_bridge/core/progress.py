@@ -1,4 +1,4 @@
-"""How a long task tells how far it is, without knowing who listens."""
+"""The interface through which a long task reports its progress."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """What a pipeline reports to; the command line shows it, tests ignore it."""
+    """Receives the progress of a pipeline; the command line shows it."""
 
     def outline(self, stages: Sequence[tuple[str, float]]) -> None:
-        """Say which stages will come, and about how many seconds each takes."""
+        """Announce all stages, with the seconds that each is expected to take."""
 
     def stage(self, name: str, steps: int) -> None:
-        """Begin the stage `name`, which has `steps` steps; ends the one before."""
+        """Start the stage `name` of `steps` steps; ends the previous stage."""
 
     def advance(self, done: float, note: str = "") -> None:
-        """Say that `done` steps of the current stage are finished."""
+        """Report that `done` more steps of the current stage are finished."""
 
     def say(self, line: str) -> None:
-        """Show one line that stays: a warning, or a result."""
+        """Show one permanent line: a warning or a result."""
 
     def show(self, draw: Callable[[int], str]) -> None:
-        """Show a text in place of the last one; it is drawn for so many columns."""
+        """Replace the current text; `draw` takes the width in columns."""
 
 
 class Silent:
-    """A listener that shows nothing."""
+    """Shows no progress."""
 
     def outline(self, stages: Sequence[tuple[str, float]]) -> None:
         """Ignore the outline."""

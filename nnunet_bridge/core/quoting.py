@@ -1,4 +1,4 @@
-"""Names from a user's files in messages: visible to the user, and removable."""
+"""Names from a user's files in messages, quoted so that they can be removed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ _QUOTED = re.compile("“[^”]*”")
 
 
 def quoted(name: str) -> str:
-    """Return a name from outside as it may stand in a message.
+    """Quote a name from a user's file for a message.
 
-    Whatever comes from a user's files stands between these quotes, and nothing else
-    does, so that `without_quotes` can take it out again. Control and direction marks
-    are shown as ``?``.
+    Only such names stand between these quotes, so that `without_quotes` can remove
+    them. Control and direction marks become ``?``.
 
     Examples
     --------
@@ -25,7 +24,7 @@ def quoted(name: str) -> str:
 
 
 def without_quotes(message: str) -> str:
-    """Return `message` without the names that `quoted` put in: they may tell a patient.
+    """Return `message` without quoted names, which may identify a patient.
 
     Examples
     --------

@@ -78,20 +78,25 @@ class BoneScore:
         return self.volume_error_mm3 / 1000.0
 
     @property
+    def volume_error_abs_cm3(self) -> float:
+        """Absolute volume error in cubic centimetres."""
+        return abs(self.volume_error_cm3)
+
+    @property
     def volume_error_abs_mm3(self) -> float:
-        """Size of the volume error, without its sign."""
+        """Absolute volume error."""
         return abs(self.volume_error_mm3)
 
     @property
     def volume_error_percent(self) -> float | None:
-        """Signed error in percent of the reference; None where that is empty."""
+        """Signed error in percent of the reference; None if that is empty."""
         if self.volume_reference_mm3 == 0:
             return None
         return 100.0 * self.volume_error_mm3 / self.volume_reference_mm3
 
     @property
     def volume_error_abs_percent(self) -> float | None:
-        """Size of the error in percent of the reference; None where that is empty."""
+        """Absolute error in percent of the reference; None if that is empty."""
         percent = self.volume_error_percent
         return None if percent is None else abs(percent)
 

@@ -1,4 +1,4 @@
-"""What a pipeline gives back to the command that called it."""
+"""The result of a pipeline, for the command that called it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Summary(Protocol):
 
     @property
     def exit_code(self) -> int:
-        """0 if all was done; otherwise as `docs/reference/commands.md` says."""
+        """0 if everything is done; see `docs/reference/commands.md`."""
 
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
 
     def as_text(self) -> str:
-        """Return what a person reads."""
+        """Return the text for a person."""

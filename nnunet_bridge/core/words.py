@@ -81,43 +81,29 @@ class RunStatus(StrEnum):
 
 
 class ScoreState(StrEnum):
-    """Whether reference and prediction hold a structure."""
+    """Who holds a structure: both, neither, only the reference, only the prediction."""
 
     SCORED = "scored"
-    """Both hold it."""
-
     BOTH_EMPTY = "both_empty"
-    """Neither holds it."""
-
     MISSED = "missed"
-    """Only the reference holds it."""
-
     INVENTED = "invented"
-    """Only the prediction holds it."""
 
 
 class Side(StrEnum):
-    """The side of the patient that a label belongs to."""
+    """The side of a label; `MERGED` where one label holds all sides."""
 
     MERGED = ""
-    """One label for all sides."""
-
     LEFT = "left"
     RIGHT = "right"
     MIDDLE = "middle"
 
 
 class Rule(StrEnum):
-    """How a structure is cleaned."""
+    """How a structure is cleaned: slice by slice as in the source report, or in 3-D."""
 
     NONE = "none"
-    """Not at all."""
-
     SLICE = "slice"
-    """Slice by slice, as in the source report."""
-
     VOLUME = "volume"
-    """Connected pieces in 3-D."""
 
 
 class Better(StrEnum):
@@ -129,38 +115,33 @@ class Better(StrEnum):
 
 
 class RowState(StrEnum):
-    """Which statistics the pairs of a comparison allow."""
+    """Which statistics the pairs of a comparison allow.
+
+    `COMPARED`: all. `CONSTANT`: every difference is the same, so there is no interval.
+    `IDENTICAL`: every difference is 0. `ONE_PATIENT`: several cases of one patient.
+    `TOO_FEW`: one pair. `ABSENT`: none.
+    """
 
     COMPARED = "compared"
-    """Everything is defined."""
-
     CONSTANT = "constant"
-    """Every difference is the same: no spread, so no interval."""
-
     IDENTICAL = "identical"
-    """Every difference is 0."""
-
     ONE_PATIENT = "one_patient"
-    """Several cases, but of one patient."""
-
     TOO_FEW = "too_few"
-    """One pair only."""
-
     ABSENT = "absent"
-    """No pair."""
 
 
 class Answer(StrEnum):
-    """The second model against the first, for a margin of equivalence."""
+    """The second model against the first, for a margin of equivalence.
+
+    `EQUIVALENT`: the whole 95 % interval lies within the margin. `NONE`: the data do
+    not allow the question.
+    """
 
     BETTER = "better"
     WORSE = "worse"
     EQUIVALENT = "equivalent"
-    """The whole 95 % interval lies within the margin."""
-
     UNDECIDED = "undecided"
     NONE = "none"
-    """The question cannot be asked."""
 
 
 def fold_named(word: str) -> Fold:
@@ -186,21 +167,10 @@ def fold_named(word: str) -> Fold:
 def checked_word(
     kind: type[Word], word: str, what: str, *, choices: Sequence[Word] = ()
 ) -> Word:
-    """Return the member of an enumeration that is this word.
+    """Return the member of an enumeration; InputError for an unknown word.
 
-    Parameters
-    ----------
-    kind : type of StrEnum
-    word : str
-    what : str
-        Name of the words in the message, such as ``rule``.
-    choices : sequence of StrEnum, optional
-        What the message offers, if not every member.
-
-    Raises
-    ------
-    InputError
-        If there is none.
+    The message names `what` the word should be, such as ``rule``, and offers the
+    `choices`, by default every member.
     """
     if word not in tuple(kind):
         offered = choices or [member for member in kind if member]

@@ -1,8 +1,8 @@
-"""How two ways to measure the same thing agree, after Bland and Altman.
+"""Agreement of two methods that measure the same quantity, after Bland and Altman.
 
 Bland and Altman 1986, The Lancet 327, 307-310, and 1999, Statistical Methods in Medical
 Research 8, 135-160: the bias is the mean difference; 95 % of the differences are
-expected within 1.96 standard deviations of it. Both are estimates, so both get an
+expected within 1.96 standard deviations of it. Both are estimates, so both have an
 interval, from Student's t with n - 1 degrees of freedom and the variances of the
 second paper (its section 2): s²/n of the bias, s² (1/n + z²/(2 (n - 1))) of a limit.
 """
@@ -32,17 +32,9 @@ class Limits:
 
 
 def limits_of_agreement(differences: npt.ArrayLike) -> Limits | None:
-    """Return bias and limits of agreement of independent differences.
+    """Return bias and limits of agreement of (n,) independent differences.
 
-    Parameters
-    ----------
-    differences : (n,) array_like
-        One way minus the other, in any unit.
-
-    Returns
-    -------
-    limits : Limits or None
-        None below two differences, which have no spread.
+    None for fewer than two differences, which have no spread.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""Do masks make sense on their image? Sides, specks, air, and the border.
+"""Plausibility checks of masks on their image: sides, specks, air and the border.
 
-Each check returns findings and changes nothing: truth is never corrected silently.
+Each check returns findings and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +15,26 @@ from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
 
 AIR_SHARE = 0.05
-"""Below this share of the 99th percentile of the image is air."""
+"""Voxels below this share of the 99th percentile of the image are air."""
 
 AIR_LIMIT = 0.20
-"""A structure with more than this in air belongs to another image."""
+"""A structure with a larger share in air is refused."""
 
 VOID_LIMIT = 0.01
-"""A structure with more than this outside the non-zero image is refused."""
+"""A structure with a larger share outside the non-zero image is refused."""
 
 WHOLE_SHARE = 0.99
-"""The largest component of one bone should hold this share of it."""
+"""Share of a bone that its largest component should hold."""
 
 TWIN_SHARE = 0.25
-"""A piece with this share of the largest may be the bone of the other side."""
+"""A piece of at least this share of the largest may be the bone of the other side."""
 
 _SAMPLES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnStructure:
-    """What a check needs to know about one mask."""
+    """Structure, side and position of one mask."""
 
     structure: str
     side: str
@@ -64,8 +64,8 @@ def centroid_mm(grid: Grid, mask: BoolArray) -> FloatArray:
 def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
     """Compare the side in a mask's name with where it lies (K13).
 
-    A structure drawn on both sides is compared with its twin; one drawn alone with the
-    middle of the image, which only warrants a warning.
+    If both sides exist, they are compared with each other; a single side is compared
+    with the middle of the image, which yields a warning only.
     """
     middle_x = float(grid.middle_mm[0])
     by_name: dict[str, dict[str, float]] = {}
@@ -74,7 +74,7 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
             by_name.setdefault(part.structure, {})[part.side] = float(
                 part.centroid_mm[0]
             )
-    findings = []
+    findings: list[Finding] = []
     for structure, sides in sorted(by_name.items()):
         if len(sides) > 1:
             findings += _exchanged(structure, sides)
@@ -83,61 +83,55 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
     return findings
 
 
-def _exchanged(structure: str, sides: Mapping[str, float]) -> list[Finding]:
+def _exchanged(structure: str, sides: Mapping[str, float]) -> Iterator[Finding]:
     if sides["left"] > sides["right"]:
-        return []
-    return [
-        Finding(
-            "K13",
-            Outcome.REFUSED,
-            f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
-            "right of the right one: their names are exchanged, or the image is "
-            "mirrored.",
-        )
-    ]
+        return
+    yield Finding(
+        "K13",
+        Outcome.REFUSED,
+        f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
+        "right of the right one. Their names are exchanged, or the image is "
+        "mirrored: correct the names or export the image again.",
+    )
 
 
 def _beyond_the_middle(
     structure: str, sides: Mapping[str, float], middle_x: float
-) -> list[Finding]:
+) -> Iterator[Finding]:
     ((side, x),) = sides.items()
     leftwards = x - middle_x
     if leftwards >= 0 if side == "left" else leftwards <= 0:
-        return []
-    return [
-        Finding(
-            "K13",
-            Outcome.WARNED,
-            f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
-            "the image, on the other side: is its name right?",
-        )
-    ]
+        return
+    yield Finding(
+        "K13",
+        Outcome.WARNED,
+        f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
+        "the image, on the other side. Check its name.",
+    )
 
 
-def specks(mask: BoolArray, *, name: str, parts: int = 1) -> list[Finding]:
-    """Warn of a mask that is not in one piece, or in `parts` pieces (K22)."""
+def specks(mask: BoolArray, *, name: str, parts: int = 1) -> Iterator[Finding]:
+    """Warn of a mask that consists of more than `parts` pieces (K22)."""
     from scipy import ndimage
 
     box = _box(mask)
     if box is None:
-        return []
+        return
     pieces, count = ndimage.label(mask[box])
     if count <= 1:
-        return []
+        return
     sizes = np.sort(np.bincount(pieces.ravel())[1:])
     bones = sizes[-parts:]
     bones = bones[bones >= TWIN_SHARE * sizes[-1]]
     share = float(bones.sum() / sizes.sum())
     if share >= WHOLE_SHARE:
-        return []
-    return [
-        Finding(
-            "K22",
-            Outcome.WARNED,
-            f"{name} is in {count} pieces; the largest"
-            f"{' two hold' if len(bones) > 1 else ' holds'} {share:.1%} of it.",
-        )
-    ]
+        return
+    yield Finding(
+        "K22",
+        Outcome.WARNED,
+        f"{name} is in {count} pieces; the largest"
+        f"{' two hold' if len(bones) > 1 else ' holds'} {share:.1%} of it.",
+    )
 
 
 def _box(mask: BoolArray) -> tuple[slice, slice, slice] | None:
@@ -151,10 +145,10 @@ def _box(mask: BoolArray) -> tuple[slice, slice, slice] | None:
 
 
 def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
-    """Compare where the structures lie with where the image shows anything (K17, K18).
+    """Find structures in air (K17) and outside the content of the image (K18).
 
-    "Nothing" is a zero voxel that non-zero ones do not enclose within its slice: black
-    cortical bone is not outside the body, but the empty rim of an image is.
+    A zero voxel is outside the content unless non-zero voxels enclose it within its
+    slice: black cortical bone is inside, the empty rim of an image is not.
     """
     threshold = AIR_SHARE * _high_value(volume.voxels)
     size = len(labelmap.labels) + 1
@@ -168,16 +162,12 @@ def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
         total += np.bincount(values[drawn], minlength=size)
         air += np.bincount(values[drawn & (image < threshold)], minlength=size)
         void += np.bincount(values[drawn & ~_enclosed(image != 0)], minlength=size)
-    findings = []
+    findings: list[Finding] = []
     for label in labelmap.labels:
-        counts = (
-            int(total[label.value]),
-            int(air[label.value]),
-            int(void[label.value]),
-        )
-        if counts[0]:
-            findings += _in_air(label.name, counts[0], counts[1])
-            findings += _in_the_void(label.name, counts[0], counts[2])
+        voxels = int(total[label.value])
+        if voxels:
+            findings += _in_air(label.name, voxels, int(air[label.value]))
+            findings += _in_the_void(label.name, voxels, int(void[label.value]))
     return findings
 
 
@@ -187,14 +177,14 @@ def touches_an_end(labelmap: Labelmap) -> bool:
 
 
 def _high_value(voxels: VoxelArray) -> float:
-    """Return the 99th percentile, of every n-th voxel where there are many."""
+    """Return the 99th percentile; of every n-th voxel of a large image."""
     flat = voxels.ravel(order="K")
     step = max(1, flat.size // _SAMPLES)
     return float(np.percentile(flat[::step], 99))
 
 
 def _enclosed(shown: BoolArray) -> BoolArray:
-    """Return the pixels that are shown, or lie between shown ones both ways."""
+    """Return the shown pixels and those between shown pixels along both axes."""
     inside = np.ones_like(shown)
     for axis in (0, 1):
         before = np.logical_or.accumulate(shown, axis=axis)
@@ -203,28 +193,24 @@ def _enclosed(shown: BoolArray) -> BoolArray:
     return inside | shown
 
 
-def _in_air(name: str, total: int, air: int) -> list[Finding]:
+def _in_air(name: str, total: int, air: int) -> Iterator[Finding]:
     if air <= AIR_LIMIT * total:
-        return []
-    return [
-        Finding(
-            "K17",
-            Outcome.REFUSED,
-            f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): does the "
-            "mask belong to another scan?",
-        )
-    ]
+        return
+    yield Finding(
+        "K17",
+        Outcome.REFUSED,
+        f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): the mask "
+        "probably belongs to another scan.",
+    )
 
 
-def _in_the_void(name: str, total: int, void: int) -> list[Finding]:
+def _in_the_void(name: str, total: int, void: int) -> Iterator[Finding]:
     if void == 0:
-        return []
+        return
     share = void / total
-    return [
-        Finding(
-            "K18",
-            Outcome.REFUSED if share > VOID_LIMIT else Outcome.WARNED,
-            f"{void} of {total} voxels of {name} ({share:.1%}) lie where the image is "
-            "empty, which nnU-Net would cut off.",
-        )
-    ]
+    yield Finding(
+        "K18",
+        Outcome.REFUSED if share > VOID_LIMIT else Outcome.WARNED,
+        f"{void} of {total} voxels of {name} ({share:.1%}) lie where the image is "
+        "empty, which nnU-Net would cut off.",
+    )

@@ -1,13 +1,14 @@
-"""Which of several models to use: the cheapest that is not worse beyond the noise.
+"""Choose the cheapest of several models that is not worse beyond the noise.
 
-Every candidate is scored on the cases that all of them have validated. The one with the
-best mean is the mark. A cheaper one is preferred unless the mark is better beyond the
-noise: the 95 % interval of the mean difference, resampled over patients, lies on its
-side of 0. With fewer patients than an interval needs, it must be better in all of them.
+All candidates are compared on the cases that all of them have validated. The candidate
+with the best mean is the benchmark. A cheaper one is preferred unless the benchmark is
+better beyond the noise: the 95 % interval of the mean difference, resampled over
+patients, excludes 0. With too few patients for an interval, the benchmark must be
+better in all of them.
 
 A missed or invented structure counts as Dice 0 and NSD 0. It has no distance: by a
-distance, only candidates with the fewest of them can be chosen, and what any candidate
-missed is left out of the mean of all.
+distance, only candidates with the fewest misses can be chosen, and structures that any
+candidate missed are left out of all means.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Better, ScoreState
-from nnunet_bridge.ops.means import mean_scores
+from nnunet_bridge.ops.means import mean_of, mean_scores
 from nnunet_bridge.ops.paired import cluster_table, clustered_intervals
 
 RULE = (
@@ -40,41 +41,41 @@ CHOOSING = {
         *(("hd95", "hd95_mm"), ("assd", "assd_mm")),
     )
 }
-"""Word of `--metric` -> what is compared."""
+"""Word of `--metric` -> metric."""
 
 BEST, NOT_WORSE, WORSE, MISSES = "best", "within the noise", "worse", "misses more"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model, or the mean of several, scored on cases that it had not seen."""
+    """A model, or the mean of several, with its scores on unseen cases."""
 
     name: str
     scores: tuple[BoneScore, ...]
     cost: float = math.inf
-    """Seconds for predicting a case; infinite where nobody measured it."""
+    """Seconds to predict a case; infinite if not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a candidate did on the common cases."""
+    """The result of a candidate on the common cases."""
 
     name: str
     cost: float
     mean: float | None
-    """Of the metric, over cases; of a case, over its structures."""
+    """Mean of the metric over cases; in a case, over its structures."""
 
     behind: float | None
-    """Mean over the cases by which the best is better; 0 for the best."""
+    """Mean difference by which the best candidate is better; 0 for the best."""
 
     interval_95: tuple[float, float] | None
-    """Of `behind`; None with too few patients."""
+    """95 % interval of `behind`; None with too few patients."""
 
     verdict: str
     """`BEST`, `NOT_WORSE`, `WORSE` or `MISSES`."""
 
     figures: Mapping[str, float | None]
-    """Means over the structures, by the name of the measure."""
+    """Measure -> mean over the structures."""
 
     def as_json(self) -> JsonObject:
         """Return the entry of `candidates`."""
@@ -92,37 +93,27 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, and why."""
+    """The chosen candidate, and the reason."""
 
     chosen: str
     reason: str
     metric: str
-    """Key of the measure, as in `BoneScore`."""
+    """Field of `BoneScore`."""
 
     case_ids: tuple[str, ...]
     patients: int
     standings: tuple[Standing, ...]
-    """The better mean first."""
+    """Sorted by mean, the best first."""
 
 
 def choose(
     candidates: Sequence[Candidate], metric: Metric, patients: Mapping[str, str]
 ) -> Choice:
-    """Return the candidate to use.
+    """Choose one of the candidates, which have different names.
 
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        With different names.
-    metric : Metric
-        One of `CHOOSING`.
-    patients : mapping
-        Case id -> patient; a case that is not in it is a patient of its own.
-
-    Raises
-    ------
-    InputError
-        If there is no candidate, or no case that all of them have validated.
+    `metric` is one of `CHOOSING`; `patients` maps case ids to patients (a case that is
+    not in it is a patient of its own). Raises InputError if the candidates have no
+    validated case in common.
     """
     values = _values(candidates, metric)
     cases = tuple(sorted(values[candidates[0].name])) if candidates else ()
@@ -201,7 +192,7 @@ def _by_place(
 def _with_fewest_misses(
     candidates: Sequence[Candidate], metric: Metric
 ) -> list[Candidate]:
-    """Return those that may be chosen: all, unless the metric cannot see a miss."""
+    """Return the eligible candidates: all, unless the metric ignores misses."""
     if metric.better is Better.HIGHER:
         return list(candidates)
     judged = set.intersection(*({s.case_id for s in c.scores} for c in candidates))
@@ -232,7 +223,7 @@ def _verdict(
 
 
 def _beyond_the_noise(behind: Sequence[float], clusters: Sequence[str]) -> bool:
-    """Whether differences are larger than chance would make them."""
+    """Whether differences are larger than chance explains."""
     interval = _interval(behind, clusters)
     if interval is not None:
         return interval[0] > 0
@@ -249,12 +240,11 @@ def _interval(
 
 
 def _figures(candidate: Candidate, cases: Sequence[str]) -> dict[str, float | None]:
-    """Return the means over the structures, each of them over the common cases."""
+    """Return the means over the structures of the means over the common cases."""
     means = mean_scores([s for s in candidate.scores if s.case_id in set(cases)])
     figures = {}
     for key in ("dice", "nsd", "hd95_mm", "assd_mm", "volume_error_cm3_absolute"):
-        known = [v for v in (getattr(mean, key) for mean in means) if v is not None]
-        figures[key] = float(np.mean(known)) if known else None
+        figures[key] = mean_of(getattr(mean, key) for mean in means)
     return figures
 
 
@@ -265,7 +255,7 @@ def _reason(
     cases: int,
     patients: int,
 ) -> str:
-    """Say in words why this one."""
+    """Return the reason of the choice as a sentence."""
     over = f"over {_number(cases, 'case')} of {_number(patients, 'patient')}"
     mean = f"{metric.title} {chosen.mean:.{metric.decimals}f}"
     if len(standings) == 1:

@@ -1,8 +1,8 @@
-"""Cleaning of predicted labelmaps: holes filled, stray pieces removed, all accounted.
+"""Clean predicted labelmaps: fill holes, remove stray pieces, account for every change.
 
-Each structure is cleaned on its own, from the input. Then a voxel that one result
-claims gets that structure; a voxel that several claim is contested: it keeps its input
-label if that structure is among them, and is background otherwise.
+Each structure is cleaned separately, from the input. A voxel that one result claims
+gets that structure. A voxel that several claim is contested: it keeps its input label
+if that structure is among them, and becomes background otherwise.
 """
 
 from __future__ import annotations
@@ -23,33 +23,24 @@ from nnunet_bridge.ops.components import Components, IndexArray, connected
 from nnunet_bridge.ops.occupancy import label_boxes
 
 _ROUNDING_MM = 1e-6
-"""What lies nearer to the middle of the image lies on it."""
+"""Distance from the middle of the image up to which a point lies on it."""
 
 _SLICES_AT_ONCE = 64
-"""Slices are independent; a few at a time stay in the processor's cache."""
+"""Slices processed together: few enough for the cache of the processor."""
 
 
 def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
-    """Return the labelmap cleaned slice by slice, by the rule of the source report.
+    """Clean a labelmap slice by slice, by the rule of the source report.
 
-    For every structure and every slice ``[:, :, k]`` on its own, 4-connected, with
+    For every structure and every slice ``[:, :, k]``, 4-connected, with
     ``limit = int(ratio * area)`` and the area in pixels before any change:
 
     1. components of the complement below `limit` pixels become part of the structure
        (the outer background is a component like any other);
     2. components of the result below `limit` pixels are removed.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-    ratio : float
-        0..1; 0.01 in the source. Slices with fewer than ``2 / ratio`` pixels never
-        change.
-
-    Raises
-    ------
-    InputError
-        If the ratio is not within 0..1.
+    `ratio` is 0..1, 0.01 in the source; slices with fewer than ``2 / ratio`` pixels
+    never change. Raises InputError for another ratio.
     """
     return clean_alike(labelmap, CleaningRule(Rule.SLICE, ratio=ratio))
 
@@ -61,11 +52,11 @@ def clean_volume(
     keep_largest: int | None = None,
     each_side: bool = False,
 ) -> Cleaned:
-    """Return the labelmap cleaned in 3-D.
+    """Clean a labelmap in 3-D.
 
-    For every structure on its own, 6-connected: cavities that it encloses on all sides
-    are filled, whatever their size; then pieces below `min_volume_mm3` are removed, and
-    all but the `keep_largest` largest of the others.
+    For every structure, 6-connected: enclosed cavities of any size are filled; then
+    pieces below `min_volume_mm3` are removed, and all but the `keep_largest` largest of
+    the others.
 
     Parameters
     ----------
@@ -73,17 +64,17 @@ def clean_volume(
     min_volume_mm3 : float
         Pieces of exactly this volume stay. 0 removes none.
     keep_largest : int, optional
-        How many pieces of a label may stay. Of equal pieces the one that comes first
-        (by k, j, i) stays.
+        Number of pieces of a label that stay. Of equal pieces the first (by k, j, i)
+        stays.
     each_side : bool
-        For labels that hold both sides: so many pieces on the left of the middle of
-        the image, and as many on its right. A piece lies where its centroid lies; on
-        the middle is left.
+        Apply `keep_largest` to each side of the middle of the image, for labels that
+        hold both sides. The centroid decides about the side of a piece; the middle
+        itself is left.
 
     Raises
     ------
     InputError
-        If a limit makes no sense.
+        If a limit is out of range.
     """
     return clean_alike(
         labelmap,
@@ -97,41 +88,32 @@ def clean_volume(
 
 
 def clean_alike(labelmap: Labelmap, rule: CleaningRule) -> Cleaned:
-    """Return the labelmap with every structure cleaned by the same rule."""
+    """Clean every structure by the same rule."""
     return clean_structures(labelmap, dict.fromkeys(labelmap.labels.names, rule))
 
 
 def clean_structures(labelmap: Labelmap, rules: Mapping[str, CleaningRule]) -> Cleaned:
-    """Return the labelmap with every structure cleaned by a rule of its own.
+    """Clean every structure by its own rule.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-    rules : mapping
-        By structure; one that is not named stays as it is, and so keeps every voxel
-        that another would fill.
-
-    Raises
-    ------
-    InputError
-        If a rule is for a structure that the table does not have.
+    A structure without a rule stays unchanged and keeps voxels that another would fill.
+    Raises InputError for a structure that is not in the table.
     """
     strangers = sorted(set(rules) - set(labelmap.labels.names))
     if strangers:
         raise InputError(
-            f"There are cleaning rules for {', '.join(strangers)}, but the labels are "
-            f"{', '.join(labelmap.labels.names)}."
+            f"Unknown structures in the cleaning rules: {', '.join(strangers)}. The "
+            f"labels are {', '.join(labelmap.labels.names)}."
         )
     changes = [
         change
         for label, crop in _found(labelmap)
         for change in _changes(labelmap, label, crop, rules.get(label.name, UNCLEANED))
     ]
-    return _merged(labelmap, changes, rule=_in_words(rules))
+    return _merged(labelmap, changes, rule=_rules_text(rules))
 
 
-def _in_words(rules: Mapping[str, CleaningRule]) -> str:
-    """Return the one rule, or that of every structure by name."""
+def _rules_text(rules: Mapping[str, CleaningRule]) -> str:
+    """Return the common rule, or the rule of every structure, as text."""
     words = {name: rule.as_text() for name, rule in rules.items()}
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
@@ -142,8 +124,8 @@ def _in_words(rules: Mapping[str, CleaningRule]) -> str:
 class _Crop:
     """Ranges of k, j and i around a structure: its box, wider by one where possible.
 
-    Arrays are seen as [k, j, i] here: planes, lines, voxels of a line. That is how most
-    of them lie in memory.
+    Arrays are indexed [k, j, i] here (planes, lines, voxels of a line): most lie in
+    memory in this order.
     """
 
     planes: tuple[int, int]
@@ -158,12 +140,12 @@ class _Crop:
         return slice(*self.planes), slice(*self.lines), slice(*self.voxels)
 
     def whole_slices(self) -> _Crop:
-        """Return the same planes in full."""
+        """Return the whole slices of the same planes."""
         _, lines, voxels = self.full
         return _Crop(self.planes, (0, lines), (0, voxels), self.full)
 
     def places(self, local: IndexArray) -> IndexArray:
-        """Return where flat places of the crop lie in the flat (K, J, I) array."""
+        """Map flat indices of the crop to flat indices of the (K, J, I) array."""
         ranges = self.planes, self.lines, self.voxels
         k, j, i = np.unravel_index(local, [end - begin for begin, end in ranges])
         _, lines, voxels = self.full
@@ -174,7 +156,7 @@ class _Crop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Change:
-    """What cleaning one structure would change; flat places in a (K, J, I) array."""
+    """The changes of one structure, as flat indices of the (K, J, I) array."""
 
     value: int
     filled: IndexArray
@@ -182,7 +164,7 @@ class _Change:
 
 
 def _found(labelmap: Labelmap) -> Iterator[tuple[Label, _Crop]]:
-    """Go through the structures that the labelmap holds, with their surroundings."""
+    """Yield the structures of the labelmap with their crops."""
     size_i, size_j, size_k = labelmap.grid.shape
     full = size_k, size_j, size_i
     for label, box in zip(labelmap.labels, label_boxes(labelmap), strict=True):
@@ -197,7 +179,7 @@ def _found(labelmap: Labelmap) -> Iterator[tuple[Label, _Crop]]:
 def _changes(
     labelmap: Labelmap, label: Label, crop: _Crop, rule: CleaningRule
 ) -> Iterator[_Change]:
-    """Go through the changes that a rule makes to one structure."""
+    """Yield the changes of one structure by a rule."""
     if rule.name is Rule.SLICE:
         yield from _slice_changes(labelmap, label, crop, rule.ratio)
     elif rule.name is Rule.VOLUME:
@@ -207,18 +189,19 @@ def _changes(
 def _slice_changes(
     labelmap: Labelmap, label: Label, crop: _Crop, ratio: float
 ) -> Iterator[_Change]:
-    """Go through the changes of one structure, some slices at a time."""
+    """Yield the changes of one structure by the slice rule, some slices at a time."""
     for begin in range(*crop.planes, _SLICES_AT_ONCE):
         end = min(begin + _SLICES_AT_ONCE, crop.planes[1])
         part = _Crop((begin, end), crop.lines, crop.voxels, crop.full)
         mask = labelmap.voxels.T[part.ranges] == label.value
         areas = np.count_nonzero(mask.reshape(end - begin, -1), axis=1)
         limits = (ratio * areas).astype(np.int64)
-        busy = np.flatnonzero(limits > 1)  # no component is smaller than one pixel
+        # A limit of 1 changes nothing: no component is smaller than one pixel.
+        busy = np.flatnonzero(limits > 1)
         if not len(busy):
             continue
         busy_cleaned = _cleaned_slices(mask[busy], limits[busy], part)
-        if busy_cleaned is None:
+        if busy_cleaned is None:  # the fill leaves the crop: repeat on whole slices
             yield from _slice_changes(labelmap, label, part.whole_slices(), ratio)
         else:
             cleaned = mask.copy()
@@ -231,8 +214,9 @@ def _cleaned_slices(
 ) -> BoolArray | None:
     """Return the (P, R, L) mask after the rule of the source.
 
-    None if a part of the outer background is to be filled that goes on beyond the crop.
+    None if a component of the background is filled that continues beyond the crop.
     """
+    # Step 1: fill components of the background that are small in the whole slice.
     holes = connected(~mask, across_planes=False)
     sizes = holes.sizes(_whole_lengths(holes, crop))
     small = sizes < limits[holes.plane_of_each()]
@@ -241,17 +225,25 @@ def _cleaned_slices(
     cleaned = mask.copy()
     flat = cleaned.reshape(-1)
     flat[holes.places(small)] = True
+    # Step 2: remove small pieces of the result.
     pieces = connected(cleaned, across_planes=False)
     flat[pieces.places(pieces.sizes() < limits[pieces.plane_of_each()])] = False
     return cleaned
 
 
 def _whole_lengths(background: Components, crop: _Crop) -> IndexArray:
-    """Return what each run of background counts for in the whole slice.
+    """Return the pixels that each run of background has in the whole slice.
 
-    Where the crop ends inside the slice, its outermost line is all background, and so
-    is everything beyond. A run that reaches such an end goes on to the border of the
-    image; the line itself stands for all lines beyond it.
+    The crop is one pixel wider than the structure, so its outermost lines and columns
+    hold background only, and so does the slice beyond them. The sizes of components in
+    the whole slice follow from the crop alone:
+
+    - a run that begins at the first (ends at the last) column of the crop continues to
+      the border of the image: the columns outside are added;
+    - the first (last) line of the crop is a single run of background, connected to all
+      lines before (after) it: their pixels are added.
+
+    Where the crop ends at the border of the image, nothing is outside and 0 is added.
     """
     _, lines, length = background.shape
     _, full_lines, full_length = crop.full
@@ -273,8 +265,11 @@ def _volume_change(
     mask = labelmap.voxels.T[crop.ranges] == label.value
     cleaned = mask.copy()
     flat = cleaned.reshape(-1)
+    # Fill cavities: components of the background that do not reach the border of the
+    # crop, which is one voxel wider than the structure or ends with the image.
     cavities = connected(~mask, across_planes=True)
     flat[cavities.places(~cavities.at_border())] = True
+    # Remove small pieces, then all but the largest, on each side or altogether.
     pieces = connected(cleaned, across_planes=True)
     sizes = pieces.sizes()
     gone = sizes < rule.min_volume_mm3 / labelmap.grid.voxel_volume_mm3
@@ -289,7 +284,7 @@ def _volume_change(
 
 
 def _on_the_left(pieces: Components, crop: _Crop, grid: Grid) -> BoolArray:
-    """Return which of the (count,) pieces lie on the patient's left, by centroid."""
+    """Return the (count,) mask of pieces with their centroid on the patient's left."""
     begins = [begin for begin, _ in (crop.planes, crop.lines, crop.voxels)]
     centres_mm = grid.to_patient((pieces.centres() + begins)[:, ::-1])
     left: BoolArray = centres_mm[:, 0] > grid.middle_mm[0] - _ROUNDING_MM
@@ -307,12 +302,14 @@ def _change(label: Label, before: BoolArray, after: BoolArray, crop: _Crop) -> _
 
 
 def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cleaned:
-    """Put the results of all structures together and account for the differences."""
+    """Merge the results of all structures and account for the differences."""
     before = labelmap.voxels.T
     after: LabelArray = np.array(before, order="C")
     flat = after.reshape(-1)
     removed = _joined(change.removed for change in changes)
     flat[removed] = 0
+    # A voxel is filled if it is background now and one structure claims it; a voxel
+    # that another structure keeps is contested as well.
     claims = _Claims.of(changes)
     free = (claims.claimants == 1) & (flat[claims.places] == 0)
     flat[claims.places[free]] = claims.values[free]
@@ -330,16 +327,16 @@ def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cle
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Claims:
-    """Voxels that structures would fill."""
+    """The voxels that structures would fill."""
 
     places: IndexArray
-    """(N,) flat places, each once, ascending."""
+    """(N,) flat indices, each once, ascending."""
 
     values: npt.NDArray[Any]
-    """(N,) label of one structure that claims it."""
+    """(N,) label of one of the structures that claim it."""
 
     claimants: IndexArray
-    """(N,) how many claim it."""
+    """(N,) number of structures that claim it."""
 
     @classmethod
     def of(cls, changes: Iterable[_Change]) -> _Claims:

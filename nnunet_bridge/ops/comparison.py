@@ -1,8 +1,8 @@
-"""Two models or more on the same cases: differences, agreement, ranks.
+"""Compare models on the same cases: differences, agreement and ranks.
 
 Estimates are over cases; intervals resample patients with all their cases; tests use
 one difference a patient (the mean of the patient's cases). With one case a patient this
-is the usual paired analysis. `ops.paired` and `ops.agreement` name the statistics,
+is the usual paired analysis. `ops.paired` and `ops.agreement` define the statistics,
 `ops.verdict` draws the conclusion.
 """
 
@@ -60,21 +60,21 @@ def compare_models(
     Parameters
     ----------
     scores : mapping
-        Model name -> its scores, one for each case and structure. The order of the
-        models decides who is "first".
+        Model name -> its scores, one for each case and structure. The first
+        model of a pair comes first here.
     patients : mapping
         Case id -> patient, for every case.
     margins : mapping, optional
-        Metric -> size of a difference too small to matter, in the unit of the metric.
+        Metric -> largest difference that does not matter, in the unit of the metric.
         The rows of these metrics get an `answer`.
     seed : int
-        Of the bootstrap; the same seed gives the same intervals.
+        Seed of the bootstrap.
 
     Raises
     ------
     InputError
         If a model has two scores for one case and structure, or the patient of a case
-        is not known.
+        is unknown.
     """
     scored = {model: _by_case(model, found) for model, found in scores.items()}
     case_ids, left_out = _common_cases(scored)
@@ -106,7 +106,7 @@ def compare_models(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What one row of the comparison is about."""
+    """The subject of one row of the comparison."""
 
     metric: Metric
     structure: str
@@ -143,7 +143,7 @@ def _row(
 def _with_statistics(
     row: PairedDifference, clusters: Sequence[str], seed: int
 ) -> PairedDifference:
-    """Return the row with all that its number of pairs allows to say."""
+    """Return the row with the statistics that its pairs allow."""
     differences = np.array(row.differences).round(TIE_DECIMALS)
     state = _row_state(differences, row.patients)
     row = replace(
@@ -167,7 +167,7 @@ def _row_state(differences: FloatArray, patients: int) -> RowState:
         return RowState.TOO_FEW
     if not differences.any():
         return RowState.IDENTICAL
-    if patients < 2:  # noqa: PLR2004 - likewise
+    if patients < 2:  # noqa: PLR2004 - one patient has no spread either
         return RowState.ONE_PATIENT
     same = np.ptp(differences) == 0
     return RowState.CONSTANT if same else RowState.COMPARED
@@ -176,9 +176,9 @@ def _row_state(differences: FloatArray, patients: int) -> RowState:
 def _paired_values(
     pair: _Pair, scored: Mapping[str, _Scored], case_id: str
 ) -> tuple[float, float] | None:
-    """Return the values of both models in one case; None where one has none.
+    """Return the values of both models in one case; None if a model has no value.
 
-    Over all structures: the mean of those that both models have in this case.
+    Over all structures: the mean over those that both models have in this case.
     """
     names = sorted(
         {structure for case, structure in scored[pair.first] if case == case_id}
@@ -213,7 +213,7 @@ def _by_case(model: str, scores: Sequence[BoneScore]) -> _Scored:
     if twice:
         raise InputError(
             f"Model {model} has two scores for the same structure of "
-            f"{', '.join(twice)}: a case belongs to the validation of one fold only."
+            f"{', '.join(twice)}. A case belongs to the validation of one fold only."
         )
     return {(score.case_id, score.structure): score for score in scores}
 
@@ -238,13 +238,13 @@ def _check_patients(case_ids: Sequence[str], patients: Mapping[str, str]) -> Non
     unknown = [case_id for case_id in case_ids if case_id not in patients]
     if unknown:
         raise InputError(
-            f"The patients of {', '.join(unknown)} are not known, so it is not known "
-            "which cases are independent: name one for every case."
+            f"The patients of {', '.join(unknown)} are unknown, so it is unknown which "
+            "cases are independent. Give a patient for every case."
         )
 
 
 def _structures(scored: Mapping[str, _Scored]) -> tuple[str, ...]:
-    """Return the structures in the order in which the scores first name them."""
+    """Return the structures in the order of their first appearance."""
     names = {structure: None for found in scored.values() for _, structure in found}
     return tuple(names)
 
@@ -310,7 +310,7 @@ def _misses(
 def _with_answers(
     rows: Sequence[PairedDifference], margins: Mapping[str, float]
 ) -> tuple[PairedDifference, ...]:
-    """Return the rows, those of a metric with a margin with their answer."""
+    """Return the rows, with an answer for every metric with a margin."""
     return tuple(
         replace(row, margin=margins[row.metric.key], answer=_answer(row, margins))
         if row.metric.key in margins
@@ -320,7 +320,7 @@ def _with_answers(
 
 
 def _answer(row: PairedDifference, margins: Mapping[str, float]) -> Answer:
-    """Return what the second model is against the first, with Holm's p."""
+    """Return the second model against the first, by the margin and Holm's p."""
     found = equivalence(answering_interval(row), margins[row.metric.key])
     if found != "different" or row.metric.better is Better.ZERO:
         return Answer.EQUIVALENT if found == "equivalent" else Answer.UNDECIDED
@@ -330,10 +330,10 @@ def _answer(row: PairedDifference, margins: Mapping[str, float]) -> Answer:
 
 
 def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
-    """Return the interval by which a row is judged against a margin.
+    """Return the interval that is compared with the margin.
 
-    Differences that are all the same show no spread, so no interval is reported; in
-    enough patients they are judged by their one value.
+    Equal differences have no spread and no interval; with enough patients their single
+    value takes its place.
     """
     if row.interval_95 is None and row.state in (RowState.IDENTICAL, RowState.CONSTANT):
         same = row.median_difference
@@ -349,7 +349,7 @@ def _agreement(
     case_ids: Sequence[str],
     patients: Mapping[str, str],
 ) -> Agreement:
-    """Return how the volumes of one structure agree with their references."""
+    """Return the agreement of the volumes of one structure with their references."""
     found = [scored.get((case_id, structure)) for case_id in case_ids]
     scores = [
         one
@@ -419,9 +419,9 @@ def _case_table(
     structures: Sequence[str],
     metric: Metric,
 ) -> FloatArray:
-    """Return the (cases, models) values over the structures that all models have.
+    """Return the (cases, models) means over the structures that all models have.
 
-    A case in which no structure has a value in every model is left out.
+    Cases in which no structure has a value in every model are left out.
     """
     rows = []
     for case_id in case_ids:

@@ -1,10 +1,9 @@
-"""Connected components of a mask, found from its runs instead of its voxels.
+"""Connected components of a mask, from its runs instead of its voxels.
 
-A run is a stretch of True along the last axis. A bone of a million voxels has some
-thirty thousand runs, and two runs touch where their stretches overlap in neighbouring
-lines; so the labelling is one sparse graph, whatever the size of the volume, and the
-same code joins neighbours within each plane (4-connected) or also from plane to plane
-(6-connected).
+A run is a stretch of True voxels along the last axis. A bone of a million voxels has
+about thirty thousand runs, and two runs touch if they overlap in neighbouring lines.
+The labelling is therefore one sparse graph of runs, and the same code connects
+neighbours within each plane (4-connected) or also between planes (6-connected).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Components:
-    """The runs of a mask (P planes, R lines, L voxels), and which belong together."""
+    """The runs of a mask (P planes, R lines, L voxels) and their components."""
 
     shape: tuple[int, int, int]
     """(P, R, L) of the mask."""
@@ -53,14 +52,14 @@ class Components:
         Parameters
         ----------
         lengths : (N,) int64, optional
-            What each run counts for, where that is more than its own voxels.
+            Weight of each run, if it is not its number of voxels.
         """
         weights = self.lengths if lengths is None else lengths
         totals = np.bincount(self.owners, weights=weights, minlength=self.count)
         return totals.astype(np.int64)
 
     def plane_of_each(self) -> IndexArray:
-        """Return the (count,) plane of each component, if none spans several."""
+        """Return the (count,) plane of each component; none may span several."""
         planes = np.zeros(self.count, dtype=np.int64)
         planes[self.owners] = self.planes
         return planes
@@ -78,7 +77,7 @@ class Components:
         return centres
 
     def at_border(self) -> BoolArray:
-        """Return which of the (count,) components reach the border of the array."""
+        """Return the (count,) mask of components that reach the border of the array."""
         last_plane, last_line, last_voxel = (size - 1 for size in self.shape)
         outer = (
             (self.planes == 0)
@@ -93,7 +92,7 @@ class Components:
         return reached
 
     def places(self, chosen: BoolArray) -> IndexArray:
-        """Return where the voxels of the `chosen` components lie in the flat mask."""
+        """Return the flat indices of the voxels of the `chosen` components."""
         runs = np.flatnonzero(chosen[self.owners])
         _, lines, length = self.shape
         starts = (self.planes[runs] * lines + self.lines[runs]) * length
@@ -107,15 +106,19 @@ def connected(mask: BoolArray, *, across_planes: bool) -> Components:
     ----------
     mask : (P, R, L) bool
     across_planes : bool
-        Whether voxels of neighbouring planes touch: 6-connected volume, or every plane
-        on its own, 4-connected.
+        True: 6-connected. False: every plane on its own, 4-connected.
     """
     planes, lines, length = mask.shape
-    stride = length + 1  # a False voxel between the lines keeps their runs apart
+    # Write all lines one after the other, with a False voxel between them, so that no
+    # run continues from one line to the next. Every change of value is an edge: the
+    # even edges start a run, the odd ones end it (one past its last voxel).
+    stride = length + 1
     spaced = np.zeros(planes * lines * stride + 1, dtype=np.bool_)
     spaced[1:].reshape(planes, lines, stride)[:, :, :length] = mask
     edges = np.flatnonzero(spaced[1:] != spaced[:-1])
     starts, ends = edges[::2], edges[1::2]
+    # Two runs touch if they overlap after a shift by one line, or by one plane. The
+    # last line of a plane has no next line in that plane.
     line_of_run = starts // stride
     last_line = line_of_run % lines == lines - 1
     touching = [_overlaps(starts, ends, stride, starting=~last_line)]
@@ -138,7 +141,11 @@ def connected(mask: BoolArray, *, across_planes: bool) -> Components:
 def _overlaps(
     starts: IndexArray, ends: IndexArray, shift: int, *, starting: BoolArray
 ) -> IndexArray:
-    """Return the (2, M) pairs of runs that overlap when the first moves by `shift`."""
+    """Return the (2, M) pairs of runs that overlap if the first moves by `shift`.
+
+    Starts and ends ascend, so the partners of a run are consecutive: from the first run
+    that ends after its start, up to the first run that starts at or after its end.
+    """
     moved = np.flatnonzero(starting)
     first = np.searchsorted(ends, starts[moved] + shift, side="right")
     beyond = np.searchsorted(starts, ends[moved] + shift, side="left")
@@ -147,13 +154,17 @@ def _overlaps(
 
 
 def _ranges(starts: IndexArray, lengths: IndexArray) -> IndexArray:
-    """Return, for every start, so many ascending numbers; all in one array."""
+    """Return `lengths` consecutive numbers from every start, in one array.
+
+    >>> _ranges(np.array([5, 20]), np.array([3, 2])).tolist()
+    [5, 6, 7, 20, 21]
+    """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def _grouped(one: IndexArray, other: IndexArray, runs: int) -> tuple[int, IndexArray]:
-    """Return the number of groups of touching runs, and the group of each run."""
+    """Return the number of components, and the component of each run."""
     if not runs:
         return 0, np.zeros(0, dtype=np.int64)
     links = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), (runs, runs))

@@ -1,15 +1,15 @@
-"""Do masks lie where the image has borders? Headers cannot tell, contents can.
+"""Check the position of masks by the content of the image.
 
-A mask that was saved with the wrong orientation or slipped by some voxels still has a
-header that fits. But its border no longer runs along edges of the image. So the
-contrast across the border is compared with the contrast across the same border flipped
-along an axis of the array, or moved by a few voxels (FAULTS K23).
+A mask with the wrong orientation, or shifted by some voxels, can have a valid header,
+but its border no longer follows edges of the image. Therefore the contrast across the
+border is compared with the contrast across the same border flipped along an axis of the
+array, or moved by a few voxels (FAULTS K23).
 
-Neighbouring places of a border are not independent, so evidence is counted in blocks:
-the mean gain is divided by its standard error over blocks (`z` below). Three things
-must hold before anybody is warned: the border fits clearly better elsewhere; it fits
-better there than twice as far in the same direction, so that no mere slope of the image
-is taken for a place; and it fits better there than all around.
+Neighbouring points of a border are not independent, so the evidence is counted in
+blocks: `z` is the mean gain divided by its standard error over blocks. A warning needs
+three conditions: the border fits clearly better at the other position; it fits better
+there than twice as far in the same direction, so that a mere slope of the image does
+not count; and it fits better there than at the positions around.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, Volume, VoxelArray
 
 CLEARLY = 2.0
-"""Least z of the gain, all structures of a case together."""
+"""Smallest z of the gain for all structures of a case together."""
 
 CLEARLY_ALONE = 5.0
-"""Least z of the gain of one structure; there are more of them to be wrong about."""
+"""Smallest z of the gain of a single structure; higher, as there are more of them."""
 
 OPEN_SHARE = 0.6
-"""A structure is judged alone if so much of its border is to no other structure, whose
-edges it could be mistaken to belong to."""
+"""A structure is tested alone if at least this share of its border is to background:
+at a border with another structure, it could fit the edges of the other."""
 
 STANDS_OUT = 1.5
-"""Least z of the fit above that of the places around, and of those beyond."""
+"""Smallest z of the gain over the positions around, and over the position beyond."""
 
 LEAST_GAIN = 0.02
-"""Least gain of the mean contrast, which is about 0.7 for a random border."""
+"""Smallest gain of the mean contrast, which is about 0.7 for a random border."""
 
 NEAREST, FARTHEST = 2, 6
-"""Moves that are tried, in voxels; one voxel is within the doubt of who draws."""
+"""Range of shifts in voxels; one voxel is within the precision of drawing."""
 
 _AROUND = 3
 _MOST_PLACES = 20_000
@@ -57,24 +57,24 @@ Places: TypeAlias = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Another place of a border: flipped along axes of the array, then moved."""
+    """Another position of a border: flipped along axes of the array, then shifted."""
 
     flipped: tuple[bool, bool, bool] = (False, False, False)
     by: tuple[int, int, int] = (0, 0, 0)
     """Voxels along i, j and k."""
 
     def along(self, axis: int, indices: Places, size: int) -> Places:
-        """Return where indices along one axis of an array of so many voxels go."""
+        """Map indices along one axis of `size` voxels."""
         moved = size - 1 - indices if self.flipped[axis] else indices
         return moved + self.by[axis] if self.by[axis] else moved
 
     def further(self, *by: int) -> Move:
-        """Return the move that goes on by so many voxels."""
+        """Return the move with a further shift by voxels."""
         i, j, k = (ours + more for ours, more in zip(self.by, by, strict=True))
         return Move(self.flipped, (i, j, k))
 
-    def said(self, grid: Grid) -> str:
-        """Return the move in words."""
+    def describe(self, grid: Grid) -> str:
+        """Return the move as text."""
         words = [
             f"flipped along {_AXES[axis]}" for axis in range(3) if self.flipped[axis]
         ]
@@ -92,24 +92,24 @@ AS_GIVEN = Move()
 
 @dataclass(frozen=True, slots=True)
 class ContentFit:
-    """How well borders fit an image as given, and where they would fit best."""
+    """The fit of borders to an image as given, and at the best other position."""
 
     blocks: int
-    """Independent pieces of border that were looked at; 0 where there is none."""
+    """Number of independent blocks of border; 0 without a border."""
 
     contrast: float
     """Mean over the border of log(1 + step / median step)."""
 
     best: Move
-    """Where the border fits best; `AS_GIVEN` if nowhere clearly better."""
+    """Best position; `AS_GIVEN` unless another one is clearly better."""
 
     best_contrast: float
     z: float
-    """Gain of the best place over its standard error; 0 for `AS_GIVEN`."""
+    """Gain of the best position by its standard error; 0 for `AS_GIVEN`."""
 
     @property
     def judged(self) -> bool:
-        """Whether there was border enough to judge."""
+        """Whether there is enough border to test."""
         return self.blocks >= _FEWEST_BLOCKS
 
 
@@ -129,7 +129,7 @@ _NO_BORDER = _Border(
 
 
 class _Evidence:
-    """Contrasts across one border at any place, each looked up once."""
+    """Contrasts across one border at any position, each computed once."""
 
     def __init__(self, voxels: VoxelArray, border: _Border) -> None:
         self.border = border
@@ -143,14 +143,14 @@ class _Evidence:
             self._scale = max(float(np.median(steps[seen])), _LEAST)
 
     def at(self, move: Move) -> tuple[FloatArray, BoolArray]:
-        """Return the (n,) contrasts at a place, and which of them lie in the image."""
+        """Return the (n,) contrasts at a position, and which lie in the image."""
         if move not in self._known:
             steps, seen = self._steps(move)
             self._known[move] = np.log1p(steps / self._scale), seen
         return self._known[move]
 
     def among(self, chosen: BoolArray, move: Move) -> tuple[FloatArray, BoolArray]:
-        """Return what `at` does, of some places only."""
+        """Return the contrasts of the `chosen` points of the border."""
         contrasts, seen = self.at(move)
         return contrasts[chosen], seen[chosen]
 
@@ -179,16 +179,16 @@ def content_findings(
     volume : Volume
         The image.
     labelmap : Labelmap
-        On the same grid; no voxel of it is to be ignored.
+        On the same grid, without ignored voxels.
 
     Returns
     -------
     findings : list of Finding
-        About all structures together, or else about single ones.
+        One for all structures together, or else one for each wrong structure.
     fit : ContentFit
-        Of all structures together.
+        Fit of all structures together.
     """
-    thin = min(volume.grid.shape) <= 2 * _AROUND  # nowhere to look around
+    thin = min(volume.grid.shape) <= 2 * _AROUND  # no room for the positions around
     border = _NO_BORDER if thin else _border_of(labelmap.voxels)
     evidence = _Evidence(volume.voxels, border)
     everything = np.ones(len(evidence.border.first), bool)
@@ -204,14 +204,14 @@ def content_findings(
 
 
 def _open_border(border: _Border, label: Label) -> BoolArray:
-    """Return where a structure ends at the background; nowhere if that is seldom."""
+    """Return the border of a structure to background; empty if its share is low."""
     own = (border.labels == label.value).any(axis=1)
     free: BoolArray = own & (border.labels == 0).any(axis=1)
     return free if free.sum() >= OPEN_SHARE * own.sum() else np.zeros_like(free)
 
 
 def content_fit(volume: Volume, labelmap: Labelmap) -> ContentFit:
-    """Return how well all structures of a labelmap fit its image.
+    """Return the fit of all structures of a labelmap to its image.
 
     Examples
     --------
@@ -221,7 +221,7 @@ def content_fit(volume: Volume, labelmap: Labelmap) -> ContentFit:
     >>> voxels[5:25, 8:30, 10:32] = 1
     >>> moved = Labelmap(grid, np.roll(voxels, 3, 0), LabelTable.from_names(["cube"]))
     >>> fit = content_fit(Volume(grid, voxels * np.int16(100)), moved)
-    >>> fit.best.said(grid)
+    >>> fit.best.describe(grid)
     'moved by -3 voxels along i (-3.0 mm)'
     """
     return content_findings(volume, labelmap)[1]
@@ -232,15 +232,15 @@ def _finding(who: str, fit: ContentFit, grid: Grid) -> Finding:
     return Finding(
         "K23",
         Outcome.WARNED,
-        f"{who} {verb} the image better {fit.best.said(grid)}: the contrast across the "
-        f"border would be {fit.best_contrast:.2f} instead of {fit.contrast:.2f} "
-        f"(z = {fit.z:.1f}). Look at the case: is this its scan, and was the "
-        "orientation kept on export?",
+        f"{who} {verb} the image better {fit.best.describe(grid)}: the contrast across "
+        f"the border is {fit.best_contrast:.2f} there, {fit.contrast:.2f} as given "
+        f"(z = {fit.z:.1f}). Check that the mask belongs to this scan and that the "
+        "export kept its orientation.",
     )
 
 
 def _moves() -> Iterator[Move]:
-    """Go through the places that mistakes lead to."""
+    """Yield the positions that usual mistakes lead to."""
     for axis in range(3):
         yield Move((axis == 0, axis == 1, axis == 2))  # noqa: PLR2004 - the last axis
     for axis in range(3):
@@ -251,7 +251,7 @@ def _moves() -> Iterator[Move]:
 
 
 def _fit(evidence: _Evidence, chosen: BoolArray, clearly: float) -> ContentFit:
-    """Return where the chosen part of a border fits best."""
+    """Return the best position of the chosen part of a border."""
     blocks = _blocks(evidence.border.first[chosen])
     count = int(blocks.max(initial=-1)) + 1
     values, seen = evidence.at(AS_GIVEN)
@@ -263,6 +263,7 @@ def _fit(evidence: _Evidence, chosen: BoolArray, clearly: float) -> ContentFit:
     for move in _moves():
         moved, inside = evidence.at(move)
         both = (seen & inside)[chosen]
+        # Compare only points inside the image at both positions, at least half of all.
         if both.sum() < len(both) / 2:
             continue
         gain, z = _gain((moved - values)[chosen], both, blocks)
@@ -276,12 +277,13 @@ def _fit(evidence: _Evidence, chosen: BoolArray, clearly: float) -> ContentFit:
 def _stands_out(
     evidence: _Evidence, chosen: BoolArray, blocks: Places, move: Move
 ) -> bool:
-    """Whether a border fits better at a place than around it, and than beyond it."""
+    """Whether a border fits better at a position than beyond it and around it."""
     here, seen = evidence.among(chosen, move)
-    if any(move.by):
+    if any(move.by):  # beyond: the same shift again
         beyond, inside = evidence.among(chosen, move.further(*move.by))
         if _gain(here - beyond, seen & inside, blocks)[1] < STANDS_OUT:
             return False
+    # Around: the mean of the six neighbours at `_AROUND` voxels, where most exist.
     total, number = np.zeros(len(here)), np.zeros(len(here))
     for axis in range(3):
         for by in (-_AROUND, _AROUND):
@@ -295,7 +297,7 @@ def _stands_out(
 
 
 def _gain(gains: FloatArray, counted: BoolArray, blocks: Places) -> tuple[float, float]:
-    """Return the mean of what is counted, and over its standard error over blocks."""
+    """Return the mean gain, and its ratio to its standard error over blocks (z)."""
     numbers = np.bincount(blocks[counted], minlength=1)
     sums = np.bincount(blocks[counted], gains[counted], minlength=1)
     total = int(numbers.sum())
@@ -307,7 +309,10 @@ def _gain(gains: FloatArray, counted: BoolArray, blocks: Places) -> tuple[float,
 
 
 def _blocks(places: Places) -> Places:
-    """Return the (n,) number of the block that each place lies in."""
+    """Return the (n,) number of the block of each point.
+
+    The edge of the cubic blocks grows until there are at most `_MOST_BLOCKS`.
+    """
     edge = float(_BLOCK_VOXELS)
     while True:
         i, j, k = np.floor_divide(places, round(edge)).T
@@ -319,7 +324,7 @@ def _blocks(places: Places) -> Places:
 
 
 def _border_of(voxels: VoxelArray) -> _Border:
-    """Return pairs of unlike neighbours, evenly from all slices and at most so many."""
+    """Return pairs of neighbours with different labels, evenly from all slices."""
     labelled = np.flatnonzero([voxels[:, :, k].any() for k in range(voxels.shape[2])])
     wanted = np.linspace(0, max(len(labelled) - 1, 0), min(len(labelled), _MOST_SLICES))
     parts = [part for n in np.rint(wanted) for part in _pairs(voxels, labelled[int(n)])]
@@ -335,7 +340,7 @@ def _border_of(voxels: VoxelArray) -> _Border:
 def _pairs(
     voxels: VoxelArray, k: int
 ) -> Iterator[tuple[Places, Places, npt.NDArray[np.int64]]]:
-    """Go through the unlike neighbours of one slice, and between it and the others."""
+    """Yield pairs of different neighbours in one slice and to the adjacent slices."""
     here = voxels[:, :, k]
     steps: list[tuple[tuple[int, int, int], VoxelArray, VoxelArray]] = [
         ((1, 0, 0), here[:-1], here[1:]),

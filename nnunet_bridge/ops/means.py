@@ -1,8 +1,9 @@
-"""What the scores of many cases amount to, structure by structure."""
+"""Mean scores over many cases, structure by structure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,11 @@ from nnunet_bridge.core.words import ScoreState
 
 @dataclass(frozen=True, slots=True)
 class StructureMean:
-    """The arithmetic means of one structure, and over how many cases each goes.
+    """The arithmetic means of one structure, with the number of cases of each.
 
-    A case in which neither side holds the structure is counted and left out. A missed
-    or invented structure counts as Dice 0 and with its volume error, but has no
-    surface distance, so the surface measures go over the scored cases alone.
+    Cases in which neither side holds the structure are left out. A missed or invented
+    structure counts as Dice 0 and with its volume error, but has no surface distance:
+    the means of the surface measures are over the scored cases.
     """
 
     structure: str
@@ -30,8 +31,8 @@ class StructureMean:
     n_surface: int
     """Cases behind the surface measures: those ``scored``."""
 
-    states: dict[str, int]
-    """How many cases are in each state."""
+    states: Mapping[ScoreState, int]
+    """Cases of each state."""
 
     dice: float | None
     hd95_mm: float | None
@@ -42,7 +43,7 @@ class StructureMean:
 
     volume_error_cm3_absolute: float | None
     volume_error_percent: float | None
-    """Signed; over the cases whose reference holds the structure."""
+    """Signed, over the cases whose reference holds the structure."""
 
     iou: float | None
     hd_mm: float | None
@@ -55,23 +56,23 @@ class StructureMean:
 
     def as_json(self) -> JsonObject:
         """Return the entry of `mean`."""
-        return {
-            "n": self.n,
-            "n_surface": self.n_surface,
-            **{state: self.states[state] for state in ScoreState},
-            "dice": self.dice,
-            "hd95_mm": self.hd95_mm,
-            "assd_mm": self.assd_mm,
-            "nsd": self.nsd,
-            "volume_error_cm3": self.volume_error_cm3,
-            "volume_error_cm3_absolute": self.volume_error_cm3_absolute,
-            "volume_error_percent": self.volume_error_percent,
-            "iou": self.iou,
-            "hd_mm": self.hd_mm,
-            "volume_error_mm3": self.volume_error_mm3,
-            "volume_error_abs_mm3": self.volume_error_abs_mm3,
-            "volume_error_abs_percent": self.volume_error_abs_percent,
-        }
+        counts = {"n": self.n, "n_surface": self.n_surface}
+        states = {str(state): self.states[state] for state in ScoreState}
+        return {**counts, **states, **{name: getattr(self, name) for name in _MEASURES}}
+
+
+_MEASURES = {
+    **{name: name for name in ("dice", "hd95_mm", "assd_mm", "nsd")},
+    "volume_error_cm3": "volume_error_cm3",
+    "volume_error_cm3_absolute": "volume_error_abs_cm3",
+    "volume_error_percent": "volume_error_percent",
+    **{name: name for name in ("iou", "hd_mm", "volume_error_mm3")},
+    **{
+        f"volume_error_abs_{unit}": f"volume_error_abs_{unit}"
+        for unit in ("mm3", "percent")
+    },
+}
+"""Mean -> the property of `BoneScore` that it averages, in the order of the JSON."""
 
 
 def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
@@ -83,34 +84,21 @@ def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
 
 
 def _mean(structure: str, scores: Sequence[BoneScore]) -> StructureMean:
+    states = Counter(score.state for score in scores)
     held = [score for score in scores if score.state is not ScoreState.BOTH_EMPTY]
     return StructureMean(
         structure=structure,
         n=len(held),
-        n_surface=sum(score.state is ScoreState.SCORED for score in scores),
-        states={
-            state: sum(score.state == state for score in scores) for state in ScoreState
+        n_surface=states[ScoreState.SCORED],
+        states=states,
+        **{
+            name: mean_of(getattr(score, measure) for score in held)
+            for name, measure in _MEASURES.items()
         },
-        dice=_average(score.dice for score in held),
-        hd95_mm=_average(score.hd95_mm for score in held),
-        assd_mm=_average(score.assd_mm for score in held),
-        nsd=_average(score.nsd for score in held),
-        volume_error_cm3=_average(score.volume_error_cm3 for score in held),
-        volume_error_cm3_absolute=_average(
-            abs(score.volume_error_cm3) for score in held
-        ),
-        volume_error_percent=_average(score.volume_error_percent for score in held),
-        iou=_average(score.iou for score in held),
-        hd_mm=_average(score.hd_mm for score in held),
-        volume_error_mm3=_average(score.volume_error_mm3 for score in held),
-        volume_error_abs_mm3=_average(score.volume_error_abs_mm3 for score in held),
-        volume_error_abs_percent=_average(
-            score.volume_error_abs_percent for score in held
-        ),
     )
 
 
-def _average(values: Iterable[float | None]) -> float | None:
-    """Return the mean of those that are defined, None if none is."""
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are defined; None if there is none."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

@@ -1,8 +1,8 @@
-"""Masks of single structures -> one labelmap, with every overlap found exactly.
+"""Merge the masks of single structures into one labelmap and report every overlap.
 
-A voxel remembers as a pattern of bits which structures claim it, so that no two pairs
-of structures can be taken for each other (a sum of label values can: tibia 1 + femur 2
-is fibula 3). The result does not depend on the order of the masks (FAULTS K16).
+A voxel stores the structures that claim it as a pattern of bits, so that every
+combination is distinct (sums of label values are not: tibia 1 + femur 2 is fibula 3).
+The result does not depend on the order of the masks (FAULTS K16).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MM3_PER_CM3 = 1000.0
 _MOST_LABELS = 64
 _BYTE = 255
 _BLOCK_VOXELS = 1 << 18
-"""What is looked at together: small enough to stay in the processor's cache."""
+"""Voxels processed together: few enough for the cache of the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
-    """One labelmap, and what its structures fought about."""
+    """One labelmap, and the overlaps of its structures."""
 
     labelmap: Labelmap
     drawn: dict[str, int]
-    """Voxels that each structure claimed, before overlaps were settled."""
+    """Structure -> voxels of its masks, before overlaps are resolved."""
 
     overlaps: tuple[Overlap, ...]
     findings: tuple[Finding, ...]
@@ -100,7 +100,9 @@ class MaskMerger:
             for label in labels
         }
         overlaps = _overlaps(labels, counts, drawn, self._grid.voxel_volume_mm3)
-        findings = [_judged(overlap, policy, limit_percent) for overlap in overlaps]
+        findings = [
+            _overlap_finding(overlap, policy, limit_percent) for overlap in overlaps
+        ]
         labelmap = Labelmap(self._grid, voxels, labels)
         return Merged(labelmap, drawn, tuple(overlaps), tuple(findings))
 
@@ -132,7 +134,7 @@ def merge_masks(
 
 
 def _claim(claims: npt.NDArray[Any], mask: BoolArray, bit: int) -> None:
-    """Set a structure's bit in every voxel of its mask."""
+    """Set the bit of a structure in every voxel of its mask."""
     if mask.shape != claims.shape:
         raise InputError(
             f"A mask of the shape {mask.shape} does not fit {claims.shape}."
@@ -140,7 +142,7 @@ def _claim(claims: npt.NDArray[Any], mask: BoolArray, bit: int) -> None:
     kind = claims.dtype
     flat, drawn = claims.reshape(-1, order="F"), mask.reshape(-1, order="F")
     for here in _blocks_with_any(drawn):
-        places = np.flatnonzero(drawn[here])  # few: nothing else is touched
+        places = np.flatnonzero(drawn[here])  # only these few voxels are written
         flat[here][places] |= kind.type(bit)
 
 
@@ -150,26 +152,27 @@ def _settled(
     policy: OverlapPolicy,
     priority: Sequence[str],
 ) -> tuple[LabelArray, dict[int, int]]:
-    """Turn every pattern of claims into the label that wins, and count the patterns.
+    """Replace every pattern of claims by its label, and count the patterns.
 
-    `claims` is overwritten where its type can hold the labels: no second volume.
+    If its type can hold the labels, `claims` is overwritten to save a second volume.
 
     Returns
     -------
     voxels : (I, J, K) uint8 or uint16
-        The winners; 0 where nobody claims, or nobody wins.
     counts : dict
-        Voxels of each pattern but the empty one.
+        Pattern -> voxels, without the empty pattern.
     """
     kind = np.uint8 if len(labels) < _BYTE else np.uint16
     voxels = claims if claims.dtype == kind else np.zeros(claims.shape, kind, order="F")
     order = _order(labels, priority)
     counts: dict[int, int] = {}
     flat, settled = (array.reshape(-1, order="F") for array in (claims, voxels))
+    # Few patterns occur in a block, so the label is decided once a pattern and then
+    # looked up for every voxel.
     for here in _blocks_with_any(flat):
         places = np.flatnonzero(flat[here] != 0)
         found = flat[here][places]
-        patterns, which, numbers = _told_apart(found)
+        patterns, which, numbers = _patterns(found)
         winners = [_winner(pattern, policy, order) for pattern in patterns]
         settled[here][places] = np.array(winners, kind)[which]
         for pattern, number in zip(patterns, numbers, strict=True):
@@ -177,12 +180,12 @@ def _settled(
     return voxels, counts
 
 
-def _told_apart(
+def _patterns(
     found: npt.NDArray[Any],
 ) -> tuple[list[int], npt.NDArray[np.intp], list[int]]:
-    """Return the patterns, which of them each voxel has, and how many have each.
+    """Return the patterns, the index of the pattern of each voxel, and the counts.
 
-    A table serves where there are few possible patterns; sorting where there are many.
+    Up to 256 possible patterns are counted in a table, more are sorted.
     """
     if found.dtype == np.uint8:
         numbers = np.bincount(found)
@@ -195,7 +198,7 @@ def _told_apart(
 
 
 def _blocks_with_any(flat: npt.NDArray[Any]) -> Iterator[slice]:
-    """Go through the blocks that are not empty; most voxels are claimed by nobody."""
+    """Yield the blocks that hold a claim; most voxels are background."""
     for begin in range(0, flat.size, _BLOCK_VOXELS):
         here = slice(begin, begin + _BLOCK_VOXELS)
         block = flat[here]
@@ -246,7 +249,9 @@ def _overlaps(
     return found
 
 
-def _judged(overlap: Overlap, policy: OverlapPolicy, limit_percent: float) -> Finding:
+def _overlap_finding(
+    overlap: Overlap, policy: OverlapPolicy, limit_percent: float
+) -> Finding:
     what = (
         f"{overlap.first} and {overlap.second} overlap in {overlap.voxels} voxels "
         f"({overlap.volume_cm3:.3f} cm3, {overlap.percent_of_smaller:.2f} % of the "
@@ -254,14 +259,16 @@ def _judged(overlap: Overlap, policy: OverlapPolicy, limit_percent: float) -> Fi
     )
     if policy == "refuse":
         return Finding(
-            "K16", Outcome.REFUSED, f"{what}, and the recipe refuses any overlap."
+            "K16",
+            Outcome.REFUSED,
+            f"{what}, and the recipe allows no overlap. Correct the masks.",
         )
     if overlap.percent_of_smaller > limit_percent:
         return Finding(
             "K16",
             Outcome.REFUSED,
-            f"{what}; {limit_percent:g} % is the limit. Correct the masks, or raise "
+            f"{what}; the limit is {limit_percent:g} %. Correct the masks, or raise "
             "`overlap_limit_percent` in [merge].",
         )
-    became = "background" if policy == "background" else "the stronger by priority"
-    return Finding("K16", Outcome.FIXED, f"{what}; these became {became}.")
+    became = "background" if policy == "background" else "the first by priority"
+    return Finding("K16", Outcome.FIXED, f"{what}; these are now {became}.")

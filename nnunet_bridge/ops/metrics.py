@@ -1,12 +1,12 @@
-"""How well a prediction agrees with a reference, structure by structure.
+"""Scores of a prediction against a reference, structure by structure.
 
 Surface measures are **area-weighted**, as google-deepmind/surface-distance defines
 them: a surface element sits at every corner of the voxel lattice whose eight voxels
 are not all alike, and weighs as much as the triangles that marching cubes would put
-there. Counting voxels instead would give 53 % too much on voxels of 3 x 1 x 1 mm.
+there. Counting voxels instead gives 53 % too much on voxels of 3 x 1 x 1 mm.
 
-The package that defines them looks for distances in the whole volume; here only
-elements that the other surface lacks are looked up, in a tree.
+Unlike that package, which computes distance maps of the whole volume, only the elements
+that the other surface lacks are looked up, in a k-d tree.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SURFACE_DEFINITION = (
     "surfaces together. nsd: share of the area of both surfaces that lies within the "
     "tolerance of the other."
 )
-"""What the surface measures mean; written beside every table of them."""
+"""Definition of the surface measures, kept beside every table of them."""
 
 ROBUST_PERCENT = 95.0
 SAME_PLACE_WITHIN = 0.01
-"""Grids are the same if no voxel centre moves by more than this share of the smallest
-spacing: files round positions, and a hundredth of a voxel changes no score."""
+"""Largest distance of voxel centres of equal grids, as a share of the smallest spacing:
+files round positions, and a hundredth of a voxel changes no score."""
 
 _UNIFORM = 255
-"""Code of a corner all of whose eight voxels lie inside."""
+"""Code of a corner whose eight voxels all lie inside."""
 
 
 def bone_scores(
@@ -58,7 +58,10 @@ def bone_scores(
     configuration: str = "",
     tolerance_mm: float = 1.0,
 ) -> tuple[BoneScore, ...]:
-    """Return one score per structure of the label table.
+    """Score every structure of the label table; see `SURFACE_DEFINITION`.
+
+    Dice, IoU and volumes count voxels; the volume of a voxel is ``|det affine|``.
+    Ignored voxels of the reference count as background in both.
 
     Parameters
     ----------
@@ -72,24 +75,14 @@ def bone_scores(
     Raises
     ------
     GeometryError
-        If the grids differ (M02); the message says by how many millimetres.
+        If the grids differ (M02); the message gives the distance in mm.
     InputError
-        If the label tables differ, or the tolerance is no distance.
-
-    Notes
-    -----
-    ``hd95_mm`` is the larger of both directed, area-weighted 95th percentiles,
-    ``hd_mm`` the largest distance of any element, whatever its area.
-    ``assd_mm`` is the area-weighted mean distance over the elements of both surfaces
-    together. ``nsd`` is the share of the area of both surfaces that lies within the
-    tolerance of the other surface. Dice, IoU and volumes count voxels; the volume of a
-    voxel is ``|det affine|``. Voxels that nobody judged (the ignore label of the
-    reference) count as background in both.
+        If the label tables differ, or the tolerance is not a distance.
     """
     _check_comparable(prediction, reference)
     if not 0 <= tolerance_mm < np.inf:
-        raise InputError(f"A tolerance is a distance in mm, not {tolerance_mm}.")
-    prediction, reference = _judged(prediction, reference)
+        raise InputError(f"The tolerance must be 0 mm or more, not {tolerance_mm}.")
+    prediction, reference = _without_ignored(prediction, reference)
     counts = pair_counts(prediction, reference)
     voxel_mm3 = reference.grid.voxel_volume_mm3
     predicted, drawn = label_boxes(prediction), label_boxes(reference)
@@ -142,8 +135,10 @@ def structure_volumes(
     )
 
 
-def _judged(prediction: Labelmap, reference: Labelmap) -> tuple[Labelmap, Labelmap]:
-    """Return both with background where the reference does not judge."""
+def _without_ignored(
+    prediction: Labelmap, reference: Labelmap
+) -> tuple[Labelmap, Labelmap]:
+    """Return both with background in the ignored voxels of the reference."""
     if reference.labels.ignore_value is None:
         return prediction, reference
     kept = prediction.voxels.copy(order="K")
@@ -156,7 +151,7 @@ def _check_comparable(prediction: Labelmap, reference: Labelmap) -> None:
         raise InputError(
             "Prediction and reference have different labels "
             f"({', '.join(prediction.labels.names)}; "
-            f"{', '.join(reference.labels.names)}): score what has the same meaning.",
+            f"{', '.join(reference.labels.names)}). Score labels of the same meaning.",
             code="M02",
         )
     theirs, ours = prediction.grid, reference.grid
@@ -173,7 +168,7 @@ def _check_comparable(prediction: Labelmap, reference: Labelmap) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Overlap:
-    """Voxels of one structure: predicted, drawn, and in both."""
+    """Voxels of one structure in the prediction, the reference, and both."""
 
     predicted: int
     drawn: int
@@ -181,7 +176,7 @@ class _Overlap:
 
     @classmethod
     def of(cls, label: Label, counts: CountArray) -> _Overlap:
-        """Return the overlap of `label` from the table of pairs."""
+        """Read the overlap of `label` from the table of pairs."""
         value = label.value
         return cls(
             predicted=int(counts[value].sum()),
@@ -199,20 +194,20 @@ class _Overlap:
 
     @property
     def dice(self) -> float | None:
-        """Return twice the common voxels by the sum of both; None if both are empty."""
+        """Twice the common voxels by the sum of both; None if both are empty."""
         total = self.predicted + self.drawn
         return 2.0 * self.common / total if total else None
 
     @property
     def iou(self) -> float | None:
-        """Return the common voxels by those of either; None if both are empty."""
+        """Common voxels by those of the union; None if both are empty."""
         either = self.predicted + self.drawn - self.common
         return self.common / either if either else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Surface:
-    """The surface elements of one mask, by corner: k, then j, then i."""
+    """The surface elements of one mask, sorted by corner: k, then j, then i."""
 
     corners: npt.NDArray[np.int64]
     """(3, N) lattice corners; corner (i, j, k) touches the eight voxels from
@@ -224,7 +219,7 @@ class _Surface:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Directed:
-    """How far the elements of one surface lie from the other, nearest first."""
+    """Distances of the elements of one surface from the other, nearest first."""
 
     distances_mm: FloatArray
     areas_mm2: FloatArray
@@ -237,11 +232,11 @@ class _Directed:
 
     @property
     def largest_mm(self) -> float:
-        """Return how far the furthest element lies."""
+        """Distance of the furthest element."""
         return float(self.distances_mm[-1])
 
     def area_within_mm2(self, tolerance_mm: float) -> float:
-        """Return the area that lies no further than `tolerance_mm`."""
+        """Return the area at a distance of at most `tolerance_mm`."""
         return float(np.sum(self.areas_mm2[self.distances_mm <= tolerance_mm]))
 
 
@@ -279,7 +274,13 @@ class _SurfaceScore:
 
 
 def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Directed:
-    """Return how far each element of `start` lies from the nearest of `end`."""
+    """Return the distance of each element of `start` from the nearest of `end`.
+
+    Elements on a corner of both surfaces have the distance 0; only the others are
+    looked up. The distance is computed from whole corners, so that equal distances are
+    equal to the last bit, and sorted with the area as second key, so that the order of
+    the elements does not change a percentile.
+    """
     distances_mm = np.zeros(len(start.areas_mm2))
     apart = ~_also_in(start.corners, end.corners)
     if apart.any():
@@ -298,7 +299,10 @@ def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Dir
 def _also_in(
     corners: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
 ) -> BoolArray:
-    """Return which (3, N) `corners` are among the `others`; both in order."""
+    """Return which (3, N) `corners` are among the `others`, both sorted.
+
+    Each corner becomes one number; a binary search finds it among those of the others.
+    """
     shape = tuple(np.maximum(corners.max(axis=1), others.max(axis=1)) + 1)
     codes = np.ravel_multi_index(tuple(corners), shape, order="F")
     other_codes = np.ravel_multi_index(tuple(others), shape, order="F")
@@ -310,7 +314,10 @@ def _also_in(
 def _surface(
     labelmap: Labelmap, label: Label, box: Box, weights: FloatArray
 ) -> _Surface:
-    """Return the surface elements of the structure that fills `box`."""
+    """Return the surface elements of the structure in its `box`.
+
+    A corner is on the surface unless its eight voxels are all outside or all inside.
+    """
     codes = _corner_codes(labelmap.voxels[box] == label.value)
     flat = codes.reshape(-1, order="F")
     places = np.flatnonzero((flat != 0) & (flat != _UNIFORM))
@@ -320,7 +327,7 @@ def _surface(
 
 
 def _corner_codes(mask: BoolArray) -> npt.NDArray[np.uint8]:
-    """Return, for every corner of the lattice, which of its voxels lie inside.
+    """Return the code of every corner of the lattice: which of its voxels lie inside.
 
     Parameters
     ----------
@@ -332,6 +339,8 @@ def _corner_codes(mask: BoolArray) -> npt.NDArray[np.uint8]:
         The voxel (i-1+a, j-1+b, k-1+c) of corner (i, j, k) sets the bit of weight
         ``128 >> (4 a + 2 b + c)``: the code of surface-distance's lookup table.
     """
+    # Start with the last voxel of each corner (bit 1), then double the neighbourhood
+    # along each axis: a shift by one voxel moves the bits of the previous voxels up.
     codes = np.zeros([size + 1 for size in mask.shape], dtype=np.uint8, order="F")
     codes[:-1, :-1, :-1] = mask
     codes[:, :, 1:] |= codes[:, :, :-1] << 1

@@ -1,8 +1,8 @@
-r"""What the parts of a study's file names mean: number, code, side and structure.
+r"""Parse the file names of a study: number, code, side and structure.
 
-People name scans and masks by habit: ``6_AutoBindWATER_650_9B`` and
-``6_L_tibia_9B``. What scan and mask have in common says which part is the number of the
-patient and which the code; a lone L, R or M is the side; the rest is the structure.
+Typical names are ``6_AutoBindWATER_650_9B`` for a scan and ``6_L_tibia_9B`` for a mask.
+The common parts of scan and mask are the number of the patient and the code; a single
+L, R or M is the side; the rest is the structure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCAN_PATTERNS = (
     r"[A-Za-z]+[ _-]*(?P<index>\d+)",
     r"\D*(?P<index>\d+)\D.*",
 )
-"""Names of scan folders, from the strictest habit to the loosest."""
+"""Patterns of scan folders, from the strictest to the loosest."""
 
 _SIDES = {"l", "r", "m", "left", "right", "middle"}
 _SEPARATORS = re.compile(r"([ _.-]+)")
@@ -39,18 +39,18 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 @dataclass(frozen=True, slots=True)
 class MaskNaming:
-    """How the masks of a study are named."""
+    """The naming scheme of the masks of a study."""
 
     pattern: str
-    """For stems; with the groups ``index`` and ``structure``; empty if none fits."""
+    """Pattern of stems with the groups ``index`` and ``structure``, or empty."""
 
     structures: Mapping[str, str]
-    """Structure of every stem that fits, as it is written."""
+    """Stem -> structure as written, for every stem that fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One stem, understood."""
+    """The parts of one stem."""
 
     shape: tuple[str, ...]
     side: str
@@ -59,7 +59,7 @@ class _Reading:
 
 
 def scan_pattern(names: Sequence[str]) -> str:
-    r"""Return the pattern that fits most names of scan folders and tells them apart.
+    r"""Return the pattern that distinguishes most names of scan folders.
 
     Examples
     --------
@@ -69,15 +69,15 @@ def scan_pattern(names: Sequence[str]) -> str:
     '[A-Za-z]+[ _-]*(?P<index>\\d+)'
     """
 
-    def told_apart(pattern: str) -> int:
+    def distinguished(pattern: str) -> int:
         found = (re.fullmatch(pattern, name) for name in names)
         return len({int(match["index"]) for match in found if match})
 
-    return max(SCAN_PATTERNS, key=told_apart)
+    return max(SCAN_PATTERNS, key=distinguished)
 
 
 def scan_groups(pattern: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return number and code of every name that fits; the code may be empty."""
+    """Return number and code (may be empty) of every name that fits."""
     found = (re.fullmatch(pattern, name) for name in names)
     return [
         (match["index"], match.groupdict().get("code") or "")
@@ -87,7 +87,7 @@ def scan_groups(pattern: str, names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskNaming:
-    r"""Return how mask files are named, from what they share with the scans.
+    r"""Find the naming scheme of mask files from the parts they share with the scans.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskN
 
 
 def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> str:
-    r"""Return the pattern of segmentations, which name a scan but no structure.
+    r"""Return the pattern of segmentations, whose names have no structure.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]])
 
 
 def _read(stem: str, scans: Sequence[tuple[str, str]]) -> _Reading | None:
-    """Understand a stem by the scan that it names; None if it names none."""
+    """Split a stem by the number and code of its scan; None without a scan."""
     parts = _SEPARATORS.split(stem)
     for number, code in scans:
         words = list(enumerate(parts))[::2]
@@ -146,11 +146,11 @@ def _read(stem: str, scans: Sequence[tuple[str, str]]) -> _Reading | None:
         )
         if index_at is None or (code and code_at is None):
             continue
-        return _understood(parts, index_at, code_at if code else None)
+        return _split_by(parts, index_at, code_at if code else None)
     return None
 
 
-def _understood(parts: list[str], index_at: int, code_at: int | None) -> _Reading:
+def _split_by(parts: list[str], index_at: int, code_at: int | None) -> _Reading:
     taken = {index_at: "<index>"} | ({code_at: "<code>"} if code_at is not None else {})
     free = [n for n in range(0, len(parts), 2) if n not in taken and parts[n]]
     side, side_first = "", False
@@ -176,7 +176,7 @@ _SEPARATOR_ENDS = ("_", "-", ".", " ")
 
 
 def _joined(shape: Sequence[str]) -> tuple[str, ...]:
-    """Return a shape without separators that repeat or end it."""
+    """Return a shape without repeated or final separators."""
     kept: list[str] = []
     for part in shape:
         if not part.startswith("<") and (not kept or not kept[-1].startswith("<")):
@@ -188,7 +188,7 @@ def _joined(shape: Sequence[str]) -> tuple[str, ...]:
 
 
 def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
-    """Return the regular expression of a shape, with a side where some have one."""
+    """Return the regular expression of a shape, with the side if some have one."""
     sides = {reading.side for reading in readings if reading.side}
     first = any(reading.side and reading.side_first for reading in readings)
     words = "[LRM]" if sides <= set("LRM") else "|".join(sorted(sides, key=_longest))

@@ -1,8 +1,8 @@
-"""What a labelmap holds, and where: counts and boxes, at the speed of memory.
+"""Counts and bounding boxes of the labels of a labelmap, at the speed of memory.
 
-Most voxels of a labelmap are background. Arrays are therefore read in the order in
-which they lie in memory, eight bytes at a time, and only words that are not all zero
-are looked at closely. A block at a time keeps the memory small.
+Most voxels are background. Arrays are therefore read in memory order, in words of eight
+bytes, and only words that are not zero are examined voxel by voxel. Working in blocks
+limits the memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def label_boxes(labelmap: Labelmap) -> tuple[Box | None, ...]:
     Returns
     -------
     boxes : tuple of (3,) slices or None
-        None where the labelmap holds no voxel of that label.
+        None for an absent label.
     """
     order = _memory_order(labelmap.voxels)
     lowest, highest = _extents(labelmap.voxels.transpose(order), len(labelmap.labels))
@@ -49,12 +49,12 @@ def label_counts(labelmap: Labelmap) -> CountArray:
 
 
 def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
-    """Return how often every pair of labels meets in one voxel.
+    """Count every pair of labels that two labelmaps have in one voxel.
 
     Parameters
     ----------
     prediction, reference : Labelmap
-        Of the same shape and with tables of the same length n; not checked here.
+        Of the same shape, with tables of the same length n; not checked.
 
     Returns
     -------
@@ -70,6 +70,8 @@ def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
     counts = np.zeros(sizes * sizes, dtype=np.int64)
     for begin in range(0, drawn.size, _BLOCK_VOXELS):
         block = slice(begin, begin + _BLOCK_VOXELS)
+        # A pair (p, r) has the code p * n + r; pairs of background are not counted here
+        # but are the rest, below.
         some_predicted, some_drawn = _where_any(predicted[block], drawn[block])
         codes = some_predicted.astype(np.intp) * sizes + some_drawn
         counts += np.bincount(codes, minlength=sizes * sizes)
@@ -83,7 +85,7 @@ def _memory_order(voxels: npt.NDArray[Any]) -> tuple[int, ...]:
 
 
 def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
-    """Return the (n, 3) first and last index of every label; -1 before 0 if absent."""
+    """Return the (n, 3) first and last index of every label; 0 and -1 if absent."""
     lowest = np.full((labels, 3), np.iinfo(np.int64).max)
     highest = np.full((labels, 3), -1)
     flat = voxels.reshape(-1)
@@ -102,7 +104,11 @@ def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
 
 
 def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
-    """Return the places of all labelled voxels in a flat block, ascending."""
+    """Return the flat indices of all labelled voxels of a block, ascending.
+
+    The block is read as words of eight bytes; words that are not zero expand to the
+    indices of their voxels, of which those of background are dropped.
+    """
     width = _WORD_BYTES // block.itemsize
     if block.size % width:
         return np.flatnonzero(block)
@@ -115,7 +121,7 @@ def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
 def _where_any(
     predicted: LabelArray, drawn: LabelArray
 ) -> tuple[LabelArray, LabelArray]:
-    """Return the voxels of all words in which either array holds a label."""
+    """Return the voxels of both arrays in all words in which either has a label."""
     width = _WORD_BYTES // drawn.itemsize
     if predicted.dtype != drawn.dtype or drawn.size % width:
         some = (predicted != 0) | (drawn != 0)

@@ -27,14 +27,14 @@ from nnunet_bridge.core.grid import FloatArray
 SEED = 20_251_101
 SIGNIFICANT = 0.05
 FEWEST_FOR_AN_INTERVAL = 6
-"""Patients below which no 95 % interval of a median exists: the whole range of five
-values covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
+"""Fewest patients for a 95 % interval of a median: the whole range of five values
+covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
 
 RESAMPLES = 10_000
-"""Bootstrap samples; the ends of an interval then hardly move with the seed."""
+"""Bootstrap samples: enough that the seed hardly changes an interval."""
 
 TIE_DECIMALS = 12
-"""Differences are equal when they agree to this digit: 0.9 - 0.8 is 0.8 - 0.7."""
+"""Decimals to which equal differences agree: 0.9 - 0.8 and 0.8 - 0.7."""
 
 
 def signed_rank_p(differences: npt.ArrayLike) -> float:
@@ -47,9 +47,9 @@ def signed_rank_p(differences: npt.ArrayLike) -> float:
 
     Notes
     -----
-    Under the null hypothesis every sign is a fair coin. The distribution of the rank
-    sum is convolved from the ranks that occurred, doubled so that midranks of ties are
-    whole numbers; so it is exact with ties, where tables are not.
+    Under the null hypothesis both signs have the same probability. The distribution of
+    the rank sum is convolved from the observed ranks, doubled so that the midranks of
+    ties are integers; it is exact with ties, unlike tables.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def signed_rank_p(differences: npt.ArrayLike) -> float:
     total = int(ranks.sum())
     chance = np.zeros(total + 1)
     chance[0] = 1.0
-    for rank in ranks:
+    for rank in ranks:  # half of the time the sign is positive and adds the rank
         moved = np.zeros_like(chance)
         moved[rank:] = chance[: total + 1 - rank]
         chance = (chance + moved) / 2
@@ -86,7 +86,7 @@ def rank_biserial(differences: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's step-down method.
+    """Correct p values for multiple tests by Holm's step-down method.
 
     Examples
     --------
@@ -103,21 +103,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def equivalence(ends: tuple[float, float] | None, margin: float) -> str:
-    """Return what an interval says of a difference, for a margin.
+    """Compare the 95 % interval of a difference with a positive margin.
 
-    Parameters
-    ----------
-    ends : (low, high) or None
-        95 % interval of the difference.
-    margin : float
-        Size of a difference too small to matter, positive.
-
-    Returns
-    -------
-    answer : str
-        ``equivalent`` where the whole interval lies within the margin on both sides
-        (two one-sided tests of 2.5 % each; Schuirmann 1987), even if it excludes 0;
-        ``different`` where it excludes 0 otherwise; ``undecided`` for the rest.
+    ``equivalent``: the whole interval lies within the margin on both sides (two
+    one-sided tests of 2.5 % each; Schuirmann 1987), even if it excludes 0.
+    ``different``: it excludes 0 otherwise. ``undecided``: all other cases.
 
     Examples
     --------
@@ -133,7 +123,7 @@ def equivalence(ends: tuple[float, float] | None, margin: float) -> str:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest two-sided p that `pairs` differences can ever show.
+    """Return the smallest possible two-sided p of `pairs` differences.
 
     Examples
     --------
@@ -144,7 +134,7 @@ def smallest_p(pairs: int) -> float:
 
 
 def p_words(p: float) -> str:
-    """Return p as a reader wants it, with its sign of equality.
+    """Return p rounded for a reader, with its sign of equality.
 
     Examples
     --------
@@ -173,24 +163,17 @@ def clustered_intervals(
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> Intervals | None:
-    """Return bootstrap intervals that resample whole clusters.
+    """Return bootstrap intervals that resample whole clusters (patients).
 
-    Parameters
-    ----------
-    differences : (n,) array_like
-        One value a case.
-    clusters : sequence of str
-        The patient of each case.
-
-    Returns
-    -------
-    intervals : Intervals or None
-        None where there are fewer than `FEWEST_FOR_AN_INTERVAL` clusters.
+    `clusters` names the patient of each of the (n,) differences. None with fewer than
+    `FEWEST_FOR_AN_INTERVAL` clusters.
     """
     table = cluster_table(differences, clusters)
     size = len(table)
     if size < FEWEST_FOR_AN_INTERVAL:
         return None
+    # A sample draws as many patients as there are, with all their cases. Sorting puts
+    # the padding (NaN) last, so that the first `counts` values of a row are cases.
     draws = np.random.default_rng(seed).integers(size, size=(resamples, size))
     samples = np.sort(table[draws].reshape(resamples, -1), axis=1)
     counts = np.isfinite(samples).sum(axis=1)
@@ -203,7 +186,7 @@ def clustered_intervals(
 
 
 def cluster_table(differences: npt.ArrayLike, clusters: Sequence[str]) -> FloatArray:
-    """Return (clusters, largest cluster) values, NaN where a cluster is smaller."""
+    """Return the (clusters, largest cluster) values, padded with NaN."""
     grouped: dict[str, list[float]] = {}
     for value, cluster in zip(
         np.asarray(differences, dtype=np.float64), clusters, strict=True
@@ -234,7 +217,7 @@ def _percentiles(values: FloatArray, tail: float) -> tuple[float, float]:
 
 
 def _tail(clusters: int) -> float:
-    """Return the tail of the expanded percentile interval for so many clusters."""
+    """Return the tail of the expanded percentile interval for a number of clusters."""
     from scipy.stats import norm, t
 
     reach = t.ppf(0.975, clusters - 1) * np.sqrt(clusters / (clusters - 1))

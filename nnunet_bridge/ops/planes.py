@@ -1,12 +1,13 @@
-"""Where the slices of a stack lie: from their positions to one affine.
+"""From the positions of the slices of a stack to one affine.
 
-A slice is placed by *Image Orientation (Patient)*, *Image Position (Patient)* and
-*Pixel Spacing* and by nothing else: not by its file name, its number, its thickness,
-or how the patient lay in the scanner (FAULTS G01, G08, G18).
+*Image Orientation (Patient)*, *Image Position (Patient)* and *Pixel Spacing* alone
+determine the position of a slice: not its file name, number or thickness, or how the
+patient lies in the scanner (FAULTS G01, G08, G18).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +18,19 @@ from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.grid import FloatArray
 
 POSITION_TOLERANCE_MM = 0.1
-"""A slice further than this from where the affine puts it is worth a warning ..."""
+"""A slice further than this from its place on the affine causes a warning ..."""
 
 POSITION_TOLERANCE = 0.02
-"""... and so is one further than this share of the slice spacing, if that is less."""
+"""... and so does one further than this share of the slice spacing, if less."""
 
 UNEVEN_LIMIT = 0.10
-"""Beyond this share of the slice spacing, a stack is no regular grid."""
+"""A stack with a larger error, as a share of the slice spacing, is refused."""
 
 SAME_ORIENTATION = 1e-4
-"""Cosines this near are equal: 0.04 mm over 384 mm."""
+"""Cosines with a smaller difference are equal: 0.04 mm over 384 mm."""
 
 SIMILAR_ORIENTATION = 1e-3
-"""Cosines this near still belong to one stack, with a warning."""
+"""Cosines with a smaller difference belong to one stack, with a warning."""
 
 PIXEL_SPACING_RANGE_MM = (0.05, 10.0)
 SLICE_SPACING_RANGE_MM = (0.1, 20.0)
@@ -41,22 +42,22 @@ _COINCIDE_MM = 1e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StackPlacement:
-    """Where a stack lies, how well that describes it, and what was noticed."""
+    """The affine of a stack, its largest error, and the findings."""
 
     affine: FloatArray
     """(4, 4) maps (column, row, slice, 1) to (x, y, z, 1) in mm, LPS+."""
 
     max_error_mm: float
-    """Largest distance of a slice from where the affine puts it."""
+    """Largest distance of a slice from its place on the affine."""
 
     findings: tuple[Finding, ...]
-    """A refusal among them means that no affine describes this stack."""
+    """A refusal among them: no affine describes this stack."""
 
 
 def common_orientation(
     orientations: npt.ArrayLike,
 ) -> tuple[FloatArray, tuple[Finding, ...]]:
-    """Return the one orientation of a stack, orthonormal.
+    """Return the common orientation of a stack, orthonormal.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def common_orientation(
     Returns
     -------
     orientation : (6,) float64
-        The mean, made of two perpendicular unit vectors.
+        The mean, as two perpendicular unit vectors.
     findings : tuple of Finding
         G10 if the slices differ, G11 if their cosines had to be corrected or cannot be.
     """
@@ -87,7 +88,7 @@ def place_stack(
     pixel_spacing_mm: npt.ArrayLike,
     positions_mm: npt.ArrayLike,
 ) -> StackPlacement:
-    """Fit one affine to a stack of parallel slices and say how well it fits.
+    """Fit one affine to a stack of parallel slices and report its errors.
 
     Parameters
     ----------
@@ -108,8 +109,8 @@ def place_stack(
     Notes
     -----
     DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1. The spacing is the distance of the
-    last slice from the first, divided by the number of gaps: a single jittered gap
-    cannot tilt the result (G05).
+    last slice from the first, divided by the number of gaps, so that a single jittered
+    gap does not tilt the result (G05).
 
     Examples
     --------
@@ -137,7 +138,7 @@ def place_stack(
 
     fitted = positions[0] + np.outer(np.arange(len(positions)), affine[:3, 2])
     error_mm = float(np.linalg.norm(positions - fitted, axis=1).max())
-    findings = _unusable_spacing(between_rows, between_columns)
+    findings = [*_unusable_spacing(between_rows, between_columns)]
     findings += _misfits(positions, normal, step)
     return StackPlacement(affine, error_mm, tuple(findings))
 
@@ -162,7 +163,7 @@ def stack_affine(
     Raises
     ------
     GeometryError
-        If `place_stack` has anything to say about the stack.
+        If `place_stack` has a finding about the stack.
 
     Examples
     --------
@@ -182,25 +183,22 @@ def stack_affine(
 
 
 def position_tolerance_mm(spacing_mm: float) -> float:
-    """Return how far a slice may lie from its place without a word (FAULTS R1)."""
+    """Return the largest distance of a slice from its place without a warning (R1)."""
     return min(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * abs(spacing_mm))
 
 
-def _varying(cosines: FloatArray) -> list[Finding]:
+def _varying(cosines: FloatArray) -> Iterator[Finding]:
     spread = float(np.ptp(cosines, axis=0).max())
-    if spread <= SAME_ORIENTATION + _ROUNDING:
-        return []
-    return [
-        Finding(
-            "G10",
-            Outcome.WARNED if spread <= 2 * SIMILAR_ORIENTATION else Outcome.REFUSED,
-            f"The slices are not quite parallel: their direction cosines differ by up "
-            f"to {spread:.1e}; the mean is used.",
-        )
-    ]
+    text = (
+        f"The slices are not parallel: their direction cosines differ by {spread:.1e}"
+    )
+    if spread > 2 * SIMILAR_ORIENTATION:
+        yield Finding("G10", Outcome.REFUSED, f"{text}. Export the series again.")
+    elif spread > SAME_ORIENTATION + _ROUNDING:
+        yield Finding("G10", Outcome.WARNED, f"{text}; the mean is used.")
 
 
-def _skewed(cosines: FloatArray) -> list[Finding]:
+def _skewed(cosines: FloatArray) -> Iterator[Finding]:
     rows, columns = cosines[:, :3], cosines[:, 3:]
     lengths = np.linalg.norm(np.stack([rows, columns]), axis=2)
     error = float(
@@ -209,113 +207,103 @@ def _skewed(cosines: FloatArray) -> list[Finding]:
             np.abs(np.einsum("ki,ki->k", rows, columns)).max(),
         )
     )
-    if error <= _ROUNDING:
-        return []
-    if error <= SIMILAR_ORIENTATION:
-        return [
-            Finding(
-                "G11",
-                Outcome.FIXED,
-                f"The direction cosines were off by {error:.1e} and were made "
-                "perpendicular unit vectors.",
-            )
-        ]
-    return [
-        Finding(
+    if error > SIMILAR_ORIENTATION:
+        yield Finding(
             "G11",
             Outcome.REFUSED,
             f"The direction cosines are not perpendicular unit vectors (off by "
-            f"{error:.2g}, limit {SIMILAR_ORIENTATION}): export the series again.",
+            f"{error:.2g}, limit {SIMILAR_ORIENTATION}). Export the series again.",
         )
-    ]
+    elif error > _ROUNDING:
+        yield Finding(
+            "G11",
+            Outcome.FIXED,
+            f"The direction cosines were off by {error:.1e} and were made "
+            "perpendicular unit vectors.",
+        )
 
 
-def _unusable_spacing(between_rows: float, between_columns: float) -> list[Finding]:
+def _unusable_spacing(between_rows: float, between_columns: float) -> Iterator[Finding]:
     low, high = PIXEL_SPACING_RANGE_MM
     if low <= between_rows <= high and low <= between_columns <= high:
-        return []
-    return [
-        Finding(
-            "G13",
-            Outcome.REFUSED,
-            f"Pixel Spacing is {between_rows:g} x {between_columns:g} mm; between "
-            f"{low:g} and {high:g} mm is possible. Export the series again.",
-        )
-    ]
+        return
+    yield Finding(
+        "G13",
+        Outcome.REFUSED,
+        f"Pixel Spacing is {between_rows:g} x {between_columns:g} mm, outside the "
+        f"possible {low:g} to {high:g} mm. Export the series again.",
+    )
 
 
 def _misfits(
     positions: FloatArray, normal: FloatArray, step: FloatArray
-) -> list[Finding]:
-    """Name what keeps the slices from being a regular, upright stack."""
+) -> Iterator[Finding]:
+    """Yield the deviations of the slices from a regular, upright stack."""
     heights = (positions - positions[0]) @ normal
     spacing = float(step @ normal)
     low, high = SLICE_SPACING_RANGE_MM
     if np.ptp(positions, axis=0).max() < _COINCIDE_MM:
-        return [
-            Finding(
-                "G17",
-                Outcome.REFUSED,
-                f"All {len(positions)} slices have the same Image Position (Patient): "
-                "nothing says in which order they lie. Export the series again.",
-            )
-        ]
-    if not low <= spacing <= high:
-        return [
-            Finding(
-                "G13",
-                Outcome.REFUSED,
-                f"The slices are {spacing:.3g} mm apart on average; between {low:g} "
-                f"and {high:g} mm is possible. Export the series again.",
-            )
-        ]
-    return [*_sheared(step, normal, len(positions)), *_uneven(heights, positions, step)]
+        yield Finding(
+            "G17",
+            Outcome.REFUSED,
+            f"All {len(positions)} slices have the same Image Position (Patient), so "
+            "their order is unknown. Export the series again.",
+        )
+    elif not low <= spacing <= high:
+        yield Finding(
+            "G13",
+            Outcome.REFUSED,
+            f"The slices are {spacing:.3g} mm apart on average, outside the possible "
+            f"{low:g} to {high:g} mm. Export the series again.",
+        )
+    else:
+        yield from _sheared(step, normal, len(positions))
+        yield from _uneven(heights, positions, step)
 
 
-def _sheared(step: FloatArray, normal: FloatArray, count: int) -> list[Finding]:
+def _sheared(step: FloatArray, normal: FloatArray, count: int) -> Iterator[Finding]:
     sideways = float(np.linalg.norm(step - (step @ normal) * normal))
     if sideways * (count - 1) <= position_tolerance_mm(float(step @ normal)):
-        return []
+        return
     angle = float(np.degrees(np.arctan2(sideways, step @ normal)))
-    return [
-        Finding(
-            "G07",
-            Outcome.REFUSED,
-            f"The stack is sheared: each slice lies {sideways:.3f} mm beside the one "
-            f"before ({angle:.1f} degrees, {sideways * (count - 1):.2f} mm over the "
-            "stack). NIfTI readers disagree about sheared images: resample it onto an "
-            "upright grid first.",
-        )
-    ]
+    yield Finding(
+        "G07",
+        Outcome.REFUSED,
+        f"The stack is sheared: each slice lies {sideways:.3f} mm beside the one "
+        f"before ({angle:.1f} degrees, {sideways * (count - 1):.2f} mm over the "
+        "stack). NIfTI readers disagree about sheared images. Resample it onto an "
+        "upright grid first.",
+    )
 
 
 def _uneven(
     heights: FloatArray, positions: FloatArray, step: FloatArray
-) -> list[Finding]:
-    """Find missing slices (G03), two interleaved stacks (D10) and jitter (G06)."""
+) -> Iterator[Finding]:
+    """Yield missing slices (G03), two interleaved stacks (D10) or jitter (G06)."""
     regular = positions[0] + np.outer(np.arange(len(positions)), step)
     error = float(np.linalg.norm(positions - regular, axis=1).max())
     spacing = float(np.linalg.norm(step))
     if error <= position_tolerance_mm(spacing):
-        return []
+        return
     gaps = np.diff(heights)
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two, the smaller
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the smaller of two
     holes = np.flatnonzero(gaps > 1.5 * usual)
     rest = np.delete(gaps, holes)
-    if len(holes) and np.abs(rest - usual).max(initial=0.0) <= UNEVEN_LIMIT * usual:
-        if len(holes) <= max(1, len(gaps) // 4):
-            return [_missing(heights, gaps, usual, list(holes))]
-    elif _two_stations(heights):
-        return [
-            Finding(
-                "D10",
-                Outcome.REFUSED,
-                "The series holds two stacks that overlap without sharing a grid: gaps "
-                f"of {gaps.min():.2f} to {gaps.max():.2f} mm alternate. Export the "
-                "composed series of the scanner, or each station on its own.",
-            )
-        ]
-    return [_irregular(heights, gaps, usual, error)]
+    regular_but_for_holes = (
+        len(holes) > 0 and np.abs(rest - usual).max(initial=0.0) <= UNEVEN_LIMIT * usual
+    )
+    if regular_but_for_holes and len(holes) <= max(1, len(gaps) // 4):
+        yield _missing(heights, gaps, usual, list(holes))
+    elif not regular_but_for_holes and _two_stations(heights):
+        yield Finding(
+            "D10",
+            Outcome.REFUSED,
+            "The series holds two stacks that overlap without a common grid: gaps of "
+            f"{gaps.min():.2f} to {gaps.max():.2f} mm alternate. Export the composed "
+            "series of the scanner, or each station on its own.",
+        )
+    else:
+        yield _irregular(heights, gaps, usual, error)
 
 
 def _missing(
@@ -356,7 +344,11 @@ def _irregular(
 
 
 def _two_stations(heights: FloatArray) -> bool:
-    """Whether two regular stacks interleave, each of them alone at one end."""
+    """Whether two regular stacks interleave, each of them alone at one end.
+
+    The largest gap is the spacing of both. The stack that starts first has the phase 0;
+    the other one has any phase between two of its slices.
+    """
     gaps = np.diff(heights)
     period = float(gaps.max())
     if gaps.min() > (1 - UNEVEN_LIMIT) * period:

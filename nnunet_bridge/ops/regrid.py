@@ -1,9 +1,9 @@
-"""Put a mask on an image's grid: copied where it is aligned, resampled where not.
+"""Put a mask on the grid of an image: copied if it is aligned, resampled otherwise.
 
-3D Slicer writes masks flipped, permuted, cropped, padded or oversampled; their place in
-the patient says where each voxel belongs, and nothing is ever matched by shape alone.
-What cannot be exact is said, with figures in mm (FAULTS K01-K05, K20). A mask that lost
-its place is refused, unless the recipe states it.
+3D Slicer writes masks flipped, permuted, cropped, padded or oversampled. Only the
+position in the patient decides where a voxel belongs, never the shape alone. Inexact
+placements are reported in mm (FAULTS K01-K05, K20). A mask without a valid position is
+refused, unless the recipe gives its position.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray
 
 SAME_WITHIN = 0.01
-"""Grids whose corners agree to this share of the smallest spacing are one grid."""
+"""Grids whose voxels agree to this share of the smallest spacing are the same."""
 
 SNAP_WITHIN = 0.10
 """Up to this share, the mask is moved onto the grid, with a warning."""
 
 OUTSIDE_LIMIT = 0.001
-"""Share of a mask that may lie outside the image."""
+"""Largest share of a mask that may lie outside the image."""
 
 ELSEWHERE_LIMIT = 0.01
-"""A mask of the image's shape with more than this outside belongs elsewhere."""
+"""A mask of the image's shape with a larger share outside is of another scan."""
 
 VOLUME_LIMIT = 0.02
-"""Resampling may change the volume of a mask by this share."""
+"""Largest relative change of the volume of a mask by resampling."""
 
 _TIE = 1e-6
 _WHOLE_FACTOR_WITHIN = 1e-3
@@ -38,19 +38,19 @@ _WHOLE_FACTOR_WITHIN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class StatedPlace:
-    """What a person says of a mask whose file does not say where it lies."""
+    """The position of masks whose file has none, as given in the recipe."""
 
     slices: tuple[int, int] | None = None
-    """First slice of the image that the mask shows, and the one after its last; below
-    zero counted from the end of the stack. For masks with an identity matrix (K20)."""
+    """First slice of the image that the mask covers, and one past the last; negative
+    numbers count from the end of the stack. For masks with an identity matrix (K20)."""
 
     as_image: bool = False
-    """A mask of the image's shape lies on its voxels, whatever its file says (K05)."""
+    """Put a mask of the image's shape on its voxels, whatever its position (K05)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """A mask on the grid of an image, and how it got there."""
+    """A mask on the grid of an image, with the method and its effects."""
 
     voxels: BoolArray
     """(I, J, K) on the image's grid, Fortran-ordered."""
@@ -62,10 +62,10 @@ class Placement:
     voxels_before: int
     voxels_after: int
     voxels_outside: int
-    """Voxels of the mask (counted on its own grid) whose centres miss the image."""
+    """Voxels of the mask (on its own grid) whose centres lie outside the image."""
 
     volume_change: float
-    """Relative change of volume, what lies outside not counted."""
+    """Relative change of the volume inside the image."""
 
     findings: tuple[Finding, ...]
 
@@ -78,26 +78,25 @@ def placed_on(
     name: str,
     stated: StatedPlace | None = None,
 ) -> Placement:
-    """Return `mask` on `grid`.
+    """Put a mask on the grid of an image.
 
     Parameters
     ----------
     grid : Grid
-        Of the image.
+        Grid of the image.
     mask_grid : Grid
-        Of the mask.
+        Grid of the mask.
     mask : (i, j, k) bool
-        What was drawn, on `mask_grid`.
     name : str
-        What messages call the mask.
+        Name of the mask in messages.
     stated : StatedPlace, optional
-        Where it lies if its file does not say so.
+        Position from the recipe.
 
     Raises
     ------
     Refused
-        If the mask lies elsewhere (K05), was drawn on part of the stack without saying
-        where (K20), leaves the image (K02), or would change its volume (K03).
+        If the mask lies elsewhere (K05), covers unknown slices (K20), leaves the image
+        (K02), or changes its volume (K03).
     """
     before = int(np.count_nonzero(mask))
     if before == 0:
@@ -107,9 +106,11 @@ def placed_on(
         apart_mm = mask_grid.displacement_mm(grid)
         if apart_mm <= (SNAP_WITHIN + _TIE) * grid.spacing_mm.min():
             return _copied(mask, before, apart_mm, grid, name)
-    by_word = _as_stated(grid, mask_grid, mask, before, stated or StatedPlace(), name)
-    if by_word is not None:
-        return by_word
+    on_request = _as_stated(
+        grid, mask_grid, mask, before, stated or StatedPlace(), name
+    )
+    if on_request is not None:
+        return on_request
     _refuse_an_identity_matrix(grid, mask_grid, name)
     to_image = np.linalg.inv(grid.affine) @ mask_grid.affine
     turn = _signed_permutation(to_image)
@@ -136,15 +137,15 @@ def _copied(
 
 
 def _moved(apart_mm: float, grid: Grid, name: str) -> list[Finding]:
-    """Say that a mask was moved onto the grid, if it was by more than a rounding."""
+    """Report a mask that is moved onto the grid by more than a rounding error."""
     if apart_mm <= (SAME_WITHIN + _TIE) * grid.spacing_mm.min():
         return []
     return [
         Finding(
             "K04",
             Outcome.WARNED,
-            f"{name} lies {apart_mm:.3f} mm beside the image's voxels and was moved "
-            "onto them.",
+            f"{name} lies {apart_mm:.3f} mm beside the voxels of the image and is "
+            "moved onto them.",
         )
     ]
 
@@ -157,7 +158,7 @@ def _as_stated(
     stated: StatedPlace,
     name: str,
 ) -> Placement | None:
-    """Put a mask where a person says that it lies; None if nobody says it."""
+    """Put a mask on the position from the recipe; None if it does not apply."""
     if stated.as_image and grid.shape == mask_grid.shape:
         return _laid_on(mask, before, mask_grid.displacement_mm(grid), name)
     if stated.slices and _lost_slices(grid, mask_grid):
@@ -166,62 +167,63 @@ def _as_stated(
 
 
 def _laid_on(mask: BoolArray, before: int, apart_mm: float, name: str) -> Placement:
-    """Copy a mask onto voxels that its file denies, because a person says so."""
+    """Copy a mask onto the voxels of the image, against its own position."""
     finding = Finding(
         "K05",
         Outcome.WARNED,
-        f"{name} claims a place {apart_mm:.2f} mm away; it was laid on the image's "
-        "voxels, because `masks.ignore_place` says so.",
+        f"{name} has a position {apart_mm:.2f} mm away; it is put on the voxels of the "
+        "image, as `masks.ignore_place` requires.",
     )
     voxels = np.asfortranarray(mask)
     return Placement(voxels, "stated place", before, before, 0, 0.0, (finding,))
 
 
 def _lost_slices(grid: Grid, mask_grid: Grid) -> bool:
-    """Whether a mask shows whole slices of the image, but not which."""
+    """Whether a mask covers whole but unknown slices of the image."""
     return mask_grid.shape[:2] == grid.shape[:2] and _is_identity(mask_grid.affine)
 
 
 def _on_stated_slices(
     grid: Grid, mask: BoolArray, before: int, slices: tuple[int, int], name: str
 ) -> Placement:
-    """Put a mask without a place on the slices that a person names (K20)."""
+    """Put a mask without a position on the slices from the recipe (K20)."""
     count = grid.shape[2]
     first, end = (n + count if n < 0 else n for n in slices)
     if not 0 <= first < end <= count or end - first != mask.shape[2]:
         raise Refused.because(
             "K20",
-            f"{name} has {mask.shape[2]} slices, but `masks.slices` says {slices[0]} "
-            f"to {slices[1]} of the image's {count}, which is {max(end - first, 0)} "
-            "slices: correct the range.",
+            f"{name} has {mask.shape[2]} slices, but `masks.slices` is {slices[0]} to "
+            f"{slices[1]} of the {count} slices of the image, which is "
+            f"{max(end - first, 0)} slices. Correct the range.",
         )
     voxels = np.zeros(grid.shape, bool, order="F")
     voxels[:, :, first:end] = mask
     finding = Finding(
         "K20",
         Outcome.WARNED,
-        f"{name} has no place of its own; it was put on slices {first} to {end - 1} of "
-        f"{count}, because `masks.slices` says so.",
+        f"{name} has no position; it is put on slices {first} to {end - 1} of {count}, "
+        "as `masks.slices` requires.",
     )
     return Placement(voxels, "stated slices", before, before, 0, 0.0, (finding,))
 
 
 def _refuse_an_identity_matrix(grid: Grid, mask_grid: Grid, name: str) -> None:
-    """Refuse a mask that was saved without its place (K05, K20)."""
+    """Refuse a mask that was saved without a position (K05, K20)."""
     if not _is_identity(mask_grid.affine) or _is_identity(grid.affine):
         return
     if mask_grid.shape[:2] == grid.shape[:2] and mask_grid.shape != grid.shape:
         raise Refused.because(
             "K20",
             f"{name} has {mask_grid.shape[2]} slices, the image {grid.shape[2]}, and "
-            "an identity matrix instead of a place: nothing says which slices it "
-            "shows. Export it from 3D Slicer again, with the MR as reference, or name "
-            "its slices in `masks.slices`.",
+            "an identity matrix instead of a position, so its slices are unknown. "
+            "Export it from 3D Slicer again with the MR as reference, or give its "
+            "slices in `masks.slices`.",
         )
     raise Refused.because(
         "K05",
-        f"{name} has an identity matrix instead of a place in the patient, while the "
-        "image has one: export it from 3D Slicer again, with the MR as reference.",
+        f"{name} has an identity matrix instead of a position in the patient, but the "
+        "image has a position. Export it from 3D Slicer again with the MR as "
+        "reference.",
     )
 
 
@@ -237,12 +239,15 @@ def _elsewhere(grid: Grid, mask_grid: Grid, name: str) -> Refused:
         f"{name} has the image's shape, but lies up to "
         f"{mask_grid.displacement_mm(grid):.2f} mm away (its first voxel by "
         f"{shift[0]:+.2f}, {shift[1]:+.2f}, {shift[2]:+.2f} mm to left, back and "
-        "head): it belongs to another scan, or lost its place. Export it again.",
+        "head): it belongs to another scan, or its position is wrong. Export it again.",
     )
 
 
 def _signed_permutation(to_image: FloatArray) -> FloatArray | None:
-    """Return the nearest exact map between voxels, if axes only swap and flip."""
+    """Return the nearest exact map between voxels if axes only swap and flip.
+
+    Each rounded column and row then has a single entry of 1 or -1.
+    """
     rounded = np.rint(to_image)
     axes = np.abs(rounded[:3, :3])
     close = np.allclose(to_image[:3, :3], rounded[:3, :3], atol=0.05)
@@ -259,7 +264,12 @@ def _pasted(
     known: tuple[int, float],
     name: str,
 ) -> Placement:
-    """Copy voxel by voxel: axes swapped and flipped, offset by whole voxels."""
+    """Copy voxel by voxel: axes swapped and flipped, offset by whole voxels.
+
+    `turn` maps voxels of the mask to voxels of the image. First the axes of the mask
+    are put in the order of the image; then each axis is flipped if it runs backwards
+    (its first voxel is then the last), and cropped to the overlap with the image.
+    """
     before, apart_mm = known
     order = [int(np.abs(turn[axis, :3]).argmax()) for axis in range(3)]
     view = mask.transpose(order)
@@ -283,7 +293,7 @@ def _pasted(
         Finding(
             "K01" if same_shape else "K02",
             Outcome.FIXED,
-            f"{name} was put in its place voxel by voxel: its grid is "
+            f"{name} is copied voxel by voxel: its grid is "
             + ("turned or flipped." if same_shape else "cropped, padded or turned."),
         ),
     ]
@@ -301,14 +311,14 @@ def _outside(
     what = f"{outside} of {before} voxels of {name} ({share:.2%}) lie outside the image"
     if same_shape and share > ELSEWHERE_LIMIT:
         raise Refused.because(
-            "K05", f"{what}: it belongs to another scan, or lost its place."
+            "K05", f"{what}: it belongs to another scan, or its position is wrong."
         )
     if share > OUTSIDE_LIMIT:
         raise Refused.because(
             "K02",
-            f"{what} (limit {OUTSIDE_LIMIT:.1%}): does it belong to another scan?",
+            f"{what} (limit {OUTSIDE_LIMIT:.1%}). Check that it belongs to this scan.",
         )
-    return [Finding("K02", Outcome.WARNED, f"{what} and were dropped.")]
+    return [Finding("K02", Outcome.WARNED, f"{what} and are dropped.")]
 
 
 def _resampled(
@@ -319,7 +329,7 @@ def _resampled(
     before: int,
     name: str,
 ) -> Placement:
-    """Give every image voxel the value of the nearest mask voxel."""
+    """Give every voxel of the image the value of the nearest voxel of the mask."""
     inside = _count_inside(grid, mask, to_image)
     same_shape = grid.shape == mask_grid.shape
     findings = _outside(before, before - inside, name, same_shape=same_shape)
@@ -332,8 +342,8 @@ def _resampled(
     if abs(change) > VOLUME_LIMIT:
         raise Refused.because(
             "K03",
-            f"{name} lies on another grid (voxels of {spacings} mm), and moving it "
-            f"changes its volume by {change:+.1%} (limit {VOLUME_LIMIT:.0%}): export "
+            f"{name} lies on another grid (voxels of {spacings} mm), and resampling "
+            f"changes its volume by {change:+.1%} (limit {VOLUME_LIMIT:.0%}). Export "
             "it from 3D Slicer with the MR as reference.",
         )
     whole = _is_whole_factor(to_image, mask.shape)
@@ -341,8 +351,8 @@ def _resampled(
         Finding(
             "K03",
             Outcome.FIXED if whole else Outcome.WARNED,
-            f"{name} was moved from voxels of {spacings} mm to the image's nearest "
-            f"ones; its volume changed by {change:+.2%}.",
+            f"{name} is resampled from voxels of {spacings} mm to the nearest voxels "
+            f"of the image; its volume changes by {change:+.2%}.",
         )
     )
     method = "whole factor" if whole else "nearest neighbour"
@@ -352,14 +362,14 @@ def _resampled(
 
 
 def _count_inside(grid: Grid, mask: BoolArray, to_image: FloatArray) -> int:
-    """Return how many voxels of the mask have their centre in the image."""
+    """Count the voxels of the mask whose centres lie in the image."""
     total = 0
     highest = np.array(grid.shape) - 0.5
     for k in np.flatnonzero(mask.any(axis=(0, 1))):
         i, j = np.nonzero(mask[:, :, k])
         indices = np.stack([i, j, np.full_like(i, k)], axis=1)
         centres = indices @ to_image[:3, :3].T + to_image[:3, 3]
-        # Sums of many roundings must not push a border voxel out.
+        # Rounding errors must not exclude a voxel on the border.
         within = (centres >= -0.5 - _TIE) & (centres <= highest + _TIE)
         total += int(np.count_nonzero(within.all(axis=1)))
     return total
@@ -368,7 +378,7 @@ def _count_inside(grid: Grid, mask: BoolArray, to_image: FloatArray) -> int:
 def _nearest(
     shape: tuple[int, int, int], mask: BoolArray, to_mask: FloatArray
 ) -> BoolArray:
-    """Sample the mask at the image's voxel centres; outside it there is nothing."""
+    """Sample the mask at the voxel centres of the image; outside it is empty."""
     voxels = np.zeros(shape, bool, order="F")
     plane = np.stack(np.meshgrid(*map(np.arange, shape[:2]), indexing="ij"), axis=-1)
     in_plane = plane @ to_mask[:3, :2].T

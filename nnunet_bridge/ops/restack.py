@@ -1,7 +1,7 @@
-"""A stack that is no regular, upright grid becomes one: by linear interpolation.
+"""Interpolate an irregular or sheared stack onto a regular, upright grid.
 
-Nothing here happens unless a user asked for it: interpolated voxels are not what the
-scanner measured (FAULTS G06, G07).
+Only on request: interpolated voxels are not what the scanner measured (FAULTS G06,
+G07).
 """
 
 from __future__ import annotations
@@ -17,45 +17,44 @@ from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.ops.planes import position_tolerance_mm
 
 _WHOLE = 1e-3
-"""A shift this near to a whole number of pixels is one: nothing is interpolated."""
+"""A shift this near to whole pixels is rounded, so that nothing is interpolated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Restack:
-    """How the slices of a stack come onto a regular, upright grid."""
+    """The map of the slices of a stack onto a regular, upright grid."""
 
     affine: FloatArray
-    """(4, 4) of the new grid; its voxel (0, 0, 0) need not be one of the old."""
+    """(4, 4) affine of the new grid; its first voxel may lie outside the old stack."""
 
     heights_mm: FloatArray
-    """(K,) of the old slices above the first, along the normal."""
+    """(K,) heights of the old slices above the first, along the normal."""
 
     shifts: FloatArray
-    """(K, 2) columns and rows by which each old slice lies further than the first of
-    the new grid; not negative."""
+    """(K, 2) columns and rows from the first voxel of the new grid to that of each old
+    slice; not negative."""
 
     new_heights_mm: FloatArray
-    """(L,) of the new slices."""
+    """(L,) heights of the new slices."""
 
     shape: tuple[int, int, int]
-    """Of the new grid."""
+    """Shape of the new grid."""
 
     interpolated: tuple[int, ...]
-    """New slices that lie at no old one's place."""
+    """New slices that do not coincide with an old one."""
 
 
 def plan_restack(
     affine: FloatArray, positions_mm: FloatArray, shape: tuple[int, int, int]
 ) -> Restack:
-    """Return the regular, upright grid of a stack, and the way onto it.
+    """Plan the interpolation of a stack onto a regular, upright grid.
 
     Parameters
     ----------
     affine : (4, 4) float64
-        Of the stack as if it were regular: only its in-plane axes and its first
-        position count.
+        Affine of the stack; only its in-plane axes are used.
     positions_mm : (K, 3) float64
-        Where the first voxel of every slice lies, ascending along the normal.
+        Position of the first voxel of every slice, ascending along the normal.
     shape : (int, int, int)
         Columns, rows, slices.
 
@@ -64,19 +63,26 @@ def plan_restack(
     The new spacing divides the height of the stack evenly and is as near as possible
     to the usual gap. The new grid of a sheared stack is wider: it holds all old voxels.
     """
+    # In-plane axes of one pixel, and the unit normal of the slices.
     across, down = affine[:3, 0], affine[:3, 1]
     sizes = np.linalg.norm([across, down], axis=1)
     normal = np.cross(across, down) / sizes.prod()
+    # Split the offset of every slice from the first one: a height along the normal, and
+    # a shift within the plane in pixels.
     offsets = positions_mm - positions_mm[0]
     heights = offsets @ normal
     shifts = np.stack([offsets @ across, offsets @ down], axis=1) / sizes**2
     shifts = np.where(
         np.abs(shifts - np.rint(shifts)) < _WHOLE, np.rint(shifts), shifts
     )
+    # The new grid starts at the smallest shift and is as much wider as the slices are
+    # shifted against each other.
     start = np.floor(shifts.min(axis=0))
     shifts = shifts - start
     wider = np.ceil(shifts.max(axis=0)).astype(int)
 
+    # Divide the height of the stack evenly, as near as possible to the usual gap: the
+    # lower median, which the few large gaps of missing slices do not change.
     gaps = np.diff(heights)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     new_heights = np.linspace(0, heights[-1], round(heights[-1] / usual) + 1)
@@ -96,20 +102,19 @@ def plan_restack(
 
 
 def restacked(voxels: VoxelArray, plan: Restack) -> VoxelArray:
-    """Return the voxels on the new grid.
+    """Interpolate the voxels of a stack onto its new grid.
 
     Parameters
     ----------
     voxels : (I, J, K) array
-        As the scanner stacked them.
     plan : Restack
         From `plan_restack`.
 
     Returns
     -------
     voxels : array of `plan.shape`
-        Of the same type, whole numbers rounded; Fortran-ordered. Where no old slice
-        reaches: the smallest value.
+        Of the same type, integers rounded; Fortran-ordered. Voxels outside the old
+        slices get the smallest value.
     """
     fill = voxels.min()
     new = np.empty(plan.shape, voxels.dtype, order="F")
@@ -118,6 +123,7 @@ def restacked(voxels: VoxelArray, plan: Restack) -> VoxelArray:
         1,
         len(plan.heights_mm) - 1,
     )
+    # Each new slice is the mean of the two old slices around it, weighted by distance.
     for index, height in enumerate(plan.new_heights_mm):
         upper = int(above[index])
         low, high = plan.heights_mm[upper - 1 : upper + 1]
@@ -131,7 +137,11 @@ def restacked(voxels: VoxelArray, plan: Restack) -> VoxelArray:
 
 
 def _shifted(plane: VoxelArray, plan: Restack, k: int, fill: Any) -> FloatArray:  # noqa: ANN401 - one voxel's value
-    """Return slice `k` where it lies on the new grid, by bilinear interpolation."""
+    """Return slice `k` at its position on the new grid, by bilinear interpolation.
+
+    Whole pixels are copied to their place; the remaining part of a pixel is a weighted
+    mean with the previous pixel, axis by axis.
+    """
     columns, rows = plane.shape
     whole = np.floor(plan.shifts[k]).astype(int)
     part = plan.shifts[k] - whole

@@ -1,4 +1,4 @@
-"""Solids in closed form: balls, tubes and lofts, and how they join.
+"""Solids in closed form: balls, tubes, lofts and their unions.
 
 A *solid* is a function from points to distances in mm: negative inside, positive
 outside, exact only near the surface.
@@ -22,7 +22,7 @@ Solid: TypeAlias = Callable[[FloatArray], FloatArray]
 """From (N, 3) points to their (N,) distances in mm."""
 
 FAR_MM = 1e3
-"""Distance given to points that a solid does not look at."""
+"""Distance of points outside the box of a solid."""
 
 
 def ball(points: FloatArray, centre: npt.ArrayLike, radii: npt.ArrayLike) -> FloatArray:
@@ -76,7 +76,7 @@ class Loft:
     """Exponent of the superellipse: 2 is an ellipse, 4 nearly a box."""
 
     crest: float = 0.0
-    """How much of a triangle the section is; its edge points forwards."""
+    """Degree to which the section is a triangle; its edge points forwards."""
 
     @cached_property
     def _profile(self) -> PchipInterpolator:

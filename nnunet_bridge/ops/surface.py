@@ -1,8 +1,8 @@
 """The surface of a structure, in patient millimetres.
 
-Marching cubes at level 0.5 on the structure's own box and one voxel around it. On a
-mask every vertex lies exactly half-way between two voxels, so the surface of the box is
-bit for bit that of the whole volume, at a tenth of the cost.
+Marching cubes at level 0.5 on the bounding box and one voxel around it. Every vertex of
+a mask lies exactly half-way between two voxels, so the surface of the box is bit for
+bit that of the whole volume, at a tenth of the cost.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ FEWEST_FACES = 4
 """Of a tetrahedron."""
 
 SIMPLIFY_GENTLY_FIRST = (3.0, 5.0, 7.0, 10.0)
-"""How fast the limit on an edge's error rises; a slow rise keeps the shape better, but
-may end before the surface is small enough, and the next is tried."""
+"""Rates at which the error limit of an edge rises. A low rate keeps the shape better,
+but may end before the surface is small enough: then the next rate is tried."""
 
 SHRINKING_STEP = 0.5
 GROWING_STEP = -0.53
-"""Taubin's two steps: together they pass shapes wider than a few triangles unchanged,
-and so do not shrink the whole as plain smoothing does."""
+"""Taubin's two steps: together they keep shapes wider than a few triangles and, unlike
+plain smoothing, do not shrink the surface."""
 
 
 def surface_of(labelmap: Labelmap, label: Label) -> Mesh | None:
-    """Return the surface of one structure, or None if the labelmap does not hold it.
+    """Return the surface of one structure; None if it is absent.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ def surface_of(labelmap: Labelmap, label: Label) -> Mesh | None:
     Returns
     -------
     mesh : Mesh
-        In mm, LPS+, its faces turned outwards. A structure that reaches the border of
-        the image is closed there, and says so in `Mesh.touches_border`.
+        In mm, LPS+, faces turned outwards. A structure that reaches the border of the
+        image is closed there and has `Mesh.touches_border`.
     """
     return surface_in(labelmap, label, label_boxes(labelmap)[label.value - 1])
 
 
 def surfaces_of(labelmap: Labelmap) -> dict[str, Mesh | None]:
-    """Return the surface of every structure by name, None where it is absent."""
+    """Return name -> surface of every structure; None if it is absent."""
     return {
         label.name: surface_in(labelmap, label, box)
         for label, box in zip(labelmap.labels, label_boxes(labelmap), strict=True)
@@ -61,12 +61,12 @@ def surfaces_of(labelmap: Labelmap) -> dict[str, Mesh | None]:
 
 
 def surface_in(labelmap: Labelmap, label: Label, box: Box | None) -> Mesh | None:
-    """Return the surface of the structure that fills `box`; None where there is none.
+    """Return the surface of the structure with the bounding box `box`; None without.
 
     Raises
     ------
     InputError
-        If the box does not bound any voxel of the structure.
+        If the box holds no voxel of the structure.
     """
     if box is None:
         return None
@@ -122,12 +122,12 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
     ----------
     mesh : Mesh
     faces : int
-        How many are wanted, at least 4; a mesh that has no more is returned as it is.
+        At least 4; a mesh with no more faces is returned unchanged.
 
     Raises
     ------
     InputError
-        If fewer faces are asked for than a solid has.
+        If `faces` is less than 4.
 
     Notes
     -----
@@ -140,7 +140,7 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
         return mesh
     from fast_simplification import simplify
 
-    centre = mesh.vertices_mm.mean(axis=0)  # single precision is finest near 0
+    centre = mesh.vertices_mm.mean(axis=0)  # single precision is best near 0
     points = (mesh.vertices_mm - centre).astype(np.float32)
     for haste in SIMPLIFY_GENTLY_FIRST:
         vertices, kept = simplify(
@@ -187,7 +187,7 @@ def _marching_cubes(mask: BoolArray) -> tuple[FloatArray, FaceArray]:
 
 
 def _outward(faces: FaceArray, affine: FloatArray) -> FaceArray:
-    """Turn faces to the outside: scikit-image's turn inwards, unless mirrored."""
+    """Turn faces outwards: those of scikit-image turn inwards unless mirrored."""
     mirrored = np.linalg.det(affine[:3, :3]) < 0
     return faces if mirrored else faces[:, ::-1].copy()
 

@@ -1,22 +1,21 @@
-"""Which cleaning rule a structure gets: one that is never worse on any fold.
+"""Choose the cleaning rule of every structure: one that is not worse on any fold.
 
-Scores go in, choices come out. A rule is kept for a structure only if it improves the
-mean Dice or the mean HD95 and worsens neither on the mean of any fold of the
-cross-validation; otherwise the structure stays as it is.
+A rule is accepted for a structure only if it improves the mean Dice or the mean HD95,
+and worsens neither mean on any fold of the cross-validation. Otherwise the structure is
+not cleaned.
 
-Both means go over the same cases before and after:
+Both means are over the same cases before and after:
 
-- Dice over the cases in which either side holds the structure before. A structure that
-  was invented and is removed then counts 1: both sides agree that there is none.
-- HD95 over the cases that have one before and after. A rule that removes the last of a
-  structure that is truly there would only seem to improve it; so a rule that loses a
-  structure is never kept.
+- Dice over the cases in which either side holds the structure before. An invented
+  structure that is removed counts as 1: both sides agree.
+- HD95 over the cases that have one before and after. Removing a structure completely
+  would only seem to improve it, so a rule that loses a structure is never accepted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TypeAlias
 
@@ -29,7 +28,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Rule, ScoreState
 
 FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
-"""Fold -> the scores of the cases that it validates."""
+"""Fold -> scores of its validation cases."""
 
 CANDIDATES = (
     CleaningRule(Rule.SLICE),
@@ -38,13 +37,13 @@ CANDIDATES = (
     CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1, each_side=True),
     CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1),
 )
-"""What is tried, the gentler first: of equally good rules the first is chosen."""
+"""The rules to try, the mildest first: of equally good rules the first is chosen."""
 
 _ROUNDING = 1e-9
-"""Means that differ by less are equal: sums of the same numbers in another order."""
+"""Means that differ by less are equal: rounding errors of sums in another order."""
 
 _Pair: TypeAlias = tuple[BoneScore, BoneScore]
-"""The score of one structure in one case, before and after."""
+"""Scores of one structure in one case, before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class MeanChange:
     hd95_before_mm: float | None
     hd95_after_mm: float | None
     lost: int
-    """Cases in which the structure is there and was found, and is removed."""
+    """Cases in which a structure that exists and was found is removed."""
 
     @property
     def improves(self) -> bool:
@@ -68,19 +67,13 @@ class MeanChange:
 
     @property
     def worsens(self) -> bool:
-        """Whether either mean is worse than before, or the structure was lost."""
+        """Whether either mean is worse than before, or a structure is lost."""
         gains = self._dice_gain, self._hd95_gain_mm
         return self.lost > 0 or min(gains) < -_ROUNDING
 
     def as_json(self) -> JsonObject:
         """Return the means before and after."""
-        return {
-            "dice_before": self.dice_before,
-            "dice_after": self.dice_after,
-            "hd95_before_mm": self.hd95_before_mm,
-            "hd95_after_mm": self.hd95_after_mm,
-            "lost": self.lost,
-        }
+        return asdict(self)
 
     @property
     def _dice_gain(self) -> float:
@@ -93,7 +86,7 @@ class MeanChange:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a rule does to one structure: over all cases, and fold by fold."""
+    """The effect of a rule on one structure: over all cases, and fold by fold."""
 
     structure: str
     rule: CleaningRule
@@ -102,16 +95,16 @@ class Trial:
 
     @property
     def never_worse(self) -> bool:
-        """Whether no fold is worse for it."""
+        """Whether no fold is worse."""
         return not any(fold.worsens for fold in self.folds.values())
 
     @property
     def accepted(self) -> bool:
-        """Whether the rule may be kept."""
+        """Whether the rule may be chosen."""
         return self.overall.improves and self.never_worse
 
     def as_json(self) -> JsonObject:
-        """Return the rule, and what it does to the means."""
+        """Return the rule and its effect."""
         return {
             **self.rule.as_json(),
             **self.overall.as_json(),
@@ -130,12 +123,12 @@ def tried(
     before, after : mapping
         Fold -> scores of the same cases without cleaning, and with it.
     rules : mapping
-        Structure -> the rule that `after` stands for.
+        Structure -> rule by which `after` was cleaned.
 
     Raises
     ------
     InputError
-        If both sides hold other cases.
+        If a case was not scored after cleaning.
     """
     return tuple(
         _trial(name, rule, _pairs(before, after, name)) for name, rule in rules.items()
@@ -143,10 +136,10 @@ def tried(
 
 
 def chosen_rules(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
-    """Return the best accepted rule of every structure that was tried.
+    """Return the best accepted rule of every structure.
 
-    The smallest mean HD95 wins, then the largest mean Dice, then the rule that was
-    tried first. Where no rule is accepted, the structure stays as it is.
+    The lowest mean HD95 wins, then the highest mean Dice, then the first rule. A
+    structure without an accepted rule is not cleaned.
     """
     by_structure: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -155,10 +148,10 @@ def chosen_rules(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
 
 
 def still_good(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
-    """Return the rules of trials in which all were applied together.
+    """Return the rules that are still accepted if all are applied together.
 
-    A rule that was good alone may not be beside the others, where structures meet; such
-    a structure stays as it is after all.
+    Where structures touch, a rule may be good alone but not beside the others; such a
+    structure is not cleaned.
     """
     return {
         trial.structure: trial.rule if trial.accepted else UNCLEANED for trial in trials
@@ -179,7 +172,7 @@ def _trial(
 def _pairs(
     before: FoldScores, after: FoldScores, structure: str
 ) -> dict[str, list[_Pair]]:
-    """Return the scores of a structure by fold, each with its twin."""
+    """Return fold -> scores of a structure before and after."""
     pairs = {}
     for fold, scores in before.items():
         twins = {(s.case_id, s.structure): s for s in after.get(fold, ())}
@@ -214,7 +207,7 @@ def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
 
 
 def _agreement(score: BoneScore) -> float:
-    """Return the Dice, and 1 where both sides hold nothing."""
+    """Return the Dice; 1 if both sides are empty."""
     return 1.0 if score.dice is None else score.dice
 
 
@@ -226,7 +219,7 @@ def _best(trials: Sequence[Trial]) -> CleaningRule:
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
-    """Return a key by which the best trial comes first; rounding does not decide."""
+    """Return a sort key, the best trial first; rounding errors do not decide."""
     means = trial.overall
     distance_mm = 0.0 if means.hd95_after_mm is None else means.hd95_after_mm
     dice = 0.0 if means.dice_after is None else means.dice_after
@@ -238,5 +231,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _difference(larger: float | None, smaller: float | None) -> float:
-    """Return the difference of two means, 0 where there is none to compare."""
+    """Return the difference of two means; 0 if one does not exist."""
     return 0.0 if larger is None or smaller is None else larger - smaller

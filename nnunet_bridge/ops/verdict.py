@@ -1,4 +1,4 @@
-"""The answer in two sentences: who is better, and what these cases cannot show."""
+"""The conclusion of a comparison in two sentences: the result and its limits."""
 
 from __future__ import annotations
 
@@ -23,21 +23,13 @@ OVERLAP_NOTE = (
 
 
 def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
-    """Return which model is better on Dice over all structures, or why nobody knows.
+    """Return which model is better on Dice over all structures, or why it is undecided.
 
     A model wins only if the 95 % interval of the median difference excludes 0 and
-    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05. With more
-    than two models, the two with the highest mean Dice are weighed against each other.
-    Where a margin of Dice was named, models whose whole interval lies within it are
-    equivalent, even if the interval excludes 0.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        What was measured.
-    caveat : str
-        Why this cannot be a result, such as "a smoke run proves the chain, not a
-        result"; then no winner is named.
+    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05. Of more than
+    two models, the two with the highest mean Dice are compared. With a margin of Dice,
+    models whose whole interval lies within it are equivalent, even if the interval
+    excludes 0. A `caveat`, such as a smoke test, allows no winner.
     """
     if len(comparison.models) < 2:  # noqa: PLR2004 - a comparison has two sides
         only = "".join(comparison.models) or "no model"
@@ -86,9 +78,9 @@ def _equivalent(row: PairedDifference, measured: str) -> Verdict:
         f"{row.first} and {row.second} are equivalent on Dice within the margin of "
         f"{row.margin:g}: {measured}."
     )
-    remark = f"Differences below {row.margin:g} were said not to matter beforehand"
+    remark = f"The margin of {row.margin:g} was defined beforehand"
     if low > 0 or high < 0:
-        remark += f"; one exists, in favour of {row.favours}, but it is smaller"
+        remark += f"; a smaller difference exists, in favour of {row.favours}"
     return Verdict("", (opening, f"{remark}; and {OVERLAP_NOTE}."), Answer.EQUIVALENT)
 
 
@@ -119,7 +111,7 @@ def _winner(row: PairedDifference, p: float | None) -> str:
 
 
 def _measured(row: PairedDifference, p: float | None) -> str:
-    """Say the numbers: difference, interval, p, n."""
+    """Return difference, interval, p and n as text."""
     uncertainty = []
     if row.interval_95 is not None:
         low, high = row.interval_95
@@ -135,10 +127,10 @@ def _measured(row: PairedDifference, p: float | None) -> str:
 
 
 def _limits(row: PairedDifference, *, decided: bool) -> str:
-    """Say what these cases cannot show."""
+    """Return what these cases cannot show."""
     least = smallest_p(row.patients)
     if row.patients < 2:  # noqa: PLR2004 - one patient has no spread
-        return "One patient shows no spread: no interval and no test exist."
+        return "One patient has no spread: no interval and no test exist."
     if least >= SIGNIFICANT:
         return (
             f"With {row.patients} patients no two-sided p below {least:g} exists, so "
@@ -151,7 +143,7 @@ def _limits(row: PairedDifference, *, decided: bool) -> str:
     if decided:
         return f"Read it with care: {OVERLAP_NOTE}."
     unproven = (
-        "That is not proof of equality: a difference within the interval may exist"
+        "This is not proof of equality: a difference within the interval may exist"
     )
     if row.margin is not None:
         unproven = (

@@ -123,7 +123,7 @@ def test_training_without_a_plan_says_what_to_run_first(tmp_path):
 
 @pytest.mark.parametrize(
     ("margin", "message"),
-    [("iou=0.01", "names no metric"), ("dice=none", "a margin is a positive number")],
+    [("iou=0.01", "Unknown metric"), ("dice=none", "Give a positive number")],
 )
 def test_a_margin_that_means_nothing_is_a_usage_error(tmp_path, margin, message):
     (tmp_path / "nnUNet_raw" / "Dataset003_Knee").mkdir(parents=True)

@@ -122,7 +122,7 @@ def test_the_parts_of_a_case_lie_on_one_grid():
     moved = Grid((2, 3, 4), np.diag([1.0, 2.0, 3.1, 1.0]))
 
     assert Case("msk_001", (image,), labelmap([1])).case_id == "msk_001"
-    with pytest.raises(GeometryError, match="its grids differ"):
+    with pytest.raises(GeometryError, match="different grids"):
         Case("msk_001", (image, Volume(moved, np.zeros(GRID.shape))))
     with pytest.raises(InputError, match="no image"):
         Case("msk_001", ())

@@ -379,7 +379,7 @@ def test_margins_are_read_with_short_names():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["iou=1"], "names no metric"), (["dice"], "positive number"),
+    [(["iou=1"], "Unknown metric"), (["dice"], "positive number"),
      (["dice=-1"], "positive number"), (["dice=nan"], "positive number"),
      (["hd95=1", "hd95_mm=2"], "given twice")],
 )  # fmt: skip
@@ -636,7 +636,7 @@ def test_of_three_models_the_best_two_are_weighed():
     [
         (models(0.0), "m0 was scored alone"),
         ({}, "no model was scored alone"),
-        (models(0.0, 0.02, cases=1), "One patient shows no spread"),
+        (models(0.0, 0.02, cases=1), "One patient has no spread"),
     ],
 )
 def test_what_cannot_be_compared_is_said(scores, words):
@@ -675,7 +675,7 @@ def test_a_difference_smaller_than_the_margin_is_named_beside_equivalence():
     found = verdict(compared(models(0.0, 0.02, cases=12, spread=0.001), dice=0.05))
 
     assert found.answer == "equivalent"
-    assert "one exists, in favour of m1, but it is smaller" in found.sentences[1]
+    assert "a smaller difference exists, in favour of m1" in found.sentences[1]
 
 
 def test_an_interval_beyond_the_margin_shows_no_equality_either():

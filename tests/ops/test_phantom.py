@@ -9,13 +9,17 @@ from scipy.ndimage import binary_erosion, label
 
 from nnunet_bridge.ops.phantom import STRUCTURES, lower_limb, places
 
-SEEDS = (0, 1, 5, 14)
+SEEDS = (0, 14)
+SMALL = {"shape": (48, 24, 32), "spacing_mm": (8, 8, 24)}
 FEWEST_VOXELS = {"tibia": 500, "femur": 800, "fibula": 150, "pelvis": 600}
 
 
 @pytest.fixture(scope="module", params=SEEDS)
 def patient(request):
-    return lower_limb(request.param)
+    start_s = time.process_time()
+    patient = lower_limb(request.param)
+    assert time.process_time() - start_s < 5  # a demo waits for ten of them
+    return patient
 
 
 def centroid_mm(patient, place):
@@ -28,7 +32,7 @@ def mean_signal(patient, mask):
 
 
 def test_the_same_seed_gives_the_same_patient():
-    first, second = lower_limb(3), lower_limb(3)
+    first, second = lower_limb(3, **SMALL), lower_limb(3, **SMALL)
 
     assert first.volume.voxels.tobytes() == second.volume.voxels.tobytes()
     assert first.volume.grid.displacement_mm(second.volume.grid) == 0
@@ -37,7 +41,7 @@ def test_the_same_seed_gives_the_same_patient():
 
 
 def test_another_seed_gives_another_patient():
-    first, second = lower_limb(3), lower_limb(4)
+    first, second = lower_limb(3, **SMALL), lower_limb(4, **SMALL)
 
     assert not first.volume.grid.matches(second.volume.grid, tolerance_mm=1)
     assert not np.array_equal(
@@ -153,7 +157,7 @@ def test_a_limb_on_another_grid_has_the_same_volume_in_mm3():
     volumes = []
     for shape, spacing_mm in (
         ((96, 48, 64), (4, 4, 12)),
-        ((128, 64, 128), (3, 3, 6)),
+        ((96, 48, 128), (4, 4, 6)),
     ):
         patient = lower_limb(2, shape=shape, spacing_mm=spacing_mm)
         voxel_mm3 = patient.volume.grid.voxel_volume_mm3
@@ -166,10 +170,3 @@ def test_a_limb_on_another_grid_has_the_same_volume_in_mm3():
 def test_nobody_can_write_into_a_mask(patient):
     with pytest.raises(ValueError, match="read-only"):
         patient.masks["tibia", "left"][0, 0, 0] = True
-
-
-def test_a_patient_takes_no_longer_than_a_few_seconds():
-    start_s = time.process_time()
-    lower_limb(0)
-
-    assert time.process_time() - start_s < 5

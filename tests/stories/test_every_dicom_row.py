@@ -391,7 +391,7 @@ def tiny_tilt(folder):
     save(tilting(1e-4), folder)
 
 
-@row("G10 small tilt", "warned", "G10", r"differ by up to 5\.0e-04")
+@row("G10 small tilt", "warned", "G10", r"differ by 5\.0e-04")
 def small_tilt(folder):
     save(tilting(5e-4), folder)
 
@@ -433,7 +433,13 @@ def spacing_known(folder):
     save(base(), folder)
 
 
-@row("G13 zero", "refused", "G13", r"0 x 0 mm; between 0\.05 and 10", excluded=12)
+@row(
+    "G13 zero",
+    "refused",
+    "G13",
+    r"0 x 0 mm, outside the possible 0\.05 to 10",
+    excluded=12,
+)
 def zero_spacing(folder):
     save(each(base(), PixelSpacing=[0, 0]), folder)
 

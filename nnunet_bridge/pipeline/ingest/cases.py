@@ -342,7 +342,7 @@ def _content_account(fit: ContentFit, grid: Grid) -> JsonObject:
         "judged": fit.judged,
         "blocks": fit.blocks,
         "contrast": round(fit.contrast, 6),
-        "fits_better": "" if fit.best == AS_GIVEN else fit.best.said(grid),
+        "fits_better": "" if fit.best == AS_GIVEN else fit.best.describe(grid),
         "best_contrast": round(fit.best_contrast, 6),
         "z": round(fit.z, 3),
     }

@@ -13,6 +13,7 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
@@ -254,10 +255,10 @@ def _table_of(means: Iterable[StructureMean], tolerance_mm: float) -> str:
             number(mean.nsd, 4),
             number(mean.volume_error_cm3, 2),
             number(mean.volume_error_percent, 1),
-            str(mean.states["scored"]),
-            str(mean.states["missed"]),
-            str(mean.states["invented"]),
-            str(mean.states["both_empty"]),
+            str(mean.states[ScoreState.SCORED]),
+            str(mean.states[ScoreState.MISSED]),
+            str(mean.states[ScoreState.INVENTED]),
+            str(mean.states[ScoreState.BOTH_EMPTY]),
         )
         for mean in means
     ]
