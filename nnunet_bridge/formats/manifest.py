@@ -297,10 +297,7 @@ def write_manifest(dataset_dir: Path, content: Mapping[str, Any]) -> None:
 class ManifestStore:
     """The manifest on the disk while cases are added and removed.
 
-    Parameters
-    ----------
-    dataset_dir : Path
-        Nobody else writes to it while the store is used.
+    No other process writes to the folder while the store is used: see `only_writer`.
     """
 
     def __init__(self, dataset_dir: Path) -> None:
@@ -317,12 +314,7 @@ class ManifestStore:
     def open(self, header: Manifest, records: Iterable[CaseRecord]) -> None:
         """State on the disk that the dataset is not complete, before it is changed.
 
-        Parameters
-        ----------
-        header : Manifest
-            Written with ``complete`` false and without cases.
-        records : iterable of CaseRecord
-            The cases that are in the dataset.
+        `records` are those of the cases that are in the dataset.
         """
         for record in records:
             self.add(record)
@@ -384,11 +376,8 @@ def region_in(record: Mapping[str, Any]) -> Region | None:
 def recorded_region(image_file: Path) -> Region | None:
     """Return the region that an image of a raw dataset was cropped to.
 
-    Returns
-    -------
-    region : Region or None
-        None if the file is no image of a converted dataset, is not as `convert` wrote
-        it, or was not cropped.
+    None if the file does not belong to a converted dataset, differs from what `convert`
+    wrote, or was not cropped.
     """
     dataset_dir = image_file.absolute().parent.parent
     name = f"{image_file.absolute().parent.name}/{image_file.name}"
@@ -430,11 +419,8 @@ def outputs_intact(dataset_dir: Path, record: CaseRecord) -> bool:
 def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
     """Compare the files of a dataset with its manifest (F04).
 
-    Returns
-    -------
-    findings : tuple of Finding
-        A refusal for each file that nnU-Net would take for a case although `convert`
-        did not write it, and for each that is missing.
+    Return a refusal for each file that nnU-Net would take for a case although `convert`
+    did not write it, and for each that is missing.
     """
     expected = {
         output.file

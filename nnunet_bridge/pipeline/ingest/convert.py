@@ -130,20 +130,8 @@ def check_study(
 ) -> ConversionSummary:
     """Do everything that `convert_study` would do, without writing.
 
-    Parameters
-    ----------
-    study : Path
-        The study folder.
-    recipe : Recipe
-    workspace_raw_dir : Path, optional
-        nnU-Net's raw folder, to check as well: whether it lies outside the study
-        (F05), holds files of unknown origin (F04), and has space for the dataset (F06).
-    progress : Progress, optional
-
-    Raises
-    ------
-    InputError
-        If no scan of the study fits the recipe.
+    With nnU-Net's raw folder, check as well whether it lies outside the study (F05),
+    holds files of unknown origin (F04), and has space for the dataset (F06).
     """
     plan = plan_study(study, recipe)
     dataset = dataset_folder_name(recipe.spec())
@@ -170,16 +158,8 @@ def convert_study(
     ``labelsTr``), those with masks in `masks.test` or without masks test cases
     (``imagesTs``, ``labelsTs``).
 
-    Parameters
-    ----------
-    study : Path
-        The study folder; nothing is written into it.
-    recipe : Recipe
-    workspace_raw_dir : Path
-        nnU-Net's raw folder; the dataset becomes a folder in it.
-    force : bool, optional
-        Whether to convert finished cases again.
-    progress : Progress, optional
+    Nothing is written into the study. The dataset becomes a folder of nnU-Net's raw
+    folder `workspace_raw_dir`. With `force`, finished cases are converted again.
 
     Raises
     ------

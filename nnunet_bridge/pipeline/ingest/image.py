@@ -99,20 +99,8 @@ def write_image(
     dicom : Path
         A folder or a zip; `options` choose the series if it holds several.
     out : Path
-        Ends in ``.nii.gz`` or ``.nii``; outside `dicom`.
-    options : SeriesOptions
-    force : bool, optional
-        Whether to replace a file that holds another image.
-    progress : Progress, optional
-
-    Raises
-    ------
-    UsageError
-        If the name of `out` is not that of a NIfTI file.
-    InputError
-        If `dicom` is neither, or `out` lies inside it (F05) or holds another image.
-    EnvironmentFault
-        If the file cannot be written.
+        Ends in ``.nii.gz`` or ``.nii``; outside `dicom`. A file with another image is
+        replaced only with `force`.
     """
     _check_target(dicom, out)
     listener = progress or Silent()

@@ -125,15 +125,6 @@ class _Names:
 def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
     """Write the recipe of a study.
 
-    Parameters
-    ----------
-    study : Path
-        The study folder; only read.
-    out : Path
-        The recipe, such as ``dataset.toml``.
-    force : bool, optional
-        Whether to overwrite an existing recipe.
-
     Raises
     ------
     UsageError

@@ -106,22 +106,15 @@ def clean_labels(
         A file, or a folder of ``<case>.nii.gz`` or ``<case>/labels.nii.gz``.
     out : Path
         A folder, which gets files of the same names; or a file, if `labels` is one.
-    rule : CleaningRule
-        Applied to every structure; by default the rule of the source report.
     labels_file : Path, optional
         nnU-Net's ``dataset.json``; by default one beside the files.
     force : bool
         Clean cases again whose results still hold.
-    progress : Progress, optional
 
     Raises
     ------
     UsageError
         If a result would replace its own input.
-    InputError
-        If there are no label files, or their labels are unknown.
-    EnvironmentFault
-        If `out` cannot be written.
     """
     if labels.is_dir() and out.name.endswith(ENDINGS):
         raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")

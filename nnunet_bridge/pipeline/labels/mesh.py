@@ -154,15 +154,6 @@ def mesh_labels(
         A file; or a folder, whose cases get a folder each below `out_dir`.
     out_dir : Path
         Gets ``<structure>.<format>`` and ``all.<format>``.
-    options : MeshOptions, optional
-    progress : Progress, optional
-
-    Raises
-    ------
-    InputError
-        If there are no label files, or their labels are unknown.
-    EnvironmentFault
-        If `out_dir` cannot be written.
     """
     options = options or MeshOptions()
     files = label_files(labels)
@@ -185,13 +176,7 @@ def mesh_labels(
 def write_meshes(
     labelmap: Labelmap, out_dir: Path, options: MeshOptions | None = None
 ) -> tuple[MeshedStructure, ...]:
-    """Write the surface of every structure of a labelmap.
-
-    Returns
-    -------
-    structures : tuple of MeshedStructure
-        In the order of the labels; those that are absent have no file.
-    """
+    """Write the surface of every structure of a labelmap; absent ones have no file."""
     options = options or MeshOptions()
     structures = tuple(_surfaces(labelmap, options))
     fit = [one.mesh for one in structures if one.mesh and one.state == "written"]

@@ -140,15 +140,11 @@ def score_folders(
         Folders of ``<case>.nii.gz`` or ``<case>/labels.nii.gz``, or one file each.
     out : Path
         Folder for both tables.
-    options : ScoreOptions, optional
-    progress : Progress, optional
 
     Raises
     ------
     InputError
         If no case has both a prediction and a reference, or the labels are unknown.
-    EnvironmentFault
-        If `out` cannot be written.
     """
     options = options or ScoreOptions()
     predicted, drawn = label_files(predictions), label_files(references)
