@@ -189,7 +189,15 @@ def outcome(scratch, name, limit_s, profile="mutants"):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
-        words = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-m"]
+        words = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--assert=plain",
+            "--doctest-modules",
+            "-m",
+        ]
         heavy = "not training and not browser and not cluster and not long"
         words += [heavy, f"--hypothesis-profile={profile}", f"nnunet_bridge/{name}.py"]
         order = QuickFirst(scratch / f"{name.replace('/', '-')}.json")

@@ -155,6 +155,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         read_volume(tmp_path / "a.nii")
 
 
+def test_both_forms_are_written_as_scanner_coordinates_and_agree(tmp_path):
+    """NIfTI-1: code 1 is NIFTI_XFORM_SCANNER_ANAT, xyzt_units 2 are millimetres."""
+    write_volume(tmp_path / "a.nii", volume(grid=oblique()))
+
+    header = nibabel.load(tmp_path / "a.nii").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1)
+    assert header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(header.get_sform(), header.get_qform(), atol=1e-4)
+
+
 def with_forms(tmp_path, sform, qform, codes):
     image = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), None)
     image.set_sform(sform, codes[0])

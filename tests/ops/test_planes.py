@@ -82,3 +82,15 @@ def test_the_error_of_a_fit_is_the_distance_of_the_worst_slice():
     stack = [[0, 0, 0], [0, 0, 3.05], [0, 0, 6]]
 
     assert place_stack(AXIAL, [1, 1], stack).max_error_mm == pytest.approx(0.05)
+
+
+def test_G06_jitter_is_named_by_its_slices_its_gap_and_the_spacing_of_the_grid():
+    heights = [0.0, 3.0, 6.0, 9.2, 12.0, 15.0, 18.0]
+
+    placement = place_stack(AXIAL, [1, 1], np.outer(heights, [0, 0, 1]))
+
+    (finding,) = placement.findings
+    assert finding.code == "G06"
+    assert "Slices 2 and 3 are 3.20 mm apart, most others 3.00 mm" in finding.message
+    assert "a regular grid of 3.000 mm misplaces a slice by 0.20 mm" in finding.message
+    assert placement.max_error_mm == pytest.approx(0.2)

@@ -8,7 +8,7 @@ from laws import examples
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.ops.regrid import placed_on
+from nnunet_bridge.ops.regrid import StatedPlace, placed_on
 
 AFFINE = np.array(
     [[0.75, 0, 0, -12.5], [0, 0.8, 0, 33.0], [0, 0, 4, -100], [0, 0, 0, 1.0]]
@@ -118,6 +118,21 @@ def test_K03_a_mask_oversampled_twice_comes_back_exactly():
     assert placed.volume_change == pytest.approx(0)
 
 
+def test_K03_a_mask_of_voxels_twice_as_large_fills_every_voxel_it_covers():
+    affine = AFFINE.copy()
+    affine[:3, :3] *= 2
+    affine[:3, 3] += AFFINE[:3, :3] @ [0.5, 0.5, 0.5]
+    coarse = np.zeros((10, 9, 6), bool)
+    coarse[2:6, 2:7, 1:5] = np.random.default_rng(1).random((4, 5, 4)) < 0.6
+
+    placed = placed_on(GRID, Grid(coarse.shape, affine), coarse, name="mask")
+
+    expected = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(placed.voxels, expected)
+    assert placed.method == "whole factor"
+    assert placed.volume_change == pytest.approx(0)
+
+
 def test_K03_an_arbitrary_grid_is_resampled_with_a_warning():
     shape = (50, 50, 50)
     indices = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
@@ -203,6 +218,45 @@ def test_K20_a_part_of_the_stack_without_its_place_is_refused_with_slice_counts(
         placed_on(GRID, Grid(part.shape, np.diag([-1.0, -1, 1, 1])), part, name="m")
 
     assert caught.value.code == "K20"
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [(2, 9), (2, 11), (-1, 7), (5, 13), (8, 2), (-20, -12)],
+    ids=["too few", "too many", "turned", "beyond", "backwards", "before"],
+)
+def test_K20_stated_slices_that_do_not_fit_are_refused_with_the_range(slices):
+    lost = np.zeros((20, 18, 8), bool)
+    lost[5, 5, 5] = True
+
+    with pytest.raises(
+        Refused, match=r"has 8 slices, but `masks\.slices` is"
+    ) as caught:
+        placed_on(
+            GRID,
+            Grid(lost.shape, np.eye(4)),
+            lost,
+            name="mask",
+            stated=StatedPlace(slices=slices),
+        )
+
+    assert caught.value.code == "K20"
+
+
+@pytest.mark.parametrize(("slices", "first"), [((2, 10), 2), ((-8, 12), 4)])
+def test_K20_stated_slices_that_fit_get_the_mask(slices, first):
+    lost = blob()[:, :, 2:10]
+
+    placed = placed_on(
+        GRID,
+        Grid(lost.shape, np.eye(4)),
+        lost,
+        name="mask",
+        stated=StatedPlace(slices=slices),
+    )
+
+    np.testing.assert_array_equal(placed.voxels[:, :, first : first + 8], lost)
+    assert placed.voxels.sum() == lost.sum()
 
 
 def test_K14_an_empty_mask_is_empty_wherever_it_lies():
