@@ -44,7 +44,7 @@ _EXCEPTION = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning)\b.*")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process of nnU-Net may use."""
+    """Resources of a process of nnU-Net."""
 
     device: str
     """``cuda``, ``cpu`` or ``mps``."""
@@ -361,8 +361,8 @@ class NnUNetProcess:
         named = [line for line in lines if _EXCEPTION.match(line)]
         telling = [line for line in named if not _LOST_WORKER.search(line)]
         named = telling or named
-        said = named[-1] if named else next((li for li in lines[::-1] if li), "no word")
-        return f"{said.rstrip('.')}."
+        line = named[-1] if named else next(filter(None, lines[::-1]), "no output")
+        return f"{line.rstrip('.')}."
 
 
 def _lost_a_worker(output: str) -> bool:

@@ -195,7 +195,7 @@ class PlannedMember:
 
     patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
-    """Of what the network sees; of the two axes in the plane for a 2-D one."""
+    """Spacing that the network sees; a 2D one has the two axes in the plane."""
 
     axes: _Triple
     """Which axis of the file is nnU-Net's first, second and third."""
@@ -205,11 +205,11 @@ class PlannedMember:
     """Classes, background included."""
 
     features: tuple[int, ...]
-    """Of every stage of the network."""
+    """Features of every stage of the network."""
 
     folds: int
     weights_bytes: int
-    """Of all folds."""
+    """Size of the weights of all folds."""
 
     @classmethod
     def of(

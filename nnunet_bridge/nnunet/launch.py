@@ -1,4 +1,4 @@
-"""What nnU-Net's process starts with: `python -m nnunet_bridge.nnunet.launch TASK ...`.
+"""Entry of nnU-Net's process: `python -m nnunet_bridge.nnunet.launch TASK ...`.
 
 Every task prepares the process (`inside.safety`) and then calls nnU-Net's own entry
 points (the other files of `inside`). Only the file of the task is loaded: to look at a

@@ -253,7 +253,7 @@ def known_runs(dataset: Dataset) -> list[RunState]:
                 configuration = folder.parent.name.removeprefix(prefix)
                 try:
                     fold = fold_named(folder.name.removeprefix("fold_"))
-                except ValueError:  # a copy that somebody put aside
+                except ValueError:  # a folder that is not a fold, such as a copy
                     continue
                 run = Run(dataset, configuration, fold, trainer, plans)
                 states.append(run_state(run))

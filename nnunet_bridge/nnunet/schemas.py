@@ -1,10 +1,10 @@
-"""What nnU-Net and this program write about a model, word by word and number by number.
+"""Schemas of the JSON files of a model, down to every name and number.
 
-nnU-Net looks up every class that ``plans.json`` names with `pydoc.locate` and calls it,
-with the arguments that stand beside it; so a text file alone can run a command. Every
-name is therefore compared with a list, every number with a bound, and a key that
-nnU-Net does not write is refused (FAULTS S02, S07). Lists hold whole names: a module
-under ``dynamic_network_architectures`` also reaches all that it imports.
+nnU-Net looks up every class in ``plans.json`` with `pydoc.locate` and calls it with the
+arguments beside it, so a text file alone can run a command. Every name is therefore
+compared with a list, every number with a bound, and unknown keys are refused (FAULTS
+S02, S07). The lists have whole names: a module under ``dynamic_network_architectures``
+also reaches everything that it imports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nnunet_bridge.core.words import Configuration
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 LONGEST_VALUE = 80
-"""No more of a foreign word stands in a message."""
+"""Most characters of a foreign value in a message."""
 
 MOST_PARAMETERS = 10**9
 """nnU-Net's largest plans have a few hundred million."""
@@ -48,7 +48,7 @@ _TOO_LARGE = frozenset(
         *("too_long", "too_short", "string_too_long", "finite_number", "too_large"),
     }
 )
-"""Kinds of pydantic's complaints that speak of sizes."""
+"""pydantic's types of errors about sizes."""
 
 Word: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
@@ -162,12 +162,12 @@ class _Network(_Strict):
 
     @property
     def convolutions(self) -> list[int]:
-        """Of every stage of the encoder; a residual block has two."""
+        """Convolutions of every stage of the encoder; a residual block has two."""
         return self.n_conv_per_stage or [2 * n for n in self.n_blocks_per_stage or []]
 
     @property
     def parameters(self) -> int:
-        """About how many numbers the network learns."""
+        """Approximate number of weights."""
         decoder = [*self.n_conv_per_stage_decoder, 0]
         before, total = 1, 0
         for stage, features in enumerate(self.features_per_stage):
@@ -179,7 +179,7 @@ class _Network(_Strict):
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
-        """Refuse lists of different lengths, and a network that no machine holds."""
+        """Refuse lists of different lengths, and an absurdly large network."""
         if (self.n_conv_per_stage is None) == (self.n_blocks_per_stage is None):
             raise PydanticCustomError("odd", "convolutions or blocks, not both")
         rows = (self.features_per_stage, self.kernel_sizes, self.strides)
@@ -296,7 +296,7 @@ class _Intensities(_Strict):
 
 
 class _Steps(_Strict):
-    """What our trainers read."""
+    """Entries for our trainers."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     iterations: Annotated[int, Field(ge=1, le=100_000)]
@@ -308,12 +308,12 @@ class _Steps(_Strict):
     features: (
         Annotated[list[ReportFeatures], Field(min_length=2, max_length=8)] | None
     ) = None
-    """Of the report's U-Net."""
+    """Entry of the report's U-Net."""
 
     decoder: (
         Annotated[list[ReportFeatures], Field(min_length=5, max_length=5)] | None
     ) = None
-    """Of the report's ResNet34 U-Net."""
+    """Entry of the report's ResNet34 U-Net."""
 
 
 class PlansFile(_Strict):
@@ -422,7 +422,7 @@ class _Spread(_Strict):
 
 
 class _PositiveSpread(_Spread):
-    """Of volumes, whose logarithm is taken."""
+    """Spread of volumes, on a logarithmic scale."""
 
     least: _Volume
 
@@ -436,7 +436,7 @@ class _StructureRange(_Strict):
 
 
 class TrainingStructuresCard(_Strict):
-    """What the training labels say of every structure, without any case."""
+    """Statistics of every structure in the training labels, without single cases."""
 
     cases: _Cases
     structures: Annotated[dict[Text, _StructureRange], Field(max_length=256)]
@@ -448,7 +448,7 @@ class _CardFold(_Strict):
 
 
 class Card(_Strict):
-    """``model.json``: what a packed model says of itself."""
+    """``model.json``: the description of a packed model."""
 
     format: Literal[1]
     software: Text
@@ -460,13 +460,7 @@ class Card(_Strict):
 
 
 def refuse(reason: str, code: str) -> NoReturn:
-    """Raise the refusal of a model.
-
-    Raises
-    ------
-    SecurityError
-        Always.
-    """
+    """Raise the refusal of a model."""
     raise SecurityError(f"The model is refused: {reason}.", code=code)
 
 
@@ -474,7 +468,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def validated(kind: type[_Model], content: Any, file: str) -> _Model:  # noqa: ANN401 - judged here
-    """Return `content` as a value of `kind`, or name the first thing that it is not."""
+    """Return `content` as a value of `kind`, or refuse it with its first fault."""
     try:
         return kind.model_validate(content)
     except RecursionError:
@@ -483,9 +477,9 @@ def validated(kind: type[_Model], content: Any, file: str) -> _Model:  # noqa: A
         complaint = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in complaint["loc"] if part)
         value = json.dumps(complaint["input"], default=str)[:LONGEST_VALUE]
-        said = complaint["msg"].removeprefix("Value error, ")
+        reason = complaint["msg"].removeprefix("Value error, ")
         refuse(
             f"{file}, {place or 'as a whole'}: {quoted(value)} is not what nnU-Net "
-            f"writes there ({said})",
+            f"writes there ({reason})",
             "S07" if complaint["type"] in _TOO_LARGE else "S02",
         )

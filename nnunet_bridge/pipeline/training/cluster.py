@@ -32,10 +32,10 @@ LOGS = "slurm"
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """How trainings are handed to a cluster."""
+    """Options of a training on a cluster."""
 
     settings: SlurmPart = field(default_factory=SlurmPart)
-    """What each job asks for."""
+    """Resources of each job."""
 
     only_script: bool = False
     """Whether to write a file for ``sbatch`` instead of submitting."""

@@ -1,11 +1,12 @@
-"""What training and predicting a dataset will take: told before the start (F10)."""
+"""Estimate time and memory of training and prediction before they start (F10)."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, format_duration
@@ -30,45 +31,39 @@ from nnunet_bridge.nnunet.runs import known_runs
 
 @dataclass(frozen=True, slots=True)
 class SeenTime:
-    """How long a training of a configuration takes, by the epochs seen so far."""
+    """Time of a training, from the epochs measured so far."""
 
     model: str
     budget: str
     epochs: int
     epoch_seconds: float
-    """Median over the trainings seen."""
+    """Median over the trainings so far."""
 
     @property
     def seconds(self) -> float:
-        """Of all epochs, without the final validation."""
+        """Time of all epochs, without the final validation."""
         return self.epochs * self.epoch_seconds
 
     def as_json(self) -> JsonObject:
         """Return the entry of `times`."""
-        return {
-            "model": self.model,
-            "budget": self.budget,
-            "epochs": self.epochs,
-            "epoch_seconds": self.epoch_seconds,
-            "seconds": self.seconds,
-        }
+        return {**asdict(self), "seconds": self.seconds}
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one configuration will take."""
+    """Memory and time of one configuration."""
 
     planner: str
     configuration: str
     training: Footprint | None
-    """At the budget ``full``; None for a network that is not known."""
+    """At the budget ``full``; None for an unknown network."""
 
     prediction: Footprint
     largest_case: tuple[int, ...]
     """Its shape at the spacing of the configuration."""
 
     times: tuple[SeenTime, ...]
-    """Empty before a first epoch."""
+    """Empty before the first epoch."""
 
     def as_json(self) -> JsonObject:
         """Return the entry of `estimates`."""
@@ -85,7 +80,7 @@ class Estimate:
         }
 
     def as_lines(self) -> Iterator[str]:
-        """Go through the lines that a person reads."""
+        """Yield the lines of the text output."""
         if self.training is not None:
             yield (
                 f"  {self.configuration:18} train: "
@@ -115,7 +110,7 @@ class PlanEstimates:
         return [part.as_json() for part in self.parts]
 
     def as_lines(self) -> list[str]:
-        """Return the lines that a person reads."""
+        """Return the lines of the text output."""
         if not self.parts:
             return []
         lines = ["Estimates at the budget full:"]
@@ -127,7 +122,7 @@ class PlanEstimates:
 def estimates_of(
     dataset: Dataset, planned: Mapping[str, Sequence[str]]
 ) -> PlanEstimates:
-    """Return what every planned configuration will take.
+    """Return the estimates of every planned configuration.
 
     `planned` maps planners to their configurations.
     """
@@ -155,7 +150,7 @@ def estimates_of(
 def _prediction(
     dataset: Dataset, plans: Plans, configuration: str, original: tuple[int, ...]
 ) -> Footprint:
-    """Return what predicting a case with one fold needs, but for its weights."""
+    """Return the memory of predicting a case with one fold, without its weights."""
     found = read_json(dataset.planned_dir / "dataset_fingerprint.json")
     at = [tuple(shape) for shape in found["shapes_after_crop"]].index(original)
     member = PlannedMember.of(
@@ -176,7 +171,7 @@ def _prediction(
 def largest_case(
     dataset: Dataset, plans: Plans, configuration: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape of the training case with most voxels, before and after.
+    """Return the shape of the largest training case, before and after resampling.
 
     Shapes are those that nnU-Net found after it cut off empty borders, in the order
     (slice, row, column), and at the spacing of the configuration in that of the plans.
@@ -194,9 +189,9 @@ def largest_case(
 
 
 def preprocessing_bytes(raw: RawDataset) -> int:
-    """Return what one worker needs to preprocess the largest training case.
+    """Return the memory of one worker for the largest training case.
 
-    The spacing that nnU-Net will plan is not known yet: about that of the images.
+    nnU-Net has not planned a spacing yet: assume that of the images.
     """
     shapes = [
         read_grid(raw.image_files(case, "Tr")[0]).shape for case in raw.training_cases()
@@ -208,7 +203,7 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 def require_memory_for_training(
     run: Run, method: Method, machine: Machine, device: str, *, loaders: int
 ) -> int:
-    """Refuse a training that cannot fit; return the memory of the host that it needs.
+    """Refuse a training that does not fit into memory; return its need of the host.
 
     Raises
     ------
@@ -216,7 +211,7 @@ def require_memory_for_training(
         With code F10, the figure and what to do.
     """
     if method.report_network is not None:
-        return 0  # its network is not the one of the plans
+        return 0  # the plans do not describe its network
     plans = read_json(run.plans_file)
     classes = _classes(run.dataset)
     need = training_memory(plans, run.configuration, classes, loaders=loaders)
@@ -224,9 +219,9 @@ def require_memory_for_training(
         return 0
     what = f"Training {run.configuration} at the budget {method.budget.name}"
     smaller = (
-        "use a machine with more, close other programs, or: "
-        f"`{_words_of(method)} --gpu-memory-target GB` plans a smaller network, and "
-        "--budget smoke trains one for a trial"
+        "use a larger machine, close other programs, or plan a smaller network with "
+        f"`{plan_words('DATASET', method.stock_plans)} --gpu-memory-target GB`; "
+        "--budget smoke trains a small one for a trial"
     )
     if device == "cpu":
         needed, there, kind = need.host_bytes, machine.free_memory_bytes, "memory"
@@ -236,16 +231,11 @@ def require_memory_for_training(
         return 0
     require_memory(needed, there, what, kind=kind, way_out=smaller, of_one_case=False)
     return need.host_bytes if device == "cpu" else 0
-    return 0
-
-
-def _words_of(method: Method) -> str:
-    return plan_words("DATASET", method.stock_plans)
 
 
 def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
     """Return the times of every kind of training, by stock plans and configuration."""
-    seconds: dict[tuple[str, str, str, str], list[float]] = {}
+    seconds: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     epochs: dict[tuple[str, str, str, str], int] = {}
     for state in known_runs(dataset):
         stock = next(
@@ -258,16 +248,15 @@ def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
         kind = (stock, state.run.configuration, state.model, state.budget)
         epochs[kind] = course.epochs
         if course.seconds_per_epoch is not None:
-            seconds.setdefault(kind, []).append(course.seconds_per_epoch)
-    found: dict[tuple[str, str], list[SeenTime]] = {}
-    for kind, took in seconds.items():
-        if took:
-            planned, configuration, model, budget = kind
-            seen = SeenTime(model, budget, epochs[kind], statistics.median(took))
-            found.setdefault((planned, configuration), []).append(seen)
+            seconds[kind].append(course.seconds_per_epoch)
+    found: defaultdict[tuple[str, str], list[SeenTime]] = defaultdict(list)
+    for (stock, configuration, model, budget), took in seconds.items():
+        count = epochs[stock, configuration, model, budget]
+        seen = SeenTime(model, budget, count, statistics.median(took))
+        found[stock, configuration].append(seen)
     return found
 
 
 def _classes(dataset: Dataset) -> int:
-    """Return the number of structures of a dataset, and the background."""
+    """Return the number of classes of a dataset, with the background."""
     return 1 + len(RawDataset.open(dataset.raw_dir).labels)
