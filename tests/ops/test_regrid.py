@@ -118,10 +118,11 @@ def test_K03_a_mask_oversampled_twice_comes_back_exactly():
     assert placed.volume_change == pytest.approx(0)
 
 
-def test_K03_a_mask_of_voxels_twice_as_large_fills_every_voxel_it_covers():
+@pytest.mark.parametrize("beside", [0.0, 0.5])
+def test_K03_a_mask_of_voxels_twice_as_large_fills_every_voxel_it_covers(beside):
     affine = AFFINE.copy()
     affine[:3, :3] *= 2
-    affine[:3, 3] += AFFINE[:3, :3] @ [0.5, 0.5, 0.5]
+    affine[:3, 3] += AFFINE[:3, :3] @ [beside, beside, beside]
     coarse = np.zeros((10, 9, 6), bool)
     coarse[2:6, 2:7, 1:5] = np.random.default_rng(1).random((4, 5, 4)) < 0.6
 
