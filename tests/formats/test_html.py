@@ -468,10 +468,22 @@ def test_packed_meshes_have_fewer_faces_and_keep_their_place_and_volume():
     shown = Mesh(vertices, faces.astype(np.int32), mesh.label, True, False)
 
     assert 50 < len(faces) <= 500
-    assert shown.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=0.02)
+    assert shown.volume_mm3 == pytest.approx(mesh.volume_mm3, rel=0.15)
     np.testing.assert_allclose(
         vertices.mean(axis=0), mesh.vertices_mm.mean(axis=0), atol=0.5
     )
+
+
+def test_a_shattered_surface_is_thinned_too():
+    """One voxel in 30 at random: thousands of pieces, as a poor model predicts."""
+    grid = Grid((30, 30, 30), np.eye(4))
+    specks = (np.random.default_rng(1).random(grid.shape) < 1 / 30).astype(np.uint8)
+    shattered = Labelmap(grid, specks, LabelTable.from_names(["tibia"]))
+    mesh = surface_of(shattered, shattered.labels["tibia"])
+
+    _, faces = unpacked(packed_mesh(mesh, 500))
+
+    assert 0 < len(faces) <= 500
 
 
 def test_packed_vertices_are_within_a_step_of_the_mesh():

@@ -1,7 +1,9 @@
 """Surfaces for the page: fewer triangles, packed as base64.
 
 Positions are rounded to a hundredth of a millimetre or so: for display only. Use
-`pipeline.labels.mesh` for meshes to measure.
+`pipeline.labels.mesh` for meshes to measure. Triangles are merged by clustering
+(Rossignac and Borrel 1993), which ends for every surface: fast-simplification, which
+`ops.surface` uses, does not return on some shattered predictions.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import base64
 
 import numpy as np
+import numpy.typing as npt
 
+from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.ops.surface import decimated
 
 _STEPS = 32767
+_CELL_GROWTH = 1.15
+
+_Faces = npt.NDArray[np.int64]
 
 
 def packed_mesh(mesh: Mesh, max_faces: int) -> JsonObject:
@@ -23,13 +29,13 @@ def packed_mesh(mesh: Mesh, max_faces: int) -> JsonObject:
     Vertices are int16 steps of `step_mm` from `centre_mm`; faces are uint16 where the
     vertices allow, otherwise (`wide`) uint32; both little-endian.
     """
-    fewer = decimated(mesh, max_faces)
-    low, high = fewer.vertices_mm.min(axis=0), fewer.vertices_mm.max(axis=0)
+    vertices, remaining = thinned(mesh.vertices_mm, mesh.faces, max_faces)
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
     centre = (low + high) / 2
     step_mm = max(float((high - low).max()) / 2 / _STEPS, 1e-6)
-    steps = np.rint((fewer.vertices_mm - centre) / step_mm).astype("<i2")
+    steps = np.rint((vertices - centre) / step_mm).astype("<i2")
     wide = len(steps) > np.iinfo(np.uint16).max
-    faces = fewer.faces.astype("<u4" if wide else "<u2")
+    faces = remaining.astype("<u4" if wide else "<u2")
     return {
         "name": mesh.label.name,
         "colour": mesh.label.hex_colour,
@@ -39,3 +45,35 @@ def packed_mesh(mesh: Mesh, max_faces: int) -> JsonObject:
         "vertices": base64.b64encode(steps.tobytes()).decode(),
         "faces": base64.b64encode(faces.tobytes()).decode(),
     }
+
+
+def thinned(
+    vertices_mm: FloatArray, faces: npt.NDArray[np.int32], max_faces: int
+) -> tuple[FloatArray, _Faces]:
+    """Return a mesh of at most `max_faces` triangles by merging near vertices."""
+    vertices, remaining = vertices_mm, faces.astype(np.int64)
+    if len(faces) <= max_faces:
+        return vertices, remaining
+    corners = vertices_mm[faces]
+    sides = np.linalg.norm(corners[:, 0] - corners[:, 1], axis=1)
+    cell_mm = float(np.median(sides)) * np.sqrt(len(faces) / max_faces)
+    while len(remaining) > max_faces:
+        vertices, remaining = _clustered(vertices_mm, faces, cell_mm)
+        cell_mm *= _CELL_GROWTH
+    return vertices, remaining
+
+
+def _clustered(
+    vertices_mm: FloatArray, faces: npt.NDArray[np.int32], cell_mm: float
+) -> tuple[FloatArray, _Faces]:
+    """Return the mesh whose vertices in one cell have become their mean."""
+    cells = np.floor((vertices_mm - vertices_mm.min(axis=0)) / cell_mm).astype(np.int64)
+    _, place, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    merged = np.zeros((len(counts), 3))
+    np.add.at(merged, place, vertices_mm)
+    moved = place[faces]
+    a, b, c = moved[:, 0], moved[:, 1], moved[:, 2]
+    kept = moved[(a != b) & (b != c) & (a != c)]
+    _, first = np.unique(np.sort(kept, axis=1), axis=0, return_index=True)
+    return merged / counts[:, None], kept[np.sort(first)]
