@@ -11,7 +11,8 @@ that the other surface lacks are looked up, in a k-d tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -91,14 +92,15 @@ def bone_scores(
     for label in reference.labels:
         overlap = _Overlap.of(label, counts)
         box, reference_box = predicted[label.value - 1], drawn[label.value - 1]
-        surface: _SurfaceScore | None = None
+        surface: Mapping[str, float | None] = _NO_SURFACE
         if box is not None and reference_box is not None:
-            surface = _SurfaceScore.between(
+            measured = _SurfaceScore.between(
                 _surface(prediction, label, box, weights),
                 _surface(reference, label, reference_box, weights),
                 spacing_mm=reference.grid.spacing_mm,
                 tolerance_mm=tolerance_mm,
             )
+            surface = asdict(measured)
         scores.append(
             BoneScore(
                 case_id=case_id,
@@ -106,13 +108,10 @@ def bone_scores(
                 configuration=configuration,
                 state=overlap.state,
                 dice=overlap.dice,
-                hd95_mm=surface.hd95_mm if surface else None,
-                assd_mm=surface.assd_mm if surface else None,
-                nsd=surface.nsd if surface else None,
                 volume_reference_mm3=overlap.drawn * voxel_mm3,
                 volume_prediction_mm3=overlap.predicted * voxel_mm3,
                 iou=overlap.iou,
-                hd_mm=surface.hd_mm if surface else None,
+                **surface,
             )
         )
     return tuple(scores)
@@ -271,6 +270,12 @@ class _SurfaceScore:
             assd_mm=weighted / area_mm2,
             nsd=sum(one.area_within_mm2(tolerance_mm) for one in both) / area_mm2,
         )
+
+
+_NO_SURFACE: Mapping[str, float | None] = dict.fromkeys(
+    field.name for field in fields(_SurfaceScore)
+)
+"""The measures of a structure that one of both lacks."""
 
 
 def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Directed:

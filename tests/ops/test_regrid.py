@@ -134,6 +134,24 @@ def test_K03_a_mask_of_voxels_twice_as_large_fills_every_voxel_it_covers(beside)
     assert placed.volume_change == pytest.approx(0)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_K02_resampling_counts_the_voxels_outside_at_either_end(axis, end):
+    affine = AFFINE.copy()
+    affine[:3, :3] /= 2
+    sizes = np.array(GRID.shape) * 2 + 2  # a voxel more at both ends
+    affine[:3, 3] -= AFFINE[:3, :3] @ [0.75, 0.75, 0.75]
+    fine = np.zeros(sizes, bool)
+    fine[3:23, 3:23, 3:23] = True
+    fine[tuple(0 if n == axis else slice(3, 5) for n in range(3))] = end == "first"
+    fine[tuple(-1 if n == axis else slice(3, 5) for n in range(3))] = end == "last"
+
+    placed = placed_on(GRID, Grid(tuple(sizes), affine), fine, name="mask")
+
+    assert placed.voxels_outside == 4
+    assert [f.code for f in placed.findings] == ["K02", "K03"]
+
+
 def test_K03_an_arbitrary_grid_is_resampled_with_a_warning():
     shape = (50, 50, 50)
     indices = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
