@@ -28,12 +28,9 @@ from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import clear_os_errors
 
 _BLOCK_BYTES = 1 << 20
-_END = b"PK\x05\x06"
-_END_BYTES = 22
-_LOCATOR = b"PK\x06\x07"
-_LOCATOR_BYTES = 20
-_END_64 = b"PK\x06\x06"
-_END_64_BYTES = 56
+_END, _END_BYTES = b"PK\x05\x06", 22
+_LOCATOR, _LOCATOR_BYTES = b"PK\x06\x07", 20
+_END_64, _END_64_BYTES = b"PK\x06\x06", 56
 _LONGEST_COMMENT = 1 << 16
 _ENCRYPTED = 0x1
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -86,8 +83,7 @@ class Archive:
         entry = self._zip.getinfo(name)
         if entry.file_size > most_bytes:
             reason = (
-                f"{quoted(name)} has {entry.file_size} bytes, and {most_bytes} are "
-                "allowed"
+                f"{quoted(name)} has {entry.file_size} bytes, {most_bytes} are allowed"
             )
             raise _refusal(self.called, reason, "S07")
         with _damage_is_refused(self.called):
@@ -117,12 +113,7 @@ def open_archive(
 ) -> Iterator[Archive]:
     """Open a zip from outside if nothing in its listing could do harm.
 
-    Parameters
-    ----------
-    file : Path
-    limits : ArchiveLimits, optional
-    called : str
-        Its name in messages; by default its path.
+    Messages name it `called`, by default its path.
 
     Raises
     ------
@@ -252,7 +243,6 @@ def _check_sizes(
     called: str,
     entries: Sequence[zipfile.ZipInfo],
     limits: ArchiveLimits,
-    *,
     archive_bytes: int,
 ) -> None:
     """Refuse entries by the size that they claim to unpack to (S06)."""
@@ -266,10 +256,8 @@ def _check_sizes(
     for entry in entries:
         packed, size = entry.compress_size, entry.file_size
         if size > max(limits.always_bytes, limits.ratio * packed):
-            reason = (
-                f"{_short(entry.filename)} would unpack from {packed} to {size} bytes, "
-                "more than real content does"
-            )
+            shrank = f"would unpack from {packed} to {size} bytes"
+            reason = f"{_short(entry.filename)} {shrank}, more than real content does"
             raise _refusal(called, reason, "S06")
 
 

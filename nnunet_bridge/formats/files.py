@@ -37,15 +37,10 @@ def whole_file(
 ) -> Iterator[Path]:
     """Yield a temporary path; rename it to `final` if the block ends without an error.
 
-    Parameters
-    ----------
-    final : Path
-        Name of the finished file. Missing parent folders are created.
-    needed_bytes : int, optional
-        Space that the file may need; the message about a full disk shows it.
-    to_disk : bool
-        Whether to wait until the content is on the disk, so that it survives a power
-        cut. False only for files that the next run replaces if they are damaged.
+    Missing parent folders are created. The message about a full disk shows
+    `needed_bytes`. With `to_disk` the content is on the disk before the rename, so that
+    it survives a power cut; without is only for files that the next run replaces if
+    they are damaged.
 
     Raises
     ------
@@ -82,8 +77,8 @@ def write_if_changed(
 
 def temporary_name(name: str) -> str:
     """Return a new temporary name for a file that this process writes."""
-    process = _own_process(os.getpid())
-    return f".{name}.{_host()}.{process}.{secrets.token_hex(4)}{PARTIAL}"
+    process, token = _own_process(os.getpid()), secrets.token_hex(4)
+    return f".{name}.{_host()}.{process}.{token}{PARTIAL}"
 
 
 def write_text(final: Path, text: str) -> None:
@@ -144,13 +139,11 @@ def remove_stale_partials(folder: Path) -> None:
     if not folder.is_dir():
         return
     for name in os.listdir(folder):  # noqa: PTH208 - names are enough, and quicker
-        if not (name.startswith(".") and name.endswith(PARTIAL)):
-            continue
         parts = name.removesuffix(PARTIAL).rsplit(".", 3)
-        if len(parts) != 4:  # noqa: PLR2004 - name, host, process, token
+        partial = name.startswith(".") and name.endswith(PARTIAL)
+        if not partial or len(parts) != 4:  # noqa: PLR2004 - name, host, process, token
             continue
-        _, host, process, _ = parts
-        if host == _host() and not process_lives(process):
+        if parts[1] == _host() and not process_lives(parts[2]):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -214,12 +207,8 @@ def clear_os_errors(
 ) -> Iterator[None]:
     """Turn an `OSError` into an `EnvironmentFault` that says what to do (F06).
 
-    Parameters
-    ----------
-    doing : str
-        The action, as it follows "Cannot": ``write results/scores.csv``.
-    needed_bytes, folder : int and Path, optional
-        Space that is needed there, for the message about a full disk.
+    `doing` follows "Cannot": ``write results/scores.csv``. The message about a full
+    disk names the space that is needed in `folder`.
     """
     try:
         yield
@@ -261,11 +250,8 @@ def sync_to_disk(path: Path) -> None:
 def process_lives(process: str) -> bool:
     """Whether a process of this host is alive; True if in doubt.
 
-    Parameters
-    ----------
-    process : str
-        Its number, or number and start time (``1234-56789``): the system uses numbers
-        again, and another process may have this one now.
+    `process` is its number, or number and start time (``1234-56789``): the system uses
+    numbers again, and another process may have this one now.
     """
     number, _, start = process.partition("-")
     if not number.isdigit():

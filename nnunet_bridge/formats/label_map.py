@@ -49,9 +49,9 @@ class LabelMap:
             known value, or one value with two structures.
         """
         ours = {label.name: label.value for label in table}
+        known = f"only {', '.join(ours)}"
         problems = [
-            f"{theirs}={name}: we have no structure {quoted(name)}, only "
-            f"{', '.join(ours)}"
+            f"{theirs}={name}: we have no structure {quoted(name)}, {known}"
             for theirs, name in self.structures.items()
             if name not in ours
         ]
@@ -137,11 +137,9 @@ def read_label_map(file: Path) -> LabelMap:
         raise InputError(f"{file} is not valid ({error}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("map"), dict):
         raise InputError(f"{file} has no table `map`: their_label = our_structure.")
-    odd = [key for key in content if key not in ("map", "names")]
-    if odd:
-        raise InputError(
-            f"{file}: unknown table {', '.join(odd)}; use `map` and `names` only."
-        )
+    if odd := [key for key in content if key not in ("map", "names")]:
+        tables = f"unknown table {', '.join(odd)}"
+        raise InputError(f"{file}: {tables}; use `map` and `names` only.")
     structures = {str(key): str(ours) for key, ours in content["map"].items()}
     return _checked(file, structures, content.get("names", {}))
 
@@ -176,9 +174,7 @@ def _names_in(file: Path) -> dict[str, int]:
 
 def _from_csv(file: Path, text: str) -> LabelMap:
     rows = list(csv.DictReader(io.StringIO(text)))
-    missing = [
-        name for name in _COLUMNS if not rows or not all(r.get(name) for r in rows)
-    ]
+    missing = [c for c in _COLUMNS if not rows or not all(row.get(c) for row in rows)]
     if missing:
         raise InputError(
             f"{file}: every line needs {' and '.join(_COLUMNS)}; "
@@ -197,9 +193,8 @@ def _checked(
 ) -> LabelMap:
     odd = [n for n, v in values.items() if not str(v).isdecimal() or int(v) == 0]
     if odd:
-        raise InputError(
-            f"{file}: the value of {', '.join(odd)} must be a whole number from 1."
-        )
+        named = f"the value of {', '.join(odd)}"
+        raise InputError(f"{file}: {named} must be a whole number from 1.")
     if not structures:
         raise InputError(f"{file} maps no label: write their_label = our_structure.")
     return LabelMap(structures, {name: int(value) for name, value in values.items()})

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nnunet_bridge.core.cases import findings_in
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, refusal
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
@@ -318,9 +318,8 @@ class ManifestStore:
         """
         for record in records:
             self.add(record)
-        started = header.model_copy(
-            update={"complete": False, "ended": None, "cases": (), "unused": ()}
-        )
+        changes = {"complete": False, "ended": None, "cases": (), "unused": ()}
+        started = header.model_copy(update=changes)
         write_manifest(self._dataset_dir, started.as_json())
         self.is_open = True
 
@@ -422,34 +421,14 @@ def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
     Return a refusal for each file that nnU-Net would take for a case although `convert`
     did not write it, and for each that is missing.
     """
-    expected = {
-        output.file
-        for record in read_manifest(dataset_dir).cases
-        for output in record.outputs
-    }
-    found = set(_files_that_count(dataset_dir))
-    strays = [
-        Finding(
-            "F04",
-            Outcome.REFUSED,
-            f"{quoted(name)} was not written by `convert`, but nnU-Net would take it "
-            "for a case: move it away.",
-        )
-        for name in sorted(found - expected)
-    ]
-    lost = [
-        Finding("F04", Outcome.REFUSED, f"{name} is missing: run `convert` again.")
-        for name in sorted(expected - found)
-    ]
-    return (*strays, *lost)
-
-
-def _files_that_count(dataset_dir: Path) -> Iterator[str]:
-    for folder in _IMAGE_FOLDERS:
-        if (dataset_dir / folder).is_dir():
-            for file in (dataset_dir / folder).iterdir():
-                if not file.name.endswith(PARTIAL):
-                    yield f"{folder}/{file.name}"
+    cases = read_manifest(dataset_dir).cases
+    expected = {output.file for record in cases for output in record.outputs}
+    files = (f for name in _IMAGE_FOLDERS for f in (dataset_dir / name).glob("*"))
+    found = {f"{f.parent.name}/{f.name}" for f in files if not f.name.endswith(PARTIAL)}
+    stray = "was not written by `convert`, but nnU-Net would take it for a case"
+    strays = [f"{quoted(n)} {stray}: move it away." for n in sorted(found - expected)]
+    lost = [f"{n} is missing: run `convert` again." for n in sorted(expected - found)]
+    return tuple(refusal("F04", message) for message in strays + lost)
 
 
 def salt_of(raw_dir: Path) -> bytes:

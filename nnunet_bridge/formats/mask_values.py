@@ -72,11 +72,12 @@ class MaskValues:
         if self.meaning.values:
             return self._read_named(values)
         if low != high:
+            held = _listed(np.unique(drawn))
             raise self._refusal(
                 "K06",
-                f"should hold one structure, but holds the values "
-                f"{_listed(np.unique(drawn))}: export each structure alone, or a "
-                ".seg.nrrd, or name the values that are meant in `masks.values`",
+                f"should hold one structure, but holds the values {held}: export each "
+                "structure alone, or a .seg.nrrd, or name the values that are meant in "
+                "`masks.values`",
             )
         self._note("K06", Outcome.FIXED, f"marks its structure with {low:g}, not 1")
         return voxels, "one value"
@@ -88,19 +89,13 @@ class MaskValues:
         held, counts = np.unique(values[values != 0], return_counts=True)
         others = ~np.isin(held, meant)
         if others.all():
-            raise self._refusal(
-                "K06",
-                f"holds the values {_listed(held)}, but `masks.values` is {words}: "
-                "correct one of them",
-            )
+            wrong = f"holds the values {_listed(held)}, but `masks.values` is {words}"
+            raise self._refusal("K06", f"{wrong}: correct one of them")
         taken, left = int(counts[~others].sum()), int(counts[others].sum())
         rest = f", and {left} voxels of other values were left out" if left else ""
-        self._note(
-            "K06",
-            Outcome.WARNED if left else Outcome.FIXED,
-            f"holds the values {_listed(held)}; by `masks.values` {words} was taken "
-            f"({taken} voxels){rest}",
-        )
+        by = f"holds the values {_listed(held)}; by `masks.values` {words} was taken"
+        outcome = Outcome.WARNED if left else Outcome.FIXED
+        self._note("K06", outcome, f"{by} ({taken} voxels){rest}")
         return np.asfortranarray(np.isin(values, meant)), f"values {words}"
 
     def _read_probabilities(
@@ -124,12 +119,10 @@ class MaskValues:
                 "binary labelmap",
             )
         voxels = np.asfortranarray(values >= threshold)
-        self._note(
-            "K07",
-            Outcome.FIXED,
-            f"holds probabilities; the {int(np.count_nonzero(voxels))} voxels from "
-            f"{threshold:g} on were taken (`masks.threshold`)",
-        )
+        count = int(np.count_nonzero(voxels))
+        taken = f"the {count} voxels from {threshold:g} on were taken"
+        message = f"holds probabilities; {taken} (`masks.threshold`)"
+        self._note("K07", Outcome.FIXED, message)
         return voxels, f"threshold {threshold:g}"
 
     def _note(self, code: str, outcome: Outcome, what: str) -> None:

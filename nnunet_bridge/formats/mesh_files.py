@@ -82,14 +82,10 @@ def write_mesh_files(
     frame, file_format = options.frame, options.file_format
     write = _WRITERS[file_format]
     labels = [mesh.label for mesh in meshes]
-    stems = file_stems(
-        opensim_name(label) if options.names == "opensim" else label.name
-        for label in labels
-    )
-    files = {
-        label.name: out_dir / f"{stem}.{file_format}"
-        for label, stem in zip(labels, stems, strict=True)
-    }
+    opensim = options.names == "opensim"
+    stems = file_stems(opensim_name(one) if opensim else one.name for one in labels)
+    named = zip(labels, stems, strict=True)
+    files = {label.name: out_dir / f"{stem}.{file_format}" for label, stem in named}
     for mesh in meshes:
         write(files[mesh.label.name], [mesh], frame=frame)
     if meshes:
@@ -159,18 +155,15 @@ def write_stl(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
     faces = np.zeros(_face_count(meshes), dtype=_STL_FACE)
     for part in _parts(meshes, frame):
         corners_mm = part.vertices_mm[part.corners - part.vertices.start]
-        normals = np.cross(
-            corners_mm[:, 1] - corners_mm[:, 0], corners_mm[:, 2] - corners_mm[:, 0]
-        )
+        first, second, third = corners_mm.transpose(1, 0, 2)
+        normals = np.cross(second - first, third - first)
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
         faces["normal"][part.faces] = normals / np.where(lengths > 0, lengths, 1.0)
         faces["corners"][part.faces] = corners_mm
     header = "; ".join(_remarks(meshes, frame)).encode("ascii")[:_STL_HEADER_BYTES]
     count = np.array(len(faces), dtype="<u4")
-    _write_file(
-        file,
-        b"".join((header.ljust(_STL_HEADER_BYTES), count.tobytes(), faces.tobytes())),
-    )
+    parts = (header.ljust(_STL_HEADER_BYTES), count.tobytes(), faces.tobytes())
+    _write_file(file, b"".join(parts))
 
 
 def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None:
@@ -188,11 +181,8 @@ def write_obj(file: Path, meshes: Sequence[Mesh], *, frame: str = "LPS") -> None
 # No write waits for the disk: the next run replaces a damaged mesh.
 _write_file = partial(write_if_changed, to_disk=False)
 
-_WRITERS: dict[str, Callable[..., None]] = {
-    "ply": write_ply,
-    "stl": write_stl,
-    "obj": write_obj,
-}
+_WRITERS: dict[str, Callable[..., None]]
+_WRITERS = {"ply": write_ply, "stl": write_stl, "obj": write_obj}
 MESH_FORMATS = tuple(_WRITERS)
 
 
@@ -204,11 +194,8 @@ class _Part:
     vertices: slice
     faces: slice
 
-    vertices_mm: npt.NDArray[np.float32]
-    """(V, 3) in the frame of the file."""
-
-    corners: npt.NDArray[np.int32]
-    """(F, 3) indices of vertices in the file."""
+    vertices_mm: npt.NDArray[np.float32]  # (V, 3) in the frame of the file
+    corners: npt.NDArray[np.int32]  # (F, 3) indices of vertices in the file
 
 
 def _parts(meshes: Sequence[Mesh], frame: str) -> Iterator[_Part]:
@@ -223,13 +210,9 @@ def _parts(meshes: Sequence[Mesh], frame: str) -> Iterator[_Part]:
             corners = corners + np.int32(first_vertex)
         vertices_end = first_vertex + len(vertices_mm)
         faces_end = first_face + len(corners)
-        yield _Part(
-            mesh.label,
-            slice(first_vertex, vertices_end),
-            slice(first_face, faces_end),
-            vertices_mm,
-            corners,
-        )
+        vertices = slice(first_vertex, vertices_end)
+        faces = slice(first_face, faces_end)
+        yield _Part(mesh.label, vertices, faces, vertices_mm, corners)
         first_vertex, first_face = vertices_end, faces_end
 
 
@@ -254,12 +237,8 @@ def _ply_header(meshes: Sequence[Mesh], frame: str) -> bytes:
         "format binary_little_endian 1.0",
         *(f"comment {line}" for line in _remarks(meshes, frame)),
         f"element vertex {_vertex_count(meshes)}",
-        "property float x",
-        "property float y",
-        "property float z",
-        "property uchar red",
-        "property uchar green",
-        "property uchar blue",
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {channel}" for channel in ("red", "green", "blue")),
         f"element face {_face_count(meshes)}",
         "property list uchar int vertex_indices",
         "end_header\n",

@@ -36,6 +36,7 @@ FORMS_AGREE_WITHIN = 0.01
 """Largest disagreement of qform and sform, as a share of the smallest spacing."""
 
 MAX_VOXELS = 2**31
+AGAIN = "copy or export it again"
 IMAGE_LEVEL = 3
 """Deflate level for images: isal's level 3 is nearly as small as zlib's 6."""
 
@@ -59,6 +60,11 @@ _SILENT.propagate = False
 _SILENT.addHandler(logging.NullHandler())
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Factor to millimetres of each spatial unit code: unknown, metre, mm, micron."""
+
+
+def refused(code: str, file: Path | str, reason: str) -> Refused:
+    """Return the refusal of a file; the reason follows its name."""
+    return Refused.because(code, f"{quoted(Path(file).name)} {reason}.")
 
 
 def read_volume(file: Path) -> Volume:
@@ -85,14 +91,11 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
     grid, voxels = read_array(file)
     highest = max(labels.highest_value, 1)
     if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.round(voxels)):
-        raise Refused.because(
-            "K07", f"{quoted(file.name)} holds fractions, not labels."
-        )
+        raise refused("K07", file, "holds fractions, not labels")
     if voxels.size and (voxels.min() < 0 or voxels.max() > highest):
-        raise Refused.because(
-            "K06",
-            f"{quoted(file.name)} holds values from {voxels.min()} to {voxels.max()}, "
-            f"but the labels are 0 to {labels.highest_value}.",
+        held = f"holds values from {voxels.min()} to {voxels.max()}"
+        raise refused(
+            "K06", file, f"{held}, but the labels are 0 to {labels.highest_value}"
         )
     kind = np.uint8 if highest < 256 else np.uint16  # noqa: PLR2004 - one byte
     return Labelmap(grid, voxels.astype(kind), labels)
@@ -130,13 +133,11 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
     shape = _shape_in_space(file, header)
     if header.dtype.kind not in "iuf":
-        raise Refused.because(
-            "K08", f"{quoted(file.name)} holds {header.dtype}, not numbers."
-        )
+        raise refused("K08", file, f"holds {header.dtype}, not numbers")
     grid = _grid(file, shape, header.fields)
-    raw = np.frombuffer(
-        content, header.dtype, count=int(np.prod(shape)), offset=header.offset
-    ).reshape(shape, order="F")
+    count = math.prod(shape)
+    flat = np.frombuffer(content, header.dtype, count=count, offset=header.offset)
+    raw = flat.reshape(shape, order="F")
     voxels = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     if (header.slope, header.intercept) != (1.0, 0.0):
         voxels = (voxels * header.slope + header.intercept).astype(np.float32)
@@ -154,9 +155,7 @@ def read_grid(file: Path) -> Grid:
 class _Header:
     """The fields of a header that passed the checks."""
 
-    fields: Any
-    """nibabel's header; its type is not exported."""
-
+    fields: Any  # nibabel's header; its type is not exported
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
@@ -187,19 +186,12 @@ def _parsed(file: Path, packed: bytes) -> _Header:
             0.0 if intercept is None else float(intercept),
         )
     except Exception as error:  # one boundary around one untrusted file
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable NIfTI file ({error})."
-        ) from error
+        raise refused("K19", file, f"is not a readable NIfTI file ({error})") from error
     if fields["magic"] != b"n+1":
-        raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} keeps its voxels in another file: save it as one.",
-        )
+        raise refused("K19", file, "keeps its voxels in another file: save it as one")
     voxels = math.prod(shape) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or header.offset > MAX_VOXELS:
-        raise Refused.because(
-            "S07", f"{quoted(file.name)} announces the shape {shape}."
-        )
+        raise refused("S07", file, f"announces the shape {shape}")
     return header
 
 
@@ -209,10 +201,8 @@ def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
     while len(shape) > 3 and shape[-1] == 1:  # noqa: PLR2004 - space has three axes
         shape = shape[:-1]
     if len(shape) != 3:  # noqa: PLR2004 - likewise
-        raise Refused.because(
-            "K08",
-            f"{quoted(file.name)} has the shape {header.shape}; one 3-D image is "
-            "needed.",
+        raise refused(
+            "K08", file, f"has the shape {header.shape}; one 3-D image is needed"
         )
     return shape
 
@@ -234,23 +224,15 @@ def _whole_content(file: Path) -> bytearray:
             if needed and len(content) >= needed + _SPARE_BYTES:
                 break
     except OSError as error:
-        raise InputError(
-            f"Cannot read {quoted(str(file))}: {error.strerror}."
-        ) from error
+        reason = f"Cannot read {quoted(str(file))}: {error.strerror}."
+        raise InputError(reason) from error
     except _NotWhole as error:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is damaged ({error}): copy or export it again."
-        ) from error
+        raise refused("K19", file, f"is damaged ({error}): {AGAIN}") from error
     if not needed:
-        raise Refused.because(
-            "K19", f"{quoted(file.name)} is not a readable NIfTI file: it is too short."
-        )
+        raise refused("K19", file, "is not a readable NIfTI file: it is too short")
     if not needed <= len(content) < needed + _SPARE_BYTES:
-        raise Refused.because(
-            "K19",
-            f"{quoted(file.name)} is damaged: its header announces {needed} bytes, the "
-            f"file holds {len(content)}. Copy or export it again.",
-        )
+        sizes = f"its header announces {needed} bytes, the file holds {len(content)}"
+        raise refused("K19", file, f"is damaged: {sizes}. {AGAIN.capitalize()}")
     return content
 
 
@@ -291,37 +273,35 @@ def _blocks(file: Path) -> Iterator[bytes]:
 def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN401 - nibabel's own type is not exported
     """Return the grid that sform and qform agree on."""
     to_mm = _TO_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    to_lps_mm = LPS_FROM_RAS @ np.diag([to_mm, to_mm, to_mm, 1.0])
+    size_i, size_j, size_k = shape
     forms = []
     for name, read in (("sform", header.get_sform), ("qform", header.get_qform)):
         try:
             affine, code = read(coded=True)
         except Exception as error:  # a damaged quaternion raises several kinds
-            raise Refused.because(
-                "K11", f"{quoted(file.name)}: its {name} cannot be read ({error})."
-            ) from error
+            unread = f"has a {name} that cannot be read ({error})"
+            raise refused("K11", file, unread) from error
         if code > 0:
-            scale = np.diag([to_mm, to_mm, to_mm, 1.0])
             try:
-                size_i, size_j, size_k = shape
-                forms.append(
-                    Grid((size_i, size_j, size_k), LPS_FROM_RAS @ scale @ affine)
-                )
+                forms.append(Grid((size_i, size_j, size_k), to_lps_mm @ affine))
             except GeometryError as error:
-                raise Refused.because(
-                    "K11", f"{quoted(file.name)}: its {name} cannot be used: {error}"
-                ) from error
+                unusable = f"{quoted(file.name)}: its {name} cannot be used: {error}"
+                raise Refused.because("K11", unusable) from error
     if not forms:
-        raise Refused.because(
+        raise refused(
             "K11",
-            f"{quoted(file.name)} has no place in the patient (sform and qform codes "
-            "are 0): export it again with its geometry.",
+            file,
+            "has no place in the patient (sform and qform codes are 0): export it "
+            "again with its geometry",
         )
     drift_mm = forms[0].displacement_mm(forms[-1])
     if drift_mm > FORMS_AGREE_WITHIN * forms[0].spacing_mm.min():
-        raise Refused.because(
+        raise refused(
             "K11",
-            f"{quoted(file.name)}: sform and qform place the image {drift_mm:.3f} mm "
-            "apart, so two programs would read two places: export it again.",
+            file,
+            f"has sform and qform that place the image {drift_mm:.3f} mm apart, so "
+            "two programs would read two places: export it again",
         )
     return forms[0]
 
@@ -380,16 +360,10 @@ def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> 
 
 
 def _reads_back(file: Path, header: bytes, payload: memoryview) -> bool:
-    proven = 0
+    size, proven = len(header), 0
     for block in _blocks(file):
-        end = proven + len(block)
-        if block != _expected(header, payload, proven, end):
+        begin, proven = proven, proven + len(block)
+        rest = payload[max(0, begin - size) : max(0, proven - size)]
+        if block != header[begin:proven] + bytes(rest):
             return False
-        proven = end
-    return proven == len(header) + len(payload)
-
-
-def _expected(header: bytes, payload: memoryview, begin: int, end: int) -> bytes:
-    """Return bytes `begin` to `end` of header and payload together."""
-    size = len(header)
-    return header[begin:end] + bytes(payload[max(0, begin - size) : max(0, end - size)])
+    return proven == size + len(payload)

@@ -167,18 +167,16 @@ class Recipe(_Part):
     @cached_property
     def structures(self) -> tuple[str, ...]:
         """The structures without sides, in the order of their label values."""
-        names = sorted(self.labels, key=lambda name: self.labels[name])
+        names = sorted(self.labels, key=self.labels.__getitem__)
         return tuple(dict.fromkeys(map(self._without_side, names)))
 
     @cached_property
     def table(self) -> LabelTable:
         """The labels of the dataset, values 1..n."""
         names: list[str] = []
-        for name in sorted(self.labels, key=lambda name: self.labels[name]):
-            if self.merge.sides == "merge" or side_of(name):
-                names.append(name)
-            else:
-                names += [f"{name}_left", f"{name}_right"]
+        for name in sorted(self.labels, key=self.labels.__getitem__):
+            merged = self.merge.sides == "merge" or side_of(name)
+            names += [name] if merged else [f"{name}_left", f"{name}_right"]
         labels = (
             Label(value, name, default_colour(value), self._side_of(name))
             for value, name in enumerate(names, start=1)
@@ -188,11 +186,8 @@ class Recipe(_Part):
     @property
     def uses_ignore(self) -> bool:
         """Whether cases may have ignored voxels."""
-        return self.merge.missing == IGNORE or any(
-            state == IGNORE
-            for states in self.cases.values()
-            for state in states.values()
-        )
+        states = {state for case in self.cases.values() for state in case.values()}
+        return IGNORE in {self.merge.missing, *states}
 
     def with_scans(self, **words: Any) -> Recipe:  # noqa: ANN401 - as `ScansPart` has them
         """Return a recipe with other values in ``[scans]``, or raise `RecipeError`."""
@@ -205,9 +200,8 @@ class Recipe(_Part):
 
     def spec(self) -> DatasetSpec:
         """Return name, channels and labels of the dataset."""
-        return DatasetSpec(
-            self.dataset.id, self.dataset.name, (self.dataset.channel,), self.table
-        )
+        about = self.dataset
+        return DatasetSpec(about.id, about.name, (about.channel,), self.table)
 
     def case_id(self, groups: Groups) -> str:
         """Return the id of the case with these groups (F02, F03: no file name)."""
@@ -251,13 +245,11 @@ class Recipe(_Part):
         for name in (f"{structure}_{side or 'middle'}", structure):
             if name in names:
                 return self.table[name]
-        known = ", ".join(
-            sorted(n for n in names if self._without_side(n) == structure)
-        )
+        ours = sorted(n for n in names if self._without_side(n) == structure)
         raise Refused.because(
             "K21",
             f"A mask of {structure} says {side or 'no side'}, but the dataset has "
-            f'{known}: name its side, or set `sides = "merge"`.',
+            f'{", ".join(ours)}: name its side, or set `sides = "merge"`.',
         )
 
     def values_of(self, written: str) -> tuple[int, ...]:
@@ -376,29 +368,16 @@ def _described(fault: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
 
 def _contradictions(raw: Mapping[str, Any]) -> list[str]:
     """Return the mistakes that involve several entries; ignore others."""
-    labels = {
-        name: value
-        for name, value in _table(raw, "labels").items()
-        if isinstance(value, int)
-    }
+    named = _table(raw, "labels").items()
+    labels = {name: value for name, value in named if isinstance(value, int)}
+    values = sorted(labels.values())
     faults = []
-    if sorted(labels.values()) != list(range(1, len(labels) + 1)) and labels:
-        faults.append(
-            "labels: the values must be 1, 2, ... without gap, not "
-            f"{sorted(labels.values())}"
-        )
-    faults += [
-        f"labels.{n}: nnU-Net reserves this name"
-        for n in labels
-        if n in ("background", IGNORE)
-    ]
-    return [
-        *faults,
-        *_unknown_names(raw, labels),
-        *_unclear_aliases(raw, labels),
-        *_case_faults(raw),
-        *_region_faults(raw),
-    ]
+    if values != list(range(1, len(values) + 1)):
+        faults.append(f"labels: the values must be 1, 2, ... without gap, not {values}")
+    reserved = [name for name in labels if name in ("background", IGNORE)]
+    faults += [f"labels.{name}: nnU-Net reserves this name" for name in reserved]
+    faults += [*_unknown_names(raw, labels), *_unclear_aliases(raw, labels)]
+    return [*faults, *_case_faults(raw), *_region_faults(raw)]
 
 
 def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
@@ -406,16 +385,13 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
     known = set(labels)
     for name in labels:
         known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
+    masks, merge, cases = (_table(raw, name) for name in ("masks", "merge", "cases"))
     asked = [("labels.aliases", name) for name in _table(raw, "aliases")]
-    values = _table(raw, "masks").get("values", {})
-    if isinstance(values, dict):
-        asked += [("masks.values", name) for name in values]
-    priority = _table(raw, "merge").get("priority", [])
-    if isinstance(priority, list):
+    asked += [("masks.values", name) for name in _table(masks, "values")]
+    if isinstance(priority := merge.get("priority"), list):
         asked += [("merge.priority", name) for name in priority]
-    for case, states in _table(raw, "cases").items():
-        if isinstance(states, dict):
-            asked += [(f"cases.{case}", name) for name in states]
+    for case in cases:
+        asked += [(f"cases.{case}", name) for name in _table(cases, case)]
     faults = []
     for place, name in asked:
         if isinstance(name, str) and known and name not in known:
@@ -452,12 +428,9 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
     except (re.error, ValueError) as error:
         return [] if isinstance(error, re.error) else [f"dataset.case: {error}"]
     if unknown := sorted(used - known):
-        return [
-            (
-                f"dataset.case: {{{unknown[0]}}} is not a named group of scans.pattern "
-                f"({', '.join(sorted(known)) or 'it has none'})"
-            )
-        ]
+        groups = ", ".join(sorted(known)) or "it has none"
+        fault = f"{{{unknown[0]}}} is not a named group of scans.pattern ({groups})"
+        return [f"dataset.case: {fault}"]
     if not used:
         return ["dataset.case: all cases would get one id; use {index:03d}"]
     try:
@@ -507,7 +480,7 @@ def split_side(name: str) -> tuple[str, str]:
     >>> split_side("femur l"), split_side("left femur"), split_side("l1")
     (('femur', 'left'), ('femur', 'left'), ('l1', ''))
     """
-    words = [word for word in re.split(r"[\s_,.-]+", name) if word]
+    words = list(filter(None, re.split(r"[\s_,.-]+", name)))
     for place in (-1, 0):
         if len(words) > 1 and words[place] in SIDE_WORDS:
             side = SIDE_WORDS[words.pop(place)]

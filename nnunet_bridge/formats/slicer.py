@@ -25,7 +25,7 @@ from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.mask_values import MaskValues, Meaning
 from nnunet_bridge.formats.memory import ask_for_memory
-from nnunet_bridge.formats.nifti import MAX_VOXELS, read_array
+from nnunet_bridge.formats.nifti import AGAIN, MAX_VOXELS, read_array, refused
 
 SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
@@ -33,7 +33,7 @@ SPACING_MM = (0.05, 50.0)
 """Possible voxel sizes; outside, the unit of length is wrong."""
 
 _SPACE_DIMENSIONS = 3
-_AGAIN = "copy or export it again"
+_ELSEWHERE = "keeps its voxels in another file: save it as one file"
 _DETACHED = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
 """Fields of an NRRD header whose voxels lie in another file, or not after it."""
 
@@ -86,9 +86,7 @@ class _Nrrd:
     """An NRRD file that was read whole."""
 
     header: dict[str, Any]
-    layers: VoxelArray
-    """(L, I, J, K); one layer where the file has none."""
-
+    layers: VoxelArray  # (L, I, J, K); one layer where the file has none
     grid: Grid | None
     """None for a segmentation of one voxel, which has no geometry (K10)."""
 
@@ -120,15 +118,7 @@ def mask_stem(name: str) -> str:
 def read_mask(
     file: Path, *, name: str, side: str = "", meaning: Meaning | None = None
 ) -> StructureMask:
-    """Read the one structure in a mask file.
-
-    Parameters
-    ----------
-    file : Path
-        ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``.
-    name, side : str
-        Structure and side by the file name.
-    meaning : Meaning, optional
+    """Read the one structure in a mask file; `name` and `side` are the file name's.
 
     Raises
     ------
@@ -158,22 +148,19 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
     nrrd = _read_nrrd(file)
     segments = _segments(nrrd.header, file.name)
     if nrrd.grid is None:
-        nothing = np.zeros((1, 1, 1), bool)
+        grid, nothing = Grid((1, 1, 1), np.eye(4)), np.zeros((1, 1, 1), bool)
         for name, _, _ in segments:
-            yield StructureMask(
-                name, "", Grid((1, 1, 1), np.eye(4)), nothing, file.name
-            )
+            yield StructureMask(name, "", grid, nothing, file.name)
         return
     if not segments:
-        raise Refused.because(
-            "K09", f"{quoted(file.name)} names no segments: export it again."
-        )
+        raise refused("K09", file.name, "names no segments: export it again")
     for name, layer, value in segments:
         if layer >= len(nrrd.layers):
-            raise Refused.because(
+            raise refused(
                 "K09",
-                f"{quoted(file.name)}: the header puts segment {quoted(name)} into "
-                f"layer {layer}, but the file has {len(nrrd.layers)}.",
+                file.name,
+                f"puts segment {quoted(name)} into layer {layer}, but has "
+                f"{len(nrrd.layers)} layers",
             )
         _refuse_impossible_voxels(nrrd.grid, file.name)
         voxels = np.asfortranarray(nrrd.layers[layer] == value)
@@ -217,13 +204,8 @@ def _refuse_impossible_voxels(grid: Grid, name: str) -> None:
 
 def _without_an_axis(name: str) -> list[Finding]:
     """Report that a fourth axis with one entry was dropped (K08)."""
-    return [
-        Finding(
-            "K08",
-            Outcome.FIXED,
-            f"{quoted(name)} has a fourth axis with one entry, which was dropped.",
-        )
-    ]
+    dropped = f"{quoted(name)} has a fourth axis with one entry, which was dropped."
+    return [Finding("K08", Outcome.FIXED, dropped)]
 
 
 @contextmanager
@@ -234,7 +216,7 @@ def _nrrd_boundary(file: Path) -> Iterator[None]:
     except Refused:
         raise
     except Exception as error:  # the boundary around one untrusted file
-        reason = f"is not a readable NRRD file ({type(error).__name__}): {_AGAIN}"
+        reason = f"is not a readable NRRD file ({type(error).__name__}): {AGAIN}"
         if isinstance(error, OSError):
             reason = f"cannot be read: {error.strerror}"
         raise _damaged(file.name, reason) from error
@@ -250,9 +232,8 @@ def _read_nrrd(file: Path) -> _Nrrd:
             header = dict(nrrd.read_header(stream))
             stored = stream.read()
         sizes = tuple(int(size) for size in header["sizes"])
-        kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()]).newbyteorder(
-            ">" if header.get("endian") == "big" else "<"
-        )
+        order = ">" if header.get("endian") == "big" else "<"
+        kind = np.dtype(order + _NRRD_TYPES[str(header["type"]).lower()])
         content = _inflated(file.name, header, stored, sizes, kind)
         voxels = np.frombuffer(content, kind).reshape(sizes, order="F")
         return _Nrrd(header, *_layers_and_grid(file.name, header, voxels))
@@ -271,7 +252,7 @@ def _inflated(
         raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
     # A detached header could make us read any file of the machine.
     if _DETACHED & set(header):
-        raise _damaged(name, "keeps its voxels in another file: save it as one file")
+        raise _damaged(name, _ELSEWHERE)
     needed = count * kind.itemsize
     ask_for_memory(2 * needed, quoted(name))
     encoding = str(header.get("encoding", "")).lower()
@@ -282,16 +263,13 @@ def _inflated(
     else:
         raise _damaged(name, f"is packed as {quoted(encoding)}: save it as gzip")
     if len(content) != needed:
-        raise _damaged(
-            name,
-            f"is damaged: its header announces {needed} bytes, the file holds "
-            f"{len(content)}. {_AGAIN}",
-        )
+        counts = f"its header announces {needed} bytes, the file holds {len(content)}"
+        raise _damaged(name, f"is damaged: {counts}. {AGAIN.capitalize()}")
     return content
 
 
 def _damaged(name: str, reason: str) -> Refused:
-    return Refused.because("K19", f"{quoted(name)} {reason}.")
+    return refused("K19", name, reason)
 
 
 def _gunzipped(name: str, stored: bytes, needed: int) -> bytes:
@@ -302,9 +280,9 @@ def _gunzipped(name: str, stored: bytes, needed: int) -> bytes:
         # The check sum at the end may not have been read yet.
         content += inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:
-        raise _damaged(name, f"is damaged ({error}): {_AGAIN}") from error
+        raise _damaged(name, f"is damaged ({error}): {AGAIN}") from error
     if not inflater.eof:
-        raise _damaged(name, f"is cut off, or too long: {_AGAIN}")
+        raise _damaged(name, f"is cut off, or too long: {AGAIN}")
     return content
 
 
@@ -334,9 +312,8 @@ def _layers_and_grid(
 
 
 def _not_three_dimensional(name: str, sizes: Sequence[int]) -> Refused:
-    return Refused.because(
-        "K08", f"{quoted(name)} has the sizes {tuple(sizes)}; one 3-D mask is needed."
-    )
+    reason = f"has the sizes {tuple(sizes)}; one 3-D mask is needed"
+    return refused("K08", name, reason)
 
 
 def _list_axis(
@@ -390,15 +367,12 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
         try:
             segments.append((keys["Name"], int(keys["Layer"]), int(keys["LabelValue"])))
         except KeyError as missing:
-            raise Refused.because(
-                "K09",
-                f"{quoted(name)}: segment {number} has no {missing.args[0]}: save the "
-                "segmentation again with a newer 3D Slicer.",
-            ) from missing
+            again = "save the segmentation again with a newer 3D Slicer"
+            lack = f"lacks {missing.args[0]} of segment {number}: {again}"
+            raise refused("K09", name, lack) from missing
         except ValueError as error:
-            raise Refused.because(
-                "K09", f"{quoted(name)}: segment {number} is unreadable ({error})."
-            ) from error
+            odd = f"has an unreadable segment {number} ({error})"
+            raise refused("K09", name, odd) from error
     return segments
 
 
@@ -452,9 +426,7 @@ def _require_whole_mha(file: Path) -> None:
     except (KeyError, ValueError) as error:
         raise _damaged(file.name, "is not a readable MetaImage file") from error
     if not mark or where.strip(b" =\r") != b"LOCAL" or not 0 < needed <= 8 * MAX_VOXELS:
-        raise _damaged(
-            file.name, "keeps its voxels in another file: save it as one file"
-        )
+        raise _damaged(file.name, _ELSEWHERE)
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":
         try:
@@ -462,4 +434,4 @@ def _require_whole_mha(file: Path) -> None:
         except zlib.error:
             found = -1
     if found != needed:
-        raise _damaged(file.name, f"is damaged: {_AGAIN}")
+        raise _damaged(file.name, f"is damaged: {AGAIN}")

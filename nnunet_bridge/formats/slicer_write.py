@@ -46,23 +46,16 @@ _ABOUT_ALL = (
     "Segmentation_MasterRepresentation:=Binary labelmap",
     "Segmentation_ReferenceImageExtentOffset:=0 0 0",
 )
-_NOWHERE = "0 -1 0 -1 0 -1"
-"""Extent of a segment without voxels."""
-
-_MOST_SEGMENTS = 255
-"""Label values of a layer of one byte a voxel."""
+_NOWHERE = "0 -1 0 -1 0 -1"  # extent of a segment without voxels
+_MOST_SEGMENTS = 255  # label values of a layer of one byte a voxel
 
 
 def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> None:
     """Write segments as 3D Slicer would; the file is whole or absent.
 
-    Parameters
-    ----------
-    file : Path
-        Ends in ``.seg.nrrd``; otherwise 3D Slicer does not read it as a segmentation.
-    grid : Grid
-    segments : sequence of (name, colour, mask)
-        1 to 255 segments with (I, J, K) masks, which may share voxels.
+    `segments` are 1 to 255 names, colours and (I, J, K) masks, which may share voxels.
+    The file ends in ``.seg.nrrd``; otherwise 3D Slicer does not read it as a
+    segmentation.
 
     Raises
     ------
@@ -74,7 +67,10 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
     from scipy.ndimage import find_objects
 
     _check([name for name, _, _ in segments])
-    _check_shapes(grid, segments)
+    for name, _, mask in segments:
+        if mask.shape != grid.shape:
+            shapes = f"the shape {mask.shape}, its grid {grid.shape}"
+            raise GeometryError(f"Segment {quoted(name)} has {shapes}.")
     voxels, addresses = _layered(grid, segments)
     headings = []
     for (name, colour, mask), (layer, value) in zip(segments, addresses, strict=True):
@@ -107,9 +103,7 @@ class _Heading:
 
     name: str
     colour: Colour
-    extent: str
-    """First and last index along i, j and k."""
-
+    extent: str  # first and last index along i, j and k
     layer: int
     value: int
 
@@ -125,29 +119,17 @@ def _write(
     in_file_order: Any = voxels.ravel(order="F")
     with whole_file(file) as temporary, temporary.open("wb") as stream:
         stream.write("\n".join([*lines, *_ABOUT_ALL, "", ""]).encode())
-        with igzip.GzipFile(
-            filename="", mode="wb", compresslevel=LABELS_LEVEL, fileobj=stream, mtime=0
-        ) as packed:
+        with igzip.GzipFile("", "wb", LABELS_LEVEL, stream, mtime=0) as packed:
             packed.write(memoryview(in_file_order))
 
 
 def _check(names: Sequence[str]) -> None:
     if not 0 < len(names) <= _MOST_SEGMENTS:
-        raise InputError(
-            f"A segmentation holds 1 to {_MOST_SEGMENTS} segments, not {len(names)}."
-        )
+        most = f"1 to {_MOST_SEGMENTS} segments"
+        raise InputError(f"A segmentation holds {most}, not {len(names)}.")
     for name in names:
         if not name.isprintable():
             raise InputError(f"{quoted(name)} has control characters: rename it.")
-
-
-def _check_shapes(grid: Grid, segments: Sequence[Segment]) -> None:
-    for name, _, mask in segments:
-        if mask.shape != grid.shape:
-            raise GeometryError(
-                f"Segment {quoted(name)} has the shape {mask.shape}, its grid "
-                f"{grid.shape}."
-            )
 
 
 def _layered(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, Outcome, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.headers import (
     EMPTY,
@@ -129,16 +129,12 @@ def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
         scan.left_out.setdefault((reason.code, str(reason)), []).append(name)
     except Damaged as reason:
         scan.failed[name] = str(reason)
-        scan.note(
-            reason.code,
-            Outcome.REFUSED,
-            f"{quoted(name)} is damaged: {reason}. Copy or export it again.",
-        )
+        damage = f"{quoted(name)} is damaged: {reason}. Copy or export it again."
+        scan.note(reason.code, Outcome.REFUSED, damage)
     except OSError as error:
         scan.failed[name] = f"cannot be read ({error.strerror})"
-        scan.note(
-            "P10", Outcome.REFUSED, f"{quoted(name)} cannot be read: {error.strerror}."
-        )
+        unread = f"{quoted(name)} cannot be read: {error.strerror}."
+        scan.note("P10", Outcome.REFUSED, unread)
 
 
 def _about_other_files(scan: Scan) -> Iterator[Finding]:
@@ -146,19 +142,15 @@ def _about_other_files(scan: Scan) -> Iterator[Finding]:
     for (code, reason), names in sorted(scan.left_out.items()):
         lost = [name for name in names if reason == EMPTY and _may_be_a_slice(name)]
         if lost:
-            yield Finding(
+            yield warning(
                 "D14",
-                Outcome.WARNED,
                 f"{len(lost)} files of the folder are empty, the first is "
                 f"{quoted(lost[0])}: copy the folder again if they were slices.",
             )
         else:
-            yield Finding(
-                code,
-                Outcome.ACCEPTED,
-                f"{len(names)} files left out ({reason}), the first is "
-                f"{quoted(names[0])}.",
-            )
+            first = f"the first is {quoted(names[0])}"
+            message = f"{len(names)} files left out ({reason}), {first}."
+            yield Finding(code, Outcome.ACCEPTED, message)
 
 
 def _may_be_a_slice(name: str) -> bool:
@@ -187,12 +179,10 @@ def _drop_copies(scan: Scan) -> None:
             )
     if copies:
         scan.exclude(copies, "copy of another file")
-        scan.note(
-            "D07",
-            Outcome.FIXED,
-            f"{len(copies)} slices exist twice, the first is "
-            f"{quoted(copies[0].name)}; one copy of each is used.",
+        twice = (
+            f"{len(copies)} slices exist twice, the first is {quoted(copies[0].name)}"
         )
+        scan.note("D07", Outcome.FIXED, f"{twice}; one copy of each is used.")
 
 
 def _pixel_hash(header: SliceHeader) -> bytes:

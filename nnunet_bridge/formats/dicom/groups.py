@@ -32,6 +32,8 @@ MAIN_SHARE = 0.8
 _DIXON = frozenset(
     {"WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP", "FF"}
 )
+_CODES = {"series": "D01", "echo": "D05", "repetition": "D06"}
+"""Fault of a choice that fits nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,9 @@ class Group:
 
     def __str__(self) -> str:
         """Return the group's line in a table."""
+        number, name = self.first.series_number or "?", quoted(self.first.description)
+        line = f"series {number} {name}: {self.kind}"
         spacing = self.first.plane.pixel_spacing_mm
-        line = (
-            f"series {self.first.series_number or '?'} "
-            f"{quoted(self.first.description)}: {self.kind}"
-        )
         if spacing is None:
             return line
         return f"{line}, pixels of {spacing[0]:g} x {spacing[1]:g} mm"
@@ -74,11 +74,7 @@ class Group:
 def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]]:
     """Return the group that the options select, and the rejected groups.
 
-    Parameters
-    ----------
-    scan : Scan
-        Changed: slices that are not chosen become excluded, with a reason.
-    options : SeriesOptions
+    Slices of `scan` that are not chosen become excluded, with a reason.
 
     Raises
     ------
@@ -97,19 +93,12 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
             "Each image is a mosaic of many slices (Siemens MOSAIC) without a standard "
             "attribute for their places: export single slices.",
         )
-    fitting = _named(groups, options.series, _series_names, code="D01", kind="series")
+    fitting = _named("series", options.series, groups, _series_names)
     fitting = _worth_a_volume(fitting, scan)
     fitting = _of_contrast(fitting, options.image_type, scan)
-    fitting = _named(
-        fitting,
-        None if options.echo is None else str(options.echo),
-        lambda group: (group.first.contrast.echo,),
-        code="D05",
-        kind="echo",
-    )
-    fitting = _named(
-        fitting, options.repetition, _repetition_names, code="D06", kind="repetition"
-    )
+    echo = None if options.echo is None else str(options.echo)
+    fitting = _named("echo", echo, fitting, lambda group: (group.first.contrast.echo,))
+    fitting = _named("repetition", options.repetition, fitting, _repetition_names)
     used = set(map(id, fitting))
     if options.overlap != "refuse" and _are_stations(fitting):
         fitting = [Group(tuple(h for group in fitting for h in group.headers))]
@@ -144,20 +133,17 @@ def _prefer_mr(scan: Scan) -> None:
     if "MR" in kinds and len(kinds) > 1:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
         scan.exclude(others, "not an MR image")
-        scan.note(
-            "D03",
-            Outcome.ACCEPTED,
-            f"{len(others)} image(s) left out (not an MR image), the first is "
-            f"{quoted(others[0].name)}.",
-        )
+        first = f"the first is {quoted(others[0].name)}"
+        left_out = f"{len(others)} image(s) left out (not an MR image), {first}."
+        scan.note("D03", Outcome.ACCEPTED, left_out)
 
 
 def _groups(headers: Iterable[SliceHeader]) -> list[Group]:
-    groups = []
-    for one_contrast in _split(headers, _contrast_key):
-        for repetition, members in _repetitions(one_contrast):
-            groups.append(Group(tuple(members), repetition))
-    return groups
+    return [
+        Group(tuple(members), repetition)
+        for one_contrast in _split(headers, _contrast_key)
+        for repetition, members in _repetitions(one_contrast)
+    ]
 
 
 def _split(
@@ -186,19 +172,17 @@ def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader
 
 
 def _named(
-    groups: list[Group],
-    word: str | None,
-    names: Callable[[Group], tuple[str, ...]],
-    *,
-    code: str,
     kind: str,
+    word: str | None,
+    groups: list[Group],
+    names: Callable[[Group], tuple[str, ...]],
 ) -> list[Group]:
     """Return the groups of which `word` is a name, in capitals or not; all if None."""
     if word is None:
         return groups
     wanted = word.strip().casefold()
     found = [group for group in groups if wanted in map(str.casefold, names(group))]
-    return _require(found, groups, code, f"There is no {kind} {quoted(word)}")
+    return _require(found, groups, _CODES[kind], f"There is no {kind} {quoted(word)}")
 
 
 def _series_names(group: Group) -> tuple[str, ...]:
@@ -235,11 +219,8 @@ def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
     for group in left_out:
         scan.exclude(list(group.headers), "too few images for a volume")
     if left_out:
-        scan.note(
-            "D02",
-            Outcome.WARNED,
-            f"Left out, because they are not volumes: {_table(left_out)}.",
-        )
+        names = f"Left out, because they are not volumes: {_table(left_out)}."
+        scan.note("D02", Outcome.WARNED, names)
     return worthy
 
 
@@ -250,11 +231,8 @@ def _of_contrast(
         return groups
     wanted = image_type.strip().upper()
     typed = [g for g in groups if wanted in g.first.contrast.image_type]
-    described = [
-        g
-        for g in groups
-        if wanted in re.split(r"[^A-Z0-9]+", g.first.description.upper())
-    ]
+    texts = [re.split(r"[^A-Z0-9]+", g.first.description.upper()) for g in groups]
+    described = [g for g, words in zip(groups, texts, strict=True) if wanted in words]
     if typed or described:
         return typed or described
     first = groups[0].first
@@ -282,12 +260,8 @@ def _are_stations(groups: list[Group]) -> bool:
 
 
 def _contrast_key(header: SliceHeader) -> tuple[Hashable, ...]:
-    return (
-        header.identity.series,
-        header.contrast.image_type,
-        header.contrast.echo_time_ms or 0.0,
-        header.contrast.echo,
-    )
+    contrast, series = header.contrast, header.identity.series
+    return series, contrast.image_type, contrast.echo_time_ms or 0.0, contrast.echo
 
 
 def _ambiguous(groups: list[Group]) -> Refused:
@@ -304,17 +278,13 @@ def _ambiguous(groups: list[Group]) -> Refused:
         code, option = "D06", "repetition"
     else:
         code, option = "D09", ""
-    if option:
-        how = f"Choose one with {SeriesOptions.how_to(option)}."
-    else:
-        how = (
-            "Export the composed series of the scanner, or join the stations with "
-            f"{SeriesOptions.how_to('overlap', 'first')}."
-        )
+    how = f"Choose one with {SeriesOptions.how_to(option)}."
+    if not option:
+        join = SeriesOptions.how_to("overlap", "first")
+        how = f"Export the composed series, or join the stations with {join}."
+    sets = f"The folder holds {len(groups)} sets of images that fit:"
     table = _table(groups, between="\n")
-    return Refused.because(
-        code, f"The folder holds {len(groups)} sets of images that fit:\n{table}\n{how}"
-    )
+    return Refused.because(code, f"{sets}\n{table}\n{how}")
 
 
 def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
@@ -343,12 +313,8 @@ def _main_stack(group: Group, scan: Scan) -> Group:
             f"{len(others)} differ ({named}). Export one stack alone.",
         )
     scan.exclude(others, f"differs in {why} from the other slices")
-    scan.note(
-        code,
-        Outcome.WARNED,
-        f"{len(others)} of {len(group.headers)} images differ in {why} and were "
-        f"left out: {named}.",
-    )
+    differ = f"{len(others)} of {len(group.headers)} images differ in {why}"
+    scan.note(code, Outcome.WARNED, f"{differ} and were left out: {named}.")
     return Group(tuple(main), group.repetition)
 
 
@@ -368,8 +334,8 @@ def _parallel(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
 
 def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...]]:
     plane = header.plane
-    spacing = tuple(round(size, 4) for size in plane.pixel_spacing_mm or ())
-    spacing = tuple(size for size in spacing if not math.isnan(size))
+    sizes = (round(size, 4) for size in plane.pixel_spacing_mm or ())
+    spacing = tuple(size for size in sizes if not math.isnan(size))
     return (plane.rows, plane.columns, *spacing), plane.orientation or ()
 
 

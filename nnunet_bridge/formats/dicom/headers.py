@@ -47,11 +47,8 @@ _INFLATED_AT_ONCE = 2**20
 _MR_CLASS, _CT_CLASS = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 MR_CLASSES = frozenset({_MR_CLASS, f"{_MR_CLASS}.1", f"{_MR_CLASS}.4"})
 CT_CLASSES = frozenset({_CT_CLASS, f"{_CT_CLASS}.1", f"{_CT_CLASS}.2"})
-NATIVE_SYNTAXES = {
-    "1.2.840.10008.1.2": "<",
-    PLAIN_SYNTAX: "<",
-    "1.2.840.10008.1.2.2": ">",
-}
+_IMPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+NATIVE_SYNTAXES = {_IMPLICIT: "<", PLAIN_SYNTAX: "<", _BIG_ENDIAN: ">"}
 """Byte order of the syntaxes that store plain numbers."""
 
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
@@ -73,8 +70,7 @@ _TAGS: list[Any] = [
     "PixelPaddingValue", "LossyImageCompression", "BurnedInAnnotation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_PRIVATE_SCALE = 0x2005100E
-"""Philips' private *Scale Slope*: recorded, never used."""
+_PRIVATE_SCALE = 0x2005100E  # Philips' private *Scale Slope*: recorded, never used
 
 _KEYWORDS: dict[int, str | int] = {
     **{int(tag_for_keyword(name) or 0): name for name in _TAGS},
@@ -85,15 +81,12 @@ _KEYWORDS: dict[int, str | int] = {
 }
 """Tag -> keyword of every element that is read; of a private one, its tag."""
 
-_OWN_TAGS = {
-    0x00080018: "SOPInstanceUID",
-    0x00200013: "InstanceNumber",
-    0x00200032: "ImagePositionPatient",
-}
+_OWN = ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient")
+_OWN_TAGS = {tag: name for tag, name in _KEYWORDS.items() if name in _OWN}
 """The elements that differ from slice to slice in any series."""
 
 _WALKED_TAGS = frozenset(_KEYWORDS)
-_COMMON_TAGS = tuple(sorted(_WALKED_TAGS - set(_OWN_TAGS)))
+_COMMON_TAGS = tuple(sorted(_WALKED_TAGS - _OWN_TAGS.keys()))
 _ENHANCED = (".4.1", ".4.4", ".2.1", ".2.2")
 """Endings of the SOP classes of multi-frame images."""
 
@@ -240,13 +233,7 @@ class HeaderReader:
         """Stored bytes of the shared elements -> the header made from them."""
 
     def read(self, file: Path, name: str) -> tuple[SliceHeader, ...]:
-        """Return one header for every slice in a file of any kind.
-
-        Parameters
-        ----------
-        file : Path
-        name : str
-            Its path below the scanned folder, for messages.
+        """Return one header for every slice in a file, which messages call `name`.
 
         Raises
         ------
@@ -272,26 +259,13 @@ class HeaderReader:
             shared = {tag: value for tag, value in raw.items() if tag not in _OWN_TAGS}
             template = _plain_template(convert_all(shared, _KEYWORDS))
             self._templates[key] = template
-        own = {
-            keyword: convert(raw[tag]) if tag in raw else None
-            for tag, keyword in _OWN_TAGS.items()
-        }
-        return replace(
-            template,
-            file=file,
-            name=name,
-            pixels=PixelPlace(
-                "PixelData", walked.offset, walked.length, walked.available
-            ),
-            **_own_fields(template, own, own["ImagePositionPatient"]),
-        )
+        own = {name: convert(raw[tag]) for tag, name in _OWN_TAGS.items() if tag in raw}
+        pixels = PixelPlace("PixelData", walked.offset, walked.length, walked.available)
+        return _completed(template, [own], file=file, name=name, pixels=pixels)
 
 
 def _plain_template(dataset: Header) -> SliceHeader:
-    sop_class = _text(dataset, "SOPClassUID") or _text(
-        dataset, "MediaStorageSOPClassUID"
-    )
-    _refuse_other_kinds(dataset, sop_class)
+    sop_class = _image_class(dataset, dataset)
     if _announced_frames(dataset) != 1 or sop_class.endswith(_ENHANCED):
         raise Unusual
     return _template([dataset], PLAIN_SYNTAX, 1)
@@ -303,21 +277,18 @@ def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
         if not start:
             raise NotUsed(EMPTY, code="D14")
         announced = start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
-        if not announced and not _may_lack_a_preamble(start):
+        # Without 'DICM' a file may be DICOM if it starts with a low group number.
+        headless = len(start) > 8 and start[0] in (2, 8) and start[1] == 0  # noqa: PLR2004 - a tag and a length
+        if not announced and not headless:
             raise NotUsed("not a DICOM file", code="D14")
         try:
             return _parsed(file, name, stream, announced=announced)
         except (NotUsed, Damaged):
             raise
         except Exception as error:  # the boundary around one untrusted file
-            problem = f"its header cannot be read ({type(error).__name__})"
             kind = Damaged if announced else NotUsed
+            problem = f"its header cannot be read ({type(error).__name__})"
             raise kind(problem, code="P10") from error
-
-
-def _may_lack_a_preamble(start: bytes) -> bool:
-    """Whether a file without 'DICM' may be DICOM: it starts with a low group number."""
-    return len(start) > 8 and start[0] in (2, 8) and start[1] == 0  # noqa: PLR2004 - a tag and a length
 
 
 def _parsed(
@@ -333,31 +304,19 @@ def _parsed(
         specific_tags=[*_TAGS, _PRIVATE_SCALE],
     )
     meta = dataset.file_meta
-    sop_class = _text(dataset, "SOPClassUID") or str(
-        meta.get("MediaStorageSOPClassUID", "")
-    )
-    _refuse_other_kinds(dataset, sop_class)
+    sop_class = _image_class(dataset, meta)
     if not announced and None in (_whole(dataset, "Rows"), _whole(dataset, "Columns")):
         raise NotUsed("not a DICOM file", code="D14")
     frames = _announced_frames(dataset)
-    syntax = str(meta.get("TransferSyntaxUID", "")) or _guessed_syntax(dataset)
+    syntax = _text(meta, "TransferSyntaxUID") or _guessed_syntax(dataset)
     pixels = _pixel_place(stream, syntax)
     shared, per_frame = _functional_groups(dataset, sop_class, frames)
     slices = []
     for index, own in enumerate(per_frame):
         groups = [dataset, *_flattened(shared), *_flattened(own)]
         template = _template(groups, syntax, frames)
-        position = _first(groups, "ImagePositionPatient")
-        slices.append(
-            replace(
-                template,
-                file=file,
-                name=name,
-                frame=index,
-                pixels=pixels,
-                **_own_fields(template, dataset, position),
-            )
-        )
+        found = {"file": file, "name": name, "frame": index, "pixels": pixels}
+        slices.append(_completed(template, groups, **found))
     return tuple(slices)
 
 
@@ -413,18 +372,21 @@ def _template(groups: Sequence[Header], syntax: str, frames: int) -> SliceHeader
     )
 
 
-def _own_fields(
+def _completed(
     template: SliceHeader,
-    own: Header,
-    position: Any,  # noqa: ANN401 - any value representation
-) -> dict[str, Any]:
-    """Return the fields that a slice does not share with the others."""
-    instance = _text(own, "SOPInstanceUID")
-    return {
-        "identity": replace(template.identity, instance=instance),
-        "plane": replace(template.plane, position_mm=_numbers(position, 3)),
-        "instance_number": _whole(own, "InstanceNumber"),
-    }
+    groups: Sequence[Header],
+    **found: Any,  # noqa: ANN401 - the fields of `SliceHeader`
+) -> SliceHeader:
+    """Add to a template the fields that a slice does not share with the others."""
+    instance = _text(groups[0], "SOPInstanceUID")
+    position = _numbers(_first(groups, "ImagePositionPatient"), 3)
+    return replace(
+        template,
+        identity=replace(template.identity, instance=instance),
+        plane=replace(template.plane, position_mm=position),
+        instance_number=_whole(groups[0], "InstanceNumber"),
+        **found,
+    )
 
 
 def _contrast(groups: Sequence[Header]) -> Contrast:
@@ -480,12 +442,13 @@ def _refuse_a_bomb(file: Path) -> None:
         inflated += len(inflater.decompress(body, _INFLATED_AT_ONCE))
         body = inflater.unconsumed_tail
         if inflated > MAX_INFLATED_BYTES:
-            raise Damaged(
-                f"it inflates to more than {MAX_INFLATED_BYTES >> 20} MiB", code="S06"
-            )
+            most = f"{MAX_INFLATED_BYTES >> 20} MiB"
+            raise Damaged(f"it inflates to more than {most}", code="S06")
 
 
-def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
+def _image_class(dataset: Header, meta: Header) -> str:
+    """Return the SOP class of an MR or CT image; refuse any other file (D03, D13)."""
+    sop_class = _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
     if sop_class == _INDEX_CLASS:
         raise NotUsed("index of a file set (DICOMDIR)", code="D13")
     by_modality = not sop_class and _text(dataset, "Modality") in ("MR", "CT")
@@ -493,6 +456,7 @@ def _refuse_other_kinds(dataset: Header, sop_class: str) -> None:
         raise NotUsed(f"not an MR image but {_kind_named(sop_class)}", code="D03")
     if (_whole(dataset, "SamplesPerPixel") or 1) > 1:
         raise NotUsed("colour image", code="D03")
+    return sop_class
 
 
 def _kind_named(sop_class: str) -> str:
@@ -511,10 +475,8 @@ def _functional_groups(
         return Dataset(), [Dataset()]
     per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if len(per_frame) != frames:
-        raise Damaged(
-            f"it holds {frames} frames, but says where {len(per_frame)} of them lie",
-            code="D12",
-        )
+        known = f"it holds {frames} frames, but says where {len(per_frame)} of them lie"
+        raise Damaged(known, code="D12")
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
     return shared[0], per_frame
 
@@ -530,44 +492,36 @@ _GROUPS = (
 
 
 def _flattened(group: Dataset) -> list[Dataset]:
-    return [
-        sequence[0]
-        for keyword in _GROUPS
-        if (sequence := group.get(keyword)) is not None and len(sequence)
-    ]
+    sequences = (group.get(keyword) for keyword in _GROUPS)
+    return [sequence[0] for sequence in sequences if sequence]
 
 
 def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
     """Return the place of the pixels; pydicom has stopped at the tag before them."""
+    if syntax == _DEFLATED:
+        return PixelPlace()
     offset = stream.tell()
     head = stream.read(12)
     end = stream.seek(0, 2)
-    if syntax == _DEFLATED:
-        return PixelPlace()
-    order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
-    if len(head) < 8:  # noqa: PLR2004 - a tag and a length
+    order = NATIVE_SYNTAXES.get(syntax, "<")
+    if len(head) < 8 or struct.unpack_from(order + "H", head)[0] != 0x7FE0:  # noqa: PLR2004 - a tag and a length; the group of the pixels
         return PixelPlace(offset=offset, length=0, available=0)
-    tag = struct.unpack_from(order + "HH", head)
-    keyword = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}.get(
-        tag[1], "PixelData"
-    )
-    if tag[0] != 0x7FE0:  # noqa: PLR2004 - the group of the pixels
-        return PixelPlace(offset=offset, length=0, available=0)
-    implicit = syntax == "1.2.840.10008.1.2"
-    begin, at = (offset + 8, 4) if implicit else (offset + 12, 8)
-    length = struct.unpack_from(order + "I", head, at)[0]
+    (element,) = struct.unpack_from(order + "H", head, 2)
+    keyword = {8: "FloatPixelData", 9: "DoubleFloatPixelData"}.get(element, "PixelData")
+    at = 4 if syntax == _IMPLICIT else 8
+    (length,) = struct.unpack_from(order + "I", head, at)
+    begin = offset + at + 4
     available = max(0, end - begin)
-    return PixelPlace(
-        keyword, begin, available if length == _UNDEFINED else length, available
-    )
+    length = available if length == _UNDEFINED else length
+    return PixelPlace(keyword, begin, length, available)
 
 
 def _guessed_syntax(dataset: Dataset) -> str:
     """Return the syntax that pydicom guessed for a file that does not name it."""
     implicit, little = dataset.original_encoding
     if implicit:
-        return "1.2.840.10008.1.2"
-    return PLAIN_SYNTAX if little else "1.2.840.10008.1.2.2"
+        return _IMPLICIT
+    return PLAIN_SYNTAX if little else _BIG_ENDIAN
 
 
 def _first(groups: Sequence[Header], *keywords: str) -> Any:  # noqa: ANN401 - any value representation

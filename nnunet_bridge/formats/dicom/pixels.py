@@ -22,21 +22,17 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, warning
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.headers import NATIVE_SYNTAXES, Encoding, SliceHeader
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
 
-_LOSSY = frozenset(
-    f"1.2.840.10008.1.2.4.{ending}" for ending in ("50", "51", "81", "91", "93", "203")
-)
-_DECODERS = {
-    f"1.2.840.10008.1.2.4.{ending}": "`pylibjpeg-openjpeg`"
-    for ending in ("201", "202", "203")
-}
-"""Package for a syntax that python-gdcm cannot decode."""
+_JPEG = "1.2.840.10008.1.2.4"
+_LOSSY = frozenset(f"{_JPEG}.{ending}" for ending in (50, 51, 81, 91, 93, 203))
+_HTJ2K = frozenset(f"{_JPEG}.{ending}" for ending in (201, 202, 203))
+"""Syntaxes that python-gdcm cannot decode, but `pylibjpeg-openjpeg`."""
 
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _MOSTLY = 0.5
@@ -45,8 +41,6 @@ _STATIONS_AGREE_WITHIN = 0.10
 _OTHER_BYTES_PER_VOXEL = 5
 """Memory that a case needs beside its image, measured with `benchmarks/growth.py`: all
 masks together, one mask as stored and as read, and temporary arrays (F10)."""
-
-_WIDE, _BYTE = (16, 32), (8,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,12 +64,7 @@ def read_pixels(
 ) -> Pixels:
     """Read the pixels of slices that are in stacking order.
 
-    Parameters
-    ----------
-    headers : sequence of SliceHeader
-        One for each slice.
-    overlap : Overlap, optional
-        Images of further stations at some of their places.
+    `overlap` holds the images of further stations at some of their places.
 
     Raises
     ------
@@ -88,13 +77,13 @@ def read_pixels(
     findings = [*_check_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
     kind = np.dtype(_working_type(everything))
+    size = len(headers) * rows * columns
     ask_for_memory(
-        len(headers) * rows * columns * (kind.itemsize + _OTHER_BYTES_PER_VOXEL),
+        size * (kind.itemsize + _OTHER_BYTES_PER_VOXEL),
         f"A scan of {columns} x {rows} x {len(headers)} voxels with its masks",
     )
     buffer = np.empty((len(headers), rows, columns), kind)
-    notes = _Notes()
-    source = _FrameSource()
+    notes, source = _Notes(), _FrameSource()
     for k, header in enumerate(headers):
         # Most slices are stored as they shall be: read them straight into the buffer.
         span = _read_straight(buffer[k], header)
@@ -112,7 +101,7 @@ def read_pixels(
     slopes = [header.encoding.slope for header in everything]
     intercepts = [header.encoding.intercept for header in everything]
     return Pixels(
-        voxels=_narrowed(buffer, notes.lowest, notes.highest).transpose(2, 1, 0),
+        voxels=_narrowed(buffer, notes.span).transpose(2, 1, 0),
         slopes=(min(slopes), max(slopes)),
         intercepts=(min(intercepts), max(intercepts)),
         findings=tuple(findings),
@@ -135,7 +124,7 @@ def _check_encodings(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
     lossy = sum(h.encoding.lossy or h.encoding.syntax in _LOSSY for h in headers)
     if lossy:
         message = f"{lossy} of {len(headers)} slices were compressed with loss."
-        yield Finding("P07", Outcome.WARNED, message)
+        yield warning("P07", message)
 
 
 def _check_decoder(syntax: str) -> None:
@@ -146,10 +135,11 @@ def _check_decoder(syntax: str) -> None:
         except NotImplementedError:
             available = False
     if not available and uid != "1.2.840.10008.1.2.1.99":
+        package = "pylibjpeg-openjpeg" if syntax in _HTJ2K else "python-gdcm"
         raise Refused.because(
             "P07",
             f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
-            f"install {_DECODERS.get(syntax, '`python-gdcm`')}.",
+            f"install `{package}`.",
         )
 
 
@@ -169,29 +159,23 @@ def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
 
 def _bounds(encoding: Encoding) -> tuple[float, float]:
     """Return the smallest and the largest value that the header allows."""
-    low, high = 0, 2**encoding.bits_stored - 1
-    if encoding.signed:
-        half = 2 ** (encoding.bits_stored - 1)
-        low, high = -half, half - 1
-    ends = [end * encoding.slope + encoding.intercept for end in (low, high)]
+    values = 2**encoding.bits_stored
+    low = -(values // 2) if encoding.signed else 0
+    ends = [x * encoding.slope + encoding.intercept for x in (low, low + values - 1)]
     return min(ends), max(ends)
 
 
 def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
     """Return the (rows, columns) numbers as they are stored."""
     order = NATIVE_SYNTAXES.get(header.encoding.syntax)
-    if header.pixels.keyword in _FLOATS and order:
-        return _plain(header, order + _FLOATS[header.pixels.keyword])
     allocated = header.encoding.bits_allocated
-    plain = allocated in _WIDE or (allocated in _BYTE and order == "<")
-    if order and plain and header.pixels.offset >= 0:
-        sign = "i" if header.encoding.signed else "u"
-        return _plain(header, f"{order}{sign}{allocated // 8}")
-    return source.frame(header)
-
-
-def _plain(header: SliceHeader, kind: str) -> npt.NDArray[Any]:
-    stored = np.empty((header.plane.rows, header.plane.columns), kind)
+    kind = _FLOATS.get(header.pixels.keyword, "")
+    whole_bytes = (8, 16, 32) if order == "<" else (16, 32)
+    if not kind and header.pixels.offset >= 0 and allocated in whole_bytes:
+        kind = f"{'i' if header.encoding.signed else 'u'}{allocated // 8}"
+    if not (order and kind):
+        return source.frame(header)
+    stored = np.empty((header.plane.rows, header.plane.columns), order + kind)
     _read_frame(stored, header)
     return stored
 
@@ -201,11 +185,8 @@ def _read_straight(
 ) -> tuple[float, float] | None:
     """Read a frame into its plane if the stored numbers are the values.
 
-    Returns
-    -------
-    span : (float, float) or None
-        Smallest and largest value. None if the frame needs decoding or scaling; the
-        content of the plane is then undefined.
+    Returns smallest and largest value; None if the frame needs decoding or scaling: the
+    content of the plane is then undefined.
     """
     encoding = header.encoding
     if not (
@@ -217,16 +198,14 @@ def _read_straight(
     ):
         return None
     sign = "i" if encoding.signed else "u"
-    stored = plane.view(
-        f"{NATIVE_SYNTAXES[encoding.syntax]}{sign}{plane.dtype.itemsize}"
-    )
+    order, size = NATIVE_SYNTAXES[encoding.syntax], plane.dtype.itemsize
+    stored = plane.view(f"{order}{sign}{size}")
     if not stored.dtype.isnative:
         return None
     _read_frame(stored, header)
-    span = _span(stored)
-    low, high = _bounds(encoding)
-    bits_above_the_high_bit = span[0] < low or high < span[1]
-    return None if bits_above_the_high_bit else span
+    span, (low, high) = _span(stored), _bounds(encoding)
+    # Outside, bits above the high bit are set.
+    return span if low <= span[0] and span[1] <= high else None
 
 
 def _read_frame(place: npt.NDArray[Any], header: SliceHeader) -> None:
@@ -268,9 +247,8 @@ class _FrameSource:
                 index = header.frame if header.frames > 1 else 0
                 values = pixel_array(self.dataset, index=index, raw=True)
         except Exception as error:  # the boundary around one untrusted file
-            raise _cut_off(
-                header, f"its pixels cannot be decoded: {type(error).__name__}"
-            ) from error
+            kind = type(error).__name__
+            raise _cut_off(header, f"its pixels cannot be decoded: {kind}") from error
         shape = (header.plane.rows, header.plane.columns)
         if values.shape != shape:
             raise _cut_off(header, f"it decodes to {values.shape}, not {shape}")
@@ -317,13 +295,14 @@ def _join_stations(
     notes.require_finite()
     difference, median = float(np.mean(differences)), float(np.median(all_planes))
     much = difference > _STATIONS_AGREE_WITHIN * abs(median)
-    first = "the image of the first station is used"
+    how = "the image of the first station is used"
+    if overlap.how == "mean":
+        how = "they are averaged"
     yield Finding(
         "D09",
         Outcome.WARNED if much else Outcome.FIXED,
         f"{len(overlap.others)} places hold an image of more than one of "
-        f"{overlap.stations} stations; "
-        f"{first if overlap.how == 'first' else 'they are averaged'}, as requested. "
+        f"{overlap.stations} stations; {how}, as requested. "
         f"Mean difference of the images: {difference:.1f}; median intensity: "
         f"{median:.1f}.",
     )
@@ -354,9 +333,8 @@ def _inverted(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
         raise Refused.because(
             "P03", "MONOCHROME1 with floating-point numbers cannot be inverted."
         )
-    bits = encoding.bits_stored
     # The sum of the smallest and the largest value: -2**(n-1) + 2**(n-1) - 1 = -1.
-    ends = -1 if encoding.signed else 2**bits - 1
+    ends = -1 if encoding.signed else 2**encoding.bits_stored - 1
     inverted: npt.NDArray[Any] = values.dtype.type(ends) - values
     return inverted
 
@@ -372,14 +350,10 @@ class _Notes:
     """Smallest and largest value of every slice."""
 
     @property
-    def lowest(self) -> float:
-        """The smallest value of the volume."""
-        return min(low for low, _ in self.ranges)
-
-    @property
-    def highest(self) -> float:
-        """The largest value of the volume."""
-        return max(high for _, high in self.ranges)
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest value of the volume."""
+        lows, highs = zip(*self.ranges, strict=True)
+        return min(lows), max(highs)
 
     def require_finite(self) -> None:
         """Refuse NaN and infinite values (P11)."""
@@ -389,19 +363,16 @@ class _Notes:
             )
 
     def record_padding(
-        self,
-        k: int,
-        header: SliceHeader,
-        stored: npt.NDArray[Any],
-        values: npt.NDArray[Any],
+        self, k: int, header: SliceHeader, *frames: npt.NDArray[Any]
     ) -> None:
         """Record the pixels of slice `k` that are padding.
 
         The padding value may use bits above the high bit, so the numbers are compared
-        before and after those bits are cleared.
+        before and after those bits are cleared: `frames` are stored, then cleared.
         """
         if header.encoding.padding is None:
             return
+        stored, values = frames
         padding = _as_stored(header.encoding.padding, stored.dtype)
         is_padding = (stored == padding) | (values == padding)
         if is_padding.any():
@@ -412,17 +383,15 @@ class _Notes:
         if not self.padding:
             return
         shape = buffer.shape[1:]
-        smallest: Any = None
-        count = 0
+        lowest, count = [], 0
         for k, plane in enumerate(buffer):
             is_padding = self._mask(k, shape)
             count += int(is_padding.sum())
-            real = plane[~is_padding]
-            if real.size:
-                lowest = real.min()
-                smallest = lowest if smallest is None else min(smallest, lowest)
-        if smallest is None:
+            if not is_padding.all():
+                lowest.append(plane[~is_padding].min())
+        if not lowest:
             raise Refused.because("P11", "The whole image is padding: export it again.")
+        smallest = min(lowest)
         for k in self.padding:
             buffer[k][self._mask(k, shape)] = smallest
             self.ranges[k] = _span(buffer[k])
@@ -435,27 +404,25 @@ class _Notes:
         )
 
     def _mask(self, k: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        size = int(np.prod(shape))
         if k not in self.padding:
             return np.zeros(shape, bool)
+        size = math.prod(shape)
         return np.unpackbits(self.padding[k], count=size).astype(bool).reshape(shape)
 
     def constant_slices(self) -> Iterator[Finding]:
         """Refuse a volume of one value; name inner slices of one value (P11)."""
-        if self.lowest == self.highest:
+        low, high = self.span
+        if low == high:
             raise Refused.because(
-                "P11", f"Every voxel of the image is {self.lowest:g}: export it again."
+                "P11", f"Every voxel of the image is {low:g}: export it again."
             )
         varied = np.flatnonzero([low != high for low, high in self.ranges])
         inside = np.arange(varied[0], varied[-1] + 1)
         constant = np.setdiff1d(inside, varied)
         if len(constant):
-            yield Finding(
-                "P11",
-                Outcome.WARNED,
-                f"{len(constant)} slices inside the stack hold one value only: "
-                f"{', '.join(map(str, constant[:5]))}.",
-            )
+            named = ", ".join(map(str, constant[:5]))
+            inner = f"{len(constant)} slices inside the stack"
+            yield warning("P11", f"{inner} hold one value only: {named}.")
 
 
 def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
@@ -472,17 +439,13 @@ def _span(plane: npt.NDArray[Any]) -> tuple[float, float]:
     return float(plane.min()), float(plane.max())
 
 
-def _narrowed(
-    buffer: npt.NDArray[Any], lowest: float, highest: float
-) -> npt.NDArray[Any]:
+def _narrowed(buffer: npt.NDArray[Any], span: tuple[float, float]) -> npt.NDArray[Any]:
     """Return the values as int16 if they all fit, otherwise unchanged."""
     limits = np.iinfo(np.int16)
-    if buffer.dtype == np.int16 or lowest < limits.min or limits.max < highest:
+    if buffer.dtype == np.int16 or span[0] < limits.min or limits.max < span[1]:
         return buffer
     if buffer.dtype == np.uint16:
         return buffer.view(np.int16)
-    if buffer.dtype.kind == "f" and not all(
-        np.array_equal(plane, np.rint(plane)) for plane in buffer
-    ):
+    if buffer.dtype.kind == "f" and any((p != np.rint(p)).any() for p in buffer):
         return buffer
     return buffer.astype(np.int16)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_bridge.core.findings import Finding, Outcome, Refused
+from nnunet_bridge.core.findings import Finding, Refused, warning
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Label, LabelArray, Labelmap
 from nnunet_bridge.core.version import __version__
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 TOLERANCE_MM = 0.01
 """Largest distance of a voxel from its place in the labelmap."""
 
-_SERIES_NUMBER_ABOVE = 1000
-"""The segmentation of series 6 is series 1006."""
-
+_SERIES_NUMBER_ABOVE = 1000  # the segmentation of series 6 is series 1006
 _MOST_SEGMENTS = 65535
 
 _MAY_BE_EMPTY = (
@@ -66,15 +64,14 @@ def write_dicom_seg(
 ) -> tuple[Finding, ...]:
     """Write a labelmap as DICOM SEG, and read it back before it gets its name.
 
+    The file is not written, and removed, if the labelmap is empty.
+
     Parameters
     ----------
-    file : Path
-        Not written, and removed, if the labelmap is empty.
     labelmap : Labelmap
         On the grid of the series: (column, row, slice).
     slices : sequence of SourceSlice
         Source of slice k of the labelmap. Their headers are read again.
-    algorithm : Algorithm
 
     Returns
     -------
@@ -87,18 +84,17 @@ def write_dicom_seg(
         If the labelmap does not lie on the slices of the series, the series lacks
         attributes that a DICOM SEG needs, or the file reads back differently (N10).
     """
-    _refuse_another_grid(labelmap, slices)
+    if len(slices) != labelmap.grid.shape[2]:
+        raise Refused.because(
+            "N10",
+            "The labels do not lie on the slices of the DICOM series (it was resampled "
+            "or cropped), so a DICOM SEG cannot refer to them: leave out --dicom-seg.",
+        )
     labelled = labelmap.without_ignored()
     if not labelled.voxels.any():
         file.unlink(missing_ok=True)
-        return (
-            Finding(
-                "N10",
-                Outcome.WARNED,
-                "No structure was found, and a DICOM SEG cannot be empty: "
-                f"{file.name} was not written.",
-            ),
-        )
+        empty = "No structure was found, and a DICOM SEG cannot be empty"
+        return (warning("N10", f"{empty}: {file.name} was not written."),)
     # Headers may break rules that do not matter here; ignore the warnings about them.
     with warnings.catch_warnings(action="ignore"):
         sources, findings = _sources(slices, labelled.grid)
@@ -151,15 +147,6 @@ def read_dicom_seg(file: Path, grid: Grid) -> LabelArray:
     return voxels
 
 
-def _refuse_another_grid(labelmap: Labelmap, slices: Sequence[SourceSlice]) -> None:
-    if len(slices) != labelmap.grid.shape[2]:
-        raise Refused.because(
-            "N10",
-            "The labels do not lie on the slices of the DICOM series (it was resampled "
-            "or cropped), so a DICOM SEG cannot refer to them: leave out --dicom-seg.",
-        )
-
-
 def _sources(
     slices: Sequence[SourceSlice], grid: Grid
 ) -> tuple[list[Dataset], tuple[Finding, ...]]:
@@ -172,9 +159,7 @@ def _sources(
         sources: list[Dataset] = [
             dcmread(file, stop_before_pixels=True, force=True) for file in files
         ]
-    missing = [
-        keyword for keyword in _NEEDED if not all(s.get(keyword) for s in sources)
-    ]
+    missing = [key for key in _NEEDED if not all(s.get(key) for s in sources)]
     if missing:
         raise Refused.because(
             "N10",
@@ -188,13 +173,9 @@ def _sources(
     made_up = generate_uid(entropy_srcs=["frame", str(sources[0].SeriesInstanceUID)])
     for source in sources:
         source.FrameOfReferenceUID = made_up
-    finding = Finding(
-        "N10",
-        Outcome.WARNED,
-        "The series has no Frame of Reference UID; the one in the DICOM SEG is derived "
-        "from the UID of the series.",
-    )
-    return sources, (finding,)
+    derived = "the one in the DICOM SEG is derived from the UID of the series"
+    about = warning("N10", f"The series has no Frame of Reference UID; {derived}.")
+    return sources, (about,)
 
 
 def _complete(source: Dataset, grid: Grid) -> None:
@@ -256,9 +237,7 @@ def _segmentation(
         source_images=sources,
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _description(label, algorithm) for label in labelmap.labels
-        ],
+        segment_descriptions=[_description(one, algorithm) for one in labelmap.labels],
         series_instance_uid=series_uid,
         series_number=number,
         sop_instance_uid=instance_uid,
@@ -280,6 +259,7 @@ def _description(label: Label, algorithm: Algorithm) -> SegmentDescription:
     from pydicom.sr.codedict import codes
 
     terms = find_terms(label.name)
+    model = {"model": algorithm.model, "model_sha256": algorithm.model_sha256}
     described = hd.seg.SegmentDescription(
         segment_number=label.value,
         segment_label=label.name[:64],
@@ -290,10 +270,7 @@ def _description(label: Label, algorithm: Algorithm) -> SegmentDescription:
             name="nnunet-bridge",
             family=codes.DCM.ArtificialIntelligence,
             version=__version__,
-            parameters={
-                "model": algorithm.model,
-                "model_sha256": algorithm.model_sha256,
-            },
+            parameters=model,
         ),
         display_color=hd.color.CIELabColor.from_rgb(*label.colour),
     )

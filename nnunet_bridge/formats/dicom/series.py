@@ -81,13 +81,9 @@ class SeriesRefused(Refused):
 
 
 def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesReading:
-    """Read the volume of the DICOM series in a folder.
+    """Read the volume of the DICOM series in a folder and its subfolders.
 
-    Parameters
-    ----------
-    folder : Path
-        Searched with its subfolders; files are known by content, not by name.
-    options : SeriesOptions, optional
+    Files are known by content, not by name.
 
     Raises
     ------
@@ -117,6 +113,7 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
     if stack.overlap.how == "first":
         scan.exclude(list(stack.overlap.headers), "another station holds its place")
     first = stack.headers[0]
+    slices = tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
     return SeriesReading(
         volume=_volume(stack, pixels.voxels),
         findings=(*scan.findings, *stack.findings, *pixels.findings),
@@ -133,9 +130,7 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,
         patient_id=first.identity.patient,
-        slices=tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
-        if stack.restack is None
-        else (),
+        slices=slices if stack.restack is None else (),
     )
 
 
@@ -167,18 +162,13 @@ def _give_spacing(scan: Scan, spacing_mm: tuple[float, float] | None) -> None:
     without = len(scan.headers) - len(stated)
     if not without:
         return
-    scan.headers = [
-        header
-        if header.plane.pixel_spacing_mm
-        else replace(header, plane=replace(header.plane, pixel_spacing_mm=spacing_mm))
-        for header in scan.headers
-    ]
-    scan.note(
-        "G12",
-        Outcome.WARNED,
-        f"{without} images have no Pixel Spacing; {given} is used, from "
-        "`pixel_spacing_mm`.",
-    )
+    for place, header in enumerate(scan.headers):
+        if not header.plane.pixel_spacing_mm:
+            plane = replace(header.plane, pixel_spacing_mm=spacing_mm)
+            scan.headers[place] = replace(header, plane=plane)
+    lack = f"{without} images have no Pixel Spacing"
+    message = f"{lack}; {given} is used, from `pixel_spacing_mm`."
+    scan.note("G12", Outcome.WARNED, message)
 
 
 def _interventions(stack: Stack, options: SeriesOptions) -> dict[str, Any]:

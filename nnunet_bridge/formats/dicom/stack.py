@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.groups import (
@@ -57,14 +57,8 @@ class Stack:
 def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stack:
     """Sort the slices of a group by position and fit an affine.
 
-    Parameters
-    ----------
-    group : Group
-        Slices of one series, contrast and orientation.
-    whole_series : bool
-        Whether the series holds nothing else, so that its numbering can be checked.
-    options : SeriesOptions
-        What may be done about overlaps, MONOCHROME1, and uneven or sheared stacks.
+    `whole_series` says whether the series holds nothing else, so that its numbering can
+    be checked.
 
     Raises
     ------
@@ -114,16 +108,10 @@ def _restack(
     positions: FloatArray,
     options: SeriesOptions,
 ) -> tuple[list[Finding], Restack | None]:
-    """Plan the interpolation of a stack that the options allow to interpolate.
+    """Plan the interpolation that the options allow; None if it cannot mend the stack.
 
-    Returns
-    -------
-    findings : list of Finding
-        Those of the placement. A fault that interpolation mends becomes a warning; one
-        that it could mend gets the option in its message.
-    restack : Restack or None
-        None if the stack is regular, not allowed, or has a fault that interpolation
-        cannot mend.
+    A fault that interpolation mends becomes a warning; one that it could mend gets the
+    option in its message.
     """
     faults: dict[str, Literal["uneven", "sheared"]] = {
         "G06": "uneven",
@@ -137,9 +125,8 @@ def _restack(
         ways = {code: kind for code, kind in faults.items() if code not in allowed}
         return [_with_way_out(f, ways) for f in placement.findings], None
     plane = ordered[0].plane
-    plan = plan_restack(
-        placement.affine, positions, (plane.columns, plane.rows, len(ordered))
-    )
+    shape = (plane.columns, plane.rows, len(ordered))
+    plan = plan_restack(placement.affine, positions, shape)
     names = " and ".join(faults[code] for code in sorted(mended))
     message = (
         f"The stack was {names} and was resampled, as requested, from {len(ordered)} "
@@ -148,7 +135,7 @@ def _restack(
         "interpolated."
     )
     findings = [f for f in placement.findings if f.code not in mended]
-    findings += [Finding(code, Outcome.WARNED, message) for code in sorted(mended)]
+    findings += [warning(code, message) for code in sorted(mended)]
     return findings, plan
 
 
@@ -157,15 +144,11 @@ def _with_way_out(finding: Finding, ways: Mapping[str, str]) -> Finding:
     if finding.outcome is not Outcome.REFUSED or finding.code not in ways:
         return finding
     how = SeriesOptions.how_to("resample", ways[finding.code])
-    return Finding(
-        finding.code,
-        finding.outcome,
-        f"{finding.message} To interpolate it, set {how}.",
-    )
+    return refusal(finding.code, f"{finding.message} To interpolate it, set {how}.")
 
 
 def _stop_if_refused(findings: Sequence[Finding]) -> None:
-    if worst(findings) is Outcome.REFUSED:
+    if any(finding.outcome is Outcome.REFUSED for finding in findings):
         raise Refused(findings)
 
 
@@ -187,9 +170,8 @@ def _identity(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
         values = sorted({value(header) for header in headers})
         if len(values) > 1:
             hashes = ", ".join(pseudonym(text, salt)[:8] for text in values[:4])
-            yield Finding(
+            yield refusal(
                 "D11",
-                Outcome.REFUSED,
                 f"The slices of one series belong to {len(values)} {name} (shown as "
                 f"hashes: {hashes}): separate them.",
             )
@@ -204,21 +186,16 @@ def _missing_geometry(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
     for code, attribute, value in needed:
         without = [header for header in headers if value(header) is None]
         if without:
-            yield Finding(
+            yield refusal(
                 code,
-                Outcome.REFUSED,
                 f"{len(without)} of {len(headers)} slices have no {attribute}, the "
                 f"first is {quoted(without[0].name)}: size and place of the image are "
                 "unknown. Export the series again from the scanner"
                 f"{_SPACING_BY_HAND if code == 'G12' else ''}.",
             )
     if len(headers) < FEWEST_SLICES:
-        yield Finding(
-            "D15",
-            Outcome.REFUSED,
-            f"A volume needs at least {FEWEST_SLICES} slices; the series has "
-            f"{len(headers)}.",
-        )
+        needs = f"A volume needs at least {FEWEST_SLICES} slices"
+        yield refusal("D15", f"{needs}; the series has {len(headers)}.")
 
 
 def _appearance(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
@@ -232,29 +209,23 @@ def _appearance(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
             "(2005,100E) beside the public one; only the public one is used.",
         )
     if first.contrast.modality != "MR":
-        yield Finding(
+        yield warning(
             "D03",
-            Outcome.WARNED,
             f"The modality is {first.contrast.modality or 'missing'}, not MR; for CT, "
             'nnU-Net needs `channel = "CT"` in [dataset].',
         )
     if any(header.burned_in for header in headers):
-        yield Finding(
+        yield refusal(
             "F14",
-            Outcome.REFUSED,
             "Text is burned into the images (Burned In Annotation YES), which may name "
             "the patient: export them without it.",
         )
     if first.contrast.image_type[:2] == ("DERIVED", "SECONDARY"):
-        yield Finding(
-            "D03",
-            Outcome.WARNED,
-            "The image type is DERIVED\\SECONDARY: these images are computed, not "
-            "measured.",
-        )
+        measured = "the images are computed, not measured"
+        yield warning("D03", f"The image type is DERIVED\\SECONDARY: {measured}.")
     size = len(headers) * first.plane.rows * first.plane.columns
     if size > MAX_VOXELS:
-        yield Finding("S07", Outcome.REFUSED, f"The series announces {size} voxels.")
+        yield refusal("S07", f"The series announces {size} voxels.")
 
 
 def _inverted(
@@ -283,16 +254,14 @@ def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
     place = ", ".join(f"{x:.2f}" for x in pair[0].plane.position_mm or ())
     names = " and ".join(quoted(name) for name in sorted(h.name for h in pair)[:2])
     if len(twice) == 1:
-        yield Finding(
+        yield refusal(
             "D08",
-            Outcome.REFUSED,
             f"{names} lie at the same place ({place}) and are different images"
             f"{_differences(pair)}: remove the one that does not belong.",
         )
         return
-    yield Finding(
+    yield refusal(
         "D09",
-        Outcome.REFUSED,
         f"{len(twice)} places hold more than one image, the first ({place}) holds "
         f"{names}: stations that overlap, or a repeated scan. Export the composed "
         "series of the scanner, or one scan alone; to join stations, set "
@@ -302,7 +271,6 @@ def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
 
 def _differences(headers: Sequence[SliceHeader]) -> str:
     """Name the attributes in which slices at one place differ."""
-    first, *others = headers
     attributes: dict[str, Callable[[SliceHeader], object]] = {
         "InstanceNumber": lambda h: h.instance_number,
         "AcquisitionNumber": lambda h: h.contrast.acquisition,
@@ -310,12 +278,8 @@ def _differences(headers: Sequence[SliceHeader]) -> str:
         "TriggerTime": lambda h: h.contrast.trigger_time,
         "SOPInstanceUID": lambda h: h.identity.instance,
     }
-    differing = [
-        name
-        for name, value in attributes.items()
-        if any(value(header) != value(first) for header in others)
-    ]
-    return f" (they differ in {', '.join(differing)})" if differing else ""
+    names = [n for n, value in attributes.items() if len(set(map(value, headers))) > 1]
+    return f" (they differ in {', '.join(names)})" if names else ""
 
 
 def _numbering(
@@ -328,27 +292,20 @@ def _numbering(
     steps = np.diff(numbers)
     in_order = bool(np.all(steps > 0) or np.all(steps < 0))
     if len(numbers) == len(ordered) and not in_order:
-        yield Finding(
-            "G01",
-            Outcome.FIXED,
-            "Instance numbers do not follow the slices; they were sorted by position.",
-        )
+        unsorted = "Instance numbers do not follow the slices"
+        text = f"{unsorted}; they were sorted by position."
+        yield Finding("G01", Outcome.FIXED, text)
     if whole_series and (hint := _end_missing(ordered, numbers)):
-        yield Finding(
-            "G04",
-            Outcome.WARNED,
-            f"Slices at an end of the stack may be missing: {hint}.",
-        )
+        yield warning("G04", f"Slices at an end of the stack may be missing: {hint}.")
 
 
 def _end_missing(ordered: Sequence[SliceHeader], numbers: Sequence[int]) -> str:
     """Return the sign that slices at an end are missing; empty without any."""
     declared = {h.images_in_acquisition for h in ordered if h.images_in_acquisition}
     if len(declared) == 1 and max(declared) > len(ordered):
-        return (
-            f"the header announces {max(declared)} images, the folder holds "
-            f"{len(ordered)}"
-        )
+        (announced,) = declared
+        found = f"the folder holds {len(ordered)}"
+        return f"the header announces {announced} images, {found}"
     steps = np.diff(numbers)
     consecutive = bool(np.all(steps == 1) or np.all(steps == -1))
     if len(numbers) == len(ordered) and consecutive and min(numbers) == 2:  # noqa: PLR2004 - the first number but one
@@ -366,9 +323,8 @@ def _declared_spacing(
     if not claimed or abs(claimed - real) <= _DECLARED_OFF_BY * real:
         return
     attribute = "Slice Thickness" if spacing is None else "Spacing Between Slices"
-    yield Finding(
+    yield warning(
         "G08",
-        Outcome.WARNED,
         f"{attribute} is {claimed:g} mm, but the slices lie {real:.3f} mm apart; their "
         "positions are used.",
     )

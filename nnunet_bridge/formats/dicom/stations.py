@@ -44,13 +44,7 @@ def split_overlap(
 ) -> tuple[Slices, Overlap]:
     """Return one image for each place, in stacking order, and the other images.
 
-    Parameters
-    ----------
-    ordered : tuple of SliceHeader
-        In stacking order.
-    normal : (3,) float64
-        Direction of stacking.
-    options : SeriesOptions
+    `ordered` is in stacking order, along `normal`, (3,) float64.
 
     Returns
     -------
@@ -84,11 +78,8 @@ def split_overlap(
                 new.append(header)
         places += new
     places.sort(key=lambda header: heights[id(header)])
-    others = {
-        k: tuple(doubles[id(header)])
-        for k, header in enumerate(places)
-        if id(header) in doubles
-    }
+    numbered = ((k, doubles.get(id(header))) for k, header in enumerate(places))
+    others = {k: tuple(headers) for k, headers in numbered if headers}
     if not others:
         return ordered, Overlap()
     return tuple(places), Overlap(others, options.overlap, len(stations))

@@ -36,17 +36,8 @@ def write_series(
     """Write ``IM-0006-0001.dcm`` and so on, one file for each slice.
 
     UIDs are derived from the arguments and the voxels: the same volume gives the same
-    files, byte for byte.
-
-    Parameters
-    ----------
-    folder : Path
-    volume : Volume
-        (I, J, K) whole numbers that fit int16; slices run along k.
-    patient_id : str
-        A made-up one: this function is not for patient data.
-    description, image_type, series_number : optional
-        The attributes of these names.
+    files, byte for byte. Voxels are (I, J, K) whole numbers that fit int16; slices run
+    along k. The patient is made up: this function is not for patient data.
 
     Raises
     ------
@@ -74,11 +65,9 @@ def write_series(
 def _as_int16(volume: Volume) -> npt.NDArray[np.int16]:
     limits = np.iinfo(np.int16)
     voxels: npt.NDArray[Any] = volume.voxels
-    if (
-        voxels.min() < limits.min
-        or voxels.max() > limits.max
-        or not np.array_equal(voxels, np.rint(voxels))
-    ):
+    low, high = voxels.min(), voxels.max()
+    whole = np.array_equal(voxels, np.rint(voxels))
+    if low < limits.min or high > limits.max or not whole:
         raise InputError("A synthetic series holds whole numbers of 16 bits.")
     return voxels.astype(np.dtype("<i2"), copy=False)
 

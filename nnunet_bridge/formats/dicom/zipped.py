@@ -20,8 +20,7 @@ _RATIO = 100
 
 _ALWAYS_BYTES = 256 << 20
 _MOST_BYTES = 20 << 30
-_LEFT_BEHIND = "__MACOSX/"
-"""Folder that macOS adds to its zips; it holds no images."""
+_LEFT_BEHIND = "__MACOSX/"  # folder that macOS adds to its zips; it holds no images
 
 
 def is_zip(path: Path) -> bool:
@@ -50,7 +49,13 @@ def unpack_scans(file: Path, target: Path) -> None:
         if not names:
             raise InputError(f"{file} is empty: it should hold DICOM files.")
         _refuse_files_as_folders(archive)
-        _require_space(archive, file, target)
+        needed, free = archive.size_bytes, free_bytes(target)
+        if free < needed:
+            raise EnvironmentFault(
+                f"Unpacking {file} needs {format_bytes(needed)}, but "
+                f"{format_bytes(free)} are free in {target.parent}: free some space.",
+                code="F06",
+            )
         with clear_os_errors(f"unpack {file}"):
             target.mkdir(parents=True)
             for name in names:
@@ -70,13 +75,3 @@ def _refuse_files_as_folders(archive: Archive) -> None:
                 f"{quoted(name)} is also a file.",
                 code="S04",
             )
-
-
-def _require_space(archive: Archive, file: Path, target: Path) -> None:
-    free = free_bytes(target)
-    if free < archive.size_bytes:
-        raise EnvironmentFault(
-            f"Unpacking {file} needs {format_bytes(archive.size_bytes)}, but "
-            f"{format_bytes(free)} are free in {target.parent}: free some space.",
-            code="F06",
-        )
