@@ -35,20 +35,20 @@ def read_label_table(dataset_json: Path) -> LabelTable:
         ``ignore`` must have the highest value.
     """
     labels = _labels(dataset_json)
-    numbers = [value for value in labels.values() if type(value) is int]
-    if len(numbers) != len(labels):
-        odd = [name for name, value in labels.items() if type(value) is not int]
+    odd = [name for name, value in labels.items() if type(value) is not int]
+    if odd:
         raise InputError(
             f"{dataset_json}: {', '.join(odd)} must have one whole number each "
             '(regions, and the {"1": "tibia"} of nnU-Net 1, are not supported).'
         )
+    numbers = sorted(labels.values())
     if labels.get("background") != 0 or numbers.count(0) != 1:
         raise InputError(f"{dataset_json}: 0 must be 'background', and nothing else.")
-    names = sorted(labels, key=lambda name: int(labels[name]))
-    if sorted(numbers) != list(range(len(names))):
+    names = sorted(labels, key=labels.__getitem__)
+    if numbers != list(range(len(names))):
         raise InputError(
             f"{dataset_json}: label values must be 0, 1, 2, ... without gap, not "
-            f"{', '.join(str(number) for number in sorted(numbers))}."
+            f"{', '.join(map(str, numbers))}."
         )
     has_ignore = IGNORE in names
     if has_ignore and names[-1] != IGNORE:

@@ -33,8 +33,7 @@ def free_memory_bytes(group: Path = _GROUP) -> int:
     still take (cached files do not count, the kernel gives them back), and the limit of
     the process itself.
     """
-    limits = [_of_the_machine(), *_of_the_container(group), *_of_the_process()]
-    return max(0, min(limits))
+    return max(0, min(_limits(group)))
 
 
 def ask_for_memory(needed_bytes: int, what: str) -> None:
@@ -54,17 +53,8 @@ def require_memory(
 ) -> None:
     """Refuse what needs more memory than is free.
 
-    Parameters
-    ----------
-    needed_bytes, free_bytes : int
-    what : str
-        What needs it; the message begins with it.
-    kind : str, optional
-        ``memory`` or ``GPU memory``.
-    way_out : str, optional
-        What to do, as an imperative.
-    of_one_case : bool
-        Whether other cases can go on; False where nothing can start.
+    `what` begins the message, `way_out` (an imperative) ends it. `of_one_case` says
+    whether other cases can go on; False where nothing can start.
 
     Raises
     ------
@@ -84,11 +74,16 @@ def require_memory(
     raise EnvironmentFault(message, code="F10")
 
 
-def _of_the_machine() -> int:
-    for name, value in _fields("/proc/meminfo"):
-        if name == "MemAvailable":
-            return value
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _limits(group: Path) -> Iterator[int]:
+    """Yield what the machine, the container and the process still allow."""
+    memory = dict(_fields("/proc/meminfo"))
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield memory.get("MemAvailable", pages)
+    yield from _of_the_container(group)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = dict(_fields("/proc/self/status")).get("VmSize")
+    if limit != resource.RLIM_INFINITY and used is not None:
+        yield limit - used
 
 
 def _of_the_container(group: Path) -> Iterator[int]:
@@ -103,15 +98,6 @@ def _of_the_container(group: Path) -> Iterator[int]:
         kinds = dict(line.split() for line in details.splitlines())
         given_back = int(kinds.get("file", 0)) - int(kinds.get("shmem", 0))
         yield int(limit) - int(used) + given_back
-
-
-def _of_the_process() -> Iterator[int]:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return
-    for name, value in _fields("/proc/self/status"):
-        if name == "VmSize":
-            yield limit - value
 
 
 def _fields(file: str) -> Iterator[tuple[str, int]]:

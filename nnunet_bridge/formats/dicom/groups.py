@@ -82,7 +82,11 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
         If no group, or more than one, fits the options (D01-D06, D09, D15).
     """
     _prefer_mr(scan)
-    groups = _groups(scan.headers)
+    groups = [
+        Group(tuple(members), repetition)
+        for one_contrast in _split(scan.headers, _contrast_key)
+        for repetition, members in _repetitions(one_contrast)
+    ]
     if not groups:
         raise Refused.because(
             "D15", "The folder holds no MR image: choose the folder of a DICOM series."
@@ -136,14 +140,6 @@ def _prefer_mr(scan: Scan) -> None:
         first = f"the first is {quoted(others[0].name)}"
         left_out = f"{len(others)} image(s) left out (not an MR image), {first}."
         scan.note("D03", Outcome.ACCEPTED, left_out)
-
-
-def _groups(headers: Iterable[SliceHeader]) -> list[Group]:
-    return [
-        Group(tuple(members), repetition)
-        for one_contrast in _split(headers, _contrast_key)
-        for repetition, members in _repetitions(one_contrast)
-    ]
 
 
 def _split(
@@ -288,12 +284,11 @@ def _ambiguous(groups: list[Group]) -> Refused:
 
 
 def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
-    return between.join(map(str, sorted(groups, key=_number_first)))
+    def number_first(group: Group) -> tuple[int, str]:
+        number = group.first.series_number
+        return (int(number) if number.isdecimal() else 0, str(group))
 
-
-def _number_first(group: Group) -> tuple[int, str]:
-    number = group.first.series_number
-    return (int(number) if number.isdecimal() else 0, str(group))
+    return between.join(map(str, sorted(groups, key=number_first)))
 
 
 def _main_stack(group: Group, scan: Scan) -> Group:

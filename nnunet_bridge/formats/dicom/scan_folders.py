@@ -32,9 +32,8 @@ def scan_folders(folder: Path) -> tuple[Path, ...]:
 def _scans(folder: Path, *, of_medium: bool) -> tuple[Path, ...]:
     if any(_study_of(file) is not None for file in _visible(folder) if file.is_file()):
         return (folder,)
-    studies = {
-        place: _first_study(place) for place in _visible(folder) if place.is_dir()
-    }
+    places = [place for place in _visible(folder) if place.is_dir()]
+    studies = {place: _first_study(place) for place in places}
     if of_medium:
         studies = {p: study for p, study in studies.items() if study is not None}
     if not studies:
@@ -55,11 +54,8 @@ def _visible(folder: Path) -> list[Path]:
 
 def _first_study(folder: Path) -> str | None:
     """Return the study of the first slice in `folder` or below, or None without one."""
-    for file in _files(folder):
-        study = _study_of(file)
-        if study is not None:
-            return study
-    return None
+    studies = map(_study_of, _files(folder))
+    return next((study for study in studies if study is not None), None)
 
 
 def _files(folder: Path) -> Iterator[Path]:

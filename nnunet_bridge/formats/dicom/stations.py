@@ -8,7 +8,7 @@ only if both stations lie on one grid.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -58,7 +58,9 @@ def split_overlap(
     if options.overlap == "refuse" or len(ordered) < 2 * FEWEST_SLICES:
         return ordered, Overlap()
     heights = {id(header): float(_position(header) @ normal) for header in ordered}
-    spacing = _usual_gap(sorted(heights.values()))
+    gaps = np.diff(sorted(heights.values()))
+    apart = gaps[gaps > gaps.max() / 10] if gaps.max() > 0 else gaps
+    spacing = float(np.median(apart))
     tolerance = position_tolerance_mm(spacing)
     stations = _stations(ordered, heights, spacing)
     if not stations:
@@ -89,12 +91,6 @@ def _position(header: SliceHeader) -> FloatArray:
     return np.array(header.plane.position_mm, np.float64)
 
 
-def _usual_gap(heights: Sequence[float]) -> float:
-    gaps = np.diff(heights)
-    apart = gaps[gaps > gaps.max() / 10] if gaps.max() > 0 else gaps
-    return float(np.median(apart))
-
-
 def _stations(
     ordered: Slices, heights: Mapping[int, float], spacing: float
 ) -> list[list[SliceHeader]]:
@@ -112,10 +108,11 @@ def _stations(
         for header in ordered:
             parts[key(header)].append(header)
         stations = list(parts.values())
-        if len(stations) > 1 and all(map(_is_station, stations)):
+        whole = all(len(part) >= FEWEST_SLICES for part in stations)
+        if (
+            len(stations) > 1
+            and whole
+            and not any(map(find_shared_positions, stations))
+        ):
             return stations
     return []
-
-
-def _is_station(part: Sequence[SliceHeader]) -> bool:
-    return len(part) >= FEWEST_SLICES and not find_shared_positions(part)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from struct import Struct, unpack
+from struct import Struct, calcsize, unpack
 from typing import Any, TypeAlias
 
 Raw: TypeAlias = bytes
@@ -219,15 +220,7 @@ def _words(stored: bytes) -> str | list[str] | None:
     return _one_or_all(stripped.decode("ascii").split("\\")) if stripped else None
 
 
-def _wholes(stored: bytes) -> Any:  # noqa: ANN401 - one number or several
-    return _numbers(stored, _WHOLE, int)
-
-
-def _decimals(stored: bytes) -> Any:  # noqa: ANN401 - likewise
-    return _numbers(stored, _DECIMAL, float)
-
-
-def _numbers(stored: bytes, form: re.Pattern[str], number: Callable[[str], Any]) -> Any:  # noqa: ANN401 - likewise
+def _numbers(form: re.Pattern[str], number: Callable[[str], Any], stored: bytes) -> Any:  # noqa: ANN401 - one number or several
     stripped = stored.rstrip(b" \0")
     if not stripped:
         return None
@@ -237,30 +230,25 @@ def _numbers(stored: bytes, form: re.Pattern[str], number: Callable[[str], Any])
     return _one_or_all([number(part) for part in parts])
 
 
-def _one_or_all(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - likewise
-    return parts[0] if len(parts) == 1 else list(parts)
+def _one_or_all(parts: list[Any]) -> Any:  # noqa: ANN401 - likewise
+    return parts[0] if len(parts) == 1 else parts
 
 
-def _binary(form: str, size: int) -> Callable[[bytes], Any]:
-    def read(stored: bytes) -> Any:  # noqa: ANN401 - whole or not
-        if not stored:
-            return None
-        if len(stored) != size:
-            raise Unusual
-        return unpack(form, stored)[0]
-
-    return read
+def _binary(form: str, stored: bytes) -> Any:  # noqa: ANN401 - whole or not
+    if not stored:
+        return None
+    if len(stored) != calcsize(form):
+        raise Unusual
+    return unpack(form, stored)[0]
 
 
+_FORMS = {b"US": "<H", b"SS": "<h", b"FL": "<f"}
 _READERS: dict[bytes, Callable[[bytes], Any]] = {
-    b"UI": _text,
-    b"LO": _text,
+    **dict.fromkeys((b"UI", b"LO"), _text),
     b"CS": _words,
-    b"IS": _wholes,
-    b"DS": _decimals,
-    b"US": _binary("<H", 2),
-    b"SS": _binary("<h", 2),
-    b"FL": _binary("<f", 4),
+    b"IS": partial(_numbers, _WHOLE, int),
+    b"DS": partial(_numbers, _DECIMAL, float),
+    **{kind: partial(_binary, form) for kind, form in _FORMS.items()},
 }
 
 
@@ -269,11 +257,7 @@ def _value(file: int, window: bytes, base: int, begin: int, length: int) -> byte
     if length > _LONGEST_VALUE:
         raise Unusual
     value = window[begin : begin + length]
-    if len(value) < length:
-        value = os.pread(file, length, base + begin)
-        if len(value) < length:
-            raise Unusual
-    return value
+    return value if len(value) == length else _exactly(file, length, base + begin)
 
 
 def _check_text(raw: Mapping[int, Raw]) -> None:
