@@ -66,10 +66,7 @@ def comparison_json(comparison: Comparison) -> JsonObject:
         "structures": list(comparison.structures),
         "cases": list(comparison.case_ids),
         "patients": comparison.patients,
-        "left_out": [
-            {"case": case_id, "only_in": model}
-            for case_id, model in comparison.left_out
-        ],
+        "left_out": [{"case": c, "only_in": m} for c, m in comparison.left_out],
         "misses": [asdict(miss) for miss in comparison.misses],
         "means": [asdict(mean) for mean in comparison.means],
         "results": [_row_json(row) for row in comparison.rows],
@@ -113,10 +110,7 @@ def evidence_json(evidence: Evidence) -> JsonObject:
 
 
 def _settings_json(settings: Iterable[Setting], models: Sequence[str]) -> JsonObject:
-    return {
-        setting.name: dict(zip(models, setting.values, strict=False))
-        for setting in settings
-    }
+    return {one.name: dict(zip(models, one.values, strict=False)) for one in settings}
 
 
 def _scores_json(scores: Mapping[str, Sequence[BoneScore]]) -> list[JsonObject]:
@@ -152,9 +146,9 @@ def _rows(evidence: Evidence) -> Iterator[JsonObject]:
         for row in (*_compared_rows(comparison), *_score_rows(scores)):
             yield {"set": name, **row}
     for cost in evidence.costs:
-        measured = {key: value for key, value in asdict(cost).items() if key != "model"}
-        for name, value in measured.items():
-            yield _row("cost", name, cost.model, value)
+        for name, value in asdict(cost).items():
+            if name != "model":
+                yield _row("cost", name, cost.model, value)
     yield from _setting_rows("setting", evidence.settings, evidence.comparison.models)
     yield from _setting_rows("version", evidence.versions, evidence.comparison.models)
     for curve in evidence.curves:

@@ -26,11 +26,7 @@ _SPECIAL = {
 def comparison_latex(comparison: Comparison, *, caveat: str = "") -> str:
     """Return one ``table`` for every pair of models; a comment where there is none.
 
-    Parameters
-    ----------
-    comparison : Comparison
-    caveat : str
-        Warning at the start of the caption; empty for none.
+    The caption starts with `caveat`, a warning; empty for none.
     """
     pairs = list(dict.fromkeys((row.first, row.second) for row in comparison.rows))
     if not pairs:
@@ -50,25 +46,14 @@ def escaped(words: str) -> str:
 
 
 def _table(comparison: Comparison, first: str, second: str, *, caveat: str) -> str:
-    rows = [
-        row for row in comparison.rows if (row.first, row.second) == (first, second)
-    ]
+    pair = (first, second)
+    rows = [row for row in comparison.rows if (row.first, row.second) == pair]
     asked = any(row.answer for row in rows)
-    warning = (
-        rf"\textbf{{{escaped(caveat[0].upper() + caveat[1:])}.}} " if caveat else ""
-    )
-    heads = [
-        "Structure",
-        escaped(first),
-        escaped(second),
-        "Difference",
-        r"95\,\% interval",
-        "$p$",
-        r"$p_\mathrm{Holm}$",
-        "Effect",
-        "$n$",
-        *(["Answer"] if asked else []),
-    ]
+    start = caveat[:1].upper() + caveat[1:]
+    warning = rf"\textbf{{{escaped(start)}.}} " if caveat else ""
+    heads = ["Structure", escaped(first), escaped(second), "Difference"]
+    heads += [r"95\,\% interval", "$p$", r"$p_\mathrm{Holm}$", "Effect", "$n$"]
+    heads += ["Answer"] if asked else []
     lines = [
         "% Needs \\usepackage{booktabs}",
         r"\begin{table}",

@@ -178,16 +178,15 @@ def curve_of(model: str, fold: str, events: Iterable[Mapping[str, Any]]) -> Curv
         if event.get("event") == "epoch" and isinstance(event.get("epoch"), int)
     }
     epochs = sorted(by_epoch)
+    dice = [by_epoch[epoch].get("pseudo_dice") for epoch in epochs]
     return Curve(
         model=model,
         fold=fold,
         epochs=tuple(epochs),
         train_loss=tuple(_number(by_epoch[e].get("train_loss")) for e in epochs),
         val_loss=tuple(_number(by_epoch[e].get("val_loss")) for e in epochs),
-        pseudo_dice=tuple(_mean(by_epoch[e].get("pseudo_dice")) for e in epochs),
-        pseudo_iou=tuple(
-            _mean(_iou_of(by_epoch[e].get("pseudo_dice"))) for e in epochs
-        ),
+        pseudo_dice=tuple(map(_mean, dice)),
+        pseudo_iou=tuple(_mean(_iou_of(value)) for value in dice),
     )
 
 

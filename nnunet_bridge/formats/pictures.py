@@ -16,7 +16,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -55,19 +55,13 @@ _FILL, _EDGE = 0.30, 0.95
 _GAP = 4
 _MARGIN = 8
 _TITLE_HEIGHT = 28
-_LINE = 24
-"""Height of a line of the legend."""
+_LINE = 24  # height of a line of the legend
 
 WHITE = (235, 235, 235)
 _YELLOW = (255, 209, 102)
 
 
-class _Edge(TypedDict):
-    stroke_width: int
-    stroke_fill: Colour
-
-
-_EDGED: _Edge = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
+_EDGED: dict[str, Any] = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
 """Letters have a black edge, so that they can be read on white as well."""
 
 
@@ -112,9 +106,8 @@ class View:
 
     def size_mm(self, shape: Sequence[int]) -> tuple[float, float]:
         """Return width and height of the pictures of an array of that shape."""
-        return shape[self.across] * self.pixel_mm[0], shape[self.down] * self.pixel_mm[
-            1
-        ]
+        width_mm, height_mm = self.pixel_mm
+        return shape[self.across] * width_mm, shape[self.down] * height_mm
 
 
 def view_of(grid: Grid, plane: str) -> View:
@@ -130,10 +123,8 @@ def view_of(grid: Grid, plane: str) -> View:
         raise UsageError(f"Unknown plane {plane!r}: choose one of {', '.join(PLANES)}.")
     axis_of, runs_forwards = grid.array_axes
     x_across, x_down, x_through = _SEEN[plane]
-    flip = [
-        runs != shown
-        for runs, shown in zip(runs_forwards, _SHOWN_FORWARDS, strict=True)
-    ]
+    pairs = zip(runs_forwards, _SHOWN_FORWARDS, strict=True)
+    flip = [runs != shown for runs, shown in pairs]
     across, down = axis_of[x_across], axis_of[x_down]
     return View(
         plane=plane,
@@ -213,9 +204,8 @@ def grey_frame(picture: VoxelArray, limits: tuple[float, float], size: Size) -> 
     rows, columns = picture.shape
     shrinks = columns > size[0] or rows > size[1]
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    return Image.fromarray(np.ascontiguousarray(windowed(picture, limits))).resize(
-        size, how
-    )
+    grey = Image.fromarray(np.ascontiguousarray(windowed(picture, limits)))
+    return grey.resize(size, how)
 
 
 def label_frame(picture: VoxelArray, size: Size) -> Pixels:

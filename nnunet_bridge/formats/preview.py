@@ -45,18 +45,13 @@ MOST_FRAMES = 400
 THUMBNAIL_SIDE = 600
 """Longest side of a thumbnail, in pixels."""
 
-_PREVIEW = (1500, 760)
-"""Room for the three frames of a preview, in pixels."""
-
-_PREVIEW_WIDTH = 900
-"""Least width of a preview: the legend needs it."""
-
+_PREVIEW = (1500, 760)  # room for the three frames of a preview, in pixels
+_PREVIEW_WIDTH = 900  # least width of a preview: the legend needs it
 _PANEL = (540, 1100)
 _CONTACT, _CONTACT_LONGEST = 220, 440
 """Side of a square frame of a contact sheet; longest side of one that is not."""
 
-_SCREEN = 1.6
-"""Width of a contact sheet for its height, about."""
+_SCREEN = 1.6  # width of a contact sheet for its height, about
 
 
 def write_preview(
@@ -79,12 +74,9 @@ def write_preview(
         size = max(1, round(width * scale)), max(1, round(height * scale))
         picture = _overlaid(view, volume, labelmap, index, size, limits)
         frames.append(Frame(picture, f"{view.plane} {index}", view.letters))
+    legend = _volumes(labelmap)
     sheet = drawn_sheet(
-        frames,
-        len(frames),
-        title=title,
-        legend=_volumes(labelmap),
-        least_width=_PREVIEW_WIDTH,
+        frames, len(frames), title=title, legend=legend, least_width=_PREVIEW_WIDTH
     )
     _save(sheet, file)
 
@@ -99,21 +91,9 @@ def write_panels(
 ) -> int:
     """Write image, labels and overlay of one slice side by side, as PNG.
 
-    Parameters
-    ----------
-    file : Path
-    volume : Volume
-    labelmap : Labelmap or None
-        Without it there is one panel.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``, by the nearest axes of the patient.
-    slice_index : int, optional
-        Index along the array, from 0; by default the slice with the most labels.
-
-    Returns
-    -------
-    slice_index : int
-        The slice that was drawn.
+    Without a labelmap there is one panel. Return the index of the slice along the
+    array, from 0: by default that of the slice with the most labels. The plane is named
+    by the nearest axes of the patient.
 
     Raises
     ------
@@ -132,9 +112,8 @@ def write_panels(
             f"There is no {plane} slice {slice_index}: choose one from 0 to {last}."
         )
     size = fitted(view.size_mm(volume.grid.shape), _PANEL)
-    grey = grey_frame(
-        view.picture(volume.voxels, slice_index), window(volume.voxels), size
-    )
+    picture = view.picture(volume.voxels, slice_index)
+    grey = grey_frame(picture, window(volume.voxels), size)
     panels = {"image": grey.convert("RGB")}
     if labelmap is not None:
         colours = palette(labelmap.labels)
@@ -173,17 +152,12 @@ def write_contact_sheet(
         )
     if view.flip_through:
         indices.reverse()
-    width, height = _contact_size(*view.size_mm(volume.grid.shape))
+    size = _contact_size(*view.size_mm(volume.grid.shape))
     limits = window(volume.voxels)
-    frames = [
-        Frame(
-            _overlaid(view, volume, labelmap, index, (width, height), limits),
-            str(index),
-            view.letters,
-        )
-        for index in indices
-    ]
-    columns = _columns(len(frames), math.sqrt(_SCREEN * len(frames) * height / width))
+    pictures = {n: _overlaid(view, volume, labelmap, n, size, limits) for n in indices}
+    frames = [Frame(picture, str(n), view.letters) for n, picture in pictures.items()]
+    wanted = math.sqrt(_SCREEN * len(frames) * size[1] / size[0])
+    columns = _columns(len(frames), wanted)
     legend = legend_of(labelmap.labels) if labelmap is not None else ()
     _save(drawn_sheet(frames, columns, legend=legend), file)
     return tuple(indices)
@@ -192,11 +166,8 @@ def write_contact_sheet(
 def thumbnail(source: Path | Labelmap) -> str:
     """Return a small picture of a predicted case as a ``data:`` address.
 
-    Parameters
-    ----------
-    source : Path or Labelmap
-        A picture on the disk, which is made smaller; or labels, of which the slice with
-        the most is drawn in each plane.
+    A picture on the disk is made smaller; of labels, the slice with the most is drawn
+    in each plane.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -138,20 +139,9 @@ def slice_stack(
 ) -> SliceStack:
     """Return the part of an image that holds labels, as sprites of one plane.
 
-    Parameters
-    ----------
-    volume : Volume
-    reference : Labelmap
-        Drawn filled, in the colours of its structures.
-    predictions : mapping
-        Model name -> labelmap; drawn as white outlines, so that the page can give them
-        the colour of the model.
-    plane : str
-        ``axial``, ``coronal`` or ``sagittal``.
-    frames : int
-        Most slices shown, evenly spaced.
-    longest_side : int
-        Of a frame, in pixels.
+    The reference is filled, in the colours of its structures; predictions are white
+    outlines, so that the page can give them the colour of the model. At most `frames`
+    slices are shown, evenly spaced; the longest side of a frame is in pixels.
 
     Raises
     ------
@@ -160,6 +150,7 @@ def slice_stack(
     """
     labelmaps = [reference, *predictions.values()]
     sprite = _Sprite.of(volume, labelmaps, plane, longest_side, frames)
+    outlines = {name: sprite.outlined(found) for name, found in predictions.items()}
     return SliceStack(
         plane=plane,
         letters=sprite.view.letters,
@@ -172,10 +163,7 @@ def slice_stack(
         layers=(
             Layer("reference", sprite.filled(reference), "filled"),
             *_disagreement(sprite, reference, list(predictions.values())),
-            *(
-                Layer(name, sprite.outlined(found), "outline")
-                for name, found in predictions.items()
-            ),
+            *(Layer(name, drawn, "outline") for name, drawn in outlines.items()),
         ),
     )
 
@@ -237,7 +225,8 @@ def _disagreement(
         return ()
     colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n in range(len(predictions))]
     which = disagreement(reference, predictions)
-    drawn = sprite.coloured(which, [*colours, SEVERAL_COLOUR])
+    colours.append(SEVERAL_COLOUR)
+    drawn = sprite.drawn(which, colours, DISAGREEMENT_OPACITY)
     return (Layer(DISAGREEMENT, drawn, "disagreement"),)
 
 
@@ -264,8 +253,7 @@ class _Sprite:
     view: View
     box: Box
     indices: Sequence[int]
-    size: Size
-    """Size of an image frame; a label frame is `LABEL_SCALE` times as large."""
+    size: Size  # size of an image frame; a label frame is `LABEL_SCALE` times as large
 
     @classmethod
     def of(
@@ -316,25 +304,19 @@ class _Sprite:
     def filled(self, labelmap: Labelmap) -> str:
         """Return the sprite of coloured, half-transparent structures."""
         colours = palette(labelmap.labels)[1:].tolist()
-        return self._labels(labelmap.voxels, colours, FILL_OPACITY)
+        return self.drawn(labelmap.voxels, colours, FILL_OPACITY)
 
     def outlined(self, labelmap: Labelmap) -> str:
         """Return the sprite of white outlines."""
-        white = [(255, 255, 255)]
-        return self._labels(
-            labelmap.voxels, white, 255, lambda frame: outline(frame, OUTLINE_PIXELS)
-        )
+        edges = partial(outline, reach=OUTLINE_PIXELS)
+        return self.drawn(labelmap.voxels, [(255, 255, 255)], 255, edges)
 
-    def coloured(self, values: Pixels, colours: Sequence[Colour]) -> str:
-        """Return the sprite of an array of values 1..n in their colours."""
-        return self._labels(values, colours, DISAGREEMENT_OPACITY)
-
-    def _labels(
+    def drawn(
         self,
         voxels: VoxelArray,
         colours: Sequence[Sequence[int]],
         opacity: int,
-        drawn: Callable[[Pixels], Pixels] = lambda frame: frame,
+        shape: Callable[[Pixels], Pixels] = lambda frame: frame,
     ) -> str:
         """Return the sprite of values 0..n, where 0 is transparent."""
         from PIL import Image
@@ -346,7 +328,7 @@ class _Sprite:
         for place, picture in self._pictures(voxels):
             # Enlarge first, outline afterwards: an outline of 2 label pixels is one
             # image pixel wide whatever the size of a voxel.
-            frame = Image.fromarray(drawn(label_frame(picture, large)))
+            frame = Image.fromarray(shape(label_frame(picture, large)))
             sheet.paste(frame, self._corner(place, LABEL_SCALE))
         flat = [part for colour in [(0, 0, 0), *colours] for part in colour]
         sheet.putpalette(bytes(flat))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -25,6 +26,12 @@ _MARKS = {
     "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
 }
 """Shape of each model's mark, in its order: corners in units of the mark's size."""
+
+_CURVES = {
+    "loss": ("Loss", "train_loss", "val_loss"),
+    "dice": ("Pseudo-Dice and derived IoU", "pseudo_iou", "pseudo_dice"),
+}
+"""Title and the fields of the dashed and of the solid line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +130,8 @@ class _Drawing:
             form = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}">{}</circle>'
             self.add(form, css, x, y, size, tooltip)
             return
-        points = " ".join(
-            f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners
-        )
+        at = (f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners)
+        points = " ".join(at)
         self.add('<polygon class="{}" points="{}">{}</polygon>', css, points, tooltip)
 
     def axis(self, scale: Scale, x: float, grid_to: float, decimals: int) -> None:
@@ -186,14 +192,7 @@ def estimation_plot(
 ) -> Markup:
     """Return every case's values, joined, and beside them their differences.
 
-    Parameters
-    ----------
-    rows : sequence of PairedDifference
-        One for each pair of models, all on the same structure and metric.
-    models : sequence of str
-        All models, in order.
-    decimals : int
-        Digits after the point.
+    The rows are all pairs of models on the same structure and metric.
 
     Notes
     -----
@@ -204,7 +203,8 @@ def estimation_plot(
     split = 196 if len(models) == 2 else 150  # noqa: PLR2004 - two leave room
     values = _values(rows)
     left = scale_of([v for case in values.values() for v in case.values()], bottom, top)
-    right = scale_of(_all_differences(rows), bottom, top, zero=True)
+    ends = [x for row in rows for x in (*(row.interval_95 or ()), *row.differences)]
+    right = scale_of(ends, bottom, top, zero=True)
     places = _places(len(models), 66, split - 26)
     drawing = _Drawing()
     drawing.axis(left, 42, split, decimals)
@@ -239,9 +239,7 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
     """Return the median difference of every structure with its 95 % interval."""
     width, line_height, top = 400, 30, 12
     ends = [end for row in rows for end in (row.interval_95 or ())]
-    medians = [
-        row.median_difference for row in rows if row.median_difference is not None
-    ]
+    medians = [m for row in rows if (m := row.median_difference) is not None]
     reach = max((abs(value) for value in [*ends, *medians]), default=0.0)
     scale = scale_of([-reach, reach], 128, width - 14, zero=True)
     bottom = top + line_height * len(rows)
@@ -280,14 +278,8 @@ def agreement_plot(
 ) -> Markup:
     """Return the differences of every case over its mean volume, with bias and limits.
 
-    Parameters
-    ----------
-    found : Agreement
-        With at least one case.
-    model : int
-        Place of its model, for colour and mark.
-    same_axes : sequence of Agreement
-        All that must fit the same axes, this one among them.
+    `found` has a case at least, `model` is the place of its model. `same_axes` are all
+    that must fit the same axes, this one among them.
 
     Notes
     -----
@@ -364,37 +356,26 @@ def _agreement_extent(agreements: Sequence[Agreement]) -> list[float]:
     return shown
 
 
-def loss_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
-    """Return training (dashed) and validation loss of every fold of one model."""
-    return _curves_plot(curves, model, limits, ("train_loss", "val_loss"), "Loss")
-
-
-def dice_plot(curves: Sequence[Curve], model: int, limits: Sequence[Curve]) -> Markup:
-    """Return the mean pseudo-Dice of every fold, and (dashed) the derived IoU."""
-    lines = ("pseudo_iou", "pseudo_dice")
-    return _curves_plot(
-        curves, model, limits, lines, "Pseudo-Dice and derived IoU", zero=True
-    )
-
-
-def _curves_plot(
+def curves_plot(
     curves: Sequence[Curve],
     model: int,
     limits: Sequence[Curve],
-    lines: tuple[str, str],
-    described: str,
-    *,
-    zero: bool = False,
+    kind: Literal["loss", "dice"],
 ) -> Markup:
-    """Return two lines a fold, the first dashed, on axes that fit all of `limits`."""
+    """Return two lines for every fold of one model, on axes that fit all of `limits`.
+
+    They are training loss (dashed) and validation loss, or the IoU (dashed) that is
+    derived from the mean pseudo-Dice, and that Dice.
+    """
+    described, *lines = _CURVES[kind]
     values = [v for curve in limits for name in lines for v in getattr(curve, name)]
     shown = [value for value in values if value is not None]
     if not shown:
         return Markup()
     width, top, bottom, left = 400, 10, 178, 46
+    down = scale_of(shown, bottom, top, zero=kind == "dice")
     last = max((epoch for curve in curves for epoch in curve.epochs), default=1)
     across = Scale(0, max(last, 1), left, width - 12)
-    down = scale_of(shown, bottom, top, zero=zero)
     drawing = _Drawing()
     drawing.axis(down, left, width - 12, down.decimals)
     for tick in across.ticks(6):
@@ -433,9 +414,8 @@ def _values(rows: Sequence[PairedDifference]) -> dict[str, dict[str, float]]:
     for row in rows:
         pairs = zip(row.case_ids, row.first_values, row.second_values, strict=True)
         for case_id, first, second in pairs:
-            values.setdefault(case_id, {}).update(
-                {row.first: first, row.second: second}
-            )
+            known = values.setdefault(case_id, {})
+            known |= {row.first: first, row.second: second}
     return values
 
 
@@ -443,11 +423,6 @@ def _places(count: int, first: float, last: float) -> list[float]:
     if count == 1:
         return [(first + last) / 2]
     return [first + (last - first) * n / (count - 1) for n in range(count)]
-
-
-def _all_differences(rows: Sequence[PairedDifference]) -> list[float]:
-    ends = [end for row in rows for end in (row.interval_95 or ())]
-    return [*ends, *(difference for row in rows for difference in row.differences)]
 
 
 def _signed(value: float, decimals: int) -> str:

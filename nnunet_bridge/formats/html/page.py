@@ -87,14 +87,10 @@ def curve_figures(
     for place, model in enumerate(models):
         own = [curve for curve in curves if curve.model == model and curve.epochs]
         if own:
-            figures.append(
-                CurveFigure(
-                    model,
-                    tuple(curve.fold for curve in own),
-                    charts.loss_plot(own, place, curves),
-                    charts.dice_plot(own, place, curves),
-                )
-            )
+            folds = tuple(curve.fold for curve in own)
+            loss = charts.curves_plot(own, place, curves, "loss")
+            dice = charts.curves_plot(own, place, curves, "dice")
+            figures.append(CurveFigure(model, folds, loss, dice))
     return tuple(figures)
 
 
@@ -107,9 +103,9 @@ def _case_object(case: CaseView, max_faces: int) -> JsonObject:
         "planes": [asdict(stack) for stack in case.stacks],
         "meshes": [
             {
-                "name": found.name,
-                "meshes": [packed_mesh(mesh, max_faces) for mesh in found.meshes],
+                "name": one.name,
+                "meshes": [packed_mesh(m, max_faces) for m in one.meshes],
             }
-            for found in (case.meshes if max_faces else ())
+            for one in (case.meshes if max_faces else ())
         ],
     }

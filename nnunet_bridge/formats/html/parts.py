@@ -25,18 +25,10 @@ def rendered(
     surfaces: bool = False,
     **content: Any,  # noqa: ANN401 - whatever a template names
 ) -> str:
-    """Return a page as text.
+    """Return a page as text; `content` are the variables of the template.
 
-    Parameters
-    ----------
-    template : str
-        Name of the file beside this one.
-    models : sequence of str
-        In the order of their colours and marks.
-    surfaces : bool
-        Whether the page has the script that draws surfaces.
-    **content
-        The variables of the template.
+    `models` have the order of their colours and marks. With `surfaces` the page has the
+    script that draws surfaces.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

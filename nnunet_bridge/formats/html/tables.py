@@ -118,36 +118,25 @@ def metric_tables(comparison: Comparison, *, plots: bool) -> tuple[MetricTable, 
             chosen = [row for row in rows if (row.first, row.second) == pair]
             chosen.sort(key=lambda row: row.structure != ALL_STRUCTURES)
             with_plot = plots and pair == pairs[0]
-            cells = tuple(
-                TableRow(
-                    row.structure,
-                    row.means,
-                    row.n,
-                    row,
-                    _plot(row, rows, comparison) if with_plot else None,
-                )
-                for row in chosen
-            )
-            tables.append(MetricTable(metric, pair, cells, chosen[0].margin))
+            cells = []
+            for row in chosen:
+                plot = _plot(row, rows, comparison) if with_plot else None
+                cells.append(TableRow(row.structure, row.means, row.n, row, plot))
+            tables.append(MetricTable(metric, pair, tuple(cells), chosen[0].margin))
         if not pairs:
             tables.append(_lone_table(metric, comparison))
     return tuple(tables)
 
 
-def agreement_rows(
-    comparison: Comparison,
-) -> tuple[tuple[Agreement, Markup], ...]:
+def agreement_rows(comparison: Comparison) -> tuple[tuple[Agreement, Markup], ...]:
     """Return bias and limits of every structure and model, with their charts.
 
     The charts of one structure share their axes.
     """
     rows = []
     for structure in comparison.structures:
-        own = [
-            found
-            for found in comparison.agreements
-            if found.structure == structure and found.n
-        ]
+        agreements = comparison.agreements
+        own = [one for one in agreements if one.structure == structure and one.n]
         for found in own:
             place = comparison.models.index(found.model)
             rows.append((found, charts.agreement_plot(found, place, own)))
@@ -161,28 +150,22 @@ def rank_rows(comparison: Comparison) -> tuple[Setting, ...]:
     """
     if len(comparison.models) < 3:  # noqa: PLR2004 - two need no ranks
         return ()
-    return tuple(
-        Setting(
-            metric.heading,
-            tuple(
-                f"{number(rank.mean_rank, 2)} ({rank.firsts} of {rank.n} first)"
-                for rank in comparison.ranks
-                if rank.metric == metric.key
-            ),
-        )
-        for metric in METRICS
-    )
+    rows = []
+    for metric in METRICS:
+        ranks = [rank for rank in comparison.ranks if rank.metric == metric.key]
+        cells = (f"{number(r.mean_rank, 2)} ({r.firsts} of {r.n} first)" for r in ranks)
+        rows.append(Setting(metric.heading, tuple(cells)))
+    return tuple(rows)
 
 
 def _lone_table(metric: Metric, comparison: Comparison) -> MetricTable:
     """Return the means alone, where there is no pair."""
     rows = []
     for structure in (ALL_STRUCTURES, *comparison.structures):
-        means = [
-            comparison.mean(model, structure, metric.key) for model in comparison.models
-        ]
-        most = max((mean.n for mean in means), default=0)
-        rows.append(TableRow(structure, tuple(mean.mean for mean in means), most))
+        models = comparison.models
+        found = [comparison.mean(model, structure, metric.key) for model in models]
+        most = max((mean.n for mean in found), default=0)
+        rows.append(TableRow(structure, tuple(mean.mean for mean in found), most))
     return MetricTable(metric, comparison.models, tuple(rows))
 
 
