@@ -26,6 +26,18 @@ def format_bytes(count: float) -> str:
     return f"{megabytes / 1000:.1f} GB"
 
 
+def counted(count: int, noun: str, verbs: tuple[str, str] = ("", "")) -> str:
+    """Return a number with its noun, and the verb that agrees with it.
+
+    Examples
+    --------
+    >>> counted(1, "slice"), counted(2, "slice", ("exists", "exist"))
+    ('1 slice', '2 slices exist')
+    """
+    plural = count != 1
+    return f"{count} {noun}{'s' * plural} {verbs[plural]}".rstrip()
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 __version__ = "0.1.0"
 
@@ -18,7 +19,14 @@ def software_versions(packages: Iterable[str] = _OF_A_PREDICTION) -> dict[str, s
     ['numpy', 'python', 'scipy']
     """
     import platform
+
+    versions = {name: _version_of(name) for name in packages}
+    return {"python": platform.python_version()} | versions
+
+
+@cache
+def _version_of(package: str) -> str:
+    """Return an installed version; reading its metadata takes some 10 ms."""
     from importlib.metadata import version
 
-    versions = {name: version(name) for name in packages}
-    return {"python": platform.python_version()} | versions
+    return version(package)

@@ -55,11 +55,9 @@ OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
 
 KEY_FOLDER = ".nnunet_bridge"
 _KEY_BYTES = 32
-_IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _OUTPUT = r"^(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that outputs may have; an edited manifest cannot make us remove other files."""
-
-_ECHO_IN_GROUP = r"TE ([0-9.]+) ms"
 
 Model = TypeVar("Model", bound="_Part")
 
@@ -191,15 +189,14 @@ class CaseRecord(_Part):
         if not isinstance(raw, dict) or raw.get("contrast") or not raw.get("group"):
             return raw
         image_type, _, rest = str(raw["group"]).partition(", ")
-        echo = re.search(_ECHO_IN_GROUP, rest)
-        contrast = {
-            "image_type": image_type.split("\\"),
-            "echo_time_ms": float(echo[1]) if echo else None,
-        }
+        echo = re.search(r"TE ([0-9.]+) ms", rest)
+        time_ms = float(echo[1]) if echo else None
+        contrast = {"image_type": image_type.split("\\"), "echo_time_ms": time_ms}
         return {**raw, "contrast": contrast}
 
+    @property
     def noticed(self) -> tuple[Finding, ...]:
-        """Return the findings of the case."""
+        """The findings of the case."""
         return findings_in(finding.as_json() for finding in self.findings)
 
     @property
@@ -253,9 +250,8 @@ def _joined(dataset_dir: Path, manifest: Manifest) -> Manifest:
     if manifest.complete is not False:
         return manifest
     records = manifest.by_case()
-    for file in sorted((dataset_dir / RECORDS).glob("*.json")):
-        record = _parsed(file, CaseRecord)
-        records[record.case] = record
+    files = sorted((dataset_dir / RECORDS).glob("*.json"))
+    records |= {one.case: one for one in (_parsed(f, CaseRecord) for f in files)}
     done = tuple(record for record in records.values() if record.outputs)
     return manifest.model_copy(update={"cases": done})
 
@@ -274,19 +270,13 @@ def _parsed(file: Path, model: type[Model]) -> Model:
                 "update the package, or convert into a new folder."
             )
         return model.model_validate(content)
-    except ValidationError as error:
-        if any(fault["type"] == "string_pattern_mismatch" for fault in error.errors()):
-            raise InputError(
-                f"{file} names files outside its dataset: `convert` did not write it. "
-                "Remove it and run `convert` again."
-            ) from error
-        raise _damaged(file) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(file) from error
-
-
-def _damaged(file: Path) -> InputError:
-    return InputError(f"{file} is damaged: remove it and run `convert` again.")
+        faults = error.errors() if isinstance(error, ValidationError) else []
+        what = "is damaged"
+        if any(fault["type"] == "string_pattern_mismatch" for fault in faults):
+            what = "names files outside its dataset, so `convert` did not write it"
+        text = f"{file} {what}: remove it and run `convert` again."
+        raise InputError(text) from error
 
 
 def write_manifest(dataset_dir: Path, content: Mapping[str, Any]) -> None:
@@ -318,8 +308,8 @@ class ManifestStore:
         """
         for record in records:
             self.add(record)
-        changes = {"complete": False, "ended": None, "cases": (), "unused": ()}
-        started = header.model_copy(update=changes)
+        running = {"complete": False, "ended": None, "cases": (), "unused": ()}
+        started = header.model_copy(update=running)
         write_manifest(self._dataset_dir, started.as_json())
         self.is_open = True
 
@@ -399,11 +389,8 @@ def require_sound(dataset_dir: Path) -> None:
     """
     manifest = read_manifest(dataset_dir)
     if manifest.complete is False:
-        raise InputError(
-            f"The conversion of {dataset_dir.name} was interrupted: run `convert` "
-            "again; finished cases are kept.",
-            code="F07",
-        )
+        text = f"The conversion of {dataset_dir.name} was interrupted: run `convert`"
+        raise InputError(f"{text} again; finished cases are kept.", code="F07")
     faults = () if manifest.complete is None else check_files(dataset_dir)
     if faults:
         raise InputError("\n".join(map(str, faults)), code="F04")
@@ -423,12 +410,17 @@ def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
     """
     cases = read_manifest(dataset_dir).cases
     expected = {output.file for record in cases for output in record.outputs}
-    files = (f for name in _IMAGE_FOLDERS for f in (dataset_dir / name).glob("*"))
-    found = {f"{f.parent.name}/{f.name}" for f in files if not f.name.endswith(PARTIAL)}
-    stray = "was not written by `convert`, but nnU-Net would take it for a case"
-    strays = [f"{quoted(n)} {stray}: move it away." for n in sorted(found - expected)]
-    lost = [f"{n} is missing: run `convert` again." for n in sorted(expected - found)]
-    return tuple(refusal("F04", message) for message in strays + lost)
+    found = {
+        f"{folder}/{file.name}"
+        for folder in IMAGE_FOLDERS
+        for file in (dataset_dir / folder).glob("*")
+        if not file.name.endswith(PARTIAL)
+    }
+    stray = "was not written by `convert`, but nnU-Net would take it for a case: move"
+    messages = [f"{quoted(name)} {stray} it away." for name in sorted(found - expected)]
+    lost = sorted(expected - found)
+    messages += [f"{name} is missing: run `convert` again." for name in lost]
+    return tuple(refusal("F04", message) for message in messages)
 
 
 def salt_of(raw_dir: Path) -> bytes:
@@ -446,11 +438,8 @@ def salt_of(raw_dir: Path) -> bytes:
             _make_key(file)
         key = file.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise EnvironmentFault(
-            f"{file} is damaged, so names cannot be hashed safely: remove it; "
-            "new manifests will then have other hashes.",
-            code="F13",
-        )
+        text = f"{file} is damaged, so names cannot be hashed safely: remove it; new"
+        raise EnvironmentFault(f"{text} manifests will have other hashes.", code="F13")
     return key
 
 

@@ -13,18 +13,18 @@ import json
 import re
 import string
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
 )
 
 from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
@@ -33,6 +33,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import IGNORE
 
@@ -41,16 +42,34 @@ SIDE_WORDS = {
     "m": "middle", "middle": "middle",
 }  # fmt: skip
 
+
+def _pattern_with(*needs: str) -> AfterValidator:
+    """Check that a regular expression compiles and has these named groups."""
+
+    def checked(pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        if missing := [name for name in needs if name not in groups]:
+            raise ValueError(f"needs a named group (?P<{missing[0]}>...)")
+        return pattern
+
+    return AfterValidator(checked)
+
+
+def _as_several(value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
+    return (value,) if isinstance(value, str | int) else value
+
+
 Millimetres: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Texts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
+Values: TypeAlias = Annotated[tuple[int, ...], BeforeValidator(_as_several)]
 
 Groups: TypeAlias = Mapping[str, str | None]
 """The named groups of a pattern that matched a name."""
 
 _SHIPPED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_LOWER_LIMB_MASKS = [
-    "Raw NIFITI Segmentation Masks (3D Slicer Output)",
-    "Raw NIFTI Segmentation Masks (3D Slicer Output)",
-]
 
 
 class _Part(BaseModel):
@@ -70,7 +89,9 @@ class ScansPart(_Part):
     """``[scans]``: one folder per patient, and the series to read."""
 
     folder: str = "Raw DICOM MRI Scans"
-    pattern: str = r"(?P<index>\d+)_.*_(?P<code>[^_]+)"
+    pattern: Annotated[str, _pattern_with("index")] = (
+        r"(?P<index>\d+)_.*_(?P<code>[^_]+)"
+    )
     image_type: str | None = None
     series: str | None = None
     echo: int | None = None
@@ -80,43 +101,25 @@ class ScansPart(_Part):
     pixel_spacing_mm: tuple[Millimetres, Millimetres] | None = None
     resample: Literal["never", "uneven", "sheared", "any"] = "never"
 
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        return _checked_pattern(pattern, ("index",))
-
 
 class MasksPart(_Part):
     """``[masks]``: the folders of masks and the meaning of their names."""
 
-    folder: tuple[str, ...] = tuple(_LOWER_LIMB_MASKS)
-    pattern: str = (
+    folder: Texts = (
+        "Raw NIFITI Segmentation Masks (3D Slicer Output)",
+        "Raw NIFTI Segmentation Masks (3D Slicer Output)",
+    )
+    pattern: Annotated[str, _pattern_with("index", "structure")] = (
         r"(?P<index>\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)"
     )
-    segmentation: str = r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
-    test: tuple[str, ...] = ()
-    values: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    segmentation: Annotated[str, _pattern_with("index")] = (
+        r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
+    )
+    test: Texts = ()
+    values: dict[str, Values] = Field(default_factory=dict)
     threshold: float | None = Field(default=None, gt=0, lt=1)
     slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
-    ignore_place: tuple[str, ...] = ()
-
-    @field_validator("folder", "test", "ignore_place", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _one_or_several_each(cls, value: Any) -> Any:  # noqa: ANN401 - likewise
-        if not isinstance(value, dict):
-            return value
-        return {key: (v,) if isinstance(v, int) else v for key, v in value.items()}
-
-    @field_validator("pattern", "segmentation")
-    @classmethod
-    def _compiles(cls, pattern: str, info: ValidationInfo) -> str:
-        needs = ("index", "structure")
-        return _checked_pattern(pattern, needs[: 1 + (info.field_name == "pattern")])
+    ignore_place: Texts = ()
 
 
 class MergePart(_Part):
@@ -167,16 +170,15 @@ class Recipe(_Part):
     @cached_property
     def structures(self) -> tuple[str, ...]:
         """The structures without sides, in the order of their label values."""
-        names = sorted(self.labels, key=self.labels.__getitem__)
-        return tuple(dict.fromkeys(map(self._without_side, names)))
+        return tuple(dict.fromkeys(map(self._without_side, self._by_value)))
 
     @cached_property
     def table(self) -> LabelTable:
         """The labels of the dataset, values 1..n."""
         names: list[str] = []
-        for name in sorted(self.labels, key=self.labels.__getitem__):
-            merged = self.merge.sides == "merge" or side_of(name)
-            names += [name] if merged else [f"{name}_left", f"{name}_right"]
+        for name in self._by_value:
+            whole = self.merge.sides == "merge" or side_of(name)
+            names += [name] if whole else [f"{name}_left", f"{name}_right"]
         labels = (
             Label(value, name, default_colour(value), self._side_of(name))
             for value, name in enumerate(names, start=1)
@@ -186,8 +188,8 @@ class Recipe(_Part):
     @property
     def uses_ignore(self) -> bool:
         """Whether cases may have ignored voxels."""
-        states = {state for case in self.cases.values() for state in case.values()}
-        return IGNORE in {self.merge.missing, *states}
+        declared = (IGNORE in states.values() for states in self.cases.values())
+        return self.merge.missing == IGNORE or any(declared)
 
     def with_scans(self, **words: Any) -> Recipe:  # noqa: ANN401 - as `ScansPart` has them
         """Return a recipe with other values in ``[scans]``, or raise `RecipeError`."""
@@ -200,12 +202,16 @@ class Recipe(_Part):
 
     def spec(self) -> DatasetSpec:
         """Return name, channels and labels of the dataset."""
-        about = self.dataset
-        return DatasetSpec(about.id, about.name, (about.channel,), self.table)
+        part = self.dataset
+        return DatasetSpec(part.id, part.name, (part.channel,), self.table)
 
     def case_id(self, groups: Groups) -> str:
         """Return the id of the case with these groups (F02, F03: no file name)."""
-        values = {key: _as_number(value) for key, value in groups.items()}
+        texts = {key: value or "" for key, value in groups.items()}
+        values = {
+            key: int(text) if text.isascii() and text.isdigit() else text
+            for key, text in texts.items()
+        }
         return checked_case_id(self.dataset.case.format(**values))
 
     def structure_of(self, written: str, side: str = "") -> tuple[str, str]:
@@ -226,12 +232,9 @@ class Recipe(_Part):
             return self._names[bare], side or found_side
         near = difflib.get_close_matches(bare, map(folded, self.structures), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise Refused.because(
-            "K21",
-            f"Unknown structure {quoted(written)}; the recipe has "
-            f"{', '.join(self.structures)}.{hint} Rename it, or add it to "
-            "[labels.aliases].",
-        )
+        known = f"the recipe has {', '.join(self.structures)}.{hint}"
+        text = f"Unknown structure {quoted(written)}; {known} Rename it, or add it to"
+        raise Refused.because("K21", f"{text} [labels.aliases].")
 
     def label_of(self, structure: str, side: str) -> Label:
         """Return the label of a structure on a side.
@@ -245,11 +248,11 @@ class Recipe(_Part):
         for name in (f"{structure}_{side or 'middle'}", structure):
             if name in names:
                 return self.table[name]
-        ours = sorted(n for n in names if self._without_side(n) == structure)
+        own = sorted(name for name in names if self._without_side(name) == structure)
         raise Refused.because(
             "K21",
             f"A mask of {structure} says {side or 'no side'}, but the dataset has "
-            f'{", ".join(ours)}: name its side, or set `sides = "merge"`.',
+            f'{", ".join(own)}: name its side, or set `sides = "merge"`.',
         )
 
     def values_of(self, written: str) -> tuple[int, ...]:
@@ -273,6 +276,10 @@ class Recipe(_Part):
         """Return a hash of `decisions`."""
         resolved = json.dumps(self.decisions(), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()
+
+    @cached_property
+    def _by_value(self) -> list[str]:
+        return sorted(self.labels, key=self.labels.__getitem__)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -329,8 +336,8 @@ def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
         faults += [_described(fault) for fault in error.errors()]
     faults += _contradictions(parts)
     if faults or recipe is None:
-        count = "one mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
-        raise RecipeError(f"{name} has {count}:\n  " + "\n  ".join(faults))
+        lines = "\n  ".join([f"{name} has {counted(len(faults), 'mistake')}:", *faults])
+        raise RecipeError(lines)
     return recipe
 
 
@@ -353,10 +360,9 @@ def _recipe_file(source: str | Path) -> Path:
     shipped = shipped_recipes()
     if _SHIPPED_NAME.fullmatch(str(source)) and str(source) in shipped:
         return shipped[str(source)]
-    raise RecipeError(
-        f"There is no recipe {source}: name a file, or a recipe of this package "
-        f"({', '.join(sorted(shipped))})."
-    )
+    names = ", ".join(sorted(shipped))
+    text = f"There is no recipe {source}: name a file, or a recipe of this package"
+    raise RecipeError(f"{text} ({names}).")
 
 
 def _described(fault: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
@@ -368,36 +374,40 @@ def _described(fault: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
 
 def _contradictions(raw: Mapping[str, Any]) -> list[str]:
     """Return the mistakes that involve several entries; ignore others."""
-    named = _table(raw, "labels").items()
-    labels = {name: value for name, value in named if isinstance(value, int)}
-    values = sorted(labels.values())
-    faults = []
-    if values != list(range(1, len(values) + 1)):
-        faults.append(f"labels: the values must be 1, 2, ... without gap, not {values}")
+    labels = {k: v for k, v in _table(raw, "labels").items() if isinstance(v, int)}
+    faults, values = [], sorted(labels.values())
+    if values != list(range(1, len(labels) + 1)):
+        text = "labels: the values must be 1, 2, ... without gap, not"
+        faults.append(f"{text} {values}")
     reserved = [name for name in labels if name in ("background", IGNORE)]
     faults += [f"labels.{name}: nnU-Net reserves this name" for name in reserved]
-    faults += [*_unknown_names(raw, labels), *_unclear_aliases(raw, labels)]
-    return [*faults, *_case_faults(raw), *_region_faults(raw)]
+    return [
+        *faults,
+        *_unknown_names(raw, labels),
+        *_unclear_aliases(raw, labels),
+        *_case_faults(raw),
+        *_region_faults(raw),
+    ]
 
 
 def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[str]:
     """Return the uses of structures that [labels] does not have."""
-    known = set(labels)
-    for name in labels:
-        known.add(name.removesuffix(f"_{side_of(name)}") if side_of(name) else name)
-    masks, merge, cases = (_table(raw, name) for name in ("masks", "merge", "cases"))
-    asked = [("labels.aliases", name) for name in _table(raw, "aliases")]
-    asked += [("masks.values", name) for name in _table(masks, "values")]
-    if isinstance(priority := merge.get("priority"), list):
-        asked += [("merge.priority", name) for name in priority]
-    for case in cases:
-        asked += [(f"cases.{case}", name) for name in _table(cases, case)]
+    bare = (name.removesuffix(f"_{side_of(name)}") for name in labels if side_of(name))
+    known = {*labels, *bare}
+    cases = _table(raw, "cases")
+    uses = {
+        "labels.aliases": _table(raw, "aliases"),
+        "masks.values": _table(_table(raw, "masks"), "values"),
+        "merge.priority": _table(raw, "merge").get("priority", []),
+        **{f"cases.{case}": _table(cases, case) for case in cases},
+    }
     faults = []
-    for place, name in asked:
-        if isinstance(name, str) and known and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            faults.append(f"{place}: unknown label {name!r}{hint}")
+    for place, names in uses.items():
+        for name in names if isinstance(names, dict | list) else ():
+            if isinstance(name, str) and known and name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                faults.append(f"{place}: unknown label {name!r}{hint}")
     return faults
 
 
@@ -410,9 +420,8 @@ def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[
         for other in others if isinstance(others, list) else []:
             meant = meanings.setdefault(folded(str(other)), structure)
             if meant != structure:
-                faults.append(
-                    f"labels.aliases.{structure}: {other!r} already means {meant}"
-                )
+                place = f"labels.aliases.{structure}"
+                faults.append(f"{place}: {other!r} already means {meant}")
     return faults
 
 
@@ -429,8 +438,8 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
         return [] if isinstance(error, re.error) else [f"dataset.case: {error}"]
     if unknown := sorted(used - known):
         groups = ", ".join(sorted(known)) or "it has none"
-        fault = f"{{{unknown[0]}}} is not a named group of scans.pattern ({groups})"
-        return [f"dataset.case: {fault}"]
+        text = f"{{{unknown[0]}}} is not a named group of scans.pattern ({groups})"
+        return [f"dataset.case: {text}"]
     if not used:
         return ["dataset.case: all cases would get one id; use {index:03d}"]
     try:
@@ -456,17 +465,6 @@ def _table(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _checked_pattern(pattern: str, needs: Sequence[str]) -> str:
-    try:
-        groups = re.compile(pattern).groupindex
-    except re.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from error
-    missing = [name for name in needs if name not in groups]
-    if missing:
-        raise ValueError(f"needs a named group (?P<{missing[0]}>...)")
-    return pattern
-
-
 def folded(name: str) -> str:
     """Return a name for comparison: case-folded, with single spaces."""
     return " ".join(name.casefold().split())
@@ -480,15 +478,9 @@ def split_side(name: str) -> tuple[str, str]:
     >>> split_side("femur l"), split_side("left femur"), split_side("l1")
     (('femur', 'left'), ('femur', 'left'), ('l1', ''))
     """
-    words = list(filter(None, re.split(r"[\s_,.-]+", name)))
+    words = [word for word in re.split(r"[\s_,.-]+", name) if word]
     for place in (-1, 0):
         if len(words) > 1 and words[place] in SIDE_WORDS:
             side = SIDE_WORDS[words.pop(place)]
             return " ".join(words), side
     return name, ""
-
-
-def _as_number(value: str | None) -> int | str:
-    if value is None:
-        return ""
-    return int(value) if value.isascii() and value.isdigit() else value

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnunet_bridge.core.errors import GeometryError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.core.units import counted
 
 POSITION_TOLERANCE_MM = 0.1
 """A slice further than this from its place on the affine causes a warning ..."""
@@ -316,7 +317,7 @@ def _missing(
         "G03",
         Outcome.REFUSED,
         f"Slices {first} and {first + 1} are {gaps[first]:.2f} mm apart, the others "
-        f"{usual:.2f} mm: {count} slice{' is' if count == 1 else 's are'} missing "
+        f"{usual:.2f} mm: {counted(count, 'slice', ('is', 'are'))} missing "
         f"between {heights[first]:.2f} and {heights[first + 1]:.2f} mm from the first "
         f"slice{further}. Export the whole series again.",
     )

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_bridge.core.units import (
+    counted,
     format_bytes,
     format_clock,
     format_duration,
@@ -16,6 +17,15 @@ from nnunet_bridge.core.units import (
 
 SIZE = {"MB": 1e6, "GB": 1e9}
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+
+
+def test_only_one_thing_is_singular():
+    verbs = ("is", "are")
+
+    texts = [counted(number, "slice", verbs) for number in (0, 1, 2)]
+
+    assert texts == ["0 slices are", "1 slice is", "2 slices are"]
+    assert counted(1, "file") == "1 file"
 
 
 @given(st.integers(0, 10**14))

@@ -163,7 +163,7 @@ def repeats(folder):
     save(each(base(uids=uids), AcquisitionNumber=2), folder, prefix="r2")
 
 
-@row("D07 copy", "fixed", "D07", r"1 slices exist twice", excluded=1)
+@row("D07 copy", "fixed", "D07", r"1 slice exists twice", excluded=1)
 def copied(folder):
     slices = base()
     save([*slices, copy.deepcopy(slices[4])], folder)
@@ -239,7 +239,7 @@ def no_groups(folder):
     save([whole], folder)
 
 
-@row("D13 index", "accepted", "D13", r"1 files left out \(index", excluded=1)
+@row("D13 index", "accepted", "D13", r"1 file left out \(index", excluded=1)
 def index(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # its temporary folders
@@ -270,7 +270,7 @@ def index_leading_out(folder):
     "D14 foreign files",
     "warned",
     "D14",
-    r"1 files of the folder are empty",
+    r"1 file is empty",
     excluded=4,
 )
 def foreign(folder):
@@ -621,7 +621,7 @@ def zeros(folder):
     save(each(base(), PixelData=bytes(2048)), folder)
 
 
-@row("P11 one empty slice", "warned", "P11", r"1 slices inside")
+@row("P11 one empty slice", "warned", "P11", r"1 slice holds one value")
 def empty_slice(folder):
     slices = base()
     slices[6].PixelData = bytes(2048)

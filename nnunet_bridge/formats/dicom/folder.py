@@ -16,6 +16,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome, warning
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.headers import (
     EMPTY,
     Damaged,
@@ -144,12 +145,12 @@ def _about_other_files(scan: Scan) -> Iterator[Finding]:
         if lost:
             yield warning(
                 "D14",
-                f"{len(lost)} files of the folder are empty, the first is "
+                f"{counted(len(lost), 'file', ('is', 'are'))} empty, the first is "
                 f"{quoted(lost[0])}: copy the folder again if they were slices.",
             )
         else:
             first = f"the first is {quoted(names[0])}"
-            message = f"{len(names)} files left out ({reason}), {first}."
+            message = f"{counted(len(names), 'file')} left out ({reason}), {first}."
             yield Finding(code, Outcome.ACCEPTED, message)
 
 
@@ -179,10 +180,9 @@ def _drop_copies(scan: Scan) -> None:
             )
     if copies:
         scan.exclude(copies, "copy of another file")
-        twice = (
-            f"{len(copies)} slices exist twice, the first is {quoted(copies[0].name)}"
-        )
-        scan.note("D07", Outcome.FIXED, f"{twice}; one copy of each is used.")
+        twice = f"{counted(len(copies), 'slice', ('exists', 'exist'))} twice"
+        first = f"the first is {quoted(copies[0].name)}"
+        scan.note("D07", Outcome.FIXED, f"{twice}, {first}; one copy of each is used.")
 
 
 def _pixel_hash(header: SliceHeader) -> bytes:

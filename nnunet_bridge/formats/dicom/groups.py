@@ -18,6 +18,7 @@ import numpy as np
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.folder import Scan
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
@@ -58,7 +59,7 @@ class Group:
             parts.append(f"TE {contrast.echo_time_ms:g} ms")
         if self.repetition:
             parts.append(self.repetition)
-        parts.append(f"{len(self.headers)} images")
+        parts.append(counted(len(self.headers), "image"))
         return ", ".join(parts)
 
     def __str__(self) -> str:
@@ -138,7 +139,9 @@ def _prefer_mr(scan: Scan) -> None:
         others = [h for h in scan.headers if h.contrast.modality != "MR"]
         scan.exclude(others, "not an MR image")
         first = f"the first is {quoted(others[0].name)}"
-        left_out = f"{len(others)} image(s) left out (not an MR image), {first}."
+        left_out = (
+            f"{counted(len(others), 'image')} left out (not an MR image), {first}."
+        )
         scan.note("D03", Outcome.ACCEPTED, left_out)
 
 

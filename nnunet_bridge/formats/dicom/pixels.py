@@ -25,6 +25,7 @@ from pydicom.uid import UID
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, warning
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.headers import NATIVE_SYNTAXES, Encoding, SliceHeader
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
@@ -421,8 +422,8 @@ class _Notes:
         constant = np.setdiff1d(inside, varied)
         if len(constant):
             named = ", ".join(map(str, constant[:5]))
-            inner = f"{len(constant)} slices inside the stack"
-            yield warning("P11", f"{inner} hold one value only: {named}.")
+            flat = counted(len(constant), "slice", ("holds", "hold"))
+            yield warning("P11", f"{flat} one value only, inside the stack: {named}.")
 
 
 def _as_stored(padding: int, kind: np.dtype[Any]) -> int:

@@ -13,6 +13,7 @@ from nnunet_bridge.core.errors import GeometryError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume, VoxelArray
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.folder import FileAccount, Scan, scan_folder
 from nnunet_bridge.formats.dicom.groups import choose
 from nnunet_bridge.formats.dicom.headers import Contrast
@@ -166,7 +167,7 @@ def _give_spacing(scan: Scan, spacing_mm: tuple[float, float] | None) -> None:
         if not header.plane.pixel_spacing_mm:
             plane = replace(header.plane, pixel_spacing_mm=spacing_mm)
             scan.headers[place] = replace(header, plane=plane)
-    lack = f"{without} images have no Pixel Spacing"
+    lack = f"{counted(without, 'image', ('has', 'have'))} no Pixel Spacing"
     message = f"{lack}; {given} is used, from `pixel_spacing_mm`."
     scan.note("G12", Outcome.WARNED, message)
 

@@ -33,11 +33,7 @@ from nnunet_bridge.formats.dicom import (
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.mask_values import Meaning
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.formats.slicer import (
-    StructureMask,
-    read_mask,
-    read_segments,
-)
+from nnunet_bridge.formats.slicer import StructureMask, read_mask, read_segments
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
@@ -248,13 +244,12 @@ class _CaseMasks:
         for label in self.recipe.table:
             structure = label.name.removesuffix(f"_{label.side}" if label.side else "")
             state = self._state_of(structure, label)
-            wanted = declared.get(
-                label.name, declared.get(structure, self.recipe.merge.missing)
-            )
+            stated = declared.get(label.name) or declared.get(structure)
             if state == "labelled":
-                if declared.get(label.name) == "absent":
+                if stated == "absent":
                     self.findings.append(_drawn_though_absent(label.name))
                 continue
+            wanted = stated or self.recipe.merge.missing
             if wanted == IGNORE:
                 ignored.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:

@@ -197,7 +197,7 @@ def _convert_all(
             _convert(plan, writer, tally)
         else:
             tally.files.update(kept.files)
-            tally.add(plan, kept.noticed())
+            tally.add(plan, kept.noticed)
     writer.finish({plan.case_id for plan in tally.plan.cases}, tally.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)

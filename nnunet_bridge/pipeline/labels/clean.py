@@ -66,10 +66,7 @@ class CleanSummary:
 
     def as_json(self) -> JsonObject:
         """Return the rule, and the removed and filled volumes by case and structure."""
-        return {
-            **self.rule.as_json(),
-            "cases": [case.as_json() for case in self.cases],
-        }
+        return {**self.rule.as_json(), "cases": [case.as_json() for case in self.cases]}
 
     def as_text(self) -> str:
         """Return a line per case and structure, then the cases with findings."""

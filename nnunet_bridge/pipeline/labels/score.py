@@ -211,9 +211,7 @@ class _Scorer:
 
 
 def _scorer(
-    pairs: Sequence[tuple[Path, Path]],
-    folders: Sequence[Path],
-    options: ScoreOptions,
+    pairs: Sequence[tuple[Path, Path]], folders: Sequence[Path], options: ScoreOptions
 ) -> _Scorer:
     """Read the labels of both sides; prove that a label map fits them."""
     predicted, drawn = zip(*pairs, strict=True)

@@ -469,6 +469,16 @@ def test_K15_a_missing_mask_needs_a_declared_state(study):
     assert outcome(study, cases={"msk_001": {"femur": "absent"}}) == ("accepted", [])
 
 
+def test_K15_a_side_of_a_structure_that_is_declared_absent_is_refused(tmp_path):
+    scan(tmp_path, 1, "1A")
+    draw(tmp_path, "1_L_tibia_1A", FEMUR)
+    declared = {"msk_001": {"tibia": "absent", "femur": "absent"}}
+
+    found = outcome(tmp_path, cases=declared, merge={"sides": "separate"})
+
+    assert found == ("refused", ["K15"])
+
+
 def test_K15_a_structure_that_is_declared_absent_but_drawn_is_refused(study):
     assert outcome(study, cases={"msk_001": {"femur": "absent"}}) == (
         "refused",
