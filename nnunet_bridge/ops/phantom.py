@@ -67,15 +67,8 @@ MOST_OBLIQUE_DEGREES = 3.0
 ISOCENTRE_DRIFT_MM = (12.0, 20.0, 60.0)
 
 # Signal of every tissue in a water image, before the coil and the receiver.
-MARROW = {
-    "tibia": 225.0,
-    "femur": 235.0,
-    "fibula": 225.0,
-    "pelvis": 300.0,
-    "patella": 235.0,
-    "foot": 225.0,
-    "spine": 320.0,
-}
+_MARROW = (225.0, 235.0, 225.0, 300.0, 235.0, 225.0, 320.0)
+MARROW = dict(zip(anatomy.BONES, _MARROW, strict=True))
 CORTEX, FAT, SEPTUM, TENDON, SKIN = 35.0, 105.0, 190.0, 230.0, 330.0
 BOWEL, MUSCLE, JOINT, BLOOD, URINE = 400.0, 470.0, 580.0, 700.0, 900.0
 MUSCLE_TONES = (0.92, 1.08)
@@ -106,9 +99,6 @@ class Phantom:
 
     masks: dict[Place, BoolArray]
     """(I, J, K) mask of every structure and side; no two share a voxel."""
-
-
-# ----------------------------------------------------------------------------- pose
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,38 +136,24 @@ def _legs(rng: np.random.Generator) -> dict[str, _Leg]:
     common = np.array([rng.uniform(*range_) for range_ in ranges])
     girth, length = rng.uniform(*BONE_GIRTH), rng.uniform(*BONE_LENGTH)
     hip_lateral_mm = anatomy.HIP_LATERAL_MM * rng.uniform(*HIP_WIDTH)
-    return {
-        side: _leg(
-            rng,
-            common + rng.normal(0, SIDE_TURN_DEGREES, 3),
-            np.array([girth, girth, length]),
-            hip_lateral_mm,
+    legs = {}
+    for side in SIDES:
+        abduction, flexion, outward = common + rng.normal(0, SIDE_TURN_DEGREES, 3)
+        hip = [-abduction, -flexion, outward]
+        knee = [
+            -rng.uniform(*KNOCK_KNEE_DEGREES),
+            rng.uniform(*KNEE_FLEXION_DEGREES),
+            rng.uniform(*TIBIAL_TURN_DEGREES),
+        ]
+        thigh = Rotation.from_euler("yxz", hip, degrees=True)
+        shank = thigh * Rotation.from_euler("yxz", knee, degrees=True)
+        legs[side] = _Leg(
+            hip_mm=np.array([hip_lateral_mm, 0, 0]),
+            thigh=thigh.as_matrix(),
+            shank=shank.as_matrix(),
+            stretch=np.array([girth, girth, length]) * rng.uniform(*SIDE_SIZE, 3),
         )
-        for side in SIDES
-    }
-
-
-def _leg(
-    rng: np.random.Generator,
-    angles_degrees: FloatArray,
-    stretch: FloatArray,
-    hip_lateral_mm: float,
-) -> _Leg:
-    """Return a leg with the given abduction, flexion and outward rotation."""
-    abduction, flexion, outward = angles_degrees
-    thigh = Rotation.from_euler("yxz", [-abduction, -flexion, outward], degrees=True)
-    bend = [
-        -rng.uniform(*KNOCK_KNEE_DEGREES),
-        rng.uniform(*KNEE_FLEXION_DEGREES),
-        rng.uniform(*TIBIAL_TURN_DEGREES),
-    ]
-    shank = thigh * Rotation.from_euler("yxz", bend, degrees=True)
-    return _Leg(
-        hip_mm=np.array([hip_lateral_mm, 0, 0]),
-        thigh=thigh.as_matrix(),
-        shank=shank.as_matrix(),
-        stretch=stretch * rng.uniform(*SIDE_SIZE, 3),
-    )
+    return legs
 
 
 def _grid(
@@ -209,9 +185,6 @@ def _body_points(rng: np.random.Generator, grid: Grid, scale: float) -> FloatArr
     return points
 
 
-# ---------------------------------------------------------------------------- bones
-
-
 def _bone_distances(
     points: FloatArray, legs: dict[str, _Leg]
 ) -> dict[Place, FloatArray]:
@@ -222,14 +195,8 @@ def _bone_distances(
         lateral = points * (direction, 1, 1)
         thigh, shank = leg.in_thigh(lateral), leg.in_shank(lateral)
         hip = lateral - leg.hip_mm
-        for structure, frame in (
-            ("tibia", shank),
-            ("femur", thigh),
-            ("fibula", shank),
-            ("pelvis", hip),
-            ("patella", thigh),
-            ("foot", shank),
-        ):
+        frames = (shank, thigh, shank, hip, thigh, shank)  # in the order of the bones
+        for structure, frame in zip(anatomy.BONES, frames, strict=False):
             distances[structure, side] = anatomy.distance(structure, frame)
     distances["spine", "middle"] = anatomy.distance("spine", points)
     return distances
@@ -262,14 +229,8 @@ def _drawn(body: BoolArray, mask: BoolArray, grid: Grid) -> BoolArray:
     return read_only((pieces == sizes.argmax()) & (pieces > 0))
 
 
-# --------------------------------------------------------------------------- signal
-
-
 def _cover(
-    signal: FloatArray,
-    distance: FloatArray,
-    value: FloatArray | float,
-    edge_mm: float,
+    signal: FloatArray, distance: FloatArray, value: FloatArray | float, edge_mm: float
 ) -> FloatArray:
     """Return `signal` with a solid laid over it, its border shared by the voxels."""
     share = np.clip(0.5 - distance / edge_mm, 0, 1)
@@ -320,9 +281,8 @@ def _compartments(
     nearest, second = np.partition(reach, 1, axis=1)[:, :2].T
     to_border_mm = (second - nearest) / 2 * half_axes.min(axis=1)
     tone = tones[reach.argmin(axis=1)]
-    return _cover(
-        MUSCLE * tone, to_border_mm - anatomy.SEPTUM_MM / 2, SEPTUM, anatomy.SEPTUM_MM
-    )
+    septum_mm = anatomy.SEPTUM_MM
+    return _cover(MUSCLE * tone, to_border_mm - septum_mm / 2, SEPTUM, septum_mm)
 
 
 def _soft_tissue(
@@ -334,18 +294,14 @@ def _soft_tissue(
 ) -> FloatArray:
     """Return the (N,) signal of a body without bones, `depth` below its skin."""
     tones = rng.uniform(*MUSCLE_TONES, len(anatomy.THIGH_MUSCLES))
-    fat_mm = rng.uniform(*FATNESS) * np.interp(
-        points[:, 2], anatomy.FAT_UP_MM, anatomy.FAT_MM
-    )
+    fat_mm = np.interp(points[:, 2], anatomy.FAT_UP_MM, anatomy.FAT_MM)
+    fat_mm *= rng.uniform(*FATNESS)
     tissue = _cover(np.zeros(len(points)), depth, SKIN, edge_mm)
     tissue = _cover(tissue, depth + anatomy.SKIN_MM, FAT, edge_mm)
     muscle = _muscles(points, legs, tones)
     tissue = _cover(tissue, depth + anatomy.SKIN_MM + fat_mm, muscle, edge_mm)
-    for solid, value in (
-        (anatomy.BOWELS, BOWEL),
-        (anatomy.BLADDER, URINE),
-        (anatomy.GLUTEAL_CLEFT, FAT),
-    ):
+    solids = (anatomy.BOWELS, anatomy.BLADDER, anatomy.GLUTEAL_CLEFT)
+    for solid, value in zip(solids, (BOWEL, URINE, FAT), strict=True):
         tissue = _cover(tissue, ball(points, *solid), value, edge_mm)
     for side, direction in SIDES.items():
         lateral = points * (direction, 1, 1)
@@ -395,9 +351,6 @@ def _coil_field(grid: Grid, rng: np.random.Generator) -> FloatArray:
     return field
 
 
-# ---------------------------------------------------------------------------- whole
-
-
 def places() -> list[Place]:
     """Return every structure and side that has a mask."""
     return [(structure, side) for side in SIDES for structure in STRUCTURES]
@@ -411,26 +364,10 @@ def lower_limb(
 ) -> Phantom:
     """Return a synthetic patient: both legs from pelvis to ankle.
 
-    Parameters
-    ----------
-    seed : int
-        The same seed gives the same patient, to the last bit.
-    shape : (3,) int
-        Voxels along i (right to left), j (front to back) and k (feet to head).
-    spacing_mm : (3,) float
-        Distance in mm between voxel centres along i, j and k. The limb is fitted to
-        the height of the field of view, ``shape[2] * spacing_mm[2]``.
-
-    Returns
-    -------
-    Phantom
-        Image and masks on one grid, plain or up to 3 degrees oblique, in LPS+.
-
-    Examples
-    --------
-    >>> patient = lower_limb(7, shape=(48, 24, 32), spacing_mm=(8, 8, 24))
-    >>> patient.volume.voxels.shape, len(patient.masks)
-    ((48, 24, 32), 8)
+    The same seed gives the same patient, to the last bit. The limb is fitted to the
+    height of the field of view, ``shape[2] * spacing_mm[2]``. Image and masks lie on
+    one grid in LPS+, plain or up to 3 degrees oblique: i runs from right to left, j
+    from front to back, k from the feet to the head.
     """
     rng = np.random.default_rng(seed)
     grid = _grid(rng, shape, spacing_mm)

@@ -36,13 +36,9 @@ def ball(points: FloatArray, centre: npt.ArrayLike, radii: npt.ArrayLike) -> Flo
 
 
 def tube(points: FloatArray, stations: npt.ArrayLike) -> FloatArray:
-    """Return the (N,) distance in mm to a bent tube of varying radius.
+    """Return the (N,) distance in mm of (N, 3) points to a bent tube.
 
-    Parameters
-    ----------
-    points : (N, 3) float64
-    stations : (M, 4) array_like
-        Lateral, posterior, up and radius along the tube, in mm.
+    `stations` are (M, 4): lateral, posterior, up and radius along the tube, in mm.
     """
     rows = np.asarray(stations, dtype=np.float64)
     parts = []
@@ -69,8 +65,13 @@ def union(parts: Iterable[FloatArray], *, blend_mm: float) -> FloatArray:
 class Loft:
     """A solid spanned by elliptical cross sections, smooth from one to the next."""
 
-    stations: tuple[tuple[float, float, float, float, float], ...]
-    """Rising: up, then lateral and posterior of the centre, half width, half depth."""
+    up: tuple[float, ...]
+    """Height of each cross section, rising."""
+
+    lateral: tuple[float, ...]
+    posterior: tuple[float, ...]
+    half_width: tuple[float, ...]
+    half_depth: tuple[float, ...]
 
     squareness: float = 2.0
     """Exponent of the superellipse: 2 is an ellipse, 4 nearly a box."""
@@ -80,13 +81,17 @@ class Loft:
 
     @cached_property
     def _profile(self) -> PchipInterpolator:
-        rows = np.asarray(self.stations, dtype=np.float64)
-        return PchipInterpolator(rows[:, 0], rows[:, 1:])
+        centre, halves = (
+            (self.lateral, self.posterior),
+            (self.half_width, self.half_depth),
+        )
+        return PchipInterpolator(
+            self.up, np.transpose([*centre, *halves]).astype(float)
+        )
 
     def section(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (N, 2) positions in units of the half axes, and (N, 2) half axes."""
-        lowest, highest = self.stations[0][0], self.stations[-1][0]
-        profile = self._profile(np.clip(points[:, 2], lowest, highest))
+        profile = self._profile(np.clip(points[:, 2], self.up[0], self.up[-1]))
         half_axes: FloatArray = profile[:, 2:]
         return (points[:, :2] - profile[:, :2]) / half_axes, half_axes
 
@@ -97,12 +102,11 @@ class Loft:
         if self.crest:
             angle = np.arctan2(place[:, 0], -place[:, 1])
             level = level / (1 + self.crest * np.cos(3 * angle))
-        lowest, highest = self.stations[0][0], self.stations[-1][0]
+        lowest, highest = self.up[0], self.up[-1]
         beyond_ends = np.abs(points[:, 2] - (lowest + highest) / 2)
         beyond_ends -= (highest - lowest) / 2
-        distance: FloatArray = np.maximum(
-            (level - 1) * half_axes.min(axis=1), beyond_ends
-        )
+        inside = (level - 1) * half_axes.min(axis=1)
+        distance: FloatArray = np.maximum(inside, beyond_ends)
         return distance
 
 
