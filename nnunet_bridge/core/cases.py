@@ -83,11 +83,7 @@ def findings_record(
 ) -> list[JsonObject]:
     """Return findings, worst first, for a file that holds no names of the user's files.
 
-    Parameters
-    ----------
-    findings : iterable of Finding
-    names : iterable of str, optional
-        File and folder names to remove where they are not `quoted`.
+    `names` are file and folder names to remove where they are not `quoted`.
     """
     known = tuple(names)
     return [

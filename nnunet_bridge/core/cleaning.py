@@ -20,13 +20,7 @@ DEFAULT_MIN_VOLUME_MM3 = 500.0
 
 @dataclass(frozen=True, slots=True)
 class CleaningRule:
-    """The cleaning rule of one structure, with its parameters.
-
-    Examples
-    --------
-    >>> CleaningRule(Rule.VOLUME, min_volume_mm3=0.0, keep_largest=1).as_json()
-    {'rule': 'volume', 'min_volume_mm3': 0.0, 'keep_largest': 1, 'each_side': False}
-    """
+    """The cleaning rule of one structure, with its parameters."""
 
     name: Rule = Rule.SLICE
 

@@ -56,17 +56,8 @@ def margins_from(words: Sequence[str]) -> dict[str, float]:
     """Parse margins of equivalence: ``metric=size``, in the unit of the metric.
 
     ``hd95``, ``assd`` and ``volume`` stand for ``hd95_mm``, ``assd_mm`` and
-    ``volume_error_cm3``.
-
-    Raises
-    ------
-    UsageError
-        If a metric is unknown or given twice, or a size is not a positive number.
-
-    Examples
-    --------
-    >>> margins_from(["dice=0.01", "hd95=0.5"])
-    {'dice': 0.01, 'hd95_mm': 0.5}
+    ``volume_error_cm3``. Raises UsageError if a metric is unknown or given twice, or a
+    size is not a positive number.
     """
     margins: dict[str, float] = {}
     known = [metric.key for metric in METRICS]
@@ -80,20 +71,15 @@ def margins_from(words: Sequence[str]) -> dict[str, float]:
             )
         if key in margins:
             raise UsageError(f"The margin of {key} is given twice. Give it once.")
-        margins[key] = _positive(size, word)
+        try:
+            margins[key] = float(size)
+        except ValueError:
+            margins[key] = math.nan
+        if not 0 < margins[key] < math.inf:
+            raise UsageError(
+                f"The margin {word!r} has no size. Give a positive number: dice=0.01."
+            )
     return margins
-
-
-def _positive(size: str, word: str) -> float:
-    try:
-        value = float(size)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(
-            f"The margin {word!r} has no size. Give a positive number: dice=0.01."
-        )
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +232,11 @@ class PairedDifference:
         if self.answer is not None:
             answer = checked_word(Answer, self.answer, "answer")
             object.__setattr__(self, "answer", answer)
-        lengths = {
-            *(len(self.case_ids), len(self.first_values), len(self.second_values))
-        }
-        if len(lengths) > 1 or self.patients > self.n:
+        first, second = len(self.first_values), len(self.second_values)
+        if not first == second == self.n or self.patients > self.n:
             raise InputError(
                 f"{self.first} and {self.second}: {self.n} cases of {self.patients} "
-                f"patients with {len(self.first_values)} and "
-                f"{len(self.second_values)} values."
+                f"patients with {first} and {second} values."
             )
 
     @property
@@ -314,13 +297,10 @@ class Comparison:
         self, metric: str, structure: str = ALL_STRUCTURES, *, pair: int = 0
     ) -> PairedDifference:
         """Return the row of a metric, a structure and a pair of models, or KeyError."""
-        found = [
-            row
-            for row in self.rows
-            if row.metric.key == metric and row.structure == structure
-        ]
+        wanted = (metric, structure)
+        found = [row for row in self.rows if (row.metric.key, row.structure) == wanted]
         if pair >= len(found):
-            raise KeyError((metric, structure, pair))
+            raise KeyError((*wanted, pair))
         return found[pair]
 
     def mean(self, model: str, structure: str, metric: str) -> ModelMean:

@@ -19,11 +19,6 @@ def checked_case_id(case_id: str) -> str:
     """Return `case_id`, or refuse one that is not a portable file name.
 
     nnU-Net cuts ``_0000`` from image names, so no id may end like that.
-
-    Examples
-    --------
-    >>> checked_case_id("msk_001")
-    'msk_001'
     """
     if not CASE_ID.fullmatch(case_id):
         raise InputError(

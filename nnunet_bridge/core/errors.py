@@ -12,12 +12,7 @@ from typing import ClassVar
 class BridgeError(Exception):
     """An error that the user can correct; its message says what, where and what to do.
 
-    Parameters
-    ----------
-    message : str
-        One clear sentence or a short list.
-    code : str, optional
-        The id of the fault in `docs/reference/faults.md`, such as ``"G03"``.
+    `code` is the id of the fault in `docs/reference/faults.md`, such as ``"G03"``.
     """
 
     exit_code: ClassVar[int] = 3

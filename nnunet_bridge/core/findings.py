@@ -31,20 +31,12 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding about a case.
-
-    Examples
-    --------
-    >>> str(Finding("G03", Outcome.REFUSED, "One slice is missing."))
-    '[G03] One slice is missing.'
-    """
+    """One finding about a case."""
 
     code: str
     """Id of the fault, such as ``"G03"``; empty for a remark without one."""
 
     outcome: Outcome
-    """Its severity."""
-
     message: str
     """One sentence: what, where, and what to do."""
 
@@ -71,21 +63,13 @@ def warning(code: str, message: str) -> Finding:
 
 
 class Refused(BridgeError):  # noqa: N818 - the word that the whole tool uses
-    """A case (or one file of it) cannot be used; carries all findings.
-
-    Parameters
-    ----------
-    findings : iterable of Finding
-        At least one of them with `Outcome.REFUSED`.
-    """
+    """A case (or one file of it) cannot be used; at least one finding refuses it."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(findings)
         refusals = [f for f in self.findings if f.outcome is Outcome.REFUSED]
-        super().__init__(
-            "\n".join(str(finding) for finding in refusals),
-            code=refusals[0].code if refusals else "",
-        )
+        code = refusals[0].code if refusals else ""
+        super().__init__("\n".join(map(str, refusals)), code=code)
 
     @classmethod
     def because(cls, code: str, message: str) -> Refused:

@@ -40,8 +40,6 @@ class Volume:
     """A scalar image in the patient."""
 
     grid: Grid
-    """Where its voxels lie."""
-
     voxels: VoxelArray
     """(I, J, K), read-only, real and finite."""
 
@@ -72,8 +70,6 @@ class Label:
     """Name of the structure, such as ``tibia`` or ``tibia_left``."""
 
     colour: Colour
-    """Colour of its mesh and overlay."""
-
     side: Side = Side.MERGED
 
     @property
@@ -84,22 +80,14 @@ class Label:
     def __post_init__(self) -> None:
         """Refuse the background value and an unknown side."""
         if self.value < 1:
-            raise InputError(
-                f"Label {self.name!r} needs a value from 1, not {self.value}."
-            )
+            text = f"Label {self.name!r} needs a value from 1, not {self.value}."
+            raise InputError(text)
         object.__setattr__(self, "side", checked_word(Side, self.side, "side"))
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """The structures of a dataset, in the order of their values 1..n.
-
-    Examples
-    --------
-    >>> table = LabelTable.from_names(["tibia", "femur"])
-    >>> table["femur"].value, [label.name for label in table]
-    (2, ['tibia', 'femur'])
-    """
+    """The structures of a dataset, in the order of their values 1..n."""
 
     labels: tuple[Label, ...]
 
@@ -160,21 +148,17 @@ class Labelmap:
     """The structure of every voxel."""
 
     grid: Grid
-    """Where its voxels lie."""
-
     voxels: LabelArray
     """(I, J, K) uint8 or uint16, read-only; 0 is background."""
 
     labels: LabelTable
-    """The structures that the values stand for."""
 
     def __post_init__(self) -> None:
         """Refuse an array that does not fit the grid or the table."""
         _check_shape(self.grid, self.voxels)
         if self.voxels.dtype not in (np.uint8, np.uint16):
-            raise InputError(
-                f"A labelmap holds uint8 or uint16, not {self.voxels.dtype}."
-            )
+            kind = self.voxels.dtype
+            raise InputError(f"A labelmap holds uint8 or uint16, not {kind}.")
         highest = int(self.voxels.max(initial=0))
         if highest > self.labels.highest_value:
             raise InputError(
@@ -205,31 +189,22 @@ class Labelmap:
         counts = np.zeros(self.labels.highest_value + 1, np.int64)
         flat = self.voxels.ravel(order="K")
         for start in range(0, flat.size, _BLOCK_VOXELS):
-            counts += np.bincount(
-                flat[start : start + _BLOCK_VOXELS], minlength=counts.size
-            )
+            block = flat[start : start + _BLOCK_VOXELS]
+            counts += np.bincount(block, minlength=counts.size)
         return counts
 
     def volumes_mm3(self) -> dict[str, float]:
         """Return the volume of every structure: its voxels times the voxel volume."""
-        counts = self.counts()
+        counts, voxel_mm3 = self.counts()[1:].tolist(), self.grid.voxel_volume_mm3
         return {
-            label.name: float(counts[label.value]) * self.grid.voxel_volume_mm3
-            for label in self.labels
+            name: float(count) * voxel_mm3
+            for name, count in zip(self.labels.names, counts, strict=False)
         }
 
 
 PALETTE: tuple[Colour, ...] = (
-    (230, 85, 70),
-    (80, 180, 105),
-    (75, 130, 230),
-    (240, 200, 65),
-    (170, 100, 210),
-    (60, 190, 200),
-    (240, 140, 50),
-    (225, 120, 170),
-    (150, 120, 90),
-    (140, 165, 60),
+    *((230, 85, 70), (80, 180, 105), (75, 130, 230), (240, 200, 65), (170, 100, 210)),
+    *((60, 190, 200), (240, 140, 50), (225, 120, 170), (150, 120, 90), (140, 165, 60)),
 )
 """Colours that stand out on a grey image; the first four follow the source report:
 red, green, blue, yellow."""

@@ -68,14 +68,7 @@ class QualityLevel(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One figure of one structure, with its expected range and level.
-
-    Examples
-    --------
-    >>> green, kind = QualityLevel.GREEN, QualityCheck.VOLUME
-    >>> str(Reason("tibia", kind, green, 9.5, (8.0, 12.0), "tibia: as usual."))
-    'green: tibia: as usual.'
-    """
+    """One figure of one structure, with its expected range and level."""
 
     structure: str
     kind: QualityCheck
@@ -240,12 +233,6 @@ class TrainingStructures:
 
 
 def count_levels(qualities: Iterable[Quality]) -> str:
-    """Return how many cases have each level.
-
-    Examples
-    --------
-    >>> count_levels([Quality(())])
-    '0 red, 0 amber, 1 green'
-    """
+    """Return how many cases have each level."""
     found = Counter(quality.level for quality in qualities)
     return ", ".join(f"{found[level]} {level}" for level in reversed(QualityLevel))

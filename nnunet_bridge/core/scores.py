@@ -103,14 +103,7 @@ class BoneScore:
 
 @dataclass(frozen=True, slots=True)
 class StructureVolume:
-    """The volume of one structure in one case, counted in voxels.
-
-    Examples
-    --------
-    >>> StructureVolume("msk_001", "tibia", Side.LEFT, voxels=4000, volume_mm3=3000.0)
-    StructureVolume(case_id='msk_001', structure='tibia', side=<Side.LEFT: 'left'>,
-    voxels=4000, volume_mm3=3000.0)
-    """
+    """The volume of one structure in one case, counted in voxels."""
 
     case_id: str
     structure: str

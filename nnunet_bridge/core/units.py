@@ -11,13 +11,7 @@ _MINUTE, _HOUR, _TWO_DAYS = 60, 3600, 172_800
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes in decimal units, 0.1 MB at least.
-
-    Examples
-    --------
-    >>> [format_bytes(n) for n in (2_000, 1_500_000, 512_000_000, 3_200_000_000)]
-    ['0.1 MB', '1.5 MB', '512 MB', '3.2 GB']
-    """
+    """Return a number of bytes in decimal units, 0.1 MB at least."""
     megabytes = max(count / 1e6, 0.1)
     if megabytes < 9.95:  # noqa: PLR2004 - below, a digit after the point matters
         return f"{megabytes:.1f} MB"
@@ -59,13 +53,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_clock(seconds: float | None) -> str:
-    """Return a duration without blanks below two days, for a narrow column.
-
-    Examples
-    --------
-    >>> [format_clock(s) for s in (42, 200, 7330, 200_000, None)]
-    ['0:42', '3:20', '2:02:10', '2 d 7 h', '']
-    """
+    """Return a duration without blanks below two days, for a narrow column."""
     if seconds is None:
         return ""
     whole = round(seconds)
@@ -77,24 +65,12 @@ def format_clock(seconds: float | None) -> str:
 
 
 def now() -> str:
-    """Return the present instant for a record: ISO 8601, to the second, with offset.
-
-    Examples
-    --------
-    >>> datetime.fromisoformat(now()).tzinfo is not None
-    True
-    """
+    """Return the present instant for a record: ISO 8601, to the second, with offset."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def format_instant(timestamp: float | None = None) -> str:
-    """Return an instant (seconds since 1970, by default the present) for a page.
-
-    Examples
-    --------
-    >>> format_instant(1_780_000_000)
-    '28 May 2026, 20:26 UTC'
-    """
+    """Return an instant (seconds since 1970, by default the present) for a page."""
     if timestamp is None:
         instant = datetime.now(tz=UTC)
     else:

@@ -11,13 +11,7 @@ _OF_A_PREDICTION = ("nnunet-bridge", "nnunetv2", "torch", "numpy")
 
 
 def software_versions(packages: Iterable[str] = _OF_A_PREDICTION) -> dict[str, str]:
-    """Return the version of Python and of every package on which a result depends.
-
-    Examples
-    --------
-    >>> sorted(software_versions(["numpy", "scipy"]))
-    ['numpy', 'python', 'scipy']
-    """
+    """Return the version of Python and of every package on which a result depends."""
     import platform
 
     versions = {name: _version_of(name) for name in packages}

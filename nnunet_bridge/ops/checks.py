@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
 
@@ -43,21 +43,11 @@ class DrawnStructure:
 
 
 def centroid_mm(grid: Grid, mask: BoolArray) -> FloatArray:
-    """Return the (3,) centre of a mask that is not empty, in mm, LPS+.
-
-    Examples
-    --------
-    >>> mask = np.zeros((5, 1, 1), bool)
-    >>> mask[1:4] = True
-    >>> centroid_mm(Grid((5, 1, 1), np.diag([2.0, 1.0, 1.0, 1.0])), mask).tolist()
-    [4.0, 0.0, 0.0]
-    """
-    others = ((1, 2), (0, 2), (0, 1))
-    profiles = [np.count_nonzero(mask, axis=axes) for axes in others]
-    index = [
-        float(profile @ np.arange(len(profile))) / float(profile.sum())
-        for profile in profiles
-    ]
+    """Return the (3,) centre of a mask that is not empty, in mm, LPS+."""
+    index = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        profile = np.count_nonzero(mask, axis=others)
+        index.append(float(profile @ np.arange(len(profile))) / float(profile.sum()))
     return grid.to_patient(index)
 
 
@@ -71,9 +61,8 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
     by_name: dict[str, dict[str, float]] = {}
     for part in drawn:
         if part.side in ("left", "right"):
-            by_name.setdefault(part.structure, {})[part.side] = float(
-                part.centroid_mm[0]
-            )
+            sides = by_name.setdefault(part.structure, {})
+            sides[part.side] = float(part.centroid_mm[0])
     findings: list[Finding] = []
     for structure, sides in sorted(by_name.items()):
         if len(sides) > 1:
@@ -84,15 +73,13 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
 
 
 def _exchanged(structure: str, sides: Mapping[str, float]) -> Iterator[Finding]:
-    if sides["left"] > sides["right"]:
-        return
-    yield Finding(
-        "K13",
-        Outcome.REFUSED,
-        f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
-        "right of the right one. Their names are exchanged, or the image is "
-        "mirrored: correct the names or export the image again.",
-    )
+    if sides["left"] <= sides["right"]:
+        yield refusal(
+            "K13",
+            f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
+            "right of the right one. Their names are exchanged, or the image is "
+            "mirrored: correct the names or export the image again.",
+        )
 
 
 def _beyond_the_middle(
@@ -100,14 +87,12 @@ def _beyond_the_middle(
 ) -> Iterator[Finding]:
     ((side, x),) = sides.items()
     leftwards = x - middle_x
-    if leftwards >= 0 if side == "left" else leftwards <= 0:
-        return
-    yield Finding(
-        "K13",
-        Outcome.WARNED,
-        f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
-        "the image, on the other side. Check its name.",
-    )
+    if leftwards < 0 if side == "left" else leftwards > 0:
+        yield warning(
+            "K13",
+            f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
+            "the image, on the other side. Check its name.",
+        )
 
 
 def specks(mask: BoolArray, *, name: str, parts: int = 1) -> Iterator[Finding]:
@@ -124,14 +109,10 @@ def specks(mask: BoolArray, *, name: str, parts: int = 1) -> Iterator[Finding]:
     bones = sizes[-parts:]
     bones = bones[bones >= TWIN_SHARE * sizes[-1]]
     share = float(bones.sum() / sizes.sum())
-    if share >= WHOLE_SHARE:
-        return
-    yield Finding(
-        "K22",
-        Outcome.WARNED,
-        f"{name} is in {count} pieces; the largest"
-        f"{' two hold' if len(bones) > 1 else ' holds'} {share:.1%} of it.",
-    )
+    if share < WHOLE_SHARE:
+        hold = "two hold" if len(bones) > 1 else "holds"
+        text = f"{name} is in {count} pieces; the largest {hold} {share:.1%} of it."
+        yield warning("K22", text)
 
 
 def _box(mask: BoolArray) -> tuple[slice, slice, slice] | None:
@@ -194,14 +175,12 @@ def _enclosed(shown: BoolArray) -> BoolArray:
 
 
 def _in_air(name: str, total: int, air: int) -> Iterator[Finding]:
-    if air <= AIR_LIMIT * total:
-        return
-    yield Finding(
-        "K17",
-        Outcome.REFUSED,
-        f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): the mask "
-        "probably belongs to another scan.",
-    )
+    if air > AIR_LIMIT * total:
+        yield refusal(
+            "K17",
+            f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): the mask "
+            "probably belongs to another scan.",
+        )
 
 
 def _in_the_void(name: str, total: int, void: int) -> Iterator[Finding]:

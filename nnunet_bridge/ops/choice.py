@@ -14,6 +14,7 @@ candidate missed are left out of all means.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Better, ScoreState
 from nnunet_bridge.ops.means import mean_of, mean_scores
-from nnunet_bridge.ops.paired import cluster_table, clustered_intervals
+from nnunet_bridge.ops.paired import cluster_table, clustered_intervals, counted
 
 RULE = (
     "Of the candidates, scored on the cases that all have validated, the cheapest is "
@@ -35,11 +36,10 @@ RULE = (
 )
 
 CHOOSING = {
-    name: next(metric for metric in METRICS if metric.key == key)
-    for name, key in (
-        *(("dice", "dice"), ("nsd", "nsd")),
-        *(("hd95", "hd95_mm"), ("assd", "assd_mm")),
-    )
+    metric.key.removesuffix("_mm"): metric
+    for key in ("dice", "nsd", "hd95_mm", "assd_mm")
+    for metric in METRICS
+    if metric.key == key
 }
 """Word of `--metric` -> metric."""
 
@@ -79,13 +79,12 @@ class Standing:
 
     def as_json(self) -> JsonObject:
         """Return the entry of `candidates`."""
-        interval = self.interval_95
         return {
             "name": self.name,
             "seconds_per_case": self.cost if math.isfinite(self.cost) else None,
             "mean": self.mean,
             "behind": self.behind,
-            "interval_95": None if interval is None else list(interval),
+            "interval_95": self.interval_95 and list(self.interval_95),
             "verdict": self.verdict,
             **self.figures,
         }
@@ -126,25 +125,34 @@ def choose(
     eligible = _with_fewest_misses(candidates, metric)
     sign = 1.0 if metric.better is Better.HIGHER else -1.0
 
+    means = {
+        name: float(np.mean([found[case] for case in cases]))
+        for name, found in values.items()
+    }
+
     def order(candidate: Candidate) -> tuple[float, float, str]:
-        mean = float(np.mean([values[candidate.name][case] for case in cases]))
-        return (-sign * mean, candidate.cost, candidate.name)
+        return (-sign * means[candidate.name], candidate.cost, candidate.name)
 
     best = min(eligible, key=order)
     clusters = [patients.get(case, case) for case in cases]
     standings = {}
     for candidate in sorted(candidates, key=order):
-        behind = [
-            sign * (values[best.name][case] - values[candidate.name][case])
-            for case in cases
-        ]
+        own, leading = values[candidate.name], values[best.name]
+        behind = [sign * (leading[case] - own[case]) for case in cases]
+        intervals = clustered_intervals(behind, clusters)
+        interval = None if intervals is None else intervals.mean
+        verdict = WORSE if _beyond_the_noise(behind, clusters, interval) else NOT_WORSE
+        if candidate.name == best.name:
+            verdict = BEST
+        elif candidate not in eligible:
+            verdict = MISSES
         standings[candidate.name] = Standing(
             candidate.name,
             candidate.cost,
-            float(np.mean([values[candidate.name][case] for case in cases])),
+            means[candidate.name],
             float(np.mean(behind)),
-            _interval(behind, clusters),
-            _verdict(candidate, best, eligible, behind, clusters),
+            interval,
+            verdict,
             _figures(candidate, cases),
         )
     able = [c for c in eligible if standings[c.name].verdict in (BEST, NOT_WORSE)]
@@ -196,56 +204,32 @@ def _with_fewest_misses(
     if metric.better is Better.HIGHER:
         return list(candidates)
     judged = set.intersection(*({s.case_id for s in c.scores} for c in candidates))
-    misses = {
-        c.name: sum(
-            s.state in (ScoreState.MISSED, ScoreState.INVENTED)
-            for s in c.scores
-            if s.case_id in judged
-        )
-        for c in candidates
-    }
+    misses = {}
+    for candidate in candidates:
+        states = Counter(s.state for s in candidate.scores if s.case_id in judged)
+        missed = states[ScoreState.MISSED] + states[ScoreState.INVENTED]
+        misses[candidate.name] = missed
     fewest = min(misses.values())
     return [c for c in candidates if misses[c.name] == fewest]
 
 
-def _verdict(
-    candidate: Candidate,
-    best: Candidate,
-    eligible: Sequence[Candidate],
+def _beyond_the_noise(
     behind: Sequence[float],
     clusters: Sequence[str],
-) -> str:
-    if candidate.name == best.name:
-        return BEST
-    if candidate not in eligible:
-        return MISSES
-    return WORSE if _beyond_the_noise(behind, clusters) else NOT_WORSE
-
-
-def _beyond_the_noise(behind: Sequence[float], clusters: Sequence[str]) -> bool:
+    interval: tuple[float, float] | None,
+) -> bool:
     """Whether differences are larger than chance explains."""
-    interval = _interval(behind, clusters)
     if interval is not None:
         return interval[0] > 0
     per_patient = np.nanmean(cluster_table(behind, clusters), axis=1)
     return bool((per_patient > 0).all())
 
 
-def _interval(
-    behind: Sequence[float], clusters: Sequence[str]
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean; None with too few patients."""
-    intervals = clustered_intervals(behind, clusters)
-    return None if intervals is None else intervals.mean
-
-
 def _figures(candidate: Candidate, cases: Sequence[str]) -> dict[str, float | None]:
     """Return the means over the structures of the means over the common cases."""
     means = mean_scores([s for s in candidate.scores if s.case_id in set(cases)])
-    figures = {}
-    for key in ("dice", "nsd", "hd95_mm", "assd_mm", "volume_error_cm3_absolute"):
-        figures[key] = mean_of(getattr(mean, key) for mean in means)
-    return figures
+    keys = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_error_cm3_absolute")
+    return {key: mean_of(getattr(mean, key) for mean in means) for key in keys}
 
 
 def _reason(
@@ -256,7 +240,7 @@ def _reason(
     patients: int,
 ) -> str:
     """Return the reason of the choice as a sentence."""
-    over = f"over {_number(cases, 'case')} of {_number(patients, 'patient')}"
+    over = f"over {counted(cases, 'case')} of {counted(patients, 'patient')}"
     mean = f"{metric.title} {chosen.mean:.{metric.decimals}f}"
     if len(standings) == 1:
         return f"{chosen.name} is the only candidate ({mean} {over})."
@@ -286,10 +270,5 @@ def _behind(standing: Standing, metric: Metric) -> str:
 
 
 def _cost(standing: Standing) -> str:
-    if not math.isfinite(standing.cost):
-        return "cost unknown"
-    return f"{standing.cost:.1f} s a case"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    known = math.isfinite(standing.cost)
+    return f"{standing.cost:.1f} s a case" if known else "cost unknown"

@@ -60,7 +60,6 @@ def clean_volume(
 
     Parameters
     ----------
-    labelmap : Labelmap
     min_volume_mm3 : float
         Pieces of exactly this volume stay. 0 removes none.
     keep_largest : int, optional

@@ -9,9 +9,9 @@ is the usual paired analysis. `ops.paired` and `ops.agreement` define the statis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import Answer, Better, RowState, ScoreState
 from nnunet_bridge.ops.agreement import limits_of_agreement
+from nnunet_bridge.ops.means import mean_of
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
     SEED,
@@ -44,8 +45,28 @@ from nnunet_bridge.ops.paired import (
     signed_rank_p,
 )
 
-_Scored = Mapping[tuple[str, str], BoneScore]
-"""(case, structure) -> score of one model."""
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """The scores of all models on the cases that all of them have."""
+
+    by_model: Mapping[str, Mapping[tuple[str, str], BoneScore]]
+    """Model -> (case, structure) -> score."""
+
+    case_ids: tuple[str, ...]
+    structures: tuple[str, ...]
+    """In the order of their first appearance."""
+
+    patients: Mapping[str, str]
+
+    def value(
+        self, model: str, case_id: str, structure: str, metric: Metric
+    ) -> float | None:
+        score = self.by_model[model].get((case_id, structure))
+        if score is None or score.state is ScoreState.BOTH_EMPTY:
+            return None
+        value: float | None = getattr(score, metric.key)
+        return value
 
 
 def compare_models(
@@ -57,18 +78,9 @@ def compare_models(
 ) -> Comparison:
     """Compare every pair of models on the cases that all of them were scored on.
 
-    Parameters
-    ----------
-    scores : mapping
-        Model name -> its scores, one for each case and structure. The first
-        model of a pair comes first here.
-    patients : mapping
-        Case id -> patient, for every case.
-    margins : mapping, optional
-        Metric -> largest difference that does not matter, in the unit of the metric.
-        The rows of these metrics get an `answer`.
-    seed : int
-        Seed of the bootstrap.
+    The first model of a pair comes first in `scores`; `patients` maps case ids to
+    patients. `margins` are the largest differences that do not matter, by metric and in
+    its unit: the rows of these metrics get an `answer`.
 
     Raises
     ------
@@ -76,31 +88,37 @@ def compare_models(
         If a model has two scores for one case and structure, or the patient of a case
         is unknown.
     """
-    scored = {model: _by_case(model, found) for model, found in scores.items()}
-    case_ids, left_out = _common_cases(scored)
-    _check_patients(case_ids, patients)
-    structures = _structures(scored)
+    by_model = {model: _by_case(model, found) for model, found in scores.items()}
+    case_ids, left_out = _common_cases(by_model)
+    unknown = [case_id for case_id in case_ids if case_id not in patients]
+    if unknown:
+        raise InputError(
+            f"The patients of {', '.join(unknown)} are unknown, so it is unknown which "
+            "cases are independent. Give a patient for every case."
+        )
+    names = {structure: None for found in by_model.values() for _, structure in found}
+    scored = _Scores(by_model, case_ids, tuple(names), patients)
     rows = [
-        _row(_Pair(metric, structure, first, second), scored, case_ids, patients, seed)
+        _row(_Pair(metric, structure, first, second), scored, seed)
         for first, second in combinations(scores, 2)
         for metric in METRICS
-        for structure in (*structures, ALL_STRUCTURES)
+        for structure in (*names, ALL_STRUCTURES)
     ]
     return Comparison(
         models=tuple(scores),
-        structures=structures,
+        structures=scored.structures,
         case_ids=case_ids,
         left_out=left_out,
         patients=len({patients[case_id] for case_id in case_ids}),
         rows=_with_answers(_with_holm(rows), margins or {}),
-        means=_means(scored, case_ids, structures),
-        misses=_misses(scored, case_ids, structures),
+        means=tuple(_means(scored)),
+        misses=tuple(_misses(scored)),
         agreements=tuple(
-            _agreement(model, structure, scored[model], case_ids, patients)
-            for structure in structures
-            for model in scored
+            _agreement(model, structure, scored)
+            for structure in names
+            for model in scores
         ),
-        ranks=_ranks(scored, case_ids, structures),
+        ranks=tuple(_ranks(scored)),
     )
 
 
@@ -114,17 +132,12 @@ class _Pair:
     second: str
 
 
-def _row(
-    pair: _Pair,
-    scored: Mapping[str, _Scored],
-    case_ids: Sequence[str],
-    patients: Mapping[str, str],
-    seed: int,
-) -> PairedDifference:
+def _row(pair: _Pair, scored: _Scores, seed: int) -> PairedDifference:
     """Return the paired differences of one metric and structure, not yet corrected."""
+    case_ids = scored.case_ids
     values = {case_id: _paired_values(pair, scored, case_id) for case_id in case_ids}
     kept = {case_id: both for case_id, both in values.items() if both is not None}
-    clusters = [patients[case_id] for case_id in kept]
+    clusters = [scored.patients[case_id] for case_id in kept]
     row = PairedDifference(
         structure=pair.structure,
         metric=pair.metric,
@@ -174,21 +187,20 @@ def _row_state(differences: FloatArray, patients: int) -> RowState:
 
 
 def _paired_values(
-    pair: _Pair, scored: Mapping[str, _Scored], case_id: str
+    pair: _Pair, scored: _Scores, case_id: str
 ) -> tuple[float, float] | None:
     """Return the values of both models in one case; None if a model has no value.
 
     Over all structures: the mean over those that both models have in this case.
     """
-    names = sorted(
-        {structure for case, structure in scored[pair.first] if case == case_id}
-    )
-    if pair.structure != ALL_STRUCTURES:
-        names = [pair.structure]
+    names = [pair.structure]
+    if pair.structure == ALL_STRUCTURES:
+        of_first = scored.by_model[pair.first]
+        names = sorted({structure for case, structure in of_first if case == case_id})
     found = []
     for name in names:
-        first = _value(scored[pair.first], case_id, name, pair.metric)
-        second = _value(scored[pair.second], case_id, name, pair.metric)
+        first = scored.value(pair.first, case_id, name, pair.metric)
+        second = scored.value(pair.second, case_id, name, pair.metric)
         if first is not None and second is not None:
             found.append((first, second))
     if not found:
@@ -197,17 +209,9 @@ def _paired_values(
     return float(first_mean), float(second_mean)
 
 
-def _value(
-    scored: _Scored, case_id: str, structure: str, metric: Metric
-) -> float | None:
-    score = scored.get((case_id, structure))
-    if score is None or score.state is ScoreState.BOTH_EMPTY:
-        return None
-    value: float | None = getattr(score, metric.key)
-    return value
-
-
-def _by_case(model: str, scores: Sequence[BoneScore]) -> _Scored:
+def _by_case(
+    model: str, scores: Sequence[BoneScore]
+) -> dict[tuple[str, str], BoneScore]:
     counts = Counter((score.case_id, score.structure) for score in scores)
     twice = sorted({case_id for (case_id, _), count in counts.items() if count > 1})
     if twice:
@@ -219,12 +223,10 @@ def _by_case(model: str, scores: Sequence[BoneScore]) -> _Scored:
 
 
 def _common_cases(
-    scored: Mapping[str, _Scored],
+    by_model: Mapping[str, Mapping[tuple[str, str], BoneScore]],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Return the cases of all models, and (case, model) for those of only some."""
-    cases = {
-        model: {case_id for case_id, _ in found} for model, found in scored.items()
-    }
+    cases = {model: {case for case, _ in found} for model, found in by_model.items()}
     common = set.intersection(*cases.values()) if cases else set()
     left_out = [
         (case_id, model)
@@ -232,21 +234,6 @@ def _common_cases(
         for case_id in sorted(found - common)
     ]
     return tuple(sorted(common)), tuple(left_out)
-
-
-def _check_patients(case_ids: Sequence[str], patients: Mapping[str, str]) -> None:
-    unknown = [case_id for case_id in case_ids if case_id not in patients]
-    if unknown:
-        raise InputError(
-            f"The patients of {', '.join(unknown)} are unknown, so it is unknown which "
-            "cases are independent. Give a patient for every case."
-        )
-
-
-def _structures(scored: Mapping[str, _Scored]) -> tuple[str, ...]:
-    """Return the structures in the order of their first appearance."""
-    names = {structure: None for found in scored.values() for _, structure in found}
-    return tuple(names)
 
 
 def _with_holm(rows: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
@@ -257,54 +244,35 @@ def _with_holm(rows: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]
     )
 
 
-def _means(
-    scored: Mapping[str, _Scored], case_ids: Sequence[str], structures: Sequence[str]
-) -> tuple[ModelMean, ...]:
-    means = []
-    for model, found in scored.items():
-        for metric in METRICS:
-            per_case: dict[str, list[float]] = {case_id: [] for case_id in case_ids}
-            for structure in structures:
-                values = []
-                for case_id in case_ids:
-                    value = _value(found, case_id, structure, metric)
-                    if value is not None:
-                        values.append(value)
-                        per_case[case_id].append(value)
-                means.append(_mean(model, structure, metric, values))
-            overall = [float(np.mean(values)) for values in per_case.values() if values]
-            means.append(_mean(model, ALL_STRUCTURES, metric, overall))
-    return tuple(means)
+def _means(scored: _Scores) -> Iterator[ModelMean]:
+    for model, metric in product(scored.by_model, METRICS):
+        per_case: dict[str, list[float]] = {case: [] for case in scored.case_ids}
+        for structure in scored.structures:
+            values = []
+            for case_id in scored.case_ids:
+                value = scored.value(model, case_id, structure, metric)
+                if value is not None:
+                    values.append(value)
+                    per_case[case_id].append(value)
+            yield _mean(model, structure, metric, values)
+        overall = [float(np.mean(values)) for values in per_case.values() if values]
+        yield _mean(model, ALL_STRUCTURES, metric, overall)
 
 
 def _mean(
     model: str, structure: str, metric: Metric, values: Sequence[float]
 ) -> ModelMean:
-    mean = float(np.mean(values)) if values else None
-    return ModelMean(model, structure, metric.key, mean, len(values))
+    return ModelMean(model, structure, metric.key, mean_of(values), len(values))
 
 
-def _misses(
-    scored: Mapping[str, _Scored], case_ids: Sequence[str], structures: Sequence[str]
-) -> tuple[Miss, ...]:
-    misses = []
-    for model, found in scored.items():
-        for structure in structures:
-            states = Counter(
-                found[case_id, structure].state
-                for case_id in case_ids
-                if (case_id, structure) in found
-            )
-            if states[ScoreState.MISSED] or states[ScoreState.INVENTED]:
-                misses.append(
-                    Miss(
-                        model,
-                        structure,
-                        states[ScoreState.MISSED],
-                        states[ScoreState.INVENTED],
-                    )
-                )
-    return tuple(misses)
+def _misses(scored: _Scores) -> Iterator[Miss]:
+    for model, structure in product(scored.by_model, scored.structures):
+        found = scored.by_model[model]
+        places = [(case_id, structure) for case_id in scored.case_ids]
+        states = Counter(found[place].state for place in places if place in found)
+        missed, invented = states[ScoreState.MISSED], states[ScoreState.INVENTED]
+        if missed or invented:
+            yield Miss(model, structure, missed, invented)
 
 
 def _with_answers(
@@ -342,22 +310,14 @@ def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
     return row.interval_95
 
 
-def _agreement(
-    model: str,
-    structure: str,
-    scored: _Scored,
-    case_ids: Sequence[str],
-    patients: Mapping[str, str],
-) -> Agreement:
+def _agreement(model: str, structure: str, scored: _Scores) -> Agreement:
     """Return the agreement of the volumes of one structure with their references."""
-    found = [scored.get((case_id, structure)) for case_id in case_ids]
-    scores = [
-        one
-        for one in found
-        if one is not None and one.state is not ScoreState.BOTH_EMPTY
-    ]
+    found = scored.by_model[model]
+    places = [(case_id, structure) for case_id in scored.case_ids]
+    known = [found[place] for place in places if place in found]
+    scores = [one for one in known if one.state is not ScoreState.BOTH_EMPTY]
     differences = tuple(score.volume_error_cm3 for score in scores)
-    of_patients = {patients[score.case_id] for score in scores}
+    of_patients = {scored.patients[score.case_id] for score in scores}
     agreement = Agreement(
         model=model,
         structure=structure,
@@ -368,7 +328,7 @@ def _agreement(
         ),
         differences_cm3=differences,
         patients=len(of_patients),
-        bias_cm3=float(np.mean(differences)) if differences else None,
+        bias_cm3=mean_of(differences),
     )
     limits = limits_of_agreement(differences)
     if limits is None:
@@ -384,52 +344,37 @@ def _agreement(
     )
 
 
-def _ranks(
-    scored: Mapping[str, _Scored], case_ids: Sequence[str], structures: Sequence[str]
-) -> tuple[ModelRank, ...]:
-    """Return the mean rank of every model on every metric, over all structures."""
+def _ranks(scored: _Scores) -> Iterator[ModelRank]:
+    """Yield the mean rank of every model on every metric, over all structures."""
     from scipy.stats import rankdata
 
-    ranks = []
     for metric in METRICS:
-        table = _case_table(scored, case_ids, structures, metric).round(TIE_DECIMALS)
+        table = _case_table(scored, metric).round(TIE_DECIMALS)
         badness = {
             Better.HIGHER: -table,
             Better.LOWER: table,
             Better.ZERO: np.abs(table),
-        }
-        places = rankdata(badness[metric.better], axis=1, method="average")
-        first = rankdata(badness[metric.better], axis=1, method="min") == 1
-        ranks += [
-            ModelRank(
-                model,
-                metric.key,
-                float(places[:, column].mean()) if len(table) else None,
-                int(first[:, column].sum()),
-                len(table),
-            )
-            for column, model in enumerate(scored)
-        ]
-    return tuple(ranks)
+        }[metric.better]
+        places = rankdata(badness, axis=1, method="average")
+        first = rankdata(badness, axis=1, method="min") == 1
+        for column, model in enumerate(scored.by_model):
+            mean = float(places[:, column].mean()) if len(table) else None
+            firsts = int(first[:, column].sum())
+            yield ModelRank(model, metric.key, mean, firsts, len(table))
 
 
-def _case_table(
-    scored: Mapping[str, _Scored],
-    case_ids: Sequence[str],
-    structures: Sequence[str],
-    metric: Metric,
-) -> FloatArray:
+def _case_table(scored: _Scores, metric: Metric) -> FloatArray:
     """Return the (cases, models) means over the structures that all models have.
 
     Cases in which no structure has a value in every model are left out.
     """
     rows = []
-    for case_id in case_ids:
+    for case_id in scored.case_ids:
         by_structure = [
-            [_value(found, case_id, structure, metric) for found in scored.values()]
-            for structure in structures
+            [scored.value(model, case_id, name, metric) for model in scored.by_model]
+            for name in scored.structures
         ]
         whole = [values for values in by_structure if None not in values]
         if whole:
             rows.append(np.mean(np.array(whole, dtype=np.float64), axis=0))
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(scored))
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(scored.by_model))

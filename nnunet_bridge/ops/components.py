@@ -49,10 +49,7 @@ class Components:
     def sizes(self, lengths: IndexArray | None = None) -> IndexArray:
         """Return the (count,) voxels of each component.
 
-        Parameters
-        ----------
-        lengths : (N,) int64, optional
-            Weight of each run, if it is not its number of voxels.
+        `lengths` are the (N,) weights of the runs, if not their numbers of voxels.
         """
         weights = self.lengths if lengths is None else lengths
         totals = np.bincount(self.owners, weights=weights, minlength=self.count)
@@ -100,13 +97,9 @@ class Components:
 
 
 def connected(mask: BoolArray, *, across_planes: bool) -> Components:
-    """Return the face-connected components of a mask.
+    """Return the face-connected components of a (P, R, L) mask.
 
-    Parameters
-    ----------
-    mask : (P, R, L) bool
-    across_planes : bool
-        True: 6-connected. False: every plane on its own, 4-connected.
+    6-connected across planes, or else 4-connected in every plane on its own.
     """
     planes, lines, length = mask.shape
     # Write all lines one after the other, with a False voxel between them, so that no

@@ -211,19 +211,7 @@ def _open_border(border: _Border, label: Label) -> BoolArray:
 
 
 def content_fit(volume: Volume, labelmap: Labelmap) -> ContentFit:
-    """Return the fit of all structures of a labelmap to its image.
-
-    Examples
-    --------
-    >>> from nnunet_bridge.core.image import LabelTable
-    >>> grid = Grid((40, 40, 40), np.eye(4))
-    >>> voxels = np.zeros(grid.shape, np.uint8)
-    >>> voxels[5:25, 8:30, 10:32] = 1
-    >>> moved = Labelmap(grid, np.roll(voxels, 3, 0), LabelTable.from_names(["cube"]))
-    >>> fit = content_fit(Volume(grid, voxels * np.int16(100)), moved)
-    >>> fit.best.describe(grid)
-    'moved by -3 voxels along i (-3.0 mm)'
-    """
+    """Return the fit of all structures of a labelmap to its image."""
     return content_findings(volume, labelmap)[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -61,18 +61,9 @@ class StructureMean:
         return {**counts, **states, **{name: getattr(self, name) for name in _MEASURES}}
 
 
-_MEASURES = {
-    **{name: name for name in ("dice", "hd95_mm", "assd_mm", "nsd")},
-    "volume_error_cm3": "volume_error_cm3",
-    "volume_error_cm3_absolute": "volume_error_abs_cm3",
-    "volume_error_percent": "volume_error_percent",
-    **{name: name for name in ("iou", "hd_mm", "volume_error_mm3")},
-    **{
-        f"volume_error_abs_{unit}": f"volume_error_abs_{unit}"
-        for unit in ("mm3", "percent")
-    },
-}
-"""Mean -> the property of `BoneScore` that it averages, in the order of the JSON."""
+_COUNTED = ("structure", "n", "n_surface", "states")
+_MEASURES = [f.name for f in fields(StructureMean) if f.name not in _COUNTED]
+"""The means, in the order of the JSON."""
 
 
 def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
@@ -86,15 +77,16 @@ def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
 def _mean(structure: str, scores: Sequence[BoneScore]) -> StructureMean:
     states = Counter(score.state for score in scores)
     held = [score for score in scores if score.state is not ScoreState.BOTH_EMPTY]
+    means = {}
+    for name in _MEASURES:  # the JSON has another name for one property of a score
+        measure = name.replace("cm3_absolute", "abs_cm3")
+        means[name] = mean_of(getattr(score, measure) for score in held)
     return StructureMean(
         structure=structure,
         n=len(held),
         n_surface=states[ScoreState.SCORED],
         states=states,
-        **{
-            name: mean_of(getattr(score, measure) for score in held)
-            for name, measure in _MEASURES.items()
-        },
+        **means,
     )
 
 

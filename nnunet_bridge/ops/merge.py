@@ -53,15 +53,7 @@ class Merged:
 
 
 class MaskMerger:
-    """Merges masks on one grid into a labelmap; one mask in memory at a time.
-
-    Parameters
-    ----------
-    grid : Grid
-        The grid of all masks.
-    labels : LabelTable
-        The structures; at most 64.
-    """
+    """Merges masks of at most 64 structures on one grid; one in memory at a time."""
 
     def __init__(self, grid: Grid, labels: LabelTable) -> None:
         if len(labels) > _MOST_LABELS:
@@ -83,15 +75,9 @@ class MaskMerger:
     ) -> Merged:
         """Return the labelmap; call it once, after the last mask.
 
-        Parameters
-        ----------
-        policy : {'background', 'priority', 'refuse'}
-            The value of a voxel that several structures claim.
-        priority : sequence of str
-            Names of labels, the strongest first; labels that it does not name come
-            last, in the order of their values.
-        limit_percent : float
-            A larger overlap, in percent of the smaller structure, is refused.
+        `policy` decides about voxels that several structures claim; labels that
+        `priority` does not name come last, in the order of their values. An overlap
+        above `limit_percent` of the smaller structure is refused.
         """
         labels = self._labels
         voxels, counts = _settled(self._claims, labels, policy, priority)
@@ -116,17 +102,7 @@ def merge_masks(
     priority: Sequence[str] = (),
     limit_percent: float = 0.5,
 ) -> Merged:
-    """Merge masks with `MaskMerger`.
-
-    Examples
-    --------
-    >>> table = LabelTable.from_names(["tibia", "femur"])
-    >>> row = lambda *on: np.array(on, bool).reshape(4, 1, 1)
-    >>> masks = [(table["tibia"], row(1, 1, 0, 0)), (table["femur"], row(0, 1, 1, 0))]
-    >>> merged = merge_masks(Grid((4, 1, 1), np.eye(4)), table, masks)
-    >>> merged.labelmap.voxels.ravel().tolist(), merged.overlaps[0].voxels
-    ([1, 0, 2, 0], 1)
-    """
+    """Merge masks with `MaskMerger`."""
     merger = MaskMerger(grid, labels)
     for label, mask in masks:
         merger.add(label, mask)
@@ -155,12 +131,7 @@ def _settled(
     """Replace every pattern of claims by its label, and count the patterns.
 
     If its type can hold the labels, `claims` is overwritten to save a second volume.
-
-    Returns
-    -------
-    voxels : (I, J, K) uint8 or uint16
-    counts : dict
-        Pattern -> voxels, without the empty pattern.
+    The counts are pattern -> voxels, without the empty pattern.
     """
     kind = np.uint8 if len(labels) < _BYTE else np.uint16
     voxels = claims if claims.dtype == kind else np.zeros(claims.shape, kind, order="F")

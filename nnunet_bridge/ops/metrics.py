@@ -64,14 +64,8 @@ def bone_scores(
     Dice, IoU and volumes count voxels; the volume of a voxel is ``|det affine|``.
     Ignored voxels of the reference count as background in both.
 
-    Parameters
-    ----------
-    prediction, reference : Labelmap
-        On the same grid and with the same label names.
-    case_id, configuration : str
-        Copied into every score.
-    tolerance_mm : float
-        Distance up to which surfaces count as equal in the normalised surface Dice.
+    The normalised surface Dice counts surfaces as equal up to `tolerance_mm`;
+    `case_id` and `configuration` are copied into every score.
 
     Raises
     ------
@@ -332,17 +326,10 @@ def _surface(
 
 
 def _corner_codes(mask: BoolArray) -> npt.NDArray[np.uint8]:
-    """Return the code of every corner of the lattice: which of its voxels lie inside.
+    """Return the (I + 1, J + 1, K + 1) codes of the corners of an (I, J, K) mask.
 
-    Parameters
-    ----------
-    mask : (I, J, K) bool
-
-    Returns
-    -------
-    codes : (I + 1, J + 1, K + 1) uint8
-        The voxel (i-1+a, j-1+b, k-1+c) of corner (i, j, k) sets the bit of weight
-        ``128 >> (4 a + 2 b + c)``: the code of surface-distance's lookup table.
+    The voxel (i-1+a, j-1+b, k-1+c) of corner (i, j, k) sets the bit of weight
+    ``128 >> (4 a + 2 b + c)``: the code of surface-distance's lookup table.
     """
     # Start with the last voxel of each corner (bit 1), then double the neighbourhood
     # along each axis: a shift by one voxel moves the bits of the previous voxels up.

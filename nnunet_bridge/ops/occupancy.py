@@ -24,14 +24,9 @@ _BLOCK_VOXELS = 1 << 22
 
 
 def label_boxes(labelmap: Labelmap) -> tuple[Box | None, ...]:
-    """Return the bounding box of every label, in the order of their values.
+    """Return the bounding box of every label by value; None for an absent label.
 
     Ignored voxels have no box.
-
-    Returns
-    -------
-    boxes : tuple of (3,) slices or None
-        None for an absent label.
     """
     order = _memory_order(labelmap.voxels)
     lowest, highest = _extents(labelmap.voxels.transpose(order), len(labelmap.labels))
@@ -49,18 +44,11 @@ def label_counts(labelmap: Labelmap) -> CountArray:
 
 
 def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
-    """Count every pair of labels that two labelmaps have in one voxel.
+    """Return the (n + 1, n + 1) counts of every pair of labels in one voxel.
 
-    Parameters
-    ----------
-    prediction, reference : Labelmap
-        Of the same shape, with tables of the same length n; not checked.
-
-    Returns
-    -------
-    counts : (n + 1, n + 1) int64
-        ``counts[p, r]`` voxels are `p` in the prediction and `r` in the reference;
-        ignored voxels are not counted.
+    ``counts[p, r]`` voxels are `p` in the prediction and `r` in the reference; ignored
+    voxels are not counted. Both labelmaps have the same shape, and tables of the same
+    length n; this is not checked.
     """
     structures = len(reference.labels) + 1
     sizes = max(prediction.labels.highest_value, reference.labels.highest_value) + 1

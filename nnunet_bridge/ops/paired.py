@@ -40,23 +40,10 @@ TIE_DECIMALS = 12
 def signed_rank_p(differences: npt.ArrayLike) -> float:
     """Return the exact two-sided p of Wilcoxon's signed-rank test.
 
-    Parameters
-    ----------
-    differences : (n,) array_like
-        Zeros are dropped; with nothing left, p is 1.
-
-    Notes
-    -----
-    Under the null hypothesis both signs have the same probability. The distribution of
-    the rank sum is convolved from the observed ranks, doubled so that the midranks of
-    ties are integers; it is exact with ties, unlike tables.
-
-    Examples
-    --------
-    >>> signed_rank_p([1, 2, 3, 4, 5])
-    0.0625
-    >>> signed_rank_p([1, -1])
-    1.0
+    Zeros are dropped; with nothing left, p is 1. Under the null hypothesis both signs
+    have the same probability. The distribution of the rank sum is convolved from the
+    observed ranks, doubled so that the midranks of ties are integers; it is exact with
+    ties, unlike tables.
     """
     ranks, positive = _doubled_ranks(differences)
     total = int(ranks.sum())
@@ -72,13 +59,7 @@ def signed_rank_p(differences: npt.ArrayLike) -> float:
 
 
 def rank_biserial(differences: npt.ArrayLike) -> float:
-    """Return the matched-pairs rank-biserial correlation, -1..1; 0 without difference.
-
-    Examples
-    --------
-    >>> rank_biserial([1, 2, 3]), rank_biserial([-3, 1, 2]), rank_biserial([0, 0])
-    (1.0, 0.0, 0.0)
-    """
+    """Return the matched-pairs rank-biserial correlation, -1..1; 0 if all are 0."""
     ranks, positive = _doubled_ranks(differences)
     if not ranks.size:
         return 0.0
@@ -86,13 +67,7 @@ def rank_biserial(differences: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for multiple tests by Holm's step-down method.
-
-    Examples
-    --------
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
+    """Correct p values for multiple tests by Holm's step-down method."""
     corrected = [0.0] * len(p_values)
     highest = 0.0
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
@@ -108,11 +83,6 @@ def equivalence(ends: tuple[float, float] | None, margin: float) -> str:
     ``equivalent``: the whole interval lies within the margin on both sides (two
     one-sided tests of 2.5 % each; Schuirmann 1987), even if it excludes 0.
     ``different``: it excludes 0 otherwise. ``undecided``: all other cases.
-
-    Examples
-    --------
-    >>> [equivalence(ends, 0.01) for ends in ((-0.005, 0.004), (0.002, 0.03), None)]
-    ['equivalent', 'different', 'undecided']
     """
     if ends is None:
         return "undecided"
@@ -123,13 +93,7 @@ def equivalence(ends: tuple[float, float] | None, margin: float) -> str:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest possible two-sided p of `pairs` differences.
-
-    Examples
-    --------
-    >>> smallest_p(5), smallest_p(6)
-    (0.0625, 0.03125)
-    """
+    """Return the smallest possible two-sided p of `pairs` differences."""
     return float(min(1.0, 2.0 ** (1 - pairs)))
 
 
@@ -146,6 +110,11 @@ def p_words(p: float) -> str:
     if p < 0.01:  # noqa: PLR2004 - two digits are enough
         return f"= {p:.2g}"
     return f"= {p:.3f}" if p >= 0.1 else f"= {p:.3g}"  # noqa: PLR2004 - three digits
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 case`` or ``5 patients``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +157,8 @@ def clustered_intervals(
 def cluster_table(differences: npt.ArrayLike, clusters: Sequence[str]) -> FloatArray:
     """Return the (clusters, largest cluster) values, padded with NaN."""
     grouped: dict[str, list[float]] = {}
-    for value, cluster in zip(
-        np.asarray(differences, dtype=np.float64), clusters, strict=True
-    ):
+    values = np.asarray(differences, dtype=np.float64)
+    for value, cluster in zip(values, clusters, strict=True):
         grouped.setdefault(cluster, []).append(float(value))
     width = max((len(group) for group in grouped.values()), default=0)
     table = np.full((len(grouped), width), np.nan)

@@ -58,19 +58,10 @@ class StackPlacement:
 def common_orientation(
     orientations: npt.ArrayLike,
 ) -> tuple[FloatArray, tuple[Finding, ...]]:
-    """Return the common orientation of a stack, orthonormal.
+    """Return the (6,) mean orientation of a stack, as two perpendicular unit vectors.
 
-    Parameters
-    ----------
-    orientations : (K, 6) array_like
-        *Image Orientation (Patient)* of every slice.
-
-    Returns
-    -------
-    orientation : (6,) float64
-        The mean, as two perpendicular unit vectors.
-    findings : tuple of Finding
-        G10 if the slices differ, G11 if their cosines had to be corrected or cannot be.
+    `orientations` are (K, 6): *Image Orientation (Patient)* of every slice. Findings:
+    G10 if the slices differ, G11 if their cosines had to be corrected or cannot be.
     """
     cosines = np.asarray(orientations, dtype=np.float64).reshape(-1, 6)
     findings = [*_varying(cosines), *_skewed(cosines)]
@@ -101,25 +92,14 @@ def place_stack(
         *Image Position (Patient)* of every slice, K >= 2, ascending along
         row x column, so that the affine is right-handed.
 
-    Returns
-    -------
-    placement : StackPlacement
-        With G03 (missing slice), G06 (uneven), G07 (sheared), G13 (spacing out of
-        range) or G17 (all in one place) among its findings where they apply.
-
     Notes
     -----
+    Findings: G03 (missing slice), G06 (uneven), G07 (sheared), G13 (spacing out of
+    range), G17 (all in one place).
+
     DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1. The spacing is the distance of the
     last slice from the first, divided by the number of gaps, so that a single jittered
     gap does not tilt the result (G05).
-
-    Examples
-    --------
-    >>> place_stack([1, 0, 0, 0, 1, 0], [0.7, 0.5], [[0, 0, 0], [0, 0, 3]]).affine
-    array([[0.5, 0. , 0. , 0. ],
-           [0. , 0.7, 0. , 0. ],
-           [0. , 0. , 3. , 0. ],
-           [0. , 0. , 0. , 1. ]])
     """
     along_row, down_column = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
     between_rows, between_columns = np.asarray(pixel_spacing_mm, dtype=np.float64)
@@ -149,30 +129,9 @@ def stack_affine(
     pixel_spacing_mm: npt.ArrayLike,
     positions_mm: npt.ArrayLike,
 ) -> FloatArray:
-    """Return the affine of a stack of parallel, equally spaced slices, or refuse.
+    """Return the (4, 4) affine of a stack of parallel, equally spaced slices.
 
-    Parameters
-    ----------
-    orientation, pixel_spacing_mm, positions_mm
-        As `place_stack` takes them.
-
-    Returns
-    -------
-    affine : (4, 4) float64
-        Maps (column, row, slice, 1) to (x, y, z, 1) in mm, LPS+.
-
-    Raises
-    ------
-    GeometryError
-        If `place_stack` has a finding about the stack.
-
-    Examples
-    --------
-    >>> stack_affine([1, 0, 0, 0, 1, 0], [1, 1], [[0, 0, 0], [0, 0, 3], [0, 0, 9]]
-    ... )  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    nnunet_bridge.core.errors.GeometryError: Slices 1 and 2 are 6.00 mm apart, ...
+    Raises GeometryError if `place_stack` has a finding about the stack.
     """
     placement = place_stack(orientation, pixel_spacing_mm, positions_mm)
     if placement.findings:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, LabelTable
 from nnunet_bridge.core.quality import (
+    AGREEMENTS,
     MemberAgreement,
     Quality,
     QualityCheck,
@@ -123,25 +124,11 @@ Figures = Mapping[str, StructureFigures]
 
 
 def structure_figures(labelmap: Labelmap) -> dict[str, StructureFigures]:
-    """Measure every structure of the table, absent ones included.
-
-    Examples
-    --------
-    >>> voxels = np.zeros((9, 9, 9), np.uint8)
-    >>> voxels[1:3, 2:7, 2:7] = voxels[7, 2:7, 2:7] = 1
-    >>> grid = Grid((9, 9, 9), np.diag([2.0, 1.0, 1.0, 1.0]))
-    >>> table = LabelTable.from_names(["femur"])
-    >>> structure_figures(Labelmap(grid, voxels, table))["femur"]
-    StructureFigures(volume_mm3=150.0, pieces=2, at_border=False,
-    sides_mm3=(100.0, 50.0))
-    """
-    boxes = zip(labelmap.labels, label_boxes(labelmap), strict=True)
-    found = {
-        label.name: _figures_of(labelmap, label, box)
-        if box is not None
-        else StructureFigures(0.0)
-        for label, box in boxes
-    }
+    """Measure every structure of the table, absent ones included."""
+    found = {}
+    for label, box in zip(labelmap.labels, label_boxes(labelmap), strict=True):
+        absent = StructureFigures(0.0)
+        found[label.name] = _figures_of(labelmap, label, box) if box else absent
     for left, right in pairs_of(labelmap.labels):
         both = found[right].volume_mm3, found[left].volume_mm3
         for name, sides in ((left, both if min(both) > 0 else None), (right, None)):
@@ -157,9 +144,8 @@ def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
         name: _range_of([f[name] for f in every if name in f and f[name].volume_mm3])
         for name in names
     }
-    return TrainingStructures(
-        len(every), {name: found for name, found in ranges.items() if found}
-    )
+    found = {name: range_ for name, range_ in ranges.items() if range_}
+    return TrainingStructures(len(every), found)
 
 
 def judge(
@@ -167,14 +153,7 @@ def judge(
 ) -> Quality:
     """Rate a prediction: its level with all reasons.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-        The prediction.
-    agreement : MemberAgreement
-        Agreement between the members of the model.
-    training : TrainingStructures or None
-        Ranges of the training labels; None if they are unknown.
+    `training` is None if the training labels are unknown.
     """
     figures = structure_figures(labelmap)
     reasons = list(_agreement_reasons(labelmap.labels, agreement))
@@ -190,17 +169,11 @@ def judge(
 def expected_volume_mm3(
     spread: Spread, cases: int, chance: float
 ) -> tuple[float, float]:
-    """Return the range in which the volume of the next patient lies.
+    """Return the range in mm3 in which the volume of the next patient lies.
 
-    Parameters
-    ----------
-    spread : Spread
-        Volumes of the training labels in mm3, above 0.
-    cases : int
-        Number of training labels, at least 2.
-    chance : float
-        Probability that the next volume lies outside, if logarithms of volumes are
-        normal.
+    It lies outside with the probability `chance`, if logarithms of volumes are normal.
+    `spread` is that of the volumes of the training labels, all above 0; there are at
+    least two `cases`.
 
     Notes
     -----
@@ -208,13 +181,6 @@ def expected_volume_mm3(
     Student's t times the standard deviation times ``sqrt(1 + 1/n)``. The standard
     deviation is the range over its expectation in `n` normal values, the constant d2
     of quality control (Tippett 1925); with many labels, the middle 90 % by theirs.
-
-    Examples
-    --------
-    >>> spread = Spread(80_000, 82_000, 100_000, 122_000, 125_000)
-    >>> low, high = expected_volume_mm3(spread, 12, 0.01)
-    >>> round(low / 1000), round(high / 1000)
-    (64, 156)
     """
     from scipy.stats import t
 
@@ -228,13 +194,7 @@ def expected_volume_mm3(
 
 
 def expected_range(values: int) -> float:
-    """Return the expected range of `values` normal values, in standard deviations.
-
-    Examples
-    --------
-    >>> round(expected_range(2), 3), round(expected_range(12), 3)
-    (1.128, 3.258)
-    """
+    """Return the expected range of `values` normal values, in standard deviations."""
     from scipy.integrate import trapezoid
     from scipy.stats import norm
 
@@ -311,10 +271,11 @@ def _sides(mask: BoolArray, grid: Grid) -> tuple[int, int] | None:
         return None
     total = int(profile.sum())
     first = int(max(before[wide], key=lambda count: min(count, total - count)))
-    both = first, total - first
     # x grows towards the left of the patient, so the first planes are the right side
     # unless the axis runs the other way.
-    return both if grid.affine[0, axis] > 0 else (both[1], both[0])
+    if grid.affine[0, axis] < 0:
+        first = total - first
+    return first, total - first
 
 
 def _range_of(found: Sequence[StructureFigures]) -> StructureRange | None:
@@ -338,14 +299,9 @@ def _spread(values: Sequence[float]) -> Spread:
 def _agreement_reasons(
     labels: LabelTable, agreement: MemberAgreement
 ) -> Iterator[Reason]:
-    for kind, found, members in (
-        (QualityCheck.BETWEEN_FOLDS, agreement.between_folds, "the folds"),
-        (
-            QualityCheck.BETWEEN_CONFIGURATIONS,
-            agreement.between_configurations,
-            "2d and 3d",
-        ),
-    ):
+    tables = agreement.between_folds, agreement.between_configurations
+    members_of = "the folds", "2d and 3d"
+    for kind, found, members in zip(AGREEMENTS, tables, members_of, strict=True):
         for label in labels:
             dice = (found or {}).get(label.value)
             if dice is not None:
@@ -360,9 +316,14 @@ def _agreement_reasons(
 def agreement_level(kind: str, dice: float) -> QualityLevel:
     """Return the level of a Dice between folds or between configurations."""
     amber, red = AGREEMENT_LIMITS[kind]
-    if dice >= amber:
+    return _level(-dice, amber=-amber, red=-red)
+
+
+def _level(value: float, *, amber: float, red: float) -> QualityLevel:
+    """Return the level of a figure that is green up to `amber`, and amber to `red`."""
+    if value <= amber:
         return QualityLevel.GREEN
-    return QualityLevel.AMBER if dice >= red else QualityLevel.RED
+    return QualityLevel.AMBER if value <= red else QualityLevel.RED
 
 
 def _empty_reasons(
@@ -389,9 +350,8 @@ def _empty_level(
     why = f"{held} of {training.cases} training labels hold it"
     if held == training.cases:
         return QualityLevel.RED, why
-    return (
-        QualityLevel.AMBER if 2 * held >= training.cases else QualityLevel.GREEN
-    ), why
+    often = 2 * held >= training.cases
+    return QualityLevel.AMBER if often else QualityLevel.GREEN, why
 
 
 def _range_reasons(
@@ -427,38 +387,25 @@ def _volume_reason(name: str, volume_mm3: float, known: StructureRange) -> Reaso
 
 def _pieces_reason(name: str, pieces: int, known: StructureRange) -> Reason:
     most = known.pieces.most
-    level = QualityLevel.GREEN
-    if pieces > most:
-        level = (
-            QualityLevel.RED
-            if pieces > PIECES_RED_FACTOR * most
-            else QualityLevel.AMBER
-        )
-    text = (
-        f"{name}: {pieces} {'piece' if pieces == 1 else 'pieces'}; the training "
-        f"labels have {_at_most(most)}."
-    )
+    level = _level(pieces, amber=most, red=PIECES_RED_FACTOR * most)
+    usual = "one" if round(most) == 1 else f"at most {round(most)}"
+    noun = "piece" if pieces == 1 else "pieces"
+    text = f"{name}: {pieces} {noun}; the training labels have {usual}."
     return Reason(name, QualityCheck.PIECES, level, float(pieces), (None, most), text)
 
 
 def _symmetry_reason(label: Label, found: StructureFigures, known: Spread) -> Reason:
     name = label.name
     limit = min(1.0, known.most + ASYMMETRY_AMBER)
+    check = QualityCheck.SYMMETRY
     if found.sides_mm3 is None:
         text = (
             f"{name}: one side only, or both sides merged; the training labels have "
             "two separate sides."
         )
-        check = QualityCheck.SYMMETRY
         return Reason(name, check, QualityLevel.AMBER, None, (None, limit), text)
     value = found.asymmetry or 0.0
-    level = QualityLevel.GREEN
-    if value > limit:
-        level = (
-            QualityLevel.RED
-            if value > known.most + ASYMMETRY_RED
-            else QualityLevel.AMBER
-        )
+    level = _level(value, amber=limit, red=known.most + ASYMMETRY_RED)
     right, left = (_cm3(side) for side in found.sides_mm3)
     base = name.rpartition("_")[0] if label.side else name
     text = (
@@ -466,7 +413,7 @@ def _symmetry_reason(label: Label, found: StructureFigures, known: Spread) -> Re
         f"{100 * value:.0f} % of their sum; the training labels by up to "
         f"{100 * known.most:.0f} %."
     )
-    return Reason(name, QualityCheck.SYMMETRY, level, value, (None, limit), text)
+    return Reason(name, check, level, value, (None, limit), text)
 
 
 def _border_reason(name: str, found: StructureFigures, known: StructureRange) -> Reason:
@@ -495,11 +442,6 @@ def _not_judged(
         )
     elif training.cases < FEWEST_LABELS:
         yield f"Fewer than {FEWEST_LABELS} training labels: volumes are not checked."
-
-
-def _at_most(count: float) -> str:
-    whole = round(count)
-    return "one" if whole == 1 else f"at most {whole}"
 
 
 def _cm3(volume_mm3: float) -> str:

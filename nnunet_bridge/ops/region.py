@@ -21,14 +21,7 @@ _FROM_MM_TO_SLICE = 1e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """A range of slices of a grid.
-
-    Examples
-    --------
-    >>> region = Region(2, 5, Grid((4, 4, 9), np.diag([1.0, 1.0, 3.0, 1.0])))
-    >>> region.grid.shape, region.grid.to_patient([0, 0, 0]).tolist()
-    ((4, 4, 3), [0.0, 0.0, 6.0])
-    """
+    """A range of slices of a grid."""
 
     first: int
     """The first slice that is kept, counted from 0."""

@@ -78,19 +78,7 @@ def placed_on(
     name: str,
     stated: StatedPlace | None = None,
 ) -> Placement:
-    """Put a mask on the grid of an image.
-
-    Parameters
-    ----------
-    grid : Grid
-        Grid of the image.
-    mask_grid : Grid
-        Grid of the mask.
-    mask : (i, j, k) bool
-    name : str
-        Name of the mask in messages.
-    stated : StatedPlace, optional
-        Position from the recipe.
+    """Put a mask on the grid of an image, or where the recipe `stated` it.
 
     Raises
     ------

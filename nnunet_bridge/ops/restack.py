@@ -49,17 +49,9 @@ def plan_restack(
 ) -> Restack:
     """Plan the interpolation of a stack onto a regular, upright grid.
 
-    Parameters
-    ----------
-    affine : (4, 4) float64
-        Affine of the stack; only its in-plane axes are used.
-    positions_mm : (K, 3) float64
-        Position of the first voxel of every slice, ascending along the normal.
-    shape : (int, int, int)
-        Columns, rows, slices.
+    Only the in-plane axes of the `affine` are used. `positions_mm` are (K, 3), of the
+    first voxel of every slice, ascending along the normal.
 
-    Notes
-    -----
     The new spacing divides the height of the stack evenly and is as near as possible
     to the usual gap. The new grid of a sheared stack is wider: it holds all old voxels.
     """
@@ -104,17 +96,8 @@ def plan_restack(
 def restacked(voxels: VoxelArray, plan: Restack) -> VoxelArray:
     """Interpolate the voxels of a stack onto its new grid.
 
-    Parameters
-    ----------
-    voxels : (I, J, K) array
-    plan : Restack
-        From `plan_restack`.
-
-    Returns
-    -------
-    voxels : array of `plan.shape`
-        Of the same type, integers rounded; Fortran-ordered. Voxels outside the old
-        slices get the smallest value.
+    The result has `plan.shape` and the same type, integers rounded, Fortran-ordered.
+    Voxels outside the old slices get the smallest value.
     """
     fill = voxels.min()
     new = np.empty(plan.shape, voxels.dtype, order="F")

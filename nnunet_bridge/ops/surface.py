@@ -37,17 +37,9 @@ plain smoothing, do not shrink the surface."""
 def surface_of(labelmap: Labelmap, label: Label) -> Mesh | None:
     """Return the surface of one structure; None if it is absent.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-        On any grid: oblique, left-handed, anisotropic.
-    label : Label
-
-    Returns
-    -------
-    mesh : Mesh
-        In mm, LPS+, faces turned outwards. A structure that reaches the border of the
-        image is closed there and has `Mesh.touches_border`.
+    The grid may be oblique, left-handed or anisotropic. The faces turn outwards. A
+    structure that reaches the border of the image is closed there and has
+    `Mesh.touches_border`.
     """
     return surface_in(labelmap, label, label_boxes(labelmap)[label.value - 1])
 
@@ -63,10 +55,7 @@ def surfaces_of(labelmap: Labelmap) -> dict[str, Mesh | None]:
 def surface_in(labelmap: Labelmap, label: Label, box: Box | None) -> Mesh | None:
     """Return the surface of the structure with the bounding box `box`; None without.
 
-    Raises
-    ------
-    InputError
-        If the box holds no voxel of the structure.
+    Raises InputError if the box holds no voxel of the structure.
     """
     if box is None:
         return None
@@ -87,19 +76,9 @@ def surface_in(labelmap: Labelmap, label: Label, box: Box | None) -> Mesh | None
 def smoothed(mesh: Mesh, iterations: int) -> Mesh:
     """Return the mesh after Taubin smoothing.
 
-    Parameters
-    ----------
-    mesh : Mesh
-    iterations : int
-        Pairs of a shrinking and a growing step; 0 returns the mesh itself.
+    An iteration is a shrinking and a growing step; 0 iterations return the mesh itself,
+    a negative number raises InputError.
 
-    Raises
-    ------
-    InputError
-        If `iterations` is negative.
-
-    Notes
-    -----
     G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995,
     with equal weights and steps of 0.5 and -0.53.
     """
@@ -118,19 +97,8 @@ def smoothed(mesh: Mesh, iterations: int) -> Mesh:
 def decimated(mesh: Mesh, faces: int) -> Mesh:
     """Return the surface with at most about `faces` faces.
 
-    Parameters
-    ----------
-    mesh : Mesh
-    faces : int
-        At least 4; a mesh with no more faces is returned unchanged.
+    A mesh with no more faces is returned unchanged. Raises InputError below 4 faces.
 
-    Raises
-    ------
-    InputError
-        If `faces` is less than 4.
-
-    Notes
-    -----
     Edges are collapsed by quadric error (M. Garland and P. S. Heckbert, "Surface
     simplification using quadric error metrics", SIGGRAPH 1997).
     """
@@ -158,15 +126,7 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
 
 
 def is_watertight(faces: FaceArray) -> bool:
-    """Whether every edge of the (F, 3) faces belongs to exactly two of them.
-
-    Examples
-    --------
-    >>> is_watertight(np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
-    True
-    >>> is_watertight(np.array([[0, 1, 2], [0, 2, 3]]))
-    False
-    """
+    """Whether every edge of the (F, 3) faces belongs to exactly two of them."""
     one, other = _edges(faces).T
     vertices = int(faces.max(initial=0)) + 1
     codes = np.sort(np.minimum(one, other) * vertices + np.maximum(one, other))

@@ -19,13 +19,12 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TypeAlias
 
-import numpy as np
-
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Rule, ScoreState
+from nnunet_bridge.ops.means import mean_of
 
 FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
 """Fold -> scores of its validation cases."""
@@ -71,10 +70,6 @@ class MeanChange:
         gains = self._dice_gain, self._hd95_gain_mm
         return self.lost > 0 or min(gains) < -_ROUNDING
 
-    def as_json(self) -> JsonObject:
-        """Return the means before and after."""
-        return asdict(self)
-
     @property
     def _dice_gain(self) -> float:
         return _difference(self.dice_after, self.dice_before)
@@ -107,9 +102,9 @@ class Trial:
         """Return the rule and its effect."""
         return {
             **self.rule.as_json(),
-            **self.overall.as_json(),
+            **asdict(self.overall),
             "accepted": self.accepted,
-            "folds": {fold: change.as_json() for fold, change in self.folds.items()},
+            "folds": {fold: asdict(change) for fold, change in self.folds.items()},
         }
 
 
@@ -118,21 +113,16 @@ def tried(
 ) -> tuple[Trial, ...]:
     """Return what `rules` did to each structure that they name.
 
-    Parameters
-    ----------
-    before, after : mapping
-        Fold -> scores of the same cases without cleaning, and with it.
-    rules : mapping
-        Structure -> rule by which `after` was cleaned.
-
-    Raises
-    ------
-    InputError
-        If a case was not scored after cleaning.
+    `before` and `after` are scores without cleaning and after cleaning by `rules`.
+    Raises InputError if a case was not scored after cleaning.
     """
-    return tuple(
-        _trial(name, rule, _pairs(before, after, name)) for name, rule in rules.items()
-    )
+    trials = []
+    for name, rule in rules.items():
+        pairs = _pairs(before, after, name)
+        overall = _mean_change(list(chain.from_iterable(pairs.values())))
+        folds = {fold: _mean_change(found) for fold, found in pairs.items()}
+        trials.append(Trial(name, rule, overall, folds))
+    return tuple(trials)
 
 
 def chosen_rules(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
@@ -141,10 +131,12 @@ def chosen_rules(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
     The lowest mean HD95 wins, then the highest mean Dice, then the first rule. A
     structure without an accepted rule is not cleaned.
     """
-    by_structure: dict[str, list[Trial]] = {}
+    best: dict[str, Trial | None] = {}
     for trial in trials:
-        by_structure.setdefault(trial.structure, []).append(trial)
-    return {name: _best(group) for name, group in by_structure.items()}
+        leading = best.setdefault(trial.structure, None)
+        if trial.accepted and (leading is None or _rank(trial) < _rank(leading)):
+            best[trial.structure] = trial
+    return {name: trial.rule if trial else UNCLEANED for name, trial in best.items()}
 
 
 def still_good(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
@@ -156,17 +148,6 @@ def still_good(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
     return {
         trial.structure: trial.rule if trial.accepted else UNCLEANED for trial in trials
     }
-
-
-def _trial(
-    structure: str, rule: CleaningRule, pairs: Mapping[str, Sequence[_Pair]]
-) -> Trial:
-    return Trial(
-        structure=structure,
-        rule=rule,
-        overall=_mean_change(list(chain.from_iterable(pairs.values()))),
-        folds={fold: _mean_change(found) for fold, found in pairs.items()},
-    )
 
 
 def _pairs(
@@ -195,10 +176,10 @@ def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
         if one.hd95_mm is not None and other.hd95_mm is not None
     ]
     return MeanChange(
-        dice_before=_mean([_agreement(one) for one, _ in held]),
-        dice_after=_mean([_agreement(other) for _, other in held]),
-        hd95_before_mm=_mean([one for one, _ in distances]),
-        hd95_after_mm=_mean([other for _, other in distances]),
+        dice_before=mean_of(_agreement(one) for one, _ in held),
+        dice_after=mean_of(_agreement(other) for _, other in held),
+        hd95_before_mm=mean_of(one for one, _ in distances),
+        hd95_after_mm=mean_of(other for _, other in distances),
         lost=sum(
             one.state is ScoreState.SCORED and other.state is ScoreState.MISSED
             for one, other in pairs
@@ -211,23 +192,12 @@ def _agreement(score: BoneScore) -> float:
     return 1.0 if score.dice is None else score.dice
 
 
-def _best(trials: Sequence[Trial]) -> CleaningRule:
-    accepted = [trial for trial in trials if trial.accepted]
-    if not accepted:
-        return UNCLEANED
-    return min(accepted, key=_rank).rule
-
-
 def _rank(trial: Trial) -> tuple[float, float]:
     """Return a sort key, the best trial first; rounding errors do not decide."""
     means = trial.overall
     distance_mm = 0.0 if means.hd95_after_mm is None else means.hd95_after_mm
     dice = 0.0 if means.dice_after is None else means.dice_after
     return round(distance_mm, 9), -round(dice, 9)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def _difference(larger: float | None, smaller: float | None) -> float:

@@ -9,12 +9,7 @@ from nnunet_bridge.core.comparison import (
     Verdict,
 )
 from nnunet_bridge.core.words import Answer, RowState
-from nnunet_bridge.ops.paired import (
-    SIGNIFICANT,
-    holm,
-    p_words,
-    smallest_p,
-)
+from nnunet_bridge.ops.paired import SIGNIFICANT, counted, holm, p_words, smallest_p
 
 OVERLAP_NOTE = (
     "cross-validation models share most of their training cases, so the interval is "
@@ -33,31 +28,19 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
     """
     if len(comparison.models) < 2:  # noqa: PLR2004 - a comparison has two sides
         only = "".join(comparison.models) or "no model"
-        return Verdict(
-            "",
-            (
-                f"Nothing to compare: {only} was scored alone.",
-                "Train a second configuration on the same folds to compare them.",
-            ),
-            answer=Answer.NONE,
+        return _none(
+            f"Nothing to compare: {only} was scored alone.",
+            "Train a second configuration on the same folds to compare them.",
         )
     row, p = _leading_row(comparison)
     if row.median_difference is None:
-        return Verdict(
-            "",
-            (
-                f"Undecided: {row.first} and {row.second} share no case with a Dice.",
-                "Score both models on the same cases.",
-            ),
-            answer=Answer.NONE,
+        return _none(
+            f"Undecided: {row.first} and {row.second} share no case with a Dice.",
+            "Score both models on the same cases.",
         )
     measured = _measured(row, p)
     if caveat:
-        return Verdict(
-            "",
-            (f"No verdict: {caveat}.", f"For the record: {measured}."),
-            answer=Answer.NONE,
-        )
+        return _none(f"No verdict: {caveat}.", f"For the record: {measured}.")
     if row.answer is Answer.EQUIVALENT:
         return _equivalent(row, measured)
     winner = _winner(row, p)
@@ -66,10 +49,12 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
         opening = f"{winner} is better than {loser} on Dice: {measured}."
     else:
         opening = f"Undecided between {row.first} and {row.second} on Dice: {measured}."
-    limits = _limits(row, decided=bool(winner))
-    return Verdict(
-        winner, (opening, limits), Answer.BETTER if winner else Answer.UNDECIDED
-    )
+    answer = Answer.BETTER if winner else Answer.UNDECIDED
+    return Verdict(winner, (opening, _limits(row, decided=bool(winner))), answer)
+
+
+def _none(result: str, limits: str) -> Verdict:
+    return Verdict("", (result, limits), Answer.NONE)
 
 
 def _equivalent(row: PairedDifference, measured: str) -> Verdict:
@@ -121,8 +106,8 @@ def _measured(row: PairedDifference, p: float | None) -> str:
     in_brackets = f" ({', '.join(uncertainty)})" if uncertainty else ""
     return (
         f"the median difference ({row.second} minus {row.first}) is "
-        f"{row.median_difference:+z.3f}{in_brackets}, over {_number(row.n, 'case')} of "
-        f"{_number(row.patients, 'patient')}"
+        f"{row.median_difference:+z.3f}{in_brackets}, over {counted(row.n, 'case')} of "
+        f"{counted(row.patients, 'patient')}"
     )
 
 
@@ -151,7 +136,3 @@ def _limits(row: PairedDifference, *, decided: bool) -> str:
             "not shown either"
         )
     return f"{unproven}; and {OVERLAP_NOTE}."
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
