@@ -7,10 +7,11 @@ codes, messages and exit code have one form in text and in JSON.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nnunet_bridge.core.aligned import aligned
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.quoting import without_names
@@ -66,6 +67,23 @@ class CaseReport:
     def as_text(self) -> str:
         """Return one line for a person."""
         return f"{self.case_id}: {self.outcome}. {' '.join(self.messages)}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class CasesSummary:
+    """The result of a command that works case by case."""
+
+    cases: tuple[CaseReport, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0; 4 if some cases were refused; 3 if all were."""
+        return exit_code_of(self.cases)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+        """Return rows as a table, if there are any, then the cases with findings."""
+        lines = [aligned(header, rows)] if rows else []
+        return [*lines, *(case.as_text() for case in self.cases if case.findings)]
 
 
 def codes_of(findings: Iterable[Finding]) -> tuple[str, ...]:

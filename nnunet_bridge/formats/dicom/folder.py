@@ -181,8 +181,8 @@ def _drop_copies(scan: Scan) -> None:
     if copies:
         scan.exclude(copies, "copy of another file")
         twice = f"{counted(len(copies), 'slice', ('exists', 'exist'))} twice"
-        first = f"the first is {quoted(copies[0].name)}"
-        scan.note("D07", Outcome.FIXED, f"{twice}, {first}; one copy of each is used.")
+        which = f"the first is {quoted(copies[0].name)}"
+        scan.note("D07", Outcome.FIXED, f"{twice}, {which}; one copy of each is used.")
 
 
 def _pixel_hash(header: SliceHeader) -> bytes:

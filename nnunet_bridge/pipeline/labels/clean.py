@@ -6,12 +6,12 @@ case for which all of these still hold is not cleaned again (FAULTS R12).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
+from nnunet_bridge.core.aligned import number
+from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
@@ -53,37 +53,26 @@ class CleanedCase(CaseReport):
 
 
 @dataclass(frozen=True, slots=True)
-class CleanSummary:
+class CleanSummary(CasesSummary):
     """The changes that cleaning made in every case."""
 
-    rule: CleaningRule
     cases: tuple[CleanedCase, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(self.cases)
+    rule: CleaningRule
 
     def as_json(self) -> JsonObject:
         """Return the rule, and the removed and filled volumes by case and structure."""
-        return {**self.rule.as_json(), "cases": [case.as_json() for case in self.cases]}
+        return self.rule.as_json() | {"cases": [case.as_json() for case in self.cases]}
 
     def as_text(self) -> str:
         """Return a line per case and structure, then the cases with findings."""
+        changes = ("removed_mm3", "filled_mm3")
         rows = [
-            (
-                case.case_id,
-                name,
-                number(change["removed_mm3"], 1),
-                number(change["filled_mm3"], 1),
-            )
+            (case.case_id, name, *(number(change[key], 1) for key in changes))
             for case in self.cases
             for name, change in case.account.get("structures", {}).items()
         ]
         header = ("case", "structure", "removed (mm3)", "filled (mm3)")
-        lines = [aligned(header, rows)] if rows else []
-        lines += [case.as_text() for case in self.cases if case.findings]
-        return "\n".join(lines)
+        return "\n".join(self.table(header, rows))
 
 
 def clean_labels(
@@ -117,16 +106,21 @@ def clean_labels(
         raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")
     files = label_files(labels)
     places = {case: _place(labels, file, out) for case, file in files.items()}
-    _check_apart(files, places)
+    for case_id, file in files.items():
+        if file.resolve() == places[case_id].resolve():
+            text = f"The result would replace its input {file}: name another OUT."
+            raise UsageError(text)
     table_file = table_file_for([labels], labels_file)
-    cleaner = _Cleaner(rule, table_for(table_file, files.values()))
+    table = table_for(table_file, files.values())
     record = _record_file(labels, out)
     earlier = _earlier(record)
     cases = []
     for case_id, file in steps(progress, "clean", files.items()):
         known = {} if force else earlier.get(case_id, {})
-        cases.append(cleaner.clean(case_id, file, places[case_id], known))
-    summary = CleanSummary(rule, tuple(cases))
+        work = partial(_account, file, places[case_id], rule, table, known)
+        report, account = run_case(case_id, work)
+        cases.append(CleanedCase(case_id, report.findings, account or {}))
+    summary = CleanSummary(tuple(cases), rule)
     if labels.is_dir() and table_file is not None:
         write_if_changed(out / DATASET_FILE, table_file.read_bytes())
     if force or summary.as_json()["cases"] != list(earlier.values()):
@@ -134,54 +128,33 @@ def clean_labels(
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Cleaner:
-    """Cleans the cases of one call by one rule."""
-
-    rule: CleaningRule
-    labels: LabelTable
-
-    def clean(
-        self, case_id: str, file: Path, place: Path, known: JsonObject
-    ) -> CleanedCase:
-        """Clean one case, unless the record of an earlier call still holds."""
-        report, account = run_case(case_id, lambda: self._account(file, place, known))
-        return CleanedCase(case_id, report.findings, account or {})
-
-    def _account(self, file: Path, place: Path, known: JsonObject) -> JsonObject:
-        facts: JsonObject = {
-            **self.rule.as_json(),
-            "labels": list(self.labels.names),
-            "source_sha256": _sha256(file),
-        }
-        if place.is_file() and holds(known, {**facts, "sha256": sha256_of(place)}):
-            return {key: known[key] for key in known if key not in _REPORT_KEYS}
-        cleaned = clean_alike(read_labelmap(file, self.labels), self.rule)
-        write_labelmap(place, cleaned.labelmap)
-        return {
-            **facts,
-            "sha256": sha256_of(place),
-            "file": place.name,
-            "account": cleaned.rule,
-            "contested_voxels": cleaned.contested_voxels,
-            "structures": {
-                name: {
-                    "removed_mm3": cleaned.removed_mm3[name],
-                    "filled_mm3": cleaned.filled_mm3[name],
-                }
-                for name in self.labels.names
-            },
-        }
-
-
-_REPORT_KEYS = frozenset(CaseReport("").as_json())
-
-
-def _sha256(file: Path) -> str:
+def _account(
+    file: Path, place: Path, rule: CleaningRule, table: LabelTable, known: JsonObject
+) -> JsonObject:
+    """Clean one case, unless `known`, the record of an earlier call, still holds."""
     try:
-        return sha256_of(file)
+        source = sha256_of(file)
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+    names = list(table.names)
+    facts = {**rule.as_json(), "labels": names, "source_sha256": source}
+    if place.is_file() and holds(known, {**facts, "sha256": sha256_of(place)}):
+        reported = CaseReport("").as_json()
+        return {key: known[key] for key in known if key not in reported}
+    cleaned = clean_alike(read_labelmap(file, table), rule)
+    write_labelmap(place, cleaned.labelmap)
+    removed, filled = cleaned.removed_mm3, cleaned.filled_mm3
+    return {
+        **facts,
+        "sha256": sha256_of(place),
+        "file": place.name,
+        "account": cleaned.rule,
+        "contested_voxels": cleaned.contested_voxels,
+        "structures": {
+            name: {"removed_mm3": removed[name], "filled_mm3": filled[name]}
+            for name in names
+        },
+    }
 
 
 def _place(labels: Path, file: Path, out: Path) -> Path:
@@ -195,14 +168,6 @@ def _record_file(labels: Path, out: Path) -> Path:
     if labels.is_dir() or not out.name.endswith(ENDINGS):
         return out / RECORD
     return out.with_name(f"{out.name}.{RECORD}")
-
-
-def _check_apart(files: Mapping[str, Path], places: Mapping[str, Path]) -> None:
-    for case_id, file in files.items():
-        if file.resolve() == places[case_id].resolve():
-            raise UsageError(
-                f"The result would replace its input {file}: name another OUT."
-            )
 
 
 def _earlier(record: Path) -> dict[str, JsonObject]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
@@ -45,10 +45,8 @@ def label_files(path: Path) -> dict[str, Path]:
         if file.is_file() and file.name.endswith(ENDINGS) and file.name[0] != ".":
             case_id = _stem(file) if file.parent == path else file.parent.name
             if case_id in found:
-                raise InputError(
-                    f"{found[case_id]} and {file} are both of case {case_id}: "
-                    "remove one."
-                )
+                both = f"{found[case_id]} and {file} are both of case {case_id}"
+                raise InputError(f"{both}: remove one.")
             found[case_id] = file
     if not found:
         raise InputError(f"{path} holds no label files (<case>.nii.gz).")
@@ -89,13 +87,5 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
     return number_labels(max(highest))
 
 
-def unpaired(files: Mapping[str, Path], others: Mapping[str, Path]) -> tuple[str, ...]:
-    """Return the cases of `files` that `others` lack."""
-    return tuple(case_id for case_id in files if case_id not in others)
-
-
 def _stem(file: Path) -> str:
-    name = file.name
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
-    return name
+    return file.name.removesuffix(".gz").removesuffix(".nii")

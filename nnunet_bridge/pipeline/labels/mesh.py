@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
+from nnunet_bridge.core.aligned import number
+from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.errors import UsageError
-from nnunet_bridge.core.findings import Finding, Outcome, worst
+from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning, worst
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.progress import Progress, steps
@@ -103,16 +104,11 @@ class MeshedCase(CaseReport):
 
 
 @dataclass(frozen=True, slots=True)
-class MeshSummary:
+class MeshSummary(CasesSummary):
     """The surfaces of all cases."""
 
     cases: tuple[MeshedCase, ...]
     frame: str
-
-    @property
-    def exit_code(self) -> int:
-        """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(self.cases)
 
     def as_json(self) -> JsonObject:
         """Return all cases; the structures of a single one also by themselves."""
@@ -122,12 +118,10 @@ class MeshSummary:
 
     def as_text(self) -> str:
         """Return a line per case and structure, then the cases with findings."""
-        rows = [
-            _row(case.case_id, one) for case in self.cases for one in case.structures
-        ]
-        lines = [aligned(_HEADER, rows)] if rows else []
-        lines += [case.as_text() for case in self.cases if case.findings]
-        return "\n".join(lines)
+        rows = [_row(case.case_id, o) for case in self.cases for o in case.structures]
+        volumes = ("mesh (mm3)", "voxels (mm3)")
+        header = ("case", "structure", "state", "faces", *volumes, *_YES_OR_NO)
+        return "\n".join(self.table(header, rows))
 
 
 def mesh_labels(
@@ -149,16 +143,14 @@ def mesh_labels(
     options = options or MeshOptions()
     files = label_files(labels)
     table = table_for(table_file_for([labels], options.labels_file), files.values())
+
+    def work(file: Path, folder: Path) -> tuple[MeshedStructure, ...]:
+        return write_meshes(read_labelmap(file, table), folder, options)
+
     cases = []
     for case_id, file in steps(progress, "mesh", files.items()):
         folder = out_dir / case_id if labels.is_dir() else out_dir
-
-        def work(
-            file: Path = file, folder: Path = folder
-        ) -> tuple[MeshedStructure, ...]:
-            return write_meshes(read_labelmap(file, table), folder, options)
-
-        report, structures = run_case(case_id, work)
+        report, structures = run_case(case_id, partial(work, file, folder))
         found = [finding for one in structures or () for finding in one.findings]
         cases.append(MeshedCase(case_id, (*report.findings, *found), structures or ()))
     return MeshSummary(tuple(cases), options.frame)
@@ -182,80 +174,36 @@ def _surfaces(labelmap: Labelmap, options: MeshOptions) -> Iterator[MeshedStruct
     """Yield the surface of every structure with its findings."""
     surfaces = surfaces_of(labelmap)
     for volume in structure_volumes(labelmap, case_id=""):
-        rough = surfaces[volume.structure]
-        mesh = None if rough is None else _finished(rough, options)
-        findings = []
-        if rough is not None and mesh is not None:
-            if not options.force:
-                findings += _shrinkage(rough, mesh)
-            if volume.voxels > LARGE_ENOUGH_VOXELS:
-                findings += _difference(mesh, volume.volume_mm3)
-        yield MeshedStructure(
-            volume.structure, volume.volume_mm3, mesh, None, tuple(findings)
-        )
+        name, volume_mm3 = volume.structure, volume.volume_mm3
+        mesh, findings = surfaces[name], []
+        if mesh is not None:
+            rough_mm3 = mesh.volume_mm3
+            mesh = smoothed(mesh, options.smooth)
+            if options.faces is not None:
+                mesh = decimated(mesh, options.faces)
+            change = mesh.volume_mm3 / rough_mm3 - 1.0
+            if abs(change) > SHRINKS_TOO_MUCH and not options.force:
+                text = f"Smoothing and decimation changed the volume of {name} by"
+                way_out = "smooth less, keep more faces, or --force."
+                findings.append(
+                    refusal("M08", f"{text} {100 * change:+.1f} %: {way_out}")
+                )
+            change = mesh.volume_mm3 / volume_mm3 - 1.0
+            large = volume.voxels > LARGE_ENOUGH_VOXELS
+            if abs(change) > DIFFERS_TOO_MUCH and large:
+                text = "more than its voxels: the structure is thin; trust the voxels."
+                more = f"The mesh of {name} encloses {100 * change:+.1f} % {text}"
+                findings.append(warning("M06", more))
+        yield MeshedStructure(name, volume_mm3, mesh, None, tuple(findings))
 
 
-def _finished(rough: Mesh, options: MeshOptions) -> Mesh:
-    """Return the voxel-exact surface, smoothed and decimated as `options` ask."""
-    mesh = smoothed(rough, options.smooth)
-    return mesh if options.faces is None else decimated(mesh, options.faces)
-
-
-def _shrinkage(rough: Mesh, mesh: Mesh) -> list[Finding]:
-    """Refuse a mesh whose volume was changed too much (M08)."""
-    change = mesh.volume_mm3 / rough.volume_mm3 - 1.0
-    if abs(change) <= SHRINKS_TOO_MUCH:
-        return []
-    return [
-        Finding(
-            "M08",
-            Outcome.REFUSED,
-            f"Smoothing and decimation changed the volume of {rough.label.name} by "
-            f"{100 * change:+.1f} %: smooth less, keep more faces, or --force.",
-        )
-    ]
-
-
-def _difference(mesh: Mesh, volume_mm3: float) -> list[Finding]:
-    """Warn of a mesh whose volume differs from that of its voxels (M06)."""
-    change = mesh.volume_mm3 / volume_mm3 - 1.0
-    if abs(change) <= DIFFERS_TOO_MUCH:
-        return []
-    return [
-        Finding(
-            "M06",
-            Outcome.WARNED,
-            f"The mesh of {mesh.label.name} encloses {100 * change:+.1f} % more than "
-            "its voxels: the structure is thin; trust the voxels.",
-        )
-    ]
-
-
-_HEADER = (
-    "case",
-    "structure",
-    "state",
-    "faces",
-    "mesh (mm3)",
-    "voxels (mm3)",
-    "closed",
-    "touches border",
-)
+_YES_OR_NO = {"closed": "watertight", "touches border": "touches_border"}
+"""Column of the table -> field of the JSON."""
 
 
 def _row(case_id: str, one: MeshedStructure) -> tuple[str, ...]:
-    mesh = one.mesh
-    return (
-        case_id,
-        one.structure,
-        one.state,
-        "0" if mesh is None else str(len(mesh.faces)),
-        number(None if mesh is None else mesh.volume_mm3, 1),
-        number(one.volume_voxels_mm3, 1),
-        "-" if mesh is None else _yes(mesh.watertight),
-        "-" if mesh is None else _yes(mesh.touches_border),
-    )
-
-
-def _yes(value: bool) -> str:  # noqa: FBT001 - a word for a boolean
-    return "yes" if value else "no"
+    facts = one.as_json()
+    numbers = [number(facts[f"volume_{kind}_mm3"], 1) for kind in ("mesh", "voxels")]
+    words = {None: "-", True: "yes", False: "no"}
+    answers = [words[facts[name]] for name in _YES_OR_NO.values()]
+    return (case_id, one.structure, one.state, str(facts["faces"]), *numbers, *answers)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import aligned, number
-from nnunet_bridge.core.cases import CaseReport, exit_code_of, run_case
+from nnunet_bridge.core.aligned import number
+from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, steps
@@ -23,7 +23,6 @@ from nnunet_bridge.pipeline.labels.folders import (
     label_files,
     table_file_for,
     table_for,
-    unpaired,
 )
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 
@@ -65,7 +64,7 @@ class ScoredCase(CaseReport):
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreSummary:
+class ScoreSummary(CasesSummary):
     """The scores of all cases that have a prediction and a reference."""
 
     cases: tuple[ScoredCase, ...]
@@ -82,11 +81,6 @@ class ScoreSummary:
     def left_out(self) -> tuple[str, ...]:
         """Labels of another tool that the map does not mention."""
         return tuple(sorted({label for case in self.cases for label in case.left_out}))
-
-    @property
-    def exit_code(self) -> int:
-        """0; 4 if some cases were refused; 3 if all were."""
-        return exit_code_of(self.cases)
 
     @property
     def scores(self) -> tuple[BoneScore, ...]:
@@ -113,14 +107,18 @@ class ScoreSummary:
 
     def as_text(self) -> str:
         """Return the means as a table, then cases and labels that are not in it."""
-        lines = [_table_of(self.mean, self.tolerance_mm)] if self.scores else []
-        if self.without_reference:
-            lines.append(f"No reference for: {', '.join(self.without_reference)}.")
-        if self.without_prediction:
-            lines.append(f"No prediction for: {', '.join(self.without_prediction)}.")
-        if self.left_out:
-            lines.append(f"Labels left out by the map: {', '.join(self.left_out)}.")
-        lines += [case.as_text() for case in self.cases if case.findings]
+        nsd = f"nsd ({self.tolerance_mm:g} mm)"
+        distances = ("hd95 (mm)", "assd (mm)", nsd, "volume error (cm3)", "(%)")
+        states = (str(state).replace("_", " ") for state in _STATES)
+        header = ("structure", "n", "dice", *distances, *states)
+        lines = self.table(header, [_row(mean) for mean in self.mean])
+        missing = {
+            "No reference for": self.without_reference,
+            "No prediction for": self.without_prediction,
+            "Labels left out by the map": self.left_out,
+        }
+        at = 1 if self.scores else 0
+        lines[at:at] = [f"{k}: {', '.join(v)}." for k, v in missing.items() if v]
         return "\n".join(lines)
 
 
@@ -156,15 +154,15 @@ def score_folders(
             f"No case has both: {predictions} holds {_first_names(predicted)}; "
             f"{references} holds {_first_names(drawn)}. Use one file name for both."
         )
-    scorer = _scorer(list(pairs.values()), [references, predictions], options)
+    table, options = _labels(pairs.values(), [references, predictions], options)
     cases = tuple(
-        scorer.score(case_id, *files)
+        _score(case_id, files, table, options)
         for case_id, files in steps(progress, "score", pairs.items())
     )
     summary = ScoreSummary(
-        cases=cases,
-        without_reference=unpaired(predicted, drawn),
-        without_prediction=unpaired(drawn, predicted),
+        cases,
+        without_reference=tuple(case for case in predicted if case not in drawn),
+        without_prediction=tuple(case for case in drawn if case not in predicted),
         configuration=options.configuration,
         tolerance_mm=options.tolerance_mm,
     )
@@ -173,90 +171,63 @@ def score_folders(
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Scorer:
-    """Scores the cases of one call."""
+def _score(
+    case_id: str, files: tuple[Path, Path], table: LabelTable, options: ScoreOptions
+) -> ScoredCase:
+    """Score one case; a file that cannot be trusted refuses it."""
 
-    labels: LabelTable
-    label_map: LabelMap | None
-    options: ScoreOptions
-
-    def score(self, case_id: str, prediction: Path, reference: Path) -> ScoredCase:
-        """Score one case; a file that cannot be trusted refuses it."""
-        report, found = run_case(
-            case_id, lambda: self._scores(case_id, prediction, reference)
-        )
-        return ScoredCase(case_id, report.findings, *(found or ()))
-
-    def _scores(
-        self, case_id: str, prediction: Path, reference: Path
-    ) -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
-        """Return the scores of a case, and the labels that the map leaves out."""
-        drawn = read_labelmap(reference, self.labels)
+    def work() -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
+        prediction, reference = files
+        drawn = read_labelmap(reference, table)
         left_out: tuple[str, ...] = ()
-        if self.label_map is None:
-            predicted = read_labelmap(prediction, self.labels)
+        if options.label_map is None:
+            predicted = read_labelmap(prediction, table)
         else:
+            label_map = options.label_map
             predicted, left_out = mapped_labels(
-                prediction, drawn.grid, self.labels, self.label_map
+                prediction, drawn.grid, table, label_map
             )
         scores = bone_scores(
             predicted,
             drawn,
             case_id=case_id,
-            configuration=self.options.configuration,
-            tolerance_mm=self.options.tolerance_mm,
+            configuration=options.configuration,
+            tolerance_mm=options.tolerance_mm,
         )
         return scores, left_out
 
+    report, found = run_case(case_id, work)
+    return ScoredCase(case_id, report.findings, *(found or ()))
 
-def _scorer(
-    pairs: Sequence[tuple[Path, Path]], folders: Sequence[Path], options: ScoreOptions
-) -> _Scorer:
+
+def _labels(
+    pairs: Iterable[tuple[Path, Path]], folders: Sequence[Path], options: ScoreOptions
+) -> tuple[LabelTable, ScoreOptions]:
     """Read the labels of both sides; prove that a label map fits them."""
     predicted, drawn = zip(*pairs, strict=True)
     if options.label_map is None:
         table_file = table_file_for(folders, options.labels_file)
-        return _Scorer(table_for(table_file, [*drawn, *predicted]), None, options)
+        return table_for(table_file, [*drawn, *predicted]), options
     table = table_for(table_file_for(folders[:1], options.labels_file), drawn)
     label_map = options.label_map.with_values(read_names_beside(predicted))
     label_map.by_value(table)
-    return _Scorer(table, label_map, options)
+    return table, replace(options, label_map=label_map)
 
 
-def _table_of(means: Iterable[StructureMean], tolerance_mm: float) -> str:
-    header = (
-        "structure",
-        "n",
-        "dice",
-        "hd95 (mm)",
-        "assd (mm)",
-        f"nsd ({tolerance_mm:g} mm)",
-        "volume error (cm3)",
-        "(%)",
-        "scored",
-        "missed",
-        "invented",
-        "both empty",
-    )
-    rows = [
-        (
-            mean.structure,
-            str(mean.n),
-            number(mean.dice, 4),
-            number(mean.hd95_mm, 2),
-            number(mean.assd_mm, 3),
-            number(mean.nsd, 4),
-            number(mean.volume_error_cm3, 2),
-            number(mean.volume_error_percent, 1),
-            str(mean.states[ScoreState.SCORED]),
-            str(mean.states[ScoreState.MISSED]),
-            str(mean.states[ScoreState.INVENTED]),
-            str(mean.states[ScoreState.BOTH_EMPTY]),
-        )
-        for mean in means
-    ]
-    return aligned(header, rows)
+_DIGITS = {"dice": 4, "hd95_mm": 2, "assd_mm": 3, "nsd": 4} | {
+    "volume_error_cm3": 2,
+    "volume_error_percent": 1,
+}
+_STATES = (
+    *(ScoreState.SCORED, ScoreState.MISSED),
+    *(ScoreState.INVENTED, ScoreState.BOTH_EMPTY),
+)
+
+
+def _row(mean: StructureMean) -> tuple[str, ...]:
+    measures = [number(getattr(mean, name), _DIGITS[name]) for name in _DIGITS]
+    states = [str(mean.states[state]) for state in _STATES]
+    return (mean.structure, str(mean.n), *measures, *states)
 
 
 def _first_names(cases: Iterable[str]) -> str:
