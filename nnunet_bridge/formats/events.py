@@ -36,10 +36,8 @@ class Curve:
 def read_events(file: Path) -> tuple[JsonObject, ...]:
     """Return the events of a file, without a half-written last line.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or a line before the last is damaged.
+    Raises `InputError` if the file cannot be read, or a line before the last is
+    damaged.
     """
     if not file.exists():
         raise InputError(f"Cannot read {file}: it does not exist.")
@@ -82,8 +80,7 @@ def _parsed(lines: Sequence[bytes]) -> tuple[tuple[JsonObject, ...], list[int]]:
     return tuple(events), damaged
 
 
-RECENT = 5
-"""Number of last epochs whose median is the pace of a training."""
+RECENT = 5  # number of last epochs whose median is the pace of a training
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,7 @@ def whole_file(
     it survives a power cut; without is only for files that the next run replaces if
     they are damaged.
 
-    Raises
-    ------
-    EnvironmentFault
-        If the disk is full or the folder cannot be written (F06).
+    Raises `EnvironmentFault` if the disk is full or the folder cannot be written (F06).
     """
     temporary = final.with_name(temporary_name(final.name))
     with clear_os_errors(f"write {final}", needed_bytes=needed_bytes, folder=final):
@@ -155,10 +152,8 @@ def only_writer(lock_file: Path, what: str) -> Iterator[None]:
     file system has no ``flock`` at all, the writer is refused: a lock that outlives its
     process would be worse.
 
-    Raises
-    ------
-    EnvironmentFault
-        If another process holds it (F08); the message names that process.
+    Raises `EnvironmentFault` if another process holds it (F08); the message names that
+    process.
     """
     from filelock import FileLock, Timeout
 

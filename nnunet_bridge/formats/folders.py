@@ -23,10 +23,7 @@ def work_folder(beside: Path, purpose: str) -> Iterator[Path]:
     `beside` is created if need be, and removed again if the block put nothing into it.
     Leftovers of ended processes with the same purpose are removed.
 
-    Raises
-    ------
-    EnvironmentFault
-        If the folder cannot be written.
+    Raises `EnvironmentFault` if the folder cannot be written.
     """
     with clear_os_errors(f"write {beside}"):
         made = [place for place in (beside, *beside.parents) if not place.exists()]
@@ -50,10 +47,7 @@ def put_in_place(new: Path, final: Path) -> None:
     place. A crash between the two renames leaves the old folder beside `final`, under
     the name ``.<name>.replaced-...``, until the next call for `final` succeeds.
 
-    Raises
-    ------
-    EnvironmentFault
-        If the disk refuses; `final` is then as it was.
+    Raises `EnvironmentFault` if the disk refuses; `final` is then as it was.
     """
     with clear_os_errors(f"write {final}"):
         for place in (*new.rglob("*"), new):

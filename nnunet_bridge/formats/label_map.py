@@ -84,12 +84,8 @@ class LabelMap:
 def parse_label_map(words: Sequence[str]) -> LabelMap:
     """Return the map in files, and in words ``theirs=ours`` with commas between.
 
-    Raises
-    ------
-    UsageError
-        If a word is neither a file nor a pair.
-    InputError
-        If a file holds no map, or one label gets two structures.
+    Raises `UsageError` if a word is neither a file nor a pair. Raises `InputError` if a
+    file holds no map, or one label gets two structures.
 
     Examples
     --------
@@ -120,10 +116,7 @@ def read_label_map(file: Path) -> LabelMap:
     files have none, a table ``names`` (their label = its value). CSV has the columns
     ``label`` and ``structure`` and, optionally, ``value``.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read or holds no map.
+    Raises `InputError` if the file cannot be read or holds no map.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -16,23 +16,17 @@ CASE_LABELS = "labels.nii.gz"
 WHOLE_SCAN_LABELS = "labels_whole_scan.nii.gz"
 """The same on the grid of the whole scan, if the image was cropped."""
 
-IGNORE = "ignore"
-"""nnU-Net's name for voxels that training ignores."""
-
+IGNORE = "ignore"  # nnU-Net's name for voxels that training ignores
 DATASET_FILE = "dataset.json"
-MOST_UNNAMED = 255
-"""Largest value that counts as a label without a table."""
+MOST_UNNAMED = 255  # largest value that counts as a label without a table
 
 
 def read_label_table(dataset_json: Path) -> LabelTable:
     """Read the labels of a ``dataset.json``: ``{"background": 0, "tibia": 1, ...}``.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, has no labels, or their values are not 1, 2, ...
-        without gap. Regions (several values for one name) are not supported; nnU-Net's
-        ``ignore`` must have the highest value.
+    Raises `InputError` if the file cannot be read, has no labels, or their values are
+    not 1, 2, ... without gap. Regions (several values for one name) are not supported;
+    nnU-Net's ``ignore`` must have the highest value.
     """
     labels = _labels(dataset_json)
     odd = [name for name, value in labels.items() if type(value) is not int]

@@ -47,9 +47,7 @@ RECORDS = "manifest.cases"
 """Folder of the records of finished cases while a conversion is not complete."""
 
 SCHEMA = 4
-KEPT_SINCE_SCHEMA = 3
-"""Cases in older manifests are converted again."""
-
+KEPT_SINCE_SCHEMA = 3  # cases in older manifests are converted again
 OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
 """Fields about the run that last changed the dataset, not about the dataset."""
 
@@ -237,10 +235,7 @@ def read_manifest(dataset_dir: Path) -> Manifest:
 
     Of a conversion that is not complete, the finished cases are read as well.
 
-    Raises
-    ------
-    InputError
-        If it is damaged, or of a newer version of this package.
+    Raises `InputError` if it is damaged, or of a newer version of this package.
     """
     return _joined(dataset_dir, _manifest_alone(dataset_dir))
 
@@ -381,11 +376,9 @@ def recorded_region(image_file: Path) -> Region | None:
 def require_sound(dataset_dir: Path) -> None:
     """Refuse a dataset that differs from its manifest.
 
-    Raises
-    ------
-    InputError
-        If its conversion was interrupted (F07), or a file was not written by `convert`
-        or is missing (F04). A dataset without a manifest is not checked.
+    Raises `InputError` if its conversion was interrupted (F07), or a file was not
+    written by `convert` or is missing (F04). A dataset without a manifest is not
+    checked.
     """
     manifest = read_manifest(dataset_dir)
     if manifest.complete is False:
@@ -426,10 +419,7 @@ def check_files(dataset_dir: Path) -> tuple[Finding, ...]:
 def salt_of(raw_dir: Path) -> bytes:
     """Return the key of the salted hashes of a workspace; made on first use.
 
-    Raises
-    ------
-    EnvironmentFault
-        If it can be neither read nor made, or is damaged.
+    Raises `EnvironmentFault` if it can be neither read nor made, or is damaged.
     """
     file = raw_dir.parent / KEY_FOLDER / "key"
     with clear_os_errors(f"make {file}"):

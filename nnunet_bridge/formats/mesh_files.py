@@ -27,9 +27,7 @@ FRAMES = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 keep their orientation."""
 
 MESH_NAMES = ("labels", "opensim")
-TOGETHER = "all"
-"""Stem of the file that holds all structures."""
-
+TOGETHER = "all"  # stem of the file that holds all structures
 _ROW = np.dtype("V12")
 """Three little-endian numbers of four bytes; one item of 12 is copied faster."""
 
@@ -63,11 +61,8 @@ class MeshFileOptions:
             ("mesh naming", self.names, MESH_NAMES),
         ):
             if word not in known:
-                raise UsageError(f"Unknown {kind} {word!r}: choose {_either(known)}.")
-
-
-def _either(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+                choices = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise UsageError(f"Unknown {kind} {word!r}: choose {choices}.")
 
 
 def write_mesh_files(

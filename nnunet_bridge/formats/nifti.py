@@ -10,6 +10,7 @@ back and compares every voxel before the file gets its final name (FAULTS R7).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
@@ -70,11 +71,8 @@ def refused(code: str, file: Path | str, reason: str) -> Refused:
 def read_volume(file: Path) -> Volume:
     """Read the 3-D image in a ``.nii`` or ``.nii.gz`` file.
 
-    Raises
-    ------
-    Refused
-        If the file is damaged (K19), is not 3-D (K08), or has no place, or two
-        contradictory ones (K11).
+    Raises `Refused` if the file is damaged (K19), is not 3-D (K08), or has no place, or
+    two contradictory ones (K11).
     """
     grid, voxels = read_array(file)
     return Volume(grid, voxels)
@@ -351,12 +349,10 @@ def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
 
 def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> None:
     """Read the file back; raise if it differs in a single byte (R7)."""
-    try:
-        same = _reads_back(temporary, header, payload)
-    except _NotWhole:
-        same = False
-    if not same:
-        raise OSError(f"{final} did not read back as it was written")
+    with contextlib.suppress(_NotWhole):
+        if _reads_back(temporary, header, payload):
+            return
+    raise OSError(f"{final} did not read back as it was written")
 
 
 def _reads_back(file: Path, header: bytes, payload: memoryview) -> bool:

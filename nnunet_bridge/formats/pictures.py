@@ -39,9 +39,7 @@ PLANES = ("axial", "coronal", "sagittal")
 LETTERS: Mapping[str, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
 """Sides of the patient at the left, right, top and bottom of a picture."""
 
-WINDOW_PERCENTILES = (0.5, 99.5)
-"""Intensities shown as black and white."""
-
+WINDOW_PERCENTILES = (0.5, 99.5)  # intensities shown as black and white
 _SEEN = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 """Patient axes (x, y, z) that run across, down and through the pictures of a plane."""
 

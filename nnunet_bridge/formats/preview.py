@@ -39,12 +39,8 @@ from nnunet_bridge.formats.sprites import labelled_box
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_FRAMES = 400
-"""Frames on one contact sheet; more would be too small to read."""
-
-THUMBNAIL_SIDE = 600
-"""Longest side of a thumbnail, in pixels."""
-
+MOST_FRAMES = 400  # frames on one contact sheet; more would be too small to read
+THUMBNAIL_SIDE = 600  # longest side of a thumbnail, in pixels
 _PREVIEW = (1500, 760)  # room for the three frames of a preview, in pixels
 _PREVIEW_WIDTH = 900  # least width of a preview: the legend needs it
 _PANEL = (540, 1100)
@@ -95,10 +91,7 @@ def write_panels(
     array, from 0: by default that of the slice with the most labels. The plane is named
     by the nearest axes of the patient.
 
-    Raises
-    ------
-    UsageError
-        If there is no such plane or slice.
+    Raises `UsageError` if there is no such plane or slice.
     """
     from PIL import Image
 
@@ -135,10 +128,8 @@ def write_contact_sheet(
     The slices are in the order of scrolling: from the head down, from front to back,
     from right to left.
 
-    Raises
-    ------
-    UsageError
-        If `every` is below 1, or the sheet would have more than `MOST_FRAMES`.
+    Raises `UsageError` if `every` is below 1, or the sheet would have more than
+    `MOST_FRAMES`.
     """
     if every < 1:
         raise UsageError(f"Cannot show every {every}-th slice: give a number from 1.")
@@ -152,7 +143,11 @@ def write_contact_sheet(
         )
     if view.flip_through:
         indices.reverse()
-    size = _contact_size(*view.size_mm(volume.grid.shape))
+    # The area of a frame is the same whatever its shape.
+    width_mm, height_mm = view.size_mm(volume.grid.shape)
+    scale = _CONTACT / math.sqrt(width_mm * height_mm)
+    longest = min(_CONTACT_LONGEST, scale * max(width_mm, height_mm))
+    size = fitted((width_mm, height_mm), (longest, longest))
     limits = window(volume.voxels)
     pictures = {n: _overlaid(view, volume, labelmap, n, size, limits) for n in indices}
     frames = [Frame(picture, str(n), view.letters) for n, picture in pictures.items()]
@@ -169,10 +164,7 @@ def thumbnail(source: Path | Labelmap) -> str:
     A picture on the disk is made smaller; of labels, the slice with the most is drawn
     in each plane.
 
-    Raises
-    ------
-    InputError
-        If the file is not a picture.
+    Raises `InputError` if the file is not a picture.
     """
     picture = _shrunk(source) if isinstance(source, Path) else _planes_of(source)
     return data_uri(picture, "jpeg", quality=80)
@@ -206,13 +198,6 @@ def _volumes(labelmap: Labelmap) -> Legend:
         else:
             absent.append(((60, 60, 60), f"{label.name}  not found"))
     return found + absent
-
-
-def _contact_size(width_mm: float, height_mm: float) -> Size:
-    """Return the size of a frame: the area is the same whatever the shape."""
-    scale = _CONTACT / math.sqrt(width_mm * height_mm)
-    longest = min(_CONTACT_LONGEST, scale * max(width_mm, height_mm))
-    return fitted((width_mm, height_mm), (longest, longest))
 
 
 def _columns(frames: int, wanted: float) -> int:

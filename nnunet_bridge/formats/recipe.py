@@ -219,10 +219,8 @@ class Recipe(_Part):
 
         Names are compared case-folded and trimmed; a known `side` wins over the name.
 
-        Raises
-        ------
-        Refused
-            If the name is unknown; the message has the nearest known one (K21).
+        Raises `Refused` if the name is unknown; the message has the nearest known one
+        (K21).
         """
         name = folded(written)
         if name in self._names:
@@ -239,10 +237,8 @@ class Recipe(_Part):
     def label_of(self, structure: str, side: str) -> Label:
         """Return the label of a structure on a side.
 
-        Raises
-        ------
-        Refused
-            If left and right are separate labels and the side is unknown (K21).
+        Raises `Refused` if left and right are separate labels and the side is unknown
+        (K21).
         """
         names = {label.name for label in self.table}
         for name in (f"{structure}_{side or 'middle'}", structure):
@@ -300,10 +296,8 @@ class Recipe(_Part):
 def read_recipe(source: str | Path) -> Recipe:
     """Return the recipe in a file, or a shipped one by its name.
 
-    Raises
-    ------
-    RecipeError
-        If there is no such recipe, or it is not valid; the message has all mistakes.
+    Raises `RecipeError` if there is no such recipe, or it is not valid; the message has
+    all mistakes.
     """
     file = _recipe_file(source)
     try:

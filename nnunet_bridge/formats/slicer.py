@@ -29,9 +29,7 @@ from nnunet_bridge.formats.nifti import AGAIN, MAX_VOXELS, read_array, refused
 
 SEGMENTATION_ENDING = ".seg.nrrd"
 MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
-SPACING_MM = (0.05, 50.0)
-"""Possible voxel sizes; outside, the unit of length is wrong."""
-
+SPACING_MM = (0.05, 50.0)  # possible voxel sizes; outside, the unit of length is wrong
 _SPACE_DIMENSIONS = 3
 _ELSEWHERE = "keeps its voxels in another file: save it as one file"
 _DETACHED = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
@@ -120,11 +118,8 @@ def read_mask(
 ) -> StructureMask:
     """Read the one structure in a mask file; `name` and `side` are the file name's.
 
-    Raises
-    ------
-    Refused
-        If the file is damaged (K19), has no place (K11), is not 3-D (K08), or a value
-        is not clearly yes or no (K06, K07).
+    Raises `Refused` if the file is damaged (K19), has no place (K11), is not 3-D (K08),
+    or a value is not clearly yes or no (K06, K07).
     """
     grid, values, findings = _read_plain(file)
     _refuse_impossible_voxels(grid, file.name)

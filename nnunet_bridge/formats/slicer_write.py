@@ -57,12 +57,8 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
     The file ends in ``.seg.nrrd``; otherwise 3D Slicer does not read it as a
     segmentation.
 
-    Raises
-    ------
-    InputError
-        If there are no segments or too many, or a name has control characters.
-    GeometryError
-        If a mask does not fit the grid.
+    Raises `InputError` if there are no segments or too many, or a name has control
+    characters. Raises `GeometryError` if a mask does not fit the grid.
     """
     from scipy.ndimage import find_objects
 

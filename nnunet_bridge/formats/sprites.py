@@ -36,22 +36,12 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[tuple[int, int], ...]
 """First and past-the-last index along i, j and k."""
 
-MARGIN_MM = 12.0
-"""Width of the surroundings shown around the labels."""
-
-LABEL_SCALE = 2
-"""Pixels of a label frame for one pixel of an image frame."""
-
-OUTLINE_PIXELS = 2
-"""Thickness of an outline; it lies inside the structure."""
-
+MARGIN_MM = 12.0  # width of the surroundings shown around the labels
+LABEL_SCALE = 2  # pixels of a label frame for one pixel of an image frame
+OUTLINE_PIXELS = 2  # thickness of an outline; it lies inside the structure
 JPEG_QUALITY = 82
-FILL_OPACITY = 120
-"""Opacity of the filled reference, 0..255."""
-
-DISAGREEMENT = "disagreement"
-"""Name of the layer that shows where labelmaps differ."""
-
+FILL_OPACITY = 120  # opacity of the filled reference, 0..255
+DISAGREEMENT = "disagreement"  # name of the layer that shows where labelmaps differ
 DISAGREEMENT_OPACITY = 220
 MODEL_COLOURS: tuple[Colour, ...] = (
     (92, 184, 242),
@@ -143,10 +133,7 @@ def slice_stack(
     outlines, so that the page can give them the colour of the model. At most `frames`
     slices are shown, evenly spaced; the longest side of a frame is in pixels.
 
-    Raises
-    ------
-    GeometryError
-        If one of them lies on another grid.
+    Raises `GeometryError` if one of them lies on another grid.
     """
     labelmaps = [reference, *predictions.values()]
     sprite = _Sprite.of(volume, labelmaps, plane, longest_side, frames)
@@ -179,10 +166,7 @@ def slice_picture(
 ) -> SlicePicture:
     """Return one slice: image, reference and prediction filled, and their difference.
 
-    Raises
-    ------
-    GeometryError
-        If one of them lies on another grid.
+    Raises `GeometryError` if one of them lies on another grid.
     """
     labelmaps = [reference, prediction]
     sprite = _Sprite.of(volume, labelmaps, plane, longest_side, [index])
@@ -204,11 +188,8 @@ def slice_picture(
 def disagreement(reference: Labelmap, predictions: Sequence[Labelmap]) -> Pixels:
     """Return where predictions differ from the reference, and which of them do.
 
-    Returns
-    -------
-    which : (I, J, K) uint8
-        0 where none differs, m + 1 where only the m-th does, n + 1 where several of
-        the n do.
+    The (I, J, K) uint8 array is 0 where none differs, m + 1 where only the m-th does,
+    n + 1 where several of the n do.
     """
     which = np.zeros(reference.voxels.shape, dtype=np.uint8, order="F")
     for place, prediction in enumerate(predictions, start=1):

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SCHEME = "SCT"
-"""DICOM's name of SNOMED CT."""
+SCHEME = "SCT"  # DICOM's name of SNOMED CT
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,10 +80,7 @@ class Scan:
 def scan_folder(folder: Path) -> Scan:
     """Return the slices in `folder` and below, sorted by name.
 
-    Raises
-    ------
-    InputError
-        If `folder` is not a folder.
+    Raises `InputError` if `folder` is not a folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")

@@ -24,9 +24,7 @@ from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
 
-FEWEST_SLICES = 3
-"""A volume needs so many."""
-
+FEWEST_SLICES = 3  # A volume needs so many
 MAIN_SHARE = 0.8
 """A stack must hold this share of the images of its group; the rest is left out."""
 
@@ -77,10 +75,8 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
 
     Slices of `scan` that are not chosen become excluded, with a reason.
 
-    Raises
-    ------
-    Refused
-        If no group, or more than one, fits the options (D01-D06, D09, D15).
+    Raises `Refused` if no group, or more than one, fits the options (D01-D06, D09,
+    D15).
     """
     _prefer_mr(scan)
     groups = [

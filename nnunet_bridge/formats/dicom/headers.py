@@ -35,9 +35,7 @@ from nnunet_bridge.formats.dicom.walker import (
     convert_all,
 )
 
-EMPTY = "empty file"
-"""Reason of `NotUsed` for a file without a byte."""
-
+EMPTY = "empty file"  # reason of `NotUsed` for a file without a byte
 MAX_MATRIX = 4096
 MAX_FRAMES = 20_000
 MAX_INFLATED_BYTES = 256 * 2**20
@@ -235,12 +233,9 @@ class HeaderReader:
     def read(self, file: Path, name: str) -> tuple[SliceHeader, ...]:
         """Return one header for every slice in a file, which messages call `name`.
 
-        Raises
-        ------
-        NotUsed
-            If it is no DICOM image of a plane in the patient (D03, D13, D14).
-        Damaged
-            If it starts as DICOM but cannot be parsed, or could do harm (P10, S06-S08).
+        Raises `NotUsed` if it is no DICOM image of a plane in the patient (D03, D13,
+        D14). Raises `Damaged` if it starts as DICOM but cannot be parsed, or could do
+        harm (P10, S06-S08).
         """
         try:
             return (self._walked(file, name),)

@@ -67,11 +67,8 @@ def read_pixels(
 
     `overlap` holds the images of further stations at some of their places.
 
-    Raises
-    ------
-    Refused
-        If a slice cannot be decoded (P07) or is cut off (P09), or if the values are
-        not finite or all the same (P11).
+    Raises `Refused` if a slice cannot be decoded (P07) or is cut off (P09), or if the
+    values are not finite or all the same (P11).
     """
     overlap = overlap or Overlap()
     everything = (*headers, *overlap.headers)
@@ -374,7 +371,9 @@ class _Notes:
         if header.encoding.padding is None:
             return
         stored, values = frames
-        padding = _as_stored(header.encoding.padding, stored.dtype)
+        padding: Any = header.encoding.padding
+        if stored.dtype.kind != "f":  # as the type stores it: two's complement wraps
+            padding = np.array(padding % 2**64, np.uint64).astype(stored.dtype)
         is_padding = (stored == padding) | (values == padding)
         if is_padding.any():
             self.padding[k] = np.packbits(is_padding)
@@ -424,16 +423,6 @@ class _Notes:
             named = ", ".join(map(str, constant[:5]))
             flat = counted(len(constant), "slice", ("holds", "hold"))
             yield warning("P11", f"{flat} one value only, inside the stack: {named}.")
-
-
-def _as_stored(padding: int, kind: np.dtype[Any]) -> int:
-    """Return the padding value as the type stores it: two's complement wraps."""
-    if kind.kind == "f":
-        return padding
-    bits = kind.itemsize * 8
-    wrapped = padding % (1 << bits)
-    negative = kind.kind == "i" and wrapped >= 1 << (bits - 1)
-    return wrapped - (1 << bits) if negative else wrapped
 
 
 def _span(plane: npt.NDArray[Any]) -> tuple[float, float]:

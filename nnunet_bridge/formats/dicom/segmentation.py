@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.sr.coding import Code
 
-TOLERANCE_MM = 0.01
-"""Largest distance of a voxel from its place in the labelmap."""
-
+TOLERANCE_MM = 0.01  # largest distance of a voxel from its place in the labelmap
 _SERIES_NUMBER_ABOVE = 1000  # the segmentation of series 6 is series 1006
 _MOST_SEGMENTS = 65535
 
@@ -66,23 +64,13 @@ def write_dicom_seg(
 
     The file is not written, and removed, if the labelmap is empty.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-        On the grid of the series: (column, row, slice).
-    slices : sequence of SourceSlice
-        Source of slice k of the labelmap. Their headers are read again.
+    The file is not written, and removed, if the labelmap is empty. The labelmap is on
+    the grid of the series, (column, row, slice); `slices` are the sources of its
+    slices, whose headers are read again. Returns warnings for the user of the file.
 
-    Returns
-    -------
-    findings : tuple of Finding
-        Warnings for the user of the file.
-
-    Raises
-    ------
-    Refused
-        If the labelmap does not lie on the slices of the series, the series lacks
-        attributes that a DICOM SEG needs, or the file reads back differently (N10).
+    Raises `Refused` if the labelmap does not lie on the slices of the series, the
+    series lacks attributes that a DICOM SEG needs, or the file reads back differently
+    (N10).
     """
     if len(slices) != labelmap.grid.shape[2]:
         raise Refused.because(

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_bridge.core.errors import GeometryError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Volume, VoxelArray
+from nnunet_bridge.core.image import Volume
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.folder import FileAccount, Scan, scan_folder
 from nnunet_bridge.formats.dicom.groups import choose
@@ -86,12 +86,8 @@ def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesRea
 
     Files are known by content, not by name.
 
-    Raises
-    ------
-    InputError
-        If `folder` is not a folder.
-    SeriesRefused
-        If there is not exactly one sound volume to read; with all findings.
+    Raises `InputError` if `folder` is not a folder. Raises `SeriesRefused` if there is
+    not exactly one sound volume to read; with all findings.
     """
     scan = scan_folder(folder)
     try:
@@ -113,10 +109,17 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
     pixels = read_pixels(stack.headers, stack.overlap)
     if stack.overlap.how == "first":
         scan.exclude(list(stack.overlap.headers), "another station holds its place")
+    voxels = pixels.voxels
+    if stack.restack is not None:
+        voxels = restacked(voxels, stack.restack)
+    try:
+        grid = Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), stack.affine)
+    except GeometryError as error:
+        raise Refused.because("G11", str(error)) from error
     first = stack.headers[0]
     slices = tuple(SourceSlice(header.file, header.frame) for header in stack.headers)
     return SeriesReading(
-        volume=_volume(stack, pixels.voxels),
+        volume=Volume(grid, voxels),
         findings=(*scan.findings, *stack.findings, *pixels.findings),
         files=scan.account(),
         max_position_error_mm=stack.max_error_mm,
@@ -133,17 +136,6 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         patient_id=first.identity.patient,
         slices=slices if stack.restack is None else (),
     )
-
-
-def _volume(stack: Stack, voxels: VoxelArray) -> Volume:
-    """Place the voxels, and resample them if that was planned."""
-    if stack.restack is not None:
-        voxels = restacked(voxels, stack.restack)
-    try:
-        grid = Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), stack.affine)
-    except GeometryError as error:
-        raise Refused.because("G11", str(error)) from error
-    return Volume(grid, voxels)
 
 
 def _give_spacing(scan: Scan, spacing_mm: tuple[float, float] | None) -> None:

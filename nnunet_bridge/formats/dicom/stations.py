@@ -46,14 +46,9 @@ def split_overlap(
 
     `ordered` is in stacking order, along `normal`, (3,) float64.
 
-    Returns
-    -------
-    slices : tuple of SliceHeader
-        All of them if nothing overlaps, the options do not allow it, or the headers do
-        not tell stations apart.
-    overlap : Overlap
-        The images at places that an earlier station holds; the first station is the
-        one that begins lowest.
+    All slices are returned, and no others, if nothing overlaps, the options do not
+    allow it, or the headers do not tell stations apart. The others are the images at
+    places that an earlier station holds; the first station is the lowest one.
     """
     if options.overlap == "refuse" or len(ordered) < 2 * FEWEST_SLICES:
         return ordered, Overlap()

@@ -93,12 +93,8 @@ class Walker:
     def walk(self, file: Path) -> Walked:
         """Return the wanted values of a file.
 
-        Raises
-        ------
-        Unusual
-            If anything is not as it is in a plain file.
-        OSError
-            If the file cannot be opened or read.
+        Raises `Unusual` if anything is not as it is in a plain file. Raises `OSError`
+        if the file cannot be opened or read.
         """
         descriptor = os.open(file, os.O_RDONLY)
         try:
@@ -195,10 +191,7 @@ def convert(raw: Raw) -> Any:  # noqa: ANN401 - what it is depends on its repres
     >>> convert(b"DS0.75\\1.5 "), convert(b"US\x00\x02"), convert(b"LOWATER ")
     ([0.75, 1.5], 512, 'WATER')
 
-    Raises
-    ------
-    Unusual
-        If the value has an uncommon form that pydicom may understand.
+    Raises `Unusual` if the value has an uncommon form that pydicom may understand.
     """
     read = _READERS.get(raw[:2])
     if read is None:

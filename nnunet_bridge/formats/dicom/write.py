@@ -39,10 +39,7 @@ def write_series(
     files, byte for byte. Voxels are (I, J, K) whole numbers that fit int16; slices run
     along k. The patient is made up: this function is not for patient data.
 
-    Raises
-    ------
-    InputError
-        If the voxels are not whole numbers of 16 bits.
+    Raises `InputError` if the voxels are not whole numbers of 16 bits.
     """
     stored = _as_int16(volume)
     digest = hashlib.sha256(stored.tobytes()).hexdigest()

@@ -16,9 +16,7 @@ from markupsafe import Markup
 from nnunet_bridge.core.comparison import Agreement, PairedDifference
 from nnunet_bridge.formats.events import Curve
 
-MAX_POINTS = 240
-"""Points of one line; more would not be visible at this width."""
-
+MAX_POINTS = 240  # points of one line; more would not be visible at this width
 _MARKS = {
     "circle": (),
     "triangle": ((0, -1.25), (1.15, 0.85), (-1.15, 0.85)),

@@ -19,9 +19,7 @@ from nnunet_bridge.formats.html.parts import number, rendered, sentence, typeset
 from nnunet_bridge.formats.html.tables import agreement_rows, metric_tables, rank_rows
 from nnunet_bridge.formats.sprites import SEVERAL_COLOUR
 
-MAX_BYTES = 15_000_000
-"""The page stays below this, so that it can be sent by mail."""
-
+MAX_BYTES = 15_000_000  # the page stays below this, so that it can be sent by mail
 _MESH_FACES = (6000, 3000, 1500, 700, 0)
 """Faces per structure, tried in turn until the page is small enough; 0 for none."""
 

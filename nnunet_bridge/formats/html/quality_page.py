@@ -16,12 +16,8 @@ MARKS = {
 }
 """Shapes, so that the rating can be read without colours."""
 
-LARGE_MM3 = 100_000
-"""Volumes from this one on are shown in whole cm3."""
-
-NOT_ASSESSED = "not assessed"
-"""Level of a case that has no quality rating."""
-
+LARGE_MM3 = 100_000  # volumes from this one on are shown in whole cm3
+NOT_ASSESSED = "not assessed"  # level of a case that has no quality rating
 _NO_MARK = "\u25cb"
 
 
