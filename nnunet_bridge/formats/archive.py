@@ -82,9 +82,8 @@ class Archive:
         """Return the content of an entry of at most so many bytes (S07, S08)."""
         entry = self._zip.getinfo(name)
         if entry.file_size > most_bytes:
-            reason = (
-                f"{quoted(name)} has {entry.file_size} bytes, {most_bytes} are allowed"
-            )
+            size = entry.file_size
+            reason = f"{quoted(name)} has {size} bytes, {most_bytes} are allowed"
             raise _refusal(self.called, reason, "S07")
         with _damage_is_refused(self.called):
             content = self._zip.read(entry)

@@ -166,11 +166,9 @@ def only_writer(lock_file: Path, what: str) -> Iterator[None]:
             lock.acquire()
         except Timeout as error:
             holder = lock_file.read_text(encoding="utf-8").strip()
-            raise EnvironmentFault(
-                f"{what} is in use by {holder or 'another process'}: wait for it to "
-                "end, or stop it.",
-                code="F08",
-            ) from error
+            used = f"{what} is in use by {holder or 'another process'}"
+            message = f"{used}: wait for it to end, or stop it."
+            raise EnvironmentFault(message, code="F08") from error
     try:
         with clear_os_errors(f"write {lock_file}"):
             holder = f"process {os.getpid()} on {socket.gethostname()}"

@@ -40,11 +40,8 @@ class Kept:
 
 def holds(content: Mapping[str, object], facts: Mapping[str, object]) -> bool:
     """Whether a kept content was made from these facts."""
-    return (
-        bool(content)
-        and content.keys() >= facts.keys()
-        and not differences(content, facts)
-    )
+    complete = bool(content) and content.keys() >= facts.keys()
+    return complete and not differences(content, facts)
 
 
 def differences(

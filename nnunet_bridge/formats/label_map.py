@@ -169,10 +169,8 @@ def _from_csv(file: Path, text: str) -> LabelMap:
     rows = list(csv.DictReader(io.StringIO(text)))
     missing = [c for c in _COLUMNS if not rows or not all(row.get(c) for row in rows)]
     if missing:
-        raise InputError(
-            f"{file}: every line needs {' and '.join(_COLUMNS)}; "
-            f"{' and '.join(missing)} is missing."
-        )
+        needed, absent = " and ".join(_COLUMNS), " and ".join(missing)
+        raise InputError(f"{file}: every line needs {needed}; {absent} is missing.")
     values = {row["label"]: row["value"] for row in rows if row.get("value")}
     structures: dict[str, str] = {}
     for row in rows:

@@ -40,10 +40,9 @@ def read_label_table(dataset_json: Path) -> LabelTable:
         raise InputError(f"{dataset_json}: 0 must be 'background', and nothing else.")
     names = sorted(labels, key=labels.__getitem__)
     if numbers != list(range(len(names))):
-        raise InputError(
-            f"{dataset_json}: label values must be 0, 1, 2, ... without gap, not "
-            f"{', '.join(map(str, numbers))}."
-        )
+        must = "label values must be 0, 1, 2, ... without gap"
+        held = ", ".join(map(str, numbers))
+        raise InputError(f"{dataset_json}: {must}, not {held}.")
     has_ignore = IGNORE in names
     if has_ignore and names[-1] != IGNORE:
         raise InputError(f"{dataset_json}: '{IGNORE}' must have the highest value.")
@@ -93,8 +92,6 @@ def _labels(dataset_json: Path) -> dict[str, Any]:
         raise InputError(f"{dataset_json} is not valid JSON ({error}).") from error
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or not labels:
-        raise InputError(
-            f'{dataset_json} has no labels: expected "labels": {{"background": 0, '
-            '"tibia": 1, ...}.'
-        )
+        form = '"labels": {"background": 0, "tibia": 1, ...}'
+        raise InputError(f"{dataset_json} has no labels: expected {form}.")
     return labels

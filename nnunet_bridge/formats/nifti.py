@@ -287,19 +287,13 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
                 unusable = f"{quoted(file.name)}: its {name} cannot be used: {error}"
                 raise Refused.because("K11", unusable) from error
     if not forms:
-        raise refused(
-            "K11",
-            file,
-            "has no place in the patient (sform and qform codes are 0): export it "
-            "again with its geometry",
-        )
+        lack = "no place in the patient (sform and qform codes are 0)"
+        raise refused("K11", file, f"has {lack}: export it again with its geometry")
     drift_mm = forms[0].displacement_mm(forms[-1])
     if drift_mm > FORMS_AGREE_WITHIN * forms[0].spacing_mm.min():
+        places = f"sform and qform that place the image {drift_mm:.3f} mm apart"
         raise refused(
-            "K11",
-            file,
-            f"has sform and qform that place the image {drift_mm:.3f} mm apart, so "
-            "two programs would read two places: export it again",
+            "K11", file, f"has {places}, which programs read differently: {AGAIN}"
         )
     return forms[0]
 

@@ -165,16 +165,13 @@ def check_same_grid(volume: Volume, labelmap: Labelmap | None) -> None:
     """Refuse labels that do not lie where the image lies."""
     if labelmap is None or volume.grid.matches(labelmap.grid, tolerance_mm=0.1):
         return
-    if volume.grid.shape != labelmap.grid.shape:
-        raise GeometryError(
-            f"The image has {volume.grid.shape} voxels, the labels "
-            f"{labelmap.grid.shape}: put the labels on the grid of the image first."
-        )
-    raise GeometryError(
-        "Image and labels have the same shape but lie "
-        f"{volume.grid.displacement_mm(labelmap.grid):.2f} mm apart: put the labels on "
-        "the grid of the image first."
-    )
+    image, labels = volume.grid, labelmap.grid
+    if image.shape != labels.shape:
+        fault = f"The image has {image.shape} voxels, the labels {labels.shape}"
+    else:
+        apart = f"{image.displacement_mm(labels):.2f} mm apart"
+        fault = f"Image and labels have the same shape but lie {apart}"
+    raise GeometryError(f"{fault}: put the labels on the grid of the image first.")
 
 
 def palette(labels: LabelTable) -> npt.NDArray[np.uint8]:
@@ -315,13 +312,10 @@ def _annotate(pen: ImageDraw, frame: Frame, left: int, top: int) -> None:
     right, bottom = left + frame.picture.width, top + frame.picture.height
     middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
     pen.text((left + 4, top + 3), frame.caption, WHITE, font(13), **_EDGED)
-    places = (
-        ((left + 4, middle_y), "lm"),
-        ((right - 4, middle_y), "rm"),
-        ((middle_x, top + 3), "ma"),
-        ((middle_x, bottom - 4), "md"),
-    )
-    for letter, (place, anchor) in zip(frame.letters, places, strict=False):
+    across = (left + 4, middle_y), (right - 4, middle_y)
+    places = (*across, (middle_x, top + 3), (middle_x, bottom - 4))
+    sides = zip(frame.letters, places, ("lm", "rm", "ma", "md"), strict=False)
+    for letter, place, anchor in sides:
         pen.text(place, letter, _YELLOW, font(14), anchor=anchor, **_EDGED)
 
 

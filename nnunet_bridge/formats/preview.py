@@ -137,10 +137,9 @@ def write_contact_sheet(
     view = view_of(volume.grid, plane)
     indices = list(range(0, volume.grid.shape[view.through], every))
     if len(indices) > MOST_FRAMES:
-        raise UsageError(
-            f"{len(indices)} slices do not fit one sheet of {MOST_FRAMES}: show every "
-            f"{math.ceil(every * len(indices) / MOST_FRAMES)}-th."
-        )
+        fewer = math.ceil(every * len(indices) / MOST_FRAMES)
+        excess = f"{len(indices)} slices do not fit one sheet of {MOST_FRAMES}"
+        raise UsageError(f"{excess}: show every {fewer}-th.")
     if view.flip_through:
         indices.reverse()
     # The area of a frame is the same whatever its shape.

@@ -151,12 +151,9 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
         raise refused("K09", file.name, "names no segments: export it again")
     for name, layer, value in segments:
         if layer >= len(nrrd.layers):
-            raise refused(
-                "K09",
-                file.name,
-                f"puts segment {quoted(name)} into layer {layer}, but has "
-                f"{len(nrrd.layers)} layers",
-            )
+            place = f"puts segment {quoted(name)} into layer {layer}"
+            reason = f"{place}, but has {len(nrrd.layers)} layers"
+            raise refused("K09", file.name, reason)
         _refuse_impossible_voxels(nrrd.grid, file.name)
         voxels = np.asfortranarray(nrrd.layers[layer] == value)
         yield StructureMask(name, "", nrrd.grid, voxels, file.name)
@@ -190,11 +187,9 @@ def _refuse_impossible_voxels(grid: Grid, name: str) -> None:
     if least <= grid.spacing_mm.min() and grid.spacing_mm.max() <= most:
         return
     sizes = " x ".join(f"{size:.4g}" for size in grid.spacing_mm)
-    raise Refused.because(
-        "K12",
-        f"{quoted(name)} has voxels of {sizes} mm (possible are {least:g} to {most:g} "
-        "mm): is its unit of length right? Export it again.",
-    )
+    voxels = f"has voxels of {sizes} mm (possible are {least:g} to {most:g} mm)"
+    again = "is its unit of length right? Export it again"
+    raise refused("K12", name, f"{voxels}: {again}")
 
 
 def _without_an_axis(name: str) -> list[Finding]:
@@ -330,11 +325,8 @@ def _nrrd_grid(
     signs = _SPACES.get(str(header.get("space", "")).lower())
     origin = np.asarray(header.get("space origin", []), dtype=np.float64)
     if signs is None or directions.shape != (3, 3) or origin.shape != (3,):
-        raise Refused.because(
-            "K11",
-            f"{quoted(name)} has no place in the patient (space, space directions, "
-            "space origin): export it again with its geometry.",
-        )
+        lack = "no place in the patient (space, space directions, space origin)"
+        raise refused("K11", name, f"has {lack}: export it again with its geometry")
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions.T, origin
     return _grid(name, np.diag([*signs, 1.0]) @ affine, shape)

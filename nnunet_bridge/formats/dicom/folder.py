@@ -70,11 +70,8 @@ class Scan:
     def account(self) -> FileAccount:
         """Return the use of every file, sorted by name."""
         used = {header.name for header in self.headers}
-        return FileAccount(
-            used=tuple(sorted(used)),
-            excluded=tuple(sorted(self.excluded.items())),
-            failed=tuple(sorted(self.failed.items())),
-        )
+        excluded, failed = sorted(self.excluded.items()), sorted(self.failed.items())
+        return FileAccount(tuple(sorted(used)), tuple(excluded), tuple(failed))
 
 
 def scan_folder(folder: Path) -> Scan:

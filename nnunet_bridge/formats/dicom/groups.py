@@ -200,12 +200,8 @@ def _require(
 
 def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
     """Leave out scouts and images without a place where there is a stack (D02)."""
-    worthy = [
-        group
-        for group in groups
-        if len(_parallel(group.headers)[0]) >= FEWEST_SLICES
-        and any(header.plane.position_mm for header in group.headers)
-    ]
+    placed = [g for g in groups if any(h.plane.position_mm for h in g.headers)]
+    worthy = [g for g in placed if len(_parallel(g.headers)[0]) >= FEWEST_SLICES]
     if not worthy:
         large = [group for group in groups if len(group.headers) >= FEWEST_SLICES]
         too_few = f"A volume needs at least {FEWEST_SLICES} slices"
@@ -238,12 +234,9 @@ def _of_contrast(
             f"{_table(groups)}. Set {SeriesOptions.how_to('image_type')}, to one of "
             "their words.",
         )
-    scan.note(
-        "D04",
-        Outcome.WARNED,
-        f"The images ({groups[0].kind}) do not have the image type {wanted}; they "
-        "are used because the folder holds no others.",
-    )
+    lack = f"The images ({groups[0].kind}) do not have the image type {wanted}"
+    message = f"{lack}; they are used because the folder holds no others."
+    scan.note("D04", Outcome.WARNED, message)
     return groups
 
 

@@ -75,11 +75,9 @@ def read_pixels(
     findings = [*_check_encodings(everything)]
     rows, columns = headers[0].plane.rows, headers[0].plane.columns
     kind = np.dtype(_working_type(everything))
-    size = len(headers) * rows * columns
-    ask_for_memory(
-        size * (kind.itemsize + _OTHER_BYTES_PER_VOXEL),
-        f"A scan of {columns} x {rows} x {len(headers)} voxels with its masks",
-    )
+    needed = len(headers) * rows * columns * (kind.itemsize + _OTHER_BYTES_PER_VOXEL)
+    scan = f"A scan of {columns} x {rows} x {len(headers)} voxels with its masks"
+    ask_for_memory(needed, scan)
     buffer = np.empty((len(headers), rows, columns), kind)
     notes, source = _Notes(), _FrameSource()
     for k, header in enumerate(headers):
@@ -134,11 +132,8 @@ def _check_decoder(syntax: str) -> None:
             available = False
     if not available and uid != "1.2.840.10008.1.2.1.99":
         package = "pylibjpeg-openjpeg" if syntax in _HTJ2K else "python-gdcm"
-        raise Refused.because(
-            "P07",
-            f"No decoder for the transfer syntax {quoted(uid.name)} is installed: "
-            f"install `{package}`.",
-        )
+        lack = f"No decoder for the transfer syntax {quoted(uid.name)} is installed"
+        raise Refused.because("P07", f"{lack}: install `{package}`.")
 
 
 def _working_type(headers: Sequence[SliceHeader]) -> npt.DTypeLike:
@@ -328,9 +323,8 @@ def _scaled(
 def _inverted(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:
     """Return MONOCHROME1 values with black as the smallest (P03)."""
     if values.dtype.kind not in "iu":
-        raise Refused.because(
-            "P03", "MONOCHROME1 with floating-point numbers cannot be inverted."
-        )
+        unclear = "MONOCHROME1 with floating-point numbers cannot be inverted."
+        raise Refused.because("P03", unclear)
     # The sum of the smallest and the largest value: -2**(n-1) + 2**(n-1) - 1 = -1.
     ends = -1 if encoding.signed else 2**encoding.bits_stored - 1
     inverted: npt.NDArray[Any] = values.dtype.type(ends) - values
@@ -396,12 +390,10 @@ class _Notes:
             buffer[k][self._mask(k, shape)] = smallest
             self.ranges[k] = _span(buffer[k])
         share = count / buffer.size
-        yield Finding(
-            "P05",
-            Outcome.WARNED if share > _MOSTLY else Outcome.FIXED,
-            f"{count} voxels ({share:.1%}) are padding and were set to the smallest "
-            f"real value, {smallest:g}.",
-        )
+        outcome = Outcome.WARNED if share > _MOSTLY else Outcome.FIXED
+        padding = f"{count} voxels ({share:.1%}) are padding"
+        message = f"{padding} and were set to the smallest real value, {smallest:g}."
+        yield Finding("P05", outcome, message)
 
     def _mask(self, k: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         if k not in self.padding:

@@ -288,10 +288,8 @@ def _uids(
         *(str(source.SOPInstanceUID) for source in sources),
         *(__version__, algorithm.model_sha256, voxels, *labelmap.labels.names),
     ]
-    return (
-        str(generate_uid(entropy_srcs=["series", *about])),
-        str(generate_uid(entropy_srcs=["instance", *about])),
-    )
+    series = generate_uid(entropy_srcs=["series", *about])
+    return str(series), str(generate_uid(entropy_srcs=["instance", *about]))
 
 
 @contextmanager

@@ -174,11 +174,9 @@ def _interventions(stack: Stack, options: SeriesOptions) -> dict[str, Any]:
     if stack.headers[0].privately_scaled:
         done["private_scale_ignored"] = True
     if stack.overlap.others:
-        done["overlap"] = {
-            "how": stack.overlap.how,
-            "stations": stack.overlap.stations,
-            "slices": sorted(stack.overlap.others),
-        }
+        how, stations = stack.overlap.how, stack.overlap.stations
+        slices = sorted(stack.overlap.others)
+        done["overlap"] = {"how": how, "stations": stations, "slices": slices}
     if stack.restack is not None:
         plane = stack.headers[0].plane
         columns, rows = stack.restack.shape[:2]

@@ -113,10 +113,8 @@ def _restack(
     A fault that interpolation mends becomes a warning; one that it could mend gets the
     option in its message.
     """
-    faults: dict[str, Literal["uneven", "sheared"]] = {
-        "G06": "uneven",
-        "G07": "sheared",
-    }
+    faults: dict[str, Literal["uneven", "sheared"]]
+    faults = {"G06": "uneven", "G07": "sheared"}
     allowed = {code for code, kind in faults.items() if options.may_resample(kind)}
     codes = {finding.code for finding in placement.findings}
     mended = codes & allowed
@@ -209,11 +207,9 @@ def _appearance(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
             "(2005,100E) beside the public one; only the public one is used.",
         )
     if first.contrast.modality != "MR":
-        yield warning(
-            "D03",
-            f"The modality is {first.contrast.modality or 'missing'}, not MR; for CT, "
-            'nnU-Net needs `channel = "CT"` in [dataset].',
-        )
+        modality = f"The modality is {first.contrast.modality or 'missing'}, not MR"
+        for_ct = 'for CT, nnU-Net needs `channel = "CT"` in [dataset]'
+        yield warning("D03", f"{modality}; {for_ct}.")
     if any(header.burned_in for header in headers):
         yield refusal(
             "F14",
@@ -323,8 +319,5 @@ def _declared_spacing(
     if not claimed or abs(claimed - real) <= _DECLARED_OFF_BY * real:
         return
     attribute = "Slice Thickness" if spacing is None else "Spacing Between Slices"
-    yield warning(
-        "G08",
-        f"{attribute} is {claimed:g} mm, but the slices lie {real:.3f} mm apart; their "
-        "positions are used.",
-    )
+    found = f"but the slices lie {real:.3f} mm apart; their positions are used"
+    yield warning("G08", f"{attribute} is {claimed:g} mm, {found}.")

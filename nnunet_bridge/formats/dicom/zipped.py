@@ -70,8 +70,5 @@ def _refuse_files_as_folders(archive: Archive) -> None:
     for name in archive.names:
         parents = [str(parent).casefold() for parent in Path(name).parents]
         if files.intersection(parents):
-            raise SecurityError(
-                f"{archive.called} is refused: the folder of its entry "
-                f"{quoted(name)} is also a file.",
-                code="S04",
-            )
+            folder = f"the folder of its entry {quoted(name)} is also a file"
+            raise SecurityError(f"{archive.called} is refused: {folder}.", code="S04")

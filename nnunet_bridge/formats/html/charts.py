@@ -321,11 +321,8 @@ def _agreement_lines(
     if found.limits_cm3 is None:
         return [bias]
     low, high = found.limits_cm3
-    return [
-        (low, found.lower_limit_interval_95, "dashed"),
-        bias,
-        (high, found.upper_limit_interval_95, "dashed"),
-    ]
+    lower = (low, found.lower_limit_interval_95, "dashed")
+    return [lower, bias, (high, found.upper_limit_interval_95, "dashed")]
 
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:
