@@ -42,12 +42,8 @@ class ArchiveLimits:
     """Limits for the size of an archive and of its content."""
 
     entries: int = 64
-    total_bytes: int = 20 << 30
-    """Of all entries together, once unpacked."""
-
-    directory_bytes: int = 256 << 10
-    """Of the listing itself."""
-
+    total_bytes: int = 20 << 30  # of all entries together, once unpacked
+    directory_bytes: int = 256 << 10  # of the listing itself
     ratio: int = 20
     """Largest ratio of content to packed bytes; weights hardly shrink, images to a
     third."""
@@ -60,12 +56,8 @@ class ArchiveLimits:
 class Archive:
     """An open zip whose listing has passed the check."""
 
-    called: str
-    """Its name in messages."""
-
-    entries: tuple[zipfile.ZipInfo, ...]
-    """Its files; folders are left out."""
-
+    called: str  # its name in messages
+    entries: tuple[zipfile.ZipInfo, ...]  # its files; folders are left out
     _zip: zipfile.ZipFile
 
     @property

@@ -88,8 +88,7 @@ class Course:
     """Progress of a training by its events; None where no event tells."""
 
     epochs_done: int = 0
-    epochs: int | None = None
-    """Number of planned epochs."""
+    epochs: int | None = None  # number of planned epochs
 
     # Of the last epoch: losses and Dice.
     train_loss: float | None = None
@@ -97,11 +96,8 @@ class Course:
     dice: Mapping[str, float | None] = field(default_factory=dict)
     """Structure -> nnU-Net's Dice on validation patches."""
 
-    seconds: float | None = None
-    """Duration of all epochs so far."""
-
-    seconds_per_epoch: float | None = None
-    """Median of the `RECENT` last epochs."""
+    seconds: float | None = None  # duration of all epochs so far
+    seconds_per_epoch: float | None = None  # median of the `RECENT` last epochs
 
     @property
     def seconds_left(self) -> float | None:

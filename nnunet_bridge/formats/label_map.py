@@ -29,9 +29,7 @@ _COLUMNS = ("label", "structure")
 class LabelMap:
     """Another tool's labels, and our structures that they are part of."""
 
-    structures: Mapping[str, str]
-    """Their name, or their value as text -> our name."""
-
+    structures: Mapping[str, str]  # their name, or their value as text -> our name
     values: Mapping[str, int] = field(default_factory=dict)
     """Their name -> value in their files."""
 

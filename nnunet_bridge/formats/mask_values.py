@@ -23,8 +23,7 @@ class Meaning:
     values: tuple[int, ...] = ()
     """The values that mean the structure, in a file that holds several (K06)."""
 
-    threshold: float | None = None
-    """Least probability that counts as drawn (K07)."""
+    threshold: float | None = None  # least probability that counts as drawn (K07)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,7 @@ class MaskValues:
     ``values 3, 7``. It raises `Refused` where that is not clear.
     """
 
-    name: str
-    """File name, for messages."""
-
+    name: str  # file name, for messages
     meaning: Meaning
     findings: list[Finding]
 

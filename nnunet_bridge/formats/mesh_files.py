@@ -44,14 +44,9 @@ _STL_HEADER_BYTES = 80
 class MeshFileOptions:
     """How mesh files are written."""
 
-    frame: str = "LPS"
-    """``LPS`` or ``RAS``."""
-
-    file_format: str = "ply"
-    """``ply``, ``stl`` or ``obj``."""
-
-    names: str = "labels"
-    """``labels``, or ``opensim``: ``femur_l`` for ``femur_left``."""
+    frame: str = "LPS"  # ``LPS`` or ``RAS``
+    file_format: str = "ply"  # ``ply``, ``stl`` or ``obj``
+    names: str = "labels"  # ``labels``, or ``opensim``: ``femur_l`` for ``femur_left``
 
     def __post_init__(self) -> None:
         """Refuse a frame, format or naming that does not exist."""

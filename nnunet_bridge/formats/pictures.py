@@ -68,25 +68,14 @@ class View:
     """How the slices of a grid are laid out as pictures of one plane."""
 
     plane: str
-    across: int
-    """Array axis that runs from left to right."""
-
-    down: int
-    """Array axis that runs from top to bottom."""
-
-    through: int
-    """Array axis that one scrolls along."""
-
-    flip_across: bool
-    """Whether the array axis runs the other way."""
-
+    across: int  # array axis that runs from left to right
+    down: int  # array axis that runs from top to bottom
+    through: int  # array axis that one scrolls along
+    flip_across: bool  # whether the array axis runs the other way
     flip_down: bool
 
-    flip_through: bool
-    """Whether the first slice of the array is the last to show."""
-
-    pixel_mm: tuple[float, float]
-    """Width and height of a pixel."""
+    flip_through: bool  # whether the first slice of the array is the last to show
+    pixel_mm: tuple[float, float]  # width and height of a pixel
 
     @property
     def letters(self) -> str:
@@ -245,8 +234,7 @@ class Frame:
 
     picture: Image
     caption: str = ""
-    letters: str = ""
-    """Of the patient's sides at its left, right, top and bottom edge."""
+    letters: str = ""  # of the patient's sides at its left, right, top and bottom edge
 
 
 Legend: TypeAlias = Sequence[tuple[Colour, str]]

@@ -60,23 +60,14 @@ _SPACES: dict[str, tuple[float, float, float]] = {
 class StructureMask:
     """One structure of a mask file."""
 
-    name: str
-    """Name of the file or the segment."""
-
-    side: str
-    """``left``, ``right``, ``middle``, or empty."""
-
+    name: str  # name of the file or the segment
+    side: str  # ``left``, ``right``, ``middle``, or empty
     grid: Grid
-    voxels: BoolArray
-    """(I, J, K); true where the structure is."""
-
-    file: str
-    """Name of the file, without its folder."""
-
+    voxels: BoolArray  # (I, J, K); true where the structure is
+    file: str  # name of the file, without its folder
     findings: tuple[Finding, ...] = ()
 
-    read_as: str = "yes or no"
-    """Reading of its values, see `MaskValues`."""
+    read_as: str = "yes or no"  # reading of its values, see `MaskValues`
 
 
 @dataclass(frozen=True, slots=True, eq=False)

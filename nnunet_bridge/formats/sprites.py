@@ -59,9 +59,7 @@ SEVERAL_COLOUR: Colour = (226, 26, 138)
 class Layer:
     """One toggle of the slice viewer."""
 
-    name: str
-    """``reference``, ``disagreement``, or the name of a model."""
-
+    name: str  # ``reference``, ``disagreement``, or the name of a model
     sprite: str
     """``data:`` address of a PNG with all frames, transparent where nothing is."""
 
@@ -77,22 +75,14 @@ class SliceStack:
     letters: str
     """The patient's sides at the left, right, top and bottom, such as ``RLAP``."""
 
-    width: int
-    """Width of one frame, in pixels; pixels are square."""
-
+    width: int  # width of one frame, in pixels; pixels are square
     height: int
-    columns: int
-    """Frames in one row of the sprite."""
-
+    columns: int  # frames in one row of the sprite
     indices: tuple[int, ...]
     """Array index of each frame, from the first shown to the last."""
 
-    start: int
-    """Frame to show first: the one with most labels."""
-
-    image: str
-    """``data:`` address of the grey JPEG with all frames."""
-
+    start: int  # frame to show first: the one with most labels
+    image: str  # ``data:`` address of the grey JPEG with all frames
     layers: tuple[Layer, ...]
     """The reference filled, where predictions differ from it, then their outlines."""
 
@@ -103,14 +93,11 @@ class SlicePicture:
 
     plane: str
     letters: str
-    index: int
-    """Along the array, from 0."""
-
+    index: int  # along the array, from 0
     width: int
     height: int
     image: str
-    layers: tuple[Layer, ...]
-    """Reference and prediction filled, and where they differ."""
+    layers: tuple[Layer, ...]  # reference and prediction filled, and where they differ
 
     @property
     def panels(self) -> tuple[tuple[str, str], ...]:

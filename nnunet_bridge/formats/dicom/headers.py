@@ -117,9 +117,7 @@ class Contrast:
 
     modality: str
     image_type: tuple[str, ...]
-    echo_time_ms: float | None
-    """Rounded to 0.01 ms."""
-
+    echo_time_ms: float | None  # rounded to 0.01 ms
     echo: str
     acquisition: str
     temporal_position: str
@@ -130,9 +128,7 @@ class Contrast:
 class Plane:
     """Position and size of a slice; None for what the header lacks."""
 
-    position_mm: tuple[float, ...] | None
-    """(3,) centre of the first voxel, LPS+."""
-
+    position_mm: tuple[float, ...] | None  # (3,) centre of the first voxel, LPS+
     orientation: tuple[float, ...] | None
     """(6,) direction cosines of a row, then of a column."""
 
@@ -147,21 +143,15 @@ class Plane:
 class Encoding:
     """The attributes that turn stored bits into values."""
 
-    syntax: str
-    """Transfer syntax UID."""
-
+    syntax: str  # transfer syntax UID
     bits_allocated: int
     bits_stored: int
     high_bit: int
     signed: bool
-    inverted: bool
-    """MONOCHROME1: the smallest value is white."""
-
+    inverted: bool  # MONOCHROME1: the smallest value is white
     slope: float
     intercept: float
-    padding: int | None
-    """Stored value of pixels outside the image."""
-
+    padding: int | None  # stored value of pixels outside the image
     lossy: bool
 
     @property
@@ -183,8 +173,7 @@ class PixelPlace:
     keyword: str = "PixelData"
     offset: int = -1
     length: int = -1
-    available: int = -1
-    """Bytes from the offset to the end of the file."""
+    available: int = -1  # bytes from the offset to the end of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +181,8 @@ class SliceHeader:
     """One slice: a single-frame file, or one frame of a multi-frame file."""
 
     file: Path
-    name: str
-    """Path below the scanned folder."""
-
-    frame: int
-    """0 for a single-frame file."""
-
+    name: str  # path below the scanned folder
+    frame: int  # 0 for a single-frame file
     frames: int
     identity: Identity
     contrast: Contrast

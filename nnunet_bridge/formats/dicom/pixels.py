@@ -48,15 +48,9 @@ masks together, one mask as stored and as read, and temporary arrays (F10)."""
 class Pixels:
     """The values of a stack, and how they were scaled."""
 
-    voxels: VoxelArray
-    """(I, J, K), Fortran-ordered."""
-
-    slopes: tuple[float, float]
-    """Smallest and largest Rescale Slope."""
-
-    intercepts: tuple[float, float]
-    """Smallest and largest Rescale Intercept."""
-
+    voxels: VoxelArray  # (I, J, K), Fortran-ordered
+    slopes: tuple[float, float]  # smallest and largest Rescale Slope
+    intercepts: tuple[float, float]  # smallest and largest Rescale Intercept
     findings: tuple[Finding, ...]
 
 

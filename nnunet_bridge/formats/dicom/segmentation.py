@@ -51,9 +51,7 @@ _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceU
 class Algorithm:
     """The model that predicted the segments."""
 
-    model: str
-    """Such as ``3d_fullres, nnunet, full``."""
-
+    model: str  # such as ``3d_fullres, nnunet, full``
     model_sha256: str
 
 

@@ -28,34 +28,23 @@ class SourceSlice:
     """The file and frame of one slice of a volume."""
 
     file: Path
-    frame: int
-    """0 in a single-frame file."""
+    frame: int  # 0 in a single-frame file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesReading:
     """A volume, and the facts about it that the manifest records."""
 
-    volume: Volume
-    """(column, row, slice), LPS+, right-handed; voxels in Fortran order."""
-
+    volume: Volume  # (column, row, slice), LPS+, right-handed; voxels in Fortran order
     findings: tuple[Finding, ...]
     files: FileAccount
     max_position_error_mm: float
     """Largest distance of a slice from its place by the affine (FAULTS R1)."""
 
-    rescale_slopes: tuple[float, float]
-    """Smallest and largest."""
-
-    rescale_intercepts: tuple[float, float]
-    """Smallest and largest."""
-
-    group: str
-    """Contrast and number of the images; nothing that identifies a patient."""
-
-    rejected_groups: tuple[str, ...]
-    """The same of the groups that were left out."""
-
+    rescale_slopes: tuple[float, float]  # smallest and largest
+    rescale_intercepts: tuple[float, float]  # smallest and largest
+    group: str  # contrast and number of the images; nothing that identifies a patient
+    rejected_groups: tuple[str, ...]  # the same of the groups that were left out
     contrast: Contrast
     """Modality, image type and echo; nothing that identifies a patient."""
 

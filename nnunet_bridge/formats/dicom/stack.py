@@ -41,15 +41,11 @@ class Stack:
     """Slices in stacking order: ascending along row x column."""
 
     headers: tuple[SliceHeader, ...]
-    affine: FloatArray
-    """(4, 4) index -> mm, LPS+, right-handed."""
-
+    affine: FloatArray  # (4, 4) index -> mm, LPS+, right-handed
     max_error_mm: float
     findings: tuple[Finding, ...]
 
-    overlap: Overlap
-    """The images of other stations at the same places."""
-
+    overlap: Overlap  # the images of other stations at the same places
     restack: Restack | None = None
     """The interpolation onto a regular grid, where a user allowed it."""
 

@@ -62,17 +62,10 @@ class Unusual(Exception):  # noqa: N818 - it is a verdict, not an error
 class Walked:
     """The wanted elements of one file, and the place of its pixels."""
 
-    raw: Mapping[int, Raw]
-    """Tag -> stored value of every wanted element in the file."""
-
-    offset: int
-    """First byte of the pixels in the file."""
-
-    length: int
-    """Length of the pixels in bytes, as their element states it."""
-
-    available: int
-    """Bytes from the offset to the end of the file."""
+    raw: Mapping[int, Raw]  # tag -> stored value of every wanted element in the file
+    offset: int  # first byte of the pixels in the file
+    length: int  # length of the pixels in bytes, as their element states it
+    available: int  # bytes from the offset to the end of the file
 
 
 @dataclass(slots=True)
@@ -84,9 +77,7 @@ class Walker:
     the same bytes, it steps over the whole run at once.
     """
 
-    wanted: frozenset[int]
-    """The tags to read."""
-
+    wanted: frozenset[int]  # the tags to read
     _runs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     """First tag of a run -> its bytes and its last tag."""
 

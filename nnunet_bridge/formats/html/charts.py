@@ -38,9 +38,7 @@ class Scale:
 
     low: float
     high: float
-    start: float
-    """Position of `low`, in pixels."""
-
+    start: float  # position of `low`, in pixels
     end: float
 
     def __call__(self, value: float) -> float:

@@ -23,9 +23,7 @@ class ModelCard:
 class MeshSet:
     """The surfaces of one labelmap."""
 
-    name: str
-    """``reference``, or the name of a model."""
-
+    name: str  # ``reference``, or the name of a model
     meshes: tuple[Mesh, ...]
 
 
@@ -34,15 +32,9 @@ class CaseView:
     """One case with its slices and surfaces."""
 
     case_id: str
-    reason: str
-    """Why it is shown, such as ``worst case``."""
-
-    dice: tuple[tuple[str, float], ...]
-    """Model and mean Dice over the structures."""
-
-    stacks: tuple[SliceStack, ...]
-    """One for each plane."""
-
+    reason: str  # why it is shown, such as ``worst case``
+    dice: tuple[tuple[str, float], ...]  # model and mean Dice over the structures
+    stacks: tuple[SliceStack, ...]  # one for each plane
     meshes: tuple[MeshSet, ...]
 
 
@@ -52,30 +44,17 @@ class PageContent:
 
     title: str
     dataset: str
-    created: str
-    """Date and time, as text."""
-
-    caveat: str
-    """Warning at the top of the page; empty for none."""
-
+    created: str  # date and time, as text
+    caveat: str  # warning at the top of the page; empty for none
     verdict: Verdict
     comparison: Comparison
-    models: tuple[ModelCard, ...]
-    """In the order of `comparison.models`."""
-
-    colours: tuple[tuple[str, str], ...] = ()
-    """Structure and its colour as ``#rrggbb``."""
-
+    models: tuple[ModelCard, ...]  # in the order of `comparison.models`
+    colours: tuple[tuple[str, str], ...] = ()  # structure and its colour as ``#rrggbb``
     curves: tuple[Curve, ...] = ()
     cases: tuple[CaseView, ...] = ()
-    test: Comparison | None = None
-    """The same models on the test set."""
-
+    test: Comparison | None = None  # the same models on the test set
     settings: tuple[Setting, ...] = ()
     costs: tuple[Setting, ...] = ()
     versions: tuple[Setting, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Limits of the numbers, one sentence each."""
-
-    tolerance_mm: float = 1.0
-    """Of the normalised surface Dice."""
+    notes: tuple[str, ...] = ()  # limits of the numbers, one sentence each
+    tolerance_mm: float = 1.0  # of the normalised surface Dice

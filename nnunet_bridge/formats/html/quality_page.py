@@ -26,15 +26,12 @@ class CaseQuality:
     """One predicted case."""
 
     case_id: str
-    model: str
-    """Title of the model that predicted it."""
-
+    model: str  # title of the model that predicted it
     quality: Quality | None
     """None if it was predicted by a version without quality ratings."""
 
     volumes_mm3: tuple[tuple[str, float], ...]
-    picture: str
-    """``data:`` address."""
+    picture: str  # ``data:`` address
 
     @property
     def level(self) -> str:
@@ -70,15 +67,10 @@ class CaseQuality:
 class QualityContent:
     """The input of the page."""
 
-    models: tuple[str, ...]
-    """Titles of the models that predicted the cases."""
-
+    models: tuple[str, ...]  # titles of the models that predicted the cases
     created: str
-    cases: tuple[CaseQuality, ...]
-    """The worst first."""
-
-    colours: tuple[tuple[str, str], ...] = ()
-    """Structure and its colour as ``#rrggbb``."""
+    cases: tuple[CaseQuality, ...]  # the worst first
+    colours: tuple[tuple[str, str], ...] = ()  # structure and its colour as ``#rrggbb``
 
     @property
     def counts(self) -> tuple[tuple[str, str, int], ...]:

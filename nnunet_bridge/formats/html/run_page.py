@@ -20,12 +20,8 @@ class ShownSlice:
     """One slice and the reason to show it."""
 
     case_id: str
-    title: str
-    """Such as ``worst slice``."""
-
-    reason: str
-    """One sentence."""
-
+    title: str  # such as ``worst slice``
+    reason: str  # one sentence
     picture: SlicePicture
 
 
@@ -33,9 +29,7 @@ class ShownSlice:
 class RunContent:
     """The input of the page of one training; a part that is empty is left out."""
 
-    model: str
-    """Its configuration, such as ``2d``."""
-
+    model: str  # its configuration, such as ``2d``
     fold: str
     dataset: str
     created: str

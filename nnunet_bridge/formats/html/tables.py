@@ -25,15 +25,9 @@ class TableRow:
     """One structure in a table of one metric."""
 
     structure: str
-    means: tuple[float | None, ...]
-    """In the order of the columns' models."""
-
-    n: int
-    """Number of cases."""
-
-    difference: PairedDifference | None = None
-    """None in a table of one model."""
-
+    means: tuple[float | None, ...]  # in the order of the columns' models
+    n: int  # number of cases
+    difference: PairedDifference | None = None  # None in a table of one model
     plot: Markup | None = None
 
     @property
