@@ -61,9 +61,8 @@ class CleaningRule:
         try:
             return cls(content["rule"], **options)
         except (KeyError, TypeError) as error:
-            raise InputError(
-                f"The cleaning rule is damaged: {dict(content)}."
-            ) from error
+            text = f"The cleaning rule is damaged: {dict(content)}."
+            raise InputError(text) from error
 
     def as_json(self) -> JsonObject:
         """Return the rule with the parameters that it uses."""
@@ -73,9 +72,7 @@ class CleaningRule:
             return {"rule": "none"}
         return {
             "rule": "volume",
-            "min_volume_mm3": self.min_volume_mm3,
-            "keep_largest": self.keep_largest,
-            "each_side": self.each_side,
+            **{name: getattr(self, name) for name in _OPTIONS[1:]},
         }
 
     def as_text(self) -> str:

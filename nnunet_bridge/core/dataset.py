@@ -60,7 +60,6 @@ class Case:
     """One volume a channel; all on the same grid."""
 
     reference: Labelmap | None = None
-    """The reference segmentation, or None."""
 
     def __post_init__(self) -> None:
         """Refuse images and a reference on different grids."""
@@ -71,9 +70,8 @@ class Case:
         if self.reference is not None:
             grids.append(self.reference.grid)
         if not all(grids[0].matches(grid) for grid in grids[1:]):
-            raise GeometryError(
-                f"Case {self.case_id}: image and reference lie on different grids."
-            )
+            text = f"Case {self.case_id}: image and reference lie on different grids."
+            raise GeometryError(text)
 
 
 @dataclass(frozen=True, slots=True)

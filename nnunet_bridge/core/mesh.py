@@ -33,12 +33,10 @@ class Mesh:
 
     def __post_init__(self) -> None:
         """Refuse faces with vertices that do not exist."""
-        if self.faces.size and (
-            self.faces.min() < 0 or self.faces.max() >= len(self.vertices_mm)
-        ):
-            raise InputError(
-                f"Faces of the mesh of {self.label.name} refer to missing vertices."
-            )
+        lowest, highest = self.faces.min(initial=0), self.faces.max(initial=-1)
+        if lowest < 0 or highest >= len(self.vertices_mm):
+            name = self.label.name
+            raise InputError(f"Faces of the mesh of {name} refer to missing vertices.")
         object.__setattr__(self, "vertices_mm", read_only(self.vertices_mm))
         object.__setattr__(self, "faces", read_only(self.faces))
 

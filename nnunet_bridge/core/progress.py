@@ -30,20 +30,10 @@ class Progress(Protocol):
 class Silent:
     """Shows no progress."""
 
-    def outline(self, stages: Sequence[tuple[str, float]]) -> None:
-        """Ignore the outline."""
+    def outline(self, *_: object, **__: object) -> None:
+        """Ignore a report."""
 
-    def stage(self, name: str, steps: int) -> None:
-        """Ignore the stage."""
-
-    def advance(self, done: float, note: str = "") -> None:
-        """Ignore the step."""
-
-    def say(self, line: str) -> None:
-        """Ignore the line."""
-
-    def show(self, draw: Callable[[int], str]) -> None:
-        """Draw nothing."""
+    stage = advance = say = show = outline
 
 
 def steps(

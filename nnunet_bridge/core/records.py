@@ -25,11 +25,8 @@ def to_record(value: Any) -> JsonObject:  # noqa: ANN401 - any dataclass
 def from_record(kind: type[Value], content: Mapping[str, Any], what: str) -> Value:
     """Return the dataclass that `to_record` wrote; other keys are ignored.
 
-    Raises
-    ------
-    InputError
-        If a field is missing or has another type, or the value refuses it; `what`
-        names the record, such as ``quality rating``.
+    Raises InputError if a field is missing or has another type, or the value refuses
+    it; `what` names the record, such as ``quality rating``.
     """
     from pydantic import ValidationError
 

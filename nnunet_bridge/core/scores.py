@@ -57,9 +57,8 @@ class BoneScore:
         }
         for name, size in sizes.items():
             if size is not None and not 0 <= size < math.inf:
-                raise InputError(
-                    f"{self._place}: {name} must be 0 or more, not {size}."
-                )
+                text = f"{self._place}: {name} must be 0 or more, not {size}."
+                raise InputError(text)
         if self.state is ScoreState.BOTH_EMPTY and self.dice is not None:
             raise InputError(f"{self._place}: no Dice exists where both are empty.")
 
@@ -107,11 +106,8 @@ class StructureVolume:
 
     case_id: str
     structure: str
-
     side: Side
-
     voxels: int
-
     volume_mm3: float
     """Voxels times ``|det affine|`` of the case's own grid."""
 
@@ -119,9 +115,8 @@ class StructureVolume:
         """Refuse an unknown side, and sizes of which one is 0 and the other is not."""
         object.__setattr__(self, "side", checked_word(Side, self.side, "side"))
         sizes = self.voxels, self.volume_mm3
-        if not all(0 <= size < math.inf for size in sizes) or (
-            (self.voxels == 0) != (self.volume_mm3 == 0)
-        ):
+        valid = all(0 <= size < math.inf for size in sizes)
+        if not valid or (self.voxels == 0) != (self.volume_mm3 == 0):
             raise InputError(
                 f"{self.case_id}, {self.structure}: {self.voxels} voxels cannot have "
                 f"{self.volume_mm3} mm3."

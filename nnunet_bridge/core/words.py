@@ -145,12 +145,7 @@ class Answer(StrEnum):
 
 
 def fold_named(word: str) -> Fold:
-    """Return the fold that a word or a folder name stands for.
-
-    Raises
-    ------
-    ValueError
-        If it is neither a number nor ``all``.
+    """Return the fold of a word or a folder name; ValueError if there is none.
 
     Examples
     --------

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, Volume, VoxelArray
 
@@ -75,15 +75,12 @@ class Move:
 
     def describe(self, grid: Grid) -> str:
         """Return the move as text."""
-        words = [
-            f"flipped along {_AXES[axis]}" for axis in range(3) if self.flipped[axis]
-        ]
-        words += [
-            f"moved by {self.by[axis]:+d} voxels along {_AXES[axis]} "
-            f"({self.by[axis] * grid.spacing_mm[axis]:+.1f} mm)"
-            for axis in range(3)
-            if self.by[axis]
-        ]
+        flips = zip(_AXES, self.flipped, strict=True)
+        words = [f"flipped along {axis}" for axis, flipped in flips if flipped]
+        for axis, by, step_mm in zip(_AXES, self.by, grid.spacing_mm, strict=True):
+            if by:
+                mm = by * step_mm
+                words.append(f"moved by {by:+d} voxels along {axis} ({mm:+.1f} mm)")
         return " and ".join(words) or "as given"
 
 
@@ -123,9 +120,8 @@ class _Border:
     """(n, 2) labels of both."""
 
 
-_NO_BORDER = _Border(
-    np.empty((0, 3), np.intp), np.empty((0, 3), np.intp), np.empty((0, 2), np.int64)
-)
+_NOWHERE = np.empty((0, 3), np.intp)
+_NO_BORDER = _Border(_NOWHERE, _NOWHERE, np.empty((0, 2), np.int64))
 
 
 class _Evidence:
@@ -174,19 +170,9 @@ def content_findings(
 ) -> tuple[list[Finding], ContentFit]:
     """Warn of structures that fit the image better flipped or moved (K23).
 
-    Parameters
-    ----------
-    volume : Volume
-        The image.
-    labelmap : Labelmap
-        On the same grid, without ignored voxels.
-
-    Returns
-    -------
-    findings : list of Finding
-        One for all structures together, or else one for each wrong structure.
-    fit : ContentFit
-        Fit of all structures together.
+    The labelmap lies on the same grid and has no ignored voxels. Returns one finding
+    for all structures together, or else one for each wrong structure; and the fit of
+    all structures together.
     """
     thin = min(volume.grid.shape) <= 2 * _AROUND  # no room for the positions around
     border = _NO_BORDER if thin else _border_of(labelmap.voxels)
@@ -217,9 +203,8 @@ def content_fit(volume: Volume, labelmap: Labelmap) -> ContentFit:
 
 def _finding(who: str, fit: ContentFit, grid: Grid) -> Finding:
     verb = "fits" if who != "The masks" else "fit"
-    return Finding(
+    return warning(
         "K23",
-        Outcome.WARNED,
         f"{who} {verb} the image better {fit.best.describe(grid)}: the contrast across "
         f"the border is {fit.best_contrast:.2f} there, {fit.contrast:.2f} as given "
         f"(z = {fit.z:.1f}). Check that the mask belongs to this scan and that the "

@@ -78,23 +78,14 @@ def scan_pattern(names: Sequence[str]) -> str:
 
 def scan_groups(pattern: str, names: Iterable[str]) -> list[tuple[str, str]]:
     """Return number and code (may be empty) of every name that fits."""
-    found = (re.fullmatch(pattern, name) for name in names)
-    return [
-        (match["index"], match.groupdict().get("code") or "")
-        for match in found
-        if match
-    ]
+    found = [match for name in names if (match := re.fullmatch(pattern, name))]
+    return [(match["index"], match.groupdict().get("code") or "") for match in found]
 
 
 def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskNaming:
     r"""Find the naming scheme of mask files from the parts they share with the scans.
 
-    Parameters
-    ----------
-    stems : sequence of str
-        File names without their endings.
-    scans : sequence of (str, str)
-        Number and code of every scan.
+    `stems` are file names without their endings; `scans` are numbers and codes.
 
     Examples
     --------
@@ -105,18 +96,14 @@ def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskN
     '(?P<index>\\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)'
     """
     readings = {stem: _read(stem, scans) for stem in stems}
-    known = {
-        stem: found for stem, found in readings.items() if found and found.structure
-    }
+    known = {stem: one for stem, one in readings.items() if one and one.structure}
     if not known:
         return MaskNaming("", {})
     shapes = Counter(found.shape for found in known.values())
     shape = max(sorted(shapes), key=lambda one: shapes[one])
     fitting = {stem: found for stem, found in known.items() if found.shape == shape}
     pattern = _pattern(shape, list(fitting.values()))
-    return MaskNaming(
-        pattern, {stem: found.structure for stem, found in fitting.items()}
-    )
+    return MaskNaming(pattern, {stem: one.structure for stem, one in fitting.items()})
 
 
 def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> str:
@@ -127,7 +114,7 @@ def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]])
     >>> segmentation_pattern(["7_3C"], [("7", "3C")])
     '(?P<index>\\d+)_(?P<code>[^_.]+)\\.seg\\.nrrd'
     """
-    found = [reading for reading in (_read(stem, scans) for stem in stems) if reading]
+    found = [one for stem in stems if (one := _read(stem, scans))]
     if not found:
         return ""
     shape = Counter(reading.shape for reading in found).most_common(1)[0][0]
@@ -141,9 +128,8 @@ def _read(stem: str, scans: Sequence[tuple[str, str]]) -> _Reading | None:
     for number, code in scans:
         words = list(enumerate(parts))[::2]
         index_at = next((n for n, word in words if _is_number(word, number)), None)
-        code_at = next(
-            (n for n, word in words if word.casefold() == code.casefold()), None
-        )
+        wanted = code.casefold()
+        code_at = next((n for n, word in words if word.casefold() == wanted), None)
         if index_at is None or (code and code_at is None):
             continue
         return _split_by(parts, index_at, code_at if code else None)
@@ -179,9 +165,8 @@ def _joined(shape: Sequence[str]) -> tuple[str, ...]:
     """Return a shape without repeated or final separators."""
     kept: list[str] = []
     for part in shape:
-        if not part.startswith("<") and (not kept or not kept[-1].startswith("<")):
-            continue
-        kept.append(part)
+        if part.startswith("<") or (kept and kept[-1].startswith("<")):
+            kept.append(part)
     while kept and not kept[-1].startswith("<"):
         kept.pop()
     return tuple(kept)
@@ -191,7 +176,8 @@ def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
     """Return the regular expression of a shape, with the side if some have one."""
     sides = {reading.side for reading in readings if reading.side}
     first = any(reading.side and reading.side_first for reading in readings)
-    words = "[LRM]" if sides <= set("LRM") else "|".join(sorted(sides, key=_longest))
+    longest = sorted(sides, key=lambda word: (-len(word), word))
+    words = "[LRM]" if sides <= set("LRM") else "|".join(longest)
     separator = next((part for part in shape if not part.startswith("<")), "_")
     between = re.escape(separator)
     plain = all("_" not in reading.structure for reading in readings)
@@ -200,9 +186,8 @@ def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
         structure = f"(?:(?P<side>{words}){between})?{structure}"
     elif sides:
         structure = f"{structure}(?:{between}(?P<side>{words}))?"
-    return "".join(
-        structure if part == "<structure>" else _group(part) for part in shape
-    )
+    groups = (structure if part == "<structure>" else _group(part) for part in shape)
+    return "".join(groups)
 
 
 def _group(part: str) -> str:
@@ -212,7 +197,3 @@ def _group(part: str) -> str:
 
 def _is_number(part: str, number: str) -> bool:
     return part.isdecimal() and number.isdecimal() and int(part) == int(number)
-
-
-def _longest(word: str) -> tuple[int, str]:
-    return -len(word), word

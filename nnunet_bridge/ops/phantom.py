@@ -119,15 +119,13 @@ class _Leg:
 
     def in_thigh(self, points: FloatArray) -> FloatArray:
         """Return (N, 3) places seen from the hip joint, in mm of the tables."""
-        local: FloatArray = (points - self.hip_mm) @ self.thigh / self.stretch
-        return local
+        return (points - self.hip_mm) @ self.thigh / self.stretch
 
     def in_shank(self, points: FloatArray) -> FloatArray:
         """Return (N, 3) places seen from the knee, in mm of the tables."""
         femur = np.array([0, 0, -anatomy.FEMUR_MM * self.stretch[2]])
-        knee = self.hip_mm + self.thigh @ femur
-        local: FloatArray = (points - knee) @ self.shank / self.stretch
-        return local
+        knee: FloatArray = self.hip_mm + self.thigh @ femur
+        return (points - knee) @ self.shank / self.stretch
 
 
 def _legs(rng: np.random.Generator) -> dict[str, _Leg]:
@@ -157,9 +155,7 @@ def _legs(rng: np.random.Generator) -> dict[str, _Leg]:
 
 
 def _grid(
-    rng: np.random.Generator,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: tuple[float, ...]
 ) -> Grid:
     """Return the scanner's grid: plain or slightly oblique, off the isocentre."""
     oblique = rng.random() < OBLIQUE_SHARE

@@ -104,10 +104,7 @@ class RegionRequest:
     ) -> RegionRequest:
         """Parse the options of a command; an option of None is not given.
 
-        Raises
-        ------
-        UsageError
-            If a word is not valid, or the options exclude each other.
+        Raises UsageError if a word is not valid, or the options exclude each other.
 
         Examples
         --------
@@ -149,10 +146,7 @@ class RegionRequest:
     def resolve(self, grid: Grid) -> Region:
         """Return the requested slices of an image; not for `auto`.
 
-        Raises
-        ------
-        Refused
-            K20: if the image has no such slices; names those that it has.
+        Raises Refused (K20) if the image has no such slices; names those that it has.
         """
         if self._by_position:
             return self._by_positions_of(grid)
@@ -181,14 +175,11 @@ class RegionRequest:
 
 
 def slice_positions_mm(grid: Grid) -> FloatArray:
-    """Return the position of every slice along the patient axis nearest to the stack.
+    """Return the (K,) position of every slice along the nearest axis of the patient.
 
-    Returns
-    -------
-    positions_mm : (K,) float64
-        The coordinate of the centre of each slice, LPS+: z (towards the head) of
-        axial slices, y (towards the back) of coronal, x (towards the left) of sagittal
-        ones. An oblique stack has the same coordinate of each slice's centre.
+    The coordinate of the centre of each slice, LPS+: z (towards the head) of axial
+    slices, y (towards the back) of coronal, x (towards the left) of sagittal ones. An
+    oblique stack has the same coordinate of each slice's centre.
     """
     axis_of, _ = grid.array_axes
     middle = [(size - 1) / 2 for size in grid.shape[:2]]
@@ -215,10 +206,7 @@ def cropped_labelmap(labelmap: Labelmap, region: Region) -> Labelmap:
 def put_back(labelmap: Labelmap, region: Region) -> Labelmap:
     """Return a labelmap of the kept slices on the whole grid, background elsewhere.
 
-    Raises
-    ------
-    GeometryError
-        If the labelmap does not lie on the kept slices.
+    Raises GeometryError if the labelmap does not lie on the kept slices.
     """
     if not labelmap.grid.matches(region.grid):
         raise GeometryError(
