@@ -23,7 +23,6 @@ class CleaningRule:
     """The cleaning rule of one structure, with its parameters."""
 
     name: Rule = Rule.SLICE
-
     ratio: float = 0.01
     """Slice rule: smallest hole or piece that stays, as a share of the area of the
     structure in the slice."""
@@ -107,20 +106,13 @@ class Cleaned:
     `filled_mm3`.
     """
 
-    labelmap: Labelmap
-    """On the grid and with the table of the input."""
-
-    removed_mm3: Mapping[str, float]
-    """Structure -> volume removed."""
-
-    filled_mm3: Mapping[str, float]
-    """Structure -> volume filled."""
-
+    labelmap: Labelmap  # on the grid and with the table of the input
+    removed_mm3: Mapping[str, float]  # structure -> volume removed
+    filled_mm3: Mapping[str, float]  # structure -> volume filled
     contested_voxels: int
     """Voxels that two structures claimed; they kept their input label."""
 
-    rule: str
-    """The rules and their parameters as text."""
+    rule: str  # the rules and their parameters as text
 
     @property
     def changed(self) -> bool:

@@ -22,17 +22,11 @@ ALL_STRUCTURES = "all structures"
 class Metric:
     """A metric of a `BoneScore`."""
 
-    key: str
-    """Name of the field of `BoneScore`."""
-
+    key: str  # name of the field of `BoneScore`
     title: str
-    unit: str
-    """``mm``, ``cm³``, or empty."""
-
+    unit: str  # ``mm``, ``cm³``, or empty
     better: Better
-
-    decimals: int
-    """Digits to show after the decimal point."""
+    decimals: int  # digits to show after the decimal point
 
     @property
     def heading(self) -> str:
@@ -89,11 +83,8 @@ class ModelMean:
     model: str
     structure: str
     metric: str
-    mean: float | None
-    """None if no case has a value."""
-
-    n: int
-    """Cases with a value."""
+    mean: float | None  # None if no case has a value
+    n: int  # cases with a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +106,8 @@ class ModelRank:
     mean_rank: float | None
     """1 is best; models that tie in a case share the mean of their ranks."""
 
-    firsts: int
-    """Cases in which no model is better."""
-
-    n: int
-    """Cases in which every model has a value over all structures."""
+    firsts: int  # cases in which no model is better
+    n: int  # cases in which every model has a value over all structures
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +115,7 @@ class ModelCost:
     """The cost of a model, as its trainings measured it; None if not measured."""
 
     model: str
-    trainings: int
-    """Number of folds; `training_s` is their sum."""
-
+    trainings: int  # number of folds; `training_s` is their sum
     training_s: float | None = None
     prediction_s_per_case: float | None = None
     """In nnU-Net's final validation: prediction, export and scoring of a case."""
@@ -161,12 +147,8 @@ class Agreement:
     model: str
     structure: str
     case_ids: tuple[str, ...]
-    means_cm3: tuple[float, ...]
-    """Mean of prediction and reference, case by case."""
-
-    differences_cm3: tuple[float, ...]
-    """Prediction minus reference, case by case."""
-
+    means_cm3: tuple[float, ...]  # mean of prediction and reference, case by case
+    differences_cm3: tuple[float, ...]  # prediction minus reference, case by case
     patients: int
     bias_cm3: float | None = None
     limits_cm3: tuple[float, float] | None = None
@@ -192,28 +174,21 @@ class PairedDifference:
     metric: Metric
     first: str
     second: str
-    case_ids: tuple[str, ...]
-    """The n cases in which both models have a value."""
-
+    case_ids: tuple[str, ...]  # the n cases in which both models have a value
     first_values: tuple[float, ...]
     second_values: tuple[float, ...]
     left_out: tuple[str, ...]
     """Compared cases in which a model has no value, such as a missed structure."""
 
-    patients: int
-    """Number of patients behind the n cases."""
-
+    patients: int  # number of patients behind the n cases
     state: RowState
-
     median_difference: float | None = None
     mean_difference: float | None = None
     interval_95: tuple[float, float] | None = None
     """95 % interval of the median difference; bootstrap over patients."""
 
     mean_interval_95: tuple[float, float] | None = None
-    p: float | None = None
-    """Two-sided, Wilcoxon signed-rank, exact."""
-
+    p: float | None = None  # two-sided, Wilcoxon signed-rank, exact
     p_holm: float | None = None
     """`p` after Holm's correction over every row of the comparison."""
 
@@ -272,9 +247,7 @@ class Comparison:
     """Every pair of models, structure and metric, on the cases that all models have."""
 
     models: tuple[str, ...]
-    structures: tuple[str, ...]
-    """Without `ALL_STRUCTURES`."""
-
+    structures: tuple[str, ...]  # without `ALL_STRUCTURES`
     case_ids: tuple[str, ...]
     """The cases that all models were scored on; nothing else is compared."""
 
@@ -284,9 +257,7 @@ class Comparison:
     patients: int
     rows: tuple[PairedDifference, ...]
     means: tuple[ModelMean, ...]
-    misses: tuple[Miss, ...]
-    """Only models and structures with at least one."""
-
+    misses: tuple[Miss, ...]  # only models and structures with at least one
     agreements: tuple[Agreement, ...] = ()
     """Volumes against their references, by structure and model."""
 
@@ -315,12 +286,8 @@ class Comparison:
 class Verdict:
     """The conclusion in two sentences."""
 
-    winner: str
-    """The better model; empty if there is none."""
-
-    sentences: tuple[str, str]
-    """The result, and its limits."""
-
+    winner: str  # the better model; empty if there is none
+    sentences: tuple[str, str]  # the result, and its limits
     answer: Answer = Answer.UNDECIDED
 
     def __str__(self) -> str:

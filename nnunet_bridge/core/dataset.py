@@ -53,12 +53,8 @@ def case_id_of(path: Path) -> str:
 class Case:
     """One patient's images on one grid, with a reference labelmap or without."""
 
-    case_id: str
-    """Pseudonym; contains no patient name."""
-
-    images: tuple[Volume, ...]
-    """One volume a channel; all on the same grid."""
-
+    case_id: str  # pseudonym; contains no patient name
+    images: tuple[Volume, ...]  # one volume a channel; all on the same grid
     reference: Labelmap | None = None
 
     def __post_init__(self) -> None:
@@ -78,12 +74,8 @@ class Case:
 class DatasetSpec:
     """Number, name, channels and labels of a dataset."""
 
-    number: int
-    """1..999."""
-
-    name: str
-    """Letters, digits and inner underscores, such as ``Tibia``."""
-
+    number: int  # 1..999
+    name: str  # letters, digits and inner underscores, such as ``Tibia``
     channels: tuple[str, ...]
     """Name of every channel; nnU-Net chooses the normalisation by it."""
 

@@ -33,12 +33,9 @@ class Outcome(IntEnum):
 class Finding:
     """One finding about a case."""
 
-    code: str
-    """Id of the fault, such as ``"G03"``; empty for a remark without one."""
-
+    code: str  # id of the fault, such as ``"G03"``; empty for a remark without one
     outcome: Outcome
-    message: str
-    """One sentence: what, where, and what to do."""
+    message: str  # one sentence: what, where, and what to do
 
     def __post_init__(self) -> None:
         """Refuse a code that is no id of a fault, and an empty message."""

@@ -36,9 +36,7 @@ class Grid:
     ([0.5, 0.5, 3.0], 0.75)
     """
 
-    shape: tuple[int, int, int]
-    """Number of voxels along i, j and k; each at least 1."""
-
+    shape: tuple[int, int, int]  # number of voxels along i, j and k; each at least 1
     affine: FloatArray
     """(4, 4), read-only: maps (i, j, k, 1) to (x, y, z, 1) in mm, LPS+."""
 

@@ -40,8 +40,7 @@ class Volume:
     """A scalar image in the patient."""
 
     grid: Grid
-    voxels: VoxelArray
-    """(I, J, K), read-only, real and finite."""
+    voxels: VoxelArray  # (I, J, K), read-only, real and finite
 
     def __post_init__(self) -> None:
         """Refuse an array that does not fit the grid, or that is not a real image."""
@@ -63,12 +62,8 @@ class Volume:
 class Label:
     """One structure that a labelmap can hold."""
 
-    value: int
-    """Its voxels hold this number; 0 is the background and no label."""
-
-    name: str
-    """Name of the structure, such as ``tibia`` or ``tibia_left``."""
-
+    value: int  # its voxels hold this number; 0 is the background and no label
+    name: str  # name of the structure, such as ``tibia`` or ``tibia_left``
     colour: Colour
     side: Side = Side.MERGED
 
@@ -90,7 +85,6 @@ class LabelTable:
     """The structures of a dataset, in the order of their values 1..n."""
 
     labels: tuple[Label, ...]
-
     has_ignore: bool = False
     """Whether the value after the last label marks voxels without a reference."""
 
@@ -148,9 +142,7 @@ class Labelmap:
     """The structure of every voxel."""
 
     grid: Grid
-    voxels: LabelArray
-    """(I, J, K) uint8 or uint16, read-only; 0 is background."""
-
+    voxels: LabelArray  # (I, J, K) uint8 or uint16, read-only; 0 is background
     labels: LabelTable
 
     def __post_init__(self) -> None:

@@ -16,18 +16,12 @@ from nnunet_bridge.core.image import Label, read_only
 class Mesh:
     """A triangle mesh in patient millimetres, LPS+; faces turn outwards."""
 
-    vertices_mm: FloatArray
-    """(V, 3) float64 positions in mm, LPS+."""
-
+    vertices_mm: FloatArray  # (V, 3) float64 positions in mm, LPS+
     faces: npt.NDArray[np.int32]
     """(F, 3) indices of vertices, counter-clockwise seen from outside."""
 
-    label: Label
-    """The structure inside the surface."""
-
-    watertight: bool
-    """Whether every edge has two faces."""
-
+    label: Label  # the structure inside the surface
+    watertight: bool  # whether every edge has two faces
     touches_border: bool
     """Whether the structure reaches the border of its image, which may cut it."""
 

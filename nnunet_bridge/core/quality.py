@@ -73,15 +73,13 @@ class Reason:
     structure: str
     kind: QualityCheck
     level: QualityLevel
-
     value: float | None
     """Dice, mm3, number of pieces, or a share 0..1; None where it is not defined."""
 
     expected: tuple[float | None, float | None]
     """Lowest and highest green value; None where there is no such limit."""
 
-    message: str
-    """One sentence for a person."""
+    message: str  # one sentence for a person
 
     def __post_init__(self) -> None:
         """Refuse an unknown kind."""
@@ -101,11 +99,8 @@ class Reason:
 class Quality:
     """The quality rating of a case, with its reasons."""
 
-    reasons: tuple[Reason, ...]
-    """Everything that was checked, the worst first."""
-
-    not_judged: tuple[str, ...] = ()
-    """What could not be checked, one sentence each."""
+    reasons: tuple[Reason, ...]  # everything that was checked, the worst first
+    not_judged: tuple[str, ...] = ()  # what could not be checked, one sentence each
 
     def __post_init__(self) -> None:
         """Sort the reasons, the worst first."""
@@ -179,13 +174,9 @@ class Spread:
     """The distribution of a figure over the training labels, in five figures."""
 
     least: float
-    low: float
-    """5th percentile."""
-
+    low: float  # 5th percentile
     median: float
-    high: float
-    """95th percentile."""
-
+    high: float  # 95th percentile
     most: float
 
     def __post_init__(self) -> None:
@@ -199,9 +190,7 @@ class Spread:
 class StructureRange:
     """The ranges of one structure over the training labels."""
 
-    cases: int
-    """Training labels that hold the structure."""
-
+    cases: int  # training labels that hold the structure
     at_border: int
     """Training labels in which it reaches the border of the field of view."""
 

@@ -22,23 +22,16 @@ class BoneScore:
 
     case_id: str
     structure: str
-    configuration: str
-    """The model that made the prediction; empty if unknown."""
-
+    configuration: str  # the model that made the prediction; empty if unknown
     state: ScoreState
     dice: float | None
     hd95_mm: float | None
     assd_mm: float | None
-    nsd: float | None
-    """Normalised surface Dice; the tolerance is kept beside the table."""
-
+    nsd: float | None  # normalised surface Dice; the tolerance is kept beside the table
     volume_reference_mm3: float
     volume_prediction_mm3: float
-    iou: float | None = None
-    """Intersection over union (Jaccard), in voxels."""
-
-    hd_mm: float | None = None
-    """Hausdorff distance: the largest of any surface element."""
+    iou: float | None = None  # intersection over union (Jaccard), in voxels
+    hd_mm: float | None = None  # Hausdorff distance: the largest of any surface element
 
     def __post_init__(self) -> None:
         """Refuse an unknown state and measures out of range."""
@@ -108,8 +101,7 @@ class StructureVolume:
     structure: str
     side: Side
     voxels: int
-    volume_mm3: float
-    """Voxels times ``|det affine|`` of the case's own grid."""
+    volume_mm3: float  # voxels times ``|det affine|`` of the case's own grid
 
     def __post_init__(self) -> None:
         """Refuse an unknown side, and sizes of which one is 0 and the other is not."""

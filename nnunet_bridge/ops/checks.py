@@ -38,8 +38,7 @@ class DrawnStructure:
 
     structure: str
     side: str
-    centroid_mm: FloatArray
-    """(3,) LPS+: x grows towards the patient's left."""
+    centroid_mm: FloatArray  # (3,) LPS+: x grows towards the patient's left
 
 
 def centroid_mm(grid: Grid, mask: BoolArray) -> FloatArray:

@@ -52,8 +52,7 @@ class Candidate:
 
     name: str
     scores: tuple[BoneScore, ...]
-    cost: float = math.inf
-    """Seconds to predict a case; infinite if not measured."""
+    cost: float = math.inf  # seconds to predict a case; infinite if not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +61,15 @@ class Standing:
 
     name: str
     cost: float
-    mean: float | None
-    """Mean of the metric over cases; in a case, over its structures."""
-
+    mean: float | None  # mean of the metric over cases; in a case, over its structures
     behind: float | None
     """Mean difference by which the best candidate is better; 0 for the best."""
 
     interval_95: tuple[float, float] | None
     """95 % interval of `behind`; None with too few patients."""
 
-    verdict: str
-    """`BEST`, `NOT_WORSE`, `WORSE` or `MISSES`."""
-
-    figures: Mapping[str, float | None]
-    """Measure -> mean over the structures."""
+    verdict: str  # `BEST`, `NOT_WORSE`, `WORSE` or `MISSES`
+    figures: Mapping[str, float | None]  # measure -> mean over the structures
 
     def as_json(self) -> JsonObject:
         """Return the entry of `candidates`."""
@@ -96,13 +90,10 @@ class Choice:
 
     chosen: str
     reason: str
-    metric: str
-    """Field of `BoneScore`."""
-
+    metric: str  # field of `BoneScore`
     case_ids: tuple[str, ...]
     patients: int
-    standings: tuple[Standing, ...]
-    """Sorted by mean, the best first."""
+    standings: tuple[Standing, ...]  # sorted by mean, the best first
 
 
 def choose(

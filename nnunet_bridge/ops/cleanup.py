@@ -130,8 +130,7 @@ class _Crop:
     planes: tuple[int, int]
     lines: tuple[int, int]
     voxels: tuple[int, int]
-    full: tuple[int, int, int]
-    """(K, J, I) of the whole labelmap."""
+    full: tuple[int, int, int]  # (K, J, I) of the whole labelmap
 
     @property
     def ranges(self) -> tuple[slice, slice, slice]:
@@ -328,14 +327,9 @@ def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cle
 class _Claims:
     """The voxels that structures would fill."""
 
-    places: IndexArray
-    """(N,) flat indices, each once, ascending."""
-
-    values: npt.NDArray[Any]
-    """(N,) label of one of the structures that claim it."""
-
-    claimants: IndexArray
-    """(N,) number of structures that claim it."""
+    places: IndexArray  # (N,) flat indices, each once, ascending
+    values: npt.NDArray[Any]  # (N,) label of one of the structures that claim it
+    claimants: IndexArray  # (N,) number of structures that claim it
 
     @classmethod
     def of(cls, changes: Iterable[_Change]) -> _Claims:

@@ -54,9 +54,7 @@ class _Scores:
     """Model -> (case, structure) -> score."""
 
     case_ids: tuple[str, ...]
-    structures: tuple[str, ...]
-    """In the order of their first appearance."""
-
+    structures: tuple[str, ...]  # in the order of their first appearance
     patients: Mapping[str, str]
 
     def value(

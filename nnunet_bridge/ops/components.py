@@ -25,26 +25,15 @@ IndexArray = npt.NDArray[np.int64]
 class Components:
     """The runs of a mask (P planes, R lines, L voxels) and their components."""
 
-    shape: tuple[int, int, int]
-    """(P, R, L) of the mask."""
-
+    shape: tuple[int, int, int]  # (P, R, L) of the mask
     planes: IndexArray
     """(N,) plane of each run; runs are ordered by plane, line and first voxel."""
 
-    lines: IndexArray
-    """(N,) line of each run within its plane."""
-
-    first: IndexArray
-    """(N,) place of the first voxel of each run in its line."""
-
-    lengths: IndexArray
-    """(N,) number of voxels of each run."""
-
-    owners: IndexArray
-    """(N,) component of each run, 0..count-1."""
-
-    count: int
-    """Number of components."""
+    lines: IndexArray  # (N,) line of each run within its plane
+    first: IndexArray  # (N,) place of the first voxel of each run in its line
+    lengths: IndexArray  # (N,) number of voxels of each run
+    owners: IndexArray  # (N,) component of each run, 0..count-1
+    count: int  # number of components
 
     def sizes(self, lengths: IndexArray | None = None) -> IndexArray:
         """Return the (count,) voxels of each component.

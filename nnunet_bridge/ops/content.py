@@ -60,8 +60,7 @@ class Move:
     """Another position of a border: flipped along axes of the array, then shifted."""
 
     flipped: tuple[bool, bool, bool] = (False, False, False)
-    by: tuple[int, int, int] = (0, 0, 0)
-    """Voxels along i, j and k."""
+    by: tuple[int, int, int] = (0, 0, 0)  # voxels along i, j and k
 
     def along(self, axis: int, indices: Places, size: int) -> Places:
         """Map indices along one axis of `size` voxels."""
@@ -91,18 +90,11 @@ AS_GIVEN = Move()
 class ContentFit:
     """The fit of borders to an image as given, and at the best other position."""
 
-    blocks: int
-    """Number of independent blocks of border; 0 without a border."""
-
-    contrast: float
-    """Mean over the border of log(1 + step / median step)."""
-
-    best: Move
-    """Best position; `AS_GIVEN` unless another one is clearly better."""
-
+    blocks: int  # number of independent blocks of border; 0 without a border
+    contrast: float  # mean over the border of log(1 + step / median step)
+    best: Move  # best position; `AS_GIVEN` unless another one is clearly better
     best_contrast: float
-    z: float
-    """Gain of the best position by its standard error; 0 for `AS_GIVEN`."""
+    z: float  # gain of the best position by its standard error; 0 for `AS_GIVEN`
 
     @property
     def judged(self) -> bool:
@@ -116,8 +108,7 @@ class _Border:
 
     first: Places
     second: Places
-    labels: npt.NDArray[np.int64]
-    """(n, 2) labels of both."""
+    labels: npt.NDArray[np.int64]  # (n, 2) labels of both
 
 
 _NOWHERE = np.empty((0, 3), np.intp)

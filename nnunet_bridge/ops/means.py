@@ -23,33 +23,24 @@ class StructureMean:
     """
 
     structure: str
-
     n: int
     """Cases behind `dice`, `iou` and the volume errors in cm3 and mm3: all but
     ``both_empty``."""
 
-    n_surface: int
-    """Cases behind the surface measures: those ``scored``."""
-
-    states: Mapping[ScoreState, int]
-    """Cases of each state."""
-
+    n_surface: int  # cases behind the surface measures: those ``scored``
+    states: Mapping[ScoreState, int]  # cases of each state
     dice: float | None
     hd95_mm: float | None
     assd_mm: float | None
     nsd: float | None
-    volume_error_cm3: float | None
-    """Signed, so that over- and underestimates cancel."""
-
+    volume_error_cm3: float | None  # signed, so that over- and underestimates cancel
     volume_error_cm3_absolute: float | None
     volume_error_percent: float | None
     """Signed, over the cases whose reference holds the structure."""
 
     iou: float | None
     hd_mm: float | None
-    volume_error_mm3: float | None
-    """Signed."""
-
+    volume_error_mm3: float | None  # signed
     volume_error_abs_mm3: float | None
     volume_error_abs_percent: float | None
     """Over the cases whose reference holds the structure."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.findings import Finding, Outcome
+from nnunet_bridge.core.findings import Finding, Outcome, refusal
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray, Label, LabelArray, Labelmap, LabelTable
 
@@ -207,16 +207,9 @@ def _overlaps(
         both = 1 << (first.value - 1) | 1 << (second.value - 1)
         voxels = sum(n for pattern, n in counts.items() if pattern & both == both)
         if voxels:
-            smaller = min(drawn[first.name], drawn[second.name])
-            found.append(
-                Overlap(
-                    first.name,
-                    second.name,
-                    voxels,
-                    voxels * voxel_volume_mm3 / _MM3_PER_CM3,
-                    100.0 * voxels / smaller,
-                )
-            )
+            percent = 100.0 * voxels / min(drawn[first.name], drawn[second.name])
+            cm3 = voxels * voxel_volume_mm3 / _MM3_PER_CM3
+            found.append(Overlap(first.name, second.name, voxels, cm3, percent))
     return found
 
 
@@ -229,15 +222,11 @@ def _overlap_finding(
         "smaller)"
     )
     if policy == "refuse":
-        return Finding(
-            "K16",
-            Outcome.REFUSED,
-            f"{what}, and the recipe allows no overlap. Correct the masks.",
-        )
+        text = f"{what}, and the recipe allows no overlap. Correct the masks."
+        return refusal("K16", text)
     if overlap.percent_of_smaller > limit_percent:
-        return Finding(
+        return refusal(
             "K16",
-            Outcome.REFUSED,
             f"{what}; the limit is {limit_percent:g} %. Correct the masks, or raise "
             "`overlap_limit_percent` in [merge].",
         )

@@ -206,8 +206,7 @@ class _Surface:
     """(3, N) lattice corners; corner (i, j, k) touches the eight voxels from
     (i-1, j-1, k-1) to (i, j, k)."""
 
-    areas_mm2: FloatArray
-    """(N,) area of the surface around each corner."""
+    areas_mm2: FloatArray  # (N,) area of the surface around each corner
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -94,9 +94,7 @@ GAIN = (0.8, 1.25)
 class Phantom:
     """One synthetic patient."""
 
-    volume: Volume
-    """int16 image, water-like: muscle bright, fat and cortical bone dark."""
-
+    volume: Volume  # int16 image, water-like: muscle bright, fat and cortical bone dark
     masks: dict[Place, BoolArray]
     """(I, J, K) mask of every structure and side; no two share a voxel."""
 
@@ -105,17 +103,10 @@ class Phantom:
 class _Leg:
     """How one leg lies: its frames turn with hip and knee, and stretch with it."""
 
-    hip_mm: FloatArray
-    """(3,) hip joint centre: lateral, posterior, up."""
-
-    thigh: FloatArray
-    """(3, 3) columns: the femur's own lateral, posterior and up."""
-
-    shank: FloatArray
-    """(3, 3) likewise for the tibia."""
-
-    stretch: FloatArray
-    """(3,) size of this leg's bones relative to the adult tables."""
+    hip_mm: FloatArray  # (3,) hip joint centre: lateral, posterior, up
+    thigh: FloatArray  # (3, 3) columns: the femur's own lateral, posterior and up
+    shank: FloatArray  # (3, 3) likewise for the tibia
+    stretch: FloatArray  # (3,) size of this leg's bones relative to the adult tables
 
     def in_thigh(self, points: FloatArray) -> FloatArray:
         """Return (N, 3) places seen from the hip joint, in mm of the tables."""

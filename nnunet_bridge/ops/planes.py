@@ -48,9 +48,7 @@ class StackPlacement:
     affine: FloatArray
     """(4, 4) maps (column, row, slice, 1) to (x, y, z, 1) in mm, LPS+."""
 
-    max_error_mm: float
-    """Largest distance of a slice from its place on the affine."""
-
+    max_error_mm: float  # largest distance of a slice from its place on the affine
     findings: tuple[Finding, ...]
     """A refusal among them: no affine describes this stack."""
 

@@ -101,9 +101,7 @@ class StructureFigures:
     volume_mm3: float
     """0 if the structure is absent; then no other figure has a meaning."""
 
-    pieces: int = 0
-    """Face-connected pieces of at least `PIECE_SHARE` of the volume."""
-
+    pieces: int = 0  # face-connected pieces of at least `PIECE_SHARE` of the volume
     at_border: bool = False
     """Whether one of these pieces reaches the border of the field of view."""
 

@@ -23,14 +23,9 @@ _FROM_MM_TO_SLICE = 1e-3
 class Region:
     """A range of slices of a grid."""
 
-    first: int
-    """The first slice that is kept, counted from 0."""
-
-    end: int
-    """One past the last slice that is kept."""
-
-    whole: Grid
-    """Of the scan before it was cropped."""
+    first: int  # the first slice that is kept, counted from 0
+    end: int  # one past the last slice that is kept
+    whole: Grid  # of the scan before it was cropped
 
     def __post_init__(self) -> None:
         """Refuse slices that the scan does not have."""
@@ -61,23 +56,14 @@ class RegionRequest:
     All slices by default.
     """
 
-    first: int | None = None
-    """The first slice, counted from 0 as `convert` counts."""
-
-    end: int | None = None
-    """One past the last slice."""
-
+    first: int | None = None  # the first slice, counted from 0 as `convert` counts
+    end: int | None = None  # one past the last slice
     from_mm: float | None = None
     """Lowest position of a slice centre; see `slice_positions_mm`."""
 
-    to_mm: float | None = None
-    """Highest position of a slice centre."""
-
-    auto: bool = False
-    """Whether a first pass finds the slices."""
-
-    margin_mm: float = MARGIN_MM
-    """Margin on both sides of what the first pass finds."""
+    to_mm: float | None = None  # highest position of a slice centre
+    auto: bool = False  # whether a first pass finds the slices
+    margin_mm: float = MARGIN_MM  # margin on both sides of what the first pass finds
 
     def __post_init__(self) -> None:
         """Refuse a range that is empty, and more than one kind of range."""

@@ -52,9 +52,7 @@ class StatedPlace:
 class Placement:
     """A mask on the grid of an image, with the method and its effects."""
 
-    voxels: BoolArray
-    """(I, J, K) on the image's grid, Fortran-ordered."""
-
+    voxels: BoolArray  # (I, J, K) on the image's grid, Fortran-ordered
     method: str
     """``empty``, ``same grid``, ``snapped``, ``pasted``, ``whole factor``,
     ``nearest neighbour``, ``stated slices`` or ``stated place``."""
@@ -64,9 +62,7 @@ class Placement:
     voxels_outside: int
     """Voxels of the mask (on its own grid) whose centres lie outside the image."""
 
-    volume_change: float
-    """Relative change of the volume inside the image."""
-
+    volume_change: float  # relative change of the volume inside the image
     findings: tuple[Finding, ...]
 
 

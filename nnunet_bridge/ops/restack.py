@@ -34,14 +34,9 @@ class Restack:
     """(K, 2) columns and rows from the first voxel of the new grid to that of each old
     slice; not negative."""
 
-    new_heights_mm: FloatArray
-    """(L,) heights of the new slices."""
-
-    shape: tuple[int, int, int]
-    """Shape of the new grid."""
-
-    interpolated: tuple[int, ...]
-    """New slices that do not coincide with an old one."""
+    new_heights_mm: FloatArray  # (L,) heights of the new slices
+    shape: tuple[int, int, int]  # shape of the new grid
+    interpolated: tuple[int, ...]  # new slices that do not coincide with an old one
 
 
 def plan_restack(

@@ -65,14 +65,11 @@ def union(parts: Iterable[FloatArray], *, blend_mm: float) -> FloatArray:
 class Loft:
     """A solid spanned by elliptical cross sections, smooth from one to the next."""
 
-    up: tuple[float, ...]
-    """Height of each cross section, rising."""
-
+    up: tuple[float, ...]  # height of each cross section, rising
     lateral: tuple[float, ...]
     posterior: tuple[float, ...]
     half_width: tuple[float, ...]
     half_depth: tuple[float, ...]
-
     squareness: float = 2.0
     """Exponent of the superellipse: 2 is an ellipse, 4 nearly a box."""
 

@@ -56,8 +56,7 @@ class MeanChange:
     dice_after: float | None
     hd95_before_mm: float | None
     hd95_after_mm: float | None
-    lost: int
-    """Cases in which a structure that exists and was found is removed."""
+    lost: int  # cases in which a structure that exists and was found is removed
 
     @property
     def improves(self) -> bool:
