@@ -16,8 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
@@ -78,11 +76,7 @@ class Resources:
 
 
 def shared_among(
-    processes: int,
-    device: str,
-    machine: Machine,
-    *,
-    worker_bytes: int = BYTES_PER_WORKER,
+    processes: int, device: str, machine: Machine, worker_bytes: int = BYTES_PER_WORKER
 ) -> Resources:
     """Return the resources of each of `processes` that run side by side.
 
@@ -120,17 +114,15 @@ class PlanTask:
 
 def plan_command(task: PlanTask, resources: Resources) -> list[str]:
     """Return the call that verifies, plans and preprocesses a dataset."""
-    command = _task("plan", resources)
-    command += ["--dataset", task.dataset.name, "--number", str(task.dataset.number)]
-    if task.fingerprint:
-        command.append("--fingerprint")
-    for planner in task.planners:
-        command += ["--planner", planner.class_name]
-    for plans, configuration in task.preprocess:
-        command += ["--preprocess", plans, configuration]
-    for identifier in task.have:
-        command += ["--have", identifier]
-    return [*command, *task.own_arguments]
+    options = _options(
+        dataset=task.dataset,
+        number=task.dataset.number,
+        fingerprint=task.fingerprint,
+        planner=[planner.class_name for planner in task.planners],
+        preprocess=list(task.preprocess),
+        have=list(task.have),
+    )
+    return [*_task("plan", resources), *options, *task.own_arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +140,11 @@ class TrainingStart:
 
     def words(self, *, resume: bool) -> list[str]:
         """Return the arguments; a resumed training has its weights already."""
-        words = [] if self.patience is None else ["--patience", str(self.patience)]
-        if not resume and self.encoder_weights:
-            words += ["--encoder-weights", str(self.encoder_weights)]
-        if not resume and self.pretrained:
-            words += ["--pretrained", str(self.pretrained)]
+        words = _options(patience=self.patience)
+        if not resume:
+            words += _options(
+                encoder_weights=self.encoder_weights, pretrained=self.pretrained
+            )
         return words
 
 
@@ -169,22 +161,26 @@ def train_command(
     `own_arguments` are nnU-Net's own: ``--npz``, ``--val_best``; in older records also
     ``-pretrained_weights FILE``.
     """
-    command = _task("train", resources)
-    command += ["--dataset", run.dataset.name, "--configuration", run.configuration]
-    command += ["--fold", str(run.fold), "--trainer", run.trainer]
-    command += ["--plans", run.plans, "--device", resources.device]
-    command += ["--gpus", str(resources.gpus), "--events", str(run.events_file)]
-    command += (start or TrainingStart()).words(resume=resume)
-    command += own_arguments
-    return [*command, "--resume"] if resume else command
+    options = _options(
+        dataset=run.dataset,
+        configuration=run.configuration,
+        fold=run.fold,
+        trainer=run.trainer,
+        plans=run.plans,
+        device=resources.device,
+        gpus=resources.gpus,
+        events=run.events_file,
+    )
+    options += [*(start or TrainingStart()).words(resume=resume), *own_arguments]
+    return [*_task("train", resources), *options, *_options(resume=resume)]
 
 
 def encoder_command(
     weights: Path | None, out: Path, answer: Path, resources: Resources
 ) -> list[str]:
     """Return the call that checks the weights of an encoder, or downloads them."""
-    command = [*_task("encoder", resources), "--out", str(out), "--answer", str(answer)]
-    return [*command, "--weights", str(weights)] if weights else command
+    options = _options(out=out, answer=answer, weights=weights)
+    return [*_task("encoder", resources), *options]
 
 
 def predict_command(
@@ -202,14 +198,15 @@ def predict_command(
     than one worker, the next image is prepared meanwhile. `previous_dir` has the
     labelmaps of ``3d_lowres`` for the cascade.
     """
-    command = [*_task("predict", resources), "--device", resources.device]
-    command += ["--images", str(images_dir), "--out", str(out_dir)]
-    command += ["--progress", str(progress_file)]
-    if previous_dir is not None:
-        command += ["--previous", str(previous_dir)]
-    for model_dir, folds in members.items():
-        command += ["--member", str(model_dir), *(str(fold) for fold in folds)]
-    return command
+    options = _options(
+        device=resources.device,
+        images=images_dir,
+        out=out_dir,
+        progress=progress_file,
+        previous=previous_dir,
+        member=[(model_dir, *folds) for model_dir, folds in members.items()],
+    )
+    return [*_task("predict", resources), *options]
 
 
 def second_opinion_command(
@@ -221,28 +218,35 @@ def second_opinion_command(
     ensembles: bool,
 ) -> list[str]:
     """Return the call that lets nnU-Net choose among the configurations of `runs`."""
-    command = [*_task("second-opinion", resources), "--dataset", runs[0].dataset.name]
-    for run in runs:
-        command += ["--trained", run.trainer, run.plans, run.configuration]
-    for fold in folds:
-        command += ["--fold", str(fold)]
-    command += ["--out", str(out_file)]
-    return [*command, "--ensembles"] if ensembles else command
+    options = _options(
+        dataset=runs[0].dataset,
+        trained=[(run.trainer, run.plans, run.configuration) for run in runs],
+        fold=list(folds),
+        out=out_file,
+        ensembles=ensembles,
+    )
+    return [*_task("second-opinion", resources), *options]
 
 
 def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
     """Return the call that copies from each checkpoint what prediction needs."""
-    command = _task("checkpoint", resources)
-    for source, target in copies.items():
-        command += ["--copy", str(source), str(target)]
-    return command
+    return [*_task("checkpoint", resources), *_options(copy=list(copies.items()))]
 
 
 def _task(name: str, resources: Resources) -> list[str]:
-    return [
-        *(sys.executable, *LAUNCH, name),
-        *("--threads", str(resources.threads), "--workers", str(resources.workers)),
-    ]
+    options = _options(threads=resources.threads, workers=resources.workers)
+    return [sys.executable, *LAUNCH, name, *options]
+
+
+def _options(**values: object) -> list[str]:
+    """Return options; True is a flag, a list repeats its option, None leaves it out."""
+    words: list[str] = []
+    for name, value in values.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one is not False:
+                parts = one if isinstance(one, tuple) else () if one is True else (one,)
+                words += [f"--{name.replace('_', '-')}", *map(str, parts)]
+    return words
 
 
 def nnunet_environment(
@@ -273,7 +277,7 @@ def trainers_dir() -> Path:
     return Path(__file__).parent / "trainers"
 
 
-class NnUNetProcess:
+class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
     """One call of nnU-Net, running or ended.
 
     Use it in a ``with`` block: its process group has ended when the block is left.
@@ -295,16 +299,7 @@ class NnUNetProcess:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> Self:
-        """Return the running process."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the process and its workers, if they still run."""
         self.stop()
 
@@ -326,15 +321,13 @@ class NnUNetProcess:
         code = self._process.poll()
         if code == -signal.SIGKILL or (code and _lost_a_worker(self.output())):
             who = "it" if code == -signal.SIGKILL else "a worker process of it"
-            raise WorkerKilled(
-                f"nnU-Net failed ({task}): {who} was killed, most likely because "
-                f"memory ran out. The whole log: {self.log_file}"
-            )
+            reason = f"{who} was killed, most likely because memory ran out."
+            raise WorkerKilled(self._failure(task, reason))
         if code:
-            raise NnUNetError(
-                f"nnU-Net failed ({task}): {self._reason()} The whole log: "
-                f"{self.log_file}"
-            )
+            raise NnUNetError(self._failure(task, self._reason()))
+
+    def _failure(self, task: str, reason: str) -> str:
+        return f"nnU-Net failed ({task}): {reason} The whole log: {self.log_file}"
 
     def output(self) -> str:
         """Return the output so far."""

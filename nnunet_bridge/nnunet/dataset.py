@@ -51,17 +51,13 @@ class RawDataset:
 
     def test_cases(self) -> list[str]:
         """Return the ids of the test cases, with or without labels."""
-        return sorted(
-            {_without_channel(name) for name in _ids(self.folder / "imagesTs")}
-        )
+        return sorted(_cases_of_images(self.folder / "imagesTs"))
 
     def image_files(self, case: str, part: str) -> list[Path]:
         """Return the file of every channel; `part` is ``Tr`` or ``Ts``."""
         folder = self.folder / f"images{part}"
-        return [
-            folder / f"{case}_{channel:04d}{FILE_ENDING}"
-            for channel in range(len(self.channels))
-        ]
+        channels = range(len(self.channels))
+        return [folder / f"{case}_{channel:04d}{FILE_ENDING}" for channel in channels]
 
     def label_file(self, case: str, part: str) -> Path:
         """Return the labelmap of a case; `part` is ``Tr`` or ``Ts``."""
@@ -77,16 +73,13 @@ class RawDataset:
         """
         cases = self.training_cases()
         faults = [] if cases else [f"{self.folder}/labelsTr holds no label."]
-        images = {_without_channel(name) for name in _ids(self.folder / "imagesTr")}
-        faults += [
-            f"{case}: its label has no image." for case in cases if case not in images
-        ]
-        faults += [
-            f"{case}: its image has no label." for case in sorted(images - set(cases))
-        ]
+        images = _cases_of_images(self.folder / "imagesTr")
+        labels = set(cases)
+        faults += [f"{case}: its label has no image." for case in labels - images]
+        faults += [f"{case}: its image has no label." for case in images - labels]
         faults += self._faults_of_numbers(cases)
         holds: dict[str, frozenset[str]] = {}
-        for case in sorted(set(cases) & images):
+        for case in sorted(labels & images):
             try:
                 holds[case] = self._structures_of(case)
             except BridgeError as error:
@@ -140,5 +133,5 @@ def _ids(folder: Path) -> list[str]:
     )
 
 
-def _without_channel(name: str) -> str:
-    return name[: -len("_0000")]
+def _cases_of_images(folder: Path) -> set[str]:
+    return {name[: -len("_0000")] for name in _ids(folder)}

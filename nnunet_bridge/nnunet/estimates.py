@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.nnunet.plans import Plans, resolved
 
 Shape = Sequence[int]
@@ -41,14 +40,12 @@ _WORKER_BYTES = 640 << 20
 """A worker that has loaded torch and does nothing yet."""
 
 _CPU_BYTES_PER_NUMBER = 22
-"""A number of a feature map on a CPU: value, gradient, and PyTorch's own.
-"""
+"""A number of a feature map on a CPU: value, gradient, and PyTorch's own."""
 
-
-PREDICTION_PROCESS_BYTES = 1200 << 20
+_PREDICTION_PROCESS_BYTES = 1200 << 20
 """A process that has imported torch and nnU-Net and loaded no model."""
 
-CUDA_BYTES = 1200 << 20
+_CUDA_BYTES = 1200 << 20
 """CUDA and cuDNN, on the host, beside a process."""
 
 _FLOAT, _DOUBLE, _HALF = 4, 8, 2
@@ -64,34 +61,19 @@ class Footprint:
     gpu_bytes: int
     """Where it runs on a GPU; then the host needs less than `host_bytes`."""
 
-    def as_json(self) -> JsonObject:
-        """Return the figures."""
-        return {"host_bytes": self.host_bytes, "gpu_bytes": self.gpu_bytes}
-
 
 def feature_map_size(configuration: dict[str, Any], classes: int) -> int | None:
     """Return how many numbers the convolutions of a network put out for one patch.
 
-    Parameters
-    ----------
-    configuration : dict
-        Of the plans, with what it inherits.
-    classes : int
-        With the background.
-
-    Returns
-    -------
-    size : int or None
-        What nnU-Net's own ``compute_conv_feature_map_size`` says; None for a network
-        that is none of its planners'.
+    It equals nnU-Net's own ``compute_conv_feature_map_size``; None for a network that
+    is none of its planners'. `configuration` is `plans.resolved`; `classes` count the
+    background.
     """
-    architecture = configuration.get("architecture", {})
-    network = architecture.get("network_class_name", "").rpartition(".")[2]
-    known = architecture.get("arch_kwargs", {})
+    known = configuration.get("architecture", {}).get("arch_kwargs", {})
     counts = known.get("n_conv_per_stage") or known.get("n_blocks_per_stage")
     if counts is None or "n_conv_per_stage_decoder" not in known:
         return None
-    residual = network == "ResidualEncoderUNet"
+    residual = _network_of(configuration) == "ResidualEncoderUNet"
     features = known["features_per_stage"]
     size = [int(edge) for edge in configuration["patch_size"]]
     total = features[0] * math.prod(size) if residual else 0
@@ -115,33 +97,22 @@ def training_memory(
 ) -> Footprint | None:
     """Return what a training needs; None for a network that is not known.
 
-    Parameters
-    ----------
-    plans : dict
-    configuration : str
-        One of them.
-    classes : int
-        With the background.
-    loaders : int
-        Processes that prepare the data.
+    `classes` count the background; `loaders` are the processes that prepare the data.
     """
     planned = resolved(plans, configuration)
     size = feature_map_size(planned, classes)
-    reference = _reference(planned)
-    if size is None or reference is None:
+    kind = (_network_of(planned), len(planned["patch_size"]))
+    if size is None or kind not in _REFERENCE_NUMBERS:
         return None
     batch = size * int(planned["batch_size"])
-    return Footprint(
-        host_bytes=_TRAINING_PROCESS_BYTES
-        + _CPU_BYTES_PER_NUMBER * batch
-        + loaders * _WORKER_BYTES,
-        gpu_bytes=GIB // 2 + _REFERENCE_GPU_BYTES * batch // reference,
-    )
+    processes = _TRAINING_PROCESS_BYTES + loaders * _WORKER_BYTES
+    on_gpu = _REFERENCE_GPU_BYTES * batch // _REFERENCE_NUMBERS[kind]
+    return Footprint(processes + _CPU_BYTES_PER_NUMBER * batch, GIB // 2 + on_gpu)
 
 
-def _reference(configuration: dict[str, Any]) -> int | None:
-    name = configuration["architecture"]["network_class_name"].rpartition(".")[2]
-    return _REFERENCE_NUMBERS.get((name, len(configuration["patch_size"])))
+def _network_of(configuration: dict[str, Any]) -> str:
+    name: str = configuration.get("architecture", {}).get("network_class_name", "")
+    return name.rpartition(".")[2]
 
 
 def resampled_shape(
@@ -152,6 +123,8 @@ def resampled_shape(
 ) -> _Triple:
     """Return the shape of an image at the spacing of a configuration.
 
+    It is in the order of the plans, if nothing is cropped.
+
     Parameters
     ----------
     shape, spacing_mm : (3,) sequence
@@ -160,11 +133,6 @@ def resampled_shape(
         ``transpose_forward`` of the plans.
     target_mm : (2,) or (3,) sequence
         ``spacing`` of the configuration; 2d has two and leaves the first axis alone.
-
-    Returns
-    -------
-    shape : (3,) tuple
-        In the order of the plans, if nothing is cropped.
     """
     lengths = [spacing_mm[axis] for axis in axes]
     target = [lengths[0], *target_mm][-3:]
@@ -182,11 +150,8 @@ def preprocessing_memory_bytes(original: Shape, resampled: Shape, channels: int)
     the way there.
     """
     voxels, final = math.prod(original), math.prod(resampled)
-    return (
-        _WORKER_BYTES
-        + (channels + 1) * (8 * voxels + 4 * final)
-        + 16 * max(voxels, final)
-    )
+    held = (channels + 1) * (2 * _FLOAT * voxels + _FLOAT * final)
+    return _WORKER_BYTES + held + 2 * _DOUBLE * max(voxels, final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,21 +243,12 @@ class PlannedMember:
         held = math.prod(seen) * (self.channels * _FLOAT + 1) + 4 * math.prod(shape)
         if on_gpu:
             return held
-        return held + self._sums_bytes(seen) + self._forward_bytes()
-
-    def _sums_bytes(self, seen: _Triple) -> int:
-        """Return the size of the sums of the windows, and of a plane on its way."""
         depth = self.patch[0] if len(self.patch) == len(seen) else 1
-        in_plane = math.prod(
-            max(size, edge)
-            for size, edge in zip(seen[1:], self.patch[-2:], strict=True)
-        )
+        in_plane = math.prod(map(max, seen[1:], self.patch[-2:]))
+        sums = depth * in_plane * (self.folds * self.heads + 1) * _HALF
         plane = in_plane * self.heads * _DOUBLE * 8
-        return depth * in_plane * (self.folds * self.heads + 1) * _HALF + plane
-
-    def _forward_bytes(self) -> int:
-        """Return what one window takes on its way through one network."""
-        return math.prod(self.patch) * _FLOAT * (7 * self.features[0] + 4 * self.heads)
+        maps = 7 * self.features[0] + 4 * self.heads  # of one window in one network
+        return held + sums + plane + math.prod(self.patch) * _FLOAT * maps
 
 
 def host_bytes(
@@ -305,16 +261,10 @@ def host_bytes(
 ) -> int:
     """Return the most host memory that the prediction of one image takes.
 
-    Parameters
-    ----------
-    members : sequence of PlannedMember
-        One after the other; all their weights are held.
-    shape, spacing_mm : (3,) sequence
-        Of the file, slices first (the order of its bytes).
-    on_gpu : bool
-        Whether windows and their sums live on a GPU.
-    ahead : bool
-        Whether an image of that size is prepared at the same time.
+    The members predict one after the other; all their weights are held. `shape` and
+    `spacing_mm` are (3,), of the file, slices first (the order of its bytes); `on_gpu`
+    for windows and their sums on a GPU; `ahead` if an image of that size is prepared at
+    the same time.
     """
     preparing = max(m.preparing_bytes(shape, spacing_mm) for m in members)
     predicting = max(
@@ -322,7 +272,7 @@ def host_bytes(
     )
     height = preparing + predicting if ahead else max(preparing, predicting)
     weights = sum(member.weights_bytes for member in members)
-    return PREDICTION_PROCESS_BYTES + on_gpu * CUDA_BYTES + weights + height
+    return _PREDICTION_PROCESS_BYTES + on_gpu * _CUDA_BYTES + weights + height
 
 
 def waiting_disk_bytes(members: Sequence[PlannedMember], shape: Sequence[int]) -> int:

@@ -53,7 +53,7 @@ class Host:
         self, processes: int, device: str, worker_bytes: int = BYTES_PER_WORKER
     ) -> Resources:
         """Return what each of several processes may use; see `shared_among`."""
-        return shared_among(processes, device, self.machine, worker_bytes=worker_bytes)
+        return shared_among(processes, device, self.machine, worker_bytes)
 
     def resources(self, device: str) -> Resources:
         """Return what a single call may use; `device` is a word of `--device`."""

@@ -62,12 +62,9 @@ def chosen_device(asked: str, machine: Machine) -> str:
             "`nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu."
         )
     if asked == "mps" and sys.platform != "darwin":
-        raise EnvironmentFault(
-            "--device mps needs an Apple computer: use --device auto."
-        )
-    if asked != "auto":
-        return asked
-    return "cuda" if machine.gpus else "cpu"
+        message = "--device mps needs an Apple computer: use --device auto."
+        raise EnvironmentFault(message)
+    return asked if asked != "auto" else "cuda" if machine.gpus else "cpu"
 
 
 def _cores() -> int:
@@ -140,14 +137,10 @@ def _asked_nvidia_smi() -> str:
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
+    words = [command, _QUERY, "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(  # noqa: S603 - our own argument list, no shell
-            [command, _QUERY, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=NVIDIA_SMI_S,
+        return subprocess.check_output(  # noqa: S603 - our own argument list, no shell
+            words, stderr=subprocess.DEVNULL, text=True, timeout=NVIDIA_SMI_S
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return answer.stdout if answer.returncode == 0 else ""

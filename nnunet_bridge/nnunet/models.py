@@ -171,9 +171,9 @@ def _by_purpose(name: ModelFolder, entries: Sequence[str]) -> Contents:
     contents = Contents(name, {}, {})
     for entry in entries:
         file = entry.removeprefix(f"{name.path}/")
-        fold = fold_of(file.partition("/")[0])
-        if fold and file == f"fold_{fold}/{CHECKPOINT_FINAL}":
-            contents.checkpoints[fold] = entry
+        fold, _, rest = file.partition("/")
+        if _FOLD.fullmatch(fold) and rest == CHECKPOINT_FINAL:
+            contents.checkpoints[fold.removeprefix("fold_")] = entry
         elif file in TEXT_FILES:
             contents.texts[file] = entry
         elif not _LEFT_BEHIND.fullmatch(file):
@@ -186,24 +186,11 @@ def _short(name: str) -> str:
     return quoted(name[:LONGEST_VALUE] + ("..." if len(name) > LONGEST_VALUE else ""))
 
 
-def fold_of(folder: str) -> str | None:
-    """Return the fold in the name of a folder, or None.
-
-    Examples
-    --------
-    >>> fold_of("fold_3"), fold_of("fold_all"), fold_of("fold_-1")
-    ('3', 'all', None)
-    """
-    match = _FOLD.fullmatch(folder)
-    return match[1] if match else None
-
-
 def check_trainer(name: str) -> None:
     """Refuse a trainer that is not on the list (FAULTS S09)."""
     if name not in TRAINERS:
-        refuse(
-            f"its trainer {_short(name)} is not on the list of known trainers", "S09"
-        )
+        shown = _short(name)
+        refuse(f"its trainer {shown} is not on the list of known trainers", "S09")
 
 
 def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -236,12 +223,11 @@ def checked_plans(content: Any, name: ModelFolder) -> JsonObject:  # noqa: ANN40
         absurd number.
     """
     plans = validated(PlansFile, content, PLANS_FILE)
-    for what, is_, must in (
-        ("dataset", plans.dataset_name, name.dataset),
-        ("plans", plans.plans_name, name.plans),
-    ):
-        if is_ != must:
-            refuse(f"{PLANS_FILE} names the {what} {is_}, its folder {must}", "S02")
+    names = {"dataset": plans.dataset_name, "plans": plans.plans_name}
+    for what, named in names.items():
+        must = getattr(name, what)
+        if named != must:
+            refuse(f"{PLANS_FILE} names the {what} {named}, its folder {must}", "S02")
     if name.configuration not in plans.configurations:
         refuse(f"{PLANS_FILE} has no configuration {name.configuration}", "S02")
     result: JsonObject = content
@@ -265,24 +251,12 @@ def _check_report_network(plans: JsonObject, name: ModelFolder) -> None:
 
 
 def checked_dataset(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
-    """Return the part of a ``dataset.json`` that prediction needs.
-
-    Raises
-    ------
-    SecurityError
-        S02: a key of another type than nnU-Net's. S07: an absurd number.
-    """
+    """Return the part of a ``dataset.json`` that prediction needs; see `validated`."""
     return validated(DatasetFile, content, DATASET_FILE).model_dump(exclude_none=True)
 
 
 def checked_card(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
-    """Return the content of a ``model.json`` in our form.
-
-    Raises
-    ------
-    SecurityError
-        S02: another key or type. S07: an absurd number.
-    """
+    """Return the content of a ``model.json`` in our form; see `validated`."""
     return validated(Card, content, CARD_FILE).model_dump()
 
 

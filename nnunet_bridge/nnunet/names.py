@@ -32,6 +32,7 @@ ALL_NUMBERED = "all5"
 """Word of `-f` for every numbered fold."""
 
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
+_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +60,18 @@ class Workspace:
                 "-w or NNUNET_BRIDGE_WORKSPACE."
             )
 
-        def folder(name: str) -> Path:
-            return Path(variables.get(name) or root / name).absolute()
+        dirs = (Path(variables.get(name) or root / name) for name in _VARIABLES)
+        raw, preprocessed, results = (folder.absolute() for folder in dirs)
+        return cls(raw, preprocessed, results, root.absolute() / "runs")
 
-        return cls(
-            folder("nnUNet_raw"),
-            folder("nnUNet_preprocessed"),
-            folder("nnUNet_results"),
-            root.absolute() / "runs",
-        )
+    @property
+    def nnunet_dirs(self) -> tuple[Path, Path, Path]:
+        """nnU-Net's own folders."""
+        return self.raw_dir, self.preprocessed_dir, self.results_dir
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which nnU-Net finds its folders."""
-        return {
-            "nnUNet_raw": str(self.raw_dir),
-            "nnUNet_preprocessed": str(self.preprocessed_dir),
-            "nnUNet_results": str(self.results_dir),
-        }
+        return dict(zip(_VARIABLES, map(str, self.nnunet_dirs), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +97,26 @@ class Dataset:
         InputError
             If two folders have the same number (FAULTS N07).
         """
-        found: set[str] = set()
-        for folder in (
-            workspace.raw_dir,
-            workspace.preprocessed_dir,
-            workspace.results_dir,
-        ):
-            if folder.is_dir():
-                found |= {
-                    entry.name
-                    for entry in folder.iterdir()
-                    if entry.is_dir() and DATASET_FOLDER.fullmatch(entry.name)
-                }
-        if asked.isdigit():
-            wanted = {name for name in found if number_of(name) == int(asked)}
-        else:
-            wanted = found & {asked}
+        dirs = [folder for folder in workspace.nnunet_dirs if folder.is_dir()]
+        entries = (entry for folder in dirs for entry in folder.iterdir())
+        folders = {entry.name for entry in entries if entry.is_dir()}
+        found = sorted(filter(DATASET_FOLDER.fullmatch, folders))
+        number = int(asked) if asked.isdigit() else None
+        wanted = [name for name in found if asked == name or number == number_of(name)]
         if not wanted:
+            others = f", or name one of {', '.join(found)}" if found else ""
             raise UsageError(
                 f"There is no dataset {asked} in {workspace.raw_dir}: run `convert` "
-                "first"
-                + (f", or name one of {', '.join(sorted(found))}." if found else ".")
+                f"first{others}."
             )
-        name = min(wanted)
-        twins = {other for other in found if number_of(other) == number_of(name)}
+        twins = [name for name in found if number_of(name) == number_of(wanted[0])]
         if len(twins) > 1:
             raise InputError(
-                f"{' and '.join(sorted(twins))} bear the same number, which confuses "
-                "nnU-Net: give one of them another.",
+                f"{' and '.join(twins)} bear the same number, which confuses nnU-Net: "
+                "give one of them another.",
                 code="N07",
             )
-        return cls(workspace, name)
+        return cls(workspace, wanted[0])
 
     @property
     def number(self) -> int:
@@ -194,8 +179,7 @@ class Run:
         names = (self.dataset.name, self.configuration, self.trainer, self.plans)
         if not all(names):
             raise InputError(f"A training needs four names: {names}.")
-        numbered = type(self.fold) is int and self.fold >= 0
-        if not numbered and self.fold != ALL_CASES:
+        if not (type(self.fold) is int and self.fold >= 0) and self.fold != ALL_CASES:
             raise InputError(
                 f"Unknown fold {self.fold!r}. Give a number from 0, or {ALL_CASES!r}."
             )

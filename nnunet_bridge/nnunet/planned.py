@@ -85,11 +85,9 @@ def _of_one_planner(known: JsonObject) -> JsonObject:
     for contents in known["preprocessed"].values():
         for name, content in contents.items():
             files.setdefault(name.partition("/")[0], {})[name] = content
-    return {
-        "dataset_state": known["dataset_state"],
-        "planners": {PlannerName.DEFAULT: known["configurations"]},
-        "preprocessed": files,
-    }
+    planners = {PlannerName.DEFAULT: known["configurations"]}
+    state = known["dataset_state"]
+    return {"dataset_state": state, "planners": planners, "preprocessed": files}
 
 
 def planned_file(dataset: Dataset) -> Path:
@@ -138,18 +136,10 @@ def preprocessed_now(dataset: Dataset, identifier: str, known: Contents) -> Cont
 
 
 def unfinished_cases(folder: Path, cases: list[str]) -> list[str]:
-    """Return the cases that lack a preprocessed file, in nnU-Net's order.
+    """Return the cases that lack a file in the folder of one ``data_identifier``."""
 
-    Parameters
-    ----------
-    folder : Path
-        Of one ``data_identifier``.
-    cases : list of str
-        In the order in which nnU-Net hands them to its workers.
-    """
-    parts = (".b2nd", "_seg.b2nd", ".pkl")
-    return [
-        case
-        for case in cases
-        if not all((folder / f"{case}{part}").exists() for part in parts)
-    ]
+    def finished(case: str) -> bool:
+        files = (f"{case}{part}" for part in (".b2nd", "_seg.b2nd", ".pkl"))
+        return all((folder / file).exists() for file in files)
+
+    return [case for case in cases if not finished(case)]

@@ -41,16 +41,14 @@ class Planner:
     """Name of the plans that it writes, without ending."""
 
 
+_CLASS_AND_PLANS = {
+    PlannerName.DEFAULT: ("ExperimentPlanner", STOCK_PLANS),
+    PlannerName.RESENC_M: ("nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans"),
+    PlannerName.RESENC_L: ("nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans"),
+    PlannerName.RESENC_XL: ("nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans"),
+}
 PLANNERS: dict[str, Planner] = {
-    planner.word: planner
-    for planner in (
-        Planner(PlannerName.DEFAULT, "ExperimentPlanner", STOCK_PLANS),
-        Planner(PlannerName.RESENC_M, "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans"),
-        Planner(PlannerName.RESENC_L, "nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans"),
-        Planner(
-            PlannerName.RESENC_XL, "nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans"
-        ),
-    )
+    word: Planner(word, *names) for word, names in _CLASS_AND_PLANS.items()
 }
 
 
@@ -90,18 +88,12 @@ class Budget:
     """What a reader must know about scores of such a training; empty for none."""
 
 
+_QUICK = "this quick run has 2 % of nnU-Net's steps; its scores are preliminary"
+_SMOKE = "this smoke test checks the pipeline; its scores are not results"
 BUDGETS: dict[str, Budget] = {
     BudgetName.FULL: Budget(BudgetName.FULL, "", ""),
-    BudgetName.QUICK: Budget(
-        BudgetName.QUICK,
-        "Quick",
-        "this quick run has 2 % of nnU-Net's steps; its scores are preliminary",
-    ),
-    BudgetName.SMOKE: Budget(
-        BudgetName.SMOKE,
-        "Smoke",
-        "this smoke test checks the pipeline; its scores are not results",
-    ),
+    BudgetName.QUICK: Budget(BudgetName.QUICK, "Quick", _QUICK),
+    BudgetName.SMOKE: Budget(BudgetName.SMOKE, "Smoke", _SMOKE),
 }
 
 QUICK_STEPS = {"epochs": 50, "iterations": 100, "validation_iterations": 20}
@@ -136,24 +128,16 @@ _SMOKE_3D = SmokeSize(
         "foreground_share": 0.5,
     },
 )
-
+_SMOKE_2D = SmokeSize(
+    features=_SMOKE_3D.features,
+    convolutions=2,
+    batch_size=12,
+    largest_patch=128 * 128,
+    steps={**_SMOKE_3D.steps, "epochs": 20},
+)
 SMOKE_SIZES: dict[str, SmokeSize] = {
-    Configuration.TWO_D: SmokeSize(
-        features=(16, 32, 64, 128),
-        convolutions=2,
-        batch_size=12,
-        largest_patch=128 * 128,
-        steps={
-            "epochs": 20,
-            "iterations": 50,
-            "validation_iterations": 4,
-            "learning_rate": 3e-3,
-            "foreground_share": 0.5,
-        },
-    ),
-    Configuration.FULLRES: _SMOKE_3D,
-    LOWRES: _SMOKE_3D,
-    CASCADE: _SMOKE_3D,
+    Configuration.TWO_D: _SMOKE_2D,
+    **dict.fromkeys((Configuration.FULLRES, LOWRES, CASCADE), _SMOKE_3D),
 }
 """The cascade has the network of ``3d_fullres``, from which its plan inherits."""
 
@@ -167,11 +151,9 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
     plans = deepcopy(stock)
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
     if budget.name == BudgetName.QUICK:
-        plans["nnunet_bridge"] = {
-            str(name): dict(QUICK_STEPS)
-            for name in CONFIGURATIONS
-            if name in ALWAYS_PLANNED or name in stock["configurations"]
-        }
+        names = {*ALWAYS_PLANNED, *stock["configurations"]}
+        trained = [str(name) for name in CONFIGURATIONS if name in names]
+        plans["nnunet_bridge"] = {name: dict(QUICK_STEPS) for name in trained}
     elif budget.name == BudgetName.SMOKE:
         plans["nnunet_bridge"] = {}
         for name, size in SMOKE_SIZES.items():
@@ -212,9 +194,8 @@ def _make_small(configuration: dict[str, Any], size: SmokeSize) -> None:
     architecture["n_conv_per_stage_decoder"] = [1] * (stages - 1)
     configuration["batch_size"] = size.batch_size
     divisors = [math.prod(steps) for steps in zip(*strides, strict=True)]
-    configuration["patch_size"] = patch_within(
-        size.largest_patch, configuration["patch_size"], divisors
-    )
+    patch = patch_within(size.largest_patch, configuration["patch_size"], divisors)
+    configuration["patch_size"] = patch
 
 
 def patch_within(
@@ -231,10 +212,8 @@ def patch_within(
     >>> patch_within(96_000, [64, 48, 96], [8, 8, 8])
     [40, 48, 48]
     """
-    patch = [
-        max(edge // divisor, 1) * divisor
-        for edge, divisor in zip(planned, divisors, strict=True)
-    ]
+    edges = zip(planned, divisors, strict=True)
+    patch = [max(edge // divisor, 1) * divisor for edge, divisor in edges]
     while math.prod(patch) > largest:
         shrinkable = [n for n, edge in enumerate(patch) if edge > divisors[n]]
         if not shrinkable:

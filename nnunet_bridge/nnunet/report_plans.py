@@ -64,35 +64,30 @@ class ReportNetwork:
         smoke = SMOKE_SIZES[CONFIGURATION] if budget.name == BudgetName.SMOKE else None
         batch = smoke.batch_size if smoke else self.batch_size
         planned["batch_size"] = max(min(batch, planned["batch_size"]), SMALLEST_BATCH)
-        patch = [
-            -(-edge // self.divisor) * self.divisor for edge in planned["patch_size"]
-        ]
+        divisor = self.divisor
+        patch = [-(-edge // divisor) * divisor for edge in planned["patch_size"]]
         if smoke:
-            divisors = [self.divisor] * len(patch)
-            patch = patch_within(smoke.largest_patch, patch, divisors)
+            patch = patch_within(smoke.largest_patch, patch, [divisor] * len(patch))
         planned["patch_size"] = patch
         plans["nnunet_bridge"] = {str(CONFIGURATION): self._written(budget)}
         return plans
 
     def _written(self, budget: Budget) -> dict[str, Any]:
         """Return the entry under ``nnunet_bridge``."""
-        if budget.name == BudgetName.SMOKE:
-            size, steps = self.smoke_size, self.smoke_steps
-            rate = self.smoke_learning_rate
-        else:
-            size, rate = self.size, self.learning_rate
-            steps = FULL_STEPS if budget.name == BudgetName.FULL else QUICK_STEPS
+        smoke = budget.name == BudgetName.SMOKE
+        steps = FULL_STEPS if budget.name == BudgetName.FULL else QUICK_STEPS
+        rate = self.smoke_learning_rate if smoke else self.learning_rate
+        size = self.smoke_size if smoke else self.size
         written: dict[str, Any] = {
-            **steps,
+            **(self.smoke_steps if smoke else steps),
             "patience": PATIENCE,
             "learning_rate": rate,
             "learning_rate_fall": self.learning_rate_fall * rate / self.learning_rate,
             **{key: list(features) for key, features in size.items()},
         }
-        if budget.name == BudgetName.SMOKE:
-            written["foreground_share"] = SMOKE_SIZES[CONFIGURATION].steps[
-                "foreground_share"
-            ]
+        if smoke:
+            share = SMOKE_SIZES[CONFIGURATION].steps["foreground_share"]
+            written["foreground_share"] = share
         return written
 
 

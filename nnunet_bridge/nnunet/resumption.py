@@ -48,19 +48,14 @@ class Resumption:
         """A warning for each damaged checkpoint that was skipped."""
         if not self.damaged:
             return ()
-        onwards = (
-            f"training resumes from {self.checkpoint}"
-            if self.checkpoint
-            else "training starts from the beginning"
+        onwards = "training starts from the beginning"
+        if self.checkpoint:
+            onwards = f"training resumes from {self.checkpoint}"
+        message = (
+            f"{', '.join(self.damaged)} cannot be read: {onwards}. The damaged file is "
+            f"kept with the ending {DAMAGED}."
         )
-        return (
-            Finding(
-                "N05",
-                Outcome.WARNED,
-                f"{', '.join(self.damaged)} cannot be read: {onwards}. The damaged "
-                f"file is kept with the ending {DAMAGED}.",
-            ),
-        )
+        return (Finding("N05", Outcome.WARNED, message),)
 
 
 def pick_checkpoint(fold_dir: Path) -> Resumption:

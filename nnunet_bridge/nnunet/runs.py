@@ -11,7 +11,6 @@ stayed where it was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import FOREIGN, Fold, RunStatus, fold_named
+from nnunet_bridge.core.words import FOREIGN, RunStatus, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
-from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS, Method, method_of_run
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS, method_of_run
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
@@ -91,23 +90,15 @@ class RunState:
         return {
             "configuration": self.run.configuration,
             "fold": self.run.fold,
-            "model": self.model,
-            "budget": self.budget,
-            "state": self.state,
+            **{name: getattr(self, name) for name in ("model", "budget", "state")},
             **self.course.as_json(),
             "seconds_left": self.seconds_left,
             "mean_dice": self.mean_dice,
             "folder": str(self.folder),
             "reason": self.reason,
             "job": self.job,
-            "page": None if self.page is None else str(self.page),
+            "page": self.page and str(self.page),
         }
-
-
-def course_of_run(run: Run) -> Course:
-    """Return the progress of a run, from the events that can be read."""
-    events, _ = readable_events(run.events_file)
-    return course_of(events, structures_of(run.dataset))
 
 
 def structures_of(dataset: Dataset) -> tuple[str, ...]:
@@ -137,16 +128,12 @@ class RunRecord(BaseModel):
     @property
     def content(self) -> JsonObject:
         """All facts on record, without the version of the file."""
-        return self.model_dump(
-            mode="json", exclude_unset=True, exclude={"schema_version"}
-        )
+        version = {"schema_version"}
+        return self.model_dump(mode="json", exclude_unset=True, exclude=version)
 
 
 def readable_record(run: Run) -> tuple[RunRecord, str]:
-    """Return the record of a run, and a message if its file is damaged.
-
-    A missing or damaged file gives an empty record.
-    """
+    """Return the record of a run, and a message if its file is damaged."""
     content, damage = readable_object(run.record_file)
     try:
         return RunRecord.model_validate(content), damage
@@ -171,81 +158,44 @@ def run_state(run: Run) -> RunState:
     `reason` names a file that a crash left half-written. It counts as missing, so that
     `train` writes it again.
     """
-    fold_dir = run.fold_dir
-    origin = fold_dir / ORIGIN_FILE
+    origin = run.fold_dir / ORIGIN_FILE
     record, fault_of_record = readable_record(run)
     events, fault_of_events = readable_events(run.events_file)
     summary, fault_of_summary = readable_object(run.validation_dir / "summary.json")
-    trained = run.checkpoint_file.exists()
-    finished = trained and bool(summary)
-    unpacked = trained and not finished and origin.exists()
     faults = [fault_of_record, fault_of_events, fault_of_summary]
-    state = _state(
-        record,
-        running=is_locked(run.lock_file),
-        ended=RunStatus.DONE if finished else RunStatus.UNPACKED if unpacked else None,
-        resumable=can_resume(run),
-        damaged=any(faults),
-    )
+    trained = run.checkpoint_file.exists()
+    unpacked = trained and not summary and origin.exists()
+    first_that_holds = {
+        RunStatus.RUNNING: is_locked(run.lock_file),
+        RunStatus.QUEUED: record.state == RunStatus.QUEUED,
+        RunStatus.DONE: trained and bool(summary),
+        RunStatus.UNPACKED: unpacked,
+        RunStatus.FAILED: record.state == RunStatus.FAILED,
+        RunStatus.STOPPED: can_resume(run),
+    }
+    otherwise = RunStatus.FAILED if any(faults) else RunStatus.PLANNED
+    state = next((word for word, holds in first_that_holds.items() if holds), otherwise)
     reason = record.reason if state == RunStatus.FAILED else ""
-    page = run.page_file
     return RunState(
         run,
         state,
-        fold_dir,
+        run.fold_dir,
         course=course_of(events, structures_of(run.dataset)),
         mean_dice=_dice_on_record(origin) if unpacked else _mean_dice(summary),
         reason=" ".join(part for part in (reason, *faults) if part),
         job=record.job,
-        page=page if page.is_file() else None,
+        page=run.page_file if run.page_file.is_file() else None,
     )
-
-
-def _state(
-    record: RunRecord,
-    *,
-    running: bool,
-    ended: RunStatus | None,
-    resumable: bool,
-    damaged: bool,
-) -> RunStatus:
-    """Decide the state; see the module."""
-    if running:
-        return RunStatus.RUNNING
-    if record.state == RunStatus.QUEUED:
-        return RunStatus.QUEUED
-    if ended:
-        return ended
-    if record.state == RunStatus.FAILED:
-        return RunStatus.FAILED
-    if resumable:
-        return RunStatus.STOPPED
-    return RunStatus.FAILED if damaged else RunStatus.PLANNED
 
 
 def can_resume(run: Run) -> bool:
     """Whether there is a checkpoint to resume from."""
-    fold_dir = run.fold_dir
-    return any((fold_dir / name).exists() for name in NEWEST_FIRST)
-
-
-def planned_runs(
-    dataset: Dataset,
-    configurations: Iterable[str],
-    folds: Iterable[Fold],
-    method: Method,
-) -> list[Run]:
-    """Return one run for every configuration and fold."""
-    return [
-        method.run(dataset, configuration, fold)
-        for configuration in configurations
-        for fold in folds
-    ]
+    return any((run.fold_dir / name).exists() for name in NEWEST_FIRST)
 
 
 def known_runs(dataset: Dataset) -> list[RunState]:
     """Return every run of a dataset that has a folder."""
-    states = []
+    states = {}
     for prefix in _families(dataset):
         trainer, plans, _ = prefix.split("__")
         for parent in (dataset.results_dir, dataset.record_dir):
@@ -255,22 +205,18 @@ def known_runs(dataset: Dataset) -> list[RunState]:
                     fold = fold_named(folder.name.removeprefix("fold_"))
                 except ValueError:  # a folder that is not a fold, such as a copy
                     continue
-                run = Run(dataset, configuration, fold, trainer, plans)
-                states.append(run_state(run))
-    unique = {
-        (s.model, s.budget, s.run.configuration, str(s.run.fold)): s for s in states
-    }
-    return [unique[key] for key in sorted(unique)]
+                state = run_state(Run(dataset, configuration, fold, trainer, plans))
+                key = (state.model, state.budget, configuration, str(fold))
+                states[key] = state
+    return [states[key] for key in sorted(states)]
 
 
 def _families(dataset: Dataset) -> list[str]:
     """Return the common beginnings of model folders, ours and unpacked ones."""
-    families = [method.family for method in METHODS.values()]
-    for origin in sorted(dataset.results_dir.glob(f"[!.]*__*__*/fold_*/{ORIGIN_FILE}")):
-        family = origin.parts[-3].rpartition("__")[0]
-        if f"{family}__" not in families:
-            families.append(f"{family}__")
-    return families
+    origins = sorted(dataset.results_dir.glob(f"[!.]*__*__*/fold_*/{ORIGIN_FILE}"))
+    unpacked = (f"{origin.parts[-3].rpartition('__')[0]}__" for origin in origins)
+    ours = (method.family for method in METHODS.values())
+    return list(dict.fromkeys([*ours, *unpacked]))
 
 
 def _dice_on_record(origin: Path) -> float | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -69,6 +69,16 @@ Resampling: TypeAlias = Literal[
     "resample_torch_fornnunet",
     "no_resampling_hack",
 ]
+Normalization: TypeAlias = Literal[
+    "ZScoreNormalization",
+    "CTNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+]
+Dropout: TypeAlias = Literal[
+    "torch.nn.modules.dropout.Dropout2d", "torch.nn.modules.dropout.Dropout3d"
+]
 Edge: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 Size: TypeAlias = Annotated[float, Field(gt=0, le=1e6)]
 SpacingMm: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
@@ -79,16 +89,24 @@ Stride: TypeAlias = Annotated[int, Field(ge=1, le=8)]
 Kernel: TypeAlias = Annotated[int, Field(ge=1, le=15)]
 Axis: TypeAlias = Literal[0, 1, 2]
 Intensity: TypeAlias = Annotated[float, Field(ge=-1e12, le=1e12)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Order: TypeAlias = Annotated[int, Field(ge=0, le=5)]
+StepCount: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 STAGES = Field(min_length=1, max_length=12)
 AXES = Field(min_length=2, max_length=3)
 CHANNELS = Field(min_length=1, max_length=32)
 
+_Encoder: TypeAlias = Annotated[list[ReportFeatures], Field(min_length=2, max_length=8)]
+_Decoder: TypeAlias = Annotated[list[ReportFeatures], Field(min_length=5, max_length=5)]
 THREE = Field(min_length=3, max_length=3)
 PAIR = Field(min_length=2, max_length=2)
 _KINDS = Field(max_length=64)
 _AxisLetters: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[LRPASI]{3}$", max_length=3)
 ]
+_Channel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}$")]
+_Value: TypeAlias = Annotated[int, Field(ge=0, le=65_534)]
+_Region: TypeAlias = Annotated[list[int], Field(max_length=256)]
 _EchoTime: TypeAlias = Annotated[float, Field(ge=0, le=1e6)]
 _Voxels: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 _Figure: TypeAlias = Annotated[float, Field(ge=0, le=1e12)]
@@ -107,18 +125,18 @@ class _Strict(BaseModel):
 class _NormOptions(_Strict):
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     affine: bool = True
-    momentum: Annotated[float, Field(ge=0, le=1)] | None = None
+    momentum: Share | None = None
     track_running_stats: bool = False
 
 
 class _DropoutOptions(_Strict):
-    p: Annotated[float, Field(ge=0, le=1)] = 0.5
+    p: Share = 0.5
     inplace: bool = False
 
 
 class _NonlinOptions(_Strict):
     inplace: bool = False
-    negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
+    negative_slope: Share = 0.01
 
 
 class _Network(_Strict):
@@ -140,12 +158,7 @@ class _Network(_Strict):
         "torch.nn.modules.batchnorm.BatchNorm3d",
     ]
     norm_op_kwargs: _NormOptions
-    dropout_op: (
-        Literal[
-            "torch.nn.modules.dropout.Dropout2d", "torch.nn.modules.dropout.Dropout3d"
-        ]
-        | None
-    )
+    dropout_op: Dropout | None
     dropout_op_kwargs: _DropoutOptions | None
     nonlin: Literal[
         "torch.nn.LeakyReLU",
@@ -195,33 +208,28 @@ class _Network(_Strict):
         return self
 
 
+_Looked: TypeAlias = Literal["conv_op", "norm_op", "dropout_op", "nonlin"]
+
+
 class _Architecture(_Strict):
     network_class_name: Literal[
         "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     ]
     arch_kwargs: _Network
-    kw_requires_import: Annotated[
-        list[Literal["conv_op", "norm_op", "dropout_op", "nonlin"]],
-        Field(alias="_kw_requires_import"),
-    ]
+    kw_requires_import: Annotated[list[_Looked], Field(alias="_kw_requires_import")]
 
     @model_validator(mode="after")
     def _imports_every_class_once(self) -> Self:
-        if sorted(self.kw_requires_import) != [
-            "conv_op",
-            "dropout_op",
-            "nonlin",
-            "norm_op",
-        ]:
+        if sorted(self.kw_requires_import) != sorted(get_args(_Looked)):
             raise PydanticCustomError("odd", "four classes are looked up, each once")
         return self
 
 
 class _ResamplingOptions(_Strict):
     is_seg: bool = False
-    order: Annotated[int, Field(ge=0, le=5)] = 3
-    order_z: Annotated[int, Field(ge=0, le=5)] = 0
+    order: Order = 3
+    order_z: Order = 0
     force_separate_z: bool | None = None
     separate_z_anisotropy_threshold: Annotated[float, Field(gt=0, le=1000)] = 3.0
     memefficient_seg_resampling: bool = False
@@ -238,18 +246,7 @@ class _Planned(_Strict):
     patch_size: Annotated[list[Edge], AXES]
     median_image_size_in_voxels: Annotated[list[Size], AXES]
     spacing: Annotated[list[SpacingMm], AXES]
-    normalization_schemes: Annotated[
-        list[
-            Literal[
-                "ZScoreNormalization",
-                "CTNormalization",
-                "NoNormalization",
-                "RescaleTo01Normalization",
-                "RGBTo01Normalization",
-            ]
-        ],
-        CHANNELS,
-    ]
+    normalization_schemes: Annotated[list[Normalization], CHANNELS]
     use_mask_for_norm: Annotated[list[bool], CHANNELS]
     resampling_fn_data: Resampling
     resampling_fn_seg: Resampling
@@ -285,6 +282,12 @@ def _kind_of_configuration(content: Any) -> str:  # noqa: ANN401 - judged here
     return "cascade" if isinstance(content, dict) and "inherits_from" in content else ""
 
 
+_PlannedOrCascade: TypeAlias = Annotated[
+    Annotated[_Planned, Tag("")] | Annotated[_Cascade, Tag("cascade")],
+    Discriminator(_kind_of_configuration),
+]
+
+
 class _Intensities(_Strict):
     max: Intensity
     mean: Intensity
@@ -298,21 +301,17 @@ class _Intensities(_Strict):
 class _Steps(_Strict):
     """Entries for our trainers."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    iterations: Annotated[int, Field(ge=1, le=100_000)]
-    validation_iterations: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: StepCount
+    iterations: StepCount
+    validation_iterations: StepCount
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    learning_rate_fall: Annotated[float, Field(ge=0, le=1)] | None = None
-    foreground_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    patience: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    features: (
-        Annotated[list[ReportFeatures], Field(min_length=2, max_length=8)] | None
-    ) = None
+    learning_rate_fall: Share | None = None
+    foreground_share: Share | None = None
+    patience: StepCount | None = None
+    features: _Encoder | None = None
     """Entry of the report's U-Net."""
 
-    decoder: (
-        Annotated[list[ReportFeatures], Field(min_length=5, max_length=5)] | None
-    ) = None
+    decoder: _Decoder | None = None
     """Entry of the report's ResNet34 U-Net."""
 
 
@@ -321,27 +320,16 @@ class PlansFile(_Strict):
 
     dataset_name: Annotated[str, StringConstraints(pattern=rf"^{DATASET_NAME}$")]
     plans_name: Word
-    original_median_spacing_after_transp: Annotated[
-        list[SpacingMm], Field(min_length=3, max_length=3)
-    ]
-    original_median_shape_after_transp: Annotated[
-        list[Size], Field(min_length=3, max_length=3)
-    ]
+    original_median_spacing_after_transp: Annotated[list[SpacingMm], THREE]
+    original_median_shape_after_transp: Annotated[list[Size], THREE]
     image_reader_writer: Reader
     transpose_forward: Annotated[list[Axis], THREE]
     transpose_backward: Annotated[list[Axis], THREE]
-    configurations: dict[
-        KnownConfiguration,
-        Annotated[
-            Annotated[_Planned, Tag("")] | Annotated[_Cascade, Tag("cascade")],
-            Discriminator(_kind_of_configuration),
-        ],
-    ]
+    configurations: dict[KnownConfiguration, _PlannedOrCascade]
     experiment_planner_used: Word
     label_manager: Literal["LabelManager"]
     foreground_intensity_properties_per_channel: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}$")], _Intensities],
-        CHANNELS,
+        dict[_Channel, _Intensities], CHANNELS
     ]
     nnunet_bridge: dict[KnownConfiguration, _Steps] | None = None
 
@@ -359,17 +347,10 @@ class DatasetFile(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
     channel_names: Annotated[dict[Annotated[str, Field(max_length=2)], Text], CHANNELS]
-    labels: Annotated[
-        dict[
-            Text,
-            Annotated[int, Field(ge=0, le=65_534)]
-            | Annotated[list[int], Field(max_length=256)],
-        ],
-        Field(min_length=2, max_length=256),
-    ]
+    labels: Annotated[dict[Text, _Value | _Region], Field(min_length=2, max_length=256)]
     numTraining: Annotated[int, Field(ge=0, le=10_000_000)]  # noqa: N815 - nnU-Net's name
     file_ending: Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif"]
-    regions_class_order: Annotated[list[int], Field(max_length=256)] | None = None
+    regions_class_order: _Region | None = None
     overwrite_image_reader_writer: Reader | None = None
 
     @model_validator(mode="after")
@@ -383,7 +364,7 @@ class DatasetFile(BaseModel):
 class TrainingRange(_Strict):
     """Smallest and largest voxel spacing (mm) and shape of the cases it learnt from."""
 
-    cases: Annotated[int, Field(ge=1, le=10_000_000)]
+    cases: _Cases
     smallest_spacing_mm: Annotated[list[SpacingMm], THREE]
     largest_spacing_mm: Annotated[list[SpacingMm], THREE]
     smallest_shape: Annotated[list[_Voxels], THREE]
@@ -443,7 +424,7 @@ class TrainingStructuresCard(_Strict):
 
 
 class _CardFold(_Strict):
-    mean_dice: Annotated[float, Field(ge=0, le=1)] | None
+    mean_dice: Share | None
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -468,7 +449,14 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def validated(kind: type[_Model], content: Any, file: str) -> _Model:  # noqa: ANN401 - judged here
-    """Return `content` as a value of `kind`, or refuse it with its first fault."""
+    """Return `content` as a value of `kind`, or refuse it with its first fault.
+
+    Raises
+    ------
+    SecurityError
+        S02: an unknown key or word, or another type. S07: an absurd number. S08: nested
+        too deep.
+    """
     try:
         return kind.model_validate(content)
     except RecursionError:

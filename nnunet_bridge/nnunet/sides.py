@@ -10,7 +10,7 @@ component 1 - 2 c^2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nnunet_bridge.core.image import side_of
 
@@ -99,27 +99,25 @@ def axes_that_keep_sides(
     dimensions : int
         2 for patches of slices, which lack the first axis; 3 for volumes.
     """
-    if not cases or not all(cases):
-        return ()
-    skipped = 3 - dimensions
-    return tuple(
-        axis
-        for axis in range(dimensions)
-        if all(case[axis + skipped] <= KEEPS_SIDES for case in cases)
-    )
+    largest = _components_of_axes(cases, dimensions, max)
+    return tuple(axis for axis, most in enumerate(largest) if most <= KEEPS_SIDES)
 
 
 def axis_that_swaps_sides(
     cases: Sequence[Sequence[float]], dimensions: int
 ) -> int | None:
     """Return the axis of a patch that is left-right in all cases, or None."""
+    smallest = _components_of_axes(cases, dimensions, min)
+    return next((n for n, least in enumerate(smallest) if least >= SWAPS_SIDES), None)
+
+
+def _components_of_axes(
+    cases: Sequence[Sequence[float]], dimensions: int, extreme: Callable[..., float]
+) -> list[float]:
+    """Return the extreme component of each axis of a patch; empty if one is unknown."""
     if not cases or not all(cases):
-        return None
-    skipped = 3 - dimensions
-    for axis in range(dimensions):
-        if all(case[axis + skipped] >= SWAPS_SIDES for case in cases):
-            return axis
-    return None
+        return []
+    return [extreme(axis) for axis in list(zip(*cases, strict=True))[-dimensions:]]
 
 
 def allowed_axes(

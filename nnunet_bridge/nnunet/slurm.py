@@ -29,8 +29,6 @@ GRACE_S = 120
 MOST_TIMEOUTS = 100
 """How often a job may go back to the queue because its time is up."""
 
-_ANEW, _GO_ON = "--restart", "--resume"
-
 _RUN = """\
 set -u
 {exports}
@@ -40,7 +38,7 @@ esac
 # A job that comes back from the queue resumes, even if it was submitted with --restart.
 back="${{SLURM_RESTART_COUNT:-0}}"
 if [ "$back" -gt 0 ]; then
-    set -- "${{@/#{anew}/{go_on}}}"
+    set -- "${{@/#--restart/--resume}}"
 fi
 # Slurm sends USR1 to this shell alone, {grace_s} s before the time is up. The training
 # stops at INT and keeps its newest checkpoint; then the same job is queued again. The
@@ -75,23 +73,13 @@ def train_command_of(
 def batch_script(
     commands: Sequence[Sequence[str]],
     settings: SlurmPart,
-    *,
     name: str,
     log_dir: Path,
     environment: Mapping[str, str],
 ) -> str:
-    """Return a file for ``sbatch``: an array with one training a task.
+    """Return a file for ``sbatch``: an array of that name with one training a task.
 
-    Parameters
-    ----------
-    commands : sequence of argument lists
-    settings : SlurmPart
-    name : str
-        Name of the jobs.
-    log_dir : Path
-        Where every task writes a log.
-    environment : mapping
-        Variables that every task sets.
+    Every task sets the variables of `environment` and writes a log to `log_dir`.
     """
     at_once = f"%{settings.at_once}" if settings.at_once else ""
     options: dict[str, Any] = {
@@ -110,15 +98,11 @@ def batch_script(
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     header = [f"#SBATCH {one}" for one in [*given, "--requeue", *settings.options]]
     exports = [f"export {key}={shlex.quote(environment[key])}" for key in environment]
-    tasks = [
-        f"{number}) set -- {shlex.join(command)} ;;"
-        for number, command in enumerate(commands)
-    ]
+    words = [shlex.join(command) for command in commands]
+    tasks = [f"{number}) set -- {task} ;;" for number, task in enumerate(words)]
     body = _RUN.format(
         exports="\n".join(exports),
         tasks="\n".join(tasks),
-        anew=_ANEW,
-        go_on=_GO_ON,
         grace_s=GRACE_S,
         most=MOST_TIMEOUTS,
     )
@@ -139,9 +123,7 @@ def submit(script: Path, tasks: int) -> list[str]:
             "--on slurm needs the command `sbatch`, which is not here: run it on a "
             "login node of the cluster, or use --on script."
         )
-    done = subprocess.run(  # noqa: S603 - our own argument list, no shell
-        [sbatch, "--parsable", str(script)], capture_output=True, text=True, check=False
-    )
+    done = _ask(sbatch, "--parsable", str(script))
     if done.returncode:
         reasons = done.stderr.strip().splitlines() or ["no reason given"]
         raise EnvironmentFault(f"Slurm refuses the jobs: {reasons[-1]}")
@@ -150,18 +132,15 @@ def submit(script: Path, tasks: int) -> list[str]:
 
 
 def still_known(jobs: Iterable[str]) -> set[str]:
-    """Return the jobs that Slurm still holds, waiting or running.
-
-    Empty where there is no Slurm.
-    """
+    """Return the jobs that Slurm, if it is here, still holds, waiting or running."""
     wanted = set(jobs)
     squeue = shutil.which("squeue")
     if squeue is None or not wanted:
         return set()
-    answer = subprocess.run(  # noqa: S603 - our own argument list, no shell
-        [squeue, "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    user = f"--user={os.getuid()}"
+    answer = _ask(squeue, "--noheader", "--array", "--format=%i", user)
     return wanted & set(answer.stdout.split())
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own argument list, no shell

@@ -54,6 +54,9 @@ def patient_splits(
 ) -> Splits:
     """Return a cross-validation in which no patient is on both sides of a fold.
 
+    Every case is validated once; case ids are sorted. The same `seed` and cases give
+    the same splits.
+
     Parameters
     ----------
     patients : mapping
@@ -63,13 +66,6 @@ def patient_splits(
         have a structure, if there are two or more, so that every training part has it.
     folds : int
         Most folds; 0 for one a patient.
-    seed : int
-        The same seed and cases give the same splits.
-
-    Returns
-    -------
-    splits : list of dict
-        ``train`` and ``val`` hold sorted case ids. Every case is validated once.
 
     Raises
     ------
@@ -94,20 +90,12 @@ def patient_splits(
     order.sort(key=lambda patient: -len(cases_of[patient]))
     groups: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
     for patient in order:
-        min(groups, key=lambda group: _size(group, cases_of)).append(patient)
+        smallest = min(groups, key=lambda group: sum(len(cases_of[p]) for p in group))
+        smallest.append(patient)
     _spread(groups, _holders(cases_of, holds or {}), cases_of)
-    validated = [[case for who in group for case in cases_of[who]] for group in groups]
-    return [
-        {
-            "train": sorted(case for case in patients if case not in fold),
-            "val": sorted(fold),
-        }
-        for fold in validated
-    ]
-
-
-def _size(group: Collection[str], cases_of: Mapping[str, list[str]]) -> int:
-    return sum(len(cases_of[patient]) for patient in group)
+    validated = [{case for who in group for case in cases_of[who]} for group in groups]
+    every = set(patients)
+    return [{"train": sorted(every - val), "val": sorted(val)} for val in validated]
 
 
 def _holders(
@@ -145,16 +133,14 @@ def _spread(
             for other in group
         ]
         for _, one, other, group in sorted(exchanges, key=lambda e: e[:3]):
-            before = _brought_together((home, group), holders)
+            before = _together((home, group), holders)
             _exchange(home, one, group, other)
-            if _brought_together((home, group), holders) < before:
+            if _together((home, group), holders) < before:
                 break
             _exchange(home, other, group, one)
 
 
-def _brought_together(
-    groups: Collection[list[str]], holders: list[frozenset[str]]
-) -> int:
+def _together(groups: Collection[list[str]], holders: list[frozenset[str]]) -> int:
     """Return the number of structures with all holders in one of the groups."""
     return sum(found <= set(group) for group in groups for found in holders)
 
@@ -181,11 +167,9 @@ def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
             f'{file} holds no splits: expected [{{"train": ["case", ...], "val": '
             "[...]}, ...], a fold each."
         )
-    faults = [
-        f"fold {number}: {fault}"
-        for number, fold in enumerate(splits)
-        for fault in _faults(fold, patients)
-    ]
+    faults: list[str] = []
+    for number, fold in enumerate(splits):
+        faults += [f"fold {number}: {fault}" for fault in _faults(fold, patients)]
     if faults:
         raise InputError(f"{file} has unfair splits:\n" + "\n".join(faults))
     return [{side: sorted(fold[side]) for side in ("train", "val")} for fold in splits]
@@ -205,16 +189,12 @@ def _faults(fold: Mapping[str, list[str]], patients: Mapping[str, str]) -> list[
     """Return the faults of one fold."""
     train, validated = set(fold["train"]), set(fold["val"])
     faults = [f"`{side}` names no case." for side in fold if not fold[side]]
-    unknown = sorted((train | validated) - set(patients))
-    if unknown:
+    if unknown := sorted((train | validated) - set(patients)):
         faults.append(f"there is no case {', '.join(unknown)}.")
-    both = sorted(train & validated)
-    if both:
+    if both := sorted(train & validated):
         faults.append(f"{', '.join(both)} is trained on and validated.")
     who = {patients[case]: case for case in sorted(train & set(patients))}
-    leaks = sorted(
-        f"{case} is of the same patient as {who[patients[case]]}, which is trained on."
-        for case in (validated & set(patients)) - train
-        if patients[case] in who
-    )
-    return faults + leaks
+    others = sorted((validated & set(patients)) - train)
+    leaks = ((case, who[patients[case]]) for case in others if patients[case] in who)
+    same = "{} is of the same patient as {}, which is trained on."
+    return [*faults, *(same.format(*leak) for leak in leaks)]

@@ -44,9 +44,7 @@ def add_arguments(encoder: argparse.ArgumentParser) -> None:
 def prepare_encoder(asked: argparse.Namespace) -> None:
     """Write a checked copy of the weights, or the fault as the answer."""
     try:
-        found = (
-            downloaded() if asked.weights is None else read_state_dict(asked.weights)
-        )
+        found = read_state_dict(asked.weights) if asked.weights else downloaded()
         torch.save(fitted(found, _encoder().state_dict()), asked.out)
         answer: dict[str, str | None] = {"fault": None}
     except BridgeError as error:

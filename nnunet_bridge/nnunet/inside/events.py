@@ -55,6 +55,8 @@ class EventWriter:
         if key != "epoch_end_timestamps":
             return
         seen = self.epoch
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        gpu = torch.cuda.is_available()
         prefix = "dice_per_class_or_region/"
         self.write(
             "epoch",
@@ -64,8 +66,8 @@ class EventWriter:
             learning_rate=seen.get("lrs"),
             pseudo_dice=[seen[key] for key in seen if key.startswith(prefix)],
             seconds=value - seen.get("epoch_start_timestamps", value),
-            peak_memory_bytes=_peak_memory_bytes(),
-            peak_gpu_memory_bytes=_peak_gpu_memory_bytes(),
+            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if gpu else None,
         )
         self.epoch = {}
 
@@ -87,23 +89,22 @@ def _drop_half_a_line(file: Path) -> None:
 
 def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
     """Return the settings of a training, for its record."""
-    network = trainer.network
+    weights = list(trainer.network.parameters())
+    planned = trainer.configuration_manager
     train_keys, validation_keys = trainer.do_split()
     return {
         "epochs": trainer.num_epochs,
         "iterations_per_epoch": trainer.num_iterations_per_epoch,
         "first_epoch": trainer.current_epoch,
-        "architecture": type(network).__name__,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "learning_parameters": sum(
-            p.numel() for p in network.parameters() if p.requires_grad
-        ),
+        "architecture": type(trainer.network).__name__,
+        "parameters": sum(p.numel() for p in weights),
+        "learning_parameters": sum(p.numel() for p in weights if p.requires_grad),
         "loss": type(getattr(trainer.loss, "loss", trainer.loss)).__name__,
         "optimizer": type(trainer.optimizer).__name__,
         "initial_learning_rate": trainer.initial_lr,
-        "batch_size": trainer.configuration_manager.batch_size,
-        "patch_size": [int(n) for n in trainer.configuration_manager.patch_size],
-        "spacing": [float(s) for s in trainer.configuration_manager.spacing],
+        "batch_size": planned.batch_size,
+        "patch_size": [int(n) for n in planned.patch_size],
+        "spacing": [float(s) for s in planned.spacing],
         "augmentation": _augmentation(trainer),
         "training_cases": len(train_keys),
         "validation_cases": len(validation_keys),
@@ -132,14 +133,3 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _peak_gpu_memory_bytes() -> int | None:
-    if not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.max_memory_allocated())

@@ -105,39 +105,27 @@ class Member:
         shape, spacing_mm = header.GetSize()[::-1], header.GetSpacing()[::-1]
         return self.planned.work(shape, spacing_mm)
 
-    @property
-    def needs_previous(self) -> bool:
-        """Whether it refines the prediction of a first stage."""
-        return self.configuration.previous_stage_name is not None
-
     def prepare(self, files: Sequence[Path], previous: Path | None) -> Prepared:
-        """Return an image as nnU-Net preprocesses it.
-
-        Parameters
-        ----------
-        files : sequence of Path
-            One file a channel.
-        previous : Path or None
-            Labelmap of the first stage.
+        """Return an image, one file a channel, as nnU-Net preprocesses it.
 
         Raises
         ------
         ValueError
-            If the configuration needs `previous` and there is none.
+            If the configuration needs `previous`, the labelmap of a first stage, and
+            there is none.
         """
-        if self.needs_previous and previous is None:
-            raise ValueError(
-                f"The labelmap of {self.configuration.previous_stage_name} is missing."
-            )
+        stage = self.configuration.previous_stage_name
+        if stage and previous is None:
+            raise ValueError(f"The labelmap of {stage} is missing.")
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         volume, labels, properties = preprocessor.run_case(
             [str(file) for file in files],
-            str(previous) if self.needs_previous else None,
+            str(previous) if stage else None,
             self.plans,
             self.configuration,
             self.dataset,
         )
-        if self.needs_previous:
+        if stage:
             known = self.label_manager.foreground_labels
             hints = convert_labelmap_to_one_hot(labels[0], known, volume.dtype)
             volume = np.vstack((volume, hints))
@@ -161,15 +149,9 @@ class Member:
     ) -> Iterator[torch.Tensor]:
         """Yield the (heads, height, width) half logits of every plane of the part.
 
-        Parameters
-        ----------
-        prepared : Prepared
-        overlaps : Overlaps
-            Counts the labels of each fold, on the grid that the network sees.
-        sums_on : torch.device
-            Device of the sums of the windows.
-        progress : callable
-            Called with the share of the windows that is done.
+        `overlaps` counts the labels of each fold, on the grid that the network sees;
+        `sums_on` is the device of the sums of the windows; `progress` is called with
+        the share of the windows that is done.
         """
         done = 0
 

@@ -29,11 +29,10 @@ def plan(asked: argparse.Namespace) -> None:
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    number = [asked.number]
+    number, workers = [asked.number], asked.workers
     if asked.fingerprint:
-        api.extract_fingerprints(
-            number, num_processes=asked.workers, check_dataset_integrity=True
-        )
+        options = {"num_processes": workers, "check_dataset_integrity": True}
+        api.extract_fingerprints(number, **options)
     for planner in asked.planner:
         api.plan_experiments(
             number,
@@ -50,9 +49,5 @@ def plan(asked: argparse.Namespace) -> None:
         identifier = manager.get_configuration(configuration).data_identifier
         if identifier not in done:
             done.add(identifier)
-            api.preprocess(
-                number,
-                plans,
-                configurations=[configuration],
-                num_processes=[asked.workers],
-            )
+            chosen = {"configurations": [configuration], "num_processes": [workers]}
+            api.preprocess(number, plans, **chosen)

@@ -29,6 +29,7 @@ from nnunet_bridge.nnunet.names import agreement_file, images_by_case
 _REPORT_EVERY_S = 0.25
 _Labels: TypeAlias = npt.NDArray[np.uint8]
 _Dice: TypeAlias = dict[str, float | None]
+_Taker: TypeAlias = Callable[[Iterator[torch.Tensor]], None]
 
 
 def add_arguments(predict: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def predict(asked: argparse.Namespace) -> None:
         for case_id, files in cases.items()
         for member in members
     ]
-    report = Report(asked.progress, [job.work() for job in jobs])
+    report = Report(asked.progress, [job.member.work(job.files) for job in jobs])
     with torch.inference_mode():
         prepared = _prepared(jobs, ahead=asked.workers > 1)
         for case_id in cases:
@@ -80,10 +81,6 @@ class Job:
     member: Member
     previous: Path | None
     """Labelmap of the first stage, for a member of the cascade."""
-
-    def work(self) -> float:
-        """Return the work of the networks, in any unit."""
-        return self.member.work(self.files)
 
     def prepare(self) -> Prepared:
         """Return the image, preprocessed for the member."""
@@ -127,10 +124,6 @@ class Report:
         done = sum(self.work[: self.job]) + share * self.work[self.job]
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"done": round(done / sum(self.work), 6)}) + "\n")
-
-    def next_job(self) -> None:
-        """Continue with the next job."""
-        self.job += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,23 +200,17 @@ class Case:
         """
         found = {}
         if self.between_folds:
-            found["between_folds"] = {
-                label: min(
-                    (dice[label] for dice in self.between_folds),
-                    key=lambda value: 2.0 if value is None else value,
-                )
-                for label in self.between_folds[0]
-            }
+            lowest: _Dice = {}
+            for label in self.between_folds[0]:
+                of_members = (dice[label] for dice in self.between_folds)
+                known = [dice for dice in of_members if dice is not None]
+                lowest[label] = min(known, default=None)
+            found["between_folds"] = lowest
         if self.between_members is not None:
             found["between_configurations"] = self.between_members
         return found
 
-    def _predict(
-        self,
-        member: Member,
-        prepared: Prepared,
-        take: Callable[[Iterator[torch.Tensor]], None],
-    ) -> None:
+    def _predict(self, member: Member, prepared: Prepared, take: _Taker) -> None:
         """Pass the planes of a member to `take`.
 
         If the sums do not fit on the GPU, predict once more with the sums on the host.
@@ -244,7 +231,7 @@ class Case:
         if len(networks.folds) > 1:
             self.between_folds.append(overlaps.mean_dice())
         networks.to_host()
-        self.report.next_job()
+        self.report.job += 1
 
     def _labels(self, last: Iterator[torch.Tensor], heads: int) -> Iterator[_Labels]:
         """Yield the labels of the mean, plane by plane of the cropped image.

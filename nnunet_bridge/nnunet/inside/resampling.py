@@ -40,19 +40,11 @@ class Resampling:
     def planes(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
     ) -> Iterator[torch.Tensor]:
-        """Yield the planes of the result.
+        """Yield the (heads, height, width) half planes of the result.
 
-        Parameters
-        ----------
-        logits : iterator of (heads, Y, X) half tensors
-            In order; all are consumed.
-        shape_seen : (3,) sequence of int
-
-        Yields
-        ------
-        plane : (heads, height, width) half tensor
-            If the plans name another function than nnU-Net's default: the type that it
-            returns, after all planes were in memory at once.
+        `logits` are (heads, Y, X) half tensors, in order; all are consumed. If the
+        plans name another function than nnU-Net's default, planes have the type that it
+        returns, after all of them were in memory at once.
         """
         if tuple(shape_seen) == self.shape:
             yield from logits
@@ -128,9 +120,8 @@ class Resampling:
             )[0]
         if nearest in (1, 2):
             chosen = _nearest(plane.shape[nearest], self.shape[nearest])
-            result = result.index_select(
-                nearest, torch.as_tensor(chosen, device=result.device)
-            )
+            index = torch.as_tensor(chosen, device=result.device)
+            result = result.index_select(nearest, index)
         return result
 
 

@@ -29,10 +29,8 @@ def components_of(trainer: Any) -> Components:  # noqa: ANN401 - nnU-Net's types
     for keys in trainer.do_split():
         for key in keys:
             file = Path(trainer.preprocessed_dataset_folder, f"{key}.pkl")
-            direction = (
-                load_pickle(str(file)).get("sitk_stuff", {}).get("direction", ())
-            )
-            found.append(_components(direction, transpose))
+            facts = load_pickle(str(file)).get("sitk_stuff", {})
+            found.append(_components(facts.get("direction", ()), transpose))
     return found
 
 
@@ -49,7 +47,8 @@ def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's ty
     """
     if not has_sided_labels(trainer.dataset_json["labels"]):
         return
-    configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+    name = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
+    configure = getattr(trainer, name)
 
     def configure_and_restrict() -> tuple[Any, ...]:
         rotation, flat, patch_size, mirrored = configure()
@@ -57,17 +56,13 @@ def keep_sides_in_training(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's ty
         keeping = axes_that_keep_sides(components_of(trainer), dimensions)
         axes = allowed_axes(mirrored or (), keeping, rotation)
         tested = trainer.inference_allowed_mirroring_axes or ()
-        trainer.inference_allowed_mirroring_axes = (
-            allowed_axes(tested, axes, (0, 0)) or None
-        )
-        trainer.print_to_log_file(
-            f"Labels have sides: mirrored along {axes or 'no axis'}."
-        )
+        tested = allowed_axes(tested, axes, (0, 0))
+        trainer.inference_allowed_mirroring_axes = tested or None
+        along = axes or "no axis"
+        trainer.print_to_log_file(f"Labels have sides: mirrored along {along}.")
         return rotation, flat, patch_size, axes or None
 
-    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = (
-        configure_and_restrict
-    )
+    setattr(trainer, name, configure_and_restrict)
 
 
 def mirrored_in_prediction(

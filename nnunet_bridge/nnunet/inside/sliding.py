@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
@@ -22,6 +23,7 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 
+_NOT_FINITE = "The network's output is not finite, so there is no prediction."
 STEP = 0.5
 """Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
 
@@ -91,14 +93,9 @@ class _Sums:
         )
         gaussian = gaussian.reshape(-1, *networks.patch[-2:])
         shape = (len(gaussian), *plane)
-        folds = len(networks.folds)
-        return cls(
-            torch.zeros(
-                (folds, networks.heads, *shape), dtype=torch.half, device=device
-            ),
-            torch.zeros(shape, dtype=torch.half, device=device),
-            gaussian,
-        )
+        zeros = partial(torch.zeros, dtype=torch.half, device=device)
+        logits = zeros((len(networks.folds), networks.heads, *shape))
+        return cls(logits, zeros(shape), gaussian)
 
     def add(self, fold: int, logits: torch.Tensor, at: tuple[slice, slice]) -> None:
         """Add the (heads, depth, y, x) logits of a fold for the window at (y, x)."""
@@ -195,9 +192,7 @@ class Sweep:
             for plane in range(max(row, wanted.start), min(end, wanted.stop)):
                 logits = sums.final(plane)[(slice(None), slice(None), *in_plane)]
                 if not torch.isfinite(logits).all():
-                    raise RuntimeError(
-                        "The network's output is not finite, so there is no prediction."
-                    )
+                    raise RuntimeError(_NOT_FINITE)
                 yield logits
 
     @property

@@ -28,17 +28,12 @@ Five minutes, less half a minute to write the checkpoint."""
 
 def add_arguments(train: argparse.ArgumentParser) -> None:
     """Declare the arguments of the task."""
-    train.add_argument("--dataset", required=True)
-    train.add_argument("--configuration", required=True)
-    train.add_argument("--fold", required=True)
-    train.add_argument("--trainer", required=True)
-    train.add_argument("--plans", required=True)
-    train.add_argument("--device", required=True)
+    for name in ("dataset", "configuration", "fold", "trainer", "plans", "device"):
+        train.add_argument(f"--{name}", required=True)
     train.add_argument("--gpus", type=int, default=1)
     train.add_argument("--events", type=Path, required=True)
-    train.add_argument("--resume", action="store_true")
-    train.add_argument("--npz", action="store_true")
-    train.add_argument("--val_best", action="store_true")
+    for name in ("resume", "npz", "val_best"):
+        train.add_argument(f"--{name}", action="store_true")
     train.add_argument("--encoder-weights", type=Path)
     train.add_argument("--pretrained", "-pretrained_weights")
     train.add_argument("--patience", type=int)
@@ -110,12 +105,15 @@ class OnEachGpu:
 def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
     """Make this process write events, and checkpoints that are whole and frequent.
 
-    Each rank has a seed of its own, so that each sees other patches.
+    Each rank has a seed of its own, so that each sees other patches. A CPU training
+    with one thread is then repeatable.
     """
     from nnunetv2.run import run_training as nnunet
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    _seed(SEED + rank)
+    random.seed(SEED + rank)
+    np.random.seed(SEED + rank)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(SEED + rank)
     _write_checkpoints_whole(nnUNetTrainer)
     _write_checkpoints_often(nnUNetTrainer)
     build = nnunet.get_trainer_from_args
@@ -126,13 +124,6 @@ def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
         return trainer
 
     nnunet.get_trainer_from_args = build_with_hooks
-
-
-def _seed(seed: int) -> None:
-    """Seed all generators: a CPU training with one thread is then repeatable."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(seed)
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types

@@ -40,6 +40,10 @@ class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_iterations_per_epoch = int(self.steps["iterations"])
         self.num_val_iterations_per_epoch = int(self.steps["validation_iterations"])
         self.save_every = 1
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Add the settings of a derived trainer."""
 
 
 class BridgeSmokeTrainer(BridgeQuickTrainer):
@@ -50,15 +54,8 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
     long).
     """
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def set_up(self) -> None:
+        """Use one output, and the learning rate of the plans."""
         self.enable_deep_supervision = False
         self.initial_lr = float(self.steps["learning_rate"])
         self.oversample_foreground_percent = float(self.steps["foreground_share"])
@@ -66,18 +63,15 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW; `train_step` sets its learning rate, not the scheduler."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.initial_lr, weight_decay=1e-2
-        )
-        return optimizer, _PerStep()
+        rate, weights = self.initial_lr, self.network.parameters()
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2), _PerStep()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Set the learning rate of this step, then train as nnU-Net does."""
-        step = self.current_epoch * self.num_iterations_per_epoch + self._step
-        self._step = (self._step + 1) % self.num_iterations_per_epoch
-        share = share_of_learning_rate(
-            step / (self.num_epochs * self.num_iterations_per_epoch)
-        )
+        steps = self.num_iterations_per_epoch
+        step = self.current_epoch * steps + self._step
+        self._step = (self._step + 1) % steps
+        share = share_of_learning_rate(step / (self.num_epochs * steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.initial_lr * share
         result: dict[str, Any] = super().train_step(batch)
@@ -87,11 +81,9 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         self,
     ) -> tuple[Any, bool, Any, None]:
         """Augment as nnU-Net does, without mirroring, which makes prediction slow."""
-        rotation, flat, patch_size, _ = (
-            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
+        theirs = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
-        return rotation, flat, patch_size, None
+        return *theirs[:3], None
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
         """Keep one output; nnU-Net switches deep supervision around its validation."""

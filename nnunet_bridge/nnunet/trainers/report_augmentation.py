@@ -134,19 +134,14 @@ class ReportAugmentation:
             border_mode_seg="constant",
             padding_value_seg=-1,
         )
-        transforms = (
-            [Convert3DTo2DTransform(), rotated, Convert2DTo3DTransform()]
-            if flat
-            else [rotated]
-        )
+        transforms = [rotated]
+        if flat:
+            transforms = [Convert3DTo2DTransform(), rotated, Convert2DTo3DTransform()]
         transforms += [self.flip] if self.flip else []
         masked = [n for n, used in enumerate(use_mask_for_norm or []) if used]
         if masked:
-            transforms.append(
-                MaskImageTransform(
-                    apply_to_channels=masked, channel_idx_in_seg=0, set_outside_to=0
-                )
-            )
+            outside = {"channel_idx_in_seg": 0, "set_outside_to": 0}
+            transforms.append(MaskImageTransform(apply_to_channels=masked, **outside))
         last = self.get_validation_transforms(deep_supervision_scales, **labels)
         return ComposeTransforms([*transforms, last])
 

@@ -59,13 +59,8 @@ def categorical_focal_loss(
 ) -> torch.Tensor:
     """Return the mean over pixels and classes of -alpha y (1 - p)^gamma log p.
 
-    Parameters
-    ----------
-    logits : (N, C, H, W) tensor
-    target : (N, 1, H, W) tensor
-        Labels.
-    counted : (N, 1, H, W) tensor of bool, optional
-        Which pixels count; by default all.
+    `logits` are (N, C, H, W); `target` holds the (N, 1, H, W) labels, and `counted`
+    whether a pixel counts, by default all.
     """
     log_p = torch.log_softmax(logits.float(), dim=1).gather(1, target.long())
     loss = -ALPHA * (1 - log_p.exp()) ** GAMMA * log_p

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,13 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
     with_focal = False
     """Whether the categorical focal loss is added to the Dice loss."""
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def set_up(self) -> None:
+        """Use one output, and the learning rate of the plans."""
         self.enable_deep_supervision = False
         self.initial_lr = float(self.steps["learning_rate"])
         if "foreground_share" in self.steps:
             self.oversample_foreground_percent = float(self.steps["foreground_share"])
-        self._best_ema = (
-            math.inf
-        )  # so that nnU-Net's moving average saves no checkpoint
+        self._best_ema = math.inf  # nnU-Net's moving average saves no checkpoint
 
     def _build_loss(self) -> ReportLoss:
         return ReportLoss(
@@ -76,9 +68,8 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
     def on_train_end(self) -> None:
         """Make the weights of the best epoch the final model."""
         if self._best_file.exists():
-            best = torch.load(
-                self._best_file, map_location=self.device, weights_only=True
-            )
+            place = self.device
+            best = torch.load(self._best_file, map_location=place, weights_only=True)
             plain_network(self.network).load_state_dict(best["network_weights"])
         super().on_train_end()
 
@@ -93,15 +84,13 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
         """Skip a plot that needs a package that is not installed."""
 
 
+@dataclass(frozen=True, slots=True)
 class FallingRate:
     """A learning rate that falls by the same amount every epoch, never below 0."""
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, initial: float, fall: float
-    ) -> None:
-        self.optimizer = optimizer
-        self.initial = initial
-        self.fall = fall
+    optimizer: torch.optim.Optimizer
+    initial: float
+    fall: float
 
     def step(self, epoch: int) -> None:
         """Set the learning rate of an epoch, counted from 0."""

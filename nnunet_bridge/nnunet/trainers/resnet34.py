@@ -74,10 +74,8 @@ class BridgeResNet34Trainer(ReportTrainer):
         super().initialize()
         if self.encoder_weights is not None:
             encoder = plain_network(self.network).encoder
-            known = encoder.state_dict()
-            encoder.load_state_dict(
-                fitted(read_state_dict(self.encoder_weights), known)
-            )
+            weights = read_state_dict(self.encoder_weights)
+            encoder.load_state_dict(fitted(weights, encoder.state_dict()))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - as the original
         """Freeze the encoder before the optimiser collects the weights."""

@@ -46,13 +46,8 @@ def train_on_cluster(
 ) -> TrainSummary:
     """Hand every run that is not done to Slurm, or write the file that does.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        In a workspace on a disk that the nodes of the cluster share.
-    request : TrainingRequest
-        The device ``auto`` is a GPU if the job was given one.
-    options : ClusterOptions
+    The nodes of the cluster share the disk of the workspace. There the device ``auto``
+    is a GPU if the job was given one.
 
     Raises
     ------
@@ -84,40 +79,28 @@ def train_on_cluster(
             f"{script.parent / LOGS} holds the logs."
         )
     states = tuple(run_state(run) for run in selected.runs)
-    return TrainSummary(
-        dataset.name, states, caveat=method.budget.caveat, notes=(note,)
-    )
+    caveat = method.budget.caveat
+    return TrainSummary(dataset.name, states, caveat=caveat, notes=(note,))
 
 
 def _not_waiting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that are not running and wait in no queue."""
-    states = {run: run_state(run) for run in runs}
-    known = still_known(state.job for state in states.values() if state.job)
-    return [
-        run
-        for run, state in states.items()
-        if state.state != RunStatus.RUNNING and state.job not in known
-    ]
+    states = [run_state(run) for run in runs]
+    known = still_known(state.job for state in states if state.job)
+    idle = (state for state in states if state.state != RunStatus.RUNNING)
+    return [state.run for state in idle if state.job not in known]
 
 
 def _write_script(
     dataset: Dataset, commands: Sequence[Sequence[str]], settings: SlurmPart
 ) -> Path:
-    """Write the file for ``sbatch``.
-
-    It sets nnU-Net's variables only where they are set here: the command line names the
-    workspace.
-    """
+    """Write the file for ``sbatch``."""
     file: Path = dataset.record_dir / SCRIPT
     log_dir = dataset.record_dir / LOGS
     log_dir.mkdir(parents=True, exist_ok=True)  # Slurm does not create it
-    variables = dataset.workspace.environment()
-    script = batch_script(
-        commands,
-        settings,
-        name=f"nnunet-bridge-{dataset.number:03d}",
-        log_dir=log_dir,
-        environment={k: v for k, v in variables.items() if os.environ.get(k)},
-    )
-    write_text(file, script)
+    # nnU-Net's variables only where they are set here: the command names the workspace.
+    variables = dataset.workspace.environment().items()
+    environment = {key: value for key, value in variables if os.environ.get(key)}
+    name = f"nnunet-bridge-{dataset.number:03d}"
+    write_text(file, batch_script(commands, settings, name, log_dir, environment))
     return file

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, format_duration
+from nnunet_bridge.formats.events import Course
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
@@ -19,7 +20,6 @@ from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
     host_bytes,
     preprocessing_memory_bytes,
-    resampled_shape,
     training_memory,
 )
 from nnunet_bridge.nnunet.machine import Machine
@@ -70,7 +70,7 @@ class Estimate:
         return {
             "planner": self.planner,
             "configuration": self.configuration,
-            "training": None if self.training is None else self.training.as_json(),
+            "training": self.training and asdict(self.training),
             "prediction": {
                 "host_bytes": self.prediction.host_bytes,
                 "host_bytes_beside_gpu": self.prediction.gpu_bytes,
@@ -82,16 +82,14 @@ class Estimate:
     def as_lines(self) -> Iterator[str]:
         """Yield the lines of the text output."""
         if self.training is not None:
+            gpu, host = self.training.gpu_bytes, self.training.host_bytes
             yield (
-                f"  {self.configuration:18} train: "
-                f"{format_bytes(self.training.gpu_bytes)} of a GPU, or "
-                f"{format_bytes(self.training.host_bytes)} of memory on a CPU"
+                f"  {self.configuration:18} train: {format_bytes(gpu)} of a GPU, "
+                f"or {format_bytes(host)} of memory on a CPU"
             )
         edges = " x ".join(str(edge) for edge in self.largest_case)
-        yield (
-            f"  {'':18} predict the largest case ({edges}): "
-            f"{format_bytes(self.prediction.host_bytes)} of memory"
-        )
+        memory = format_bytes(self.prediction.host_bytes)
+        yield f"  {'':18} predict the largest case ({edges}): {memory} of memory"
         for time in self.times:
             yield (
                 f"  {'':18} {time.model} {time.budget}: {time.epochs} epochs of "
@@ -99,93 +97,45 @@ class Estimate:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class PlanEstimates:
-    """The estimates of everything that was planned."""
-
-    parts: tuple[Estimate, ...]
-
-    def as_json(self) -> list[JsonObject]:
-        """Return the value of `estimates`."""
-        return [part.as_json() for part in self.parts]
-
-    def as_lines(self) -> list[str]:
-        """Return the lines of the text output."""
-        if not self.parts:
-            return []
-        lines = ["Estimates at the budget full:"]
-        for part in self.parts:
-            lines += part.as_lines()
-        return lines
-
-
 def estimates_of(
     dataset: Dataset, planned: Mapping[str, Sequence[str]]
-) -> PlanEstimates:
+) -> tuple[Estimate, ...]:
     """Return the estimates of every planned configuration.
 
     `planned` maps planners to their configurations.
     """
     seen = _times_seen(dataset)
-    parts = []
+    classes = _classes(dataset)
+    estimates = []
     for word, names in planned.items():
         name_of_plans = PLANNERS[word].plans
         plans = read_json(dataset.plans_file(name_of_plans))
-        classes = _classes(dataset)
         for name in names:
-            original, resampled = largest_case(dataset, plans, name)
-            parts.append(
-                Estimate(
-                    word,
-                    name,
-                    training_memory(plans, name, classes),
-                    _prediction(dataset, plans, name, original),
-                    resampled,
-                    tuple(seen.get((name_of_plans, name), ())),
-                )
-            )
-    return PlanEstimates(tuple(parts))
+            prediction, largest = _largest_case(dataset, plans, name)
+            training = training_memory(plans, name, classes)
+            times = tuple(seen.get((name_of_plans, name), ()))
+            estimates.append(Estimate(word, name, training, prediction, largest, times))
+    return tuple(estimates)
 
 
-def _prediction(
-    dataset: Dataset, plans: Plans, configuration: str, original: tuple[int, ...]
-) -> Footprint:
-    """Return the memory of predicting a case with one fold, without its weights."""
-    found = read_json(dataset.planned_dir / "dataset_fingerprint.json")
-    at = [tuple(shape) for shape in found["shapes_after_crop"]].index(original)
-    member = PlannedMember.of(
-        plans,
-        read_json(dataset.raw_dir / "dataset.json"),
-        resolved(plans, configuration),
-        folds=1,
-        weights_bytes=0,
-    )
-    spacing_mm = found["spacings"][at]
-    host, beside_gpu = (
-        host_bytes([member], original, spacing_mm, on_gpu=on_gpu)
-        for on_gpu in (False, True)
-    )
-    return Footprint(host, beside_gpu)
-
-
-def largest_case(
+def _largest_case(
     dataset: Dataset, plans: Plans, configuration: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape of the largest training case, before and after resampling.
+) -> tuple[Footprint, tuple[int, ...]]:
+    """Return the memory and the shape of the largest training case at its prediction.
 
-    Shapes are those that nnU-Net found after it cut off empty borders, in the order
-    (slice, row, column), and at the spacing of the configuration in that of the plans.
+    Predicted with one fold, without the memory of its weights. Its size is that which
+    nnU-Net found after it cut off empty borders; the shape is at the spacing of the
+    configuration, in the order of the plans.
     """
-    file = dataset.planned_dir / "dataset_fingerprint.json"
-    found = read_json(file)
+    found = read_json(dataset.planned_dir / "dataset_fingerprint.json")
     cases = zip(found["shapes_after_crop"], found["spacings"], strict=True)
-    target_mm = resolved(plans, configuration)["spacing"]
-    axes = plans["transpose_forward"]
-    pairs = [
-        (tuple(shape), resampled_shape(shape, spacing, axes, target_mm))
-        for shape, spacing in cases
-    ]
-    return max(pairs, key=lambda pair: math.prod(pair[1]))
+    described = read_json(dataset.raw_dir / "dataset.json")
+    planned = resolved(plans, configuration)
+    member = PlannedMember.of(plans, described, planned, folds=1, weights_bytes=0)
+    case = max(cases, key=lambda case: math.prod(member.seen_shape(*case)))
+    host = host_bytes([member], *case, on_gpu=False)
+    beside_gpu = host_bytes([member], *case, on_gpu=True)
+    return Footprint(host, beside_gpu), member.seen_shape(*case)
 
 
 def preprocessing_bytes(raw: RawDataset) -> int:
@@ -193,10 +143,8 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 
     nnU-Net has not planned a spacing yet: assume that of the images.
     """
-    shapes = [
-        read_grid(raw.image_files(case, "Tr")[0]).shape for case in raw.training_cases()
-    ]
-    largest = max(shapes, key=math.prod)
+    images = [raw.image_files(case, "Tr")[0] for case in raw.training_cases()]
+    largest = max((read_grid(image).shape for image in images), key=math.prod)
     return preprocessing_memory_bytes(largest, largest, len(raw.channels))
 
 
@@ -212,8 +160,7 @@ def require_memory_for_training(
     """
     if method.report_network is not None:
         return 0  # the plans do not describe its network
-    plans = read_json(run.plans_file)
-    classes = _classes(run.dataset)
+    plans, classes = read_json(run.plans_file), _classes(run.dataset)
     need = training_memory(plans, run.configuration, classes, loaders=loaders)
     if need is None:
         return 0
@@ -235,25 +182,20 @@ def require_memory_for_training(
 
 def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
     """Return the times of every kind of training, by stock plans and configuration."""
-    seconds: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
-    epochs: dict[tuple[str, str, str, str], int] = {}
+    courses: defaultdict[tuple[str, str, str, str], list[Course]] = defaultdict(list)
     for state in known_runs(dataset):
-        stock = next(
-            (p.plans for p in PLANNERS.values() if state.run.plans.startswith(p.plans)),
-            None,
-        )
-        course = state.course
-        if stock is None or course.epochs is None:
-            continue
-        kind = (stock, state.run.configuration, state.model, state.budget)
-        epochs[kind] = course.epochs
-        if course.seconds_per_epoch is not None:
-            seconds[kind].append(course.seconds_per_epoch)
+        plans = state.run.plans
+        stock = [p.plans for p in PLANNERS.values() if plans.startswith(p.plans)]
+        if stock and state.course.epochs is not None:
+            kind = (stock[0], state.run.configuration, state.model, state.budget)
+            courses[kind].append(state.course)
     found: defaultdict[tuple[str, str], list[SeenTime]] = defaultdict(list)
-    for (stock, configuration, model, budget), took in seconds.items():
-        count = epochs[stock, configuration, model, budget]
-        seen = SeenTime(model, budget, count, statistics.median(took))
-        found[stock, configuration].append(seen)
+    for (planned, configuration, model, budget), kept in courses.items():
+        measured = (course.seconds_per_epoch for course in kept)
+        took = [seconds for seconds in measured if seconds is not None]
+        if took:
+            epochs, usual = kept[-1].epochs or 0, statistics.median(took)
+            found[planned, configuration].append(SeenTime(model, budget, epochs, usual))
     return found
 
 

@@ -44,7 +44,7 @@ from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
 from nnunet_bridge.pipeline.training.memory import (
-    PlanEstimates,
+    Estimate,
     estimates_of,
     preprocessing_bytes,
 )
@@ -90,7 +90,7 @@ class PlanSummary:
 
     folds: int
     already_done: bool
-    estimates: PlanEstimates
+    estimates: tuple[Estimate, ...]
     warnings: tuple[str, ...] = ()
     exit_code: int = 0
 
@@ -106,7 +106,7 @@ class PlanSummary:
                 word: {"plans": PLANNERS[word].plans, "configurations": dict(facts)}
                 for word, facts in self.planners.items()
             },
-            "estimates": self.estimates.as_json(),
+            "estimates": [estimate.as_json() for estimate in self.estimates],
             "warnings": list(self.warnings),
         }
 
@@ -123,7 +123,11 @@ class PlanSummary:
                     f"  {name:18} patch {patch}, batch {facts['batch_size']}, "
                     f"{facts['stages']} stages up to {facts['features']} features"
                 )
-        return "\n".join([*lines, *self.warnings, *self.estimates.as_lines()])
+        lines += self.warnings
+        lines += ["Estimates at the budget full:"] if self.estimates else []
+        for estimate in self.estimates:
+            lines += estimate.as_lines()
+        return "\n".join(lines)
 
 
 def plan_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import chosen_device
 from nnunet_bridge.nnunet.names import Dataset, Run
-from nnunet_bridge.nnunet.runs import known_runs, planned_runs, run_state, write_record
+from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
@@ -139,9 +140,8 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
     write_plans(dataset, method)
     splits: Splits = read_json(dataset.splits_file)
     folds = chosen_folds(request.folds, splits)
-    first, cascade = in_stages(
-        planned_runs(dataset, request.configurations, folds, method)
-    )
+    pairs = itertools.product(request.configurations, folds)
+    first, cascade = in_stages([method.run(dataset, *pair) for pair in pairs])
     runs = todo = [*first, *cascade]
     if not options.restart:
         require_same_origin(origins_of(runs, state, options))
