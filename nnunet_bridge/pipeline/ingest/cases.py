@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from nnunet_bridge.core.findings import (
     warning,
     worst,
 )
-from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Label, Labelmap, Volume
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
@@ -42,7 +41,7 @@ from nnunet_bridge.ops.checks import (
     specks,
     touches_an_end,
 )
-from nnunet_bridge.ops.content import AS_GIVEN, ContentFit, content_findings
+from nnunet_bridge.ops.content import ContentFit, content_findings
 from nnunet_bridge.ops.merge import MaskMerger, Overlap
 from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
@@ -67,19 +66,7 @@ class AssembledCase:
     region: Region
     """The slices that were kept, and the grid of the whole scan."""
 
-    masks: tuple[JsonObject, ...] = ()
-    """One account per mask; ``source`` is a file name and must be hashed."""
-
-    overlaps: tuple[JsonObject, ...] = ()
-    content: JsonObject = field(default_factory=dict)
-    """How the masks fit the image; empty without masks."""
-
-    ignored_share: float = 0.0
-
-    @property
-    def files(self) -> FileAccount:
-        """The use of every file in the folder of the scan."""
-        return self.reading.files
+    masks: CaseMasks
 
 
 def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
@@ -95,30 +82,26 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     try:
         reading = read_series(plan.scan_dir, series_options(recipe))
     except SeriesRefused as refused:
-        findings = (*plan.findings, *refused.findings)
-        raise CaseRefused(findings, refused.files) from refused
-    masks = _CaseMasks(plan, recipe, reading.volume)
+        before = (*plan.findings, *refused.findings)
+        raise CaseRefused(before, refused.files) from refused
+    masks = CaseMasks(plan, recipe, reading.volume)
     labelmap = masks.read() if plan.masks else None
-    findings = (*plan.findings, *reading.findings, *masks.findings)
-    if labelmap is not None and any(f.code == "G04" for f in findings):
-        findings += _cut_off(labelmap)
+    findings = [*plan.findings, *reading.findings, *masks.findings]
+    gap_at_an_end = labelmap and any(f.code == "G04" for f in findings)
+    if labelmap and gap_at_an_end and touches_an_end(labelmap):
+        text = "A structure reaches the end of the stack, where slices may be missing."
+        findings.append(warning("G04", text))
     region = _kept_region(recipe, reading.volume, labelmap)
     if region is None:
-        findings += (_outside(recipe, reading.volume),)
+        asked = f"`region.slices` asks for slices {recipe.region.slices}"
+        count = reading.volume.grid.shape[2]
+        findings.append(refusal("K20", f"{asked}, but the scan has {count}."))
     if region is None or worst(findings) is Outcome.REFUSED:
         raise CaseRefused(findings, reading.files)
     image = cropped_volume(reading.volume, region)
     reference = labelmap and cropped_labelmap(labelmap, region)
-    return AssembledCase(
-        Case(plan.case_id, (image,), reference),
-        findings,
-        reading,
-        region,
-        tuple(masks.accounts),
-        tuple(masks.overlaps),
-        masks.content,
-        masks.ignored_share,
-    )
+    case = Case(plan.case_id, (image,), reference)
+    return AssembledCase(case, tuple(findings), reading, region, masks)
 
 
 def series_options(recipe: Recipe) -> SeriesOptions:
@@ -128,7 +111,7 @@ def series_options(recipe: Recipe) -> SeriesOptions:
 
 
 @dataclass(slots=True, eq=False)
-class _CaseMasks:
+class CaseMasks:
     """The masks of one case: read one after the other, checked and merged."""
 
     plan: CasePlan
@@ -136,8 +119,12 @@ class _CaseMasks:
     volume: Volume
     findings: list[Finding] = field(default_factory=list)
     accounts: list[JsonObject] = field(default_factory=list)
-    overlaps: list[JsonObject] = field(default_factory=list)
-    content: JsonObject = field(default_factory=dict)
+    """One per mask; ``source`` is a file name and must be hashed."""
+
+    overlaps: tuple[Overlap, ...] = ()
+    fit: ContentFit | None = None
+    """How the masks fit the image; None without masks."""
+
     ignored_share: float = 0.0
 
     drawn: list[DrawnStructure] = field(default_factory=list)
@@ -160,16 +147,15 @@ class _CaseMasks:
         )
         self.findings += merged.findings
         self.findings += laterality(self.volume.grid, self.drawn)
-        self.overlaps += map(_overlap_account, merged.overlaps)
+        self.overlaps = merged.overlaps
         ignored = self._missing_structures()
         labelmap = merged.labelmap
         if not labelmap.voxels.any() and not self._refused:
             self.findings.append(refusal("K14", "No voxel of the case is labelled."))
         self.findings += on_the_image(self.volume, labelmap)
         if not self._refused:
-            findings, fit = content_findings(self.volume, labelmap)
+            findings, self.fit = content_findings(self.volume, labelmap)
             self.findings += findings
-            self.content = _content_account(fit, self.volume.grid)
         if ignored and self.recipe.uses_ignore:
             labelmap = self._with_ignored(labelmap, ignored)
         return labelmap
@@ -180,8 +166,15 @@ class _CaseMasks:
 
     def _read_file(self, file: MaskFile, merger: MaskMerger) -> None:
         """Add the masks of a file; the findings of a refused file are kept."""
+        masks, structure = self.recipe.masks, file.structure
         try:
-            for mask in _masks_in(file, self.recipe):
+            if structure is None:
+                for mask in read_segments(file.path):
+                    self._add(mask, merger)
+            else:
+                meaning = Meaning(self.recipe.values_of(structure), masks.threshold)
+                side = file.side
+                mask = read_mask(file.path, name=structure, side=side, meaning=meaning)
                 self._add(mask, merger)
         except EnvironmentFault:
             raise
@@ -218,11 +211,9 @@ class _CaseMasks:
 
     def _placed(self, mask: StructureMask, shown: str) -> Placement:
         """Place a mask, by what the recipe states of masks without a position."""
-        case_id, recipe = self.plan.case_id, self.recipe
-        stated = StatedPlace(
-            recipe.slices_of(case_id), as_image=case_id in recipe.masks.ignore_place
-        )
-        grid = self.volume.grid
+        case_id, grid = self.plan.case_id, self.volume.grid
+        as_image = case_id in self.recipe.masks.ignore_place
+        stated = StatedPlace(self.recipe.slices_of(case_id), as_image=as_image)
         return placed_on(grid, mask.grid, mask.voxels, name=shown, stated=stated)
 
     def _claim(self, structure: str, side: str, shown: str) -> None:
@@ -230,11 +221,9 @@ class _CaseMasks:
         sides = [known for name, known in self.states if name == structure]
         mixed = any(bool(known) != bool(side) for known in sides)
         if side in sides or mixed:
-            raise Refused.because(
-                "K21",
-                f"{structure}{f' ({side})' if side else ''} is drawn twice, the second "
-                f"time in {shown}: remove one of the two masks.",
-            )
+            which = f"{structure} ({side})" if side else structure
+            text = f"{which} is drawn twice, the second time in {shown}: remove one of"
+            raise Refused.because("K21", f"{text} the two masks.")
         self.states[structure, side] = "empty"
 
     def _missing_structures(self) -> list[str]:
@@ -247,21 +236,17 @@ class _CaseMasks:
             stated = declared.get(label.name) or declared.get(structure)
             if state == "labelled":
                 if stated == "absent":
-                    self.findings.append(_drawn_though_absent(label.name))
+                    text = f"The recipe declares {label.name} absent, but it is drawn"
+                    self.findings.append(refusal("K15", f"{text}: correct one."))
                 continue
             wanted = stated or self.recipe.merge.missing
             if wanted == IGNORE:
                 ignored.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:
                 self.findings.append(_not_drawn(label.name, state, self.plan.case_id))
-            self.accounts.append(
-                {
-                    "structure": structure,
-                    "side": label.side,
-                    "source": "",
-                    "state": "absent" if wanted == "absent" else "unlabelled",
-                }
-            )
+            account = {"structure": structure, "side": label.side, "source": ""}
+            account["state"] = "absent" if wanted == "absent" else "unlabelled"
+            self.accounts.append(account)
         return ignored
 
     def _state_of(self, structure: str, label: Label) -> str:
@@ -269,40 +254,27 @@ class _CaseMasks:
         states = {
             state
             for (name, side), state in self.states.items()
-            if name == structure
-            and (not label.side or (side or "middle") == label.side)
+            if name == structure and label.side in ("", side or "middle")
         }
-        return next((s for s in ("labelled", "empty") if s in states), "unlabelled")
+        return max(states, default="unlabelled", key=("empty", "labelled").index)
 
     def _with_ignored(self, labelmap: Labelmap, unlabelled: list[str]) -> Labelmap:
         """Mark every voxel outside the drawn structures as ignored (K15)."""
         value = labelmap.voxels.dtype.type(self.recipe.table.highest_value)
         voxels = np.where(labelmap.voxels == 0, value, labelmap.voxels)
         self.ignored_share = float(np.count_nonzero(voxels == value)) / voxels.size
-        text = (
-            f"{' and '.join(unlabelled)} not drawn: {self.ignored_share:.1%} of the "
-            "voxels are ignored in training."
-        )
+        share = f"{self.ignored_share:.1%} of the voxels are ignored in training."
+        text = f"{' and '.join(unlabelled)} not drawn: {share}"
         self.findings.append(warning("K15", text))
         return labelmap.with_voxels(voxels)
-
-
-def _masks_in(file: MaskFile, recipe: Recipe) -> Iterator[StructureMask]:
-    if file.structure is None:
-        yield from read_segments(file.path)
-        return
-    meaning = Meaning(recipe.values_of(file.structure), recipe.masks.threshold)
-    yield read_mask(file.path, name=file.structure, side=file.side, meaning=meaning)
 
 
 def _by_file(findings: Iterable[Finding], shown: str, file: str) -> Iterator[Finding]:
     """Let a correction name the file, so that all its segments share one message."""
     for finding in findings:
-        if finding.outcome is Outcome.FIXED:
-            message = finding.message.replace(shown, quoted(file))
-            yield Finding(finding.code, finding.outcome, message)
-        else:
-            yield finding
+        fixed = finding.outcome is Outcome.FIXED
+        message = finding.message.replace(shown, quoted(file))
+        yield replace(finding, message=message) if fixed else finding
 
 
 def _mask_account(
@@ -322,33 +294,6 @@ def _mask_account(
     }
 
 
-def _overlap_account(overlap: Overlap) -> JsonObject:
-    return {
-        "structures": [overlap.first, overlap.second],
-        "voxels": overlap.voxels,
-        "volume_cm3": round(overlap.volume_cm3, 6),
-        "percent_of_smaller": round(overlap.percent_of_smaller, 6),
-    }
-
-
-def _content_account(fit: ContentFit, grid: Grid) -> JsonObject:
-    """Return how the masks fit the image, for the manifest (K23)."""
-    return {
-        "judged": fit.judged,
-        "blocks": fit.blocks,
-        "contrast": round(fit.contrast, 6),
-        "fits_better": "" if fit.best == AS_GIVEN else fit.best.describe(grid),
-        "best_contrast": round(fit.best_contrast, 6),
-        "z": round(fit.z, 3),
-    }
-
-
-def _drawn_though_absent(name: str) -> Finding:
-    return refusal(
-        "K15", f"The recipe declares {name} absent, but it is drawn: correct one."
-    )
-
-
 def _not_drawn(structure: str, state: str, case_id: str) -> Finding:
     code, what = ("K14", "is empty") if state == "empty" else ("K15", "is missing")
     return refusal(
@@ -359,39 +304,25 @@ def _not_drawn(structure: str, state: str, case_id: str) -> Finding:
     )
 
 
-def _cut_off(labelmap: Labelmap) -> tuple[Finding, ...]:
-    if not touches_an_end(labelmap):
-        return ()
-    text = "A structure reaches the end of the stack, where slices may be missing."
-    return (warning("G04", text),)
-
-
 def _kept_region(
     recipe: Recipe, volume: Volume, labelmap: Labelmap | None
 ) -> Region | None:
     """Return the slices that ``[region]`` keeps; None if the scan has none of them."""
-    first, end = 0, volume.grid.shape[2]
-    if recipe.region.crop == "slices" and recipe.region.slices is not None:
-        first, end = recipe.region.slices[0], min(recipe.region.slices[1], end)
-    elif recipe.region.crop == "labels" and labelmap is not None:
+    first, end, asked = 0, volume.grid.shape[2], recipe.region
+    if asked.crop == "slices" and asked.slices is not None:
+        first, end = asked.slices[0], min(asked.slices[1], end)
+    elif asked.crop == "labels" and labelmap is not None:
         labelled = np.flatnonzero(labelmap.without_ignored().voxels.any(axis=(0, 1)))
         if labelled.size:
             first, end = int(labelled[0]), int(labelled[-1]) + 1
     return Region(first, end, volume.grid) if first < end else None
 
 
-def _outside(recipe: Recipe, volume: Volume) -> Finding:
-    return refusal(
-        "K20",
-        f"`region.slices` asks for slices {recipe.region.slices}, but the scan has "
-        f"{volume.grid.shape[2]}.",
-    )
-
-
 def input_files(plan: CasePlan) -> dict[str, Path]:
     """Return all input files of a case by their name in the manifest."""
-    scans: dict[str, Path] = {}
-    for file in sorted(plan.scan_dir.rglob("*")):
-        if file.is_file() and not file.is_symlink():
-            scans[f"scan/{file.relative_to(plan.scan_dir).as_posix()}"] = file
+    scans = {
+        f"scan/{file.relative_to(plan.scan_dir).as_posix()}": file
+        for file in sorted(plan.scan_dir.rglob("*"))
+        if file.is_file() and not file.is_symlink()
+    }
     return scans | {f"mask/{mask.path.name}": mask.path for mask in plan.masks}

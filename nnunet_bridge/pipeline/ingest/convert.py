@@ -8,7 +8,7 @@ at all, the manifest last, and on a second run only what is missing or has chang
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, warning, worst
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.core.units import counted, format_bytes
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import free_bytes, only_writer
 from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files
@@ -35,12 +35,8 @@ from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case, inpu
 from nnunet_bridge.pipeline.ingest.dataset_writer import DatasetWriter, case_bytes
 from nnunet_bridge.pipeline.ingest.matching import CasePlan, StudyPlan, plan_study
 
-_MARKS = {
-    Outcome.ACCEPTED: "ok",
-    Outcome.FIXED: "fixed",
-    Outcome.WARNED: "warned",
-    Outcome.REFUSED: "REFUSED",
-}
+_MARKS = {Outcome.ACCEPTED: "ok", Outcome.REFUSED: "REFUSED"}
+"""Other outcomes are their own mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +92,15 @@ class ConversionSummary:
         width = max((len(case.case_id) for case in self.cases), default=0)
         lines = [f"{self.dataset}:"]
         for case in self.cases:
-            mark = f"{_MARKS[case.outcome]:<8}{case.split:<7}"
+            outcome = _MARKS.get(case.outcome, str(case.outcome))
+            mark = f"{outcome:<8}{case.split:<7}"
             lines.append(f"  {case.case_id:<{width}}  {mark}".rstrip())
-            lines += [
-                f"  {'':<{width}}    {line}"
-                for text in _shortened(case.messages)
-                for line in text.split("\n")
-            ]
+            texts = [t for text in _shortened(case.messages) for t in text.split("\n")]
+            lines += [f"  {'':<{width}}    {text}" for text in texts]
         lines += [f"  {finding}" for finding in self.findings]
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
         counts = outcome_counts(self.cases)
-        lines.append(f"{len(self.cases)} cases: {counts}. Files: {kinds}.")
+        lines.append(f"{counted(len(self.cases), 'case')}: {counts}. Files: {kinds}.")
         return "\n".join(lines)
 
 
@@ -136,8 +130,8 @@ def check_study(
     plan = plan_study(study, recipe)
     dataset = dataset_folder_name(recipe.spec())
     tally = _Tally(plan, _left_out(study, recipe, plan))
-    for _, case_plan in steps(progress, "check", _named(plan)):
-        _check(case_plan, recipe, tally)
+    for _, case_plan in steps(progress, "check", tally.plans):
+        _process(case_plan, recipe, tally)
     if workspace_raw_dir is not None:
         dataset_dir = workspace_raw_dir / dataset
         tally.findings += _workspace_findings(study, dataset_dir, tally.bytes_needed)
@@ -152,14 +146,12 @@ def convert_study(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
-    """Convert a study folder into an nnU-Net raw dataset.
+    """Convert a study folder into a dataset in nnU-Net's raw folder.
 
     Patients with masks in `masks.folder` become training cases (``imagesTr``,
     ``labelsTr``), those with masks in `masks.test` or without masks test cases
-    (``imagesTs``, ``labelsTs``).
-
-    Nothing is written into the study. The dataset becomes a folder of nnU-Net's raw
-    folder `workspace_raw_dir`. With `force`, finished cases are converted again.
+    (``imagesTs``, ``labelsTs``). Nothing is written into the study. With `force`,
+    finished cases are converted again.
 
     Raises
     ------
@@ -171,11 +163,11 @@ def convert_study(
         the same dataset.
     """
     if _lies_inside(workspace_raw_dir, study):
-        raise InputError(
-            f"The workspace {workspace_raw_dir} lies inside the study {study}: choose "
-            "a workspace outside the study, so that input and output never mix.",
-            code="F05",
+        text = (
+            f"The workspace {workspace_raw_dir} lies inside the study {study}: choose"
         )
+        rest = "a workspace outside the study, so that input and output never mix."
+        raise InputError(f"{text} {rest}", code="F05")
     plan = plan_study(study, recipe)
     tally = _Tally(plan, _left_out(study, recipe, plan))
     dataset = dataset_folder_name(recipe.spec())
@@ -191,20 +183,16 @@ def convert_study(
 def _convert_all(
     tally: _Tally, writer: DatasetWriter, progress: Progress | None
 ) -> ConversionSummary:
-    for _, plan in steps(progress, "convert", _named(tally.plan)):
+    for _, plan in steps(progress, "convert", tally.plans):
         kept = writer.kept(plan)
         if kept is None:
-            _convert(plan, writer, tally)
+            _process(plan, writer.recipe, tally, writer)
         else:
             tally.files.update(kept.files)
             tally.add(plan, kept.noticed)
-    writer.finish({plan.case_id for plan in tally.plan.cases}, tally.left_out)
+    writer.finish({case_id for case_id, _ in tally.plans}, tally.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
-
-
-def _named(plan: StudyPlan) -> list[tuple[str, CasePlan]]:
-    return [(case.case_id, case) for case in plan.cases]
 
 
 @dataclass(slots=True)
@@ -212,7 +200,7 @@ class _Tally:
     """The reports and counts of the cases so far."""
 
     plan: StudyPlan
-    left_out: dict[str, str]
+    left_out: Mapping[str, str]
     """Files of the study that belong to no case, and the reason."""
 
     cases: list[ConvertedCase] = field(default_factory=list)
@@ -225,6 +213,10 @@ class _Tally:
         self.findings += self.plan.findings
         self.files["excluded"] += len(self.left_out)
 
+    @property
+    def plans(self) -> list[tuple[str, CasePlan]]:
+        return [(case.case_id, case) for case in self.plan.cases]
+
     def add(
         self, plan: CasePlan, findings: tuple[Finding, ...], *, rewritten: bool = False
     ) -> None:
@@ -233,47 +225,36 @@ class _Tally:
 
     def count(self, account: FileAccount, masks: int, *, used: bool) -> None:
         """Count the files of one case."""
-        self.files["used"] += len(account.used) if used else 0
+        self.files["used" if used else "excluded"] += len(account.used) + masks
         self.files["excluded"] += len(account.excluded)
-        self.files["excluded"] += 0 if used else len(account.used)
         self.files["failed"] += len(account.failed)
-        self.files["used" if used else "excluded"] += masks
 
-    def summary(
-        self, dataset: str, dataset_dir: Path | None = None
-    ) -> ConversionSummary:
+    def summary(self, dataset: str, folder: Path | None = None) -> ConversionSummary:
         """Return the report of all cases."""
         kinds = {kind: self.files[kind] for kind in ("used", "excluded", "failed")}
         files = {"found": sum(kinds.values()), **kinds}
-        findings = tuple(self.findings)
-        return ConversionSummary(
-            dataset, tuple(self.cases), files, findings, dataset_dir
-        )
+        cases, findings = tuple(self.cases), tuple(self.findings)
+        return ConversionSummary(dataset, cases, files, findings, folder)
 
 
 def _left_out(study: Path, recipe: Recipe, plan: StudyPlan) -> dict[str, str]:
     """Return the files in the recipe's folders that belong to no case, and why (R3)."""
-    scans = {case.scan_dir for case in plan.cases}
-    masks = {mask.path for case in plan.cases for mask in case.masks}
+    known = {case.scan_dir for case in plan.cases}
+    known |= {mask.path for case in plan.cases for mask in case.masks}
     left_out = {}
     for name in (recipe.scans.folder, *recipe.masks.folder, *recipe.masks.test):
-        for file in _files_below(study / name, scans):
-            if file not in masks:
-                kind = "link" if file.is_symlink() else "file"
-                left_out[file.relative_to(study).as_posix()] = f"{kind} of no case"
+        for file in _files_below(study / name, known):
+            kind = "link" if file.is_symlink() else "file"
+            left_out[file.relative_to(study).as_posix()] = f"{kind} of no case"
     return left_out
 
 
 def _files_below(folder: Path, known: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder, except those in known folders."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        if path in known:
-            continue
-        if path.is_dir() and not path.is_symlink():
+    """Yield the files below a folder, except known ones and those in known folders."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink() and path not in known:
             yield from _files_below(path, known)
-        else:
+        elif path not in known:
             yield path
 
 
@@ -291,51 +272,38 @@ def _workspace_findings(
     findings = list(check_files(dataset_dir))
     free = free_bytes(dataset_dir)
     if not dataset_dir.exists() and free < bytes_needed:
-        text = (
-            f"The dataset may need up to {format_bytes(bytes_needed)}, but "
-            f"{format_bytes(free)} are free: free some space."
-        )
-        findings.append(warning("F06", text))
+        text = f"The dataset may need up to {format_bytes(bytes_needed)}, but"
+        rest = f"{format_bytes(free)} are free: free some space."
+        findings.append(warning("F06", f"{text} {rest}"))
     return findings
 
 
-def _check(plan: CasePlan, recipe: Recipe, tally: _Tally) -> None:
-    try:
-        assembled = assemble_case(plan, recipe)
-    except BridgeError as error:
-        _refuse(plan, error, tally)
-        return
-    tally.count(assembled.files, len(plan.masks), used=True)
-    tally.bytes_needed += case_bytes(assembled)
-    tally.add(plan, assembled.findings)
-
-
-def _convert(plan: CasePlan, writer: DatasetWriter, tally: _Tally) -> None:
-    try:
-        assembled = assemble_case(plan, writer.recipe)
-    except BridgeError as error:
-        writer.drop(plan, findings_of_error(error), _refuse(plan, error, tally))
-        return
-    tally.count(assembled.files, len(plan.masks), used=True)
-    writer.write(plan, assembled)
-    tally.add(plan, assembled.findings, rewritten=True)
-
-
-def _refuse(plan: CasePlan, error: BridgeError, tally: _Tally) -> FileAccount:
-    """Add a refused case; return the account of its files.
+def _process(
+    plan: CasePlan, recipe: Recipe, tally: _Tally, writer: DatasetWriter | None = None
+) -> None:
+    """Assemble and count one case; `writer` writes it, or drops what it wrote before.
 
     A fault of the machine is raised: it would affect every case.
     """
-    if isinstance(error, EnvironmentFault):
-        raise error
-    account = error.files if isinstance(error, CaseRefused) else FileAccount()
-    if account.found == 0:
-        scans = [name for name in input_files(plan) if name.startswith("scan/")]
-        account = FileAccount(
-            excluded=tuple(
-                (name.removeprefix("scan/"), "the case was refused") for name in scans
-            )
-        )
-    tally.count(account, len(plan.masks), used=False)
-    tally.add(plan, findings_of_error(error))
-    return account
+    try:
+        assembled = assemble_case(plan, recipe)
+    except EnvironmentFault:
+        raise
+    except BridgeError as error:
+        account = error.files if isinstance(error, CaseRefused) else FileAccount()
+        if account.found == 0:
+            names = (n for n in input_files(plan) if n.startswith("scan/"))
+            why = "the case was refused"
+            excluded = tuple((name.removeprefix("scan/"), why) for name in names)
+            account = FileAccount(excluded=excluded)
+        findings = findings_of_error(error)
+        tally.count(account, len(plan.masks), used=False)
+        tally.add(plan, findings)
+        if writer:
+            writer.drop(plan, findings, account)
+        return
+    tally.count(assembled.reading.files, len(plan.masks), used=True)
+    tally.bytes_needed += case_bytes(assembled)
+    if writer:
+        writer.write(plan, assembled)
+    tally.add(plan, assembled.findings, rewritten=writer is not None)

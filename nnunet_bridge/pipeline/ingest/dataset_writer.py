@@ -20,6 +20,7 @@ import numpy as np
 from nnunet_bridge.core.cases import findings_record
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Finding, Outcome, worst
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import without_names
 from nnunet_bridge.core.summary import JsonObject
@@ -36,10 +37,12 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import (
+    IMAGE_FOLDERS,
     KEPT_SINCE_SCHEMA,
     KEY_FOLDER,
     SCHEMA,
     CaseRecord,
+    ContrastRecord,
     Manifest,
     ManifestStore,
     outputs_intact,
@@ -49,17 +52,15 @@ from nnunet_bridge.formats.manifest import (
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.ops.content import AS_GIVEN, ContentFit
+from nnunet_bridge.ops.merge import Overlap
 from nnunet_bridge.pipeline.ingest.cases import AssembledCase, input_files
 from nnunet_bridge.pipeline.ingest.matching import CasePlan
 
 _SPACE_FACTOR = 2
 """Free disk space required, in multiples of a case's uncompressed size (F06)."""
 
-_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", ".")
-_LIBRARIES = (
-    *("numpy", "pydicom", "nibabel", "isal", "pynrrd", "SimpleITK", "scipy"),
-    "python-gdcm",
-)
+_FILE_LIBRARIES = ("pydicom", "python-gdcm", "nibabel", "isal", "pynrrd", "SimpleITK")
 
 
 class DatasetWriter:
@@ -79,7 +80,8 @@ class DatasetWriter:
         self._may_keep = not force and old.schema_version >= KEPT_SINCE_SCHEMA
         self._records: dict[Path, CaseRecord] = {}
         self._hashes: dict[Path, dict[str, str]] = {}
-        for folder in (raw_dir.parent / KEY_FOLDER, *self._folders()):
+        self._folders = [self.dataset_dir / name for name in (*IMAGE_FOLDERS, ".")]
+        for folder in (raw_dir.parent / KEY_FOLDER, *self._folders):
             remove_stale_partials(folder)
 
     def kept(self, plan: CasePlan) -> CaseRecord | None:
@@ -107,18 +109,17 @@ class DatasetWriter:
         self._forget(plan.case_id)
         self._open()
         outputs = self._write_files(plan, assembled)
-        record = CaseRecord.model_validate(
-            {
-                **self._record(plan, assembled.findings, assembled.files),
-                **_account(assembled, self._hashed),
-                "region": {
-                    "crop": self.recipe.region.crop,
-                    **region_record(assembled.region),
-                },
-                "outputs": outputs,
-                "pair_sha256": _pair_hash(outputs),
-            }
-        )
+        # Both hashes in one, so that it changes if the pair is swapped (K17).
+        hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
+        crop = self.recipe.region.crop
+        content = {
+            **self._record(plan, assembled.findings, assembled.reading.files),
+            **_account(assembled, self._hashed),
+            "region": {"crop": crop, **region_record(assembled.region)},
+            "outputs": outputs,
+            "pair_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        }
+        record = CaseRecord.model_validate(content)
         self._store.add(record)
         self._records[plan.scan_dir] = record
 
@@ -127,8 +128,9 @@ class DatasetWriter:
     ) -> list[JsonObject]:
         """Write the files of a case; return their names and hashes."""
         image, labelmap = assembled.case.images[0], assembled.case.reference
-        image_name = f"{plan.image_folder}/{plan.case_id}_0000{FILE_ENDING}"
-        label_name = f"{plan.label_folder}/{plan.case_id}{FILE_ENDING}"
+        part = "Tr" if plan.split == "train" else "Ts"
+        image_name = f"images{part}/{plan.case_id}_0000{FILE_ENDING}"
+        label_name = f"labels{part}/{plan.case_id}{FILE_ENDING}"
         written = {image_name: image.voxels}
         try:
             write_volume(self.dataset_dir / image_name, image)
@@ -140,12 +142,9 @@ class DatasetWriter:
                 with contextlib.suppress(OSError):
                     (self.dataset_dir / name).unlink()
             raise
+        hashes = {name: sha256_of(self.dataset_dir / name) for name in written}
         return [
-            {
-                "file": name,
-                "sha256": sha256_of(self.dataset_dir / name),
-                "voxels_sha256": _voxel_hash(voxels),
-            }
+            {"file": name, "sha256": hashes[name], "voxels_sha256": _voxel_hash(voxels)}
             for name, voxels in written.items()
         ]
 
@@ -176,9 +175,8 @@ class DatasetWriter:
             {"name": self._hashed(name), "reason": reason}
             for name, reason in sorted(left_out.items())
         ]
-        self._store.close(
-            self._manifest(complete=True, unused=unused, cases=self._all_records())
-        )
+        records = self._all_records()
+        self._store.close(self._manifest(complete=True, unused=unused, cases=records))
 
     def close(self) -> None:
         """Remove the folders that hold no case."""
@@ -186,12 +184,9 @@ class DatasetWriter:
             self._store.discard()
             with contextlib.suppress(OSError):
                 (self.dataset_dir / "dataset.json").unlink()
-        for folder in (*self._folders(), self.dataset_dir.parent):
+        for folder in (*self._folders, self.dataset_dir.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-    def _folders(self) -> list[Path]:
-        return [self.dataset_dir / name for name in _FOLDERS]
 
     def _has_outputs(self) -> bool:
         return any(record.outputs for record in self._all_records())
@@ -212,7 +207,7 @@ class DatasetWriter:
         return Manifest(
             schema_version=SCHEMA,
             version=__version__,
-            versions=software_versions(_LIBRARIES),
+            versions=software_versions(("numpy", "scipy", *_FILE_LIBRARIES)),
             command={"name": "convert", "force": self._force},
             started=self._started,
             ended=now() if content["complete"] else None,
@@ -236,9 +231,7 @@ class DatasetWriter:
             "recipe_sha256": self.recipe.digest(),
             "version": __version__,
             "inputs": inputs,
-            "files": {
-                state: states.count(state) for state in ("used", "excluded", "failed")
-            },
+            "files": {key: states.count(key) for key in ("used", "excluded", "failed")},
         }
 
     def _inputs(
@@ -286,12 +279,9 @@ class DatasetWriter:
         needed = _SPACE_FACTOR * size
         free = free_bytes(self.dataset_dir)
         if free < needed:
-            raise EnvironmentFault(
-                f"The next case may need {format_bytes(needed)}, but "
-                f"{format_bytes(free)} are free for {self.dataset_dir}: free "
-                "some space.",
-                code="F06",
-            )
+            text = f"The next case may need {format_bytes(needed)}, but"
+            left = f"{format_bytes(free)} are free for {self.dataset_dir}"
+            raise EnvironmentFault(f"{text} {left}: free some space.", code="F06")
 
 
 def case_bytes(assembled: AssembledCase) -> int:
@@ -308,16 +298,19 @@ def _names_in(plan: CasePlan) -> list[str]:
 
 def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObject:
     """Return geometry, pixels and masks of a case for its record."""
-    reading = assembled.reading
-    grid = assembled.case.images[0].grid
+    reading, masks, grid = (
+        assembled.reading,
+        assembled.masks,
+        assembled.case.images[0].grid,
+    )
     direction = grid.affine[:3, :3] / grid.spacing_mm
+    slopes, intercepts = reading.rescale_slopes, reading.rescale_intercepts
     return {
         "group": reading.group,
         "rejected_groups": list(reading.rejected_groups),
         "contrast": {
-            "modality": reading.contrast.modality,
-            "image_type": list(reading.contrast.image_type),
-            "echo_time_ms": reading.contrast.echo_time_ms,
+            name: getattr(reading.contrast, name)
+            for name in ContrastRecord.model_fields
         },
         "series": hashed(reading.series_uid),
         "frame_of_reference": hashed(reading.frame_of_reference_uid),
@@ -331,33 +324,52 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObje
             "declared_thickness_mm": reading.declared_thickness_mm,
             "declared_spacing_mm": reading.declared_spacing_mm,
         },
-        "rescale": {
-            "slopes": list(reading.rescale_slopes),
-            "intercepts": list(reading.rescale_intercepts),
-        },
+        "rescale": {"slopes": list(slopes), "intercepts": list(intercepts)},
         "interventions": dict(reading.interventions),
         "masks": [
             {
                 **mask,
                 "source": hashed(mask["source"]) if mask["source"] else "",
-                "voxels_overlapping": _overlapping(mask, assembled.overlaps),
+                "voxels_overlapping": _overlapping(mask, masks.overlaps),
             }
-            for mask in assembled.masks
+            for mask in masks.accounts
         ],
-        "overlaps": list(assembled.overlaps),
-        "content": assembled.content,
-        "ignored_share": round(assembled.ignored_share, 6),
+        "overlaps": [
+            {
+                "structures": [overlap.first, overlap.second],
+                "voxels": overlap.voxels,
+                "volume_cm3": round(overlap.volume_cm3, 6),
+                "percent_of_smaller": round(overlap.percent_of_smaller, 6),
+            }
+            for overlap in masks.overlaps
+        ],
+        "content": _content(masks.fit, assembled.reading.volume.grid),
+        "ignored_share": round(masks.ignored_share, 6),
     }
 
 
-def _overlapping(mask: JsonObject, overlaps: Iterable[JsonObject]) -> dict[str, int]:
+def _content(fit: ContentFit | None, grid: Grid) -> JsonObject:
+    """Return how the masks fit the image (K23); nothing without masks."""
+    if fit is None:
+        return {}
+    return {
+        "judged": fit.judged,
+        "blocks": fit.blocks,
+        "contrast": round(fit.contrast, 6),
+        "fits_better": "" if fit.best == AS_GIVEN else fit.best.describe(grid),
+        "best_contrast": round(fit.best_contrast, 6),
+        "z": round(fit.z, 3),
+    }
+
+
+def _overlapping(mask: JsonObject, overlaps: Iterable[Overlap]) -> dict[str, int]:
     """Return how many voxels a mask shares with every other structure."""
     own = {mask["structure"], f"{mask['structure']}_{mask['side']}"}
     shared = {}
     for overlap in overlaps:
-        others = [name for name in overlap["structures"] if name not in own]
+        others = {overlap.first, overlap.second} - own
         if len(others) == 1:
-            shared[others[0]] = overlap["voxels"]
+            shared[others.pop()] = overlap.voxels
     return shared
 
 
@@ -384,12 +396,6 @@ def _voxel_hash(voxels: VoxelArray) -> str:
     for k in range(voxels.shape[2]):
         digest.update(np.asfortranarray(voxels[:, :, k]).T.data)
     return digest.hexdigest()
-
-
-def _pair_hash(outputs: Iterable[JsonObject]) -> str:
-    """Return a hash of image and labelmap that changes if the pair is swapped (K17)."""
-    hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
-    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _rounded(numbers: Iterable[float]) -> list[float]:

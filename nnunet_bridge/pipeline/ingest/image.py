@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import (
     FileAccount,
     SeriesOptions,
+    SeriesReading,
     SeriesRefused,
     read_series,
 )
@@ -32,11 +32,8 @@ class ImageSummary:
     case: CaseReport
     files: FileAccount
     out: Path
-    volume: Volume | None = None
+    reading: SeriesReading | None = None
     """None if the series was refused; nothing is written then."""
-
-    interventions: Mapping[str, Any] | None = None
-    """Changes made by options."""
 
     rewritten: bool = False
     """Whether this call wrote the file."""
@@ -48,24 +45,23 @@ class ImageSummary:
 
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
-        grid = None if self.volume is None else self.volume.grid
-        spacing_mm = () if grid is None else grid.spacing_mm
+        reading, files = self.reading, self.files
+        kinds = {
+            kind: len(getattr(files, kind)) for kind in ("used", "excluded", "failed")
+        }
+        rest = (*files.excluded, *files.failed)
+        grid = reading.volume.grid if reading else None
+        spacing_mm = (
+            [round(float(size), 6) for size in grid.spacing_mm] if grid else None
+        )
         return {
             **self.case.as_json(),
-            "shape": None if grid is None else list(grid.shape),
-            "spacing_mm": [round(float(size), 6) for size in spacing_mm] or None,
-            "files": {
-                "found": self.files.found,
-                "used": len(self.files.used),
-                "excluded": len(self.files.excluded),
-                "failed": len(self.files.failed),
-            },
-            "not_used": [
-                {"name": name, "reason": reason}
-                for name, reason in (*self.files.excluded, *self.files.failed)
-            ],
-            "interventions": dict(self.interventions or {}),
-            "file": None if self.volume is None else str(self.out),
+            "shape": list(grid.shape) if grid else None,
+            "spacing_mm": spacing_mm,
+            "files": {"found": files.found, **kinds},
+            "not_used": [{"name": name, "reason": why} for name, why in rest],
+            "interventions": dict(reading.interventions) if reading else {},
+            "file": str(self.out) if reading else None,
             "rewritten": self.rewritten,
         }
 
@@ -73,14 +69,13 @@ class ImageSummary:
         """Return the file, its size and the findings."""
         content = self.as_json()
         lines = [f"{self.out}: {self.case.outcome}"]
-        if self.volume is not None:
+        if self.reading:
             size = " x ".join(map(str, content["shape"]))
             spacing = " x ".join(f"{size:g}" for size in content["spacing_mm"])
             lines[0] += f", {size} voxels of {spacing} mm"
         lines += [f"  {message}" for message in content["messages"]]
-        kinds = ", ".join(
-            f"{number} {kind}" for kind, number in content["files"].items()
-        )
+        counts = content["files"].items()
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts)
         return "\n".join([*lines, f"Files: {kinds}."])
 
 
@@ -111,42 +106,31 @@ def write_image(
             reading = read_series(folder, options)
     except SeriesRefused as refused:
         return ImageSummary(CaseReport(case_id, refused.findings), refused.files, out)
-    is_there = not force and _holds(out, reading.volume)
-    if not is_there:
+    missing = force or not _holds(out, reading.volume)
+    if missing:
         write_volume(out, reading.volume)
     listener.advance(1, out.name)
-    return ImageSummary(
-        CaseReport(case_id, reading.findings),
-        reading.files,
-        out,
-        reading.volume,
-        reading.interventions,
-        rewritten=not is_there,
-    )
+    report = CaseReport(case_id, reading.findings)
+    return ImageSummary(report, reading.files, out, reading, rewritten=missing)
 
 
 def _check_target(dicom: Path, out: Path) -> None:
     if not out.name.endswith(NIFTI_ENDINGS):
         raise UsageError(f"{out} must end in .nii.gz or .nii.")
     if out.resolve().is_relative_to(dicom.resolve()):
-        raise InputError(
-            f"{out} would lie inside the DICOM folder {dicom}: choose a file outside.",
-            code="F05",
+        text = (
+            f"{out} would lie inside the DICOM folder {dicom}: choose a file outside."
         )
+        raise InputError(text, code="F05")
 
 
 def _holds(out: Path, volume: Volume) -> bool:
     """Whether the file holds this image; refuse to replace another one."""
     if not out.exists():
         return False
-    try:
+    with contextlib.suppress(BridgeError):
         there = read_volume(out)
-    except BridgeError:
-        there = None
-    if (
-        there is not None
-        and there.grid.matches(volume.grid)
-        and np.array_equal(there.voxels, volume.voxels)
-    ):
-        return True
+        same = there.grid.matches(volume.grid)
+        if same and np.array_equal(there.voxels, volume.voxels):
+            return True
     raise InputError(f"{out} holds another image: name another file, or use --force.")

@@ -50,16 +50,6 @@ class CasePlan:
 
     findings: tuple[Finding, ...] = ()
 
-    @property
-    def image_folder(self) -> str:
-        """The folder that nnU-Net expects the image in."""
-        return "imagesTr" if self.split == "train" else "imagesTs"
-
-    @property
-    def label_folder(self) -> str:
-        """The folder that nnU-Net expects the labelmap in."""
-        return "labelsTr" if self.split == "train" else "labelsTs"
-
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
