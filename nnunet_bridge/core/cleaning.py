@@ -94,8 +94,7 @@ class CleaningRule:
 
 _OPTIONS = ("ratio", "min_volume_mm3", "keep_largest", "each_side")
 
-UNCLEANED = CleaningRule(Rule.NONE)
-"""Leaves a structure as it is."""
+UNCLEANED = CleaningRule(Rule.NONE)  # leaves a structure as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.words import Answer, Better, RowState, checked_word
 
-ALL_STRUCTURES = "all structures"
-"""Row with the mean over the structures of each case."""
+ALL_STRUCTURES = "all structures"  # row with the mean over the structures of each case
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from nnunet_bridge.core.errors import GeometryError
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
-GRID_TOLERANCE_MM = 1e-3
-"""Two grids match when no voxel centre moves by more than this."""
+GRID_TOLERANCE_MM = 1e-3  # two grids match when no voxel centre moves by more than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)

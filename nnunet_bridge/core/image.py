@@ -21,8 +21,7 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 LabelArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 VoxelArray: TypeAlias = npt.NDArray[Any]
 
-Colour: TypeAlias = tuple[int, int, int]
-"""Red, green and blue, each 0..255."""
+Colour: TypeAlias = tuple[int, int, int]  # red, green and blue, each 0..255
 
 _BLOCK_VOXELS = 1 << 22
 """NumPy counts in eight bytes a voxel: counting in blocks limits the memory."""

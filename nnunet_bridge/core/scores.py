@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.words import ScoreState, Side, checked_word
 
-_ROUNDING = 1e-9
-"""A share of sums may exceed 1 by the rounding of its terms."""
+_ROUNDING = 1e-9  # a share of sums may exceed 1 by the rounding of its terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Z_95 = 1.959963984540054
-"""97.5th percentile of the normal distribution."""
+Z_95 = 1.959963984540054  # 97.5th percentile of the normal distribution
 
 _Ends = tuple[float, float]
 

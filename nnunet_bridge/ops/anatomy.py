@@ -15,8 +15,7 @@ from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.ops.solids import Loft, Solid, ball, tube, union, within
 
 HIP_LATERAL_MM = 90.0
-FEMUR_MM = 420.0
-"""Hip joint centre to the joint line of the knee."""
+FEMUR_MM = 420.0  # hip joint centre to the joint line of the knee
 
 BUTTOCK_FOLD_UP_MM = -50.0
 LEG_OVER_MIDLINE_MM = 12.0
@@ -75,8 +74,7 @@ ILIAC_WING = Loft(
     (20, 30, 60, 63, 46, 14),
     squareness=3.5,
 )
-ILIUM_FLARE = 0.42
-"""How far the wing leans outwards: mm a mm of height."""
+ILIUM_FLARE = 0.42  # how far the wing leans outwards: mm a mm of height
 
 ILIUM_FOOT_UP_MM = 25.0
 ILIUM_TURN_PER_MM = 0.0085

@@ -14,17 +14,13 @@ from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
 
-AIR_SHARE = 0.05
-"""Voxels below this share of the 99th percentile of the image are air."""
-
-AIR_LIMIT = 0.20
-"""A structure with a larger share in air is refused."""
+AIR_SHARE = 0.05  # voxels below this share of the 99th percentile of the image are air
+AIR_LIMIT = 0.20  # a structure with a larger share in air is refused
 
 VOID_LIMIT = 0.01
 """A structure with a larger share outside the non-zero image is refused."""
 
-WHOLE_SHARE = 0.99
-"""Share of a bone that its largest component should hold."""
+WHOLE_SHARE = 0.99  # share of a bone that its largest component should hold
 
 TWIN_SHARE = 0.25
 """A piece of at least this share of the largest may be the bone of the other side."""

@@ -25,8 +25,7 @@ from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, Volume, VoxelArray
 
-CLEARLY = 2.0
-"""Smallest z of the gain for all structures of a case together."""
+CLEARLY = 2.0  # smallest z of the gain for all structures of a case together
 
 CLEARLY_ALONE = 5.0
 """Smallest z of the gain of a single structure; higher, as there are more of them."""

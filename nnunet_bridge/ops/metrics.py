@@ -47,8 +47,7 @@ SAME_PLACE_WITHIN = 0.01
 """Largest distance of voxel centres of equal grids, as a share of the smallest spacing:
 files round positions, and a hundredth of a voxel changes no score."""
 
-_UNIFORM = 255
-"""Code of a corner whose eight voxels all lie inside."""
+_UNIFORM = 255  # code of a corner whose eight voxels all lie inside
 
 
 def bone_scores(

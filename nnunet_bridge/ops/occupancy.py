@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from nnunet_bridge.core.image import LabelArray, Labelmap
 
-Box: TypeAlias = tuple[slice, slice, slice]
-"""Ranges of i, j and k."""
+Box: TypeAlias = tuple[slice, slice, slice]  # ranges of i, j and k
 
 CountArray: TypeAlias = npt.NDArray[np.int64]
 

@@ -30,11 +30,8 @@ FEWEST_FOR_AN_INTERVAL = 6
 """Fewest patients for a 95 % interval of a median: the whole range of five values
 covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
 
-RESAMPLES = 10_000
-"""Bootstrap samples: enough that the seed hardly changes an interval."""
-
-TIE_DECIMALS = 12
-"""Decimals to which equal differences agree: 0.9 - 0.8 and 0.8 - 0.7."""
+RESAMPLES = 10_000  # bootstrap samples: enough that the seed hardly changes an interval
+TIE_DECIMALS = 12  # decimals to which equal differences agree: 0.9 - 0.8 and 0.8 - 0.7
 
 
 def signed_rank_p(differences: npt.ArrayLike) -> float:

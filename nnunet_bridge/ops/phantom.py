@@ -28,17 +28,13 @@ Place: TypeAlias = tuple[str, str]
 STRUCTURES = ("tibia", "femur", "fibula", "pelvis")
 """Bones that get a mask; the pelvis is the hip bone of one side."""
 
-SIDES = {"left": 1.0, "right": -1.0}
-"""Direction of lateral along LPS x."""
-
-GENERATION = 1
-"""Raised when the same seed begins to give another patient."""
+SIDES = {"left": 1.0, "right": -1.0}  # direction of lateral along LPS x
+GENERATION = 1  # raised when the same seed begins to give another patient
 
 ADULT_FIELD_MM = 1060.0
 """Height of the field of view that shows an adult from iliac crest to ankle."""
 
-FIELD_CENTRE_UP_MM = -345.0
-"""Centre of that field: height over the hip joint centres."""
+FIELD_CENTRE_UP_MM = -345.0  # centre of that field: height over the hip joint centres
 
 FIELD_CENTRE_POSTERIOR_MM = 12.0
 
@@ -71,23 +67,12 @@ _MARROW = (225.0, 235.0, 225.0, 300.0, 235.0, 225.0, 320.0)
 MARROW = dict(zip(anatomy.BONES, _MARROW, strict=True))
 CORTEX, FAT, SEPTUM, TENDON, SKIN = 35.0, 105.0, 190.0, 230.0, 330.0
 BOWEL, MUSCLE, JOINT, BLOOD, URINE = 400.0, 470.0, 580.0, 700.0, 900.0
-MUSCLE_TONES = (0.92, 1.08)
-"""Range of the signal of single muscles, as a share."""
-
-FATNESS = (0.7, 1.3)
-"""Range of the thickness of fat, as a share: people differ."""
-
-NOISE = 17.0
-"""Standard deviation of each of the two channels, in units of signal."""
-
-TEXTURE = 0.04
-"""Standard deviation of the grain of tissue, as a share of its signal."""
-
-BIAS = 0.22
-"""Largest logarithm of the coil's sensitivity."""
-
-GAIN = (0.8, 1.25)
-"""Range of the receiver's gain: MR signal has no unit."""
+MUSCLE_TONES = (0.92, 1.08)  # range of the signal of single muscles, as a share
+FATNESS = (0.7, 1.3)  # range of the thickness of fat, as a share: people differ
+NOISE = 17.0  # standard deviation of each of the two channels, in units of signal
+TEXTURE = 0.04  # standard deviation of the grain of tissue, as a share of its signal
+BIAS = 0.22  # largest logarithm of the coil's sensitivity
+GAIN = (0.8, 1.25)  # range of the receiver's gain: MR signal has no unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

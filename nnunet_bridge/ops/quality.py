@@ -74,8 +74,7 @@ ASYMMETRY_AMBER = 0.05
 """An asymmetry this far above the largest of the training labels is rated amber. The
 asymmetry is ``|left - right| / (left + right)``; 0.05 is one side 10 % larger."""
 
-ASYMMETRY_RED = 0.25
-"""The same for red; 0.25 is one side two thirds larger."""
+ASYMMETRY_RED = 0.25  # the same for red; 0.25 is one side two thirds larger
 
 PAIRED_SHARE = 0.8
 PAIRED_ASYMMETRY = 0.5

@@ -12,8 +12,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, Volume
 
-MARGIN_MM = 20.0
-"""Default margin on both sides of what the first pass finds."""
+MARGIN_MM = 20.0  # default margin on both sides of what the first pass finds
 
 _FROM_MM_TO_SLICE = 1e-3
 """A slice whose centre lies this little outside a range still belongs to it."""

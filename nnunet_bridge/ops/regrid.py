@@ -20,17 +20,13 @@ from nnunet_bridge.core.image import BoolArray
 SAME_WITHIN = 0.01
 """Grids whose voxels agree to this share of the smallest spacing are the same."""
 
-SNAP_WITHIN = 0.10
-"""Up to this share, the mask is moved onto the grid, with a warning."""
-
-OUTSIDE_LIMIT = 0.001
-"""Largest share of a mask that may lie outside the image."""
+SNAP_WITHIN = 0.10  # up to this share, the mask is moved onto the grid, with a warning
+OUTSIDE_LIMIT = 0.001  # largest share of a mask that may lie outside the image
 
 ELSEWHERE_LIMIT = 0.01
 """A mask of the image's shape with a larger share outside is of another scan."""
 
-VOLUME_LIMIT = 0.02
-"""Largest relative change of the volume of a mask by resampling."""
+VOLUME_LIMIT = 0.02  # largest relative change of the volume of a mask by resampling
 
 _TIE = 1e-6
 _WHOLE_FACTOR_WITHIN = 1e-3

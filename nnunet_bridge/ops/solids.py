@@ -21,8 +21,7 @@ from nnunet_bridge.core.grid import FloatArray
 Solid: TypeAlias = Callable[[FloatArray], FloatArray]
 """From (N, 3) points to their (N,) distances in mm."""
 
-FAR_MM = 1e3
-"""Distance of points outside the box of a solid."""
+FAR_MM = 1e3  # distance of points outside the box of a solid
 
 
 def ball(points: FloatArray, centre: npt.ArrayLike, radii: npt.ArrayLike) -> FloatArray:

@@ -21,8 +21,7 @@ from nnunet_bridge.ops.occupancy import Box, label_boxes
 
 FaceArray = npt.NDArray[np.int32]
 
-FEWEST_FACES = 4
-"""Of a tetrahedron."""
+FEWEST_FACES = 4  # of a tetrahedron
 
 SIMPLIFY_GENTLY_FIRST = (3.0, 5.0, 7.0, 10.0)
 """Rates at which the error limit of an edge rises. A low rate keeps the shape better,
