@@ -346,7 +346,7 @@ def _segments(header: dict[str, Any], name: str) -> list[tuple[str, int, int]]:
             segments.append((keys["Name"], int(keys["Layer"]), int(keys["LabelValue"])))
         except KeyError as missing:
             again = "save the segmentation again with a newer 3D Slicer"
-            lack = f"lacks {missing.args[0]} of segment {number}: {again}"
+            lack = f"has no {missing.args[0]} for segment {number}: {again}"
             raise refused("K09", name, lack) from missing
         except ValueError as error:
             odd = f"has an unreadable segment {number} ({error})"
