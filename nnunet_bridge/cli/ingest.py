@@ -5,25 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_bridge.cli import options as shared
 from nnunet_bridge.cli.fields import argument, given, option, part
-from nnunet_bridge.cli.options import (
-    EXISTING,
-    FILE,
-    ScanChoice,
-    force_field,
-    recipe_field,
-)
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Init:
-    study: Path = argument(type=EXISTING)
+    study: Path = argument(type=shared.EXISTING)
     out: Path = option(
-        "-o", "--out", "Recipe to write.", type=FILE, default="dataset.toml"
+        "-o", "--out", "Recipe to write.", type=shared.FILE, default="dataset.toml"
     )
-    force: bool = force_field("Overwrite an existing recipe.")
+    force: bool = shared.force_field("Overwrite an existing recipe.")
 
 
 @command(_Init)
@@ -39,9 +33,9 @@ def init(session: Session, asked: _Init) -> Summary:  # noqa: ARG001 - every com
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Check:
-    study: Path = argument(type=EXISTING)
-    recipe: str = recipe_field()
-    scans: ScanChoice = part(ScanChoice)
+    study: Path = argument(type=shared.EXISTING)
+    recipe: str = shared.recipe_field()
+    scans: shared.ScanChoice = part(shared.ScanChoice)
 
 
 @command(_Check)
@@ -61,10 +55,10 @@ def check(session: Session, asked: _Check) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Convert:
-    study: Path = argument(type=EXISTING)
-    recipe: str = recipe_field()
-    scans: ScanChoice = part(ScanChoice)
-    force: bool = force_field("Write again what is already there.")
+    study: Path = argument(type=shared.EXISTING)
+    recipe: str = shared.recipe_field()
+    scans: shared.ScanChoice = part(shared.ScanChoice)
+    force: bool = shared.force_field("Write again what is already there.")
 
 
 @command(_Convert)
@@ -86,12 +80,12 @@ def convert(session: Session, asked: _Convert) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Image:
-    dicom: Path = argument(type=EXISTING)
+    dicom: Path = argument(type=shared.EXISTING)
     out: Path = option(
-        "-o", "--out", "Image to write.", type=FILE, metavar="FILE.nii.gz"
+        "-o", "--out", "Image to write.", type=shared.FILE, metavar="shared.FILE.nii.gz"
     )
-    scans: ScanChoice = part(ScanChoice)
-    force: bool = force_field("Replace a file that holds another image.")
+    scans: shared.ScanChoice = part(shared.ScanChoice)
+    force: bool = shared.force_field("Replace a file that holds another image.")
 
 
 @command(_Image)

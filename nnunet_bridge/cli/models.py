@@ -7,36 +7,24 @@ from pathlib import Path
 
 import rich_click as click
 
-from nnunet_bridge.cli.fields import Group, argument, option
-from nnunet_bridge.cli.options import (
-    CONFIGURATIONS,
-    FILE,
-    dataset_field,
-    finished_budget_field,
-    finished_model_field,
-    folds_field,
-)
+from nnunet_bridge.cli import options as shared
+from nnunet_bridge.cli.fields import argument, option
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pack:
-    dataset: str = dataset_field()
-    out: Path = option("-o", "--out", "Zip to write.", type=FILE)
-    configuration: str | None = option(
-        "-c",
-        "--configuration",
-        f"{', '.join(CONFIGURATIONS)}. [default: the one with the higher "
-        "validation Dice]",
-        choices=CONFIGURATIONS,
-        metavar="NAME",
+    dataset: str = shared.dataset_field()
+    out: Path = option("-o", "--out", "Zip to write.", type=shared.FILE)
+    configuration: str | None = shared.configurations_field(
+        "[default: the one with the higher validation Dice]"
     )
-    folds: tuple[str, ...] = folds_field(
+    folds: tuple[str, ...] = shared.folds_field(
         "Repeat for several. [default: all finished folds]"
     )
-    model: str | None = finished_model_field()
-    budget: str | None = finished_budget_field()
+    model: str | None = shared.finished_model_field()
+    budget: str | None = shared.finished_budget_field()
 
 
 @command(_Pack)
@@ -58,8 +46,8 @@ def pack(session: Session, asked: _Pack) -> Summary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unpack:
     file: Path = argument(type=click.Path(path_type=Path, exists=True, dir_okay=False))
-    replace: bool = option(
-        "--replace", "Replace the model that is there.", group=Group.OUTPUT
+    replace: bool = shared.output_option(
+        "--replace", "Replace the model that is there."
     )
 
 

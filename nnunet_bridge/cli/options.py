@@ -10,146 +10,110 @@ from typing import Any
 import rich_click as click
 
 from nnunet_bridge.cli.fields import Group, argument, option
-from nnunet_bridge.core.words import (
-    ALWAYS_PLANNED,
-    FOREIGN,
-    BudgetName,
-    Configuration,
-    ModelName,
-    PlannerName,
-)
+from nnunet_bridge.core import words
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING = click.Path(path_type=Path, exists=True)
+COUNT = click.IntRange(1)
+NOT_NEGATIVE = click.FloatRange(0)
+POSITIVE = click.FloatRange(0, min_open=True)
 
-BOTH = tuple(map(str, ALWAYS_PLANNED))
+BOTH = tuple(map(str, words.ALWAYS_PLANNED))
 """Trained and compared by default."""
 
-CONFIGURATIONS = tuple(map(str, Configuration))
-PLANNERS = tuple(map(str, PlannerName))
-MODELS = tuple(map(str, ModelName))
-BUDGETS = tuple(map(str, BudgetName))
+CONFIGURATIONS = tuple(map(str, words.Configuration))
+PLANNERS = tuple(map(str, words.PlannerName))
+MODELS = tuple(map(str, words.ModelName))
+BUDGETS = tuple(map(str, words.BudgetName))
 
-_input = partial(option, group=Group.INPUT)
-_series = partial(option, group=Group.SERIES)
+input_option = partial(option, group=Group.INPUT)
+series_option = partial(option, group=Group.SERIES)
+model_option = partial(option, group=Group.MODEL)
+output_option = partial(option, group=Group.OUTPUT)
+machine_option = partial(option, group=Group.MACHINE)
 
+_BOTH_BY_DEFAULT = "Repeat for several. [default: 2d and 3d_fullres]"
+_recipe = partial(option, "-r", "--recipe", metavar="RECIPE")
+_model = partial(model_option, "--model", metavar="MODEL")
+_budget = partial(model_option, "--budget", choices=BUDGETS)
 
 dataset_field = partial(argument, metavar="DATASET")
 
 
-def configurations_field(meaning: str, *, group: Group = Group.USUAL) -> Any:
-    """Declare ``-c``, which may be repeated."""
-    return option(
-        "-c",
-        "--configuration",
-        f"{', '.join(CONFIGURATIONS)}. {meaning}",
-        choices=CONFIGURATIONS,
-        metavar="NAME",
-        group=group,
-    )
+def configurations_field(
+    meaning: str = _BOTH_BY_DEFAULT, *, group: Group = Group.USUAL
+) -> Any:
+    """Declare ``-c``: one configuration, or several where the field is a tuple."""
+    text, names = f"{', '.join(CONFIGURATIONS)}. {meaning}", CONFIGURATIONS
+    flags = "-c", "--configuration"
+    return option(*flags, text, choices=names, metavar="NAME", group=group)
 
 
-def folds_field(meaning: str = "Repeat for several.") -> Any:
+def folds_field(meaning: str = "Repeat for several. [default: 0]") -> Any:
     """Declare ``-f``, which may be repeated."""
-    return option(
-        "-f",
-        "--fold",
-        f"Fold: 0, 1, ..., all5 (folds 0 to 4) or all (one model trained on all "
-        f"cases). {meaning}",
-        metavar="FOLD",
+    text = (
+        "Fold: 0, 1, ..., all5 (folds 0 to 4) or all (one model trained on all cases)."
     )
+    return option("-f", "--fold", f"{text} {meaning}", metavar="FOLD")
 
 
 model_field = partial(
-    option,
-    "--model",
+    _model,
     f"Network and trainer: {', '.join(MODELS)}.",
     choices=MODELS,
-    metavar="MODEL",
     default="nnunet",
-    group=Group.MODEL,
 )
 
 
 def models_field(meaning: str) -> Any:
     """Declare ``--model``, which may be repeated."""
-    return option(
-        "--model",
-        f"{', '.join(MODELS)}. {meaning}",
-        choices=MODELS,
-        metavar="MODEL",
-        group=Group.MODEL,
-    )
+    return _model(f"{', '.join(MODELS)}. {meaning}", choices=MODELS)
 
 
 finished_model_field = partial(
-    option,
-    "--model",
-    f"Kind of trained model: {', '.join(MODELS)}, foreign (trained "
-    "elsewhere). [default: nnunet, if one has finished]",
-    choices=(*MODELS, FOREIGN),
-    metavar="MODEL",
-    group=Group.MODEL,
+    _model,
+    f"Kind of trained model: {', '.join(MODELS)}, foreign (trained elsewhere). "
+    "[default: nnunet, if one has finished]",
+    choices=(*MODELS, words.FOREIGN),
 )
-
 budget_field = partial(
-    option,
-    "--budget",
+    _budget,
     "Training length. full: nnU-Net's own (needs a GPU). quick: 2 % of its "
     "steps. smoke: a small network that checks the pipeline on a CPU; its scores "
     "are not results.",
-    choices=BUDGETS,
-    group=Group.MODEL,
 )
-
 finished_budget_field = partial(
-    option,
-    "--budget",
-    "Training length of the model. [default: the longest that has finished]",
-    choices=BUDGETS,
-    group=Group.MODEL,
+    _budget, "Training length of the model. [default: the longest that has finished]"
 )
-
 device_field = partial(
-    option,
+    machine_option,
     "--device",
     "auto: a GPU if there is one.",
     choices=("auto", "cuda", "cpu", "mps"),
+)
+recipe_field = partial(
+    _recipe, "A dataset.toml, or the name of a recipe that ships with the package."
+)
+scans_recipe_field = partial(
+    _recipe,
+    "Recipe whose table [scans] sets the options of this group that are not given.",
+    group=Group.SERIES,
+)
+slurm_recipe_field = partial(
+    _recipe,
+    "Recipe whose table [slurm] sets the resources of a job.",
     group=Group.MACHINE,
 )
-
-recipe_field = partial(
-    option,
-    "-r",
-    "--recipe",
-    "A dataset.toml, or the name of a recipe that ships with the package.",
-    metavar="RECIPE",
-)
-
-scans_recipe_field = partial(
-    _series,
-    "-r",
-    "--recipe",
-    "Recipe whose table [scans] sets the options of this group that are not given.",
-    metavar="RECIPE",
-)
-
-
-def force_field(meaning: str = "Redo finished work.") -> Any:
-    """Declare ``--force``."""
-    return option("--force", meaning, group=Group.OUTPUT)
-
-
+force_field = partial(output_option, "--force")
 labels_file_field = partial(
-    _input,
+    input_option,
     "--labels",
     "A dataset.json that names the labels. [default: the one beside the files]",
     type=EXISTING,
 )
-
 label_map_field = partial(
-    _input,
+    input_option,
     "--map",
     "Map another tool's labels to ours, by name or value, e.g. "
     "femur_left=femur. Repeat for several.",
@@ -157,36 +121,42 @@ label_map_field = partial(
 )
 
 
+def tolerance_field(meaning: str) -> Any:
+    """Declare ``--tolerance-mm``."""
+    flag, kind = "--tolerance-mm", NOT_NEGATIVE
+    return option(flag, meaning, type=kind, default=1.0, metavar="MM")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanChoice:
     """The series to read and how; the names are those of the recipe's ``[scans]``."""
 
-    series: str | None = _series("--series", "Series number, description or UID.")
-    image_type: str | None = _series(
+    series: str | None = series_option("--series", "Series number, description or UID.")
+    image_type: str | None = series_option(
         "--image-type", "Contrast: a word of Image Type, e.g. WATER.", metavar="WORD"
     )
-    echo: int | None = _series("--echo", "Echo number.")
-    repetition: str | None = _series(
+    echo: int | None = series_option("--echo", "Echo number.")
+    repetition: str | None = series_option(
         "--repetition",
         "Acquisition to read where the same places were scanned several times, e.g. 2.",
     )
-    overlap: str | None = _series(
+    overlap: str | None = series_option(
         "--overlap",
         "Join overlapping stations: the image of the lower one (first), or the "
         "mean. [default: refuse]",
         choices=("refuse", "first", "mean"),
     )
-    invert_monochrome1: bool | None = _series(
+    invert_monochrome1: bool | None = series_option(
         "--invert-monochrome1", "Invert a series whose smallest value is white."
     )
-    pixel_spacing_mm: tuple[float, float] | None = _series(
+    pixel_spacing_mm: tuple[float, float] | None = series_option(
         "--pixel-spacing",
         "Pixel spacing in mm, for images without one.",
-        type=click.FloatRange(0, min_open=True),
+        type=POSITIVE,
         nargs=2,
         metavar="ROWS COLUMNS",
     )
-    resample: str | None = _series(
+    resample: str | None = series_option(
         "--resample",
         "Stacks to interpolate onto a regular, upright grid. [default: never]",
         choices=("never", "uneven", "sheared", "any"),
@@ -197,26 +167,28 @@ class ScanChoice:
 class RegionChoice:
     """The slices to predict."""
 
-    slices: str | None = _input(
+    slices: str | None = input_option(
         "--slices",
         "Predict slices A to B-1 only, counted from 0. A: and :B are open.",
         metavar="A:B",
     )
-    from_mm: float | None = _input(
+    from_mm: float | None = input_option(
         "--from-mm",
         "Predict from this height upwards: mm towards the head of axial slices.",
         metavar="Z",
     )
-    to_mm: float | None = _input("--to-mm", "Predict up to this height.", metavar="Z")
-    auto: bool | None = _input(
+    to_mm: float | None = input_option(
+        "--to-mm", "Predict up to this height.", metavar="Z"
+    )
+    auto: bool | None = input_option(
         "--region",
         "auto: find the region of the structures in a coarse first pass.",
         choices=("auto",),
         callback=lambda _context, _option, value: None if value is None else True,
     )
-    margin_mm: float | None = _input(
+    margin_mm: float | None = input_option(
         "--margin-mm",
         "With --region auto: margin around the region. [default: 20]",
-        type=click.FloatRange(0),
+        type=NOT_NEGATIVE,
         metavar="MM",
     )

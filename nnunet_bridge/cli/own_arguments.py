@@ -45,7 +45,7 @@ OF_TRAINING = {
 """Argument of ``nnUNetv2_train`` -> what to do instead."""
 
 
-def refuse_own_arguments(words: Sequence[str], instead: Mapping[str, str]) -> None:
+def refuse(words: Sequence[str], instead: Mapping[str, str]) -> None:
     """Refuse every argument of nnU-Net by name; `words` are all after ``--``.
 
     Raises

@@ -11,24 +11,8 @@ import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
 
+from nnunet_bridge.cli import options as shared
 from nnunet_bridge.cli.fields import Group, argument, given, option, part
-from nnunet_bridge.cli.options import (
-    EXISTING,
-    FILE,
-    FOLDER,
-    RegionChoice,
-    ScanChoice,
-    configurations_field,
-    dataset_field,
-    device_field,
-    finished_budget_field,
-    finished_model_field,
-    folds_field,
-    force_field,
-    label_map_field,
-    labels_file_field,
-    scans_recipe_field,
-)
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
 from nnunet_bridge.core.errors import UsageError
@@ -40,7 +24,7 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
 
-def _series_options(recipe: str | None, scans: ScanChoice) -> SeriesOptions:
+def _series_options(recipe: str | None, scans: shared.ScanChoice) -> SeriesOptions:
     """Return the options about series: those given, else those of the recipe."""
     from nnunet_bridge.formats.dicom import SeriesOptions
 
@@ -54,46 +38,43 @@ def _series_options(recipe: str | None, scans: ScanChoice) -> SeriesOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Predict:
-    dataset: str = dataset_field()
+    dataset: str = shared.dataset_field()
     inputs: tuple[Path, ...] = argument(
-        nargs=-1, required=True, metavar="INPUT...", type=EXISTING
+        nargs=-1, required=True, metavar="INPUT...", type=shared.EXISTING
     )
     out: Path = option(
         "-o",
         "--out",
         "Folder of the results; each case gets a folder of its own in it.",
-        type=FOLDER,
+        type=shared.FOLDER,
     )
-    configurations: tuple[str, ...] = configurations_field(
+    configurations: tuple[str, ...] = shared.configurations_field(
         "Repeat to average several. [default: the choice of `select`, else the one "
         "with the higher validation Dice]"
     )
-    folds: tuple[str, ...] = folds_field(
+    folds: tuple[str, ...] = shared.folds_field(
         "Repeat to average several. [default: all finished folds]"
     )
-    region: RegionChoice = part(RegionChoice)
-    scans: ScanChoice = part(ScanChoice)
-    recipe: str | None = scans_recipe_field()
-    model: str | None = finished_model_field()
-    budget: str | None = finished_budget_field()
-    clean: str = option(
+    region: shared.RegionChoice = part(shared.RegionChoice)
+    scans: shared.ScanChoice = part(shared.ScanChoice)
+    recipe: str | None = shared.scans_recipe_field()
+    model: str | None = shared.finished_model_field()
+    budget: str | None = shared.finished_budget_field()
+    clean: str = shared.output_option(
         "--clean",
         "Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
         "`clean --tune DATASET` chose for its model.",
         choices=("none", "slice", "volume", "tuned"),
-        group=Group.OUTPUT,
     )
-    mesh: bool = option("--mesh", "Also write PLY meshes.", group=Group.OUTPUT)
-    seg_nrrd: bool = option(
-        "--seg-nrrd", "Also write a segmentation for 3D Slicer.", group=Group.OUTPUT
+    mesh: bool = shared.output_option("--mesh", "Also write PLY meshes.")
+    seg_nrrd: bool = shared.output_option(
+        "--seg-nrrd", "Also write a segmentation for 3D Slicer."
     )
-    dicom_seg: bool = option(
-        "--dicom-seg",
-        "Also write DICOM SEG, which contains the patient's name.",
-        group=Group.OUTPUT,
+    dicom_seg: bool = shared.output_option(
+        "--dicom-seg", "Also write DICOM SEG, which contains the patient's name."
     )
-    force: bool = force_field("Predict again what is already there.")
-    device: str = device_field()
+    force: bool = shared.force_field("Predict again what is already there.")
+    device: str = shared.device_field()
 
     def options(self) -> PredictionOptions:
         from nnunet_bridge.ops.region import RegionRequest
@@ -132,7 +113,7 @@ def predict(session: Session, asked: _Predict) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Clean:
-    labels: Path | None = argument(type=EXISTING, required=False)
+    labels: Path | None = argument(type=shared.EXISTING, required=False)
     out: Path | None = argument(type=click.Path(path_type=Path), required=False)
     rule: str = option(
         "--rule",
@@ -150,33 +131,32 @@ class _Clean:
     min_volume_mm3: float | None = option(
         "--min-volume-mm3",
         "volume: remove smaller pieces. [default: 500]",
-        type=click.FloatRange(0),
+        type=shared.NOT_NEGATIVE,
         metavar="MM3",
     )
     keep: int | None = option(
         "--keep",
         "volume: keep at most the N largest pieces of each label.",
-        type=click.IntRange(1),
+        type=shared.COUNT,
     )
     each_side: bool = option(
         "--each-side",
         "With --keep: N pieces left and N right, for labels that hold both sides.",
     )
-    labels_file: Path | None = labels_file_field()
-    tune: str | None = option(
+    labels_file: Path | None = shared.labels_file_field()
+    tune: str | None = shared.model_option(
         "--tune",
         "Clean nothing; choose the rule of each structure on the validation of a "
         "model.",
         metavar="DATASET",
-        group=Group.MODEL,
     )
-    configurations: tuple[str, ...] = configurations_field(
+    configurations: tuple[str, ...] = shared.configurations_field(
         "With --tune; repeat for several. [default: the one that `predict` uses]",
         group=Group.MODEL,
     )
-    model: str | None = finished_model_field()
-    budget: str | None = finished_budget_field()
-    force: bool = force_field()
+    model: str | None = shared.finished_model_field()
+    budget: str | None = shared.finished_budget_field()
+    force: bool = shared.force_field("Redo finished work.")
 
     def cleaning_rule(self) -> CleaningRule:
         if self.rule == "slice" and self.keep is not None:
@@ -257,20 +237,16 @@ def _refuse_given(names: Sequence[str], *, because: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Score:
-    predictions: Path = argument(type=EXISTING)
-    references: Path = argument(type=EXISTING)
+    predictions: Path = argument(type=shared.EXISTING)
+    references: Path = argument(type=shared.EXISTING)
     out: Path = option(
-        "-o", "--out", "Folder of scores.csv and scores.json.", type=FOLDER
+        "-o", "--out", "Folder of scores.csv and scores.json.", type=shared.FOLDER
     )
-    tolerance_mm: float = option(
-        "--tolerance-mm",
-        "Distance within which two surfaces agree (NSD).",
-        type=click.FloatRange(0),
-        default=1.0,
-        metavar="MM",
+    tolerance_mm: float = shared.tolerance_field(
+        "Distance within which two surfaces agree (NSD)."
     )
-    labels_file: Path | None = labels_file_field()
-    label_map: tuple[str, ...] = label_map_field()
+    labels_file: Path | None = shared.labels_file_field()
+    label_map: tuple[str, ...] = shared.label_map_field()
 
 
 @command(_Score)
@@ -297,8 +273,8 @@ def score(session: Session, asked: _Score) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mesh:
-    labels: Path = argument(type=EXISTING)
-    out: Path = option("-o", "--out", "Folder of the mesh files.", type=FOLDER)
+    labels: Path = argument(type=shared.EXISTING)
+    out: Path = option("-o", "--out", "Folder of the mesh files.", type=shared.FOLDER)
     file_format: str = option("--format", "File format.", choices=("ply", "stl", "obj"))
     frame: str = option(
         "--frame",
@@ -316,8 +292,10 @@ class _Mesh:
         "File names. opensim: femur_l for femur_left.",
         choices=("labels", "opensim"),
     )
-    labels_file: Path | None = labels_file_field()
-    force: bool = force_field("Keep a mesh whose volume changed by more than 3 %.")
+    labels_file: Path | None = shared.labels_file_field()
+    force: bool = shared.force_field(
+        "Keep a mesh whose volume changed by more than 3 %."
+    )
 
 
 @command(_Mesh)
@@ -343,9 +321,11 @@ def mesh(session: Session, asked: _Mesh) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    image: Path = argument(type=EXISTING)
-    labels: Path | None = argument(type=EXISTING, required=False)
-    out: Path = option("-o", "--out", "Picture to write.", type=FILE, metavar="PNG")
+    image: Path = argument(type=shared.EXISTING)
+    labels: Path | None = argument(type=shared.EXISTING, required=False)
+    out: Path = option(
+        "-o", "--out", "Picture to write.", type=shared.FILE, metavar="PNG"
+    )
     plane: str = option(
         "--plane", "Plane of the slice.", choices=("axial", "coronal", "sagittal")
     )
@@ -355,11 +335,11 @@ class _View:
     every: int | None = option(
         "--every",
         "Show every N-th slice on one sheet instead, labels over the image.",
-        type=click.IntRange(1),
+        type=shared.COUNT,
     )
-    labels_file: Path | None = labels_file_field()
-    scans: ScanChoice = part(ScanChoice)
-    recipe: str | None = scans_recipe_field()
+    labels_file: Path | None = shared.labels_file_field()
+    scans: shared.ScanChoice = part(shared.ScanChoice)
+    recipe: str | None = shared.scans_recipe_field()
 
 
 @command(_View)

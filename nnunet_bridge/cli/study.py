@@ -7,24 +7,8 @@ from pathlib import Path
 
 import rich_click as click
 
-from nnunet_bridge.cli.fields import Group, argument, option
-from nnunet_bridge.cli.options import (
-    BOTH,
-    EXISTING,
-    FOLDER,
-    MODELS,
-    budget_field,
-    configurations_field,
-    dataset_field,
-    device_field,
-    finished_budget_field,
-    folds_field,
-    force_field,
-    label_map_field,
-    model_field,
-    models_field,
-    recipe_field,
-)
+from nnunet_bridge.cli import options as shared
+from nnunet_bridge.cli.fields import argument, option
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
@@ -32,28 +16,27 @@ from nnunet_bridge.core.summary import Summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Compare:
-    dataset: str = dataset_field()
-    configurations: tuple[str, ...] = configurations_field(
-        "Repeat for several. [default: 2d and 3d_fullres]"
-    )
+    dataset: str = shared.dataset_field()
+    configurations: tuple[str, ...] = shared.configurations_field()
     out: Path = option(
-        "-o", "--out", "Folder of index.html and the tables.", type=FOLDER
+        "-o", "--out", "Folder of index.html and the tables.", type=shared.FOLDER
     )
     margins: tuple[str, ...] = option(
         "--margin",
         "Difference too small to matter, e.g. dice=0.01. Repeat for several metrics.",
         metavar="METRIC=SIZE",
     )
-    baselines: tuple[str, ...] = option(
+    baselines: tuple[str, ...] = shared.input_option(
         "--baseline",
         "Labels of another tool, as one more model. Repeat for several.",
-        metavar="NAME=FOLDER",
-        group=Group.INPUT,
+        metavar="NAME=shared.FOLDER",
     )
-    map_words: tuple[str, ...] = label_map_field()
-    models: tuple[str, ...] = models_field("Repeat for several. [default: nnunet]")
-    budget: str | None = finished_budget_field()
-    latex: bool = option("--latex", "Also write comparison.tex.", group=Group.OUTPUT)
+    map_words: tuple[str, ...] = shared.label_map_field()
+    models: tuple[str, ...] = shared.models_field(
+        "Repeat for several. [default: nnunet]"
+    )
+    budget: str | None = shared.finished_budget_field()
+    latex: bool = shared.output_option("--latex", "Also write comparison.tex.")
 
 
 @command(_Compare)
@@ -76,8 +59,8 @@ def compare(session: Session, asked: _Compare) -> Summary:
     if asked.map_words and not asked.baselines:
         raise UsageError("--map maps the labels of a --baseline: give one.")
     options = ComparisonOptions(
-        asked.configurations or BOTH,
-        asked.models or MODELS[:1],
+        asked.configurations or shared.BOTH,
+        asked.models or shared.MODELS[:1],
         asked.budget,
         margins_from(asked.margins),
         asked.latex,
@@ -91,16 +74,14 @@ def compare(session: Session, asked: _Compare) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    study: Path = argument(type=EXISTING)
-    recipe: str = recipe_field()
-    configurations: tuple[str, ...] = configurations_field(
-        "Repeat for several. [default: 2d and 3d_fullres]"
-    )
-    folds: tuple[str, ...] = folds_field("Repeat for several. [default: 0]")
-    model: str = model_field()
-    budget: str = budget_field()
-    force: bool = force_field()
-    device: str = device_field()
+    study: Path = argument(type=shared.EXISTING)
+    recipe: str = shared.recipe_field()
+    configurations: tuple[str, ...] = shared.configurations_field()
+    folds: tuple[str, ...] = shared.folds_field()
+    model: str = shared.model_field()
+    budget: str = shared.budget_field()
+    force: bool = shared.force_field("Redo finished work.")
+    device: str = shared.device_field()
 
 
 @command(_Run)
@@ -128,14 +109,14 @@ def run(session: Session, asked: _Run) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Demo:
-    folder: Path = argument(type=FOLDER, default="demo", metavar="[DIR]")
+    folder: Path = argument(type=shared.FOLDER, default="demo", metavar="[DIR]")
     patients: int = option(
         "--patients",
         "Synthetic patients; the last two are kept for testing.",
         type=click.IntRange(4),
         default=10,
     )
-    device: str = device_field()
+    device: str = shared.device_field()
 
 
 @command(_Demo)

@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from nnunet_bridge.cli.fields import Group, argument, option
-from nnunet_bridge.cli.options import (
-    BOTH,
-    EXISTING,
-    FILE,
-    PLANNERS,
-    budget_field,
-    configurations_field,
-    dataset_field,
-    device_field,
-    finished_budget_field,
-    folds_field,
-    force_field,
-    model_field,
-    models_field,
-)
-from nnunet_bridge.cli.own_arguments import (
-    OF_PLANNING,
-    OF_TRAINING,
-    refuse_own_arguments,
-)
+from nnunet_bridge.cli import options as shared
+from nnunet_bridge.cli import own_arguments
+from nnunet_bridge.cli.fields import argument, option
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
 
 if TYPE_CHECKING:
     from nnunet_bridge.nnunet.splits import Splitting
-    from nnunet_bridge.pipeline.models.select import SelectionOptions
     from nnunet_bridge.pipeline.training.cluster import ClusterOptions
     from nnunet_bridge.pipeline.training.plan import PlanningOptions
     from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 
-def _own_arguments_field() -> Any:
-    """Declare what follows ``--``, to refuse it by name."""
-    return argument(nargs=-1, type=click.UNPROCESSED, metavar="")
+_own_arguments_field = partial(argument, nargs=-1, type=click.UNPROCESSED, metavar="")
+"""What follows ``--``, to refuse it by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    dataset: str = dataset_field()
+    dataset: str = shared.dataset_field()
     own_arguments: tuple[str, ...] = _own_arguments_field()
-    configurations: tuple[str, ...] = configurations_field(
-        "Repeat for several. [default: 2d and 3d_fullres]"
-    )
-    planners: tuple[str, ...] = option(
+    configurations: tuple[str, ...] = shared.configurations_field()
+    planners: tuple[str, ...] = shared.model_option(
         "--planner",
-        f"nnU-Net's planner: {', '.join(PLANNERS)}. Repeat for several. "
+        f"nnU-Net's planner: {', '.join(shared.PLANNERS)}. Repeat for several. "
         "[default: default]",
-        choices=PLANNERS,
+        choices=shared.PLANNERS,
         metavar="NAME",
-        group=Group.MODEL,
     )
     folds: int | None = option(
         "--folds",
@@ -72,34 +50,32 @@ class _Plan:
     splits: Path | None = option(
         "--splits",
         "Your own folds, in the format of nnU-Net's splits_final.json.",
-        type=EXISTING,
+        type=shared.EXISTING,
     )
-    gpu_memory_gb: float | None = option(
+    gpu_memory_gb: float | None = shared.model_option(
         "--gpu-memory-target",
         "GPU memory for which nnU-Net plans patch and batch. All trainings of the "
         "dataset start again. [default: 8, or that of the planner]",
-        type=click.FloatRange(0, min_open=True),
+        type=shared.POSITIVE,
         metavar="GB",
-        group=Group.MODEL,
     )
-    target_spacing: tuple[float, float, float] | None = option(
+    target_spacing: tuple[float, float, float] | None = shared.model_option(
         "--target-spacing",
         "Spacing of 3d_fullres in mm: slices, rows, columns. All trainings of the "
         "dataset start again. [default: chosen by nnU-Net]",
-        type=click.FloatRange(0, min_open=True),
+        type=shared.POSITIVE,
         nargs=3,
         metavar="MM MM MM",
-        group=Group.MODEL,
     )
-    force: bool = force_field("Plan again what is planned.")
+    force: bool = shared.force_field("Plan again what is planned.")
 
     def options(self) -> PlanningOptions:
         from nnunet_bridge.pipeline.training.plan import PlanningOptions
 
-        refuse_own_arguments(self.own_arguments, OF_PLANNING)
+        own_arguments.refuse(self.own_arguments, own_arguments.OF_PLANNING)
         return PlanningOptions(
-            self.configurations or BOTH,
-            tuple(dict.fromkeys(self.planners)) or PLANNERS[:1],
+            self.configurations or shared.BOTH,
+            tuple(dict.fromkeys(self.planners)) or shared.PLANNERS[:1],
             self._splitting(),
             self._for_nnunet() or None,
             self.force,
@@ -147,87 +123,66 @@ def plan(session: Session, asked: _Plan) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Train:
-    dataset: str = dataset_field()
+    dataset: str = shared.dataset_field()
     own_arguments: tuple[str, ...] = _own_arguments_field()
-    configurations: tuple[str, ...] = configurations_field(
-        "Repeat for several. [default: 2d and 3d_fullres]"
-    )
-    folds: tuple[str, ...] = folds_field("Repeat for several. [default: 0]")
+    configurations: tuple[str, ...] = shared.configurations_field()
+    folds: tuple[str, ...] = shared.folds_field()
     resume: bool = option(
         "--resume/--restart",
         "Resume from checkpoints, or train again from the start.",
         default=True,
     )
-    model: str = model_field()
-    budget: str = budget_field()
-    patience: int | None = option(
+    model: str = shared.model_field()
+    budget: str = shared.budget_field()
+    patience: int | None = shared.model_option(
         "--patience",
         "Stop after N epochs without a lower validation loss. [default: 20 for "
         "the report's networks, else never]",
-        type=click.IntRange(1),
-        group=Group.MODEL,
+        type=shared.COUNT,
     )
-    pretrained: str = option(
+    pretrained: str = shared.model_option(
         "--pretrained",
         "Start from a trained model: a packed file, a checkpoint (.pth) or "
         "another dataset, e.g. 2 or 2:3d_fullres.",
         default="",
         metavar="MODEL",
-        group=Group.MODEL,
     )
-    weights: Path | None = option(
+    weights: Path | None = shared.model_option(
         "--weights",
         "Initial encoder weights (ResNet34). [default: ImageNet, downloaded]",
-        type=FILE,
-        group=Group.MODEL,
+        type=shared.FILE,
     )
-    from_scratch: bool = option(
-        "--from-scratch",
-        "Start from random encoder weights (ResNet34).",
-        group=Group.MODEL,
+    from_scratch: bool = shared.model_option(
+        "--from-scratch", "Start from random encoder weights (ResNet34)."
     )
-    freeze_encoder: bool = option(
-        "--freeze-encoder",
-        "Freeze the encoder (same as --model resnet34-frozen).",
-        group=Group.MODEL,
+    freeze_encoder: bool = shared.model_option(
+        "--freeze-encoder", "Freeze the encoder (same as --model resnet34-frozen)."
     )
-    probabilities: bool = option(
+    probabilities: bool = shared.output_option(
         "--probabilities",
         "Save validation probabilities (needed for nnU-Net's ensemble choice).",
-        group=Group.OUTPUT,
     )
-    validate_best: bool = option(
+    validate_best: bool = shared.output_option(
         "--validate-best",
         "Validate the checkpoint with the best pseudo-Dice, not the last one.",
-        group=Group.OUTPUT,
     )
-    device: str = device_field()
-    gpus: int | None = option(
-        "--gpus",
-        "GPUs per training run. [default: 1]",
-        type=click.IntRange(1),
-        group=Group.MACHINE,
+    device: str = shared.device_field()
+    gpus: int | None = shared.machine_option(
+        "--gpus", "GPUs per training run. [default: 1]", type=shared.COUNT
     )
-    place: str = option(
+    place: str = shared.machine_option(
         "--on",
         "slurm: submit the runs to the cluster. script: write a file for sbatch.",
         choices=("local", "slurm", "script"),
-        group=Group.MACHINE,
     )
-    recipe: str | None = option(
-        "-r",
-        "--recipe",
-        "Recipe whose table [slurm] sets the resources of a job.",
-        metavar="RECIPE",
-        group=Group.MACHINE,
-    )
+    recipe: str | None = shared.slurm_recipe_field()
 
     def request(self) -> TrainingRequest:
         from nnunet_bridge.nnunet.methods import method_of
         from nnunet_bridge.nnunet.training_options import TrainingOptions
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
-        refuse_own_arguments(self.own_arguments, OF_TRAINING)
+        own_arguments.refuse(self.own_arguments, own_arguments.OF_TRAINING)
         return TrainingRequest(
             method_of(self._model(), self.budget),
             self.configurations,
@@ -258,9 +213,8 @@ class _Train:
         if not self.freeze_encoder:
             return self.model
         if not self.model.startswith("resnet34"):
-            raise UsageError(
-                f"--freeze-encoder is for --model resnet34, not {self.model}."
-            )
+            message = f"--freeze-encoder is for --model resnet34, not {self.model}."
+            raise UsageError(message)
         return "resnet34-frozen"
 
     def _absolute_pretrained(self) -> str:
@@ -291,7 +245,7 @@ def train(session: Session, asked: _Train) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Status:
-    dataset: str = dataset_field()
+    dataset: str = shared.dataset_field()
     every_s: float | None = option(
         "--watch",
         "Refresh until all runs have ended, every 5 seconds unless you give a number.",
@@ -321,8 +275,8 @@ def status(session: Session, asked: _Status) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Select:
-    dataset: str = dataset_field()
-    configurations: tuple[str, ...] = configurations_field(
+    dataset: str = shared.dataset_field()
+    configurations: tuple[str, ...] = shared.configurations_field(
         "Repeat for several. [default: all that have finished folds]"
     )
     metric: str = option(
@@ -330,35 +284,16 @@ class _Select:
         "Measure that decides: its mean over structures and cases.",
         choices=("dice", "nsd", "hd95", "assd"),
     )
-    tolerance_mm: float = option(
-        "--tolerance-mm",
-        "Tolerance of the NSD.",
-        type=click.FloatRange(0),
-        default=1.0,
-        metavar="MM",
-    )
+    tolerance_mm: float = shared.tolerance_field("Tolerance of the NSD.")
     ensembles: bool = option(
         "--ensembles",
         "Also try means of two configurations: predicts the held-out cases again.",
     )
-    models: tuple[str, ...] = models_field(
+    models: tuple[str, ...] = shared.models_field(
         "Repeat for several. [default: all that have finished folds]"
     )
-    budget: str | None = finished_budget_field()
-    device: str = device_field()
-
-    def options(self) -> SelectionOptions:
-        from nnunet_bridge.pipeline.models.select import SelectionOptions
-
-        return SelectionOptions(
-            configurations=self.configurations,
-            models=self.models,
-            budget=self.budget,
-            metric=self.metric,
-            ensembles=self.ensembles,
-            device=self.device,
-            tolerance_mm=self.tolerance_mm,
-        )
+    budget: str | None = shared.finished_budget_field()
+    device: str = shared.device_field()
 
 
 @command(_Select)
@@ -371,8 +306,9 @@ def select(session: Session, asked: _Select) -> Summary:
 
     Example:  nnunet-bridge select 1 --metric nsd --ensembles
     """
-    from nnunet_bridge.pipeline.models.select import select_model
+    from nnunet_bridge.pipeline.models.select import SelectionOptions, select_model
 
-    dataset = session.dataset(asked.dataset)
+    words = asdict(asked)
+    dataset = session.dataset(words.pop("dataset"))
     with session.progress() as progress:
-        return select_model(dataset, asked.options(), progress=progress)
+        return select_model(dataset, SelectionOptions(**words), progress=progress)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -19,3 +25,22 @@ class Summary(Protocol):
 
     def as_text(self) -> str:
         """Return the text for a person."""
+
+
+def json_of(result: DataclassInstance, *omitted: str) -> JsonObject:
+    """Return the fields of a dataclass, but the omitted ones, as JSON values.
+
+    A part with a method `as_json` is what that returns; a path is a string.
+    """
+    names = [field.name for field in fields(result) if field.name not in omitted]
+    return {name: _json_value(getattr(result, name)) for name in names}
+
+
+def _json_value(value: Any) -> Any:  # noqa: ANN401 - any field of a result
+    if hasattr(value, "as_json"):
+        return value.as_json()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(each) for key, each in value.items()}
+    return list(map(_json_value, value)) if isinstance(value, list | tuple) else value
