@@ -75,7 +75,7 @@ class Model:
     @property
     def configurations(self) -> tuple[str, ...]:
         """The configurations whose mean is taken."""
-        return tuple(dict.fromkeys(state.run.configuration for state in self.states))
+        return tuple(self.members())
 
     @property
     def name(self) -> str:
@@ -84,12 +84,10 @@ class Model:
 
     def members(self) -> dict[str, list[RunState]]:
         """Return the folds of every configuration."""
-        return {
-            configuration: [
-                s for s in self.states if s.run.configuration == configuration
-            ]
-            for configuration in self.configurations
-        }
+        members: dict[str, list[RunState]] = {}
+        for state in self.states:
+            members.setdefault(state.run.configuration, []).append(state)
+        return members
 
     def sha256(self) -> str:
         """Return a hash of all its checkpoints."""
@@ -124,35 +122,21 @@ def model_name(kind: str, configurations: Sequence[str]) -> str:
 
 
 def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
-    """Return the model that predicts: the choice of `select`, unless more is asked.
-
-    Raises
-    ------
-    InputError
-        As `choose_model`.
-    """
+    """Return the model that predicts: the choice of `select`, unless more is asked."""
     request = request or ModelRequest()
     if request.configurations or request.kind:
         return choose_model(dataset, request)
     kept, remark = current_choice(dataset, request.budget)
     if kept is None:
         model = choose_model(dataset, request)
-        reason = f"{model.reason} ({remark})" if remark else model.reason
-        return replace(model, reason=reason)
-    model = choose_model(dataset, replace(kept.request, folds=request.folds))
-    used = ", ".join(sorted({str(state.run.fold) for state in model.states}))
-    reason = f"{model.name}, fold {used}, the choice of `select`: {kept.reason}"
-    return replace(model, reason=reason)
+        return replace(model, reason=f"{model.reason} ({remark})") if remark else model
+    model = choose_model(dataset, replace(kept, folds=request.folds))
+    used = f"{model.name}, fold {_folds_of(model.states)}"
+    return replace(model, reason=f"{used}, the choice of `select`: {remark}")
 
 
 def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
-    """Return the finished model that a command asks for.
-
-    Raises
-    ------
-    InputError
-        If no such model has finished.
-    """
+    """Return the finished model that a command asks for; an `InputError` if none."""
     request = request or ModelRequest()
     done = [state for state in known_runs(dataset) if state.can_predict]
     for kind, budget in _candidates(done, request):
@@ -198,11 +182,8 @@ def _candidates(
     budgets = list(dict.fromkeys(name for _, name in METHODS))
     ours = [(model, name) for name in budgets for model in models]
     others = sorted({(s.model, s.budget) for s in done} - set(ours))
-    return [
-        (kind, budget)
-        for kind, budget in [*ours, *others]
-        if request.kind in (None, kind) and request.budget in (None, budget)
-    ]
+    every = [(k, b) for k, b in [*ours, *others] if request.kind in (None, k)]
+    return [(kind, b) for kind, b in every if request.budget in (None, b)]
 
 
 def _of_folds(states: Sequence[RunState], folds: Sequence[str]) -> list[RunState]:
@@ -223,22 +204,14 @@ def _best_configuration(states: Sequence[RunState]) -> list[str]:
     return sorted(means, key=lambda name: -sum(means[name]) / len(means[name]))[:1]
 
 
+def _folds_of(states: Sequence[RunState]) -> str:
+    return ", ".join(sorted({str(state.run.fold) for state in states}))
+
+
 def _reason(states: Sequence[RunState], *, asked: bool) -> str:
-    folds = ", ".join(sorted({str(state.run.fold) for state in states}))
     name = "+".join(dict.fromkeys(state.run.configuration for state in states))
-    if asked:
-        return f"{name}, as requested, fold {folds}"
-    return f"{name}, which has the higher Dice on its own validation, fold {folds}"
-
-
-@dataclass(frozen=True, slots=True)
-class KeptChoice:
-    """The choice of `select`."""
-
-    request: ModelRequest
-    """The request with which `choose_model` returns the chosen model."""
-
-    reason: str
+    best = "which has the higher Dice on its own validation"
+    return f"{name}, {'as requested' if asked else best}, fold {_folds_of(states)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +237,8 @@ def choice_file(dataset: Dataset) -> Path:
 
 def current_choice(
     dataset: Dataset, budget: str | None = None
-) -> tuple[KeptChoice | None, str]:
-    """Return the choice, or None and why it does not hold.
+) -> tuple[ModelRequest | None, str]:
+    """Return what `select` chose, as a request, and why; or None and why not.
 
     The reason is empty where there is no choice for this budget.
     """
@@ -281,9 +254,8 @@ def current_choice(
         return None, ""
     if record.checkpoints != checkpoints_of(states):
         return None, "the choice is out of date: run `select` again"
-    chosen = record.chosen
-    request = ModelRequest(chosen.configurations, (), record.budget, chosen.model)
-    return KeptChoice(request, record.reason), ""
+    words = record.chosen.configurations, (), record.budget, record.chosen.model
+    return ModelRequest(*words), record.reason
 
 
 def selectable_runs(
@@ -304,10 +276,8 @@ def selectable_runs(
 def checkpoints_of(states: Sequence[RunState]) -> JsonObject:
     """Return a hash of every checkpoint, by the folder that holds it."""
     return {
-        f"{state.run.model_dir.name}/fold_{state.run.fold}": fingerprint(
-            state.run.checkpoint_file
-        )
-        for state in states
+        f"{run.model_dir.name}/fold_{run.fold}": fingerprint(run.checkpoint_file)
+        for run in (state.run for state in states)
     }
 
 

@@ -40,22 +40,12 @@ _AIR_SHARE = 0.01
 def geometry_warnings(grid: Grid, seen: TrainingRange | None) -> tuple[Finding, ...]:
     """Warn of a spacing, orientation or size outside the training cases.
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid that the network will see.
-    seen : TrainingRange or None
-        None if it is unknown.
+    `grid` is what the network will see; without `seen`, it is not compared.
     """
     if seen is None:
         return ()
-    return _warnings(
-        [
-            *_other_spacing(grid, seen),
-            *_other_orientation(grid, seen),
-            *_other_size(grid, seen),
-        ]
-    )
+    parts = _other_spacing, _other_orientation, _other_size
+    return _warnings(sentence for part in parts for sentence in part(grid, seen))
 
 
 def contrast_warnings(
@@ -66,18 +56,16 @@ def contrast_warnings(
 ) -> tuple[Finding, ...]:
     """Warn of a modality or contrast that the training cases do not have.
 
-    Parameters
-    ----------
-    series : SeriesReading or None
-        Its headers; None if it was not DICOM, then only its values count.
-    seen : TrainingRange or None
-        None if it is unknown; then only the channel's name counts.
-    channel : str
-        The model's name of its image; nnU-Net takes ``CT`` literally.
+    Without `series`, the headers of DICOM, only the values count; without `seen`, only
+    `channel`, the model's name of its image: nnU-Net takes ``CT`` literally.
     """
+    modalities = (seen and seen.modalities) or []
     if series is None:
-        return () if _knows_ct(seen, channel) else _warnings(_looks_like_ct(volume))
-    sentences = [*_other_modality(series.contrast, seen, channel)]
+        known = _CT in (*modalities, channel.upper())
+        return () if known else _warnings(_looks_like_ct(volume))
+    if not modalities and channel.upper() == _CT:
+        modalities = [_CT]
+    sentences = [*_other_modality(series.contrast, modalities)]
     if seen is not None:
         sentences += _other_image_type(series.contrast, seen)
         sentences += _other_echo(series.contrast, seen)
@@ -132,12 +120,7 @@ def _other_size(grid: Grid, seen: TrainingRange) -> Iterator[str]:
         )
 
 
-def _other_modality(
-    contrast: Contrast, seen: TrainingRange | None, channel: str
-) -> Iterator[str]:
-    trained = (seen.modalities if seen is not None else None) or []
-    if not trained and channel.upper() == _CT:
-        trained = [_CT]
+def _other_modality(contrast: Contrast, trained: Sequence[str]) -> Iterator[str]:
     if trained and contrast.modality not in trained:
         yield (
             f"Its modality is {contrast.modality or 'not stated'}; the model was "
@@ -173,11 +156,6 @@ def _looks_like_ct(volume: Volume) -> Iterator[str]:
         )
 
 
-def _knows_ct(seen: TrainingRange | None, channel: str) -> bool:
-    modalities = (seen.modalities if seen is not None else None) or []
-    return _CT in (*modalities, channel.upper())
-
-
 def contrast_words(image_type: Iterable[str]) -> list[str]:
     """Return the words of an *Image Type* that name the contrast, sorted.
 
@@ -187,11 +165,8 @@ def contrast_words(image_type: Iterable[str]) -> list[str]:
     ['WATER']
     """
     words = {word.strip().upper().replace(" ", "_") for word in image_type}
-    return sorted(
-        word
-        for word in words
-        if WORD.fullmatch(word) and not _OF_PROCESSING.fullmatch(word)
-    )
+    named = filter(WORD.fullmatch, words)
+    return sorted(word for word in named if not _OF_PROCESSING.fullmatch(word))
 
 
 def _plane(letters: str) -> str:

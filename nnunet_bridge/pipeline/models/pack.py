@@ -10,7 +10,8 @@ that another machine has pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,42 +24,19 @@ from nnunet_bridge.core.errors import (
 )
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.core.version import __version__
+from nnunet_bridge.formats import files
 from nnunet_bridge.formats.archive import Archive, open_archive, write_archive
-from nnunet_bridge.formats.files import (
-    clear_os_errors,
-    is_locked,
-    only_writer,
-    read_json,
-    readable_object,
-    sha256_of,
-    whole_file,
-    write_json,
-)
 from nnunet_bridge.formats.folders import put_in_place, work_folder
 from nnunet_bridge.formats.labels_file import read_label_table
+from nnunet_bridge.nnunet import models as layout
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.commands import checkpoint_command
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
-from nnunet_bridge.nnunet.models import (
-    CARD_FILE,
-    CLEANING_FILE,
-    DATASET_FILE,
-    MOST_JSON_BYTES,
-    PLANS_FILE,
-    Contents,
-    ModelFolder,
-    checked_card,
-    checked_dataset,
-    checked_plans,
-    parsed,
-    sorted_contents,
-)
 from nnunet_bridge.nnunet.names import (
     CHECKPOINT_FINAL,
-    DATASET_FOLDER,
     FILE_ENDING,
     Dataset,
     Workspace,
@@ -87,24 +65,20 @@ class PackSummary:
     reason: str
     """Why this model and no other."""
 
-    with_cleaning: bool
+    cleaning: bool
+    """Whether its tuned cleaning is in it."""
+
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
         """Return the object that `pack --json` prints."""
-        return {
-            "model": self.model,
-            "sha256": self.sha256,
-            "file": str(self.file),
-            "bytes": self.file.stat().st_size,
-            "folds": list(self.folds),
-            "cleaning": self.with_cleaning,
-        }
+        size = self.file.stat().st_size
+        return {**json_of(self, "reason", "exit_code"), "bytes": size}
 
     def as_text(self) -> str:
         """Return the packed model, with the size and hash of the file."""
         size = format_bytes(self.file.stat().st_size)
-        cleaning = " and its tuned cleaning" if self.with_cleaning else ""
+        cleaning = " and its tuned cleaning" if self.cleaning else ""
         return (
             f"Packed {self.model} ({self.reason}){cleaning}.\n"
             f"{self.file}: {size}, SHA-256 {self.sha256}"
@@ -126,13 +100,7 @@ class UnpackSummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that `unpack --json` prints."""
-        return {
-            "model": self.model,
-            "sha256": self.sha256,
-            "folder": str(self.folder),
-            "folds": list(self.folds),
-            "replaced": self.replaced,
-        }
+        return json_of(self, "exit_code")
 
     def as_text(self) -> str:
         """Return the place of the model, and how to predict with it."""
@@ -155,12 +123,8 @@ def pack_model(
 ) -> PackSummary:
     """Write a finished model to one zip, without paths, names or identities.
 
-    The same model gives the same bytes.
-
-    Parameters
-    ----------
-    request : ModelRequest, optional
-        By default the one with the higher validation Dice.
+    The same model gives the same bytes. By default it is the one with the higher
+    validation Dice.
 
     Raises
     ------
@@ -174,7 +138,7 @@ def pack_model(
     shown, host = progress or Silent(), host or Host()
     packed = choose_model(dataset, request)
     packed.check()
-    name = ModelFolder.of(packed.states[0].run)
+    name = layout.ModelFolder.of(packed.states[0].run)
     shown.stage(f"pack {name.folder}", len(packed.states) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
         checkpoints = _checkpoints_of(packed)
@@ -183,18 +147,16 @@ def pack_model(
         contents = _contents(packed, copies)
         zipped = work / "model.zip"
         write_archive(
-            zipped, {f"{name.path}/{file}": part for file, part in contents.items()}
+            zipped, {f"{name.path}/{f}": part for f, part in contents.items()}
         )
         with open_archive(zipped) as archive:
-            sorted_contents(archive.names)
-        sha256 = sha256_of(zipped)
-        if not out_file.is_file() or sha256_of(out_file) != sha256:
-            with whole_file(out_file) as temporary:
+            layout.sorted_contents(archive.names)
+        sha256 = files.sha256_of(zipped)
+        if not out_file.is_file() or files.sha256_of(out_file) != sha256:
+            with files.whole_file(out_file) as temporary:
                 zipped.rename(temporary)
-    with_cleaning = CLEANING_FILE in contents
-    return PackSummary(
-        name.path, out_file, sha256, tuple(copies), packed.reason, with_cleaning
-    )
+    facts = name.path, out_file, sha256, tuple(copies), packed.reason
+    return PackSummary(*facts, layout.CLEANING_FILE in contents)
 
 
 def unpack_model(
@@ -223,27 +185,36 @@ def unpack_model(
     """
     shown, host = progress or Silent(), host or Host()
     with open_archive(file) as archive:
-        contents = sorted_contents(archive.names)
+        contents = layout.sorted_contents(archive.names)
         name = contents.name
         texts = _checked_texts(archive, contents)
-        _require_space(host, workspace, contents, archive)
+        _require_space(host, workspace.results_dir, contents, archive)
         shown.stage(f"unpack {name.folder}", len(contents.checkpoints) + 1)
         with (
-            only_writer(Dataset(workspace, name.dataset).lock_file, name.dataset),
+            files.only_writer(Dataset(workspace, name.dataset).lock_file, name.dataset),
             work_folder(workspace.results_dir, "unpack") as work,
         ):
             model_dir = _free_place(workspace, name, replace=replace)
             replaced = model_dir.exists()
-            _require_usable(texts[DATASET_FILE], work)
+            _require_usable(texts[layout.DATASET_FILE], work)
             hashes = _unpacked_checkpoints(archive, contents, work / "foreign")
-            _require_hashes(texts.get(CARD_FILE), hashes)
+            folds = texts.get(layout.CARD_FILE, {}).get("folds", {})
+            packed = {fold: facts["sha256"] for fold, facts in folds.items()}
+            if layout.CARD_FILE in texts and packed != hashes:
+                refuse(
+                    f"its checkpoints are not those that its {layout.CARD_FILE} names",
+                    "S08",
+                )
             shown.advance(len(hashes))
             foreign = {f: _checkpoint(work / "foreign", f) for f in hashes}
-            copies = _copied_from_elsewhere(host, workspace, name, foreign, work)
+            with _refused_by_torch():
+                copies = _copied(host, workspace, name, foreign, work)
             new = work / name.folder
-            _write_model(new, texts, copies, hashes, sha256_of(file))
+            _write_model(new, texts, copies, hashes, files.sha256_of(file))
             put_in_place(new, model_dir)
-    return UnpackSummary(name.path, model_dir, sha256_of(file), tuple(copies), replaced)
+    return UnpackSummary(
+        name.path, model_dir, files.sha256_of(file), tuple(copies), replaced
+    )
 
 
 def _checkpoints_of(model: Model) -> dict[str, Path]:
@@ -251,14 +222,16 @@ def _checkpoints_of(model: Model) -> dict[str, Path]:
 
 
 def _hashes(checkpoints: Mapping[str, Path]) -> dict[str, str]:
-    return {fold: sha256_of(file) for fold, file in checkpoints.items()}
+    return {fold: files.sha256_of(file) for fold, file in checkpoints.items()}
 
 
 def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Path]:
     """Return the files of the archive, by their names in the model's folder."""
     dataset, model_dir = model.dataset, model.states[0].run.model_dir
-    plans = read_json(model_dir / PLANS_FILE)
-    description = checked_dataset(read_json(model_dir / DATASET_FILE))
+    plans = files.read_json(model_dir / layout.PLANS_FILE)
+    description = layout.checked_dataset(
+        files.read_json(model_dir / layout.DATASET_FILE)
+    )
     now = _hashes(copies)
     seen = training_range(model_dir, dataset.raw_dir)
     structures = known_structures(dataset, model_dir)
@@ -273,23 +246,24 @@ def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Pat
         "training_range": seen and seen.model_dump(),
         "training_structures": structures.as_json() if structures else None,
     }
-    name = ModelFolder.of(model.states[0].run)
-    contents: dict[str, bytes | Path] = {
-        PLANS_FILE: _as_bytes(checked_plans(plans, name)),
-        DATASET_FILE: _as_bytes(description),
-        CARD_FILE: _as_bytes(checked_card(card)),
-        **{f"fold_{fold}/{CHECKPOINT_FINAL}": copy for fold, copy in copies.items()},
+    name = layout.ModelFolder.of(model.states[0].run)
+    contents = {
+        layout.PLANS_FILE: layout.checked_plans(plans, name),
+        layout.DATASET_FILE: description,
+        layout.CARD_FILE: layout.checked_card(card),
     }
-    tuned = readable_object(model_dir / CLEANING_FILE)[0]
+    tuned = files.readable_object(model_dir / layout.CLEANING_FILE)[0]
     was = _hashes(_checkpoints_of(model)) if tuned else {}
     cleaning = _cleaning_for(tuned, description["labels"], was, now)
     if cleaning:
-        contents[CLEANING_FILE] = _as_bytes(cleaning)
-    return contents
-
-
-def _as_bytes(content: JsonObject) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+        contents[layout.CLEANING_FILE] = cleaning
+    return {
+        **{
+            f: f"{json.dumps(c, indent=2, allow_nan=False)}\n".encode()
+            for f, c in contents.items()
+        },
+        **{f"fold_{fold}/{CHECKPOINT_FINAL}": copy for fold, copy in copies.items()},
+    }
 
 
 def _cleaning_for(
@@ -320,36 +294,41 @@ def _cleaning_for(
     return {"checkpoints": dict(now), "structures": structures}
 
 
-def _checked_texts(archive: Archive, contents: Contents) -> dict[str, JsonObject]:
+def _checked_texts(
+    archive: Archive, contents: layout.Contents
+) -> dict[str, JsonObject]:
     """Return the checked content of every JSON file of an archive."""
     found = {
-        file: parsed(archive.read(entry, most_bytes=MOST_JSON_BYTES), file)
+        file: layout.parsed(
+            archive.read(entry, most_bytes=layout.MOST_JSON_BYTES), file
+        )
         for file, entry in contents.texts.items()
     }
     texts = {
-        PLANS_FILE: checked_plans(found[PLANS_FILE], contents.name),
-        DATASET_FILE: checked_dataset(found[DATASET_FILE]),
+        layout.PLANS_FILE: layout.checked_plans(
+            found[layout.PLANS_FILE], contents.name
+        ),
+        layout.DATASET_FILE: layout.checked_dataset(found[layout.DATASET_FILE]),
     }
-    if CARD_FILE in found:
-        texts[CARD_FILE] = checked_card(found[CARD_FILE])
+    if layout.CARD_FILE in found:
+        texts[layout.CARD_FILE] = layout.checked_card(found[layout.CARD_FILE])
     return found | texts
 
 
-def _free_place(workspace: Workspace, name: ModelFolder, *, replace: bool) -> Path:
+def _free_place(
+    workspace: Workspace, name: layout.ModelFolder, *, replace: bool
+) -> Path:
     """Return the folder of a model; refuse it if that is taken, or in use."""
     here = [workspace.raw_dir, workspace.preprocessed_dir, workspace.results_dir]
-    for folder in [place for place in here if place.is_dir()]:
-        for other in sorted(entry.name for entry in folder.iterdir()):
-            if (
-                DATASET_FOLDER.fullmatch(other)
-                and other != name.dataset
-                and number_of(other) == number_of(name.dataset)
-            ):
-                raise InputError(
-                    f"{other} in {folder} has the same number as {name.dataset}, which "
-                    "confuses nnU-Net: unpack into another workspace.",
-                    code="N07",
-                )
+    number = f"Dataset{number_of(name.dataset):03d}_"
+    for place in (place for folder in here for place in folder.glob(f"{number}*")):
+        other = place.name
+        if other not in (number, name.dataset):
+            raise InputError(
+                f"{other} in {place.parent} has the same number as {name.dataset}, "
+                "which confuses nnU-Net: unpack into another workspace.",
+                code="N07",
+            )
     model_dir = workspace.results_dir / name.path
     if model_dir.exists() and not replace:
         raise SecurityError(
@@ -360,7 +339,7 @@ def _free_place(workspace: Workspace, name: ModelFolder, *, replace: bool) -> Pa
     records = (Dataset(workspace, name.dataset).record_dir / name.folder).glob("fold_*")
     for fold in records:
         run = name.run(workspace, fold.name.removeprefix("fold_"))
-        if is_locked(run.lock_file):
+        if files.is_locked(run.lock_file):
             raise EnvironmentFault(
                 f"{name.path} {fold.name} is being trained: wait for it to end.",
                 code="F08",
@@ -369,12 +348,11 @@ def _free_place(workspace: Workspace, name: ModelFolder, *, replace: bool) -> Pa
 
 
 def _require_space(
-    host: Host, workspace: Workspace, contents: Contents, archive: Archive
+    host: Host, results: Path, contents: layout.Contents, archive: Archive
 ) -> None:
     """Refuse a model for which the disk is too small."""
     sizes = {entry.filename: entry.file_size for entry in archive.entries}
     needed = _SPACE_FACTOR * sum(sizes[e] for e in contents.checkpoints.values())
-    results = workspace.results_dir
     place = next(place for place in (results, *results.parents) if place.exists())
     free = host.free_bytes(place)
     if needed > free:
@@ -390,7 +368,7 @@ def _checkpoint(parent: Path, fold: str) -> Path:
 
 
 def _unpacked_checkpoints(
-    archive: Archive, contents: Contents, target: Path
+    archive: Archive, contents: layout.Contents, target: Path
 ) -> dict[str, str]:
     """Write the checkpoints below `target` and check them; return their hashes."""
     hashes = {}
@@ -402,25 +380,11 @@ def _unpacked_checkpoints(
     return hashes
 
 
-def _require_hashes(card: JsonObject | None, hashes: Mapping[str, str]) -> None:
-    """Refuse checkpoints other than those that were packed."""
-    if card is None:
-        return
-    packed = {fold: facts["sha256"] for fold, facts in card["folds"].items()}
-    if packed != hashes:
-        refuse(f"its checkpoints are not those that its {CARD_FILE} names", "S08")
-
-
-def _copied_from_elsewhere(
-    host: Host,
-    workspace: Workspace,
-    name: ModelFolder,
-    foreign: Mapping[str, Path],
-    work: Path,
-) -> dict[str, Path]:
-    """Copy foreign checkpoints; refuse those that torch refuses."""
+@contextmanager
+def _refused_by_torch() -> Iterator[None]:
+    """Refuse the checkpoints that torch refuses to load."""
     try:
-        return _copied(host, workspace, name, foreign, work)
+        yield
     except NnUNetError as error:
         reason = str(error).partition(" The whole log:")[0].partition("): ")[2]
         raise SecurityError(
@@ -433,36 +397,28 @@ def _copied_from_elsewhere(
 def _copied(
     host: Host,
     workspace: Workspace,
-    name: ModelFolder,
+    name: layout.ModelFolder,
     checkpoints: Mapping[str, Path],
     work: Path,
 ) -> dict[str, Path]:
     """Copy of each checkpoint what prediction needs, in a process of its own.
 
-    Raises
-    ------
-    NnUNetError
-        If one of them cannot be loaded.
-    SecurityError
-        S02, S09: if one belongs to another model than that of its folder.
+    Refuse one that belongs to another model than that of its folder (S02, S09).
     """
     copies = {fold: _checkpoint(work / "copies", fold) for fold in checkpoints}
     for copy in copies.values():
         copy.parent.mkdir(parents=True)
-    command = checkpoint_command(
-        {checkpoints[fold]: copy for fold, copy in copies.items()}, ONE_THREAD
-    )
+    places = {checkpoints[fold]: copy for fold, copy in copies.items()}
+    command = checkpoint_command(places, ONE_THREAD)
     process = host.launch(workspace, command, ONE_THREAD, work / "log")
     host.finish(process, "read the checkpoints")
     for fold, copy in copies.items():
-        facts = read_json(copy.with_suffix(".json"))
+        facts = files.read_json(copy.with_suffix(".json"))
         for what, code in (("trainer", "S09"), ("configuration", "S02")):
-            if facts[what] != getattr(name, what):
-                refuse(
-                    f"the checkpoint of fold {fold} names the {what} "
-                    f"{quoted(facts[what])}, its folder {getattr(name, what)}",
-                    code,
-                )
+            named, own = facts[what], getattr(name, what)
+            if named != own:
+                it = f"the checkpoint of fold {fold} names the {what} {quoted(named)}"
+                refuse(f"{it}, its folder {own}", code)
     return copies
 
 
@@ -474,36 +430,36 @@ def _write_model(
     archive_sha256: str,
 ) -> None:
     """Make the folder of a model from what was checked and copied."""
-    card = texts.get(CARD_FILE, {})
-    for file in (PLANS_FILE, DATASET_FILE):
-        write_json(new / file, texts[file])
+    card = texts.get(layout.CARD_FILE, {})
+    carried = "training_range", "training_structures"
+    for file in (layout.PLANS_FILE, layout.DATASET_FILE):
+        files.write_json(new / file, texts[file])
     for fold, copy in copies.items():
         target = _checkpoint(new, fold)
-        with clear_os_errors(f"write {target}"):
+        with files.clear_os_errors(f"write {target}"):
             target.parent.mkdir(parents=True)
             copy.rename(target)
         origin = {
             "archive_sha256": archive_sha256,
             "mean_dice": card.get("folds", {}).get(fold, {}).get("mean_dice"),
-            "training_range": card.get("training_range"),
-            "training_structures": card.get("training_structures"),
+            **{key: card.get(key) for key in carried},
         }
-        write_json(target.with_name(ORIGIN_FILE), origin)
+        files.write_json(target.with_name(ORIGIN_FILE), origin)
     now = _hashes({fold: _checkpoint(new, fold) for fold in copies})
-    labels = texts[DATASET_FILE]["labels"]
-    cleaning = _cleaning_for(texts.get(CLEANING_FILE, {}), labels, hashes, now)
+    labels = texts[layout.DATASET_FILE]["labels"]
+    cleaning = _cleaning_for(texts.get(layout.CLEANING_FILE, {}), labels, hashes, now)
     if cleaning:
-        write_json(new / CLEANING_FILE, cleaning)
+        files.write_json(new / layout.CLEANING_FILE, cleaning)
 
 
 def _require_usable(description: JsonObject, work: Path) -> None:
     """Refuse a model that `predict` could not use."""
-    copy = work / DATASET_FILE
-    write_json(copy, description)
+    copy = work / layout.DATASET_FILE
+    files.write_json(copy, description)
     try:
         read_label_table(copy)
     except InputError as error:
-        reason = str(error).replace(str(copy), f"its {DATASET_FILE}")
+        reason = str(error).replace(str(copy), f"its {layout.DATASET_FILE}")
         raise InputError(f"`predict` could not use this model: {reason}") from error
     ending = description["file_ending"]
     if ending != FILE_ENDING:

@@ -39,6 +39,11 @@ class FoldRun:
     run_facts: Mapping[str, Any] = field(default_factory=dict)
     """Settings, costs and versions, as the training wrote them."""
 
+    def events(self) -> Sequence[JsonObject]:
+        """Read the events; empty if the training wrote none."""
+        file = self.events_file
+        return read_events(file) if file is not None and file.is_file() else ()
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRun:
@@ -64,23 +69,21 @@ def fold_run(state: RunState) -> FoldRun:
 def curves_of(runs: Sequence[ModelRun]) -> tuple[Curve, ...]:
     """Return the curves of all trainings that wrote events."""
     return tuple(
-        curve_of(run.name, fold.fold, read_events(fold.events_file))
+        curve_of(run.name, fold.fold, events)
         for run in runs
         for fold in run.folds
-        if fold.events_file is not None and fold.events_file.is_file()
+        if (events := fold.events())
     )
 
 
 def facts_of(fold: FoldRun) -> dict[str, Any]:
     """Return all that is known of a training: its events, then its own record."""
     facts: dict[str, Any] = {}
-    if fold.events_file is not None and fold.events_file.is_file():
-        events = read_events(fold.events_file)
-        for event in events:
-            if event.get("event") in ("start", "end"):
-                facts |= event
-        facts |= _measured(events)
-    facts |= dict(fold.run_facts)
+    events = fold.events()
+    for event in events:
+        if event.get("event") in ("start", "end"):
+            facts |= event
+    facts |= _measured(events) | dict(fold.run_facts)
     versions, parts = facts.pop("versions", None), facts.pop("hardware", None)
     if isinstance(parts, Mapping):
         facts |= {key: parts[key] for key in _HARDWARE if parts.get(key)}

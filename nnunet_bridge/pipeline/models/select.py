@@ -12,16 +12,12 @@ from pathlib import Path
 from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.errors import InputError, NnUNetError
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, write_json
 from nnunet_bridge.formats.manifest import read_patient_groups
-from nnunet_bridge.formats.nifti import read_labelmap
-from nnunet_bridge.nnunet.commands import (
-    Resources,
-    predict_command,
-    second_opinion_command,
-)
+from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import check_model_folder
@@ -29,13 +25,7 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Run
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
-from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.models.choose import (
-    checkpoints_of,
-    choice_file,
-    model_name,
-    selectable_runs,
-)
+from nnunet_bridge.pipeline.models import choose as finished
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
 
@@ -89,11 +79,7 @@ class Opinion:
 
     def as_json(self) -> JsonObject:
         """Return the object `second_opinion`."""
-        return {
-            "best": self.best or None,
-            "dice": dict(self.dice),
-            "remark": self.remark,
-        }
+        return {**json_of(self), "best": self.best or None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +119,10 @@ class SelectionSummary:
     def as_text(self) -> str:
         """Return the candidates as a table, the choice and nnU-Net's."""
         caveat = BUDGETS[self.budget].caveat
-        return "\n".join(
-            [
-                _table(self.choice),
-                f"Chosen: {self.choice.reason}",
-                self.opinion.as_text(),
-                *([f"Note: {caveat}."] if caveat else []),
-                f"`predict` uses it unless you give -c or --model. Kept in {self.file}",
-            ]
-        )
+        lines = [_table(self.choice), f"Chosen: {self.choice.reason}"]
+        lines += [self.opinion.as_text(), *([f"Note: {caveat}."] if caveat else [])]
+        use = "`predict` uses it unless you give -c or --model."
+        return "\n".join([*lines, f"{use} Kept in {self.file}"])
 
 
 def select_model(
@@ -161,21 +142,25 @@ def select_model(
         If predicting for an ensemble fails. nnU-Net's own choice may fail.
     """
     options = options or SelectionOptions()
-    comparable = selectable_runs(known_runs(dataset), options.budget)
+    comparable = finished.selectable_runs(known_runs(dataset), options.budget)
+    configurations, models = options.configurations, options.models
     states = [
         state
         for state in comparable
-        if not options.configurations
-        or state.run.configuration in options.configurations
-        if not options.models or state.model in options.models
+        if not configurations or state.run.configuration in configurations
+        if not models or state.model in models
     ]
     if not states:
         raise InputError(
             f"{dataset} has no finished fold of the models asked for: train numbered "
             "folds first (`nnunet-bridge status` lists all runs)."
         )
+    members: dict[str, list[RunState]] = {}
+    for state in states:
+        name = finished.model_name(state.model, [state.run.configuration])
+        members.setdefault(name, []).append(state)
     selection = _Selection(
-        dataset, options, _members(states), progress or Silent(), host or Host()
+        dataset, options, members, progress or Silent(), host or Host()
     )
     candidates = selection.candidates()
     groups = read_patient_groups(dataset.raw_dir)
@@ -187,20 +172,11 @@ def select_model(
         choice,
         selection.meaning(choice.chosen),
         selection.second_opinion(),
-        checkpoints_of(comparable),
-        choice_file(dataset),
+        finished.checkpoints_of(comparable),
+        finished.choice_file(dataset),
     )
     write_json(summary.file, summary.as_json())
     return summary
-
-
-def _members(states: Sequence[RunState]) -> dict[str, list[RunState]]:
-    """Return the folds of every model and configuration, by its name."""
-    members: dict[str, list[RunState]] = {}
-    for state in states:
-        name = model_name(state.model, [state.run.configuration])
-        members.setdefault(name, []).append(state)
-    return members
 
 
 @dataclass(slots=True)
@@ -210,6 +186,8 @@ class _Selection:
     dataset: Dataset
     options: SelectionOptions
     members: dict[str, list[RunState]]
+    """Name of a model and configuration -> its folds."""
+
     progress: Progress
     host: Host
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -221,8 +199,8 @@ class _Selection:
         return RawDataset.open(self.dataset.raw_dir)
 
     @property
-    def resources(self) -> Resources:
-        """Resources of a process of nnU-Net."""
+    def resources(self) -> commands.Resources:
+        """commands.Resources of a process of nnU-Net."""
         return self.host.resources(self.options.device)
 
     def candidates(self) -> list[Candidate]:
@@ -231,14 +209,7 @@ class _Selection:
             ModelRun(name, states[0].run.configuration, tuple(map(fold_run, states)))
             for name, states in self.members.items()
         ]
-        raw = self.raw
-        study = ValidatedStudy(
-            tuple(runs),
-            raw.folder / "labelsTr",
-            raw.folder / "imagesTr",
-            raw.labels,
-            self.options.tolerance_mm,
-        )
+        study = ValidatedStudy.of(self.raw, runs, self.options.tolerance_mm)
         scores = validation_scores(study, self.progress)
         costs = {cost.model: cost.prediction_s_per_case for cost in costs_of(runs)}
         single = [
@@ -255,25 +226,17 @@ class _Selection:
         """Predict the held-out cases again, and score the mean of every pair."""
         self.pairs = self._pairs()
         used = {name for pair in self.pairs.values() for name in pair}
-        found = study.predictions()
-        cases = [case for case, by_model in found.items() if used <= set(by_model)]
-        with tempfile.TemporaryDirectory(
-            prefix=".select-", dir=self.dataset.record_dir
-        ) as folder:
+        predictions = study.predictions().items()
+        cases = [case for case, by_model in predictions if used <= set(by_model)]
+        records = self.dataset.record_dir
+        with tempfile.TemporaryDirectory(prefix=".select-", dir=records) as folder:
             self.progress.stage("ensembles", len(self.pairs))
             for done, (name, pair) in enumerate(self.pairs.items(), start=1):
                 predicted = self._predict_again(pair, cases, Path(folder) / name)
-                scores = [
-                    score
-                    for case, file in predicted.items()
-                    for score in bone_scores(
-                        read_labelmap(file, study.labels),
-                        study.reference(case),
-                        case_id=case,
-                        configuration=name,
-                        tolerance_mm=study.tolerance_mm,
-                    )
-                ]
+                scores: list[BoneScore] = []
+                for case, file in predicted.items():
+                    found, reference = study.prediction(file), study.reference(case)
+                    scores += study.scored(found, reference, case, name)
                 self.progress.advance(done, name)
                 yield Candidate(name, tuple(scores), sum(costs[one] for one in pair))
 
@@ -284,11 +247,10 @@ class _Selection:
             one, other = self.members[first][0], self.members[second][0]
             if one.model == other.model:
                 configurations = [one.run.configuration, other.run.configuration]
-                pairs[model_name(one.model, configurations)] = (first, second)
+                pairs[finished.model_name(one.model, configurations)] = (first, second)
         if not pairs:
-            raise InputError(
-                "--ensembles needs two configurations of one model with finished folds."
-            )
+            needed = "two configurations of one model with finished folds"
+            raise InputError(f"--ensembles needs {needed}.")
         return pairs
 
     def _predict_again(
@@ -305,29 +267,22 @@ class _Selection:
             folder = work / f"{first.run.fold} {second.run.fold}"
             images, out = folder / "images", folder / "predicted"
             images.mkdir(parents=True)
-            for case in todo:
-                for image in self.raw.image_files(case, "Tr"):
-                    (images / image.name).symlink_to(image)
-            for state in (first, second):
-                check_model_folder(state.run.model_dir, [state.run.fold])
-            command = predict_command(
-                {state.run.model_dir: [state.run.fold] for state in (first, second)},
-                images,
-                out,
-                self.resources,
-                progress_file=folder / "progress.jsonl",
+            for image in (i for c in todo for i in self.raw.image_files(c, "Tr")):
+                (images / image.name).symlink_to(image)
+            members = {s.run.model_dir: [s.run.fold] for s in (first, second)}
+            for model_dir, folds in members.items():
+                check_model_folder(model_dir, folds)
+            file = folder / "progress.jsonl"
+            command = commands.predict_command(
+                members, images, out, self.resources, progress_file=file
             )
             self._call(command, f"{first.name} with {second.name}")
             predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
         return predicted
 
     def _call(self, command: Sequence[str], task: str) -> None:
-        process = self.host.launch(
-            self.dataset.workspace,
-            command,
-            self.resources,
-            self.dataset.record_dir / "select.log",
-        )
+        workspace, log = self.dataset.workspace, self.dataset.record_dir / "select.log"
+        process = self.host.launch(workspace, command, self.resources, log)
         self.host.finish(process, task)
 
     def meaning(self, chosen: str) -> JsonObject:
@@ -349,20 +304,12 @@ class _Selection:
             return Opinion(remark="it needs a finished fold that all share")
         runs = {name: states[0].run for name, states in self.members.items()}
         ensembles = len(runs) > 1 and self._has_probabilities(common)
-        remark = ""
-        if len(runs) > 1 and not ensembles:
-            remark = (
-                "without ensembles, which need `train --probabilities` of every fold"
-            )
+        without = len(runs) > 1 and not ensembles
+        remark = "without ensembles, which need `train --probabilities` of every fold"
         self.progress.stage("second opinion", 1)
         answer_file = self.dataset.record_dir / ".second-opinion.json"
-        command = second_opinion_command(
-            list(runs.values()),
-            sorted(common),
-            answer_file,
-            self.resources,
-            ensembles=ensembles,
-        )
+        asked = list(runs.values()), sorted(common), answer_file, self.resources
+        command = commands.second_opinion_command(*asked, ensembles=ensembles)
         try:
             self._call(command, "find_best_configuration")
             answer, damage = readable_object(answer_file)
@@ -372,29 +319,23 @@ class _Selection:
             answer_file.unlink(missing_ok=True)
         if damage or not answer:
             return Opinion(remark="it gave no answer")
-        return _opinion(answer, runs, remark)
+        return _opinion(answer, runs, remark if without else "")
 
     def _has_probabilities(self, folds: set[int]) -> bool:
         """Whether every validation of the folds has saved its probabilities."""
-        validations = [
-            state.run.validation_dir
-            for states in self.members.values()
+        states = [state for states in self.members.values() for state in states]
+        return all(
+            (state.run.validation_dir / f"{case}.npz").exists()
             for state in states
             if state.run.fold in folds
-        ]
-        return all(
-            file.with_name(file.name.removesuffix(FILE_ENDING) + ".npz").exists()
-            for folder in validations
-            for file in folder.glob(f"*{FILE_ENDING}")
+            for case in _held_out(state)
         )
 
 
 def _held_out(state: RunState) -> set[str]:
     """Return the cases that a run has validated."""
-    return {
-        file.name.removesuffix(FILE_ENDING)
-        for file in state.run.validation_dir.glob(f"*{FILE_ENDING}")
-    }
+    files = state.run.validation_dir.glob(f"*{FILE_ENDING}")
+    return {file.name.removesuffix(FILE_ENDING) for file in files}
 
 
 def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinion:
@@ -415,12 +356,8 @@ def _table(choice: Choice) -> str:
     header = ["candidate", *headings, "s per case", behind, "verdict"]
     rows = []
     for one in choice.standings:
-        figures = [
-            number(one.figures[key], digits) for key, (_, digits) in _COLUMNS.items()
-        ]
+        figures = [number(one.figures[key], n) for key, (_, n) in _COLUMNS.items()]
         cost = number(one.cost if math.isfinite(one.cost) else None, 1)
-        chosen = ", chosen" if one.name == choice.chosen else ""
-        rows.append(
-            [one.name, *figures, cost, number(one.behind, 4), one.verdict + chosen]
-        )
+        verdict = one.verdict + (", chosen" if one.name == choice.chosen else "")
+        rows.append([one.name, *figures, cost, number(one.behind, 4), verdict])
     return aligned(header, rows)

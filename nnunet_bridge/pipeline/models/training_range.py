@@ -23,13 +23,9 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
     """Return the range of a model's training images, or None if it is unknown.
 
-    Parameters
-    ----------
-    model_dir : Path
-        It holds nnU-Net's fingerprint of the training cases, or the description that
-        a packed model carried.
-    dataset_dir : Path
-        The raw dataset; its manifest, if any, names orientations and contrasts.
+    The folder of the model holds nnU-Net's fingerprint of the training cases, or the
+    description that a packed model carried; the manifest of the raw dataset, if any,
+    names orientations and contrasts.
     """
     origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
     try:
@@ -91,14 +87,12 @@ def _of_records(records: Sequence[CaseRecord]) -> dict[str, Any] | None:
 def _sizes(
     spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    by_axis = list(zip(*spacings_mm, strict=True)), list(zip(*shapes, strict=True))
-    return {
-        "cases": len(spacings_mm),
-        "smallest_spacing_mm": [min(axis) for axis in by_axis[0]],
-        "largest_spacing_mm": [max(axis) for axis in by_axis[0]],
-        "smallest_shape": [min(axis) for axis in by_axis[1]],
-        "largest_shape": [max(axis) for axis in by_axis[1]],
-    }
+    sizes: dict[str, Any] = {"cases": len(spacings_mm)}
+    for name, rows in (("spacing_mm", spacings_mm), ("shape", shapes)):
+        axes = list(zip(*rows, strict=True))
+        sizes[f"smallest_{name}"] = list(map(min, axes))
+        sizes[f"largest_{name}"] = list(map(max, axes))
+    return sizes
 
 
 def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
@@ -109,10 +103,9 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
     modalities = {c.modality for c in contrasts if c.modality}
     kinds = {tuple(contrast_words(c.image_type)) for c in contrasts}
     echoes = [c.echo_time_ms for c in contrasts if c.echo_time_ms]
+    geometries = [record.geometry for record in records if record.geometry]
     return {
-        "orientations": sorted(
-            {_letters_of(record.geometry) for record in records if record.geometry}
-        ),
+        "orientations": sorted(set(map(_letters_of, geometries))),
         "modalities": sorted(filter(WORD.fullmatch, modalities)) or None,
         "image_types": [list(kind) for kind in sorted(kinds)],
         "echo_times_ms": [min(echoes), max(echoes)] if echoes else None,
@@ -120,7 +113,6 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
 
 
 def _letters_of(geometry: GeometryRecord) -> str:
-    directions = np.array(geometry.direction).reshape(3, 3).T
     affine = np.eye(4)
-    affine[:3, :3] = directions
+    affine[:3, :3] = np.array(geometry.direction).reshape(3, 3).T
     return Grid((1, 1, 1), affine).axis_letters

@@ -27,25 +27,15 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, InputError)
 
 
 def known_structures(dataset: Dataset, model_dir: Path) -> TrainingStructures | None:
-    """Return the ranges of a model's training labels; None where they are unknown.
-
-    Parameters
-    ----------
-    model_dir : Path
-        The folder of the model's folds.
-    """
+    """Return the ranges of a model's training labels; None where they are unknown."""
     origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
-    if origins:
-        return _from_origin(origins[0])
     try:
-        return _measured(dataset)
+        if not origins:
+            return _measured(dataset)
     except BridgeError:  # the raw dataset is gone, or cannot be read
         return None
-
-
-def _from_origin(origin: Path) -> TrainingStructures | None:
     try:
-        content = read_json(origin).get("training_structures")
+        content = read_json(origins[0]).get("training_structures")
         return TrainingStructures.from_json(content) if content else None
     except _MALFORMED:
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.core.words import ALL_CASES, FOREIGN
 from nnunet_bridge.formats.files import readable_object, sha256_of
@@ -44,6 +45,8 @@ Treatment: TypeAlias = Mapping[str, CleaningRule]
 Choose: TypeAlias = Callable[[Sequence[Trial]], Mapping[str, CleaningRule]]
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+_MEANS = {"dice_before": 4, "dice_after": 4, "hd95_before_mm": 2, "hd95_after_mm": 2}
+"""Key of a mean -> the digits that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,10 @@ class TunedModel:
             f"cases of fold {', '.join(self.content['cases'])}"
         )
         header = ("structure", "dice", "cleaned", "hd95 (mm)", "cleaned", "rule")
-        rows = [
-            (
-                name,
-                number(row["dice_before"], 4),
-                number(row["dice_after"], 4),
-                number(row["hd95_before_mm"], 2),
-                number(row["hd95_after_mm"], 2),
-                CleaningRule.from_json(row).as_text(),
-            )
-            for name, row in self.content["structures"].items()
-        ]
+        rows = []
+        for name, row in self.content["structures"].items():
+            means = [number(row[key], digits) for key, digits in _MEANS.items()]
+            rows.append((name, *means, CleaningRule.from_json(row).as_text()))
         return "\n".join([title, aligned(header, rows), f"Stored in {self.file}"])
 
 
@@ -90,10 +86,7 @@ class TuneSummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that `clean --tune --json` prints."""
-        return {
-            "dataset": self.dataset,
-            "models": [model.as_json() for model in self.models],
-        }
+        return json_of(self, "exit_code")
 
     def as_text(self) -> str:
         """Return a table for each configuration."""
@@ -110,15 +103,8 @@ def tune_cleaning(
 ) -> TuneSummary:
     """Choose the cleaning rule of every structure, and store it with the model.
 
-    Parameters
-    ----------
-    request : ModelRequest, optional
-        Each configuration is tuned for itself; by default the one with the higher
-        Dice.
-    force : bool
-        Choose again even if neither the folds nor the references have changed.
-    choose : callable, optional
-        Chooses a rule for each structure from the trials.
+    Each configuration is tuned for itself; by default the one with the higher Dice.
+    With `force`, even if neither the folds nor the references have changed.
 
     Raises
     ------
@@ -138,8 +124,8 @@ def tune_cleaning(
         kept = _kept_rules(model, evidence)
         content = None if force else kept.load()
         if content is None:
-            rules = _chosen_content(evidence, choose, shown, f"tune {model.name}")
-            content = kept.save(rules)
+            shown.stage(f"tune {model.name}", evidence.size)
+            content = kept.save(_chosen_content(evidence, choose, shown))
         tuned.append(TunedModel(kept.file, content))
     return TuneSummary(dataset.name, tuple(tuned))
 
@@ -165,11 +151,8 @@ def tuned_rules(model: Model) -> dict[str, CleaningRule]:
         )
     content, _ = readable_object(file)
     try:
-        checkpoints = dict(content["checkpoints"])
-        rules = {
-            name: CleaningRule.from_json(row)
-            for name, row in content["structures"].items()
-        }
+        checkpoints, rows = dict(content["checkpoints"]), content["structures"].items()
+        rules = {name: CleaningRule.from_json(row) for name, row in rows}
     except _MALFORMED as error:
         raise InputError(f"{file} is damaged: {way_out}") from error
     if not holds(checkpoints, _checkpoints(model.states)):
@@ -213,34 +196,15 @@ def _kept_rules(model: Model, evidence: _Evidence) -> Kept:
 
 
 def _chosen_content(
-    evidence: _Evidence, choose: Choose, progress: Progress, stage: str
+    evidence: _Evidence, choose: Choose, progress: Progress
 ) -> JsonObject:
-    """Choose the rules; return what the file holds beside the facts."""
-    final, trials = _choice(evidence, choose, progress, stage)
-    return {
-        "cases": {
-            fold: [case.case_id for case in cases]
-            for fold, cases in evidence.folds.items()
-        },
-        "structures": {trial.structure: trial.as_json() for trial in final},
-        "tried": {
-            name: [trial.as_json() for trial in trials if trial.structure == name]
-            for name in evidence.labels.names
-        },
-    }
-
-
-def _choice(
-    evidence: _Evidence, choose: Choose, progress: Progress, stage: str
-) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
-    """Return the trials of the chosen rules together, and all trials.
+    """Choose the rules; return what the file holds beside the facts.
 
     Each candidate is tried on all structures at once. Since the chosen ones differ
     from structure to structure, they are tried together before they are kept.
     """
     names = evidence.labels.names
     candidates = [dict.fromkeys(names, rule) for rule in CANDIDATES]
-    progress.stage(stage, evidence.size)
     before, *after = evidence.scores([{}, *candidates], progress)
     trials = tuple(
         trial
@@ -259,7 +223,15 @@ def _choice(
         together = evidence.scores([rules], Silent())[0] if changes else before
         final = tried(before, together, rules)
         kept = still_good(final)
-    return final, trials
+    tried_on = {
+        name: [trial.as_json() for trial in trials if trial.structure == name]
+        for name in names
+    }
+    return {
+        "cases": {fold: [c.case_id for c in cs] for fold, cs in evidence.folds.items()},
+        "structures": {trial.structure: trial.as_json() for trial in final},
+        "tried": tried_on,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +270,8 @@ class _Evidence:
                 f"{model.name} was trained on {', '.join(labels.names)}, but "
                 f"{raw.folder} now holds {', '.join(raw.labels.names)}: train it again."
             )
-        folds = {
-            str(state.run.fold): _cases(state.run.validation_dir, raw)
-            for state in numbered
-        }
+        folders = {str(state.run.fold): state.run.validation_dir for state in numbered}
+        folds = {fold: _cases(folder, raw) for fold, folder in folders.items()}
         return cls(raw.labels, folds)
 
     @property
@@ -325,15 +295,12 @@ class _Evidence:
         found: list[dict[str, list[BoneScore]]] = [
             {fold: [] for fold in self.folds} for _ in treatments
         ]
-        done = 0
-        for fold, cases in self.folds.items():
-            for case in cases:
-                for scores, new in zip(
-                    found, self._scored(case, treatments), strict=True
-                ):
-                    scores[fold] += new
-                done += 1
-                progress.advance(done, case.case_id)
+        every = [(fold, case) for fold, cases in self.folds.items() for case in cases]
+        for done, (fold, case) in enumerate(every, start=1):
+            each = self._scored(case, treatments)
+            for scores, new in zip(found, each, strict=True):
+                scores[fold] += new
+            progress.advance(done, case.case_id)
         return found
 
     def _scored(
@@ -342,16 +309,10 @@ class _Evidence:
         """Return the scores of one case after each treatment."""
         prediction = read_labelmap(case.prediction, self.labels)
         reference = read_labelmap(case.reference, self.labels)
-        raw = bone_scores(prediction, reference, case_id=case.case_id)
-        scores = []
-        for treatment in treatments:
-            cleaned = clean_structures(prediction, treatment)
-            scores.append(
-                bone_scores(cleaned.labelmap, reference, case_id=case.case_id)
-                if cleaned.changed
-                else raw
-            )
-        return scores
+        score = partial(bone_scores, reference=reference, case_id=case.case_id)
+        raw = score(prediction)
+        each = (clean_structures(prediction, treatment) for treatment in treatments)
+        return [score(one.labelmap) if one.changed else raw for one in each]
 
 
 def _cases(validation_dir: Path, raw: RawDataset) -> list[_CaseFiles]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
@@ -32,10 +32,12 @@ class ValidatedStudy:
     tolerance_mm: float = 1.0
 
     @classmethod
-    def of(cls, raw: RawDataset, runs: Sequence[ModelRun]) -> ValidatedStudy:
+    def of(
+        cls, raw: RawDataset, runs: Sequence[ModelRun], tolerance_mm: float = 1.0
+    ) -> ValidatedStudy:
         """Return models of a dataset, with its training cases as references."""
-        folder = raw.folder
-        return cls(tuple(runs), folder / "labelsTr", folder / "imagesTr", raw.labels)
+        folders = raw.folder / "labelsTr", raw.folder / "imagesTr"
+        return cls(tuple(runs), *folders, raw.labels, tolerance_mm)
 
     def predictions(self) -> dict[str, dict[str, list[Path]]]:
         """Return case -> model -> the files that predict it, in the order of cases."""
@@ -53,9 +55,16 @@ class ValidatedStudy:
 
     def reference(self, case_id: str) -> Labelmap:
         """Read the reference segmentation of a case."""
-        return read_labelmap(
-            self.references_dir / f"{case_id}{FILE_ENDING}", self.labels
-        )
+        file = self.references_dir / f"{case_id}{FILE_ENDING}"
+        return read_labelmap(file, self.labels)
+
+    def scored(
+        self, prediction: Labelmap, reference: Labelmap, case_id: str, model: str
+    ) -> tuple[BoneScore, ...]:
+        """Score one prediction of a model."""
+        named: dict[str, Any] = {"case_id": case_id, "configuration": model}
+        tolerance_mm = self.tolerance_mm
+        return bone_scores(prediction, reference, **named, tolerance_mm=tolerance_mm)
 
     def image(self, case_id: str) -> Volume | None:
         """Read the first channel of a case; None where it is missing."""
@@ -72,11 +81,8 @@ def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
         If a model has no validation prediction.
     """
     predictions = study.predictions()
-    without = [
-        run.name
-        for run in study.runs
-        if not any(run.name in by_model for by_model in predictions.values())
-    ]
+    predicted = {model for by_model in predictions.values() for model in by_model}
+    without = [run.name for run in study.runs if run.name not in predicted]
     if without or not predictions:
         raise InputError(
             f"No validation prediction of {', '.join(without) or 'any model'} was "
@@ -88,12 +94,7 @@ def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
         reference = study.reference(case_id)
         for model, files in by_model.items():
             for file in files:
-                scores[model] += bone_scores(
-                    study.prediction(file),
-                    reference,
-                    case_id=case_id,
-                    configuration=model,
-                    tolerance_mm=study.tolerance_mm,
-                )
+                found = study.prediction(file)
+                scores[model] += study.scored(found, reference, case_id, model)
         progress.advance(done, case_id)
     return scores
