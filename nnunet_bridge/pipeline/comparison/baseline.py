@@ -40,12 +40,6 @@ def baseline_of(word: str) -> Baseline:
     return Baseline(name.strip(), Path(folder))
 
 
-def identity_map(table: LabelTable) -> LabelMap:
-    """Return the label map of labels that are ours."""
-    values = {label.name: label.value for label in table}
-    return LabelMap({name: name for name in values}, values)
-
-
 def baseline_run(
     baseline: Baseline,
     label_map: LabelMap | None,
@@ -55,16 +49,8 @@ def baseline_run(
 ) -> ModelRun:
     """Write the labels of a baseline as the validation predictions of a model.
 
-    Parameters
-    ----------
-    baseline : Baseline
-    label_map : LabelMap or None
-        None if its labels are ours.
-    out_dir : Path
-        Gets ``<case>.nii.gz`` for every case.
-    table : LabelTable
-    grids : mapping
-        Case id -> function that reads the grid of its reference.
+    `out_dir` gets ``<case>.nii.gz`` for every case; `grids` maps a case to a function
+    that reads the grid of its reference. Without a `label_map`, its labels are ours.
 
     Raises
     ------
@@ -78,7 +64,8 @@ def baseline_run(
             f"{baseline.folder} contains no labels of the dataset's cases, such as "
             f"{next(iter(grids), 'case')}{FILE_ENDING}. Name the files like the cases."
         )
-    chosen = label_map or identity_map(table)
+    values = {label.name: label.value for label in table}
+    chosen = label_map or LabelMap({name: name for name in values}, values)
     problems = []
     for case_id, file in used.items():
         try:

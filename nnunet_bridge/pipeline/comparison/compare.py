@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.manifest import read_patient_groups
-from nnunet_bridge.formats.nifti import read_array
+from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
-from nnunet_bridge.nnunet.names import FILE_ENDING, ON_ALL_CASES, Dataset
+from nnunet_bridge.nnunet.names import ON_ALL_CASES, Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run
 from nnunet_bridge.pipeline.comparison.report import (
@@ -67,15 +67,8 @@ def compare_dataset(
 ) -> ComparisonSummary:
     """Compare models and configurations on the validation cases that they share.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    out_dir : Path
-        Folder of the page and the tables.
-    options : ComparisonOptions
-    test_scores : mapping, optional
-        Model -> scores on the test set.
-    progress : Progress, optional
+    `out_dir` gets the page and the tables; `test_scores` are those on the test set, by
+    model.
 
     Raises
     ------
@@ -87,19 +80,12 @@ def compare_dataset(
     runs = [*map(_model_run, models), *_baseline_runs(raw, options, out_dir)]
     groups = read_patient_groups(raw.folder)
     cases = [*raw.training_cases(), *raw.test_cases()]
+    title = f"{dataset}: {' against '.join(run.name for run in runs)}"
+    report = ReportOptions(title, dataset.name, budget, options.margins, options.latex)
+    study = ValidatedStudy.of(raw, runs)
+    patients = {case: groups.get(case, case) for case in cases}
     return write_comparison(
-        out_dir,
-        ValidatedStudy.of(raw, runs),
-        {case: groups.get(case, case) for case in cases},
-        ReportOptions(
-            f"{dataset}: {' against '.join(run.name for run in runs)}",
-            dataset.name,
-            budget,
-            options.margins,
-            options.latex,
-        ),
-        test_scores=test_scores,
-        progress=progress,
+        out_dir, study, patients, report, test_scores=test_scores, progress=progress
     )
 
 
@@ -121,14 +107,10 @@ def _baseline_runs(
     """Return other tools as models; their labels are written beside the page."""
     names = [baseline.name for baseline in options.baselines]
     if len(set(names)) < len(names):
-        raise InputError(
-            f"Two baselines have the same name: {', '.join(names)}. Rename one."
-        )
-    references = raw.folder / "labelsTr"
-    grids = {
-        case: partial(_grid_of, references / f"{case}{FILE_ENDING}")
-        for case in raw.training_cases()
-    }
+        same = ", ".join(names)
+        raise InputError(f"Two baselines have the same name: {same}. Rename one.")
+    references = {case: raw.label_file(case, "Tr") for case in raw.training_cases()}
+    grids = {case: partial(read_grid, file) for case, file in references.items()}
     runs = []
     for baseline in options.baselines:
         files = list(label_files(baseline.folder).values())
@@ -136,10 +118,6 @@ def _baseline_runs(
         folder = out_dir / "baselines" / case_id_of(Path(baseline.name))
         runs.append(baseline_run(baseline, label_map, folder, raw.labels, grids))
     return runs
-
-
-def _grid_of(file: Path) -> Grid:
-    return read_array(file)[0]
 
 
 def _finished_models(
@@ -152,18 +130,13 @@ def _finished_models(
         for configuration in options.configurations
         if configuration in trained_in(kind)
     ]
-    budgets = [options.budget] if options.budget else list(BUDGETS)
-    for budget in budgets:
-        try:
-            found = [
-                choose_model(
-                    dataset, ModelRequest((configuration,), budget=budget, kind=kind)
-                )
-                for kind, configuration in wanted
-            ]
-        except InputError:
-            if budget == budgets[-1]:
-                raise
-        else:
-            return found, budget
-    raise AssertionError("there is no budget")
+    *longer, last = [options.budget] if options.budget else list(BUDGETS)
+
+    def finished(budget: str) -> tuple[list[Model], str]:
+        asked = [ModelRequest((name,), (), budget, kind) for kind, name in wanted]
+        return [choose_model(dataset, request) for request in asked], budget
+
+    for budget in longer:
+        with suppress(InputError):
+            return finished(budget)
+    return finished(last)

@@ -18,22 +18,18 @@ _COSTS = (
 )
 """Facts that are costs, not settings."""
 
-_SETTINGS = dict.fromkeys(
-    (
-        *("architecture", "trainer", "plans", "configuration", "budget", "epochs"),
-        *("iterations_per_epoch", "loss", "optimizer", "initial_learning_rate"),
-        *("batch_size", "patch_size", "spacing", "augmentation", "patients"),
-        *("training_cases", "validation_cases", "seed", "device", "processor"),
-        *("cores", "gpus", "gpu_driver", "threads"),
-    ),
-    "",
-) | {
-    "optimizer": "optimiser",
-    "spacing": "spacing (mm)",
-    "gpus": "GPUs",
-    "gpu_driver": "GPU driver",
-}
-"""Facts that are settings, in the order of the page, and names that differ."""
+_SETTINGS = (
+    *("architecture", "trainer", "plans", "configuration", "budget", "epochs"),
+    *("iterations_per_epoch", "loss", "optimizer", "initial_learning_rate"),
+    *("batch_size", "patch_size", "spacing", "augmentation", "patients"),
+    *("training_cases", "validation_cases", "seed", "device", "processor"),
+    *("cores", "gpus", "gpu_driver", "threads"),
+)
+"""Facts that are settings, in the order of the page."""
+
+_NAMES = {"optimizer": "optimiser", "spacing": "spacing (mm)"}
+_NAMES |= {"gpus": "GPUs", "gpu_driver": "GPU driver"}
+"""Settings whose names on the page differ."""
 
 _NOT_SHOWN = (
     *("event", "time", "fold", "epoch", "first_epoch", "run_id", "command", "folder"),
@@ -46,16 +42,17 @@ def cost_table(
     costs: Sequence[ModelCost], quality: Sequence[Setting] = ()
 ) -> tuple[Setting, ...]:
     """Return quality and costs side by side, one column a model."""
-    columns: dict[str, Callable[[ModelCost], str]] = {
-        "training": _training,
-        "prediction of a case": lambda cost: _cell(
-            cost.prediction_s_per_case, format_duration
-        ),
-        "peak memory": lambda cost: _cell(cost.peak_memory_bytes, format_bytes),
-        "peak GPU memory": lambda cost: _cell(cost.peak_gpu_memory_bytes, format_bytes),
-        "parameters": lambda cost: _cell(cost.parameters, _millions),
+    a_case = [_cell(c.prediction_s_per_case, format_duration) for c in costs]
+    columns = {
+        "training": [_training(c) for c in costs],
+        "prediction of a case": a_case,
+        "peak memory": [_cell(c.peak_memory_bytes, format_bytes) for c in costs],
+        "peak GPU memory": [
+            _cell(c.peak_gpu_memory_bytes, format_bytes) for c in costs
+        ],
+        "parameters": [_cell(c.parameters, _millions) for c in costs],
     }
-    rows = [Setting(name, tuple(map(cell, costs))) for name, cell in columns.items()]
+    rows = [Setting(name, tuple(cells)) for name, cells in columns.items()]
     return _without_empty([*quality, *rows])
 
 
@@ -75,13 +72,9 @@ def _millions(value: float) -> str:
 def settings_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
     """Return the known settings in their order, then every other fact by its name."""
     facts = _facts_by_model(runs)
-    others = {key: "" for found in facts for key in found if _is_setting(key)}
-    return _without_empty(
-        [
-            _setting(key, facts, _SETTINGS.get(key, ""))
-            for key in dict.fromkeys([*_SETTINGS, *others])
-        ]
-    )
+    others = [key for found in facts for key in found if _is_setting(key)]
+    keys = dict.fromkeys([*_SETTINGS, *others])
+    return _without_empty([_setting(key, facts) for key in keys])
 
 
 def versions_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
@@ -91,11 +84,9 @@ def versions_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
     return _without_empty([_setting(key, facts) for key in keys])
 
 
-def _setting(
-    key: str, facts: Sequence[Mapping[str, Sequence[str]]], name: str = ""
-) -> Setting:
+def _setting(key: str, facts: Sequence[Mapping[str, Sequence[str]]]) -> Setting:
     values = tuple(", ".join(found.get(key, ())) for found in facts)
-    return Setting(name or key.replace("_", " "), values)
+    return Setting(_NAMES.get(key) or key.replace("_", " "), values)
 
 
 def _facts_by_model(runs: Sequence[ModelRun]) -> list[dict[str, list[str]]]:

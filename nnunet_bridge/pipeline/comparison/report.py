@@ -23,7 +23,7 @@ from nnunet_bridge.core.comparison import (
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.comparison_files import (
@@ -37,18 +37,14 @@ from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.formats.pictures import PLANES
-from nnunet_bridge.formats.sprites import SliceStack, slice_stack
+from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
-from nnunet_bridge.pipeline.comparison.facts import (
-    cost_table,
-    settings_of,
-    versions_of,
-)
+from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, versions_of
 from nnunet_bridge.pipeline.models.run_facts import TRAINED_ON_ALL, costs_of, curves_of
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
 
@@ -63,11 +59,7 @@ class ComparisonSummary:
     notes: tuple[str, ...]
     page_bytes: int
     test: Comparison | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: there is a report."""
-        return 0
+    exit_code: int = 0
 
     def as_json(self) -> JsonObject:
         """Return the output of `--json`: the comparison and the place of the page."""
@@ -75,11 +67,7 @@ class ComparisonSummary:
             "report": str(self.folder / "index.html"),
             "page_bytes": self.page_bytes,
             **comparison_json(self.comparison),
-            "verdict": {
-                "winner": self.verdict.winner or None,
-                "answer": self.verdict.answer,
-                "sentences": list(self.verdict.sentences),
-            },
+            "verdict": {**json_of(self.verdict), "winner": self.verdict.winner or None},
             "notes": list(self.notes),
             "test": comparison_json(self.test) if self.test else None,
         }
@@ -92,8 +80,7 @@ class ComparisonSummary:
         """Return the verdict, the Dice table, and the notes."""
         lines = [*self.verdict.sentences, ""]
         rows = [row for row in self.comparison.rows if row.metric.key == "dice"]
-        lines += [_dice_line(row) for row in rows]
-        lines += ["", *self.notes]
+        lines += [*map(_dice_line, rows), "", *self.notes]
         return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
 
 
@@ -127,20 +114,18 @@ def write_comparison(
 ) -> ComparisonSummary:
     """Score the validation predictions of all models, compare them, write the report.
 
+    A difference is a later model minus an earlier one. Without images the page has no
+    slices.
+
     Parameters
     ----------
     out_dir : Path
         Gets ``index.html``, ``comparison.csv`` and ``comparison.json``, each whole or
         absent.
-    study : ValidatedStudy
-        The models; a difference is a later one minus an earlier one. Without images
-        the page has no slices.
     patients : mapping
         Case id -> patient.
-    options : ReportOptions
     test_scores : mapping, optional
         Model -> scores on the test set.
-    progress : Progress, optional
 
     Raises
     ------
@@ -161,14 +146,9 @@ def write_comparison(
     )
     progress.stage("page", 1)
     content = _page_content(study, evidence, options)
-    summary = ComparisonSummary(
-        out_dir,
-        evidence.comparison,
-        content.verdict,
-        content.notes,
-        write_page(out_dir / "index.html", content),
-        evidence.test,
-    )
+    size = write_page(out_dir / "index.html", content)
+    found = evidence.comparison, content.verdict, content.notes
+    summary = ComparisonSummary(out_dir, *found, size, evidence.test)
     _write_tables(summary, evidence, options, study.tolerance_mm)
     progress.advance(1)
     return summary
@@ -229,18 +209,13 @@ def _write_tables(
 
 def _quality(comparison: Comparison) -> tuple[Setting, ...]:
     """Return the means over all structures, as rows of the table of costs."""
-    return tuple(
-        Setting(
-            f"{metric.heading}, all structures",
-            tuple(
-                "" if mean is None else f"{mean:.{metric.decimals}f}"
-                for model in comparison.models
-                for mean in [comparison.mean(model, ALL_STRUCTURES, metric.key).mean]
-            ),
-        )
-        for metric in METRICS
-        if metric.better != "zero"
-    )
+    rows = []
+    for metric in (metric for metric in METRICS if metric.better != "zero"):
+        key, models = metric.key, comparison.models
+        means = [comparison.mean(model, ALL_STRUCTURES, key).mean for model in models]
+        cells = ["" if m is None else f"{m:.{metric.decimals}f}" for m in means]
+        rows.append(Setting(f"{metric.heading}, all structures", tuple(cells)))
+    return tuple(rows)
 
 
 def _test_comparison(
@@ -267,10 +242,8 @@ def _case_views(study: ValidatedStudy, evidence: Evidence) -> Iterator[CaseView]
         chosen = {ranked[0]: "the case"}
     predictions = study.predictions()
     for case_id, reason in chosen.items():
-        predicted = {
-            model: study.prediction(files[0])
-            for model, files in predictions[case_id].items()
-        }
+        found = predictions[case_id].items()
+        predicted = {model: study.prediction(files[0]) for model, files in found}
         yield _case_view(study, case_id, reason, dice[case_id], predicted)
 
 
@@ -283,11 +256,11 @@ def _case_view(
 ) -> CaseView:
     reference = study.reference(case_id).without_ignored()
     image = study.image(case_id)
-    stacks: tuple[SliceStack, ...] = ()
-    if image is not None:
-        stacks = tuple(
-            slice_stack(image, reference, predicted, plane=plane) for plane in PLANES
-        )
+    stacks = [
+        slice_stack(image, reference, predicted, plane=plane)
+        for plane in PLANES
+        if image is not None
+    ]
     surfaces = {
         name: tuple(mesh for mesh in surfaces_of(found).values() if mesh)
         for name, found in {"reference": reference, **predicted}.items()
@@ -296,7 +269,7 @@ def _case_view(
         case_id=case_id,
         reason=reason,
         dice=tuple(dice.items()),
-        stacks=stacks,
+        stacks=tuple(stacks),
         meshes=tuple(MeshSet(name, found) for name, found in surfaces.items() if found),
     )
 
@@ -319,11 +292,10 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
         for run in study.runs
         if any(fold.fold == ON_ALL_CASES for fold in run.folds)
     ]
-    few = comparison.patients
-    if len(comparison.models) > 1 and few < FEWEST_FOR_AN_INTERVAL:
+    if len(comparison.models) > 1 and comparison.patients < FEWEST_FOR_AN_INTERVAL:
         notes.append(
-            f"{few} {'patient' if few == 1 else 'patients'}: too few for a 95 % "
-            f"interval (at least {FEWEST_FOR_AN_INTERVAL}) and for a p below 0.05."
+            f"{_count(comparison.patients, 'patient')}: too few for a 95 % interval "
+            f"(at least {FEWEST_FOR_AN_INTERVAL}) and for a p below 0.05."
         )
     for model in comparison.models:
         only = [case_id for case_id, having in comparison.left_out if having == model]
@@ -333,18 +305,17 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
                 f"{', '.join(only)} (only in {model})."
             )
     for miss in comparison.misses:
-        missed, invented = (
-            f"{count} {'case' if count == 1 else 'cases'}" if count else ""
-            for count in (miss.missed, miss.invented)
-        )
-        if missed:
-            notes.append(f"{miss.model} missed {miss.structure} in {missed}.")
-        if invented:
-            notes.append(
-                f"{miss.model} segmented {miss.structure} in {invented} where the "
-                "reference has none."
-            )
+        if miss.missed:
+            cases = _count(miss.missed, "case")
+            notes.append(f"{miss.model} missed {miss.structure} in {cases}.")
+        if miss.invented:
+            where = f"in {_count(miss.invented, 'case')} where the reference has none"
+            notes.append(f"{miss.model} segmented {miss.structure} {where}.")
     return tuple(notes)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _dice_line(row: PairedDifference) -> str:

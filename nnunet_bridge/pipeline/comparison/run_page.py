@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +28,8 @@ from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState
-from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.comparison.facts import (
-    cost_table,
-    settings_of,
-    versions_of,
-)
-from nnunet_bridge.pipeline.models.run_facts import (
-    TRAINED_ON_ALL,
-    ModelRun,
-    costs_of,
-    curves_of,
-    fold_run,
-)
+from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, versions_of
+from nnunet_bridge.pipeline.models import run_facts
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
 _SAME_SPACING = 1.05
@@ -49,15 +39,13 @@ _SAME_SPACING = 1.05
 def write_run_page(state: RunState) -> Path:
     """Write the page of one finished run; return its place.
 
-    Raises
-    ------
-    BridgeError
-        If its predictions or their references cannot be read, or the page cannot be
-        written.
+    Raises a `BridgeError` if files of the run cannot be read, or the page not written.
     """
     run, dataset = state.run, state.run.dataset
     raw = RawDataset.open(dataset.raw_dir)
-    model = ModelRun(run.configuration, run.configuration, (fold_run(state),))
+    model = run_facts.ModelRun(
+        run.configuration, run.configuration, (run_facts.fold_run(state),)
+    )
     study = ValidatedStudy.of(raw, [model])
     found = _read_cases(study, seed=f"{dataset} {model.name} {run.fold}")
     html.write_run_page(
@@ -69,13 +57,15 @@ def write_run_page(state: RunState) -> Path:
             created=format_instant(),
             caveat=BUDGETS[state.budget].caveat,
             scores=found.scores,
-            curve=next(iter(curves_of([model])), None),
+            curve=next(iter(run_facts.curves_of([model])), None),
             slices=found.slices(study),
             settings=settings_of([model]),
-            costs=cost_table(costs_of([model])),
+            costs=cost_table(run_facts.costs_of([model])),
             versions=versions_of([model]),
             colours=tuple((label.name, label.hex_colour) for label in raw.labels),
-            notes=(f"F{TRAINED_ON_ALL[1:]}",) if run.fold == ON_ALL_CASES else (),
+            notes=(f"F{run_facts.TRAINED_ON_ALL[1:]}",)
+            if run.fold == ON_ALL_CASES
+            else (),
             tolerance_mm=study.tolerance_mm,
         ),
     )
@@ -90,10 +80,7 @@ def write_run_pages(
 ) -> list[str]:
     """Write the page of every finished run that has none, or an older one.
 
-    Returns
-    -------
-    notes : list of str
-        One sentence for each page that could not be written.
+    Return one sentence for each page that could not be written.
     """
     progress = progress or Silent()
     due = [state for state in states if state.done and _is_due(state)]
@@ -144,12 +131,8 @@ class _Found:
             "random slice": "A random slice with labels, always the same for this run",
         }
         found = zip(reasons.items(), (self.worst, self.random), strict=True)
-        return tuple(
-            shown
-            for (title, reason), place in found
-            if place is not None
-            for shown in _shown(study, place, title, reason)
-        )
+        shown = [_shown(study, place, *words) for words, place in found if place]
+        return tuple(filter(None, shown))
 
 
 def _read_cases(study: ValidatedStudy, *, seed: str) -> _Found:
@@ -163,22 +146,13 @@ def _read_cases(study: ValidatedStudy, *, seed: str) -> _Found:
         reference = study.reference(case_id)
         ((model, files),) = by_model.items()
         prediction = study.prediction(files[0])
-        scores += bone_scores(
-            prediction,
-            reference,
-            case_id=case_id,
-            configuration=model,
-            tolerance_mm=study.tolerance_mm,
-        )
+        scores += study.scored(prediction, reference, case_id, model)
         slices = _labelled_slices(case_id, reference, prediction)
-        worst = max([*slices, *filter(None, [worst])], key=_wrong, default=None)
+        candidates = [*slices, *filter(None, [worst])]
+        worst = max(candidates, key=attrgetter("wrong_mm2"), default=None)
         if case_id == drawn and slices:
             drawn_slice = chance.choice(slices)
     return _Found(tuple(scores), worst, drawn_slice)
-
-
-def _wrong(found: _Slice) -> float:
-    return found.wrong_mm2
 
 
 def _labelled_slices(
@@ -214,18 +188,14 @@ def acquired_view(grid: Grid) -> View:
 
 def _shown(
     study: ValidatedStudy, place: _Slice, title: str, reason: str
-) -> list[html.ShownSlice]:
-    """Return the slice with its picture; empty if the image is missing."""
+) -> html.ShownSlice | None:
+    """Return the slice with its picture; None if the image is missing."""
     image = study.image(place.case_id)
     if image is None:
-        return []
+        return None
     ((_, (file, *_)),) = study.predictions()[place.case_id].items()
-    picture = slice_picture(
-        image,
-        study.reference(place.case_id).without_ignored(),
-        study.prediction(file),
-        plane=place.plane,
-        index=place.index,
-    )
+    reference = study.reference(place.case_id).without_ignored()
+    both = reference, study.prediction(file)
+    picture = slice_picture(image, *both, plane=place.plane, index=place.index)
     area = f"{place.wrong_mm2:.0f} mm\u00b2 differ"
-    return [html.ShownSlice(place.case_id, title, f"{reason}: {area}.", picture)]
+    return html.ShownSlice(place.case_id, title, f"{reason}: {area}.", picture)

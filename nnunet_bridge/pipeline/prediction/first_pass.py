@@ -12,6 +12,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,11 +28,7 @@ from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
-from nnunet_bridge.pipeline.prediction.network import (
-    IMAGES,
-    Network,
-    predict_folder,
-)
+from nnunet_bridge.pipeline.prediction.network import IMAGES, Network, predict_folder
 
 COARSE_MM = 5.0
 """Approximate distance between the slices of the first pass."""
@@ -45,13 +42,10 @@ def first_pass_model(model: Model) -> Model:
 
     Without a finished 2d model of the same kind and budget, a fold of `model` itself.
     """
-    try:
-        flat = choose_model(
-            model.dataset, ModelRequest(("2d",), budget=model.budget, kind=model.kind)
-        )
-    except InputError:
-        flat = model
-    return replace(flat, states=flat.states[:1])
+    flat = ModelRequest(("2d",), (), model.budget, model.kind)
+    with suppress(InputError):
+        model = choose_model(model.dataset, flat)
+    return replace(model, states=model.states[:1])
 
 
 @dataclass(slots=True)
@@ -79,13 +73,7 @@ class FirstPass:
         resources: Resources,
         advanced: Callable[[float], None],
     ) -> dict[str, Region | None]:
-        """Predict the added images; return each region, None where nothing was found.
-
-        Raises
-        ------
-        NnUNetError
-            If nnU-Net fails.
-        """
+        """Predict the added images; return each region, None where it found nothing."""
         folder = self.network(self.model, self.work, resources, advanced=advanced)
         found = {}
         for case_id, grid in grids.items():
@@ -112,7 +100,7 @@ def thinned(volume: Volume) -> Volume:
 def found_region(
     structures: BoolArray, grid: Grid, margin_mm: float = MARGIN_MM
 ) -> Region | None:
-    """Return the slices around what was found in a thinned image.
+    """Return the slices around what was found in a thinned image; None for nothing.
 
     Parameters
     ----------
@@ -122,11 +110,6 @@ def found_region(
         The grid of the whole image.
     margin_mm : float
         Margin beyond the first and last slice that may hold a structure.
-
-    Returns
-    -------
-    region : Region or None
-        None if nothing was found.
     """
     if not structures.any():
         return None

@@ -15,15 +15,8 @@ from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
-from nnunet_bridge.nnunet.commands import (
-    Resources,
-    predict_command,
-)
-from nnunet_bridge.nnunet.estimates import (
-    PlannedMember,
-    host_bytes,
-    waiting_disk_bytes,
-)
+from nnunet_bridge.nnunet.commands import Resources, predict_command
+from nnunet_bridge.nnunet.estimates import PlannedMember, host_bytes, waiting_disk_bytes
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
@@ -75,19 +68,8 @@ def predict_folder(
     """Predict every image of a folder; return the folder of ``<case>.nii.gz``.
 
     Beside each lies its `names.agreement_file`: the mean Dice between folds, and
-    between configurations, where there are several.
-
-    Parameters
-    ----------
-    model : Model
-        Its files are checked before nnU-Net runs.
-    work : Path
-        Contains the images in `IMAGES`; gets the predictions.
-    resources : Resources
-        Reduced here to one worker if the memory is not enough for several.
-    advanced : callable
-        Called with the share of the work that is done, 0..1.
-    host : Host, optional
+    between configurations, where there are several. `work` contains the images in
+    `IMAGES`; one worker predicts if the memory is not enough for several.
 
     Raises
     ------
@@ -103,16 +85,13 @@ def predict_folder(
     host = host or Host()
     model.check()
     members = _planned_members(model)
-    grids = {
-        case_id: read_grid(files[0])
-        for case_id, files in images_by_case(work / IMAGES).items()
-    }
+    images = images_by_case(work / IMAGES).items()
+    grids = {case_id: read_grid(files[0]) for case_id, files in images}
     resources = _within(host.free_memory(), members, grids, resources)
     _require_disk(members, grids, host.free_bytes(work))
     call = _Call(model, work, resources, host)
-    previous = None
-    if model.previous:
-        previous = work / f"{LOWRES}_for_{CASCADE}"
+    previous = work / f"{LOWRES}_for_{CASCADE}" if model.previous else None
+    if previous:
         call.predict([model.previous], previous)
     states = list(model.members().values())
     call.predict(states, work / PREDICTED, previous_dir=previous, advanced=advanced)
@@ -140,10 +119,7 @@ class _Call:
         progress_file = self.work / "progress.jsonl"
         progress_file.unlink(missing_ok=True)
         command = predict_command(
-            {
-                states[0].run.model_dir: [s.run.fold for s in states]
-                for states in members
-            },
+            {each[0].run.model_dir: [s.run.fold for s in each] for each in members},
             self.work / IMAGES,
             out_dir,
             self.resources,
@@ -162,17 +138,11 @@ def _planned_members(model: Model) -> list[PlannedMember]:
     members = []
     for configuration, states in model.members().items():
         folder = states[0].run.model_dir
-        checkpoints = [state.run.checkpoint_file for state in states]
-        plans = read_json(folder / "plans.json")
-        members.append(
-            PlannedMember.of(
-                plans,
-                read_json(folder / "dataset.json"),
-                resolved(plans, configuration),
-                folds=len(states),
-                weights_bytes=sum(file.stat().st_size for file in checkpoints),
-            )
-        )
+        size = sum(state.run.checkpoint_file.stat().st_size for state in states)
+        plans, dataset = (read_json(folder / f"{n}.json") for n in ("plans", "dataset"))
+        planned = plans, dataset, resolved(plans, configuration)
+        member = PlannedMember.of(*planned, folds=len(states), weights_bytes=size)
+        members.append(member)
     return members
 
 
@@ -184,10 +154,7 @@ def _within(
 ) -> Resources:
     """Return the resources with one worker, if memory is not enough for more.
 
-    Raises
-    ------
-    ImagesTooLarge
-        With every image that does not fit even alone (F10).
+    Raise `ImagesTooLarge` with every image that does not fit even alone (F10).
     """
     on_gpu, ahead = resources.device == "cuda", 0
     too_large: dict[str, Refused] = {}

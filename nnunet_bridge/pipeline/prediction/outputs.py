@@ -82,12 +82,9 @@ class WrittenOutputs:
     def as_json(self) -> JsonObject:
         """Return the hashes as ``prediction.json`` contains them."""
         named = {"labels_sha256": CASE_LABELS, "whole_scan_sha256": WHOLE_SCAN_LABELS}
-        known = {
-            key: self.outputs[name]
-            for key, name in named.items()
-            if name in self.outputs
-        }
-        return {**known, "outputs": self.outputs}
+        there = {key: name for key, name in named.items() if name in self.outputs}
+        hashes = {key: self.outputs[name] for key, name in there.items()}
+        return {**hashes, "outputs": self.outputs}
 
 
 def write_outputs(
@@ -95,12 +92,8 @@ def write_outputs(
 ) -> WrittenOutputs:
     """Write all files of a predicted case but its record.
 
-    Files of an earlier call that `options` no longer asks for are removed.
-
-    Raises
-    ------
-    Refused
-        If a DICOM SEG is asked for that cannot refer to the image (N10).
+    Files of an earlier call that `options` no longer asks for are removed. A DICOM SEG
+    that cannot refer to the image is `Refused` (N10).
     """
     labelmap = predicted.labelmap()
     volumes = structure_volumes(labelmap, case_id=predicted.case_id)
@@ -109,8 +102,8 @@ def write_outputs(
         (case_dir / name).unlink(missing_ok=True)
     write_labelmap(case_dir / CASE_LABELS, labelmap)
     write_volumes(case_dir / CASE_VOLUMES, volumes)
-    title = predicted.case_id
-    write_preview(case_dir / CASE_PREVIEW, predicted.image, predicted.seen, title=title)
+    title, preview = predicted.case_id, case_dir / CASE_PREVIEW
+    write_preview(preview, predicted.image, predicted.seen, title=title)
     if options.seg_nrrd:
         write_labelmap_segmentation(case_dir / CASE_SEGMENTATION, labelmap)
     if options.meshes:
@@ -120,9 +113,8 @@ def write_outputs(
         write_labelmap(case_dir / WHOLE_SCAN_LABELS, labelmap)
     findings: tuple[Finding, ...] = ()
     if options.dicom_seg:
-        findings = write_dicom_seg(
-            case_dir / CASE_DICOM_SEG, labelmap, predicted.slices, predicted.algorithm
-        )
+        source = predicted.slices, predicted.algorithm
+        findings = write_dicom_seg(case_dir / CASE_DICOM_SEG, labelmap, *source)
     return WrittenOutputs(_file_hashes(case_dir), volumes, findings)
 
 
@@ -141,16 +133,8 @@ def finished_case(
 ) -> tuple[JsonObject, tuple[StructureVolume, ...]] | None:
     """Return record and volumes of a finished case; None if it must be predicted.
 
-    Parameters
-    ----------
-    case_dir : Path
-        The folder of the case; it may not exist.
-    facts : dict
-        Hashes of input and model, and the options; the record must hold the same.
-    labels : LabelTable
-        Of the model.
-    grid : Grid
-        Of the input.
+    The record must hold the same `facts`: hashes of input and model, and the options.
+    `labels` are those of the model, `grid` is that of the input.
     """
     record = Kept(case_dir / RECORD, facts).load()
     files = None if record is None else record.get("outputs")
@@ -181,22 +165,16 @@ class CompletedLabelmaps:
         """
         try:
             size = file.stat().st_size
-        except OSError:
-            return None
-        if self._sizes.get(file) != size:
+            if self._sizes.get(file) == size:
+                return read_labelmap(file, self.labels)
             self._sizes[file] = size
-            return None
-        try:
-            return read_labelmap(file, self.labels)
-        except Refused:
-            return None
+        except (OSError, Refused):
+            pass
+        return None
 
 
 def _file_hashes(case_dir: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a case but its record."""
     files = sorted(file for file in case_dir.rglob("*") if file.is_file())
-    return {
-        file.relative_to(case_dir).as_posix(): sha256_of(file)
-        for file in files
-        if file != case_dir / RECORD and not file.name.endswith(PARTIAL)
-    }
+    kept = [f for f in files if f.name != RECORD and not f.name.endswith(PARTIAL)]
+    return {file.relative_to(case_dir).as_posix(): sha256_of(file) for file in kept}

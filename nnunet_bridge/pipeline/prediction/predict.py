@@ -11,20 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from nnunet_bridge.core import errors
 from nnunet_bridge.core.cases import findings_of_error, findings_record
-from nnunet_bridge.core.errors import (
-    BridgeError,
-    EnvironmentFault,
-    GeometryError,
-    InputError,
-    UsageError,
-)
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.quality import Quality
-from nnunet_bridge.core.scores import StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__, software_versions
 from nnunet_bridge.formats.dicom import SourceSlice
@@ -47,6 +39,8 @@ from nnunet_bridge.pipeline.ingest.inputs import (
 )
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
+from nnunet_bridge.pipeline.prediction import outputs
+from nnunet_bridge.pipeline.prediction import quality as rating
 from nnunet_bridge.pipeline.prediction.first_pass import FirstPass, first_pass_model
 from nnunet_bridge.pipeline.prediction.network import (
     IMAGES,
@@ -56,20 +50,6 @@ from nnunet_bridge.pipeline.prediction.network import (
     predict_folder,
 )
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
-from nnunet_bridge.pipeline.prediction.outputs import (
-    CASE_VOLUMES,
-    RECORD,
-    CompletedLabelmaps,
-    PredictedImage,
-    finished_case,
-    require_source_slices,
-    write_outputs,
-)
-from nnunet_bridge.pipeline.prediction.quality import (
-    case_quality,
-    recorded_quality,
-    write_quality,
-)
 from nnunet_bridge.pipeline.prediction.report import PredictedCase, PredictSummary
 from nnunet_bridge.pipeline.prediction.trained_model import TUNED, TrainedModel
 
@@ -99,13 +79,10 @@ def predict_images(
 
     Parameters
     ----------
-    dataset : Dataset
     inputs : sequence of Path
         DICOM folders, studies of them, zips, NIfTI files or folders of these.
     out : Path
         Gets a folder for each case, and the tables of all of them.
-    options : PredictionOptions, optional
-    progress : Progress, optional
     network : callable, optional
         Predicts the images of a folder; by default nnU-Net in a process of its own.
 
@@ -138,10 +115,9 @@ def predict_images(
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     write_if_changed(out / "dataset.json", trained.description)
-    write_volumes(
-        out / CASE_VOLUMES, [volume for case in cases for volume in case.volumes]
-    )
-    write_quality(out, trained.labels)
+    volumes = [volume for case in cases for volume in case.volumes]
+    write_volumes(out / outputs.CASE_VOLUMES, volumes)
+    rating.write_quality(out, trained.labels)
     return PredictSummary(dataset.name, model.reason, cases, out)
 
 
@@ -185,9 +161,9 @@ class _PredictionRun:
         for number, source in enumerate(sources, start=1):
             try:
                 self._read(source, model_hash, first_pass)
-            except EnvironmentFault:
+            except errors.EnvironmentFault:
                 raise
-            except BridgeError as error:
+            except errors.BridgeError as error:
                 self._refuse(source.case_id, error)
             self.progress.advance(_READING * number, source.case_id)
         if self._waiting and first_pass is not None:
@@ -197,15 +173,12 @@ class _PredictionRun:
         return tuple(self._cases[source.case_id] for source in sources)
 
     def _first_pass(self) -> FirstPass | None:
-        if not self.options.region.auto:
+        region, model = self.options.region, self.trained.model
+        if not region.auto:
             return None
-        return FirstPass(
-            first_pass_model(self.trained.model),
-            self.trained.labels,
-            self.work / "first_pass",
-            self.options.region.margin_mm,
-            self.network,
-        )
+        place, labels = self.work / "first_pass", self.trained.labels
+        coarse = first_pass_model(model)
+        return FirstPass(coarse, labels, place, region.margin_mm, self.network)
 
     def _read(
         self, source: ImageSource, model_hash: str, first_pass: FirstPass | None
@@ -229,7 +202,7 @@ class _PredictionRun:
         self, source: ImageSource, reading: ImageReading, model_hash: str
     ) -> _WaitingImage:
         if self.options.dicom_seg:
-            require_source_slices(reading.slices)
+            outputs.require_source_slices(reading.slices)
         facts = {
             "input_sha256": reading.sha256(),
             "model_sha256": model_hash,
@@ -257,14 +230,12 @@ class _PredictionRun:
         """Find the region of the structures in every waiting image, and cut it out."""
         waiting = len(self._waiting)
         self.progress.stage(f"find the region with {first_pass.model.name}", 1)
-        found = self._without_too_large(
-            first_pass.work,
-            lambda: first_pass.regions(
-                {case_id: image.grid for case_id, image in self._waiting.items()},
-                resources,
-                self.progress.advance,
-            ),
-        )
+
+        def regions() -> dict[str, Region | None]:
+            grids = {case_id: image.grid for case_id, image in self._waiting.items()}
+            return first_pass.regions(grids, resources, self.progress.advance)
+
+        found = self._without_too_large(first_pass.work, regions)
         steps = sum(_PARTS) * (len(self._cases) + waiting)
         self.progress.stage(f"predict {self.trained.model.name}", steps)
         for case_id, cut in (found or {}).items():
@@ -284,14 +255,12 @@ class _PredictionRun:
 
     def _predict_waiting(self, sources: int, resources: Resources) -> None:
         """Predict the waiting images; finish each when its labelmap is complete."""
-        images = len(self._waiting)
-        labelmaps = CompletedLabelmaps(self.trained.labels)
+        images, read = len(self._waiting), _READING * sources
+        labelmaps = outputs.CompletedLabelmaps(self.trained.labels)
 
         def show(share: float) -> None:
-            done = images - len(self._waiting)
-            self.progress.advance(
-                _READING * sources + _PREDICTING * share * images + _FINISHING * done
-            )
+            finished = _FINISHING * (images - len(self._waiting))
+            self.progress.advance(read + _PREDICTING * share * images + finished)
 
         def advanced(share: float) -> None:
             for case_id in list(self._waiting):
@@ -301,16 +270,14 @@ class _PredictionRun:
                     self._finish_or_refuse(case_id, predicted)
             show(share)
 
+        model, work = self.trained.model, self.work
         folder = self._without_too_large(
-            self.work,
-            lambda: self.network(
-                self.trained.model, self.work, resources, advanced=advanced
-            ),
+            work, lambda: self.network(model, work, resources, advanced=advanced)
         )
         for case_id in list(self._waiting):
-            file = (folder or self.work) / f"{case_id}{FILE_ENDING}"
+            file = (folder or work) / f"{case_id}{FILE_ENDING}"
             if not file.exists():
-                raise InputError(f"nnU-Net wrote no prediction for {case_id}.")
+                raise errors.InputError(f"nnU-Net wrote no prediction for {case_id}.")
             self._finish_or_refuse(case_id, read_labelmap(file, self.trained.labels))
             show(1.0)
 
@@ -328,7 +295,7 @@ class _PredictionRun:
                     self._network_image(work, case_id).unlink()
         return None
 
-    def _refuse(self, case_id: str, error: BridgeError) -> None:
+    def _refuse(self, case_id: str, error: errors.BridgeError) -> None:
         self._cases[case_id] = PredictedCase(case_id, findings_of_error(error))
 
     def _finish_or_refuse(self, case_id: str, predicted: Labelmap) -> None:
@@ -353,35 +320,31 @@ class _PredictionRun:
         on_image_grid = self._on_image_grid(case_id, image, predicted)
         seen, account = self.trained.clean(on_image_grid)
         case_dir = self.out / case_id
-        (case_dir / RECORD).unlink(missing_ok=True)
-        quality = case_quality(
-            seen, self.work / PREDICTED, case_id, self.trained.structures
+        (case_dir / outputs.RECORD).unlink(missing_ok=True)
+        structures = self.trained.structures
+        quality = rating.case_quality(seen, self.work / PREDICTED, case_id, structures)
+        predicted_image = outputs.PredictedImage(
+            case_id,
+            seen,
+            read_volume(self._network_image(self.work, case_id)),
+            image.cut,
+            image.region,
+            image.slices,
+            Algorithm(self.trained.model.reason, image.facts["model_sha256"]),
         )
-        written = write_outputs(
-            case_dir,
-            PredictedImage(
-                case_id,
-                seen,
-                read_volume(self._network_image(self.work, case_id)),
-                image.cut,
-                image.region,
-                image.slices,
-                Algorithm(self.trained.model.reason, image.facts["model_sha256"]),
-            ),
-            self.options,
-        )
+        written = outputs.write_outputs(case_dir, predicted_image, self.options)
         findings = (*image.findings, *written.findings)
-        Kept(case_dir / RECORD, image.facts).save(
-            {
-                **self._provenance(image),
-                "cleaning": account,
-                "volumes_mm3": {v.structure: v.volume_mm3 for v in written.volumes},
-                "quality": quality.as_json(),
-                "findings": findings_record(findings),
-                **written.as_json(),
-            }
-        )
-        return self._case(case_id, written.volumes, findings, quality)
+        record = {
+            **self._provenance(image),
+            "cleaning": account,
+            "volumes_mm3": {v.structure: v.volume_mm3 for v in written.volumes},
+            "quality": quality.as_json(),
+            "findings": findings_record(findings),
+            **written.as_json(),
+        }
+        Kept(case_dir / outputs.RECORD, image.facts).save(record)
+        files = self._files(case_id)
+        return PredictedCase(case_id, findings, written.volumes, files, quality)
 
     def _on_image_grid(
         self, case_id: str, image: _WaitingImage, predicted: Labelmap
@@ -389,7 +352,7 @@ class _PredictionRun:
         """Return the prediction on the exact grid of the image that was predicted."""
         grid = image.grid if image.cut is None else image.cut.grid
         if not grid.matches(predicted.grid):
-            raise GeometryError(
+            raise errors.GeometryError(
                 f"{case_id}: nnU-Net's prediction lies "
                 f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
             )
@@ -397,7 +360,11 @@ class _PredictionRun:
 
     def _provenance(self, image: _WaitingImage) -> JsonObject:
         """Return the entries of a record about software, model and region."""
-        cut = None if image.cut is None else self._cut_record(image.cut)
+        cut = None
+        if image.cut is not None:
+            first_pass = self._first_pass()
+            cut = {"asked": self.options.region.describe(), **region_record(image.cut)}
+            cut |= {"found_by": first_pass.as_json()} if first_pass else {}
         return {
             "software": f"nnunet-bridge {__version__}",
             "versions": software_versions(),
@@ -406,48 +373,35 @@ class _PredictionRun:
             "cut": cut,
         }
 
-    def _cut_record(self, cut: Region) -> JsonObject:
-        first_pass = self._first_pass()
-        found_by = {} if first_pass is None else {"found_by": first_pass.as_json()}
-        asked = self.options.region.describe()
-        return {"asked": asked, **found_by, **region_record(cut)}
-
     def _is_finished(self, case_id: str, image: _WaitingImage) -> bool:
         """Report a case that needs no prediction (N03); return whether it is one."""
         if self.options.force:
             return False
-        case_dir = self.out / case_id
-        found = finished_case(case_dir, image.facts, self.trained.labels, image.grid)
+        labels = self.trained.labels
+        found = outputs.finished_case(
+            self.out / case_id, image.facts, labels, image.grid
+        )
         if found is None:
             return False
         record, volumes = found
         cut = region_in(record["cut"] or {})
         grid = image.grid if cut is None else cut.grid
         findings = image.findings + geometry_warnings(grid, self.trained.seen)
-        quality = recorded_quality(record)
-        self._cases[case_id] = self._case(case_id, volumes, findings, quality)
+        files, quality = self._files(case_id), rating.recorded_quality(record)
+        case = PredictedCase(case_id, findings, volumes, files, quality)
+        self._cases[case_id] = case
         return True
 
-    def _case(
-        self,
-        case_id: str,
-        volumes: tuple[StructureVolume, ...],
-        findings: tuple[Finding, ...],
-        quality: Quality | None,
-    ) -> PredictedCase:
-        files = sorted(
-            str(file.relative_to(self.out))
-            for file in (self.out / case_id).rglob("*")
-            if file.is_file()
-        )
-        return PredictedCase(case_id, findings, volumes, tuple(files), quality)
+    def _files(self, case_id: str) -> tuple[str, ...]:
+        files = [file for file in (self.out / case_id).rglob("*") if file.is_file()]
+        return tuple(sorted(str(file.relative_to(self.out)) for file in files))
 
 
 def _require_dicom(sources: Sequence[ImageSource]) -> None:
     """Refuse DICOM SEG for an image that is not a DICOM series."""
     others = [source.path for source in sources if not source.path.is_dir()]
     if others:
-        raise UsageError(
+        raise errors.UsageError(
             f"--dicom-seg needs a DICOM series, and {others[0]} is not one: leave the "
             "option out, or name the folder with the DICOM files."
         )

@@ -10,11 +10,7 @@ from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructu
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.html.quality_page import (
-    CaseQuality,
-    QualityContent,
-    write_quality_page,
-)
+from nnunet_bridge.formats.html import quality_page as html
 from nnunet_bridge.formats.labels_file import CASE_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.preview import thumbnail
@@ -33,27 +29,15 @@ def case_quality(
     case_id: str,
     training: TrainingStructures | None,
 ) -> Quality:
-    """Return the quality rating of a prediction.
+    """Return the quality rating of a prediction, on the slices that the network saw.
 
-    Parameters
-    ----------
-    labelmap : Labelmap
-        On the slices that the network saw.
-    predicted_dir : Path
-        May contain the `agreement_file` of the case.
-    case_id : str
-    training : TrainingStructures or None
-        Ranges of the training labels; None if they are unknown.
-
-    Raises
-    ------
-    InputError
-        If the agreement file is damaged.
+    `predicted_dir` may contain the `agreement_file` of the case; a damaged one is an
+    `InputError`. `training` has the ranges of the training labels, if they are known.
     """
     file = agreement_file(predicted_dir, case_id)
-    agreement = MemberAgreement()
-    if file.is_file():
-        agreement = MemberAgreement.from_json(read_json(file))
+    content = read_json(file) if file.is_file() else None
+    none = MemberAgreement()
+    agreement = none if content is None else MemberAgreement.from_json(content)
     return judge(labelmap, agreement, training)
 
 
@@ -65,28 +49,21 @@ def recorded_quality(record: JsonObject) -> Quality | None:
         return None
 
 
-def write_quality(out: Path, labels: LabelTable) -> tuple[CaseQuality, ...]:
+def write_quality(out: Path, labels: LabelTable) -> tuple[html.CaseQuality, ...]:
     """Write the page and the table of all finished cases of a folder.
 
-    Cases of earlier calls are included. A case that was predicted before there were
-    quality ratings has none.
-
-    Returns
-    -------
-    cases : tuple of CaseQuality
-        The worst first.
+    Cases of earlier calls are included, the worst first. A case that was predicted
+    before there were quality ratings has none.
     """
     records = sorted(out.glob(f"*/{RECORD}"))
     found = [_case_quality(record.parent, labels) for record in records]
     newest_s = max((record.stat().st_mtime for record in records), default=0.0)
     cases = tuple(sorted((case for case in found if case), key=_worst_first))
-    write_reasons(
-        out / QUALITY_TABLE,
-        [(case.case_id, case.quality) for case in cases if case.quality],
-    )
-    write_quality_page(
+    rated = [(case.case_id, case.quality) for case in cases if case.quality]
+    write_reasons(out / QUALITY_TABLE, rated)
+    html.write_quality_page(
         out / QUALITY_PAGE,
-        QualityContent(
+        html.QualityContent(
             models=tuple(dict.fromkeys(case.model for case in cases)),
             created=format_instant(newest_s),
             cases=cases,
@@ -96,18 +73,16 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[CaseQuality, ...]:
     return cases
 
 
-def _case_quality(case_dir: Path, labels: LabelTable) -> CaseQuality | None:
+def _case_quality(case_dir: Path, labels: LabelTable) -> html.CaseQuality | None:
     """Return a finished case; None if its record or labels cannot be read."""
     try:
         record = read_json(case_dir / RECORD)
-        return CaseQuality(
+        volumes_mm3 = record["volumes_mm3"].items()
+        return html.CaseQuality(
             case_id=case_dir.name,
             model=str(record["model"]),
             quality=recorded_quality(record),
-            volumes_mm3=tuple(
-                (str(name), float(volume))
-                for name, volume in record["volumes_mm3"].items()
-            ),
+            volumes_mm3=tuple((str(name), float(mm3)) for name, mm3 in volumes_mm3),
             picture=_picture(case_dir, labels),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BridgeError):
@@ -122,7 +97,7 @@ def _picture(case_dir: Path, labels: LabelTable) -> str:
     return thumbnail(read_labelmap(case_dir / CASE_LABELS, labels))
 
 
-def _worst_first(case: CaseQuality) -> tuple[float, ...]:
+def _worst_first(case: html.CaseQuality) -> tuple[float, ...]:
     if case.quality is None:
         return (1.0,)
     return tuple(-float(part) for part in case.quality.rank)

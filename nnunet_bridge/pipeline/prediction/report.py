@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_bridge.core.cases import CaseReport, exit_code_of
 from nnunet_bridge.core.quality import Quality, count_levels
 from nnunet_bridge.core.scores import StructureVolume
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.pipeline.prediction.quality import QUALITY_PAGE
 
 
@@ -41,12 +41,9 @@ class PredictedCase(CaseReport):
         )
         result = f"{volumes} cm3" if volumes else "not predicted"
         concerns = self.quality.concerns if self.quality else ()
-        return "\n".join(
-            [
-                f"  {self.case_id:16} {self.outcome!s:9} {result}",
-                *(f"    {line}" for line in (*self.messages, *map(str, concerns))),
-            ]
-        )
+        lines = [f"  {self.case_id:16} {self.outcome!s:9} {result}"]
+        lines += [f"    {line}" for line in (*self.messages, *map(str, concerns))]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +64,7 @@ class PredictSummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that ``predict --json`` prints."""
-        return {
-            "dataset": self.dataset,
-            "model": self.model,
-            "cases": [case.as_json() for case in self.cases],
-            "out": str(self.out),
-        }
+        return json_of(self)
 
     def as_text(self) -> str:
         """Return the lines of every case, then the quality levels."""
@@ -80,8 +72,6 @@ class PredictSummary:
         lines += [case.as_text() for case in self.cases]
         rated = [case.quality for case in self.cases if case.quality]
         if rated:
-            lines.append(
-                f"Quality: {count_levels(rated)}; worst first in "
-                f"{self.out / QUALITY_PAGE}"
-            )
+            page = self.out / QUALITY_PAGE
+            lines.append(f"Quality: {count_levels(rated)}; worst first in {page}")
         return "\n".join(lines)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import TrainingStructures
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.words import Rule
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.schemas import TrainingRange
@@ -48,15 +48,15 @@ class TrainedModel:
     def of(cls, model: Model, cleaning: str) -> TrainedModel:
         """Read what is known of a model; `cleaning` is a word of ``--clean``.
 
-        Raises
-        ------
-        InputError
-            If the model reads several channels (N08), or has no tuned rules.
+        Raises an `InputError` if it reads several channels (N08) or has no tuned rules.
         """
         model_dir, dataset = model.states[0].run.model_dir, model.dataset
         described = RawDataset.open(model_dir)
         require_one_channel(described.channels)
-        names = described.labels.names
+        if cleaning == TUNED:
+            rules = tuned_rules(model)
+        else:
+            rules = dict.fromkeys(described.labels.names, CleaningRule(Rule(cleaning)))
         return cls(
             model,
             described.labels,
@@ -64,23 +64,17 @@ class TrainedModel:
             (model_dir / "dataset.json").read_bytes(),
             training_range(model_dir, dataset.raw_dir),
             known_structures(dataset, model_dir),
-            tuned_rules(model)
-            if cleaning == TUNED
-            else dict.fromkeys(names, CleaningRule(Rule(cleaning))),
+            rules,
         )
 
     def clean(self, labelmap: Labelmap) -> tuple[Labelmap, JsonObject]:
         """Return the cleaned labelmap, and an account of the changes."""
+        rules = self.rules_record()
         if all(rule == UNCLEANED for rule in self.rules.values()):
-            return labelmap, {"rule": "none", "rules": self.rules_record()}
+            return labelmap, {"rule": "none", "rules": rules}
         cleaned = clean_structures(labelmap, self.rules)
-        return cleaned.labelmap, {
-            "rule": cleaned.rule,
-            "rules": self.rules_record(),
-            "removed_mm3": dict(cleaned.removed_mm3),
-            "filled_mm3": dict(cleaned.filled_mm3),
-            "contested_voxels": cleaned.contested_voxels,
-        }
+        account = json_of(cleaned, "labelmap", "changed")
+        return cleaned.labelmap, {**account, "rule": cleaned.rule, "rules": rules}
 
     def rules_record(self) -> JsonObject:
         """Return the rule of each structure for a record."""
