@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -30,7 +30,8 @@ class Summary(Protocol):
 def json_of(result: DataclassInstance, *omitted: str) -> JsonObject:
     """Return the fields of a dataclass, but the omitted ones, as JSON values.
 
-    A part with a method `as_json` is what that returns; a path is a string.
+    A part with a method `as_json` is what that returns; a path is a string, and a
+    dataclass without one has its fields.
     """
     names = [field.name for field in fields(result) if field.name not in omitted]
     return {name: _json_value(getattr(result, name)) for name in names}
@@ -39,6 +40,8 @@ def json_of(result: DataclassInstance, *omitted: str) -> JsonObject:
 def _json_value(value: Any) -> Any:  # noqa: ANN401 - any field of a result
     if hasattr(value, "as_json"):
         return value.as_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_of(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

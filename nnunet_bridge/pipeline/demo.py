@@ -32,19 +32,8 @@ def run_demo(
 ) -> StudySummary:
     """Make synthetic patients in `folder` and run all steps on them.
 
-    Parameters
-    ----------
-    folder : Path
-        Gets ``study/`` (DICOM and masks) and ``work/`` (everything made from them).
-    patients : int
-        In all; the last two are kept for testing.
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
-
-    Raises
-    ------
-    UsageError
-        If there are too few patients to train and to validate.
+    The folder gets ``study/`` (DICOM and masks) and ``work/`` (everything made from
+    them). The last two patients are kept for testing; too few are a `UsageError`.
     """
     if patients < UNSEEN + FEWEST_FOR_TRAINING:
         raise UsageError(
@@ -57,10 +46,10 @@ def run_demo(
         work.mkdir(parents=True, exist_ok=True)
     parameters = PhantomParameters(patients - UNSEEN, UNSEEN)
     study = write_phantom_study(folder / "study", parameters, progress=shown)
-    options = StudyOptions(
-        method_of(DEFAULT_MODEL, "smoke"), ALWAYS_PLANNED, ("0",), device
+    method = method_of(DEFAULT_MODEL, "smoke")
+    options = StudyOptions(method, ALWAYS_PLANNED, ("0",), device)
+    workspace, recipe = (
+        Workspace.at(work, environment={}),
+        read_recipe(study.recipe_file),
     )
-    workspace = Workspace.at(work, environment={})
-    return run_study(
-        study.folder, read_recipe(study.recipe_file), workspace, options, progress=shown
-    )
+    return run_study(study.folder, recipe, workspace, options, progress=shown)

@@ -11,7 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import free_bytes
 from nnunet_bridge.nnunet.machine import Machine, this_machine
@@ -54,12 +54,7 @@ class DoctorSummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that `doctor --json` prints."""
-        return {
-            "checks": [
-                {"name": check.name, "ok": check.ok, "detail": check.detail}
-                for check in self.checks
-            ]
-        }
+        return {"checks": [json_of(check, "needed") for check in self.checks]}
 
     def as_text(self) -> str:
         """Return one line a check."""
@@ -71,33 +66,23 @@ class DoctorSummary:
 def examine(root: Path, machine: Machine | None = None) -> DoctorSummary:
     """Check Python, nnU-Net, torch, GPU, cores, memory, disk, decoders and Slurm.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the workspace.
-    machine : Machine, optional
-        By default this machine.
+    `root` is the folder of the workspace.
     """
-    machine = machine or this_machine()
-    return DoctorSummary(
-        (
-            _python(),
-            _package("nnU-Net", "nnunetv2", TESTED_NNUNET),
-            _package("torch", "torch"),
-            _gpu(machine),
-            _cores(machine),
-            _memory(machine),
-            _workspace(root),
-            _disk(root),
-            _decoders(),
-            _slurm(),
-        )
-    )
-
-
-def _python() -> Check:
-    version = platform.python_version()
-    return Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, version)
+    machine, python = machine or this_machine(), platform.python_version()
+    sbatch = shutil.which("sbatch")
+    checks = [
+        Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, python),
+        _package("nnU-Net", "nnunetv2", TESTED_NNUNET),
+        _package("torch", "torch"),
+        _gpu(machine),
+        Check("cores", machine.cores >= 1, f"{machine.cores}"),
+        _memory(machine),
+        _workspace(root),
+        _disk(root),
+        _decoders(),
+        Check("Slurm", sbatch is not None, sbatch or "not installed", needed=False),
+    ]
+    return DoctorSummary(tuple(checks))
 
 
 def _package(name: str, distribution: str, tested: str = "") -> Check:
@@ -105,22 +90,16 @@ def _package(name: str, distribution: str, tested: str = "") -> Check:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return Check(name, ok=False, detail="not installed: pip install nnunet-bridge")
-    if not version.startswith(tested):
-        return Check(
-            name, ok=False, detail=f"{version}; only {tested} is tested", needed=False
-        )
-    return Check(name, ok=True, detail=version)
+    if version.startswith(tested):
+        return Check(name, ok=True, detail=version)
+    detail = f"{version}; only {tested} is tested"
+    return Check(name, ok=False, detail=detail, needed=False)
 
 
 def _gpu(machine: Machine) -> Check:
-    if machine.gpus:
-        return Check("GPU", ok=True, detail=f"{machine.gpus} NVIDIA", needed=False)
-    detail = "none: smoke runs work on the CPU, full training needs one"
-    return Check("GPU", ok=False, detail=detail, needed=False)
-
-
-def _cores(machine: Machine) -> Check:
-    return Check("cores", machine.cores >= 1, f"{machine.cores}")
+    none = "none: smoke runs work on the CPU, full training needs one"
+    detail = f"{machine.gpus} NVIDIA" if machine.gpus else none
+    return Check("GPU", bool(machine.gpus), detail, needed=False)
 
 
 def _memory(machine: Machine) -> Check:
@@ -157,8 +136,3 @@ def _decoders() -> Check:
     if missing:
         detail = f"{' and '.join(missing)} missing: some compressions fail"
     return Check("decoders", not missing, detail, needed=False)
-
-
-def _slurm() -> Check:
-    sbatch = shutil.which("sbatch")
-    return Check("Slurm", sbatch is not None, sbatch or "not installed", needed=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.progress import Progress, Silent
-from nnunet_bridge.core.summary import JsonObject, Summary
+from nnunet_bridge.core.summary import JsonObject, Summary, json_of
 from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -67,14 +67,11 @@ class StudyOptions:
 
     def prediction(self, configuration: str) -> PredictionOptions:
         """Return the options of predicting with one configuration."""
-        method = self.method
-        model = (configuration,), self.folds, method.budget.name, method.model
+        method, again = self.method, self.force
+        words = (configuration,), self.folds, method.budget.name, method.model
+        model, rule = ModelRequest(*words), CLEANING
         return PredictionOptions(
-            ModelRequest(*model),
-            self.device,
-            clean=CLEANING,
-            meshes=True,
-            force=self.force,
+            model, self.device, clean=rule, meshes=True, force=again
         )
 
 
@@ -88,7 +85,7 @@ class StudySummary:
     predictions: Mapping[str, PredictSummary]
     scores: Mapping[str, ScoreSummary]
     comparison: ComparisonSummary | None
-    results_dir: Path
+    results: Path
     caveat: str
 
     @property
@@ -104,33 +101,23 @@ class StudySummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that `run --json` and `demo --json` print."""
-        return {
-            "conversion": self.conversion.as_json(),
-            "plan": self.plan.as_json(),
-            "training": self.training.as_json(),
-            "predictions": _each_as_json(self.predictions),
-            "scores": _each_as_json(self.scores),
-            "comparison": self.comparison.as_json() if self.comparison else None,
-            "results": str(self.results_dir),
-            "caveat": self.caveat,
-        }
+        return json_of(self)
 
     def as_text(self) -> str:
         """Return every stage in short, then the places of the results."""
         blocks = [self.conversion.as_text(), self.training.as_text()]
         for name, summary in self.scores.items():
             blocks.append(f"Unseen patients, {name}:\n{summary.as_text()}")
-        if self.comparison:
-            blocks.append(self.comparison.findings_as_text())
         lines = []
         if self.comparison:
+            blocks.append(self.comparison.findings_as_text())
             lines.append(f"Page:    {self.comparison.folder / 'index.html'}")
         lines += [
-            f"Scores:  {self.results_dir / 'scores' / name / 'scores.csv'}"
+            f"Scores:  {self.results / 'scores' / name / 'scores.csv'}"
             for name in self.scores
         ]
         lines += [
-            f"Meshes:  {self.results_dir / 'predictions' / name}/<case>/meshes"
+            f"Meshes:  {self.results / 'predictions' / name}/<case>/meshes"
             for name in self.predictions
         ]
         if self.caveat:
@@ -174,27 +161,16 @@ def run_study(
         predictions = _predict(dataset, options, results_dir, shown)
         scores = _score(dataset, predictions, results_dir, shown)
         if len(options.configurations) > 1 and ALL_CASES not in options.folds:
+            model, budget = options.method.model, options.method.budget.name
             comparison = compare_dataset(
                 dataset,
                 results_dir / "comparison",
-                ComparisonOptions(
-                    options.configurations,
-                    [options.method.model],
-                    options.method.budget.name,
-                ),
+                ComparisonOptions(options.configurations, [model], budget),
                 test_scores={name: found.scores for name, found in scores.items()},
                 progress=shown,
             )
-    return StudySummary(
-        converted,
-        planned,
-        trained,
-        predictions,
-        scores,
-        comparison,
-        results_dir,
-        options.method.budget.caveat,
-    )
+    stages = converted, planned, trained, predictions, scores, comparison
+    return StudySummary(*stages, results_dir, options.method.budget.caveat)
 
 
 def _predict(
@@ -253,7 +229,3 @@ def _outline(options: StudyOptions) -> list[tuple[str, float]]:
     first, last = ["convert", "plan", "train", "record"], ["score", "compare", "page"]
     stages = [*first, *predict, *last]
     return [(stage, seconds[stage.split()[0]]) for stage in stages]
-
-
-def _each_as_json(summaries: Mapping[str, Summary]) -> JsonObject:
-    return {name: summary.as_json() for name, summary in summaries.items()}

@@ -77,9 +77,8 @@ class Batch:
             try:
                 require_previous_stages([run], now=True)
             except InputError as error:
-                reason = str(error)
-                self.failures.append(reason)
-                write_record(run, state=RunStatus.FAILED, reason=reason)
+                self.failures.append(str(error))
+                write_record(run, state=RunStatus.FAILED, reason=str(error))
             else:
                 ready.append(run)
         if ready:
@@ -147,17 +146,16 @@ class Batch:
             **self.weights.origin,
             **origin_of(run, self.dataset_state),
         )
-        process = self.host.launch(
-            self.dataset.workspace, command, resources, run.run_dir / "train.log"
-        )
+        workspace, log_file = self.dataset.workspace, run.run_dir / "train.log"
+        process = self.host.launch(workspace, command, resources, log_file)
         self._running[run] = self._held[run].enter_context(process)
 
     def _own_arguments(self, run: Run, *, restart: bool) -> tuple[str, ...]:
         """Return nnU-Net's own arguments: as requested, else those of its start."""
         requested = self.request.options.own_arguments
-        if requested is not None or restart:
-            return requested or ()
-        return read_record(run).own_arguments
+        if requested is None and not restart:
+            return read_record(run).own_arguments
+        return requested or ()
 
     def _collect(self) -> list[Run]:
         """Close the runs that have ended; return those to try once more."""
@@ -192,22 +190,15 @@ class Batch:
             self.failures.append(failure)
         status = RunStatus.FAILED if failure else RunStatus.DONE
         record_end(run, status, failure)
-        early = [
-            event["epoch"]
-            for event in self._events(run)
-            if event["event"] == "stopped_early"
-        ]
-        after = early[-1] if early else None
-        write_record(run, stopped_early_after_epoch=after)
+        events, _ = readable_events(run.events_file)
+        early = [e["epoch"] for e in events if e["event"] == "stopped_early"]
+        write_record(run, stopped_early_after_epoch=early[-1] if early else None)
         return retry
 
     def _warn(self, *warnings: str) -> None:
         for warning in warnings:
             self.warnings.append(warning)
             self.progress.say(warning)
-
-    def _events(self, run: Run) -> tuple[JsonObject, ...]:
-        return readable_events(run.events_file)[0]
 
     def _steps(self, run: Run) -> JsonObject:
         """Return the steps that the plans set for our own trainers."""
@@ -217,10 +208,8 @@ class Batch:
 
     def _patience(self, run: Run) -> int | None:
         """Return the patience requested, else that of the plans, else None."""
-        if self.weights.start.patience is not None:
-            return self.weights.start.patience
-        patience: int | None = self._steps(run).get("patience")
-        return patience
+        patience: int | None = self.weights.start.patience
+        return self._steps(run).get("patience") if patience is None else patience
 
     def _epochs_planned(self, run: Run) -> int:
         """Return the epochs of a run; its validation counts as one."""

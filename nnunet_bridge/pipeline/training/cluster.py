@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.formats.files import write_text
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.nnunet import slurm
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import run_state, write_record
-from nnunet_bridge.nnunet.slurm import (
-    batch_script,
-    still_known,
-    submit,
-    train_command_of,
-)
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 from nnunet_bridge.pipeline.training.stages import require_previous_stages
 from nnunet_bridge.pipeline.training.status import TrainSummary
@@ -64,13 +60,14 @@ def train_on_cluster(
     if not training.restart:
         todo = _not_waiting(todo)
     method = request.method
-    commands = [train_command_of(run, method=method, options=training) for run in todo]
+    command_of = partial(slurm.train_command_of, method=method, options=training)
+    commands = [command_of(run) for run in todo]
     note = "Everything requested is done, or waits on the cluster."
     if todo:
         script = _write_script(dataset, commands, options.settings)
         note = f"{script} trains {len(todo)} runs: send it with `sbatch {script}`."
     if todo and not options.only_script:
-        jobs = submit(script, len(todo))
+        jobs = slurm.submit(script, len(todo))
         for run, job in zip(todo, jobs, strict=True):
             write_record(run, state=RunStatus.QUEUED, job=job, reason="")
         note = (
@@ -86,7 +83,7 @@ def train_on_cluster(
 def _not_waiting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that are not running and wait in no queue."""
     states = [run_state(run) for run in runs]
-    known = still_known(state.job for state in states if state.job)
+    known = slurm.still_known(state.job for state in states if state.job)
     idle = (state for state in states if state.state != RunStatus.RUNNING)
     return [state.run for state in idle if state.job not in known]
 
@@ -102,5 +99,5 @@ def _write_script(
     variables = dataset.workspace.environment().items()
     environment = {key: value for key, value in variables if os.environ.get(key)}
     name = f"nnunet-bridge-{dataset.number:03d}"
-    write_text(file, batch_script(commands, settings, name, log_dir, environment))
+    write_text(file, slurm.batch_script(commands, settings, name, log_dir, environment))
     return file

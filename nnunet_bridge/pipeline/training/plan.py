@@ -27,32 +27,15 @@ from nnunet_bridge.formats.files import (
     write_json,
 )
 from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
+from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.commands import PlanTask, Resources, plan_command
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.nnunet.planned import (
-    Planned,
-    identifier_of,
-    not_planned,
-    planned_file,
-    preprocessed_now,
-    unfinished_cases,
-    with_previous_stages,
-)
 from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
-from nnunet_bridge.pipeline.training.memory import (
-    Estimate,
-    estimates_of,
-    preprocessing_bytes,
-)
-from nnunet_bridge.pipeline.training.planned_data import (
-    dataset_state,
-    require_planned,
-    still_planned,
-)
+from nnunet_bridge.pipeline.training import memory, planned_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +60,9 @@ class PlanningOptions:
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """Return the configurations of each planner, with their previous stages."""
-        return dict.fromkeys(self.planners, with_previous_stages(self.configurations))
+        return dict.fromkeys(
+            self.planners, planned.with_previous_stages(self.configurations)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +75,21 @@ class PlanSummary:
 
     folds: int
     already_done: bool
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[memory.Estimate, ...]
     warnings: tuple[str, ...] = ()
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
         """Return the object that `plan --json` prints."""
-        first = next(iter(self.planners))
+        planners = {
+            word: {"plans": PLANNERS[word].plans, "configurations": dict(facts)}
+            for word, facts in self.planners.items()
+        }
         return {
             "dataset": self.dataset,
-            "plans": PLANNERS[first].plans,
-            "configurations": dict(self.planners[first]),
+            **next(iter(planners.values())),
             "folds": self.folds,
-            "planners": {
-                word: {"plans": PLANNERS[word].plans, "configurations": dict(facts)}
-                for word, facts in self.planners.items()
-            },
+            "planners": planners,
             "estimates": [estimate.as_json() for estimate in self.estimates],
             "warnings": list(self.warnings),
         }
@@ -156,26 +140,27 @@ def plan_dataset(
     """
     options = options or PlanningOptions()
     wanted = options.wanted()
-    state = dataset_state(dataset)
+    state = planned_data.dataset_state(dataset)
     kept = _kept(dataset, state, options)
     if kept is not None:
         known = {w: names for w, names in wanted.items() if w in kept.planners}
-        require_planned(dataset, known)
+        planned_data.require_planned(dataset, known)
         if options.splitting is None and not kept.lacks(wanted):
             return _plan_summary(dataset, wanted, already_done=True)
-    planning = _Planning(
-        dataset, options, state, kept, host or Host(), progress or Silent()
-    )
+    host, progress = host or Host(), progress or Silent()
+    planning = _Planning(dataset, options, state, kept, host, progress)
     planning.plan()
-    require_planned(dataset, wanted)
+    planned_data.require_planned(dataset, wanted)
     summary = _plan_summary(dataset, wanted, already_done=False)
     return replace(summary, warnings=tuple(planning.warnings))
 
 
-def _kept(dataset: Dataset, state: str, options: PlanningOptions) -> Planned | None:
+def _kept(
+    dataset: Dataset, state: str, options: PlanningOptions
+) -> planned.Planned | None:
     """Return the plans that still hold for the options; None if none do."""
-    known = None if options.force else Planned.read(dataset)
-    if known is None or not still_planned(dataset, known, state):
+    known = None if options.force else planned.Planned.read(dataset)
+    if known is None or not planned_data.still_planned(dataset, known, state):
         return None
     return known if options.own_arguments in (None, known.own_arguments) else None
 
@@ -187,7 +172,7 @@ class _Planning:
     dataset: Dataset
     options: PlanningOptions
     state: str
-    kept: Planned | None
+    kept: planned.Planned | None
     """The plans that still hold."""
 
     host: Host
@@ -201,9 +186,8 @@ class _Planning:
 
     def plan(self) -> None:
         """Check, split, plan and preprocess what is missing."""
-        known = self.kept or Planned(
-            self.state, own_arguments=self.options.own_arguments or ()
-        )
+        own_arguments = self.options.own_arguments or ()
+        known = self.kept or planned.Planned(self.state, own_arguments=own_arguments)
         raw, lacking = self.raw, known.lacks(self.options.wanted())
         cases = raw.training_cases()
         units = sum(len(names) for names in lacking.values())
@@ -232,26 +216,22 @@ class _Planning:
             write_json(self.dataset.splits_file, splits)
 
     def _call_nnunet(
-        self, known: Planned, lacking: Mapping[str, Sequence[str]]
+        self, known: planned.Planned, lacking: Mapping[str, Sequence[str]]
     ) -> None:
         """Plan and preprocess; once more with half the workers if one was killed."""
+        units = [(word, name) for word, names in lacking.items() for name in names]
+        new = [PLANNERS[word] for word in lacking if word not in known.planners]
         task = PlanTask(
             self.dataset,
             fingerprint=self.kept is None,
-            planners=tuple(
-                PLANNERS[word] for word in lacking if word not in known.planners
-            ),
-            preprocess=tuple(
-                (PLANNERS[word].plans, name)
-                for word, names in lacking.items()
-                for name in names
-            ),
+            planners=tuple(new),
+            preprocess=tuple((PLANNERS[word].plans, name) for word, name in units),
             have=tuple(known.preprocessed),
             own_arguments=known.own_arguments,
         )
         log_file = self.dataset.record_dir / "plan.log"
         log_file.unlink(missing_ok=True)
-        resources = self.host.share(1, "cpu", preprocessing_bytes(self.raw))
+        resources = self.host.share(1, "cpu", memory.preprocessing_bytes(self.raw))
         # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
         resources = replace(resources, loaders=1)
         fewer = replace(resources, workers=max(1, resources.workers // 2))
@@ -261,10 +241,9 @@ class _Planning:
             except WorkerKilled as error:
                 if fewer == resources:
                     raise
-                self.warnings.append(
-                    f"[F11] {error} {self._place(known)} Retrying with "
-                    f"{fewer.workers} of {resources.workers} workers."
-                )
+                left = f"{fewer.workers} of {resources.workers} workers"
+                where = self._place(known)
+                self.warnings.append(f"[F11] {error} {where} Retrying with {left}.")
                 self._remove_unfinished(known)
                 self._run(task, fewer, log_file)
         except WorkerKilled as error:
@@ -282,68 +261,57 @@ class _Planning:
         def done() -> int:
             return len(list(planned_dir.glob("*/*.pkl")))
 
-        before = done()
-        process = self.host.launch(
-            self.dataset.workspace, plan_command(task, resources), resources, log_file
-        )
-        self.host.finish(
-            process,
-            f"plan {self.dataset}",
-            lambda: self.progress.advance(1 + done() - before),
-        )
+        before, command = done(), plan_command(task, resources)
+        workspace = self.dataset.workspace
+        process = self.host.launch(workspace, command, resources, log_file)
+        advance = self.progress.advance
+        work = f"plan {self.dataset}"
+        self.host.finish(process, work, lambda: advance(1 + done() - before))
 
-    def _place(self, known: Planned) -> str:
+    def _place(self, known: planned.Planned) -> str:
         """Return where planning was when a process was killed, as a sentence."""
         folder = self._unfinished_folder(known)
         if folder is None:
             return "It happened while the images were read for planning."
-        left = unfinished_cases(folder, self.raw.training_cases())
+        left = planned.unfinished_cases(folder, self.raw.training_cases())
         some = " or ".join(left[:2]) if left else "the last case"
         return f"It happened while preprocessing {some} ({folder.name})."
 
-    def _unfinished_folder(self, known: Planned) -> Path | None:
+    def _unfinished_folder(self, known: planned.Planned) -> Path | None:
         """Return the folder of preprocessed data that was written last."""
-        found = [
-            folder
-            for folder in self.dataset.planned_dir.glob("*Plans*_*")
-            if folder.is_dir() and folder.name not in known.preprocessed
-        ]
+        folders = filter(Path.is_dir, self.dataset.planned_dir.glob("*Plans*_*"))
+        found = [folder for folder in folders if folder.name not in known.preprocessed]
         return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
-    def _remove_unfinished(self, known: Planned) -> None:
+    def _remove_unfinished(self, known: planned.Planned) -> None:
         folder = self._unfinished_folder(known)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _record(self, known: Planned, failure: str = "") -> None:
+    def _record(self, known: planned.Planned, failure: str = "") -> None:
         """Record what is there now; remove what a failed call left half done."""
         planners = {word: tuple(names) for word, names in known.planners.items()}
         wanted = self.options.wanted()
         if failure:
             self._remove_unfinished(known)
         else:
-            absent = not_planned(self.dataset, wanted)
+            absent = planned.not_planned(self.dataset, wanted)
             for word, names in wanted.items():
                 there = [n for n in names if n not in absent.get(word, ())]
                 both = (*planners.get(word, ()), *there)
                 planners[word] = tuple(dict.fromkeys(both))
         identifiers = {
-            identifier_of(self.dataset, PLANNERS[word].plans, configuration)
+            planned.identifier_of(self.dataset, PLANNERS[word].plans, configuration)
             for word, names in planners.items()
             for configuration in names
         }
         preprocessed = {
-            identifier: preprocessed_now(
-                self.dataset, identifier, known.preprocessed.get(identifier, {})
-            )
-            for identifier in sorted(identifiers)
+            i: planned.preprocessed_now(self.dataset, i, known.preprocessed.get(i, {}))
+            for i in sorted(identifiers)
         }
-        replace(
-            known,
-            planners={word: names for word, names in planners.items() if names},
-            preprocessed=preprocessed,
-            failure=failure,
-        ).write(self.dataset)
+        some = {word: names for word, names in planners.items() if names}
+        now = replace(known, planners=some, preprocessed=preprocessed, failure=failure)
+        now.write(self.dataset)
 
 
 def _require_no_mismatch(dataset: Dataset, log_file: Path) -> None:
@@ -360,11 +328,8 @@ def _require_no_mismatch(dataset: Dataset, log_file: Path) -> None:
 
 def _require_no_training(dataset: Dataset) -> None:
     """Refuse to remove the data under a training (FAULTS F08)."""
-    running = [
-        state.run.title
-        for state in known_runs(dataset)
-        if state.state == RunStatus.RUNNING
-    ]
+    states = known_runs(dataset)
+    running = [s.run.title for s in states if s.state == RunStatus.RUNNING]
     if running:
         raise EnvironmentFault(
             f"{dataset} is being trained ({', '.join(running)}): wait for it to end, "
@@ -375,7 +340,7 @@ def _require_no_training(dataset: Dataset) -> None:
 
 def _forget_plan(dataset: Dataset) -> None:
     """Remove what nnU-Net would take over from an older version of the dataset."""
-    planned_file(dataset).unlink(missing_ok=True)
+    planned.planned_file(dataset).unlink(missing_ok=True)
     planned_dir = dataset.planned_dir
     stale = [planned_dir / "gt_segmentations"]
     for name in ("dataset_fingerprint.json", "dataset.json"):
@@ -395,18 +360,18 @@ def _plan_summary(
         for word, names in wanted.items()
     }
     splits: Splits = read_json(dataset.splits_file)
-    estimates = estimates_of(dataset, wanted)
+    estimates = memory.estimates_of(dataset, wanted)
     return PlanSummary(dataset.name, planners, len(splits), already_done, estimates)
 
 
 def _facts(dataset: Dataset, plans: str, configuration: str) -> JsonObject:
     """Return the facts of a planned configuration that `plan` prints."""
-    planned = resolved(read_json(dataset.plans_file(plans)), configuration)
-    architecture = planned["architecture"]["arch_kwargs"]
+    facts = resolved(read_json(dataset.plans_file(plans)), configuration)
+    architecture = facts["architecture"]["arch_kwargs"]
     return {
-        "patch_size": planned["patch_size"],
-        "batch_size": planned["batch_size"],
-        "spacing_mm": planned["spacing"],
+        "patch_size": facts["patch_size"],
+        "batch_size": facts["batch_size"],
+        "spacing_mm": facts["spacing"],
         "stages": architecture["n_stages"],
         "features": architecture["features_per_stage"][-1],
     }

@@ -9,38 +9,23 @@ from collections.abc import Mapping, Sequence
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.formats.files import read_json, write_json
 from nnunet_bridge.formats.kept import contents_of
+from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
-from nnunet_bridge.nnunet.planned import (
-    Planned,
-    identifier_of,
-    not_planned,
-    preprocessed_now,
-    with_previous_stages,
-)
-from nnunet_bridge.nnunet.plans import (
-    CASCADE,
-    LOWRES,
-    PLANNERS,
-    STOCK_PLANS,
-    plan_words,
-    planner_of,
-)
 
 _MOST_NAMES = 3
 """Files that a message names."""
 
 
 def require_plan(
-    dataset: Dataset, configurations: Sequence[str], stock_plans: str = STOCK_PLANS
+    dataset: Dataset,
+    configurations: Sequence[str],
+    stock_plans: str = plans.STOCK_PLANS,
 ) -> str:
     """Return the planned state of the dataset; refuse one that is not planned.
 
-    Parameters
-    ----------
-    stock_plans : str
-        Name of the plans of nnU-Net's planner that are needed.
+    `stock_plans` names the plans of nnU-Net's planner that are needed.
 
     Raises
     ------
@@ -50,9 +35,9 @@ def require_plan(
     UsageError
         If nnU-Net plans no such configuration.
     """
-    command = plan_words(dataset.name, stock_plans)
-    planner: str = planner_of(stock_plans).word
-    known = Planned.read(dataset)
+    command = plans.plan_words(dataset.name, stock_plans)
+    planner: str = plans.planner_of(stock_plans).word
+    known = planned.Planned.read(dataset)
     if known is None:
         raise InputError(f"{dataset} is not planned: run `{command}` first.")
     if not known.planners and known.failure:
@@ -67,10 +52,9 @@ def require_plan(
             code="N06",
         )
     if planner not in known.planners:
-        raise InputError(
-            f"{dataset} has no plans of the planner {planner}: run `{command}`."
-        )
-    wanted = {planner: with_previous_stages(tuple(configurations))}
+        missing = f"{dataset} has no plans of the planner {planner}"
+        raise InputError(f"{missing}: run `{command}`.")
+    wanted = {planner: planned.with_previous_stages(tuple(configurations))}
     require_planned(dataset, wanted)
     lacking = known.lacks(wanted).get(planner)
     if lacking:
@@ -87,56 +71,41 @@ def require_plan(
 def write_plans(dataset: Dataset, method: Method) -> None:
     """Write the plans of a method beside nnU-Net's, if they are not there.
 
-    Raises
-    ------
-    InputError
-        If the planner has not written those that they are made from.
+    Raises an `InputError` if the planner has not written those that they are made from.
     """
     stock = dataset.plans_file(method.stock_plans)
     if not stock.is_file():
-        raise InputError(
-            f"{dataset} has no {method.stock_plans}: run "
-            f"`{plan_words(dataset.name, method.stock_plans)}` first."
-        )
+        command = plans.plan_words(dataset.name, method.stock_plans)
+        raise InputError(f"{dataset} has no {stock.stem}: run `{command}` first.")
     if not method.needs_own_plans:
         return
-    plans, file = method.plans_from(read_json(stock)), dataset.plans_file(method.plans)
-    if not file.exists() or read_json(file) != plans:
-        write_json(file, plans)
+    wanted, file = method.plans_from(read_json(stock)), dataset.plans_file(method.plans)
+    if not file.exists() or read_json(file) != wanted:
+        write_json(file, wanted)
 
 
-def still_planned(dataset: Dataset, known: Planned, state: str) -> bool:
+def still_planned(dataset: Dataset, known: planned.Planned, state: str) -> bool:
     """Whether what is recorded is there, and for this state of the dataset."""
-    plans = [dataset.plans_file(PLANNERS[word].plans) for word in known.planners]
-    return (
-        known.dataset_state == state
-        and bool(plans)
-        and all(file.exists() for file in (dataset.splits_file, *plans))
-    )
+    stock = [plans.PLANNERS[word].plans for word in known.planners]
+    files = [dataset.splits_file, *map(dataset.plans_file, stock)]
+    there = bool(stock) and all(file.exists() for file in files)
+    return there and known.dataset_state == state
 
 
 def require_planned(dataset: Dataset, wanted: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse configurations that nnU-Net's plans do not hold.
+    """Refuse configurations that nnU-Net's plans do not hold; name those they do.
 
-    Parameters
-    ----------
-    wanted : mapping
-        Word of a planner -> configurations.
-
-    Raises
-    ------
-    UsageError
-        Naming those that there are.
+    `wanted` maps the word of a planner to configurations.
     """
     faults = []
-    for word, absent in not_planned(dataset, wanted).items():
-        plans = read_json(dataset.plans_file(PLANNERS[word].plans))
+    for word, absent in planned.not_planned(dataset, wanted).items():
+        there = read_json(dataset.plans_file(plans.PLANNERS[word].plans))
         small = ""
-        if set(absent) & {LOWRES, CASCADE}:
+        if set(absent) & {plans.LOWRES, plans.CASCADE}:
             small = ", because its images are too small to need a coarser stage"
         faults.append(
             f"nnU-Net plans no {' and '.join(absent)} for {dataset}{small}; with the "
-            f"planner {word} it plans {', '.join(plans['configurations'])}."
+            f"planner {word} it plans {', '.join(there['configurations'])}."
         )
     if faults:
         raise UsageError("\n".join(faults))
@@ -147,11 +116,8 @@ def dataset_state(dataset: Dataset) -> str:
     raw = RawDataset.open(dataset.raw_dir)
     cache = dataset.record_dir / "files.json"
     known = read_json(cache) if cache.exists() else {}
-    files = [
-        file
-        for folder in ("imagesTr", "labelsTr")
-        for file in sorted((raw.folder / folder).glob(f"*{FILE_ENDING}"))
-    ]
+    folders = raw.folder / "imagesTr", raw.folder / "labelsTr"
+    files = [f for folder in folders for f in sorted(folder.glob(f"*{FILE_ENDING}"))]
     found = contents_of(files, raw.folder, known)
     if found != known:
         write_json(cache, found)
@@ -161,24 +127,25 @@ def dataset_state(dataset: Dataset) -> str:
 
 
 def _require_whole(
-    dataset: Dataset, known: Planned, plans: str, configurations: Sequence[str]
+    dataset: Dataset,
+    known: planned.Planned,
+    stock_plans: str,
+    configurations: Sequence[str],
 ) -> None:
     """Refuse preprocessed cases that are not as planning left them (FAULTS N04)."""
     for configuration in configurations:
-        identifier = identifier_of(dataset, plans, configuration)
+        identifier = planned.identifier_of(dataset, stock_plans, configuration)
         then = known.preprocessed.get(identifier, {})
-        now = preprocessed_now(dataset, identifier, then)
-        damaged = sorted(
-            file
-            for file in then
-            if file not in now or now[file]["sha256"] != then[file]["sha256"]
-        )
+        now = planned.preprocessed_now(dataset, identifier, then)
+        hashes = {file: content["sha256"] for file, content in now.items()}
+        damaged = sorted(f for f in then if hashes.get(f) != then[f]["sha256"])
         if damaged:
             left = len(damaged) - _MOST_NAMES
             more = f" and {left} more" if left > 0 else ""
+            named = f"{', '.join(damaged[:_MOST_NAMES])}{more}"
+            command = plans.plan_words(dataset.name, stock_plans)
             raise InputError(
                 f"Preprocessed data of {dataset} {configuration} are missing or "
-                f"changed ({', '.join(damaged[:_MOST_NAMES])}{more}): run `"
-                f"{plan_words(dataset.name, plans)} --force`.",
+                f"changed ({named}): run `{command} --force`.",
                 code="N04",
             )

@@ -18,27 +18,16 @@ from nnunet_bridge.core.words import ALL_CASES, RunStatus
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.kept import differences
 from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.nnunet import runs
 from nnunet_bridge.nnunet.machine import hardware
 from nnunet_bridge.nnunet.names import Run
-from nnunet_bridge.nnunet.runs import (
-    ORIGIN_FILE,
-    can_resume,
-    read_record,
-    readable_record,
-    write_record,
-)
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import SEED, TrainingOptions
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 _PACKAGES = (
-    "nnunet-bridge",
-    "nnunetv2",
-    "torch",
-    "numpy",
-    "SimpleITK",
-    "batchgeneratorsv2",
-    "dynamic-network-architectures",
+    *("nnunet-bridge", "nnunetv2", "torch", "numpy", "SimpleITK"),
+    *("batchgeneratorsv2", "dynamic-network-architectures"),
 )
 KILLED = "killed, or the machine went down"
 _EXIT_WORDS = {RunStatus.DONE: "finished", RunStatus.STOPPED: "interrupted"}
@@ -63,13 +52,10 @@ def origin_of(run: Run, dataset_state: str) -> dict[str, str]:
 
 
 def record_start(run: Run, request: TrainingRequest, **more: object) -> None:
-    """Record what is trained, on which data, and that it starts now.
-
-    `more` is what else belongs into the record, such as `origin_of`.
-    """
-    attempts = _attempts(read_record(run).attempts)
+    """Record what is trained, that it starts now, and `more`, such as `origin_of`."""
+    attempts = _attempts(runs.read_record(run).attempts)
     started = now()
-    write_record(
+    runs.write_record(
         run,
         **_facts(run, request),
         **more,
@@ -85,13 +71,13 @@ def record_start(run: Run, request: TrainingRequest, **more: object) -> None:
 
 def record_end(run: Run, status: RunStatus, reason: str) -> None:
     """Record how a training ended: ``done``, ``failed`` or ``stopped``."""
-    attempts = _attempts(read_record(run).attempts)
+    attempts = _attempts(runs.read_record(run).attempts)
     last = attempts[-1] if attempts else {}
     start = last.get("epoch")
     seconds = round(time.time() - start, 1) if isinstance(start, float) else None
     word = _EXIT_WORDS.get(status, str(status))
     last |= {"ended": now(), "seconds": seconds, "exit": word}
-    write_record(
+    runs.write_record(
         run,
         state=status,
         reason=reason,
@@ -103,50 +89,39 @@ def record_end(run: Run, status: RunStatus, reason: str) -> None:
 
 
 def origins_of(
-    runs: Iterable[Run], dataset_state: str, options: TrainingOptions
+    requested: Iterable[Run], dataset_state: str, options: TrainingOptions
 ) -> dict[Run, dict[str, object]]:
     """Return the origin that each run would have now."""
     more: dict[str, object] = {}
     if options.own_arguments is not None:
         more["own_arguments"] = list(options.own_arguments)
-    return {run: {**origin_of(run, dataset_state), **more} for run in runs}
+    return {run: {**origin_of(run, dataset_state), **more} for run in requested}
 
 
 def require_same_origin(origins: Mapping[Run, Mapping[str, object]]) -> None:
-    """Refuse to keep or resume what was trained on something else (FAULTS N06).
-
-    Raises
-    ------
-    InputError
-        With every such run, and what has changed.
-    """
+    """Refuse runs that were trained on something else; name what changed (N06)."""
     faults = []
     for run, origin in origins.items():
         file, name = run.record_file, run.title
-        if not file.exists() or not can_resume(run):
+        if not file.exists() or not runs.can_resume(run):
             continue
-        record, damage = readable_record(run)
+        record, damage = runs.readable_record(run)
         if damage:
-            faults.append(
-                f"{name}: {file} is damaged: the training data of this run cannot be "
-                "verified."
-            )
+            lost = "the training data of this run cannot be verified"
+            faults.append(f"{name}: {file} is damaged: {lost}.")
         recorded = {"own_arguments": [], **record.content}
         changed = [_ORIGINS[key] for key in differences(recorded, origin)]
         if changed:
             faults.append(f"{name}: changed since its start: {', '.join(changed)}.")
     if faults:
-        raise InputError(
-            "\n".join(faults) + "\nTrain again with --restart, or restore what it was "
-            "trained on.",
-            code="N06",
-        )
+        way_out = "Train again with --restart, or restore what it was trained on."
+        raise InputError("\n".join([*faults, way_out]), code="N06")
 
 
 def require_own_folders(todo: Iterable[Run]) -> None:
     """Refuse to train beside unpacked folds: nnU-Net would change their plans."""
     for model_dir in {run.model_dir for run in todo}:
-        if any(model_dir.glob(f"fold_*/{ORIGIN_FILE}")):
+        if any(model_dir.glob(f"fold_*/{runs.ORIGIN_FILE}")):
             raise InputError(
                 f"{model_dir} holds an unpacked model: train in another workspace, or "
                 "remove that folder first."

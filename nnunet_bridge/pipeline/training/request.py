@@ -34,13 +34,7 @@ class TrainingRequest:
             object.__setattr__(self, "configurations", usual)
 
     def check(self) -> None:
-        """Refuse options that do not fit the model or one another.
-
-        Raises
-        ------
-        UsageError
-            Naming the option.
-        """
+        """Refuse options that do not fit the model or one another, by name."""
         options, method = self.options, self.method
         encoder = "--weights" if options.weights else ""
         encoder = "--from-scratch" if options.from_scratch else encoder

@@ -22,11 +22,8 @@ _PSEUDO = "pseudo-Dice"
 def run_table(states: Sequence[RunState], width: int | None = None) -> str:
     """Return one line a run, under a header.
 
-    Parameters
-    ----------
-    width : int, optional
-        Columns of the terminal. Where the table does not fit, it shows the mean
-        pseudo-Dice instead of one per structure, then omits columns.
+    `width` is that of the terminal. Where the table does not fit, it shows the mean
+    pseudo-Dice instead of one per structure, then omits columns.
 
     Examples
     --------
@@ -55,13 +52,13 @@ def _columns(states: Sequence[RunState], *, mean: bool = False) -> dict[str, lis
         "fold": [str(state.run.fold) for state in states],
         "budget": [state.budget for state in states],
         "state": [str(state.state) for state in states],
-        "epoch": [_epochs(state) for state in states],
-        "train loss": [_three(state.course.train_loss) for state in states],
-        "val loss": [_three(state.course.val_loss) for state in states],
+        "epoch": [f"{s.course.epochs_done}/{s.course.epochs or '?'}" for s in states],
+        "train loss": [number(state.course.train_loss, 3) for state in states],
+        "val loss": [number(state.course.val_loss, 3) for state in states],
         _PSEUDO: [_pseudo_dice(state, mean=mean) for state in states],
         "s/epoch": [number(state.course.seconds_per_epoch, 1) for state in states],
         "left": [format_clock(state.seconds_left) or "-" for state in states],
-        "Dice": [_three(state.mean_dice) for state in states],
+        "Dice": [number(state.mean_dice, 3) for state in states],
     }
     if set(columns["model"]) == {DEFAULT_MODEL}:
         del columns["model"]
@@ -77,10 +74,6 @@ def _width(table: str) -> int:
     return max(map(len, table.splitlines()))
 
 
-def _epochs(state: RunState) -> str:
-    return f"{state.course.epochs_done}/{state.course.epochs or '?'}"
-
-
 def _pseudo_dice(state: RunState, *, mean: bool) -> str:
     """Return the values in the order of the legend, or their mean."""
     values = list(state.course.dice.values())
@@ -94,7 +87,3 @@ def _legend(states: Sequence[RunState]) -> list[str]:
     """Name the structures of the pseudo-Dice, if there are several."""
     names = max((tuple(state.course.dice) for state in states), key=len)
     return [f"{_PSEUDO} of {', '.join(names)}"] if len(names) > 1 else []
-
-
-def _three(value: float | None) -> str:
-    return number(value, 3)

@@ -25,19 +25,9 @@ def in_stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def require_previous_stages(todo: Sequence[Run], *, now: bool = False) -> None:
-    """Refuse runs of the cascade whose first stage is not trained.
+    """Refuse runs of the cascade whose first stage is not trained; name the folds.
 
-    Parameters
-    ----------
-    todo : sequence of Run
-        A first stage that is among them is trained in time.
-    now : bool
-        Whether the first stage must be done already.
-
-    Raises
-    ------
-    InputError
-        Naming the folds that are missing, and what to do.
+    A first stage among `todo` is trained in time, unless it must be done `now`.
     """
     in_time = set() if now else set(todo)
     faults = []
@@ -48,11 +38,11 @@ def require_previous_stages(todo: Sequence[Run], *, now: bool = False) -> None:
             if first not in in_time and not run_state(first).done
         ]
         if missing:
+            folds = ALL_CASES if run.fold == ALL_CASES else ALL_NUMBERED
             faults.append(
                 f"{CASCADE} fold {run.fold} needs {LOWRES} of every fold; not trained: "
-                f"fold {', '.join(missing)}. Train `-c {LOWRES} -f "
-                f"{ALL_CASES if run.fold == ALL_CASES else ALL_NUMBERED}` first"
-                + ("." if now else ", or both at once.")
+                f"fold {', '.join(missing)}. Train `-c {LOWRES} -f {folds}` first"
+                f"{'' if now else ', or both at once'}."
             )
     if faults:
         raise InputError("\n".join(faults))

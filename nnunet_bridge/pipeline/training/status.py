@@ -10,7 +10,7 @@ from functools import partial
 
 from nnunet_bridge.core.errors import NnUNetError
 from nnunet_bridge.core.progress import Progress
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.nnunet.commands import POLL_S
 from nnunet_bridge.nnunet.names import Dataset, Run
@@ -41,24 +41,16 @@ class TrainSummary:
 
     def as_json(self) -> JsonObject:
         """Return the object that `train --json` and `status --json` print."""
-        return {
-            "dataset": self.dataset,
-            "runs": [state.as_json() for state in self.runs],
-            "failures": list(self.failures),
-            "warnings": list(self.warnings),
-            "notes": list(self.notes),
-        }
+        return json_of(self, "caveat")
 
     def as_text(self) -> str:
         """Return a table of the runs, then warnings and failures."""
         if not self.runs:
             return f"{self.dataset}: no training yet; start one with `train`."
         columns = shutil.get_terminal_size((0, 0)).columns
-        reasons = [
-            f"{state.name}: {state.reason}"
-            for state in self.runs
-            if state.reason and state.reason not in self.failures
-        ]
+        known = {"", *self.failures}
+        ended = [state for state in self.runs if state.reason not in known]
+        reasons = [f"{state.name}: {state.reason}" for state in ended]
         lines = [run_table(self.runs, columns or None), *self.warnings, *reasons]
         lines += [*self.failures, *filter(None, [self.caveat]), *self.notes]
         return "\n".join(lines)
@@ -77,12 +69,7 @@ def watched_status(
 ) -> TrainSummary:
     """Show the state of every run until none is running or queued; return the last.
 
-    Parameters
-    ----------
-    every_s : float
-        Seconds between two looks.
-    progress : Progress
-        Shows the table, and a line for every change of a state.
+    `progress` shows the table, and a line for every change of a state.
     """
     before: dict[Run, RunStatus] = {}
     at_rest = 0

@@ -85,27 +85,16 @@ def train_dataset(
     failures: list[str] = []
     warnings: list[str] = []
     if selected.todo:
-        batch = Batch(
-            dataset,
-            request,
-            selected.dataset_state,
-            weights,
-            *_shares(request, selected.todo, host, device),
-            selected.runs,
-            host,
-            shown,
-        )
+        shares = _shares(request, selected.todo, host, device)
+        made_from = selected.dataset_state, weights
+        rows = selected.runs
+        batch = Batch(dataset, request, *made_from, *shares, rows, host, shown)
         batch.train_in_stages(selected.todo)
         failures, warnings = batch.failures, batch.warnings
     done_before = [run_state(run) for run in selected.runs if run not in selected.todo]
     warnings += write_run_pages(done_before, shown)
-    return TrainSummary(
-        dataset.name,
-        tuple(run_state(run) for run in selected.runs),
-        tuple(failures),
-        tuple(warnings),
-        request.method.budget.caveat,
-    )
+    states, caveat = tuple(map(run_state, selected.runs)), request.method.budget.caveat
+    return TrainSummary(dataset.name, states, tuple(failures), tuple(warnings), caveat)
 
 
 def _selected_or_reported(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
@@ -115,12 +104,10 @@ def _selected_or_reported(dataset: Dataset, request: TrainingRequest) -> Selecte
         require_previous_stages(selected.todo)
     except BridgeError as error:
         for state in known_runs(dataset):
-            if (
-                state.state == RunStatus.QUEUED
-                and state.run.configuration in request.configurations
-                and str(state.run.fold) in request.folds
-            ):
-                write_record(state.run, state=RunStatus.FAILED, reason=str(error))
+            run, waits = state.run, state.state == RunStatus.QUEUED
+            asked = run.configuration in request.configurations
+            if waits and asked and str(run.fold) in request.folds:
+                write_record(run, state=RunStatus.FAILED, reason=str(error))
         raise
     return selected
 
@@ -129,11 +116,6 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
     """Return the runs that a request means, and those that are not done.
 
     The plans of the method are written, if they are not there.
-
-    Raises
-    ------
-    InputError
-        As `train_dataset`.
     """
     method, options = request.method, request.options
     state = require_plan(dataset, request.configurations, method.stock_plans)
@@ -155,17 +137,12 @@ def _shares(
 ) -> tuple[Resources, int]:
     """Return the resources of each run, and the number of runs side by side.
 
-    Raises
-    ------
-    EnvironmentFault
-        If a single one does not fit into memory (F10).
+    Refuse runs of which a single one does not fit into memory (F10).
     """
     machine = host.machine
-    loaders = host.share(1, device).loaders
+    method, loaders = request.method, host.share(1, device).loaders
     needed = max(
-        require_memory_for_training(
-            run, request.method, machine, device, loaders=loaders
-        )
+        require_memory_for_training(run, method, machine, device, loaders=loaders)
         for run in {run.configuration: run for run in todo}.values()
     )
     side_by_side = min(len(todo), machine.cores) if device == "cpu" else 1

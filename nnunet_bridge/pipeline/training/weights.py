@@ -12,13 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_bridge.core.errors import (
-    BridgeError,
-    EnvironmentFault,
-    InputError,
-    SecurityError,
-    UsageError,
-)
+from nnunet_bridge.core import errors
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.folders import work_folder
@@ -35,7 +29,7 @@ from nnunet_bridge.pipeline.training.request import TrainingRequest
 
 RANDOM = "random"
 DOWNLOADED = "imagenet"
-_FAULTS: tuple[type[BridgeError], ...] = (InputError, SecurityError, EnvironmentFault)
+_FAULTS = errors.InputError, errors.SecurityError, errors.EnvironmentFault
 CHECKPOINT_SUFFIX = ".pth"
 
 
@@ -53,10 +47,7 @@ def load_initial_weights(
 ) -> InitialWeights:
     """Return the initial weights; check and copy them where they come from outside.
 
-    Parameters
-    ----------
-    todo : sequence of Run
-        The runs to train; those that can be resumed need no weights.
+    Runs of `todo` that can be resumed need no weights.
 
     Raises
     ------
@@ -88,7 +79,9 @@ def load_initial_weights(
 def _checked_encoder(dataset: Dataset, weights: Path | None, host: Host) -> Path:
     """Return a copy of an encoder's weights that are known to fit."""
     if weights is not None and not weights.is_file():
-        raise InputError(f"{weights} is not a file: name the file of the weights.")
+        raise errors.InputError(
+            f"{weights} is not a file: name the file of the weights."
+        )
     folder = dataset.record_dir / "weights"
     name = DOWNLOADED if weights is None else sha256_of(weights)
     final = folder / f"resnet34-{name}.pth"
@@ -110,15 +103,9 @@ def _checked_encoder(dataset: Dataset, weights: Path | None, host: Host) -> Path
 def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
     """Return the checkpoint of the best fold of a model with the same network.
 
-    Parameters
-    ----------
-    run : Run
-        One of those that start from it; its plans are written.
-    model : str
-        A packed file, a checkpoint, or a dataset with or without a configuration:
-        ``2:3d_fullres``.
-    kind : str
-        The `--model` of the training itself.
+    `model` is a packed file, a checkpoint, or a dataset with or without a
+    configuration: ``2:3d_fullres``. `run` starts from it, and its plans
+    are written; `kind` is its word of `--model`.
 
     Raises
     ------
@@ -129,42 +116,31 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
     UsageError
         If it was trained on the same dataset.
     """
-    if Path(model).suffix == CHECKPOINT_SUFFIX:
-        return _checked_checkpoint(Path(model))
+    file = Path(model)
+    if file.suffix == CHECKPOINT_SUFFIX:
+        if not file.is_file():
+            raise errors.InputError(f"{file} is not a file: name the checkpoint.")
+        check_checkpoint(file)  # nnU-Net compares its network with that of the training
+        return file
     found = _found(run, model, kind)
     if found.dataset == run.dataset:
-        raise UsageError(
+        raise errors.UsageError(
             f"--pretrained {model} was trained on {run.dataset} itself and may have "
             "seen the validation cases: name a model of another dataset."
         )
     found.check()
     best = max(found.states, key=lambda state: state.mean_dice or 0.0)
     model_dir = best.run.model_dir
-    theirs = _network(
-        best.run, read_json(model_dir / PLANS_FILE), read_json(model_dir / DATASET_FILE)
-    )
-    ours = _network(
-        run, read_json(run.plans_file), read_json(run.dataset.raw_dir / DATASET_FILE)
-    )
+    theirs = _network(best.run, model_dir / PLANS_FILE, model_dir / DATASET_FILE)
+    ours = _network(run, run.plans_file, run.dataset.raw_dir / DATASET_FILE)
     differs = [key for key in ours if theirs.get(key) != ours[key]]
     if differs:
         key = differs[0]
-        raise InputError(
+        raise errors.InputError(
             f"--pretrained {model} has another network ({best.run.configuration} of "
             f"{found.dataset}): its {key} is {theirs.get(key)}, here {ours[key]}."
         )
     return best.run.checkpoint_file
-
-
-def _checked_checkpoint(file: Path) -> Path:
-    """Return a checkpoint that cannot run code of its own (FAULTS S01).
-
-    nnU-Net compares its network with that of the training.
-    """
-    if not file.is_file():
-        raise InputError(f"{file} is not a file: name the checkpoint.")
-    check_checkpoint(file)
-    return file
 
 
 def _found(run: Run, model: str, kind: str) -> Model:
@@ -188,8 +164,9 @@ def _unpacked(run: Run, file: Path) -> Model:
     return Model(first.model, first.budget, states, "as packed")
 
 
-def _network(run: Run, plans: JsonObject, dataset: JsonObject) -> JsonObject:
+def _network(run: Run, plans_file: Path, dataset_file: Path) -> JsonObject:
     """Return the properties in which two networks must agree to share weights."""
+    plans, dataset = read_json(plans_file), read_json(dataset_file)
     report = REPORT_NETWORK_OF.get(run.trainer)
     network: JsonObject = {
         "number of channels": len(dataset["channel_names"]),
