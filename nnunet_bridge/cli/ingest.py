@@ -82,7 +82,7 @@ def convert(session: Session, asked: _Convert) -> Summary:
 class _Image:
     dicom: Path = argument(type=shared.EXISTING)
     out: Path = option(
-        "-o", "--out", "Image to write.", type=shared.FILE, metavar="shared.FILE.nii.gz"
+        "-o", "--out", "Image to write.", type=shared.FILE, metavar="FILE.nii.gz"
     )
     scans: shared.ScanChoice = part(shared.ScanChoice)
     force: bool = shared.force_field("Replace a file that holds another image.")

@@ -29,7 +29,7 @@ class _Compare:
     baselines: tuple[str, ...] = shared.input_option(
         "--baseline",
         "Labels of another tool, as one more model. Repeat for several.",
-        metavar="NAME=shared.FOLDER",
+        metavar="NAME=FOLDER",
     )
     map_words: tuple[str, ...] = shared.label_map_field()
     models: tuple[str, ...] = shared.models_field(

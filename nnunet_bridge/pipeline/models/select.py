@@ -200,7 +200,7 @@ class _Selection:
 
     @property
     def resources(self) -> commands.Resources:
-        """commands.Resources of a process of nnU-Net."""
+        """Resources of a process of nnU-Net."""
         return self.host.resources(self.options.device)
 
     def candidates(self) -> list[Candidate]:
