@@ -71,12 +71,8 @@ class _Part(BaseModel):
 class InputRecord(_Part):
     """The use of one input file."""
 
-    name: str
-    """Salted hash."""
-
-    state: str
-    """``used``, ``excluded`` or ``failed``."""
-
+    name: str  # salted hash
+    state: str  # ``used``, ``excluded`` or ``failed``
     reason: str = ""
     sha256: str = ""
 
@@ -110,9 +106,7 @@ class GeometryRecord(_Part):
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    direction: tuple[float, ...]
-    """Nine numbers: unit vectors along i, j and k."""
-
+    direction: tuple[float, ...]  # nine numbers: unit vectors along i, j and k
     origin_mm: tuple[float, float, float]
     frame: str = "LPS"
     max_position_error_mm: float | None = None
@@ -146,12 +140,8 @@ class CaseRecord(_Part):
     outcome: str = ""
     findings: tuple[FindingRecord, ...] = ()
     split: str = ""
-    patient: str = ""
-    """Salted hash; scans of one patient share it."""
-
-    visit: str | None = None
-    """Reserved: which of several scans of the patient."""
-
+    patient: str = ""  # salted hash; scans of one patient share it
+    visit: str | None = None  # reserved: which of several scans of the patient
     channels: tuple[str, ...] | None = None
     """Names of the channels of the image; one until images have several."""
 
@@ -212,9 +202,7 @@ class Manifest(_Part):
     command: JsonObject = Field(default_factory=dict)
     started: str | None = None
     ended: str | None = None
-    complete: bool | None = None
-    """None if there is no manifest, or one of schema 1."""
-
+    complete: bool | None = None  # None if there is no manifest, or one of schema 1
     dataset: str = ""
     options: JsonObject = Field(default_factory=dict)
     unused: tuple[JsonObject, ...] = ()

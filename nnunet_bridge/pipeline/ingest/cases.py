@@ -63,9 +63,7 @@ class AssembledCase:
     case: Case
     findings: tuple[Finding, ...]
     reading: SeriesReading
-    region: Region
-    """The slices that were kept, and the grid of the whole scan."""
-
+    region: Region  # the slices that were kept, and the grid of the whole scan
     masks: CaseMasks
 
 
@@ -122,9 +120,7 @@ class CaseMasks:
     """One per mask; ``source`` is a file name and must be hashed."""
 
     overlaps: tuple[Overlap, ...] = ()
-    fit: ContentFit | None = None
-    """How the masks fit the image; None without masks."""
-
+    fit: ContentFit | None = None  # how the masks fit the image; None without masks
     ignored_share: float = 0.0
 
     drawn: list[DrawnStructure] = field(default_factory=list)

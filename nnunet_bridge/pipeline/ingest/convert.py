@@ -43,11 +43,8 @@ _MARKS = {Outcome.ACCEPTED: "ok", Outcome.REFUSED: "REFUSED"}
 class ConvertedCase(CaseReport):
     """The report of a case that was checked or converted."""
 
-    split: str = "train"
-    """``train`` or ``test``."""
-
-    rewritten: bool = False
-    """Whether this run wrote its files."""
+    split: str = "train"  # ``train`` or ``test``
+    rewritten: bool = False  # whether this run wrote its files
 
     def details(self) -> JsonObject:
         """Return the split, and whether the files were written."""
@@ -58,16 +55,12 @@ class ConvertedCase(CaseReport):
 class ConversionSummary:
     """The result of `check` or `convert`."""
 
-    dataset: str
-    """Full name, such as ``Dataset001_Tibia``."""
-
+    dataset: str  # full name, such as ``Dataset001_Tibia``
     cases: tuple[ConvertedCase, ...]
     files: dict[str, int]
     """``found``, ``used``, ``excluded``, ``failed``; found is the sum of the others."""
 
-    findings: tuple[Finding, ...]
-    """About the study or the dataset as a whole."""
-
+    findings: tuple[Finding, ...]  # about the study or the dataset as a whole
     dataset_dir: Path | None = field(default=None, compare=False)
     """Folder of the dataset; None after `check`."""
 
@@ -206,8 +199,7 @@ class _Tally:
     cases: list[ConvertedCase] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
-    bytes_needed: int = 0
-    """Uncompressed size of all images and labelmaps."""
+    bytes_needed: int = 0  # uncompressed size of all images and labelmaps
 
     def __post_init__(self) -> None:
         self.findings += self.plan.findings

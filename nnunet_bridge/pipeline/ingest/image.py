@@ -35,8 +35,7 @@ class ImageSummary:
     reading: SeriesReading | None = None
     """None if the series was refused; nothing is written then."""
 
-    rewritten: bool = False
-    """Whether this call wrote the file."""
+    rewritten: bool = False  # whether this call wrote the file
 
     @property
     def exit_code(self) -> int:

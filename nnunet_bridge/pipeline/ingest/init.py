@@ -21,7 +21,6 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom.headers import Damaged, HeaderReader, NotUsed
 from nnunet_bridge.formats.files import clear_os_errors, write_text
 from nnunet_bridge.formats.recipe import (
-    Recipe,
     folded,
     read_recipe,
     shipped_recipes,
@@ -57,11 +56,8 @@ class Unknown:
     """A name that is not known as a structure."""
 
     name: str
-    nearest: str
-    """The most similar known name; empty if none is similar."""
-
-    where: str
-    """The file with this name."""
+    nearest: str  # the most similar known name; empty if none is similar
+    where: str  # the file with this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +150,24 @@ def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
     with clear_os_errors(f"write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-    recipe = read_recipe(out)
+    cases = tuple(
+        {"case": plan.case_id, "split": plan.split, "masks": len(plan.masks)}
+        for plan in plan_study(study, read_recipe(out)).cases
+    )
     unknown = (*known.unknown, *(Unknown(name, "", name) for name in unread))
-    return InitSummary(out, tuple(_cases(study, recipe)), known.labels, unknown)
+    return InitSummary(out, cases, known.labels, unknown)
 
 
 def _look_through(study: Path) -> _Found:
     if not study.is_dir():
         raise InputError(f"{study} is not a folder.")
     folders = [study, *_folders(study)]
-    scans = {folder: _scans_in(folder) for folder in folders}
+    scans = {
+        folder: [
+            one for one in _folders(folder) if any(True for _ in _image_types(one))
+        ]
+        for folder in folders
+    }
     root = max(folders, key=lambda folder: len(scans[folder]))
     if not scans[root]:
         images = sum(1 for _ in study.rglob("*.nii*"))
@@ -173,7 +177,9 @@ def _look_through(study: Path) -> _Found:
             "read scans from DICOM."
         )
     masks = {
-        folder: [file for file in sorted(folder.iterdir()) if _is_mask(file)]
+        folder: [
+            f for f in sorted(folder.iterdir()) if f.is_file() and is_mask_file(f.name)
+        ]
         for folder in _folders(study)
         if folder != root
     }
@@ -191,19 +197,7 @@ def _look_through(study: Path) -> _Found:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
-    )
-
-
-def _is_mask(file: Path) -> bool:
-    return file.is_file() and is_mask_file(file.name)
-
-
-def _scans_in(folder: Path) -> list[Path]:
-    return [
-        one for one in _folders(folder) if next(_image_types(one), None) is not None
-    ]
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
 
 
 def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, ...]]:
@@ -259,10 +253,8 @@ def _understood(written: Iterable[tuple[str, str]]) -> _Names:
             name, file = uses[0]
             nearest = known.get(near[0], near[0]) if near else ""
             unknown.append(Unknown(name, nearest, file))
-    labels = sorted(
-        set(structures.values()),
-        key=lambda n: (order.get(n, len(order)), natural_key(n)),
-    )
+    labels = sorted(set(structures.values()), key=natural_key)
+    labels.sort(key=lambda label: order.get(label, len(order)))
     aliases: dict[str, set[str]] = {}
     for bare, label in structures.items():
         if bare != folded(label):
@@ -291,16 +283,10 @@ def _known_names() -> tuple[dict[str, str], dict[str, int]]:
 
 def _label(written: str) -> str:
     """Return a name as a label: as written, without its side."""
-    words = written.split()
-    bare = split_side(folded(written))[0]
-    kept = [word for word in re.split(r"[\s_,.-]+", " ".join(words)) if word]
-    own = [word for word in kept if word.casefold() in bare.split()]
+    bare = split_side(folded(written))[0].split()
+    kept = [word for word in re.split(r"[\s_,.-]+", written) if word]
+    own = [word for word in kept if word.casefold() in bare]
     return "_".join(own or kept)
-
-
-def _cases(study: Path, recipe: Recipe) -> Iterator[JsonObject]:
-    for plan in plan_study(study, recipe).cases:
-        yield {"case": plan.case_id, "split": plan.split, "masks": len(plan.masks)}
 
 
 _RECIPE = """\
@@ -342,13 +328,12 @@ def _text(
     scans = [folder.name for folder in found.scan_dirs]
     groups = scan_groups(patterns[0], scans)
     one_number_each = len({int(number) for number, _ in groups}) == len(groups)
-    left_out = len(scans) - len(groups)
+    misfits = len(scans) - len(groups)
+    left_out = f"# {misfits} scan folders do not fit the pattern.\n" if misfits else ""
     title = study.resolve().name.title()
     return _RECIPE.format(
         scans=len(scans),
-        left_out=f"# {left_out} scan folders do not fit the pattern.\n"
-        if left_out
-        else "",
+        left_out=left_out,
         name=re.sub(r"[^A-Za-z0-9]+", "", title) or "Study",
         case="case_{index:03d}" if one_number_each else "case_{index:03d}-{code}",
         scans_dir=_quoted(found.scans_dir),

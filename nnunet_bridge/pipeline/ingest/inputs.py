@@ -34,8 +34,7 @@ class ImageSource:
     """An image that can be read, and the id of its case."""
 
     case_id: str
-    path: Path
-    """A NIfTI file, or a folder with the DICOM files of one scan."""
+    path: Path  # a NIfTI file, or a folder with the DICOM files of one scan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +44,7 @@ class ImageReading:
     volume: Volume
     findings: tuple[Finding, ...]
 
-    series: SeriesReading | None = None
-    """The DICOM series; None for other images."""
+    series: SeriesReading | None = None  # the DICOM series; None for other images
 
     @property
     def slices(self) -> tuple[SourceSlice, ...]:
@@ -186,7 +184,7 @@ def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:
     visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     if not visible:
         raise InputError(f"{path} is empty: name a folder with DICOM or NIfTI files.")
-    nifti = [p for p in visible if _is_nifti(p)]
+    nifti = [p for p in visible if p.is_file() and p.name.endswith(NIFTI_ENDINGS)]
     if nifti:
         return [ImageSource(case_id_of(file), file) for file in nifti]
     zips = [p for p in visible if is_zip(p) and p.is_file()]
@@ -218,11 +216,3 @@ def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
             "folder."
         )
     return [ImageSource(case_id_of(file), file)]
-
-
-def _is_nifti(path: Path) -> bool:
-    return (
-        path.is_file()
-        and path.name.endswith(NIFTI_ENDINGS)
-        and not path.name.startswith(".")
-    )

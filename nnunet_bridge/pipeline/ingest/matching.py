@@ -42,9 +42,7 @@ class CasePlan:
     case_id: str
     scan_dir: Path
     masks: tuple[MaskFile, ...]
-    split: str
-    """``train`` or ``test``."""
-
+    split: str  # ``train`` or ``test``
     patient: str = field(repr=False)
     """Scans of one patient share it; written as a salted hash only."""
 
@@ -56,8 +54,7 @@ class StudyPlan:
     """All cases of a study, and findings about files that belong to none."""
 
     cases: tuple[CasePlan, ...]
-    findings: tuple[Finding, ...]
-    """About the study as a whole."""
+    findings: tuple[Finding, ...]  # about the study as a whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import BoolArray, Labelmap, LabelTable, default_colour
+from nnunet_bridge.core.image import Labelmap, LabelTable, default_colour
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.formats.dicom.write import write_series
 from nnunet_bridge.formats.files import read_json, write_json, write_text
@@ -63,12 +63,8 @@ class PhantomStudy:
 
     folder: Path
 
-    recipe_file: Path
-    """The `dataset.toml` that fits the folder."""
-
-    train_ids: tuple[str, ...]
-    """Cases with masks for training."""
-
+    recipe_file: Path  # the `dataset.toml` that fits the folder
+    train_ids: tuple[str, ...]  # cases with masks for training
     test_ids: tuple[str, ...]
     """Cases whose masks are kept apart, for scoring predictions."""
 
@@ -77,12 +73,8 @@ class PhantomStudy:
 class PhantomParameters:
     """The parameters that determine every byte of a study."""
 
-    patients: int = 10
-    """Number of patients with masks for training."""
-
-    unseen: int = 2
-    """Number of further patients, whose masks go to ``test_masks``."""
-
+    patients: int = 10  # number of patients with masks for training
+    unseen: int = 2  # number of further patients, whose masks go to ``test_masks``
     seed: int = 0
     shape: tuple[int, int, int] = (96, 48, 64)
     """Voxels, as for `ops.phantom.lower_limb`."""
@@ -97,15 +89,12 @@ class _Patient:
     """The files of one patient."""
 
     index: int
-    code: str
-    """De-identified code, such as ``9K``."""
-
+    code: str  # de-identified code, such as ``9K``
     scan_dir: Path
     masks_dir: Path
     slices: int
 
-    segmented: bool
-    """Whether one segmentation holds all masks."""
+    segmented: bool  # whether one segmentation holds all masks
 
     @property
     def case_id(self) -> str:
@@ -208,46 +197,29 @@ def _write_patient(patient: _Patient, limb: Phantom) -> None:
         image_type=WATER_IMAGE,
         series_number=1,
     )
-    if patient.segmented:
-        _write_segments(patient, limb)
-    else:
-        _write_masks(patient, limb)
-
-
-def _write_segments(patient: _Patient, limb: Phantom) -> None:
-    segments = [
-        (f"{side} {structure}", default_colour(1 + STRUCTURES.index(structure)), mask)
-        for (structure, side), mask in limb.masks.items()
-    ]
-    write_segmentation(patient.segmentation_file, limb.volume.grid, segments)
-
-
-def _write_masks(patient: _Patient, limb: Phantom) -> None:
-    for (structure, side), mask in limb.masks.items():
+    for (structure, side), mask in () if patient.segmented else limb.masks.items():
         labels = LabelTable.from_names([structure])
         segment = Labelmap(limb.volume.grid, mask.astype(np.uint8), labels)
         if patient.index == CROPPED_PATIENT:
             segment = _cropped(segment)
         write_labelmap(patient.mask_file(structure, side), segment)
+    if patient.segmented:
+        colours = [default_colour(1 + STRUCTURES.index(name)) for name, _ in limb.masks]
+        names = [f"{side} {structure}" for structure, side in limb.masks]
+        segments = list(zip(names, colours, limb.masks.values(), strict=True))
+        write_segmentation(patient.segmentation_file, limb.volume.grid, segments)
 
 
 def _cropped(segment: Labelmap) -> Labelmap:
     """Return the smallest labelmap that holds the whole segment, in the same place."""
-    lows, highs = _extent(segment.voxels > 0)
+    where = np.argwhere(segment.voxels > 0)
+    lows, highs = where.min(axis=0).tolist(), (where.max(axis=0) + 1).tolist()
     box = tuple(slice(low, high) for low, high in zip(lows, highs, strict=True))
     affine = segment.grid.affine.copy()
     affine[:3, 3] = segment.grid.to_patient(lows)
     voxels = segment.voxels[box]
     size_i, size_j, size_k = voxels.shape
     return Labelmap(Grid((size_i, size_j, size_k), affine), voxels, segment.labels)
-
-
-def _extent(mask: BoolArray) -> tuple[list[int], list[int]]:
-    """Return the lowest indices of the mask, and those one past its highest."""
-    where = np.argwhere(mask)
-    lows: list[int] = where.min(axis=0).tolist()
-    highs: list[int] = (where.max(axis=0) + 1).tolist()
-    return lows, highs
 
 
 RECIPE_TEXT = rf"""# Synthetic lower limbs by nnunet_bridge: there is no patient.

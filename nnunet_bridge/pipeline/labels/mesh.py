@@ -35,9 +35,7 @@ LARGE_ENOUGH_VOXELS = 1000
 class MeshOptions(MeshFileOptions):
     """How surfaces are made and written."""
 
-    smooth: int = 0
-    """Iterations of Taubin smoothing."""
-
+    smooth: int = 0  # iterations of Taubin smoothing
     faces: int | None = None
     """The largest number of faces of a surface; None for no limit."""
 
@@ -64,9 +62,7 @@ class MeshedStructure:
 
     structure: str
     volume_voxels_mm3: float
-    mesh: Mesh | None
-    """None where the labelmap does not hold the structure."""
-
+    mesh: Mesh | None  # None where the labelmap does not hold the structure
     file: Path | None
     findings: tuple[Finding, ...]
 

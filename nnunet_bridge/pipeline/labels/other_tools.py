@@ -21,22 +21,8 @@ def mapped_labels(
 ) -> tuple[Labelmap, tuple[str, ...]]:
     """Return another tool's labels as ours, and the labels missing from the map.
 
-    Parameters
-    ----------
-    file : Path
-        NIfTI with whole numbers; on `grid`, or on another one of the same image.
-    grid : Grid
-        Grid of the result.
-    table : LabelTable
-        Our structures.
-    label_map : LabelMap
-
-    Returns
-    -------
-    labelmap : Labelmap
-        On `grid`.
-    left_out : tuple of str
-        Labels of the file that the map does not have.
+    The file is a NIfTI of whole numbers, on `grid` or on another grid of the same
+    image; the result lies on `grid`.
 
     Raises
     ------
@@ -68,9 +54,6 @@ def _whole_values(file: Path, voxels: VoxelArray) -> list[int]:
     """Return the different values of a labelmap, sorted."""
     values = np.unique(voxels)
     if (values != np.rint(values)).any() or values[0] < 0:
-        raise Refused.because(
-            "K06",
-            f"{quoted(file.name)} contains values that are not labels. Check that it "
-            "is not an image.",
-        )
+        text = f"{quoted(file.name)} contains values that are not labels. Check that"
+        raise Refused.because("K06", f"{text} it is not an image.")
     return [int(value) for value in values]

@@ -43,11 +43,8 @@ class ScoreOptions:
     """Maps the labels of another tool to ours; such predictions may lie on another
     grid of the same image."""
 
-    configuration: str = ""
-    """The model that made the predictions; empty if unknown."""
-
-    tolerance_mm: float = 1.0
-    """Distance within which surfaces count as equal."""
+    configuration: str = ""  # the model that made the predictions; empty if unknown
+    tolerance_mm: float = 1.0  # distance within which surfaces count as equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ class ViewSummary:
 
     file: Path
     plane: str
-    slices: tuple[int, ...]
-    """Their indices, in the order of the picture."""
+    slices: tuple[int, ...]  # their indices, in the order of the picture
 
     @property
     def exit_code(self) -> int:
@@ -52,12 +51,8 @@ class ViewSummary:
 class ViewOptions:
     """Which slices are drawn: by default the axial one with the most labels."""
 
-    plane: str = "axial"
-    """``axial``, ``coronal`` or ``sagittal``."""
-
-    slice_number: int | None = None
-    """Index along the array, from 0."""
-
+    plane: str = "axial"  # ``axial``, ``coronal`` or ``sagittal``
+    slice_number: int | None = None  # index along the array, from 0
     every: int | None = None
     """Draw every n-th slice on one sheet instead, labels over the image."""
 
@@ -80,17 +75,8 @@ def write_view(
 ) -> ViewSummary:
     """Draw one slice of an image, its labels and both together; or every n-th slice.
 
-    Parameters
-    ----------
-    image : Path
-        A path that `read_image` reads.
-    labels : Path or None
-        A NIfTI labelmap on the same grid.
-    out : Path
-        The PNG.
-    options : ViewOptions, optional
-    read_image : callable
-        Path -> Volume.
+    `read_image` reads the image; the labels are a NIfTI labelmap on the same grid, and
+    `out` is the PNG.
 
     Raises
     ------
