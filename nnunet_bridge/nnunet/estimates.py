@@ -182,9 +182,8 @@ class PlannedMember:
         plans: Mapping[str, Any],
         dataset: Mapping[str, Any],
         planned: Mapping[str, Any],
-        *,
         folds: int,
-        weights_bytes: int,
+        weights_bytes: int = 0,
     ) -> PlannedMember:
         """Read a configuration from ``plans.json`` and ``dataset.json``.
 

@@ -125,25 +125,17 @@ class Method:
 
 def _methods() -> Iterator[Method]:
     """Yield every model at every budget; `trainers` has the classes of these names."""
-    budgets = BUDGETS.values()
-    trainers = {
-        budget.name: f"Bridge{budget.suffix}Trainer" if budget.suffix else STOCK_TRAINER
-        for budget in budgets
-    }
-    for budget in budgets:
-        yield Method(DEFAULT_MODEL, budget, trainers[budget.name])
     two_d = (Configuration.TWO_D,)
-    for model, (trainer, network) in _REPORT_NETWORKS.items():
-        for budget in budgets:
-            yield Method(
-                model, budget, trainer, configurations=two_d, report_network=network
-            )
-    for budget in budgets:
-        trainer = f"BridgeReportAugmentation{budget.suffix}Trainer"
-        yield Method(ModelName.REPORT_AUGMENTATION, budget, trainer)
-    for model in (ModelName.RESENC_M, ModelName.RESENC_L):  # planners of the same name
-        for budget in budgets:
-            yield Method(model, budget, trainers[budget.name], PLANNERS[model].plans)
+    for budget in BUDGETS.values():
+        suffix = budget.suffix
+        own = f"Bridge{suffix}Trainer" if suffix else STOCK_TRAINER
+        yield Method(DEFAULT_MODEL, budget, own)
+        for model, (trainer, network) in _REPORT_NETWORKS.items():
+            yield Method(model, budget, trainer, STOCK_PLANS, two_d, network)
+        augmented = f"BridgeReportAugmentation{suffix}Trainer"
+        yield Method(ModelName.REPORT_AUGMENTATION, budget, augmented)
+        for model in (ModelName.RESENC_M, ModelName.RESENC_L):  # named as planners
+            yield Method(model, budget, own, PLANNERS[model].plans)
 
 
 METHODS: dict[tuple[str, str], Method] = {

@@ -82,12 +82,8 @@ def read_state_dict(file: Path) -> Weights:
 def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weights:
     """Return weights for an encoder, with the first convolution fitted to its channels.
 
-    Parameters
-    ----------
-    found : mapping
-        Name to tensor; the classifier of whole images is left behind.
-    known : mapping
-        The encoder's own state dict.
+    The classifier of whole images in `found` is left behind; `known` is the encoder's
+    own state dict.
 
     Raises
     ------
@@ -100,20 +96,17 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
             weights.setdefault(name, known[name])
     missing = [name for name in known if name not in weights]
     foreign = [name for name in weights if name not in known]
+    other = "The weights are not those of a ResNet34's encoder"
     if missing or foreign:
         what = f"lack {missing[0]}" if missing else f"hold {foreign[0]}"
-        raise InputError(
-            f"The weights are not those of a ResNet34's encoder: they {what}."
-        )
+        raise InputError(f"{other}: they {what}.")
     channels = known[FIRST].shape[1]
     if weights[FIRST].ndim == known[FIRST].ndim:
         weights[FIRST] = for_channels(weights[FIRST], channels)
     for name, value in weights.items():
-        if value.shape != known[name].shape:
-            raise InputError(
-                f"The weights are not those of a ResNet34's encoder: {name} has the "
-                f"shape {tuple(value.shape)}, not {tuple(known[name].shape)}."
-            )
+        has, must = tuple(value.shape), tuple(known[name].shape)
+        if has != must:
+            raise InputError(f"{other}: {name} has the shape {has}, not {must}.")
     return weights
 
 

@@ -81,13 +81,8 @@ class Member:
         self.label_manager = predictor.label_manager
         if self.label_manager.has_regions:
             raise ValueError("Models of regions instead of labels are not supported.")
-        self.planned = PlannedMember.of(
-            self.plans.plans,
-            self.dataset,
-            self.configuration.configuration,
-            folds=len(chosen),
-            weights_bytes=0,
-        )
+        planned, count = self.configuration.configuration, len(chosen)
+        self.planned = PlannedMember.of(self.plans.plans, self.dataset, planned, count)
         self.networks = Networks(
             _networks(predictor),
             tuple(self.configuration.patch_size),
@@ -129,12 +124,11 @@ class Member:
             known = self.label_manager.foreground_labels
             hints = convert_labelmap_to_one_hot(labels[0], known, volume.dtype)
             volume = np.vstack((volume, hints))
-        first, second, third = (
-            float(properties["spacing"][axis]) for axis in self.plans.transpose_forward
-        )
+        spacing, box = properties["spacing"], properties["bbox_used_for_cropping"]
+        first, second, third = (float(spacing[n]) for n in self.plans.transpose_forward)
         cropped = Cropped(
             tuple(properties["shape_before_cropping"]),
-            tuple((int(a), int(b)) for a, b in properties["bbox_used_for_cropping"]),
+            tuple((int(begin), int(end)) for begin, end in box),
             tuple(self.plans.transpose_backward),
         )
         spacing_mm = (first, second, third)

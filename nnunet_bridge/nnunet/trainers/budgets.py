@@ -45,6 +45,9 @@ class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
     def set_up(self) -> None:
         """Add the settings of a derived trainer."""
 
+    def plot_network_architecture(self) -> None:
+        """Skip a plot that needs a package that is not installed."""
+
 
 class BridgeSmokeTrainer(BridgeQuickTrainer):
     """Few steps on a CPU, to check the pipeline; its scores are not results.
@@ -88,9 +91,6 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
         """Keep one output; nnU-Net switches deep supervision around its validation."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
-
-    def plot_network_architecture(self) -> None:
-        """Skip a plot that needs a package that is not installed."""
 
 
 class _PerStep:

@@ -18,7 +18,7 @@ Early stopping is in `inside.stopping`, with the report's patience from the plan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,25 @@ from nnunet_bridge.nnunet.trainers.report_losses import ReportLoss
 class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
     """Common base of the report's networks."""
 
+    network_class: Callable[[int, int, Sequence[int]], torch.nn.Module]
+    size: str
+    """Entry of the plans that defines the network."""
+
     with_focal = False
     """Whether the categorical focal loss is added to the Dice loss."""
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,  # noqa: ANN401 - nnU-Net's types
+        configuration_manager: Any,  # noqa: ANN401, ARG003 - nnU-Net's signature
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,  # noqa: ARG003, FBT001, FBT002 - nnU-Net's signature
+    ) -> torch.nn.Module:
+        """Return the network that the plans describe, with random weights."""
+        size = plans_manager.plans["nnunet_bridge"]["2d"][cls.size]
+        return cls.network_class(num_input_channels, num_output_channels, size)
 
     def set_up(self) -> None:
         """Use one output, and the learning rate of the plans."""
@@ -79,9 +96,6 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
         """Do nothing: these networks have one output."""
-
-    def plot_network_architecture(self) -> None:
-        """Skip a plot that needs a package that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ class ResNet34UNet(nn.Module):  # type: ignore[misc, unused-ignore]
 class BridgeResNet34Trainer(ReportTrainer):
     """The report's ResNet34 U-Net, encoder and decoder fine-tuned."""
 
+    network_class = ResNet34UNet
+    size = "decoder"
     with_focal = True
     frozen = False
 
@@ -88,18 +90,6 @@ class BridgeResNet34Trainer(ReportTrainer):
         super().on_train_epoch_start()
         if self.frozen:
             plain_network(self.network).encoder.eval()
-
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: Any,  # noqa: ANN401 - nnU-Net's types
-        configuration_manager: Any,  # noqa: ANN401, ARG004 - nnU-Net's signature
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = False,  # noqa: ARG004, FBT001, FBT002 - nnU-Net's signature
-    ) -> nn.Module:
-        """Return the network of the plans, with random weights."""
-        decoder = plans_manager.plans["nnunet_bridge"]["2d"]["decoder"]
-        return ResNet34UNet(num_input_channels, num_output_channels, decoder)
 
 
 class BridgeResNet34FrozenTrainer(BridgeResNet34Trainer):

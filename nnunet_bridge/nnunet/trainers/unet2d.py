@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
@@ -92,14 +91,5 @@ def _initialise_as_keras(module: nn.Module) -> None:
 class BridgeUNet2dTrainer(ReportTrainer):
     """The report's 2D U-Net and training, with the steps of the plans."""
 
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: Any,  # noqa: ANN401 - nnU-Net's types
-        configuration_manager: Any,  # noqa: ANN401, ARG004 - nnU-Net's signature
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = False,  # noqa: ARG004, FBT001, FBT002 - nnU-Net's signature
-    ) -> nn.Module:
-        """Return the network that the plans describe."""
-        features = plans_manager.plans["nnunet_bridge"]["2d"]["features"]
-        return UNet2d(num_input_channels, num_output_channels, features)
+    network_class = UNet2d
+    size = "features"

@@ -131,7 +131,7 @@ def _largest_case(
     cases = zip(found["shapes_after_crop"], found["spacings"], strict=True)
     described = read_json(dataset.raw_dir / "dataset.json")
     planned = resolved(plans, configuration)
-    member = PlannedMember.of(plans, described, planned, folds=1, weights_bytes=0)
+    member = PlannedMember.of(plans, described, planned, folds=1)
     case = max(cases, key=lambda case: math.prod(member.seen_shape(*case)))
     host = host_bytes([member], *case, on_gpu=False)
     beside_gpu = host_bytes([member], *case, on_gpu=True)
