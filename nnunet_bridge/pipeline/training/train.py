@@ -86,9 +86,8 @@ def train_dataset(
     warnings: list[str] = []
     if selected.todo:
         shares = _shares(request, selected.todo, host, device)
-        made_from = selected.dataset_state, weights
-        rows = selected.runs
-        batch = Batch(dataset, request, *made_from, *shares, rows, host, shown)
+        state, rows = selected.dataset_state, selected.runs
+        batch = Batch(dataset, request, state, weights, *shares, rows, host, shown)
         batch.train_in_stages(selected.todo)
         failures, warnings = batch.failures, batch.warnings
     done_before = [run_state(run) for run in selected.runs if run not in selected.todo]

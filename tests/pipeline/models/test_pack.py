@@ -325,6 +325,7 @@ def test_a_packed_model_holds_these_files_and_no_others(packed):
     assert femur["volume_mm3"]["most"] == 4 * 6 * 10 * 3
 
 
+@pytest.mark.training
 def test_R12_the_same_model_gives_the_same_bytes_and_writes_nothing_anew(
     trained, packed
 ):
@@ -347,6 +348,7 @@ def test_every_weight_comes_back_as_it_was(trained, unpacked):
         assert all(torch.equal(was[name], now[name]) for name in was)
 
 
+@pytest.mark.training
 def test_an_unpacked_model_packs_to_the_same_file(packed, unpacked, tmp_path):
     again = packed_to(tmp_path / "again.zip", unpacked[0])
 
@@ -363,6 +365,7 @@ def test_an_unpacked_model_is_known_with_its_dice_and_is_not_called_trained(unpa
     assert not any(state.done for state in states)
 
 
+@pytest.mark.training
 def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_path):
     voxels = np.random.default_rng(3).normal(200, 40, (24, 24, 6)).astype(np.int16)
     image = tmp_path / "leg_9.nii.gz"
@@ -392,6 +395,7 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
     assert again.as_json()["cases"][0]["quality"] == record["quality"]
 
 
+@pytest.mark.training
 def test_S05_a_model_that_is_there_stays_unless_it_is_to_be_replaced(
     packed, unpacked, tmp_path
 ):
@@ -415,6 +419,7 @@ def test_S05_a_model_that_is_there_stays_unless_it_is_to_be_replaced(
     assert tree_hash(workspace.results_dir) == tree_hash(unpacked[0].results_dir)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("budget", "configuration", "folds"),
     [("quick", "2d", ["0"]), ("full", "3d_fullres", ["all"])],
@@ -445,6 +450,7 @@ def by_nnunet(program, workspace):
     )
 
 
+@pytest.mark.training
 def test_nnunets_own_import_and_predictor_take_a_packed_model(packed, workspace):
     workspace.results_dir.mkdir()
     folder = str(workspace.results_dir / MODEL)
@@ -462,6 +468,7 @@ def test_nnunets_own_import_and_predictor_take_a_packed_model(packed, workspace)
     )
 
 
+@pytest.mark.training
 def test_what_nnunet_itself_exports_can_be_unpacked(trained, workspace, tmp_path):
     """Its own exporter is the oracle; a pickle among its files would be refused."""
     file = tmp_path / "export.zip"
@@ -505,6 +512,7 @@ def unfolding():
     return stream.getvalue()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("row", "what", "build"),
     [
