@@ -245,8 +245,7 @@ def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Pa
     """Return the images of every case in a folder, in the order of their channels."""
     cases: dict[str, list[Path]] = {}
     for file in sorted(folder.glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        case_id = file.name.removesuffix(ending)[: -len("_0000")]
-        cases.setdefault(case_id, []).append(file)
+        cases.setdefault(file.name[: -len(f"_0000{ending}")], []).append(file)
     return cases
 
 

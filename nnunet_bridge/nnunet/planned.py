@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +104,8 @@ def with_previous_stages(configurations: tuple[str, ...]) -> tuple[str, ...]:
     >>> ", ".join(with_previous_stages(("3d_cascade_fullres", "2d")))
     '3d_lowres, 3d_cascade_fullres, 2d'
     """
-    expanded: list[str] = []
-    for name in configurations:
-        expanded += [LOWRES, name] if name == CASCADE else [name]
-    return tuple(dict.fromkeys(expanded))
+    stages = ([LOWRES, name] if name == CASCADE else [name] for name in configurations)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(stages)))
 
 
 def not_planned(

@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_bridge.core.words import BudgetName, Configuration
-from nnunet_bridge.nnunet.plans import (
-    QUICK_STEPS,
-    SMOKE_SIZES,
-    Budget,
-    Plans,
-    patch_within,
-)
+from nnunet_bridge.nnunet.plans import QUICK_STEPS, SMOKE_SIZES, Budget, patch_within
 
 FULL_STEPS = {"epochs": 50, "iterations": 250, "validation_iterations": 50}
 """The report's epochs, each as long as one of nnU-Net's."""
@@ -53,7 +47,7 @@ class ReportNetwork:
     smoke_learning_rate: float
     smoke_steps: Mapping[str, int]
 
-    def plans_from(self, budget: Budget, stock: Plans) -> Plans:
+    def plans_from(self, budget: Budget, stock: dict[str, Any]) -> dict[str, Any]:
         """Return its plans at a budget; nnU-Net's `stock` stays unchanged."""
         plans = deepcopy(stock)
         plans["plans_name"] = f"{stock['plans_name']}{self.suffix}{budget.suffix}"

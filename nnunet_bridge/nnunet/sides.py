@@ -91,13 +91,8 @@ def axes_that_keep_sides(
 ) -> tuple[int, ...]:
     """Return the axes of a patch along which mirroring keeps the sides of all cases.
 
-    Parameters
-    ----------
-    cases : sequence of (3,) sequence
-        `left_right_components`; empty for a case of unknown direction, which allows no
-        axis.
-    dimensions : int
-        2 for patches of slices, which lack the first axis; 3 for volumes.
+    `cases` are `left_right_components`, empty for a case of unknown direction, which
+    allows no axis; `dimensions` 2 for patches of slices, which lack the first axis.
     """
     largest = _components_of_axes(cases, dimensions, max)
     return tuple(axis for axis, most in enumerate(largest) if most <= KEEPS_SIDES)

@@ -113,15 +113,8 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
 def for_channels(first: torch.Tensor, channels: int) -> torch.Tensor:
     """Return a first convolution that treats grey channels as a grey RGB image.
 
-    Parameters
-    ----------
-    first : (F, 3, H, W) tensor
-    channels : int
-
-    Returns
-    -------
-    first : (F, channels, H, W) tensor
-        Of one channel: the sum over the colours. Of several: as much for each.
+    (F, 3, H, W) becomes (F, channels, H, W): of one channel, the sum over the colours;
+    of several, as much for each.
     """
     if first.shape[1] != COLOURS or channels == COLOURS:
         return first
