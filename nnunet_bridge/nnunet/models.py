@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Configuration, Fold, fold_named
@@ -207,10 +206,7 @@ def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON ho
         return json.loads(content.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         reason = str(error)[:LONGEST_VALUE]
-        raise SecurityError(
-            f"The model is refused: {file} is damaged or nested too deep ({reason}).",
-            code="S08",
-        ) from error
+        refuse(f"{file} is damaged or nested too deep ({reason})", "S08")
 
 
 def checked_plans(content: Any, name: ModelFolder) -> JsonObject:  # noqa: ANN401 - judged here
