@@ -14,7 +14,7 @@ DEMO   ?= demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
 	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 

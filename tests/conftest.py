@@ -115,9 +115,6 @@ def lab(planned_lab, tmp_path_factory):
 
 
 CPU = pytest.StashKey[float]()
-GROUP = re.compile(r"@\w+$")
-"""What pytest-xdist adds to the name of a test."""
-
 FAULT = re.compile(r"(?<![A-Za-z0-9])(?:[DGPFKNSM]\d{2}|R\d{1,2})(?!\d)")
 """An id of a fault or a guarantee, in the name of a test or of its parameters."""
 
@@ -129,13 +126,6 @@ def pytest_addoption(parser):
     parser.addoption(
         "--cpu", type=int, default=0, metavar="N", help="list the N dearest tests"
     )
-
-
-def pytest_itemcollected(item):
-    """Keep a file in one process, for its fixtures, unless it names a group itself."""
-    if item.get_closest_marker("xdist_group") is None:
-        one = "browser" if item.get_closest_marker("browser") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(one))
 
 
 def pytest_collection_modifyitems(items):
@@ -184,7 +174,7 @@ def _write_costs(terminalreporter, most):
     for name in ("file", "test"):
         costs = defaultdict(lambda: [0.0, 0.0])
         for report in reports:
-            test = GROUP.sub("", report.nodeid)
+            test = report.nodeid
             cost = costs[test.partition("::")[0] if name == "file" else test]
             cost[0] += report.cpu_s
             cost[1] += report.duration
@@ -200,7 +190,7 @@ def _write_faults(terminalreporter):
     table = defaultdict(Counter)
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            test = GROUP.sub("", report.nodeid)
+            test = report.nodeid
             name = test.rpartition("::")[2].replace("_", " ")
             for code in set(FAULT.findall(name)):
                 table[code][outcome] += 1

@@ -21,7 +21,7 @@ from nnunet_bridge.ops.verdict import verdict
 A4_PIXELS = 688
 """Width of a sheet between its margins of 14 mm, at 96 pixels an inch."""
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

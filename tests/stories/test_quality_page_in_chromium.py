@@ -14,7 +14,7 @@ from nnunet_bridge.formats.html.quality_page import (
 from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 TABLE = LabelTable.from_names(["tibia", "femur"])
 HOSTILE = "<img src=x onerror=alert(1)>"
 
