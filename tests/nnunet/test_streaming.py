@@ -168,15 +168,20 @@ def streamed(images, out, *members, workers=1, previous=None):
 
 
 def whole(images, out, folder, folds, *, probabilities=False, previous=None):
-    """Predict as nnU-Net does; return the labels."""
+    """Predict as nnU-Net does; return the labels.
+
+    Files are named one by one: to list a folder, nnU-Net forks this process, which has
+    threads, and the child can hang.
+    """
     out.mkdir()
+    files = [[str(file)] for file in sorted(images.glob("*.nii.gz"))]
     cpu = torch.device("cpu")
     predictor = nnUNetPredictor(
         perform_everything_on_device=False, device=cpu, allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(range(folds)))
     predictor.predict_from_files_sequential(
-        str(images), str(out), probabilities, True, previous and str(previous)
+        files, str(out), probabilities, True, previous and str(previous)
     )
     return read_array(out / "case.nii.gz")[1]
 

@@ -2,8 +2,8 @@
 
 Positions are rounded to a hundredth of a millimetre or so: for display only. Use
 `pipeline.labels.mesh` for meshes to measure. Triangles are merged by clustering
-(Rossignac and Borrel 1993), which ends for every surface: fast-simplification, which
-`ops.surface` uses, does not return on some shattered predictions.
+(Rossignac and Borrel 1993): fast-simplification, which `ops.surface` uses, takes up to
+30 s for one shattered structure of 380,000 triangles, and the page tries several sizes.
 """
 
 from __future__ import annotations
