@@ -208,11 +208,11 @@ class _Lines(_Shown):
     """Progress without a terminal: a line for each stage, and one now and then."""
 
     def __init__(
-        self, every_s: float, write: Callable[[str], object] = sys.stderr.write
+        self, every_s: float, write: Callable[[str], object] | None = None
     ) -> None:
         super().__init__()
         self.every_s = every_s
-        self.write = write
+        self.write = write or sys.stderr.write
         self.last_s = 0.0
 
     def stage(self, name: str, steps: int) -> None:

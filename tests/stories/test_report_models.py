@@ -86,7 +86,7 @@ def test_a_run_is_not_taken_for_one_with_other_weights(
     other = tmp_path / "other.pth"
     other.write_bytes(weights.read_bytes() + b"\0")
 
-    with pytest.raises(InputError, match="the weights that its encoder began with"):
+    with pytest.raises(InputError, match="the initial weights of its encoder"):
         train(workspace, "resnet34-frozen", weights=other)
 
 

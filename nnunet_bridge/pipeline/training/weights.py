@@ -123,7 +123,7 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
         check_checkpoint(file)  # nnU-Net compares its network with that of the training
         return file
     found = _found(run, model, kind)
-    if found.dataset == run.dataset:
+    if found.dataset.name == run.dataset.name:  # also where a file was unpacked
         raise errors.UsageError(
             f"--pretrained {model} was trained on {run.dataset} itself and may have "
             "seen the validation cases: name a model of another dataset."
