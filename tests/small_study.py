@@ -95,3 +95,12 @@ def write_lab(folder):
     work = Workspace.at(folder / "work", environment={})
     convert_study(study, read_recipe(study / "dataset.toml"), work.raw_dir)
     plan_dataset(Dataset(work, LAB))
+
+
+def four_patients(root):
+    """Write two patients for training, one for testing, one without masks."""
+    patient(root, 1, "1A")
+    patient(root, 2, "2B")
+    patient(root, 3, "3C", TEST)
+    scan(root, 4, "4D")
+    return root

@@ -25,9 +25,6 @@ CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the id of the process with which nnU-Net's ends."""
 
-ON_ALL_CASES = ALL_CASES
-"""nnU-Net's fold that trains on every case; its validation says nothing."""
-
 ALL_NUMBERED = "all5"
 """Word of `-f` for every numbered fold."""
 

@@ -13,7 +13,7 @@ import shutil
 import time
 
 import pytest
-from small_study import FEMUR, TEST, box, draw, patient, recipe, scan
+from small_study import FEMUR, box, draw, four_patients, recipe
 
 from nnunet_bridge.formats.files import PARTIAL
 from nnunet_bridge.formats.manifest import RECORDS, read_manifest
@@ -43,12 +43,7 @@ def server():
 
 @pytest.fixture
 def study(tmp_path):
-    root = tmp_path / "study"
-    patient(root, 1, "1A")
-    patient(root, 2, "2B")
-    patient(root, 3, "3C", TEST)
-    scan(root, 4, "4D")
-    return root
+    return four_patients(tmp_path / "study")
 
 
 def started(server, study, workspace):

@@ -12,11 +12,12 @@ from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
-from nnunet_bridge.nnunet.names import ON_ALL_CASES, Dataset
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run
 from nnunet_bridge.pipeline.comparison.report import (
@@ -91,7 +92,7 @@ def compare_dataset(
 
 def _model_run(model: Model) -> ModelRun:
     """Return the numbered folds of a model."""
-    numbered = [state for state in model.states if state.run.fold != ON_ALL_CASES]
+    numbered = [state for state in model.states if state.run.fold != ALL_CASES]
     if not numbered:
         raise InputError(
             f"{model.name} has only the fold `all`, which has no validation cases: "

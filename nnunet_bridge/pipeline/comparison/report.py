@@ -26,6 +26,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.core.version import __version__
+from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.comparison_files import (
     Evidence,
     comparison_csv,
@@ -38,7 +39,6 @@ from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, Pag
 from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_stack
-from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
@@ -290,7 +290,7 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
     notes = [
         f"{run.name}: {TRAINED_ON_ALL}"
         for run in study.runs
-        if any(fold.fold == ON_ALL_CASES for fold in run.folds)
+        if any(fold.fold == ALL_CASES for fold in run.folds)
     ]
     if len(comparison.models) > 1 and comparison.patients < FEWEST_FOR_AN_INTERVAL:
         notes.append(

@@ -21,11 +21,11 @@ from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.units import format_instant
+from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.html import run_page as html
 from nnunet_bridge.formats.pictures import PLANES, View, view_of
 from nnunet_bridge.formats.sprites import disagreement, slice_picture
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import ON_ALL_CASES
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, versions_of
@@ -64,7 +64,7 @@ def write_run_page(state: RunState) -> Path:
             versions=versions_of([model]),
             colours=tuple((label.name, label.hex_colour) for label in raw.labels),
             notes=(f"F{run_facts.TRAINED_ON_ALL[1:]}",)
-            if run.fold == ON_ALL_CASES
+            if run.fold == ALL_CASES
             else (),
             tolerance_mm=study.tolerance_mm,
         ),

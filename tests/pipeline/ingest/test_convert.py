@@ -20,6 +20,7 @@ from small_study import (
     TIBIA,
     box,
     draw,
+    four_patients,
     patient,
     recipe,
     scan,
@@ -43,12 +44,7 @@ from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
 @pytest.fixture
 def study(tmp_path):
     """Two patients for training, one for testing, one without masks."""
-    root = tmp_path / "study"
-    patient(root, 1, "1A")
-    patient(root, 2, "2B")
-    patient(root, 3, "3C", TEST)
-    scan(root, 4, "4D")
-    return root
+    return four_patients(tmp_path / "study")
 
 
 @pytest.fixture
