@@ -19,7 +19,6 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
-from nnunet_bridge.nnunet.machine import BYTES_PER_WORKER, Machine
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import Planner
 
@@ -73,22 +72,6 @@ class Resources:
         """
         fewer = max(1, self.workers // 2)
         return replace(self, workers=fewer, loaders=self.loaders // 2)
-
-
-def shared_among(
-    processes: int, device: str, machine: Machine, worker_bytes: int = BYTES_PER_WORKER
-) -> Resources:
-    """Return the resources of each of `processes` that run side by side.
-
-    On a CPU the network uses the cores, so nothing else should; beside a GPU the cores
-    prepare the data. The free memory limits the workers, of `worker_bytes` each.
-    """
-    workers = machine.workers_of(worker_bytes)
-    if device == "cpu":
-        threads = max(1, machine.cores // processes)
-        return Resources(device, threads, workers, loaders=0)
-    loaders = max(1, min(12, machine.cores // processes - 1))
-    return Resources(device, 0, workers, loaders)
 
 
 @dataclass(frozen=True, slots=True)

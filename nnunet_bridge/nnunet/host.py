@@ -18,7 +18,6 @@ from nnunet_bridge.nnunet.commands import (
     NnUNetProcess,
     Resources,
     nnunet_environment,
-    shared_among,
 )
 from nnunet_bridge.nnunet.machine import (
     BYTES_PER_WORKER,
@@ -52,8 +51,18 @@ class Host:
     def share(
         self, processes: int, device: str, worker_bytes: int = BYTES_PER_WORKER
     ) -> Resources:
-        """Return what each of several processes may use; see `shared_among`."""
-        return shared_among(processes, device, self.machine, worker_bytes)
+        """Return the resources of each of `processes` that run side by side.
+
+        On a CPU the network uses the cores, so nothing else should; beside a GPU the
+        cores prepare the data. The free memory limits the workers, of `worker_bytes`
+        each.
+        """
+        workers = self.machine.workers_of(worker_bytes)
+        cores = self.machine.cores // processes
+        if device == "cpu":
+            return Resources(device, max(1, cores), workers, loaders=0)
+        loaders = max(1, min(12, cores - 1))
+        return Resources(device, 0, workers, loaders)
 
     def resources(self, device: str) -> Resources:
         """Return what a single call may use; `device` is a word of `--device`."""

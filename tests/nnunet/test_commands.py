@@ -16,7 +16,6 @@ from nnunet_bridge.nnunet.commands import (
     Resources,
     nnunet_environment,
     predict_command,
-    shared_among,
     train_command,
 )
 from nnunet_bridge.nnunet.host import Host
@@ -89,11 +88,11 @@ def test_every_fold_of_a_prediction_is_named():
 
 
 def test_two_trainings_on_two_cores_get_one_thread_each():
-    assert shared_among(2, "cpu", LAPTOP) == Resources("cpu", 1, 1, loaders=0)
+    assert Host(LAPTOP).share(2, "cpu") == Resources("cpu", 1, 1, loaders=0)
 
 
 def test_beside_a_gpu_the_cores_prepare_the_data():
-    resources = shared_among(1, "cuda", SERVER)
+    resources = Host(SERVER).share(1, "cuda")
 
     assert resources.loaders == 12
     assert resources.workers > 1
