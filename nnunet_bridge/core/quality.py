@@ -137,11 +137,6 @@ class Quality:
         summary = {"light": str(self.level), "lowest_agreement": self.lowest_agreement}
         return {**summary, **to_record(self)}
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Quality:
-        """Return the rating that `as_json` wrote; InputError if it is damaged."""
-        return from_record(cls, content, "quality rating")
-
 
 @dataclass(frozen=True, slots=True)
 class MemberAgreement:
@@ -162,11 +157,6 @@ class MemberAgreement:
             for dice in (table or {}).values():
                 if dice is not None and not 0 <= dice <= 1:
                     raise InputError(f"A Dice lies within 0..1, not {dice}.")
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> MemberAgreement:
-        """Return the content of ``<case>.agreement.json``; InputError if damaged."""
-        return from_record(cls, content, "table of agreements")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Values as JSON and back: the fields of a dataclass are the keys of its record."""
+"""Values as JSON and back: the fields of a class are the keys of its record.
+
+A record that a file holds may have a version: its key is ``schema``, and the class
+allows the versions that it reads.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,47 @@ Value = TypeVar("Value")
 _ADAPTERS: dict[type, Any] = {}
 
 
+class NewerVersionError(InputError):
+    """A record was written by a newer version of this package."""
+
+
 def to_record(value: Any) -> JsonObject:  # noqa: ANN401 - any dataclass
     """Return the fields of a dataclass as JSON, in their order."""
     record: JsonObject = _adapter(type(value)).dump_python(value, mode="json")
     return record
 
 
-def from_record(kind: type[Value], content: Mapping[str, Any], what: str) -> Value:
-    """Return the dataclass that `to_record` wrote; other keys are ignored.
+def from_record(
+    kind: type[Value], content: Mapping[str, Any], what: str, way_out: str = ""
+) -> Value:
+    """Return the dataclass or pydantic model that a record holds.
 
-    Raises InputError if a field is missing or has another type, or the value refuses
-    it; `what` names the record, such as ``quality rating``.
+    Other keys are ignored. Raises InputError if a field is missing or has another type,
+    or the value refuses it; `NewerVersionError` if the record has another ``schema``.
+    `what` names the record, such as ``quality rating``; `way_out` says what to do.
     """
     from pydantic import ValidationError
 
     try:
         value: Value = _adapter(kind).validate_python(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        raise InputError(f"The {what} is damaged: {place}: {first['msg']}.") from error
+        faults = error.errors(include_url=False, include_input=False)
+        wrong = {fault["loc"] for fault in faults}
+        schema = content.get("schema") if ("schema",) in wrong else None
+        if type(schema) is int:
+            ways = " or ".join(filter(None, ["update nnunet-bridge", way_out]))
+            text = f"This version cannot read schema {schema} of the {what}: {ways}."
+            raise NewerVersionError(text) from error
+        place = ".".join(map(str, faults[0]["loc"])) or "the record"
+        why = f"{place}: {faults[0]['msg'].removeprefix('Value error, ')}"
+        raise damaged(what, why, way_out) from error
     return value
+
+
+def damaged(what: str, why: str, way_out: str = "") -> InputError:
+    """Return the refusal of a record."""
+    rest = f"; {way_out}." if way_out else "."
+    return InputError(f"The {what} is damaged: {why}{rest}")
 
 
 def _adapter(kind: type[Value]) -> TypeAdapter[Value]:

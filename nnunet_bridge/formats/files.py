@@ -18,11 +18,13 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.records import Value, damaged, from_record
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
 
 PARTIAL = ".partial"
@@ -109,6 +111,23 @@ def readable_object(file: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(content, dict):
         return {}, f"{file.name} cannot be read: it is damaged."
     return content, ""
+
+
+def read_record(
+    file: Path,
+    kind: type[Value],
+    way_out: str,
+    in_todays_form: Callable[[JsonObject], JsonObject] = dict,
+) -> Value:
+    """Return the record in a JSON file.
+
+    Raises `InputError` if it is damaged, `NewerVersionError` if a newer version of this
+    package wrote it; `way_out` says what to do then.
+    """
+    content, damage = readable_object(file)
+    if damage:
+        raise damaged(f"record {file}", "it is not a JSON object", way_out)
+    return from_record(kind, in_todays_form(content), f"record {file}", way_out)
 
 
 def sha256_of(file: Path) -> str:

@@ -19,10 +19,10 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nnunet_bridge.core.cases import findings_in
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
@@ -33,7 +33,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import (
     PARTIAL,
     clear_os_errors,
-    read_json,
+    read_record,
     remove_stale_partials,
     sha256_of,
     temporary_name,
@@ -48,27 +48,39 @@ RECORDS = "manifest.cases"
 
 SCHEMA = 4
 KEPT_SINCE_SCHEMA = 3  # cases in older manifests are converted again
+_WAY_OUT = "remove it and run `convert` again"
 OF_THE_RUN = frozenset({"version", "versions", "command", "started", "ended"})
 """Fields about the run that last changed the dataset, not about the dataset."""
 
 KEY_FOLDER = ".nnunet_bridge"
 _KEY_BYTES = 32
 IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-_OUTPUT = r"^(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*$"
+_OUTPUT = r"(?:images|labels)T[rs]/[A-Za-z0-9][A-Za-z0-9._-]*"
 """Names that outputs may have; an edited manifest cannot make us remove other files."""
 
-Model = TypeVar("Model", bound="_Part")
+Rounded = Annotated[float, AfterValidator(lambda number: round(number, 6) + 0.0)]
+"""A number with six decimals, and no negative zero."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+def _output_name(name: str) -> str:
+    if not re.fullmatch(_OUTPUT, name):
+        raise ValueError("names files outside its dataset")
+    return name
+
+
+class Part(BaseModel):
+    """A part of a record; objects with fields of the same names are read as well."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, from_attributes=True
+    )
 
     def as_json(self) -> JsonObject:
         """Return the fields that were given, as JSON holds them."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class InputRecord(_Part):
+class InputRecord(Part):
     """The use of one input file."""
 
     name: str  # salted hash
@@ -77,7 +89,7 @@ class InputRecord(_Part):
     sha256: str = ""
 
 
-class FindingRecord(_Part):
+class FindingRecord(Part):
     """A finding, without the names of the user's files."""
 
     code: str
@@ -85,15 +97,15 @@ class FindingRecord(_Part):
     message: str
 
 
-class OutputRecord(_Part):
+class OutputRecord(Part):
     """A file of the dataset and its hashes."""
 
-    file: str = Field(pattern=_OUTPUT)
+    file: Annotated[str, AfterValidator(_output_name)]
     sha256: str = ""
     voxels_sha256: str = ""
 
 
-class ContrastRecord(_Part):
+class ContrastRecord(Part):
     """The contrast of the series that was read."""
 
     modality: str | None = None
@@ -101,20 +113,64 @@ class ContrastRecord(_Part):
     echo_time_ms: float | None = None
 
 
-class GeometryRecord(_Part):
+class GeometryRecord(Part):
     """The grid of the image in LPS+ millimetres, and what the headers declare."""
 
     shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    direction: tuple[float, ...]  # nine numbers: unit vectors along i, j and k
-    origin_mm: tuple[float, float, float]
+    spacing_mm: tuple[Rounded, Rounded, Rounded]
+    direction: tuple[Rounded, ...]  # nine numbers: unit vectors along i, j and k
+    origin_mm: tuple[Rounded, Rounded, Rounded]
     frame: str = "LPS"
-    max_position_error_mm: float | None = None
+    max_position_error_mm: Rounded | None = None
     declared_thickness_mm: float | None = None
     declared_spacing_mm: float | None = None
 
 
-class RegionRecord(_Part):
+class RescaleRecord(Part):
+    """Smallest and largest *Rescale Slope* and *Rescale Intercept* of the slices."""
+
+    slopes: tuple[float, ...] = ()
+    intercepts: tuple[float, ...] = ()
+
+
+class MaskRecord(Part):
+    """A mask, and how it was read and placed; or a structure without a mask."""
+
+    structure: str
+    side: str = ""
+    source: str = ""  # salted hash of the file's name; empty without a mask
+    state: str = ""  # ``labelled``, ``empty``, ``absent`` or ``unlabelled``
+    read_as: str = ""
+    method: str = ""
+    voxels_before: int = 0
+    voxels_after: int = 0
+    voxels_outside: int = 0
+    volume_change: Rounded = 0.0
+    voxels_overlapping: dict[str, int] = Field(default_factory=dict)
+    """By other structure."""
+
+
+class OverlapRecord(Part):
+    """Two structures that claim the same voxels."""
+
+    structures: tuple[str, str]
+    voxels: int
+    volume_cm3: Rounded
+    percent_of_smaller: Rounded
+
+
+class ContentRecord(Part):
+    """How well the masks fit the image (K23); nothing is set without masks."""
+
+    judged: bool = False
+    blocks: int = 0
+    contrast: Rounded = 0.0
+    fits_better: str = ""  # where the masks would fit better; empty: they fit as given
+    best_contrast: Rounded = 0.0
+    z: float = 0.0
+
+
+class RegionRecord(Part):
     """The slices that were kept of a scan."""
 
     crop: str = "none"
@@ -123,6 +179,17 @@ class RegionRecord(_Part):
     slices_before: int = 0
     shape_before: tuple[int, int, int] | None = None
     affine_before: tuple[tuple[float, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, region: Region, **more: object) -> Self:
+        """Return the record of a region, and `more` fields."""
+        slices = {"first_slice": region.first, "end_slice": region.end}
+        whole = {
+            "slices_before": region.whole.shape[2],
+            "shape_before": region.whole.shape,
+            "affine_before": region.whole.affine.tolist(),
+        }
+        return cls.model_validate({**more, **slices, **whole})
 
     def region(self) -> Region | None:
         """Return the region; None if all slices were kept or the record has none."""
@@ -133,7 +200,7 @@ class RegionRecord(_Part):
         return None if region.is_everything else region
 
 
-class CaseRecord(_Part):
+class CaseRecord(Part):
     """The account of one case; a refused one has only the fields up to `files`."""
 
     case: str
@@ -160,12 +227,12 @@ class CaseRecord(_Part):
     series: str = ""
     frame_of_reference: str = ""
     geometry: GeometryRecord | None = None
-    rescale: JsonObject = Field(default_factory=dict)
+    rescale: RescaleRecord = RescaleRecord()
     interventions: JsonObject = Field(default_factory=dict)
-    masks: tuple[JsonObject, ...] = ()
-    overlaps: tuple[JsonObject, ...] = ()
-    content: JsonObject = Field(default_factory=dict)
-    ignored_share: float = 0.0
+    masks: tuple[MaskRecord, ...] = ()
+    overlaps: tuple[OverlapRecord, ...] = ()
+    content: ContentRecord = ContentRecord()
+    ignored_share: Rounded = 0.0
     region: RegionRecord | None = None
     outputs: tuple[OutputRecord, ...] = ()
     pair_sha256: str = ""
@@ -193,10 +260,10 @@ class CaseRecord(_Part):
         return {one.name: one.sha256 for one in self.inputs if one.sha256}
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The manifest of a dataset; see docs/reference/files.md for the fields."""
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: int = Field(alias="schema", ge=1, le=SCHEMA)
     version: str = ""
     versions: JsonObject = Field(default_factory=dict)
     command: JsonObject = Field(default_factory=dict)
@@ -234,32 +301,17 @@ def _joined(dataset_dir: Path, manifest: Manifest) -> Manifest:
         return manifest
     records = manifest.by_case()
     files = sorted((dataset_dir / RECORDS).glob("*.json"))
-    records |= {one.case: one for one in (_parsed(f, CaseRecord) for f in files)}
-    done = tuple(record for record in records.values() if record.outputs)
-    return manifest.model_copy(update={"cases": done})
+    done = (read_record(file, CaseRecord, _WAY_OUT) for file in files)
+    records |= {one.case: one for one in done}
+    cases = tuple(record for record in records.values() if record.outputs)
+    return manifest.model_copy(update={"cases": cases})
 
 
 def _manifest_alone(dataset_dir: Path) -> Manifest:
     file = dataset_dir / MANIFEST
-    return _parsed(file, Manifest) if file.is_file() else Manifest()
-
-
-def _parsed(file: Path, model: type[Model]) -> Model:
-    try:
-        content = read_json(file)
-        if model is Manifest and int(content["schema"]) > SCHEMA:
-            raise InputError(
-                f"{file} has schema {content['schema']}, this version reads {SCHEMA}: "
-                "update the package, or convert into a new folder."
-            )
-        return model.model_validate(content)
-    except (ValueError, KeyError, TypeError) as error:
-        faults = error.errors() if isinstance(error, ValidationError) else []
-        what = "is damaged"
-        if any(fault["type"] == "string_pattern_mismatch" for fault in faults):
-            what = "names files outside its dataset, so `convert` did not write it"
-        text = f"{file} {what}: remove it and run `convert` again."
-        raise InputError(text) from error
+    if not file.is_file():
+        return Manifest(schema_version=SCHEMA)
+    return read_record(file, Manifest, _WAY_OUT)
 
 
 def write_manifest(dataset_dir: Path, content: Mapping[str, Any]) -> None:
@@ -327,22 +379,6 @@ def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
     Two scans of one patient share their hash, so that a split can keep them together.
     """
     return {one.case: one.patient for one in read_manifest(dataset_dir).cases}
-
-
-def region_record(region: Region) -> JsonObject:
-    """Return the slices that were kept of a scan, as records store them."""
-    return {
-        "first_slice": region.first,
-        "end_slice": region.end,
-        "slices_before": region.whole.shape[2],
-        "shape_before": list(region.whole.shape),
-        "affine_before": region.whole.affine.tolist(),
-    }
-
-
-def region_in(record: Mapping[str, Any]) -> Region | None:
-    """Return the region that `region_record` described; None if all were kept."""
-    return RegionRecord.model_validate(record).region()
 
 
 def recorded_region(image_file: Path) -> Region | None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.records import from_record, to_record
+from nnunet_bridge.core.records import to_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
-from nnunet_bridge.formats.files import read_json, readable_object, write_json
+from nnunet_bridge.formats.files import read_json, read_record, write_json
 from nnunet_bridge.formats.kept import Content, contents_of
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, resolved
@@ -48,17 +47,13 @@ class Planned:
         Raises
         ------
         InputError
-            If the record is damaged.
+            If the record is damaged, or of a newer version.
         """
         file = planned_file(dataset)
         if not file.exists():
             return None
-        content, damage = readable_object(file)
-        if damage:
-            raise InputError(f"{file} is damaged: plan {dataset} again with --force.")
-        if "configurations" in content:
-            content = _of_one_planner(content)
-        return from_record(cls, content, f"record {file}")
+        way_out = f"plan {dataset} again with --force"
+        return read_record(file, cls, way_out, _in_todays_form)
 
     def write(self, dataset: Dataset) -> None:
         """Write the record."""
@@ -80,8 +75,10 @@ class Planned:
         return {word: names for word, names in missing.items() if names}
 
 
-def _of_one_planner(known: JsonObject) -> JsonObject:
-    """Return a record of the time with one planner in today's form."""
+def _in_todays_form(known: JsonObject) -> JsonObject:
+    """Return a record, also one of the time with one planner, in today's form."""
+    if "configurations" not in known:
+        return known
     files: dict[str, Contents] = {}
     for contents in known["preprocessed"].values():
         for name, content in contents.items():

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import FOREIGN, RunStatus, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
@@ -135,11 +137,11 @@ class RunRecord(BaseModel):
 def readable_record(run: Run) -> tuple[RunRecord, str]:
     """Return the record of a run, and a message if its file is damaged."""
     content, damage = readable_object(run.record_file)
+    way_out = "train again with --restart"
     try:
-        return RunRecord.model_validate(content), damage
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        return RunRecord(), f"{run.record_file.name} is damaged at {place}."
+        return from_record(RunRecord, content, run.record_file.name, way_out), damage
+    except InputError as error:
+        return RunRecord(), str(error)
 
 
 def read_record(run: Run) -> RunRecord:

@@ -39,6 +39,11 @@ class Overlap:
     volume_cm3: float
     percent_of_smaller: float
 
+    @property
+    def structures(self) -> tuple[str, str]:
+        """Both names."""
+        return self.first, self.second
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:

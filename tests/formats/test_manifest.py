@@ -1,12 +1,14 @@
 """The manifest and its key: provenance without identity."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.records import NewerVersionError
 from nnunet_bridge.formats.manifest import (
     SCHEMA,
     CaseRecord,
@@ -20,6 +22,8 @@ from nnunet_bridge.formats.manifest import (
     write_manifest,
 )
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 def test_a_dataset_without_manifest_has_no_groups(tmp_path):
     assert read_patient_groups(tmp_path) == {}
@@ -31,14 +35,58 @@ def test_the_groups_are_read_by_case(tmp_path):
     assert read_patient_groups(tmp_path) == {"a": "1f"}
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"cases": []}', '{"schema": 99, "cases": []}']
-)
-def test_a_damaged_or_newer_manifest_is_refused(tmp_path, content):
+WAY_OUT = "remove it and run `convert` again."
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"cases": []}'])
+def test_a_damaged_manifest_is_refused_by_name(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
 
-    with pytest.raises(InputError, match=r"manifest\.json"):
+    with pytest.raises(InputError, match=r"manifest\.json is damaged") as refused:
         read_manifest(tmp_path)
+    assert str(refused.value).endswith(WAY_OUT)
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ({"masks": [{"side": "left"}]}, "masks.0.structure"),
+        ({"masks": [{"structure": "a", "voxels_after": "?"}]}, "masks.0.voxels_after"),
+        ({"overlaps": [{"structures": ["tibia"]}]}, "overlaps.0.structures.1"),
+        ({"content": {"blocks": "many"}}, "content.blocks"),
+        ({"rescale": {"slopes": 1}}, "rescale.slopes"),
+    ],
+)
+def test_a_damaged_part_of_a_case_is_named(tmp_path, part, place):
+    write_manifest(tmp_path, {"cases": [{"case": "a", **part}]})
+
+    with pytest.raises(
+        InputError, match=rf"manifest\.json is damaged: cases\.0\.{place}"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_newer_version_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"schema": 99, "cases": []}')
+
+    text = r"schema 99 of the record .*manifest\.json: update nnunet-bridge or remove"
+    with pytest.raises(NewerVersionError, match=text):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_of_schema_4_is_written_as_it_was_read(tmp_path):
+    """It was written before masks, overlaps and content had types."""
+    shutil.copy(GOLDEN / "manifest_schema_4.json", tmp_path / "manifest.json")
+
+    manifest = read_manifest(tmp_path)
+
+    assert manifest.as_json() == json.loads((tmp_path / "manifest.json").read_text())
+    case = manifest.by_case()["msk_001"]
+    (overlap,) = case.overlaps
+    assert overlap.structures == ("tibia", "femur")
+    shared = {mask.structure: mask.voxels_overlapping for mask in case.masks}
+    assert shared["femur"] == {"tibia": overlap.voxels}
+    assert (case.channels, case.structures, case.visit) == (("MRI",), None, None)
 
 
 def test_F13_the_key_is_made_once_and_its_owner_alone_reads_it(tmp_path):

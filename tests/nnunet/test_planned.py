@@ -81,13 +81,22 @@ def test_F11_a_case_that_lacks_one_of_its_files_is_unfinished(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["{", "[]", '{"dataset_state": 1}', '{"dataset_state": "a", "schema": 2}'],
+    ("content", "shown"),
+    [
+        ("{", r"planned\.json is damaged: it is not a JSON object; plan"),
+        ("[]", r"planned\.json is damaged"),
+        ('{"dataset_state": 1}', r"planned\.json is damaged: dataset_state: "),
+        (
+            '{"dataset_state": "a", "schema": 2}',
+            r"schema 2 of the record .*planned\.json: update nnunet-bridge or plan",
+        ),
+    ],
 )
-def test_a_damaged_or_newer_record_is_refused_by_name(workspace, content):
+def test_a_damaged_or_newer_record_is_refused_by_name(workspace, content, shown):
     file = planned_file(Dataset(workspace, DATASET))
     file.parent.mkdir(parents=True)
     file.write_text(content)
 
-    with pytest.raises(InputError, match=r"planned\.json is damaged"):
+    with pytest.raises(InputError, match=shown) as refused:
         Planned.read(Dataset(workspace, DATASET))
+    assert str(refused.value).endswith("plan Dataset001_Tibia again with --force.")

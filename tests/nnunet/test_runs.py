@@ -253,12 +253,23 @@ def test_what_others_wrote_into_a_record_stays(workspace):
     assert content == {"schema": 1, "state": "done", "patients": 7}
 
 
-@pytest.mark.parametrize("content", ['{"attempts": "many"}', '{"schema": 2}'])
-def test_a_record_of_another_form_is_damaged(workspace, content):
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ('{"attempts": "many"}', "run.json is damaged: attempts: "),
+        ('{"schema": 2}', "schema 2 of the run.json: update nnunet-bridge or train"),
+    ],
+)
+def test_a_record_of_another_form_is_refused_with_the_way_out(
+    workspace, content, shown
+):
     run_in(workspace).run_dir.mkdir(parents=True)
     run_in(workspace).record_file.write_text(content)
 
-    assert "run.json is damaged at" in state(workspace).reason
+    reason = state(workspace).reason
+
+    assert shown in reason
+    assert "again with --restart" in reason
 
 
 def test_a_folder_that_a_crash_left_aside_is_not_a_run(workspace):

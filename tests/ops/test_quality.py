@@ -25,6 +25,7 @@ from nnunet_bridge.core.quality import (
     TrainingStructures,
     count_levels,
 )
+from nnunet_bridge.core.records import from_record
 from nnunet_bridge.ops.quality import (
     AGREEMENT_LIMITS,
     BORDER_SHARE,
@@ -97,7 +98,7 @@ def test_a_further_reason_never_improves_a_light(quality, more):
 def test_a_light_is_that_of_its_first_reason_and_reads_back_as_it_was(quality):
     assert quality.level == max([r.level for r in quality.reasons], default=0)
     assert all(quality.reasons[0].level >= r.level for r in quality.reasons)
-    assert Quality.from_json(quality.as_json()) == quality
+    assert from_record(Quality, quality.as_json(), "quality rating") == quality
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_light_is_that_of_its_first_reason_and_reads_back_as_it_was(quality):
 )
 def test_a_damaged_light_is_refused_in_words(damaged):
     with pytest.raises(InputError, match="quality rating"):
-        Quality.from_json(damaged)
+        from_record(Quality, damaged, "quality rating")
 
 
 def test_a_kind_that_nobody_knows_is_refused():
@@ -127,7 +128,8 @@ def test_members_that_agree_less_never_give_a_better_level(kind, one, other):
 
 
 def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
-    agreement = MemberAgreement.from_json({"between_folds": {"1": 0.55, "2": None}})
+    content = {"between_folds": {"1": 0.55, "2": None}}
+    agreement = from_record(MemberAgreement, content, "table of agreements")
 
     quality = judge(labelmap(two_bones()), agreement, None)
 
@@ -150,8 +152,8 @@ def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
     "damaged", [{"between_folds": {"one": 1}}, {"between_folds": {"1": 1.2}}, [1], 3]
 )
 def test_a_table_of_agreements_that_is_none_is_refused(damaged):
-    with pytest.raises(InputError):
-        MemberAgreement.from_json(damaged if damaged != [1] else {"between_folds": 1})
+    with pytest.raises(InputError, match="table of agreements is damaged"):
+        from_record(MemberAgreement, damaged, "table of agreements")
 
 
 def test_a_training_label_itself_is_green_but_says_what_could_not_be_judged():

@@ -23,7 +23,6 @@ from nnunet_bridge.pipeline.models.training_structures import (
 )
 from nnunet_bridge.pipeline.prediction.quality import (
     case_quality,
-    recorded_quality,
     write_quality,
 )
 
@@ -183,6 +182,8 @@ def test_the_page_and_the_table_are_whole_with_cases_of_earlier_calls(tmp_path):
         finished(tmp_path, name, dice)
     (tmp_path / "unfinished").mkdir()
     (finished(tmp_path, "broken") / "prediction.json").write_text("{")
+    newer = '{"schema": 2, "model": "2d", "volumes_mm3": {}}'
+    (finished(tmp_path, "newer") / "prediction.json").write_text(newer)
 
     cases = write_quality(tmp_path, TABLE)
 
@@ -220,8 +221,3 @@ def test_what_is_no_picture_is_refused_in_words(tmp_path):
 
     with pytest.raises(InputError, match="is not a picture"):
         thumbnail(tmp_path / "preview.png")
-
-
-@pytest.mark.parametrize("record", [{}, {"quality": None}, {"quality": {"light": 1}}])
-def test_a_record_without_a_light_has_none(record):
-    assert recorded_quality(record) is None

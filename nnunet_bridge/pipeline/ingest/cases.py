@@ -21,7 +21,6 @@ from nnunet_bridge.core.findings import (
 )
 from nnunet_bridge.core.image import Label, Labelmap, Volume
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import (
     FileAccount,
     SeriesOptions,
@@ -30,6 +29,7 @@ from nnunet_bridge.formats.dicom import (
     read_series,
 )
 from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.formats.manifest import MaskRecord
 from nnunet_bridge.formats.mask_values import Meaning
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import StructureMask, read_mask, read_segments
@@ -116,8 +116,8 @@ class CaseMasks:
     recipe: Recipe
     volume: Volume
     findings: list[Finding] = field(default_factory=list)
-    accounts: list[JsonObject] = field(default_factory=list)
-    """One per mask; ``source`` is a file name and must be hashed."""
+    accounts: list[MaskRecord] = field(default_factory=list)
+    """One per mask; `source` is a file name and must be hashed."""
 
     overlaps: tuple[Overlap, ...] = ()
     fit: ContentFit | None = None  # how the masks fit the image; None without masks
@@ -240,9 +240,9 @@ class CaseMasks:
                 ignored.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:
                 self.findings.append(_not_drawn(label.name, state, self.plan.case_id))
-            account = {"structure": structure, "side": label.side, "source": ""}
-            account["state"] = "absent" if wanted == "absent" else "unlabelled"
-            self.accounts.append(account)
+            without_mask = "absent" if wanted == "absent" else "unlabelled"
+            place = {"structure": structure, "side": label.side, "source": ""}
+            self.accounts.append(MaskRecord(**place, state=without_mask))
         return ignored
 
     def _state_of(self, structure: str, label: Label) -> str:
@@ -275,19 +275,19 @@ def _by_file(findings: Iterable[Finding], shown: str, file: str) -> Iterator[Fin
 
 def _mask_account(
     mask: StructureMask, structure: str, side: str, placement: Placement
-) -> JsonObject:
-    return {
-        "structure": structure,
-        "side": side,
-        "source": mask.file,
-        "state": "labelled" if placement.voxels_after else "empty",
-        "read_as": mask.read_as,
-        "method": placement.method,
-        "voxels_before": placement.voxels_before,
-        "voxels_after": placement.voxels_after,
-        "voxels_outside": placement.voxels_outside,
-        "volume_change": round(placement.volume_change, 6),
-    }
+) -> MaskRecord:
+    return MaskRecord(
+        structure=structure,
+        side=side,
+        source=mask.file,
+        state="labelled" if placement.voxels_after else "empty",
+        read_as=mask.read_as,
+        method=placement.method,
+        voxels_before=placement.voxels_before,
+        voxels_after=placement.voxels_after,
+        voxels_outside=placement.voxels_outside,
+        volume_change=placement.volume_change,
+    )
 
 
 def _not_drawn(structure: str, state: str, case_id: str) -> Finding:

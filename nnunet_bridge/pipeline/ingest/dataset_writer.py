@@ -26,7 +26,7 @@ from nnunet_bridge.core.quoting import without_names
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, now
 from nnunet_bridge.core.version import __version__, software_versions
-from nnunet_bridge.formats.dicom import FileAccount
+from nnunet_bridge.formats.dicom import FileAccount, SeriesReading
 from nnunet_bridge.formats.files import (
     free_bytes,
     pseudonym,
@@ -42,11 +42,13 @@ from nnunet_bridge.formats.manifest import (
     KEY_FOLDER,
     SCHEMA,
     CaseRecord,
-    ContrastRecord,
+    ContentRecord,
     Manifest,
     ManifestStore,
+    MaskRecord,
+    RegionRecord,
+    RescaleRecord,
     outputs_intact,
-    region_record,
     salt_of,
 )
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
@@ -115,7 +117,7 @@ class DatasetWriter:
         content = {
             **self._record(plan, assembled.findings, assembled.reading.files),
             **_account(assembled, self._hashed),
-            "region": {"crop": crop, **region_record(assembled.region)},
+            "region": RegionRecord.of(assembled.region, crop=crop),
             "outputs": outputs,
             "pair_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         }
@@ -243,16 +245,13 @@ class DatasetWriter:
         uses |= {f"mask/{mask.path.name}": use for mask in plan.masks}
         for state, named in (("excluded", files.excluded), ("failed", files.failed)):
             uses |= {f"scan/{name}": (state, reason) for name, reason in named}
-        hashes = self._hashes_of(plan)
-        inputs: list[JsonObject] = []
-        for name, (state, reason) in sorted(uses.items()):
-            entry: JsonObject = {"name": self._hashed(name), "state": state}
-            if reason:
-                entry["reason"] = without_names(reason, _names_in(plan))
-            if name in hashes:
-                entry["sha256"] = hashes[name]
-            inputs.append(entry)
-        return inputs
+        hashes, names = self._hashes_of(plan), _names_in(plan)
+        return [
+            {"name": self._hashed(name), "state": state}
+            | ({"reason": without_names(reason, names)} if reason else {})
+            | ({"sha256": hashes[name]} if name in hashes else {})
+            for name, (state, reason) in sorted(uses.items())
+        ]
 
     def _hashes_of(self, plan: CasePlan) -> dict[str, str]:
         if plan.scan_dir not in self._hashes:
@@ -298,79 +297,56 @@ def _names_in(plan: CasePlan) -> list[str]:
 
 def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObject:
     """Return geometry, pixels and masks of a case for its record."""
-    reading, masks, grid = (
-        assembled.reading,
-        assembled.masks,
-        assembled.case.images[0].grid,
-    )
-    direction = grid.affine[:3, :3] / grid.spacing_mm
+    reading, masks = assembled.reading, assembled.masks
+    of_reading = ("group", "rejected_groups", "contrast", "interventions")
     slopes, intercepts = reading.rescale_slopes, reading.rescale_intercepts
     return {
-        "group": reading.group,
-        "rejected_groups": list(reading.rejected_groups),
-        "contrast": {
-            name: getattr(reading.contrast, name)
-            for name in ContrastRecord.model_fields
-        },
+        **{name: getattr(reading, name) for name in of_reading},
         "series": hashed(reading.series_uid),
         "frame_of_reference": hashed(reading.frame_of_reference_uid),
-        "geometry": {
-            "shape": list(grid.shape),
-            "spacing_mm": _rounded(grid.spacing_mm),
-            "direction": _rounded(direction.T.ravel()),
-            "origin_mm": _rounded(grid.affine[:3, 3]),
-            "frame": "LPS",
-            "max_position_error_mm": round(reading.max_position_error_mm, 6),
-            "declared_thickness_mm": reading.declared_thickness_mm,
-            "declared_spacing_mm": reading.declared_spacing_mm,
-        },
-        "rescale": {"slopes": list(slopes), "intercepts": list(intercepts)},
-        "interventions": dict(reading.interventions),
-        "masks": [
-            {
-                **mask,
-                "source": hashed(mask["source"]) if mask["source"] else "",
-                "voxels_overlapping": _overlapping(mask, masks.overlaps),
-            }
-            for mask in masks.accounts
-        ],
-        "overlaps": [
-            {
-                "structures": [overlap.first, overlap.second],
-                "voxels": overlap.voxels,
-                "volume_cm3": round(overlap.volume_cm3, 6),
-                "percent_of_smaller": round(overlap.percent_of_smaller, 6),
-            }
-            for overlap in masks.overlaps
-        ],
-        "content": _content(masks.fit, assembled.reading.volume.grid),
-        "ignored_share": round(masks.ignored_share, 6),
+        "geometry": _geometry(assembled.case.images[0].grid, reading),
+        "rescale": RescaleRecord(slopes=slopes, intercepts=intercepts),
+        "masks": [_mask(mask, masks.overlaps, hashed) for mask in masks.accounts],
+        "overlaps": masks.overlaps,
+        "content": _content(masks.fit, reading.volume.grid),
+        "ignored_share": masks.ignored_share,
     }
 
 
-def _content(fit: ContentFit | None, grid: Grid) -> JsonObject:
+def _geometry(grid: Grid, reading: SeriesReading) -> JsonObject:
+    direction = grid.affine[:3, :3] / grid.spacing_mm
+    errors = ("max_position_error_mm", "declared_thickness_mm", "declared_spacing_mm")
+    return {
+        "shape": grid.shape,
+        "spacing_mm": grid.spacing_mm.tolist(),
+        "direction": direction.T.ravel().tolist(),
+        "origin_mm": grid.affine[:3, 3].tolist(),
+        "frame": "LPS",
+        **{name: getattr(reading, name) for name in errors},
+    }
+
+
+def _content(fit: ContentFit | None, grid: Grid) -> ContentRecord:
     """Return how the masks fit the image (K23); nothing without masks."""
     if fit is None:
-        return {}
-    return {
-        "judged": fit.judged,
-        "blocks": fit.blocks,
-        "contrast": round(fit.contrast, 6),
-        "fits_better": "" if fit.best == AS_GIVEN else fit.best.describe(grid),
-        "best_contrast": round(fit.best_contrast, 6),
-        "z": round(fit.z, 3),
-    }
+        return ContentRecord()
+    better = "" if fit.best == AS_GIVEN else fit.best.describe(grid)
+    more = {"fits_better": better, "z": round(fit.z, 3)}
+    return ContentRecord.model_validate(fit).model_copy(update=more)
 
 
-def _overlapping(mask: JsonObject, overlaps: Iterable[Overlap]) -> dict[str, int]:
-    """Return how many voxels a mask shares with every other structure."""
-    own = {mask["structure"], f"{mask['structure']}_{mask['side']}"}
+def _mask(
+    mask: MaskRecord, overlaps: Iterable[Overlap], hashed: Callable[[str], str]
+) -> MaskRecord:
+    """Return a mask without its file name, with the voxels that it shares."""
+    own = {mask.structure, f"{mask.structure}_{mask.side}"}
     shared = {}
     for overlap in overlaps:
-        others = {overlap.first, overlap.second} - own
+        others = set(overlap.structures) - own
         if len(others) == 1:
             shared[others.pop()] = overlap.voxels
-    return shared
+    source = hashed(mask.source) if mask.source else ""
+    return mask.model_copy(update={"source": source, "voxels_overlapping": shared})
 
 
 def _dataset_json(recipe: Recipe, records: Iterable[CaseRecord]) -> JsonObject:
@@ -396,7 +372,3 @@ def _voxel_hash(voxels: VoxelArray) -> str:
     for k in range(voxels.shape[2]):
         digest.update(np.asfortranarray(voxels[:, :, k]).T.data)
     return digest.hexdigest()
-
-
-def _rounded(numbers: Iterable[float]) -> list[float]:
-    return [round(float(number), 6) + 0.0 for number in numbers]

@@ -9,7 +9,7 @@ the same parameters give the same bytes, and the second one writes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, default_colour
 from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.core.summary import json_of
 from nnunet_bridge.formats.dicom.write import write_series
-from nnunet_bridge.formats.files import read_json, write_json, write_text
+from nnunet_bridge.formats.files import write_text
+from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.formats.slicer import SEGMENTATION_ENDING
 from nnunet_bridge.formats.slicer_write import write_segmentation
@@ -154,21 +156,18 @@ def write_phantom_study(
 
 def _claim(folder: Path, parameters: PhantomParameters) -> None:
     """Mark the folder as this study's, or refuse the folder of another study."""
-    stamp_file = folder / PARAMETERS
-    stamp = {**asdict(parameters), "shape": list(parameters.shape)}
-    stamp["spacing_mm"] = [float(spacing) for spacing in parameters.spacing_mm]
-    if stamp_file.is_file():
-        if read_json(stamp_file) != stamp:
+    stamp = Kept(folder / PARAMETERS, json_of(parameters))
+    if stamp.load() is None:
+        if stamp.file.is_file():
             raise InputError(
                 f"{folder} holds synthetic patients of other parameters "
-                f"({stamp_file.name}): choose another folder, or remove it."
+                f"({PARAMETERS}): choose another folder, or remove it."
             )
-    elif (folder / SCANS).exists():
-        raise InputError(
-            f"{folder} holds a study that is not synthetic: choose another folder."
-        )
-    else:
-        write_json(stamp_file, stamp)
+        if (folder / SCANS).exists():
+            raise InputError(
+                f"{folder} holds a study that is not synthetic: choose another folder."
+            )
+        stamp.save({})
     if not (folder / RECIPE).is_file():
         write_text(folder / RECIPE, RECIPE_TEXT)
 

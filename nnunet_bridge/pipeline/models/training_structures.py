@@ -6,12 +6,13 @@ hash of the labels. An unpacked model brings its own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.quality import TrainingStructures
-from nnunet_bridge.formats.files import read_json, sha256_of
+from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -23,8 +24,6 @@ STRUCTURES_FILE = "training_structures.json"
 MEASURED_AS = 1
 """Increase it when `ops.quality` measures something else: kept results are then old."""
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, InputError)
-
 
 def known_structures(dataset: Dataset, model_dir: Path) -> TrainingStructures | None:
     """Return the ranges of a model's training labels; None where they are unknown."""
@@ -32,12 +31,9 @@ def known_structures(dataset: Dataset, model_dir: Path) -> TrainingStructures | 
     try:
         if not origins:
             return _measured(dataset)
-    except BridgeError:  # the raw dataset is gone, or cannot be read
-        return None
-    try:
-        content = read_json(origins[0]).get("training_structures")
+        content = readable_object(origins[0])[0].get("training_structures")
         return TrainingStructures.from_json(content) if content else None
-    except _MALFORMED:
+    except BridgeError:  # the raw dataset is gone, or a file cannot be read
         return None
 
 
@@ -52,12 +48,9 @@ def _measured(dataset: Dataset) -> TrainingStructures | None:
         digest.update(sha256_of(raw.label_file(case, "Tr")).encode())
     facts = {"labels_sha256": digest.hexdigest()}
     kept = Kept(dataset.record_dir / STRUCTURES_FILE, facts)
-    try:
-        content = kept.load()
-        if content is not None:
+    with contextlib.suppress(InputError):  # damaged: measured again
+        if (content := kept.load()) is not None:
             return TrainingStructures.from_json(content)
-    except _MALFORMED:
-        pass  # damaged: measured again
     found = training_structures(
         structure_figures(
             read_labelmap(raw.label_file(case, "Tr"), raw.labels).without_ignored()

@@ -12,16 +12,17 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_bridge.core.errors import BridgeError
+from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.records import NewerVersionError
 from nnunet_bridge.core.scores import StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
 from nnunet_bridge.formats.files import PARTIAL, sha256_of
-from nnunet_bridge.formats.kept import Kept, files_unchanged
+from nnunet_bridge.formats.kept import files_unchanged, holds
 from nnunet_bridge.formats.labels_file import CASE_LABELS, WHOLE_SCAN_LABELS
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.formats.preview import write_preview
@@ -31,9 +32,7 @@ from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region, put_back
 from nnunet_bridge.pipeline.labels.mesh import write_meshes
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
-
-RECORD = "prediction.json"
-"""Written last in the folder of a case: without it the case is not finished."""
+from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
 
 CASE_SEGMENTATION = "labels.seg.nrrd"
 CASE_DICOM_SEG = "labels.dcm"
@@ -130,24 +129,32 @@ def require_source_slices(slices: tuple[SourceSlice, ...]) -> None:
 
 def finished_case(
     case_dir: Path, facts: JsonObject, labels: LabelTable, grid: Grid
-) -> tuple[JsonObject, tuple[StructureVolume, ...]] | None:
+) -> tuple[PredictionRecord, tuple[StructureVolume, ...]] | None:
     """Return record and volumes of a finished case; None if it must be predicted.
 
     The record must hold the same `facts`: hashes of input and model, and the options.
     `labels` are those of the model, `grid` is that of the input.
+
+    Raises `NewerVersionError` if a newer version of this package predicted the case.
     """
-    record = Kept(case_dir / RECORD, facts).load()
-    files = None if record is None else record.get("outputs")
-    if not isinstance(files, dict) or not {CASE_LABELS, CASE_VOLUMES} <= files.keys():
+    try:
+        record = PredictionRecord.read(case_dir)
+    except NewerVersionError:
+        raise
+    except InputError:
         return None
-    if not files_unchanged(case_dir, files):
+    if not {CASE_LABELS, CASE_VOLUMES} <= record.outputs.keys():
+        return None
+    if not holds(record.as_json(), facts):
+        return None
+    if not files_unchanged(case_dir, record.outputs):
         return None
     try:
         labelmap = read_labelmap(case_dir / CASE_LABELS, labels)
         volumes = read_volumes(case_dir / CASE_VOLUMES)
     except BridgeError:
         return None
-    return (record, volumes) if record and labelmap.grid.matches(grid) else None
+    return (record, volumes) if labelmap.grid.matches(grid) else None
 
 
 @dataclass(slots=True)

@@ -23,8 +23,7 @@ from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
 from nnunet_bridge.formats.files import clear_os_errors, write_if_changed
 from nnunet_bridge.formats.folders import work_folder
-from nnunet_bridge.formats.kept import Kept
-from nnunet_bridge.formats.manifest import recorded_region, region_in, region_record
+from nnunet_bridge.formats.manifest import RegionRecord, recorded_region
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import Resources
@@ -50,6 +49,11 @@ from nnunet_bridge.pipeline.prediction.network import (
     predict_folder,
 )
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
+from nnunet_bridge.pipeline.prediction.record import (
+    RECORD,
+    CutRecord,
+    PredictionRecord,
+)
 from nnunet_bridge.pipeline.prediction.report import PredictedCase, PredictSummary
 from nnunet_bridge.pipeline.prediction.trained_model import TUNED, TrainedModel
 
@@ -210,7 +214,7 @@ class _PredictionRun:
         }
         region = None if source.path.is_dir() else recorded_region(source.path)
         if region is not None:
-            facts["region"] = region_record(region)
+            facts["region"] = RegionRecord.of(region).as_json()
         findings = reading.findings + contrast_warnings(
             reading.volume, reading.series, self.trained.seen, self.trained.channel
         )
@@ -320,7 +324,7 @@ class _PredictionRun:
         on_image_grid = self._on_image_grid(case_id, image, predicted)
         seen, account = self.trained.clean(on_image_grid)
         case_dir = self.out / case_id
-        (case_dir / outputs.RECORD).unlink(missing_ok=True)
+        (case_dir / RECORD).unlink(missing_ok=True)
         structures = self.trained.structures
         quality = rating.case_quality(seen, self.work / PREDICTED, case_id, structures)
         predicted_image = outputs.PredictedImage(
@@ -334,15 +338,16 @@ class _PredictionRun:
         )
         written = outputs.write_outputs(case_dir, predicted_image, self.options)
         findings = (*image.findings, *written.findings)
-        record = {
+        record = PredictionRecord(
+            **image.facts,
             **self._provenance(image),
-            "cleaning": account,
-            "volumes_mm3": {v.structure: v.volume_mm3 for v in written.volumes},
-            "quality": quality.as_json(),
-            "findings": findings_record(findings),
+            cleaning=account,
+            volumes_mm3={v.structure: v.volume_mm3 for v in written.volumes},
+            quality=quality,
+            findings=findings_record(findings),
             **written.as_json(),
-        }
-        Kept(case_dir / outputs.RECORD, image.facts).save(record)
+        )
+        record.write(case_dir)
         files = self._files(case_id)
         return PredictedCase(case_id, findings, written.volumes, files, quality)
 
@@ -363,8 +368,9 @@ class _PredictionRun:
         cut = None
         if image.cut is not None:
             first_pass = self._first_pass()
-            cut = {"asked": self.options.region.describe(), **region_record(image.cut)}
-            cut |= {"found_by": first_pass.as_json()} if first_pass else {}
+            more = {"found_by": first_pass.as_json()} if first_pass else {}
+            asked = self.options.region.describe()
+            cut = CutRecord.of(image.cut, asked=asked, **more)
         return {
             "software": f"nnunet-bridge {__version__}",
             "versions": software_versions(),
@@ -384,11 +390,11 @@ class _PredictionRun:
         if found is None:
             return False
         record, volumes = found
-        cut = region_in(record["cut"] or {})
+        cut = record.cut.region() if record.cut else None
         grid = image.grid if cut is None else cut.grid
         findings = image.findings + geometry_warnings(grid, self.trained.seen)
-        files, quality = self._files(case_id), rating.recorded_quality(record)
-        case = PredictedCase(case_id, findings, volumes, files, quality)
+        files = self._files(case_id)
+        case = PredictedCase(case_id, findings, volumes, files, record.quality)
         self._cases[case_id] = case
         return True
 

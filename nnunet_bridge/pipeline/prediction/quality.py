@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_bridge.core.errors import BridgeError, InputError
+from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructures
-from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.html import quality_page as html
@@ -17,7 +17,8 @@ from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.formats.tables import write_reasons
 from nnunet_bridge.nnunet.names import agreement_file
 from nnunet_bridge.ops.quality import judge
-from nnunet_bridge.pipeline.prediction.outputs import CASE_PREVIEW, RECORD
+from nnunet_bridge.pipeline.prediction.outputs import CASE_PREVIEW
+from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
 
 QUALITY_PAGE = "quality.html"
 QUALITY_TABLE = "quality.csv"
@@ -35,18 +36,9 @@ def case_quality(
     `InputError`. `training` has the ranges of the training labels, if they are known.
     """
     file = agreement_file(predicted_dir, case_id)
-    content = read_json(file) if file.is_file() else None
-    none = MemberAgreement()
-    agreement = none if content is None else MemberAgreement.from_json(content)
+    content = read_json(file) if file.is_file() else {}
+    agreement = from_record(MemberAgreement, content, "table of agreements")
     return judge(labelmap, agreement, training)
-
-
-def recorded_quality(record: JsonObject) -> Quality | None:
-    """Return the quality rating in a ``prediction.json``; None if there is none."""
-    try:
-        return Quality.from_json(record["quality"])
-    except (KeyError, InputError):
-        return None
 
 
 def write_quality(out: Path, labels: LabelTable) -> tuple[html.CaseQuality, ...]:
@@ -76,16 +68,15 @@ def write_quality(out: Path, labels: LabelTable) -> tuple[html.CaseQuality, ...]
 def _case_quality(case_dir: Path, labels: LabelTable) -> html.CaseQuality | None:
     """Return a finished case; None if its record or labels cannot be read."""
     try:
-        record = read_json(case_dir / RECORD)
-        volumes_mm3 = record["volumes_mm3"].items()
+        record = PredictionRecord.read(case_dir)
         return html.CaseQuality(
             case_id=case_dir.name,
-            model=str(record["model"]),
-            quality=recorded_quality(record),
-            volumes_mm3=tuple((str(name), float(mm3)) for name, mm3 in volumes_mm3),
+            model=record.model,
+            quality=record.quality,
+            volumes_mm3=tuple(record.volumes_mm3.items()),
             picture=_picture(case_dir, labels),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BridgeError):
+    except (OSError, ValueError, BridgeError):
         return None
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.formats.files import read_json, readable_object, write_json
 from nnunet_bridge.formats.kept import contents_of
 from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -115,7 +115,7 @@ def dataset_state(dataset: Dataset) -> str:
     """Return a hash that changes when the training data do (FAULTS F09, N06)."""
     raw = RawDataset.open(dataset.raw_dir)
     cache = dataset.record_dir / "files.json"
-    known = read_json(cache) if cache.exists() else {}
+    known, _ = readable_object(cache)  # a damaged one is made anew
     folders = raw.folder / "imagesTr", raw.folder / "labelsTr"
     files = [f for folder in folders for f in sorted(folder.glob(f"*{FILE_ENDING}"))]
     found = contents_of(files, raw.folder, known)
