@@ -48,10 +48,7 @@ OF_TRAINING = {
 def refuse(words: Sequence[str], instead: Mapping[str, str]) -> None:
     """Refuse every argument of nnU-Net by name; `words` are all after ``--``.
 
-    Raises
-    ------
-    UsageError
-        If there are any.
+    Raises `UsageError` if there are any.
     """
     if not words:
         return

@@ -40,11 +40,8 @@ class LabelMap:
     def by_value(self, table: LabelTable) -> dict[int, int]:
         """Return our value for each of their values.
 
-        Raises
-        ------
-        InputError
-            With all problems: a structure that we do not have, a label without a
-            known value, or one value with two structures.
+        Raises `InputError` with all problems: a structure that we do not have, a label
+        without a known value, or one value with two structures.
         """
         ours = {label.name: label.value for label in table}
         known = f"only {', '.join(ours)}"

@@ -312,10 +312,7 @@ def read_recipe(source: str | Path) -> Recipe:
 def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
     """Return the recipe of parsed TOML.
 
-    Raises
-    ------
-    RecipeError
-        With every mistake and its place.
+    Raises `RecipeError` with every mistake and its place.
     """
     parts = dict(raw)
     labels = parts.get("labels")

@@ -30,10 +30,7 @@ class RawDataset:
     def open(cls, folder: Path) -> RawDataset:
         """Read ``dataset.json``.
 
-        Raises
-        ------
-        InputError
-            If it is missing, or nnU-Net would not accept it.
+        Raises `InputError` if it is missing, or nnU-Net would not accept it.
         """
         file = folder / "dataset.json"
         if not file.is_file():
@@ -66,10 +63,7 @@ class RawDataset:
     def check(self) -> dict[str, frozenset[str]]:
         """Return the structures of every training case; refuse a wrong dataset.
 
-        Raises
-        ------
-        InputError
-            With every fault, one a line (FAULTS N01).
+        Raises `InputError` with every fault, one a line (FAULTS N01).
         """
         cases = self.training_cases()
         faults = [] if cases else [f"{self.folder}/labelsTr holds no label."]

@@ -87,10 +87,7 @@ class Host:
     ) -> None:
         """Wait until a call has ended; call `on_wait` every half second.
 
-        Raises
-        ------
-        NnUNetError
-            If it fails; `task` names it in the message.
+        Raises `NnUNetError` if it fails; `task` names it in the message.
         """
         with process:
             while not process.ended:

@@ -51,10 +51,7 @@ def this_machine() -> Machine:
 def chosen_device(asked: str, machine: Machine) -> str:
     """Return ``cuda``, ``cpu`` or ``mps`` for a word of `--device`.
 
-    Raises
-    ------
-    EnvironmentFault
-        If a GPU is asked for and there is none.
+    Raises `EnvironmentFault` if a GPU is asked for and there is none.
     """
     if asked == "cuda" and machine.gpus == 0:
         raise EnvironmentFault(

@@ -110,10 +110,7 @@ class Method:
     def run(self, dataset: Dataset, configuration: str, fold: Fold) -> Run:
         """Return one training.
 
-        Raises
-        ------
-        UsageError
-            If the model cannot be trained in that configuration.
+        Raises `UsageError` if the model cannot be trained in that configuration.
         """
         if configuration not in self.configurations:
             raise UsageError(
@@ -147,10 +144,7 @@ METHODS: dict[tuple[str, str], Method] = {
 def method_of(model: str, budget: str) -> Method:
     """Return the method of a model and a budget.
 
-    Raises
-    ------
-    UsageError
-        If one of them is unknown.
+    Raises `UsageError` if one of them is unknown.
 
     Examples
     --------

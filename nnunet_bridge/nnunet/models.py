@@ -262,10 +262,7 @@ def check_model_folder(model_dir: Path, folds: Sequence[Fold]) -> None:
     It takes a few milliseconds, so every prediction starts with it, whatever the origin
     of the folder.
 
-    Raises
-    ------
-    SecurityError
-        With the id of the fault.
+    Raises `SecurityError` with the id of the fault.
     """
     name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name)
     checked_plans(_read(model_dir / PLANS_FILE), name)

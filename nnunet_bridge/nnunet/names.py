@@ -45,10 +45,7 @@ class Workspace:
     def at(cls, root: Path, environment: Mapping[str, str] | None = None) -> Workspace:
         """Return the workspace in `root`; nnU-Net's variables override its folders.
 
-        Raises
-        ------
-        EnvironmentFault
-            If `root` does not exist or is not a folder.
+        Raises `EnvironmentFault` if `root` does not exist or is not a folder.
         """
         variables = os.environ if environment is None else environment
         if not root.is_dir():

@@ -44,10 +44,7 @@ class Planned:
     def read(cls, dataset: Dataset) -> Planned | None:
         """Return the record; None if nothing was ever planned.
 
-        Raises
-        ------
-        InputError
-            If the record is damaged, or of a newer version.
+        Raises `InputError` if the record is damaged, or of a newer version.
         """
         file = planned_file(dataset)
         if not file.exists():

@@ -152,11 +152,8 @@ def _exchange(home: list[str], one: str, group: list[str], other: str) -> None:
 def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
     """Return the splits of a file in nnU-Net's format, once they are fair.
 
-    Raises
-    ------
-    InputError
-        If a fold names an unknown case, lacks a side, or has a case or a patient on
-        both sides; with every fault, one a line.
+    Raises `InputError` if a fold names an unknown case, lacks a side, or has a case or
+    a patient on both sides; with every fault, one a line.
     """
     try:
         splits = read_json(file)

@@ -80,11 +80,8 @@ def compare_models(
     patients. `margins` are the largest differences that do not matter, by metric and in
     its unit: the rows of these metrics get an `answer`.
 
-    Raises
-    ------
-    InputError
-        If a model has two scores for one case and structure, or the patient of a case
-        is unknown.
+    Raises `InputError` if a model has two scores for one case and structure, or the
+    patient of a case is unknown.
     """
     by_model = {model: _by_case(model, found) for model, found in scores.items()}
     case_ids, left_out = _common_cases(by_model)

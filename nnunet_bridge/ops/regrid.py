@@ -72,11 +72,8 @@ def placed_on(
 ) -> Placement:
     """Put a mask on the grid of an image, or where the recipe `stated` it.
 
-    Raises
-    ------
-    Refused
-        If the mask lies elsewhere (K05), covers unknown slices (K20), leaves the image
-        (K02), or changes its volume (K03).
+    Raises `Refused` if the mask lies elsewhere (K05), covers unknown slices (K20),
+    leaves the image (K02), or changes its volume (K03).
     """
     before = int(np.count_nonzero(mask))
     if before == 0:

@@ -56,10 +56,7 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     `whole_series` says whether the series holds nothing else, so that its numbering can
     be checked.
 
-    Raises
-    ------
-    Refused
-        With all findings, if the slices make no volume.
+    Raises `Refused` with all findings, if the slices make no volume.
     """
     headers = group.headers
     # First the checks that need no order: one patient, a place for every slice.

@@ -85,10 +85,8 @@ def fitted(found: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Weigh
     The classifier of whole images in `found` is left behind; `known` is the encoder's
     own state dict.
 
-    Raises
-    ------
-    InputError
-        With the first weight that is missing, unexpected or of another shape.
+    Raises `InputError` with the first weight that is missing, unexpected or of another
+    shape.
     """
     weights = {name: value for name, value in found.items() if name not in CLASSIFIER}
     for name in known:
@@ -125,10 +123,7 @@ def for_channels(first: torch.Tensor, channels: int) -> torch.Tensor:
 def downloaded() -> Weights:
     """Download ImageNet's weights with the library.
 
-    Raises
-    ------
-    EnvironmentFault
-        If there is no connection.
+    Raises `EnvironmentFault` if there is no connection.
     """
     try:
         found: Weights = _encoder("imagenet").state_dict()

@@ -103,11 +103,8 @@ class Member:
     def prepare(self, files: Sequence[Path], previous: Path | None) -> Prepared:
         """Return an image, one file a channel, as nnU-Net preprocesses it.
 
-        Raises
-        ------
-        ValueError
-            If the configuration needs `previous`, the labelmap of a first stage, and
-            there is none.
+        Raises `ValueError` if the configuration needs `previous`, the labelmap of a
+        first stage, and there is none.
         """
         stage = self.configuration.previous_stage_name
         if stage and previous is None:

@@ -177,10 +177,7 @@ class Case:
     def finish(self, member: Member, prepared: Prepared, name: str) -> None:
         """Predict with the last member and write the labelmap of the mean.
 
-        Raises
-        ------
-        ValueError
-            If the members crop the image differently.
+        Raises `ValueError` if the members crop the image differently.
         """
         cropped = prepared.cropped
         if any(kept.cropped != cropped for kept in self.kept):

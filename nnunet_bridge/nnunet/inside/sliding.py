@@ -176,10 +176,7 @@ class Sweep:
     def planes(self) -> Iterator[torch.Tensor]:
         """Yield the final (folds, heads, Y, X) half logits of every plane.
 
-        Raises
-        ------
-        RuntimeError
-            If an output is no number or too large for half precision.
+        Raises `RuntimeError` if an output is no number or too large for half precision.
         """
         sums = _Sums.zero(self.networks, self.volume.shape[2:], self.sums_on)
         wanted, *in_plane = self.inside

@@ -47,10 +47,7 @@ def strip_checkpoints(asked: argparse.Namespace) -> None:
 def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here
     """Return the entries that prediction reads, each of the expected type.
 
-    Raises
-    ------
-    TypeError
-        If an entry is of another type.
+    Raises `TypeError` if an entry is of another type.
     """
     axes = found.get("inference_allowed_mirroring_axes")
     if axes is not None:

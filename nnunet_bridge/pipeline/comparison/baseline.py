@@ -52,10 +52,8 @@ def baseline_run(
     `out_dir` gets ``<case>.nii.gz`` for every case; `grids` maps a case to a function
     that reads the grid of its reference. Without a `label_map`, its labels are ours.
 
-    Raises
-    ------
-    InputError
-        If it has no labels for any case, or some cannot be used; all are listed.
+    Raises `InputError` if it has no labels for any case, or some cannot be used; all
+    are listed.
     """
     files = label_files(baseline.folder)
     used = {case: file for case, file in files.items() if case in grids}

@@ -71,10 +71,7 @@ def compare_dataset(
     `out_dir` gets the page and the tables; `test_scores` are those on the test set, by
     model.
 
-    Raises
-    ------
-    InputError
-        If one of the models has no finished fold.
+    Raises `InputError` if one of the models has no finished fold.
     """
     models, budget = _finished_models(dataset, options)
     raw = RawDataset.open(dataset.raw_dir)

@@ -70,10 +70,7 @@ class AssembledCase:
 def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     """Read, check and merge the files of one case.
 
-    Raises
-    ------
-    CaseRefused
-        With all findings, if the case cannot be used.
+    Raises `CaseRefused` with all findings, if the case cannot be used.
     """
     if worst(plan.findings) is Outcome.REFUSED:
         raise CaseRefused(plan.findings, FileAccount())

@@ -96,10 +96,7 @@ def find_images(
 def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading:
     """Read a NIfTI file, or the DICOM series of a folder with every check.
 
-    Raises
-    ------
-    Refused
-        If the image cannot be used.
+    Raises `Refused` if the image cannot be used.
     """
     if path.is_dir():
         from nnunet_bridge.formats.dicom import read_series
@@ -117,10 +114,7 @@ def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading
 def unpacked(path: Path) -> Iterator[Path]:
     """Provide a path as it is, or the content of a zip while the block runs.
 
-    Raises
-    ------
-    SecurityError
-        If a zip could do harm (S04, S06, S08).
+    Raises `SecurityError` if a zip could do harm (S04, S06, S08).
     """
     if not is_zip(path) or not path.is_file():
         yield path

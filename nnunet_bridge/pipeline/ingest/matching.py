@@ -73,10 +73,7 @@ class _Mask:
 def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
     """Return the cases of a study folder.
 
-    Raises
-    ------
-    InputError
-        If no scan of the folder fits the recipe.
+    Raises `InputError` if no scan of the folder fits the recipe.
     """
     findings: list[Finding] = []
     scans = _scans(study, recipe, findings)

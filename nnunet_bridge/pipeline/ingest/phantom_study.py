@@ -136,10 +136,7 @@ def write_phantom_study(
     An interrupted call is continued; a complete study with the same parameters is not
     written again. The folder is created if necessary.
 
-    Raises
-    ------
-    InputError
-        If the folder holds another study.
+    Raises `InputError` if the folder holds another study.
     """
     chosen = parameters or PhantomParameters()
     _claim(folder, chosen)

@@ -67,10 +67,8 @@ def table_file_for(paths: Iterable[Path], labels_file: Path | None) -> Path | No
 def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
     """Return the labels of a ``dataset.json``, or unnamed ones for the values found.
 
-    Raises
-    ------
-    InputError
-        If the table cannot be used, or no file can be read to find values in.
+    Raises `InputError` if the table cannot be used, or no file can be read to find
+    values in.
     """
     if table_file is not None:
         return read_label_table(table_file)

@@ -99,10 +99,8 @@ class Model:
     def check(self) -> None:
         """Refuse the model if nnU-Net should not be called with it.
 
-        Raises
-        ------
-        SecurityError
-            With the id of the fault, before any of the model has run.
+        Raises `SecurityError` with the id of the fault, before any of the model has
+        run.
         """
         first = [self.previous] if self.previous else []
         for states in (*self.members().values(), *first):

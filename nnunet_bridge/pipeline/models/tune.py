@@ -133,10 +133,7 @@ def tune_cleaning(
 def tuned_rules(model: Model) -> dict[str, CleaningRule]:
     """Return the rule that was chosen for every structure of a model.
 
-    Raises
-    ------
-    InputError
-        If none were chosen, or for other runs than those of the model.
+    Raises `InputError` if none were chosen, or for other runs than those of the model.
     """
     if len(model.configurations) > 1:
         raise InputError(

@@ -75,10 +75,7 @@ class ValidatedStudy:
 def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
     """Return the scores of every model, reading one case at a time.
 
-    Raises
-    ------
-    InputError
-        If a model has no validation prediction.
+    Raises `InputError` if a model has no validation prediction.
     """
     predictions = study.predictions()
     predicted = {model for by_model in predictions.values() for model in by_model}

@@ -153,10 +153,7 @@ def require_memory_for_training(
 ) -> int:
     """Refuse a training that does not fit into memory; return its need of the host.
 
-    Raises
-    ------
-    EnvironmentFault
-        With code F10, the figure and what to do.
+    Raises `EnvironmentFault` with code F10, the figure and what to do.
     """
     if method.report_network is not None:
         return 0  # the plans do not describe its network
