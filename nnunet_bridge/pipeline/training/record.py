@@ -102,13 +102,13 @@ def require_same_origin(origins: Mapping[Run, Mapping[str, object]]) -> None:
     """Refuse runs that were trained on something else; name what changed (N06)."""
     faults = []
     for run, origin in origins.items():
-        file, name = run.record_file, run.title
-        if not file.exists() or not runs.can_resume(run):
+        name = run.title
+        if not run.record_file.exists() or not runs.can_resume(run):
             continue
         record, damage = runs.readable_record(run)
         if damage:
-            lost = "the training data of this run cannot be verified"
-            faults.append(f"{name}: {file} is damaged: {lost}.")
+            lost = "The training data of this run cannot be verified."
+            faults.append(f"{name}: {damage} {lost}")
         recorded = {"own_arguments": [], **record.content}
         changed = [_ORIGINS[key] for key in differences(recorded, origin)]
         if changed:

@@ -17,6 +17,7 @@ from nnunet_bridge.ops.phantom import STRUCTURES, lower_limb, places
 from nnunet_bridge.pipeline.ingest.phantom_study import (
     CROPPED_PATIENT,
     MASKS,
+    PARAMETERS,
     SCANS,
     SEGMENTED_PATIENT,
     TEST_MASKS,
@@ -265,6 +266,14 @@ def test_a_lost_segmentation_is_written_again(tmp_path):
 def test_a_folder_with_other_parameters_is_refused(study):
     with pytest.raises(InputError, match="other parameters"):
         write_phantom_study(study.folder, PhantomParameters(**(SMALL | {"seed": 1})))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_folder_whose_parameters_are_damaged_is_refused(tmp_path, content):
+    (tmp_path / PARAMETERS).write_text(content)
+
+    with pytest.raises(InputError, match=r"other parameters \(phantom\.json\)"):
+        write_phantom_study(tmp_path, PhantomParameters(**SMALL))
 
 
 def test_a_folder_with_real_scans_is_refused(tmp_path):

@@ -175,6 +175,15 @@ def test_N07_two_folders_of_one_number_are_refused_before_planning(work):
     assert caught.value.code == "N07"
 
 
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_damaged_hashes_of_the_training_data_are_computed_anew(work, content):
+    dataset = Dataset(work, DATASET)
+    state = dataset_state(dataset)
+    (dataset.record_dir / "files.json").write_text(content)
+
+    assert dataset_state(dataset) == state
+
+
 GOLDEN_PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
 
 

@@ -112,6 +112,7 @@ def test_a_start_without_an_end_was_killed_and_is_kept(workspace):
         (lambda run: run.plans_file.write_text('{"a": 1}'), "the plans"),
         (lambda run: run.dataset.splits_file.write_text("[]"), "the splits"),
         (lambda run: run.record_file.write_text("{"), "is damaged"),
+        (lambda run: run.record_file.write_text('{"schema": 2}'), "schema 2 of the"),
     ],
 )
 def test_N06_a_run_of_another_origin_is_not_resumed(workspace, change, reason):
