@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.safety import prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
 from nnunet_bridge.nnunet.inside.stopping import stop_early
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
+from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import SEED
+
+PLOT_EVERY_S = 60.0
+"""Least seconds between two drawings of nnU-Net's ``progress.png``; each takes one."""
 
 AT_MOST_LOST_S = 270.0
 """Most seconds of training that an interruption may cost, if an epoch is shorter.
@@ -76,6 +83,7 @@ class TrainerHooks:
         if self.encoder_weights is not None:
             trainer.encoder_weights = self.encoder_weights
         keep_sides_in_training(trainer)
+        plot_progress_rarely(trainer)
         events = EventWriter(self.events) if rank == 0 else None
         if events is not None:
             events.listen_to(trainer)
@@ -124,6 +132,31 @@ def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
         return trainer
 
     nnunet.get_trainer_from_args = build_with_hooks
+
+
+def plot_progress_rarely(
+    trainer: Any,  # noqa: ANN401 - nnU-Net's types
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Draw ``progress.png`` once a minute and at the end, not after every epoch.
+
+    A smoke test draws none: the page of the run shows its curves, and the libraries of
+    the drawing take longer to load than an epoch lasts.
+    """
+    plot, smoke = trainer.logger.plot_progress_png, BUDGETS[BudgetName.SMOKE].suffix
+    if trainer.plans_manager.plans_name.endswith(smoke):
+        trainer.logger.plot_progress_png = lambda _folder: None
+        return
+    last = -math.inf
+
+    def plot_if_due(folder: str) -> None:
+        nonlocal last
+        at_end = trainer.current_epoch + 1 == trainer.num_epochs
+        if at_end or clock() - last >= PLOT_EVERY_S:
+            plot(folder)
+            last = clock()
+
+    trainer.logger.plot_progress_png = plot_if_due
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types
