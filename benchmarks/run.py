@@ -23,7 +23,7 @@ from limb import Limb
 from race import Outcome, race
 from stages import STAGES
 
-FULL, QUICK, TINY = (256, 256, 501), (96, 96, 120), (64, 64, 84)
+FULL, QUICK, TINY = (256, 256, 501), (80, 80, 100), (64, 64, 84)
 ROUNDS = 5
 LIBRARIES = (
     "numpy",

@@ -81,7 +81,7 @@ def test_folds_of_configurations_finish_and_a_killed_job_goes_on(
     runs = {(name, fold) for name in configurations for fold in folds}
     words = [word for name in configurations for word in ("-c", name)]
     words += [word for fold in folds for word in ("-f", fold)]
-    submitted = json.loads(train(work, cluster, *words).stdout)
+    submitted = json.loads(train(work, cluster, *words, "--restart").stdout)
     assert {run["state"] for run in submitted["runs"]} <= {"queued", "running"}
     assert f"{len(runs)} trainings handed to Slurm" in submitted["notes"][0]
 
