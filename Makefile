@@ -13,8 +13,9 @@ VENV   ?= .venv
 DEMO   ?= demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 3
+# Threads of several trainings share the cores: those that wait must not keep one busy.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
 	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 

@@ -121,7 +121,7 @@ _SMOKE_3D = SmokeSize(
     batch_size=2,
     largest_patch=96_000,
     steps={
-        "epochs": 8,
+        "epochs": 10,
         "iterations": 50,
         "validation_iterations": 4,
         "learning_rate": 3e-3,
@@ -133,7 +133,7 @@ _SMOKE_2D = SmokeSize(
     convolutions=2,
     batch_size=12,
     largest_patch=128 * 128,
-    steps={**_SMOKE_3D.steps, "epochs": 12},
+    steps={**_SMOKE_3D.steps, "epochs": 20},
 )
 SMOKE_SIZES: dict[str, SmokeSize] = {
     Configuration.TWO_D: _SMOKE_2D,

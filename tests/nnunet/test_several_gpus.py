@@ -30,7 +30,8 @@ class Trainer:
     dataset_json: ClassVar = {"labels": {"background": 0, "tibia": 1}}
 
     def __init__(self):
-        self.logger = SimpleNamespace(loggers=[])
+        self.logger = SimpleNamespace(loggers=[], plot_progress_png=print)
+        self.plans_manager = SimpleNamespace(plans_name="nnUNetPlans")
         self.network = torch.nn.Linear(2, 2)
         self.loss = torch.nn.MSELoss()
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01)

@@ -1,6 +1,7 @@
 """The whole way on the synthetic lower limb, with real nnU-Net trainings.
 
-One demo is run for all tests of this file (about seven minutes on two cores).
+One demo is run for all tests of this file (some minutes on two cores). Its networks
+learn from smaller patches in fewer epochs; the long form leaves them as they are.
 """
 
 import csv
@@ -35,8 +36,13 @@ def snapshot(folder):
     }
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=["small patches", pytest.param("as it is", marks=pytest.mark.long)],
+)
+def demo(request, tmp_path_factory):
+    if request.param == "small patches":
+        request.getfixturevalue("few_steps").setenv("SMALL_PATCHES", "1")
     folder = tmp_path_factory.mktemp("demo")
     result = bridge("demo", folder, "--json")
     return folder, json.loads(result.stdout), result.stderr

@@ -1,0 +1,39 @@
+"""When nnU-Net's ``progress.png`` is drawn."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_bridge.nnunet.inside.training import PLOT_EVERY_S, plot_progress_rarely
+
+pytestmark = pytest.mark.training
+
+
+def drawn_epochs(plans_name, seconds_an_epoch, epochs=10):
+    """Return the epochs after which a training draws its progress."""
+    drawn = []
+    trainer = SimpleNamespace(
+        logger=SimpleNamespace(plot_progress_png=lambda _: drawn.append(epoch)),
+        plans_manager=SimpleNamespace(plans_name=plans_name),
+        num_epochs=epochs,
+        current_epoch=0,
+    )
+    now = 0.0
+    plot_progress_rarely(trainer, lambda: now)
+    for epoch in range(epochs):
+        now += seconds_an_epoch
+        trainer.current_epoch = epoch
+        trainer.logger.plot_progress_png("folder")
+    return drawn
+
+
+def test_long_epochs_are_all_drawn():
+    assert drawn_epochs("nnUNetPlans", PLOT_EVERY_S) == list(range(10))
+
+
+def test_short_epochs_are_drawn_once_a_minute_and_at_the_end():
+    assert drawn_epochs("nnUNetPlansQuick", PLOT_EVERY_S / 4) == [0, 4, 8, 9]
+
+
+def test_a_smoke_test_draws_nothing():
+    assert drawn_epochs("nnUNetPlansSmoke", PLOT_EVERY_S) == []
