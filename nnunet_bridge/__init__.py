@@ -5,7 +5,12 @@ that these functions take and return. A name is loaded when it is first used, so
 importing the package is quick.
 """
 
-from __future__ import annotations
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    # `python -m` puts the current folder first on the path, where a `json.py` beside
+    # the data would run. That is the moment before any other import of ours.
+    sys.path.pop(0)
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

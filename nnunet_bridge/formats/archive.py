@@ -25,7 +25,7 @@ from typing import BinaryIO
 from nnunet_bridge.core.errors import BridgeError, SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import format_bytes
-from nnunet_bridge.formats.files import clear_os_errors
+from nnunet_bridge.formats.files import clear_os_errors, open_to_write
 
 _BLOCK_BYTES = 1 << 20
 _END, _END_BYTES = b"PK\x05\x06", 22
@@ -87,7 +87,7 @@ class Archive:
         digest = hashlib.sha256()
         with (
             clear_os_errors(f"write {target}"),
-            target.open("xb") as out,
+            open_to_write(target, "xb") as out,
             _damage_is_refused(self.called),
             self._zip.open(name) as stream,
         ):
@@ -132,7 +132,11 @@ def write_archive(target: Path, contents: Mapping[str, bytes | Path]) -> None:
     Names are sorted, and no time, user or machine is recorded. Nothing is compressed,
     because weights do not shrink.
     """
-    with clear_os_errors(f"write {target}"), zipfile.ZipFile(target, "w") as archive:
+    with (
+        clear_os_errors(f"write {target}"),
+        open_to_write(target) as stream,
+        zipfile.ZipFile(stream, "w") as archive,
+    ):
         for name in sorted(contents):
             content = contents[name]
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))

@@ -2,7 +2,9 @@
 
 A temporary file lies in the folder of its final name, starts with a dot and ends in
 ``.partial``, so that no reader mistakes it for a finished file (FAULTS F04, F06, F07).
-The package runs on POSIX systems only: locks are those of ``flock``.
+No file is written through a link in its place: `open_to_write` refuses it, a rename
+replaces it; links to folders hold (FAULTS S11). The package runs on POSIX systems only:
+locks are those of ``flock``.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.errors import EnvironmentFault, SecurityError
 from nnunet_bridge.core.records import Value, damaged, from_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
@@ -31,6 +33,60 @@ PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
 _LOCK_WAIT_S = 0.5
 """How long a writer waits for a lock: longer than `is_locked` looks at it."""
+
+
+def open_to_write(file: Path, mode: str = "wb", *, buffering: int = -1) -> BinaryIO:
+    """Open a file for writing, never through a link; `mode` is that of `open`.
+
+    Every file that the package writes in place is opened here.
+
+    Raises
+    ------
+    SecurityError
+        If a link lies in its place (S11).
+    EnvironmentFault
+        If the folder cannot be written, or a pipe lies there (F06).
+    """
+    with clear_os_errors(f"write {file}"):
+        return _opened(file, mode, buffering)
+
+
+def _opened(file: Path, mode: str, buffering: int = -1) -> BinaryIO:
+    def not_through_a_link(path: str, flags: int) -> int:
+        # A pipe without a reader is an error too, instead of an endless wait.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    stream = open(file, mode, buffering, opener=not_through_a_link)  # noqa: SIM115 - Path.open takes no opener
+    return cast("BinaryIO", stream)
+
+
+def refuse_links(*folders: Path, but: tuple[str, ...] = ()) -> None:
+    """Refuse folders in which another program would write through a link to a file.
+
+    Links to folders are followed, once each: their owner may keep data on another
+    disk. `but` are patterns of files that the program does not write in place.
+
+    Raises
+    ------
+    SecurityError
+        With the first link (S11).
+    """
+    seen: set[str] = set()
+    for folder in folders:
+        for place, inside, names in os.walk(folder, followlinks=True):
+            real = os.path.realpath(place)
+            if real in seen:
+                inside.clear()
+                continue
+            seen.add(real)
+            for file in (Path(place, name) for name in sorted(names)):
+                if file.is_symlink() and not any(map(file.match, but)):
+                    raise _refused_link(f"write {file}")
+
+
+def _refused_link(doing: str) -> SecurityError:
+    message = f"Cannot {doing}: a link lies there, and files are not written through"
+    return SecurityError(f"{message} links: remove the link.", code="S11")
 
 
 @contextlib.contextmanager
@@ -51,6 +107,7 @@ def whole_file(
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_partials(final.parent)
+            _opened(temporary, "xb").close()
             yield temporary
             if to_disk:
                 sync_to_disk(temporary)
@@ -70,8 +127,13 @@ def write_if_changed(
         if same_size and final.read_bytes() == content:
             return False
     with whole_file(final, to_disk=to_disk) as temporary:
-        temporary.write_bytes(content)
+        _write(temporary, content)
     return True
+
+
+def _write(file: Path, content: bytes | memoryview) -> None:
+    with _opened(file, "wb") as stream:
+        stream.write(content)
 
 
 def temporary_name(name: str) -> str:
@@ -83,7 +145,7 @@ def temporary_name(name: str) -> str:
 def write_text(final: Path, text: str) -> None:
     """Write a UTF-8 text file that is whole or absent."""
     with whole_file(final) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        _write(temporary, text.encode())
 
 
 def write_json(final: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
@@ -191,7 +253,7 @@ def only_writer(lock_file: Path, what: str) -> Iterator[None]:
     try:
         with clear_os_errors(f"write {lock_file}"):
             holder = f"process {os.getpid()} on {socket.gethostname()}"
-            lock_file.write_text(holder, encoding="utf-8")
+            _write(lock_file, holder.encode())
         yield
     finally:
         lock.release()
@@ -217,7 +279,7 @@ def is_locked(lock_file: Path) -> bool:
 def clear_os_errors(
     doing: str, *, needed_bytes: int = 0, folder: Path | None = None
 ) -> Iterator[None]:
-    """Turn an `OSError` into an `EnvironmentFault` that says what to do (F06).
+    """Turn an `OSError` into an `EnvironmentFault` that says what to do (F06, S11).
 
     `doing` follows "Cannot": ``write results/scores.csv``. The message about a full
     disk names the space that is needed in `folder`.
@@ -225,6 +287,8 @@ def clear_os_errors(
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _refused_link(doing) from error
         full = ""
         if needed_bytes and folder is not None:
             free, needed = format_bytes(free_bytes(folder)), format_bytes(needed_bytes)
@@ -238,6 +302,7 @@ def clear_os_errors(
             errno.EROFS: "the file system is read-only: choose another folder",
             errno.ENOTDIR: "part of the path is a file, not a folder",
             errno.ENOENT: "it does not exist",
+            errno.ENXIO: "a pipe or device lies there: remove it",
         }
         reason = ways_out.get(error.errno or 0, error.strerror or str(error))
         raise EnvironmentFault(f"Cannot {doing}: {reason}.", code="F06") from error

@@ -30,7 +30,7 @@ def work_folder(beside: Path, purpose: str) -> Iterator[Path]:
         beside.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(beside, purpose)
         work = beside.absolute() / f".{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
-        work.mkdir()
+        work.mkdir(0o700)  # what was judged there is what is used
     try:
         yield work
     finally:

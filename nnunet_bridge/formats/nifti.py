@@ -27,7 +27,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.memory import ask_for_memory
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -307,7 +307,7 @@ def _write(
     packed = file.name.endswith(".gz")
     pieces = _packed(header, payload, level) if packed else (header, payload)
     with whole_file(file, needed_bytes=payload.nbytes) as temporary:
-        with temporary.open("wb", buffering=0) as stream:
+        with open_to_write(temporary, buffering=0) as stream:
             for piece in pieces:
                 write(stream, piece)
         _prove(temporary, file, header, payload)

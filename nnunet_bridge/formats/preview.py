@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import Labelmap, Volume
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.pictures import (
     PLANES,
     Frame,
@@ -243,5 +243,5 @@ def _planes_of(labelmap: Labelmap) -> Image:
 
 
 def _save(picture: Image, file: Path) -> None:
-    with whole_file(file) as temporary:
-        picture.save(temporary, format="png", optimize=True)
+    with whole_file(file) as temporary, open_to_write(temporary) as stream:
+        picture.save(stream, format="png", optimize=True)

@@ -17,7 +17,7 @@ from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Colour, LabelArray, Labelmap
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.nifti import LABELS_LEVEL
 from nnunet_bridge.formats.terminology import (
     ANATOMY,
@@ -102,7 +102,7 @@ def _write(
         fields["ID"] = f"Segment_{number + 1}"
         lines += [f"Segment{number}_{key}:={text}" for key, text in fields.items()]
     in_file_order: Any = voxels.ravel(order="F")
-    with whole_file(file) as temporary, temporary.open("wb") as stream:
+    with whole_file(file) as temporary, open_to_write(temporary) as stream:
         stream.write("\n".join([*lines, *_ABOUT_ALL, "", ""]).encode())
         with igzip.GzipFile("", "wb", LABELS_LEVEL, stream, mtime=0) as packed:
             packed.write(memoryview(in_file_order))

@@ -19,8 +19,15 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
+from nnunet_bridge.formats.files import open_to_write
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import Planner
+
+PYTHON = (sys.executable, "-P")
+"""A Python that loads no module from the folder in which it starts."""
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""The same for every Python that such a process starts, whatever its arguments."""
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
 GRACE_S = 5.0
@@ -218,7 +225,7 @@ def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> lis
 
 def _task(name: str, resources: Resources) -> list[str]:
     options = _options(threads=resources.threads, workers=resources.workers)
-    return [sys.executable, *LAUNCH, name, *options]
+    return [*PYTHON, *LAUNCH, name, *options]
 
 
 def _options(**values: object) -> list[str]:
@@ -247,7 +254,12 @@ def nnunet_environment(
         "PYTHONWARNINGS": "ignore",
         "MPLBACKEND": "agg",
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+        **SAFE_PATH,
     }
+    if path := inherited.get("PYTHONPATH"):
+        # An empty entry would be the folder in which it starts.
+        given = filter(None, path.split(os.pathsep))
+        environment["PYTHONPATH"] = os.pathsep.join(given)
     if resources.threads:
         environment["OMP_NUM_THREADS"] = str(resources.threads)
     if resources.device == "cpu":
@@ -272,7 +284,7 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self.log_file = log_file
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
-        with log_file.open("ab") as log:
+        with open_to_write(log_file, "ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own argument list, no shell
                 command,
                 env={**environment, PARENT_VARIABLE: str(os.getpid())},

@@ -11,6 +11,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from nnunet_bridge.nnunet.pickles import read_pickles_as_data
+
 TASKS = {
     "plan": ("planning", "plan"),
     "train": ("training", "train"),
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     name, do = TASKS.get(words[0] if words else "", ("", ""))
     if not name:
         parser.parse_args(words)
+    read_pickles_as_data()
     task = import_module(f"nnunet_bridge.nnunet.inside.{name}")
     task.add_arguments(parser)
     asked = parser.parse_args(words)
@@ -41,3 +44,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a worker process that nnU-Net has spawned
+    read_pickles_as_data()

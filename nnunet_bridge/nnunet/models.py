@@ -264,11 +264,39 @@ def check_model_folder(model_dir: Path, folds: Sequence[Fold]) -> None:
 
     Raises `SecurityError` with the id of the fault.
     """
-    name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name)
-    checked_plans(_read(model_dir / PLANS_FILE), name)
-    checked_dataset(_read(model_dir / DATASET_FILE))
+    judged_texts(model_dir)
     for fold in folds:
         check_checkpoint(model_dir / f"fold_{fold}" / CHECKPOINT_FINAL)
+
+
+def judged_texts(model_dir: Path) -> dict[str, JsonObject]:
+    """Return plans and description of a model by file name; see `judged`."""
+    name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name)
+    return {f: judged(model_dir / f, name) for f in (PLANS_FILE, DATASET_FILE)}
+
+
+def check_planned(run: Run) -> None:
+    """Refuse a run whose plans or description could do harm; see `judged`."""
+    name = ModelFolder.of(run)
+    for file in (run.plans_file, run.dataset.planned_dir / DATASET_FILE):
+        judged(file, name)
+
+
+def judged(file: Path, name: ModelFolder) -> JsonObject:
+    """Return the plans or the description of a model, as they passed the check.
+
+    nnU-Net's process takes them from here: a file may change after it was checked.
+
+    Raises
+    ------
+    SecurityError
+        With the id of the fault.
+    """
+    content: JsonObject = _read(file)
+    if file.name == DATASET_FILE:
+        checked_dataset(content)
+        return content
+    return checked_plans(content, name)
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -22,6 +22,9 @@ CHECKPOINT_BEST = "checkpoint_best.pth"
 CHECKPOINT_PREVIOUS = "checkpoint_previous.pth"
 """Ours: the one before the latest, in case that is damaged."""
 
+NOT_IN_PLACE = ("checkpoint_*.pth", "splits_final.json")
+"""Files of nnU-Net's folders that are only read, or replaced by renaming another."""
+
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the id of the process with which nnU-Net's ends."""
 

@@ -12,13 +12,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.nnunet.commands import PYTHON, SAFE_PATH
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Run
 from nnunet_bridge.nnunet.training_options import TrainingOptions
@@ -63,7 +63,7 @@ def train_command_of(
     """Return our own command that trains one run, and only that."""
     workspace = run.dataset.workspace.runs_dir.parent
     return (
-        *(sys.executable, "-m", "nnunet_bridge", "train", run.dataset.name),
+        *(*PYTHON, "-m", "nnunet_bridge", "train", run.dataset.name),
         *("-w", str(workspace), "-c", run.configuration, "-f", str(run.fold)),
         *("--model", method.model, "--budget", method.budget.name, "-q"),
         *options.words(),
@@ -97,7 +97,8 @@ def batch_script(
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     header = [f"#SBATCH {one}" for one in [*given, "--requeue", *settings.options]]
-    exports = [f"export {key}={shlex.quote(environment[key])}" for key in environment]
+    variables = {**SAFE_PATH, **environment}.items()
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in variables]
     words = [shlex.join(command) for command in commands]
     tasks = [f"{number}) set -- {task} ;;" for number, task in enumerate(words)]
     body = _RUN.format(

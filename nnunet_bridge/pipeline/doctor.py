@@ -11,6 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
+from nnunet_bridge.core.findings import refusal
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import free_bytes
@@ -72,6 +73,7 @@ def examine(root: Path, machine: Machine | None = None) -> DoctorSummary:
     sbatch = shutil.which("sbatch")
     checks = [
         Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, python),
+        _path(os.environ.get("PYTHONPATH", "")),
         _package("nnU-Net", "nnunetv2", TESTED_NNUNET),
         _package("torch", "torch"),
         _gpu(machine),
@@ -83,6 +85,15 @@ def examine(root: Path, machine: Machine | None = None) -> DoctorSummary:
         Check("Slurm", sbatch is not None, sbatch or "not installed", needed=False),
     ]
     return DoctorSummary(tuple(checks))
+
+
+def _path(variable: str) -> Check:
+    """Judge `PYTHONPATH`: an empty entry stands for the current folder."""
+    if variable and not all(map(os.path.isabs, variable.split(os.pathsep))):
+        fault = refusal("S13", "PYTHONPATH holds an entry that is no absolute path")
+        detail = f"{fault}, so Python files beside your data could run: remove it"
+        return Check("PYTHONPATH", ok=False, detail=detail, needed=False)
+    return Check("PYTHONPATH", ok=True, detail="no relative entry")
 
 
 def _package(name: str, distribution: str, tested: str = "") -> Check:

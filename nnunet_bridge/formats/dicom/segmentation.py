@@ -24,7 +24,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Label, LabelArray, Labelmap
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.dicom.series import SourceSlice
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.terminology import SCHEME, Concept, find_terms
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ def write_dicom_seg(
         with _boundary("cannot be described as DICOM SEG"):
             segmentation = _segmentation(labelled, frames, sources, algorithm)
         with whole_file(file) as temporary:
-            with _boundary("cannot be written as DICOM SEG"):
-                segmentation.save_as(temporary, enforce_file_format=True)
+            with (
+                _boundary("cannot be written as DICOM SEG"),
+                open_to_write(temporary) as stream,
+            ):
+                segmentation.save_as(stream, enforce_file_format=True)
             with _boundary("cannot be read back from the DICOM SEG"):
                 written = read_dicom_seg(temporary, labelled.grid)
             if not np.array_equal(written, labelled.voxels):

@@ -14,7 +14,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Volume
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 
 _UNKNOWN = (
     *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
@@ -53,8 +53,8 @@ def write_series(
         dataset = _slice(common, volume, k, seeds)
         dataset.PixelData = np.ascontiguousarray(stored[:, :, k].T).tobytes()
         file = folder / f"IM-{series_number:04d}-{k + 1:04d}.dcm"
-        with whole_file(file) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
+        with whole_file(file) as temporary, open_to_write(temporary) as stream:
+            dataset.save_as(stream, enforce_file_format=True)
         files.append(file)
     return tuple(files)
 

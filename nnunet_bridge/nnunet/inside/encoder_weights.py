@@ -8,7 +8,6 @@ training starts, in a process of its own, so that a wrong file costs seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from nnunet_bridge.core.errors import (
     InputError,
     SecurityError,
 )
+from nnunet_bridge.formats.files import write_json
 
 COLOURS = 3
 FIRST = "conv1.weight"
@@ -49,7 +49,7 @@ def prepare_encoder(asked: argparse.Namespace) -> None:
         answer: dict[str, str | None] = {"fault": None}
     except BridgeError as error:
         answer = {"fault": type(error).__name__, "message": str(error)}
-    asked.answer.write_text(json.dumps(answer), encoding="utf-8")
+    write_json(asked.answer, answer)
 
 
 def read_state_dict(file: Path) -> Weights:

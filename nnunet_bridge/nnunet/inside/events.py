@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.formats.files import open_to_write
 from nnunet_bridge.nnunet.training_options import SEED
 
 
@@ -74,7 +75,7 @@ class EventWriter:
     def write(self, event: str, **content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
         """Append one line."""
         line = json.dumps({"event": event, "time": time.time(), **_plain(content)})
-        with self.file.open("ab") as stream:
+        with open_to_write(self.file, "ab") as stream:
             stream.write(line.encode() + b"\n")
 
 
@@ -82,9 +83,8 @@ def _drop_half_a_line(file: Path) -> None:
     """Remove a line that a killed process left unfinished."""
     if file.exists():
         content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            file.write_bytes(whole)
+        with open_to_write(file, "ab") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types

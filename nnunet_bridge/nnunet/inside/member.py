@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference import predict_from_raw_data as nnunet
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_bridge.nnunet.estimates import PlannedMember
@@ -20,6 +20,7 @@ from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
+from nnunet_bridge.nnunet.models import judged_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,12 @@ class Member:
     def __init__(
         self, model_dir: Path, folds: Sequence[str], device: torch.device
     ) -> None:
-        predictor = nnUNetPredictor(
+        predictor = nnunet.nnUNetPredictor(
             perform_everything_on_device=device.type == "cuda", device=device
         )
         chosen = tuple(fold if fold == "all" else int(fold) for fold in folds)
+        texts = judged_texts(model_dir)
+        nnunet.load_json = lambda file: texts[Path(file).name]
         predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
         self.plans = predictor.plans_manager
         self.configuration = predictor.configuration_manager

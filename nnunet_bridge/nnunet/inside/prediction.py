@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.formats.files import open_to_write, write_json
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.names import agreement_file, images_by_case
@@ -122,8 +122,9 @@ class Report:
             return
         self.last_s = now_s
         done = sum(self.work[: self.job]) + share * self.work[self.job]
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"done": round(done / sum(self.work), 6)}) + "\n")
+        line = json.dumps({"done": round(done / sum(self.work), 6)})
+        with open_to_write(self.file, "ab") as stream:
+            stream.write(line.encode() + b"\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from nnunet_bridge.formats.files import write_text
+
 
 def add_arguments(opinion: argparse.ArgumentParser) -> None:
     """Declare the arguments of the task."""
@@ -32,4 +34,4 @@ def give_second_opinion(asked: argparse.Namespace) -> None:
         overwrite=True,
         folds=tuple(asked.fold),
     )
-    asked.out.write_text(json.dumps(answer, default=str), encoding="utf-8")
+    write_text(asked.out, json.dumps(answer, default=str))

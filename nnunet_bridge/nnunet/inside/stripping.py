@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from nnunet_bridge.formats.files import write_json
 
 _COPIES_IN_MEMORY = 3
 _SPARE_BYTES = 1 << 30
@@ -41,7 +42,7 @@ def strip_checkpoints(asked: argparse.Namespace) -> None:
             "configuration": kept["init_args"]["configuration"],
             "parameters": sum(t.numel() for t in kept["network_weights"].values()),
         }
-        target.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+        write_json(target.with_suffix(".json"), facts)
 
 
 def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here

@@ -20,6 +20,7 @@ from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.safety import prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
 from nnunet_bridge.nnunet.inside.stopping import stop_early
+from nnunet_bridge.nnunet.models import ModelFolder, judged
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.training_options import SEED
@@ -127,6 +128,9 @@ def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
     build = nnunet.get_trainer_from_args
 
     def build_with_hooks(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
+        dataset, configuration, _, trainer_name, plans, *_ = arguments
+        name = ModelFolder(dataset, trainer_name, plans, configuration)
+        nnunet.load_json = lambda file: judged(Path(file), name)
         trainer = build(*arguments, **options)
         hooks.attach(trainer, rank)
         return trainer
@@ -168,6 +172,8 @@ def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-
 
     def save_whole(trainer: Any, filename: str) -> None:  # noqa: ANN401 - nnU-Net's types
         final, temporary = Path(filename), Path(f"{filename}.partial")
+        if trainer.local_rank == 0:  # a link is removed, not followed
+            temporary.unlink(missing_ok=True)
         save(trainer, str(temporary))
         if not temporary.exists():  # only the first of several processes writes
             return

@@ -15,13 +15,13 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.formats.files import readable_object, write_json
+from nnunet_bridge.formats.files import readable_object, refuse_links, write_json
 from nnunet_bridge.formats.manifest import read_patient_groups
 from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import check_model_folder
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Run
+from nnunet_bridge.nnunet.names import FILE_ENDING, NOT_IN_PLACE, Dataset, Run
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
@@ -307,6 +307,7 @@ class _Selection:
         without = len(runs) > 1 and not ensembles
         remark = "without ensembles, which need `train --probabilities` of every fold"
         self.progress.stage("second opinion", 1)
+        refuse_links(self.dataset.results_dir, but=NOT_IN_PLACE)
         answer_file = self.dataset.record_dir / ".second-opinion.json"
         asked = list(runs.values()), sorted(common), answer_file, self.resources
         command = commands.second_opinion_command(*asked, ensembles=ensembles)

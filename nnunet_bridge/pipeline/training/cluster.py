@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.words import RunStatus
-from nnunet_bridge.formats.files import write_text
+from nnunet_bridge.formats.files import refuse_links, write_text
 from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet import slurm
 from nnunet_bridge.nnunet.names import Dataset, Run
@@ -95,6 +95,7 @@ def _write_script(
     file: Path = dataset.record_dir / SCRIPT
     log_dir = dataset.record_dir / LOGS
     log_dir.mkdir(parents=True, exist_ok=True)  # Slurm does not create it
+    refuse_links(log_dir)
     # nnU-Net's variables only where they are set here: the command names the workspace.
     variables = dataset.workspace.environment().items()
     environment = {key: value for key, value in variables if os.environ.get(key)}

@@ -24,6 +24,7 @@ from nnunet_bridge.formats.files import (
     clear_os_errors,
     only_writer,
     read_json,
+    refuse_links,
     write_json,
 )
 from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
@@ -31,7 +32,7 @@ from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.commands import PlanTask, Resources, plan_command
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.names import Dataset
+from nnunet_bridge.nnunet.names import NOT_IN_PLACE, Dataset
 from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.nnunet.splits import Splits, Splitting
@@ -229,6 +230,7 @@ class _Planning:
             have=tuple(known.preprocessed),
             own_arguments=known.own_arguments,
         )
+        refuse_links(self.dataset.planned_dir, but=NOT_IN_PLACE)
         log_file = self.dataset.record_dir / "plan.log"
         log_file.unlink(missing_ok=True)
         resources = self.host.share(1, "cpu", memory.preprocessing_bytes(self.raw))

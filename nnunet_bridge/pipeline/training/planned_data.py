@@ -13,6 +13,7 @@ from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
+from nnunet_bridge.nnunet.pickles import load_data
 
 _MOST_NAMES = 3
 """Files that a message names."""
@@ -132,11 +133,17 @@ def _require_whole(
     stock_plans: str,
     configurations: Sequence[str],
 ) -> None:
-    """Refuse preprocessed cases that are not as planning left them (FAULTS N04)."""
+    """Refuse preprocessed cases that are not as planning left them (FAULTS N04).
+
+    The hashes tell of damage, not of intent: what is unpickled is judged by its content
+    (S12), and once more when nnU-Net reads it.
+    """
     for configuration in configurations:
         identifier = planned.identifier_of(dataset, stock_plans, configuration)
         then = known.preprocessed.get(identifier, {})
         now = planned.preprocessed_now(dataset, identifier, then)
+        for pickled in (file for file in now if file.endswith(".pkl")):
+            load_data(dataset.planned_dir / pickled)
         hashes = {file: content["sha256"] for file, content in now.items()}
         damaged = sorted(f for f in then if hashes.get(f) != then[f]["sha256"])
         if damaged:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.words import RunStatus
-from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.files import read_json, refuse_links
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import chosen_device
-from nnunet_bridge.nnunet.names import Dataset, Run
+from nnunet_bridge.nnunet.models import check_planned
+from nnunet_bridge.nnunet.names import NOT_IN_PLACE, Dataset, Run
 from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
@@ -128,6 +129,9 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
         require_same_origin(origins_of(runs, state, options))
         todo = [run for run in runs if not run_state(run).can_predict]
     require_own_folders(todo)
+    for run in todo:
+        check_planned(run)
+        refuse_links(run.model_dir, run.run_dir, but=NOT_IN_PLACE)
     return SelectedRuns(tuple(runs), tuple(todo), state)
 
 
