@@ -59,7 +59,7 @@ def test_a_training_is_called_with_all_that_names_it():
     command = train_command(RUN, CPU, resume=True)
 
     assert command == [
-        *(sys.executable, "-m", "nnunet_bridge.nnunet.launch", "train"),
+        *(sys.executable, "-P", "-m", "nnunet_bridge.nnunet.launch", "train"),
         *("--threads", "1", "--workers", "1"),
         *("--dataset", "Dataset001_Tibia", "--configuration", "2d", "--fold", "0"),
         *("--trainer", "nnUNetTrainer", "--plans", "nnUNetPlans"),

@@ -142,8 +142,6 @@ def _require_whole(
         identifier = planned.identifier_of(dataset, stock_plans, configuration)
         then = known.preprocessed.get(identifier, {})
         now = planned.preprocessed_now(dataset, identifier, then)
-        for pickled in (file for file in now if file.endswith(".pkl")):
-            load_data(dataset.planned_dir / pickled)
         hashes = {file: content["sha256"] for file, content in now.items()}
         damaged = sorted(f for f in then if hashes.get(f) != then[f]["sha256"])
         if damaged:
@@ -156,3 +154,5 @@ def _require_whole(
                 f"changed ({named}): run `{command} --force`.",
                 code="N04",
             )
+        for pickled in (file for file in now if file.endswith(".pkl")):
+            load_data(dataset.planned_dir / pickled)

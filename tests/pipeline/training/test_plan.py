@@ -2,15 +2,23 @@
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from malicious_models import NETWORK, Runs
 from spheres import DATASET, TABLE, write_spheres
-from tiny_model import golden_plans
+from tiny_model import changed, golden_plans
 
-from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
+from nnunet_bridge.core.errors import (
+    EnvironmentFault,
+    InputError,
+    SecurityError,
+    UsageError,
+)
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.files import only_writer, read_json, write_json
@@ -192,7 +200,7 @@ def planned(work):
     """A dataset that looks planned, from plans that nnU-Net wrote for another one."""
     folder = Dataset(work, DATASET).planned_dir
     folder.mkdir(parents=True)
-    plans = golden_plans()
+    plans = {**golden_plans(), "dataset_name": DATASET}
     for name in ("3d_lowres", "3d_cascade_fullres"):
         plans["configurations"].pop(name, None)
     write_json(Dataset(work, DATASET).plans_file("nnUNetPlans"), plans)
@@ -205,6 +213,7 @@ def planned(work):
         {"spacings": [[1.0] * 3], "shapes_after_crop": [[12] * 3]},
     )
     dataset = Dataset(work, DATASET)
+    shutil.copy(dataset.raw_dir / "dataset.json", folder)
     Planned(dataset_state(dataset), {"default": ("2d", "3d_fullres")}).write(dataset)
     return work
 
@@ -241,11 +250,45 @@ def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, r
         assert it.value.code == "N06"
 
 
+def test_S12_a_pickle_that_would_run_is_refused_although_its_hash_is_on_record(
+    planned, tmp_path
+):
+    dataset = Dataset(planned, DATASET)
+    pickled = dataset.planned_dir / "nnUNetPlans_2d" / "ball_000.pkl"
+    pickled.parent.mkdir()
+    pickled.write_bytes(pickle.dumps(Runs(tmp_path / "marker")))
+    known = Planned.read(dataset)
+    there = preprocessed_now(dataset, "nnUNetPlans_2d", {})
+    forged = {"nnUNetPlans_2d": there}
+    Planned(known.dataset_state, known.planners, (), forged).write(dataset)
+
+    with pytest.raises(SecurityError, match=r"ball_000\.pkl is refused") as caught:
+        required(planned, "2d")
+
+    assert (caught.value.code, caught.value.exit_code) == ("S12", 6)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_S02_plans_that_would_run_are_refused_before_a_training_starts(planned):
+    dataset = Dataset(planned, DATASET)
+    file = dataset.plans_file("nnUNetPlans")
+    place = *NETWORK, "nonlin"
+    write_json(file, changed(read_json(file), *place, "subprocess.Popen"))
+    request = TrainingRequest(
+        method_of("nnunet", "full"), ("2d",), options=TrainingOptions("cpu")
+    )
+
+    with pytest.raises(SecurityError) as caught:
+        train_dataset(dataset, request, host=Host(start=forbidden))
+
+    assert caught.value.code == "S02"
+
+
 def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
     folder = Dataset(planned, DATASET).planned_dir / "nnUNetPlans_2d"
     folder.mkdir()
     for part in (".b2nd", "_seg.b2nd", ".pkl"):
-        (folder / f"ball_000{part}").write_bytes(b"content")
+        (folder / f"ball_000{part}").write_bytes(pickle.dumps({"shape": 3}))
     known = Planned.read(Dataset(planned, DATASET))
     there = preprocessed_now(Dataset(planned, DATASET), "nnUNetPlans_2d", {})
     Planned(known.dataset_state, known.planners, (), {"nnUNetPlans_2d": there}).write(

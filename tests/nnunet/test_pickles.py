@@ -1,0 +1,193 @@
+"""What nnU-Net's processes read is judged when they read it (S02, S12)."""
+
+import json
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from laws import examples
+from malicious_models import NETWORK, Runs
+from tiny_model import (
+    DATASET_JSON,
+    changed,
+    run_of,
+    tiny_plans,
+    untrained_checkpoint,
+    write_model,
+)
+
+from nnunet_bridge.core.errors import NnUNetError, SecurityError
+from nnunet_bridge.nnunet.commands import (
+    LAUNCH,
+    PYTHON,
+    predict_command,
+    train_command,
+)
+from nnunet_bridge.nnunet.host import ONE_THREAD, Host
+from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.pickles import load_data
+
+numbers = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()
+voxels = arrays(np.int64, (2, 3))
+values = st.recursive(
+    numbers | st.text() | voxels | st.floats(allow_nan=False).map(np.float64),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def same(one, other):
+    """Whether two contents agree, arrays and their types too."""
+    if isinstance(one, np.ndarray | np.generic):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, list):
+        pairs = zip(one, other, strict=True)
+        return type(other) is list and all(same(*pair) for pair in pairs)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return type(one) is type(other) and one == other
+
+
+@examples(50)
+@given(content=values, protocol=st.sampled_from(range(2, pickle.HIGHEST_PROTOCOL + 1)))
+def test_S12_a_pickle_of_values_and_arrays_is_read_as_it_was_written(
+    tmp_path_factory, content, protocol
+):
+    file = tmp_path_factory.mktemp("pickles") / "case.pkl"
+    file.write_bytes(pickle.dumps(content, protocol=protocol))
+
+    assert same(content, load_data(file))
+
+
+@pytest.mark.training
+def test_S12_the_pickles_of_a_real_preprocessed_case_are_read(planned_lab):
+    files = list((planned_lab / "work" / "nnUNet_preprocessed").rglob("*.pkl"))
+
+    assert files
+    for file in files:
+        ours = pickle.loads(file.read_bytes())  # noqa: S301 - written by this test
+        assert same(ours, load_data(file))
+
+
+class Calls:
+    """An object that is made by a call when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+CALLS = {
+    "system": (os.system, "true"),
+    "getattr": (getattr, "text", "upper"),
+    "eval": (eval, "1"),
+    "load": (np.load, "file.npy"),
+    "import": (__import__, "this"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_S12_a_pickle_that_calls_anything_else_is_refused(tmp_path, call, protocol):
+    file = tmp_path / "case.pkl"
+    content = {"shape": (1, 2), "spacing": [Calls(*call)]}
+    file.write_bytes(pickle.dumps(content, protocol=protocol))
+
+    with pytest.raises(SecurityError, match="it would call") as caught:
+        load_data(file)
+
+    assert caught.value.code == "S12"
+
+
+@pytest.mark.parametrize("content", [b"", b"content", pickle.dumps([1, 2])[:-3]])
+def test_S12_a_damaged_pickle_is_refused(tmp_path, content):
+    (tmp_path / "case.pkl").write_bytes(content)
+
+    with pytest.raises(SecurityError, match="it is damaged"):
+        load_data(tmp_path / "case.pkl")
+
+
+# What nnU-Net's own processes do: each starts in five seconds.
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    (tmp_path / "work").mkdir()
+    return Workspace.at(tmp_path / "work", environment={})
+
+
+def ended(workspace, command):
+    """Run a call of nnU-Net and return the message of its failure."""
+    log_file = workspace.runs_dir / "log"
+    process = Host().launch(workspace, command, ONE_THREAD, log_file)
+    with pytest.raises(NnUNetError) as caught:
+        Host().finish(process, "it")
+    return str(caught.value)
+
+
+def evil_plans(marker):
+    """Return plans with which nnU-Net would write a file; the kind that S02 names."""
+    plans = changed(tiny_plans(), *NETWORK, "nonlin", "subprocess.Popen")
+    return changed(plans, *NETWORK, "nonlin_kwargs", {"args": ["touch", str(marker)]})
+
+
+@pytest.mark.training
+def test_S02_plans_that_change_after_the_check_do_not_run_in_a_prediction(
+    workspace, tmp_path
+):
+    run, marker = run_of(workspace), tmp_path / "marker"
+    write_model(run, untrained_checkpoint(run, tiny_plans()), plans=evil_plans(marker))
+    (tmp_path / "images").mkdir()
+    folders = tmp_path / "images", tmp_path / "out"
+    progress = tmp_path / "progress"
+    command = predict_command(
+        {run.model_dir: [0]}, *folders, ONE_THREAD, progress_file=progress
+    )
+
+    message = ended(workspace, command)
+
+    assert not marker.exists()
+    assert "The model is refused: plans.json" in message
+
+
+@pytest.mark.training
+def test_S02_plans_that_change_after_the_check_do_not_run_in_a_training(
+    workspace, tmp_path
+):
+    run, marker = run_of(workspace), tmp_path / "marker"
+    folder = run.dataset.planned_dir
+    folder.mkdir(parents=True)
+    run.plans_file.write_text(json.dumps(evil_plans(marker)))
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+
+    message = ended(workspace, train_command(run, ONE_THREAD, resume=False))
+
+    assert not marker.exists()
+    assert "The model is refused: plans.json" in message
+
+
+def test_S12_a_worker_that_nnunet_spawns_reads_pickles_as_data_too(workspace, tmp_path):
+    """The worker gets the main module of its parent, which is our `launch`."""
+    pickled = tmp_path / "case.pkl"
+    pickled.write_bytes(pickle.dumps(Runs(tmp_path / "marker")))
+    program = (
+        "import multiprocessing, runpy, sys\n"
+        "from batchgenerators.utilities import file_and_folder_operations as f\n"
+        "import nnunet_bridge.nnunet.launch as launch\n"
+        "sys.modules['__main__'] = launch\n"
+        f"with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        f"    pool.apply(f.load_pickle, ({str(pickled)!r},))\n"
+    )
+    assert LAUNCH == ("-m", "nnunet_bridge.nnunet.launch")
+
+    message = ended(workspace, [*PYTHON, "-c", program])
+
+    assert re.search(r"SecurityError: .*case\.pkl is refused", message)
+    assert not (tmp_path / "marker").exists()
