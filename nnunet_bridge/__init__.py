@@ -7,9 +7,9 @@ importing the package is quick.
 
 import sys
 
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
-    # `python -m` puts the current folder first on the path, where a `json.py` beside
-    # the data would run. That is the moment before any other import of ours.
+if sys.argv[:1] == ["-m"] and "runpy" in sys.modules and not sys.flags.safe_path:
+    # `python -m` has just put the current folder first on the path, where a `json.py`
+    # beside the data would run. No module of ours has been imported before this line.
     sys.path.pop(0)
 
 from importlib import import_module

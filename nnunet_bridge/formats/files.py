@@ -85,8 +85,8 @@ def refuse_links(*folders: Path, but: tuple[str, ...] = ()) -> None:
 
 
 def _refused_link(doing: str) -> SecurityError:
-    message = f"Cannot {doing}: a link lies there, and files are not written through"
-    return SecurityError(f"{message} links: remove the link.", code="S11")
+    message = f"Cannot {doing}: a link lies there, which is not followed: remove it."
+    return SecurityError(message, code="S11")
 
 
 @contextlib.contextmanager
