@@ -247,7 +247,11 @@ def test_S11_no_command_changes_the_target_of_a_link_at_any_of_its_outputs(
 
 AT_PLANNING = ("nnUNetPlans.json", "dataset_fingerprint.json", "dataset.json")
 AT_TRAINING = ("plans.json", "dataset.json", "fold_0/debug.json")
-AT_TRAINING += ("fold_0/progress.png", "fold_0/validation/summary.json")
+AT_TRAINING += (
+    "fold_0/checkpoint_latest.pth.partial",
+    "fold_0/progress.png",
+    "fold_0/validation/summary.json",
+)
 
 
 @pytest.mark.parametrize(

@@ -75,34 +75,30 @@ def quick_calls(lab, out):
         "check": (study, "-r", study / "dataset.toml", *work),
         "convert": (study, "-r", study / "dataset.toml", *work),
         "image": (scan, "-o", out / "image.nii.gz"),
-        "plan": (LAB, *work),
-        "train": (LAB, *SMOKE, "--on", "script", *work),
         "status": (LAB, *work),
         "select": (LAB, *work),
-        "predict": (LAB, scan, "-o", out / "predicted", *work),
         "clean": (labels, out / "cleaned"),
         "score": (labels, labels, "-o", out / "scores"),
         "mesh": (labels, "-o", out / "meshes"),
         "view": (scan, "-o", out / "view.png"),
         "compare": (LAB, "-o", out / "compared", *work),
-        "pack": (LAB, "-o", out / "model.zip", *work),
-        "unpack": (study / "dataset.toml", *work),
         "run": (study / "dataset.toml", "-r", study / "dataset.toml", *work),
         "demo": (study / "dataset.toml",),
     }
 
 
 SMOKE = ("-c", "2d", "-f", "0", "--budget", "smoke")
-NEED_A_MODEL = {"select": 3, "predict": 3, "compare": 3, "pack": 3}
-END_BEFORE = {**NEED_A_MODEL, "unpack": 6, "run": 5, "demo": 5}
+END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 5}
 """Commands that cannot do their work here, and their exit code."""
+
+START_OTHERS = {"plan", "train", "predict", "pack", "unpack"}
 
 
 @pytest.mark.training
 def test_S13_no_command_loads_a_module_from_the_current_folder(hostile, lab, tmp_path):
     calls = quick_calls(lab, tmp_path)
 
-    assert calls.keys() == main.commands.keys(), "a command is missing in this test"
+    assert {*calls, *START_OTHERS} == main.commands.keys(), "a command is missing"
     for name, words in calls.items():
         done = started(hostile, [*COMMAND, name, *words])
         assert done.returncode in (0, END_BEFORE.get(name, 0)), done.stderr
@@ -124,6 +120,7 @@ def test_S13_nothing_that_a_command_starts_loads_one_either(hostile, lab, tmp_pa
         ("pack", LAB, "-o", model, *work),
         ("unpack", model, "-w", tmp_path / "other"),
     ):
+        assert words[0] in START_OTHERS
         done = started(hostile, [*COMMAND, *words])
         assert done.returncode == 0, done.stderr
 
