@@ -245,19 +245,24 @@ def test_S11_no_command_changes_the_target_of_a_link_at_any_of_its_outputs(
 
 # What nnU-Net itself writes, planted all at once: it is not even started.
 
-AT_PLANNING = ("nnUNetPlans.json", "dataset_fingerprint.json", "dataset.json")
-AT_TRAINING = ("plans.json", "dataset.json", "fold_0/debug.json")
-AT_TRAINING += (
-    "fold_0/checkpoint_latest.pth.partial",
-    "fold_0/progress.png",
-    "fold_0/validation/summary.json",
+AT_PLANNING = (
+    *("nnUNetResEncUNetMPlans.json", "dataset.json", "dataset_fingerprint.json"),
+    *("gt_segmentations/msk_001.nii.gz", "nnUNetPlans_3d_fullres/msk_001.b2nd"),
+)
+AT_TRAINING = (
+    *("plans.json", "dataset.json", "fold_0/debug.json", "fold_0/progress.png"),
+    *("fold_0/checkpoint_latest.pth.partial", "fold_0/validation/summary.json"),
 )
 
 
 @pytest.mark.parametrize(
     ("folder", "names", "words"),
     [
-        (f"nnUNet_preprocessed/{LAB}", AT_PLANNING, ("plan", LAB, "--force")),
+        (
+            f"nnUNet_preprocessed/{LAB}",
+            AT_PLANNING,
+            ("plan", LAB, "--planner", "resenc-m"),
+        ),
         (
             f"nnUNet_results/{LAB}/nnUNetTrainer__nnUNetPlans__2d",
             AT_TRAINING,
