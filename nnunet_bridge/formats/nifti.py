@@ -11,13 +11,12 @@ back and compares every voxel before the file gets its final name (FAULTS R7).
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -99,14 +98,14 @@ def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
     return Labelmap(grid, voxels.astype(kind), labels)
 
 
-def write_all(stream: io.FileIO, piece: bytes | memoryview) -> None:
+def write_all(stream: BinaryIO, piece: bytes | memoryview) -> None:
     """Write all of a piece: on a full disk a call may write a part of it."""
     left = memoryview(piece)
     while left:
         left = left[stream.write(left) :]
 
 
-Writer: TypeAlias = Callable[[io.FileIO, bytes | memoryview], None]
+Writer: TypeAlias = Callable[[BinaryIO, bytes | memoryview], None]
 
 
 def write_volume(file: Path, volume: Volume, *, write: Writer = write_all) -> None:

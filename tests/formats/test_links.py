@@ -320,6 +320,7 @@ ALLOWED = {
     ("pipeline/ingest/inputs.py", "unpacked", "TemporaryDirectory"): "is new",
     ("pipeline/models/select.py", "_ensembles", "TemporaryDirectory"): "is new",
     ("pipeline/models/select.py", "_predict_again", "symlink_to"): "private folder",
+    ("pipeline/ingest/phantom_study.py", "_claim", "save"): "`Kept.save`",
     ("pipeline/models/training_structures.py", "_measured", "save"): "`Kept.save`",
     ("pipeline/models/tune.py", "tune_cleaning", "save"): "`Kept.save`",
     ("pipeline/prediction/predict.py", "_finish", "save"): "`Kept.save`",

@@ -29,7 +29,7 @@ class Trainer:
     device = torch.device("cpu")
     dataset_json: ClassVar = {"labels": {"background": 0, "tibia": 1}}
 
-    def __init__(self):
+    def __init__(self, *_arguments):
         self.logger = SimpleNamespace(loggers=[], plot_progress_png=print)
         self.plans_manager = SimpleNamespace(plans_name="nnUNetPlans")
         self.network = torch.nn.Linear(2, 2)
@@ -54,7 +54,8 @@ def as_nnunet_would(rank, out):
     from nnunetv2.run import run_training as nnunet
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    trainer = nnunet.get_trainer_from_args()
+    run = "Dataset001_Tibia", "2d", 0, "nnUNetTrainer", "nnUNetPlans"
+    trainer = nnunet.get_trainer_from_args(*run)
     trainer.on_train_start()
     for writer in trainer.logger.loggers:
         writer.log("train_losses", 0.5 + rank, 0)
