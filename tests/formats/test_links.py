@@ -245,6 +245,8 @@ def test_S11_no_command_changes_the_target_of_a_link_at_any_of_its_outputs(
 
 # What nnU-Net itself writes, planted all at once: it is not even started.
 
+MODEL = "BridgeSmokeTrainer__nnUNetPlansSmoke__2d"
+TRAIN = ("train", LAB, "-c", "2d", "-f", "0", "--budget", "smoke", "--device", "cpu")
 AT_PLANNING = (
     *("nnUNetResEncUNetMPlans.json", "dataset.json", "dataset_fingerprint.json"),
     *("gt_segmentations/msk_001.nii.gz", "nnUNetPlans_3d_fullres/msk_001.b2nd"),
@@ -264,19 +266,20 @@ AT_TRAINING = (
             ("plan", LAB, "--planner", "resenc-m"),
         ),
         (
-            f"nnUNet_results/{LAB}/nnUNetTrainer__nnUNetPlans__2d",
+            f"nnUNet_results/{LAB}/{MODEL}",
             AT_TRAINING,
-            ("train", LAB, "-c", "2d", "-f", "0", "--device", "cpu"),
+            TRAIN,
         ),
         (
-            f"runs/{LAB}/nnUNetTrainer__nnUNetPlans__2d/fold_0",
+            f"runs/{LAB}/{MODEL}/fold_0",
             ("train.log", "events.jsonl", "lock"),
-            ("train", LAB, "-c", "2d", "-f", "0", "--device", "cpu"),
+            TRAIN,
         ),
         (f"runs/{LAB}/slurm", ("1_0.log",), ("train", LAB, "--on", "script")),
     ],
 )
 @pytest.mark.training
+@pytest.mark.usefixtures("few_steps")
 def test_S11_nnunet_is_not_started_where_it_would_write_through_a_link(
     lab, tmp_path, folder, names, words
 ):
