@@ -326,7 +326,6 @@ ALLOWED = {
     ("pipeline/ingest/phantom_study.py", "_claim", "save"): "`Kept.save`",
     ("pipeline/models/training_structures.py", "_measured", "save"): "`Kept.save`",
     ("pipeline/models/tune.py", "tune_cleaning", "save"): "`Kept.save`",
-    ("pipeline/prediction/predict.py", "_finish", "save"): "`Kept.save`",
 }
 """File, function and call -> why it writes through no link all the same."""
 
