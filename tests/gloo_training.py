@@ -46,6 +46,8 @@ def start(command, environment, log_file):
 
 
 if __name__ in ("__main__", "__mp_main__"):
+    # Loaders are the subject of other tests.
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name
     nnunet.setup_ddp = connect
     torch.cuda.set_device = lambda _device: None
     metrics = trainers.compute_metrics_on_folder
