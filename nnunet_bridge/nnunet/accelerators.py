@@ -69,6 +69,8 @@ def fault_of(gpu: Accelerator, torch: TorchBuild) -> str:
     'torch 2.9.0+cpu is built for CPUs only: '
     """
     who = f"torch {torch.version}"
+    if not torch.version:
+        return torch.error
     if not torch.cuda:
         return f"{who} is built for CPUs only: install it with CUDA (pip install torch)"
     needed = OLDEST_DRIVERS.get(int(torch.cuda.partition(".")[0]), 0)

@@ -36,14 +36,20 @@ from nnunet_bridge.nnunet.names import Workspace
 ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 """Enough to read a file of weights."""
 
+TORCH_S = 300
+"""torch is imported within seconds, from a slow disk within minutes."""
+
 
 @lru_cache(maxsize=1)
 def installed_torch() -> TorchBuild:
     """Ask the installed torch what it can compute on; it takes some seconds."""
     words = gpu_command(ONE_THREAD)
-    answer = subprocess.run(  # noqa: S603 - our own argument list
-        words, capture_output=True, text=True, check=False
-    )
+    try:
+        answer = subprocess.run(  # noqa: S603 - our own argument list
+            words, capture_output=True, text=True, check=False, timeout=TORCH_S
+        )
+    except subprocess.TimeoutExpired:
+        return TorchBuild("", error=f"torch did not answer within {TORCH_S} s")
     lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
     if answer.returncode or not lines:
         reason = answer.stderr.strip().rpartition("\n")[2]

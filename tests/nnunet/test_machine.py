@@ -148,6 +148,7 @@ def test_an_old_driver_that_does_not_know_the_capability_still_lists_its_gpus(
         (gpu(capability="12.0"), CUDA_12, "no code for.*12.0.*newer torch"),
         (gpu(), TorchBuild("2.9.0+cpu"), "built for CPUs only: install it with CUDA"),
         (gpu(), replace(CUDA_13, error="out of memory"), "out of memory"),
+        (gpu(), TorchBuild("", error="torch does not start"), "^torch does not start"),
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_told_with_what_to_install(found, torch, said):

@@ -205,7 +205,7 @@ def _within(
     workers = max(2 if on_gpu else 1, resources.workers // processes)
     if processes * ahead > free:
         workers = 1
-    shared = replace(resources, workers=workers)
+    shared = replace(resources, workers=workers, gpus=1)
     return [replace(shared, visible=gpu) for gpu in gpus[:processes]]
 
 

@@ -63,7 +63,7 @@ _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 """About how long a case takes to be read, predicted and written, without a GPU."""
 
 _ENOUGH = 4
-"""Images to read before a GPU starts; it starts again with all that were read then."""
+"""Images to read for each GPU before it starts, and before it starts again."""
 
 NOTHING_FOUND = Finding(
     "",
@@ -113,7 +113,8 @@ def predict_images(
     trained = TrainedModel.of(model, options.clean)
     host = Host()
     device, warning = host.device(options.device)
-    resources = host.share(1, device)
+    gpus = len(host.visible(1)) if device == "cuda" else 1
+    resources = replace(host.share(1, device), gpus=gpus)
     if warning:
         shown.say(warning)
     with work_folder(out, "work") as work:
@@ -181,7 +182,8 @@ class _PredictionRun:
         self._unread, self._model_hash = list(sources), self.trained.model.sha256()
         beside = resources.device == "cuda" and first_pass is None
         while self._unread or self._waiting:
-            while self._unread and not (beside and len(self._waiting) >= _ENOUGH):
+            enough = _ENOUGH * resources.gpus
+            while self._unread and not (beside and len(self._waiting) >= enough):
                 case_id = self._read_next(first_pass)
                 self.progress.advance(_READING * (count - len(self._unread)), case_id)
             if self._waiting and first_pass is not None:
