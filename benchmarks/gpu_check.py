@@ -409,6 +409,10 @@ def theirs(asked: argparse.Namespace) -> None:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    from nnunet_bridge.nnunet.inside.safety import load_only_what_is_allowed
+
+    load_only_what_is_allowed()
+
     def predict(words: list[str]) -> None:
         images, out = (words[words.index(f"--{n}") + 1] for n in ("images", "out"))
         model, *folds = words[words.index("--member") + 1 :]
@@ -461,8 +465,11 @@ def _add_folds(model_dir: Path) -> None:
     """Write four folds beside the first, their weights 1 % apart."""
     import torch
 
+    from nnunet_bridge.nnunet.inside.safety import load_only_what_is_allowed
+
+    load_only_what_is_allowed()
     first = model_dir / "fold_0" / "checkpoint_final.pth"
-    content = torch.load(first, map_location="cpu", weights_only=False)
+    content = torch.load(first, map_location="cpu", weights_only=True)
     for fold in range(1, 5):
         torch.manual_seed(fold)
         other = model_dir / f"fold_{fold}" / first.name
