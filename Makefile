@@ -7,6 +7,7 @@
 #   make test-newest  make test under the newest Python that is here
 #   make mutants      changes one operator at a time: some test must notice (an hour)
 #   make docs         writes the option tables of docs/reference/commands.md anew
+#   make gpu-check    checks a GPU before the first study (twelve minutes)
 #   make bench        measures us against the source's way and the best other tools
 PYTHON ?= python3
 VENV   ?= .venv
@@ -19,7 +20,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PROCESSES) --dist
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
 	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 
-.PHONY: demo test quick test-long test-newest mutants check docs bench setup lint types floors unit clean
+.PHONY: demo test quick test-long test-newest mutants check docs bench gpu-check setup lint types floors unit clean
 
 demo: $(READY)
 	$(BIN)/nnunet-bridge demo $(DEMO)
@@ -54,6 +55,9 @@ docs: $(READY)
 # edt, numexpr, plyfile, PyMCubes, zmesh.
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+gpu-check: $(READY)
+	$(BIN)/python benchmarks/gpu_check.py
 
 setup: $(READY)
 

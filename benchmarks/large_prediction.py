@@ -27,12 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_bridge.formats.nifti import read_array, write_volume
-from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
+from nnunet_bridge.nnunet.commands import nnunet_environment
 from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
     host_bytes,
 )
-from nnunet_bridge.nnunet.machine import chosen_device, this_machine
+from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.machine import this_machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Run, Workspace, images_by_case
 from nnunet_bridge.nnunet.plans import resolved
@@ -210,7 +211,7 @@ def _run(command: Sequence[str], options: argparse.Namespace) -> None:
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:
     machine = this_machine()
-    resources = shared_among(1, options.device, machine)
+    resources = Host(machine).share(1, options.device)
     environment = nnunet_environment(_workspace(options), resources, os.environ)
     environment["nnUNet_def_n_proc"] = str(machine.cores)
     return environment
@@ -280,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
         help="columns, rows and slices",
     )
     parser.add_argument(
-        "--device", default=chosen_device("auto", this_machine()), help="cpu or cuda"
+        "--device", default=Host().device("auto")[0], help="cpu or cuda"
     )
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -142,8 +142,8 @@ def train_ours(root: Path, dataset: str, configuration: str, epochs: int) -> Non
 
 def measured(who: str, root: Path, asked: argparse.Namespace) -> Course:
     """Train once, and note when each epoch began."""
-    from nnunet_bridge.nnunet.commands import nnunet_environment, shared_among
-    from nnunet_bridge.nnunet.machine import this_machine
+    from nnunet_bridge.nnunet.commands import nnunet_environment
+    from nnunet_bridge.nnunet.host import Host
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.nnunet.names import Dataset, Workspace
 
@@ -151,7 +151,7 @@ def measured(who: str, root: Path, asked: argparse.Namespace) -> Course:
     run = method.run(Dataset(workspace, asked.dataset), asked.configuration, FOLD)
     fold_dir = run.fold_dir
     shutil.rmtree(fold_dir, ignore_errors=True)
-    resources = shared_among(1, "cpu", this_machine())
+    resources = Host().share(1, "cpu")
     environment = nnunet_environment(workspace, resources, os.environ)
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [

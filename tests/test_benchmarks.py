@@ -1,8 +1,11 @@
 """The benchmarks run from end to end; how fast anything is, no test asserts."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROWS = (
@@ -19,9 +22,9 @@ ROWS = (
 )
 
 
-def printed_by(script):
+def printed_by(script, how="--quick"):
     """Return what a quick run prints; an answer that differs would have ended it."""
-    command = [sys.executable, str(BENCHMARKS / script), "--quick"]
+    command = [sys.executable, str(BENCHMARKS / script), how]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -45,3 +48,33 @@ def test_the_content_check_finds_what_is_planted_in_the_synthetic_limb():
 
     assert "| synthetic limb | 1 | 1 | 0 | " + " | ".join(["100"] * 15) in table
     assert "False alarms: 0." in table
+
+
+@pytest.mark.training
+def test_the_check_of_a_gpu_runs_from_end_to_end_on_a_cpu(
+    planned_lab, tmp_path, few_steps
+):
+    """What needs a GPU is marked as not checked."""
+    shutil.copytree(planned_lab / "work", tmp_path / "work")
+    few_steps.setenv("OMP_NUM_THREADS", "1")
+    words = ["--tiny", "--device", "cpu", "--workspace", str(tmp_path / "work")]
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), *words]
+
+    printed = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    rows = [line.split(" | ") for line in printed.stdout.splitlines()[2:-2]]
+    verdicts = {row[0].strip("| "): row[-1].strip("| ") for row in rows}
+    assert printed.returncode == 0, printed.stdout + printed.stderr
+    assert verdicts == {
+        "GPU": "ok",
+        "compiler": verdicts["compiler"],
+        "2d: interrupt and resume": "ok",
+        "2d: epoch": "ok",
+        "2d: GPU memory of the training": "-",
+        "epoch without compilation": "-",
+        "smoke run": "-",
+        "another program fills the GPU": "-",
+        "2d: prediction, 1 fold": "ok",
+        "2d: prediction, 5 folds": "ok",
+    }
+    assert printed_by("gpu_check.py", "--list").startswith("Carry to the computer")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from pathlib import Path
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import open_to_write
+from nnunet_bridge.nnunet.accelerators import compilation_fault
+from nnunet_bridge.nnunet.failures import reason_of
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import Planner
 
@@ -34,16 +35,6 @@ GRACE_S = 5.0
 """Seconds that a process may take to end after each signal."""
 
 POLL_S = 0.5
-_LOST_WORKER = re.compile(
-    r"background worker(s are| is) (6 feet under|no longer alive)|workers? died",
-    re.IGNORECASE,
-)
-"""nnU-Net's message that one of its workers has ended."""
-
-_FAILED_WORKER = "Exception in background worker"
-"""Its message that the worker was not killed, but failed."""
-
-_EXCEPTION = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning)\b.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +54,10 @@ class Resources:
     """Processes that augment training data; 0 means the main process."""
 
     gpus: int = 1
+    """GPUs of the process."""
+
+    visible: str = ""
+    """``CUDA_VISIBLE_DEVICES``; empty leaves it as it is."""
 
     @property
     def can_halve(self) -> bool:
@@ -75,7 +70,7 @@ class Resources:
         Examples
         --------
         >>> Resources("cpu", threads=1, workers=5, loaders=1).halved()
-        Resources(device='cpu', threads=1, workers=2, loaders=0, gpus=1)
+        Resources(device='cpu', threads=1, workers=2, loaders=0, gpus=1, visible='')
         """
         fewer = max(1, self.workers // 2)
         return replace(self, workers=fewer, loaders=self.loaders // 2)
@@ -223,6 +218,11 @@ def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> lis
     return [*_task("checkpoint", resources), *_options(copy=list(copies.items()))]
 
 
+def gpu_command(resources: Resources) -> list[str]:
+    """Return the call that prints what torch can compute on."""
+    return _task("gpu", resources)
+
+
 def _task(name: str, resources: Resources) -> list[str]:
     options = _options(threads=resources.threads, workers=resources.workers)
     return [*PYTHON, *LAUNCH, name, *options]
@@ -262,8 +262,12 @@ def nnunet_environment(
         environment["PYTHONPATH"] = os.pathsep.join(given)
     if resources.threads:
         environment["OMP_NUM_THREADS"] = str(resources.threads)
+    if resources.visible:
+        environment["CUDA_VISIBLE_DEVICES"] = resources.visible
     if resources.device == "cpu":
         environment.pop("nnUNet_compile", None)
+    elif "nnUNet_compile" not in environment and compilation_fault(environment):
+        environment["nnUNet_compile"] = "false"
     return environment
 
 
@@ -314,12 +318,13 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
             With the line of its log that has the reason.
         """
         code = self._process.poll()
-        if code == -signal.SIGKILL or (code and _lost_a_worker(self.output())):
+        reason = reason_of(self.output()) if code else None
+        if code == -signal.SIGKILL or (code and reason is None):
             who = "it" if code == -signal.SIGKILL else "a worker process of it"
             reason = f"{who} was killed, most likely because memory ran out."
             raise WorkerKilled(self._failure(task, reason))
-        if code:
-            raise NnUNetError(self._failure(task, self._reason()))
+        if reason is not None:
+            raise NnUNetError(self._failure(task, reason))
 
     def _failure(self, task: str, reason: str) -> str:
         return f"nnU-Net failed ({task}): {reason} The whole log: {self.log_file}"
@@ -343,15 +348,3 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
-
-    def _reason(self) -> str:
-        lines = [line.strip() for line in self.output().splitlines()]
-        named = [line for line in lines if _EXCEPTION.match(line)]
-        telling = [line for line in named if not _LOST_WORKER.search(line)]
-        named = telling or named
-        line = named[-1] if named else next(filter(None, lines[::-1]), "no output")
-        return f"{line.rstrip('.')}."
-
-
-def _lost_a_worker(output: str) -> bool:
-    return bool(_LOST_WORKER.search(output)) and _FAILED_WORKER not in output

@@ -93,18 +93,19 @@ def feature_map_size(configuration: dict[str, Any], classes: int) -> int | None:
 
 
 def training_memory(
-    plans: Plans, configuration: str, classes: int, *, loaders: int = 0
+    plans: Plans, configuration: str, classes: int, *, loaders: int = 0, gpus: int = 1
 ) -> Footprint | None:
     """Return what a training needs; None for a network that is not known.
 
     `classes` count the background; `loaders` are the processes that prepare the data.
+    The batch is divided among the GPUs, and the figure is that of each.
     """
     planned = resolved(plans, configuration)
     size = feature_map_size(planned, classes)
     kind = (_network_of(planned), len(planned["patch_size"]))
     if size is None or kind not in _REFERENCE_NUMBERS:
         return None
-    batch = size * int(planned["batch_size"])
+    batch = size * math.ceil(int(planned["batch_size"]) / gpus)
     processes = _TRAINING_PROCESS_BYTES + loaders * _WORKER_BYTES
     on_gpu = _REFERENCE_GPU_BYTES * batch // _REFERENCE_NUMBERS[kind]
     return Footprint(processes + _CPU_BYTES_PER_NUMBER * batch, GIB // 2 + on_gpu)

@@ -5,18 +5,23 @@ Pipelines take it as an argument, so that a test can run them on another machine
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from nnunet_bridge.formats.files import free_bytes
 from nnunet_bridge.formats.memory import free_memory_bytes
+from nnunet_bridge.nnunet.accelerators import TorchBuild
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
     Resources,
+    gpu_command,
     nnunet_environment,
 )
 from nnunet_bridge.nnunet.machine import (
@@ -24,11 +29,33 @@ from nnunet_bridge.nnunet.machine import (
     Machine,
     chosen_device,
     this_machine,
+    usable,
 )
 from nnunet_bridge.nnunet.names import Workspace
 
 ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 """Enough to read a file of weights."""
+
+TORCH_S = 300
+"""torch is imported within seconds, from a slow disk within minutes."""
+
+
+@lru_cache(maxsize=1)
+def installed_torch() -> TorchBuild:
+    """Ask the installed torch what it can compute on; it takes some seconds."""
+    words = gpu_command(ONE_THREAD)
+    try:
+        answer = subprocess.run(  # noqa: S603 - our own argument list
+            words, capture_output=True, text=True, check=False, timeout=TORCH_S
+        )
+    except subprocess.TimeoutExpired:
+        return TorchBuild("", error=f"torch did not answer within {TORCH_S} s")
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
+    if answer.returncode or not lines:
+        reason = answer.stderr.strip().rpartition("\n")[2]
+        return TorchBuild("", error=f"torch does not start ({reason})")
+    facts = json.loads(lines[-1])
+    return TorchBuild(**{**facts, "architectures": tuple(facts["architectures"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +75,21 @@ class Host:
     free_memory: Callable[[], int] = free_memory_bytes
     """Return the memory that is free now; `machine` holds it as it was."""
 
+    torch: Callable[[], TorchBuild] = installed_torch
+    """Return the facts of the installed torch."""
+
+    def device(self, asked: str) -> tuple[str, str]:
+        """Return device and warning for a word of `--device`; see `chosen_device`."""
+        return chosen_device(asked, self.machine, self.torch)
+
+    def visible(self, gpus: int) -> tuple[str, ...]:
+        """Return ``CUDA_VISIBLE_DEVICES`` of each process that has so many GPUs.
+
+        An empty word leaves it as it is.
+        """
+        groups = usable(self.machine, self.torch).visible(gpus)
+        return ("",) if groups == self.machine.visible(self.machine.gpus) else groups
+
     def share(
         self, processes: int, device: str, worker_bytes: int = BYTES_PER_WORKER
     ) -> Resources:
@@ -55,18 +97,18 @@ class Host:
 
         On a CPU the network uses the cores, so nothing else should; beside a GPU the
         cores prepare the data. The free memory limits the workers, of `worker_bytes`
-        each.
+        each. With several GPUs, each of them counts as a process.
         """
         workers = self.machine.workers_of(worker_bytes)
         cores = self.machine.cores // processes
         if device == "cpu":
             return Resources(device, max(1, cores), workers, loaders=0)
         loaders = max(1, min(12, cores - 1))
-        return Resources(device, 0, workers, loaders)
+        return Resources(device, 0, max(1, workers // processes), loaders)
 
     def resources(self, device: str) -> Resources:
         """Return what a single call may use; `device` is a word of `--device`."""
-        return self.share(1, chosen_device(device, self.machine))
+        return self.share(1, self.device(device)[0])
 
     def launch(
         self,

@@ -19,6 +19,7 @@ TASKS = {
     "predict": ("prediction", "predict"),
     "encoder": ("encoder_weights", "prepare_encoder"),
     "second-opinion": ("second_opinion", "give_second_opinion"),
+    "gpu": ("gpu", "report"),
     "checkpoint": ("stripping", "strip_checkpoints"),
 }
 """Word -> module of `inside`, and its function that does the task."""

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.memory import free_memory_bytes
+from nnunet_bridge.nnunet.accelerators import (
+    Accelerator,
+    TorchBuild,
+    fault_of,
+    visible_gpus,
+)
 
 MANY_CORES = 8
 BYTES_PER_WORKER = 3 << 30
 """Memory of a worker of nnU-Net where nothing better is known: 3 GiB."""
-
-NVIDIA_SMI_S = 20
-"""``nvidia-smi`` answers within seconds, or the driver hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class Machine:
     free_memory_bytes: int
     gpus: int
 
-    gpu_memory_bytes: int | None = None
-    """All memory of the first GPU; None if there is none, or it is unknown."""
+    accelerators: tuple[Accelerator, ...] = ()
+    """The facts of each GPU; none if they are unknown."""
 
     def workers_of(self, worker_bytes: int) -> int:
         """Return how many workers of that size to start; at least 1."""
@@ -40,18 +42,49 @@ class Machine:
             return 1
         return max(1, min(self.cores // 2, self.free_memory_bytes // worker_bytes))
 
+    def visible(self, gpus: int) -> tuple[str, ...]:
+        """Return ``CUDA_VISIBLE_DEVICES`` of each process that has so many GPUs.
+
+        Empty words if the names of the GPUs are unknown.
+
+        Examples
+        --------
+        >>> three = tuple(Accelerator("T4", word=word) for word in "abc")
+        >>> Machine(8, 0, 3, three).visible(1), Machine(8, 0, 3, three).visible(2)
+        (('a', 'b', 'c'), ('a,b',))
+        """
+        words = [gpu.word for gpu in self.accelerators] or [""] * self.gpus
+        groups = [words[n : n + gpus] for n in range(0, len(words), gpus)]
+        return tuple(",".join(g).strip(",") for g in groups if len(g) == gpus)
+
 
 def this_machine() -> Machine:
     """Return the cores, memory and GPUs that are there now."""
-    gpus = _gpus()
-    memory = gpus[0].memory_bytes if gpus else None
-    return Machine(_cores(), free_memory_bytes(), len(gpus), memory)
+    gpus = visible_gpus()
+    return Machine(_cores(), free_memory_bytes(), len(gpus), gpus)
 
 
-def chosen_device(asked: str, machine: Machine) -> str:
-    """Return ``cuda``, ``cpu`` or ``mps`` for a word of `--device`.
+def usable(machine: Machine, torch: Callable[[], TorchBuild]) -> Machine:
+    """Return the machine with those GPUs only that the installed torch can use.
 
-    Raises `EnvironmentFault` if a GPU is asked for and there is none.
+    `torch` returns the facts of the installed torch, which takes seconds.
+    """
+    gpus = machine.accelerators
+    if not gpus:
+        return machine
+    good = tuple(gpu for gpu in gpus if not fault_of(gpu, torch()))
+    return replace(machine, gpus=len(good), accelerators=good)
+
+
+def chosen_device(
+    asked: str, machine: Machine, torch: Callable[[], TorchBuild]
+) -> tuple[str, str]:
+    """Return ``cuda``, ``cpu`` or ``mps`` for a word of `--device`, and a warning.
+
+    `torch` as in `usable`. The warning says why ``auto`` does not take a GPU that is
+    there; else it is empty.
+
+    Raises `EnvironmentFault` if a GPU is asked for and there is none that can be used.
     """
     if asked == "cuda" and machine.gpus == 0:
         raise EnvironmentFault(
@@ -61,7 +94,18 @@ def chosen_device(asked: str, machine: Machine) -> str:
     if asked == "mps" and sys.platform != "darwin":
         message = "--device mps needs an Apple computer: use --device auto."
         raise EnvironmentFault(message)
-    return asked if asked != "auto" else "cuda" if machine.gpus else "cpu"
+    if asked in ("cpu", "mps"):
+        return asked, ""
+    fault = ""
+    if machine.gpus and not usable(machine, torch).gpus:
+        first = machine.accelerators[0]
+        fault = f"{first.name}: {fault_of(first, torch())}"
+    if fault and asked == "cuda":
+        raise EnvironmentFault(f"--device cuda cannot be used. {fault}.")
+    if machine.gpus:
+        note = f"The GPU is not used, the CPU is. {fault}." if fault else ""
+        return ("cpu" if fault else "cuda"), note
+    return ("mps" if sys.platform == "darwin" and torch().mps else "cpu"), ""
 
 
 def _cores() -> int:
@@ -75,7 +119,7 @@ def _cores() -> int:
 
 def hardware() -> JsonObject:
     """Describe the machine for the record of a training, without its name."""
-    gpus = _gpus()
+    gpus = visible_gpus()
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
@@ -92,52 +136,3 @@ def _processor() -> str:
     text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
     named = re.search(r"^(?:model name|Hardware)\s*: (.+)$", text, re.MULTILINE)
     return named[1].strip() if named else platform.processor() or platform.machine()
-
-
-@dataclass(frozen=True, slots=True)
-class _Gpu:
-    """A GPU that this process may use."""
-
-    name: str
-    memory_bytes: int | None = None
-    driver: str = ""
-
-
-_QUERY = "--query-gpu=index,uuid,name,memory.total,driver_version"
-
-
-def _gpus() -> list[_Gpu]:
-    """Ask ``nvidia-smi`` for the GPUs that this process may use.
-
-    ``nvidia-smi`` lists all GPUs of the machine; CUDA shows a process only those that
-    `CUDA_VISIBLE_DEVICES` names, by index or UUID, up to the first that is not there.
-    A part of a GPU (MIG) has a UUID that the list lacks: its memory is unknown.
-    """
-    listed: dict[str, _Gpu] = {}
-    for line in _asked_nvidia_smi().splitlines():
-        index, uuid, name, mebibytes, driver = map(str.strip, line.split(", "))
-        memory = int(mebibytes) << 20 if mebibytes.isdigit() else None
-        listed[index] = listed[uuid] = _Gpu(name, memory, driver)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or not listed:
-        return [gpu for key, gpu in listed.items() if key.isdigit()]
-    usable = []
-    for word in map(str.strip, visible.split(",")):
-        if word not in listed and not word.startswith("MIG-"):
-            break
-        usable.append(listed.get(word, _Gpu("MIG")))
-    return usable
-
-
-def _asked_nvidia_smi() -> str:
-    """Return a line for every GPU; nothing where there is no driver."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ""
-    words = [command, _QUERY, "--format=csv,noheader,nounits"]
-    try:
-        return subprocess.check_output(  # noqa: S603 - our own argument list, no shell
-            words, stderr=subprocess.DEVNULL, text=True, timeout=NVIDIA_SMI_S
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from nnunet_bridge.core.findings import refusal
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import free_bytes
-from nnunet_bridge.nnunet.machine import Machine, this_machine
+from nnunet_bridge.nnunet.accelerators import (
+    TorchBuild,
+    compilation_fault,
+    fault_of,
+)
+from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.names import Workspace
 
 OLDEST_PYTHON = (3, 11)
 TESTED_NNUNET = "2.8"
 ENOUGH_MEMORY_BYTES = 6_000_000_000
 ENOUGH_DISK_BYTES = 10_000_000_000
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
+ENOUGH_SHARED_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +73,22 @@ class DoctorSummary:
         )
 
 
-def examine(root: Path, machine: Machine | None = None) -> DoctorSummary:
+def examine(root: Path, host: Host | None = None) -> DoctorSummary:
     """Check Python, nnU-Net, torch, GPU, cores, memory, disk, decoders and Slurm.
 
     `root` is the folder of the workspace.
     """
-    machine, python = machine or this_machine(), platform.python_version()
+    host, python = host or Host(), platform.python_version()
+    machine, torch = host.machine, host.torch()
     sbatch = shutil.which("sbatch")
     checks = [
         Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, python),
         _path(os.environ.get("PYTHONPATH", "")),
         _package("nnU-Net", "nnunetv2", TESTED_NNUNET),
-        _package("torch", "torch"),
-        _gpu(machine),
+        _torch(torch),
+        *_gpus(machine, torch),
+        _compiler(),
+        *_shared_memory(),
         Check("cores", machine.cores >= 1, f"{machine.cores}"),
         _memory(machine),
         _workspace(root),
@@ -107,10 +119,48 @@ def _package(name: str, distribution: str, tested: str = "") -> Check:
     return Check(name, ok=False, detail=detail, needed=False)
 
 
-def _gpu(machine: Machine) -> Check:
-    none = "none: smoke runs work on the CPU, full training needs one"
-    detail = f"{machine.gpus} NVIDIA" if machine.gpus else none
-    return Check("GPU", bool(machine.gpus), detail, needed=False)
+def _torch(torch: TorchBuild) -> Check:
+    package = _package("torch", "torch")
+    if not torch.version:
+        return replace(package, ok=False, detail=torch.error)
+    cuda = f"CUDA {torch.cuda} for {', '.join(torch.architectures)}"
+    built = f"{package.detail}, {cuda if torch.cuda else 'for CPUs'}"
+    return replace(package, detail=f"{built}{', for MPS' if torch.mps else ''}")
+
+
+def _gpus(machine: Machine, torch: TorchBuild) -> Iterator[Check]:
+    """Yield a check for each GPU, or one that says that there is none."""
+    for gpu in machine.accelerators:
+        fault = fault_of(gpu, torch)
+        sizes = [gpu.free_bytes, gpu.memory_bytes]
+        free, whole = ("?" if s is None else format_bytes(s) for s in sizes)
+        detail = (
+            f"{gpu.name}: {free} free of {whole}, driver {gpu.driver or '?'}, compute "
+            f"capability {gpu.capability or '?'}: "
+            f"{f'cannot be used: {fault}' if fault else 'can be used'}"
+        )
+        yield Check("GPU", not fault, detail, needed=False)
+    if not machine.gpus:
+        none = "no NVIDIA GPU: smoke runs work on the CPU, full training needs one"
+        detail = "Apple's, used by --device auto" if torch.mps else none
+        yield Check("GPU", torch.mps, detail, needed=False)
+
+
+def _compiler() -> Check:
+    """Check for what speeds up training on a GPU."""
+    fault = compilation_fault(os.environ)
+    slower = f"{fault}; without it, training on a GPU is not compiled and is slower"
+    return Check("compiler", not fault, slower if fault else "found", needed=False)
+
+
+def _shared_memory() -> Iterator[Check]:
+    """Check the place through which loaders hand over their data; Linux only."""
+    if SHARED_MEMORY.is_dir():
+        size = shutil.disk_usage(SHARED_MEMORY).total
+        enough = size >= ENOUGH_SHARED_BYTES
+        small = "; too small beside a GPU: start the container with --shm-size=8g"
+        detail = f"{format_bytes(size)}{'' if enough else small}"
+        yield Check(str(SHARED_MEMORY), enough, detail, needed=False)
 
 
 def _memory(machine: Machine) -> Check:

@@ -12,7 +12,7 @@ import os
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.plans import patch_within
 
-FEATURES = [4, 8]
+FEATURES = [4, 8, 8]
 LARGEST_PATCH = {2: 64 * 64, 3: 24 * 24 * 24}
 LEARNING_PATCH = {2: 48 * 64, 3: 40_000}
 LEARNING_BATCH = {2: 8, 3: 2}
@@ -44,11 +44,11 @@ def few_steps(method, stock):
 
 def _shrink(configuration):
     network = configuration["architecture"]["arch_kwargs"]
-    stages = len(FEATURES)
+    stages = int(os.environ.get("FEW_STAGES", "2"))
     for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
         if key in network:
             network[key] = network[key][:stages]
-    network |= {"n_stages": stages, "features_per_stage": FEATURES}
+    network |= {"n_stages": stages, "features_per_stage": FEATURES[:stages]}
     network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][
         : stages - 1
     ]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,27 @@ def test_beside_a_gpu_the_cores_prepare_the_data():
     assert resources.workers > 1
 
 
+def test_cores_and_workers_are_divided_among_runs_and_gpus():
+    host = Host(replace(SERVER, cores=16))
+    one, two = (host.share(n, "cuda") for n in (1, 2))
+
+    assert (one.loaders, two.loaders) == (12, 7)
+    assert (one.workers, two.workers) == (8, 4)
+
+
+def test_a_process_sees_the_gpus_that_are_its_own_and_compiles_where_it_can(tmp_path):
+    workspace = Workspace.at(tmp_path, environment={})
+    gpu = Resources("cuda", 0, 1, loaders=1, visible="GPU-bb")
+
+    def variables(**inherited):
+        return nnunet_environment(workspace, gpu, {"PATH": "/nowhere", **inherited})
+
+    assert variables(CUDA_VISIBLE_DEVICES="0,1")["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
+    assert variables()["nnUNet_compile"] == "false"
+    assert variables(nnUNet_compile="true")["nnUNet_compile"] == "true"
+    assert "CUDA_VISIBLE_DEVICES" not in nnunet_environment(workspace, CPU, {})
+
+
 def test_the_environment_holds_what_was_found_to_matter(tmp_path):
     workspace = Workspace.at(tmp_path, environment={})
 
@@ -116,11 +138,11 @@ def test_the_environment_holds_what_was_found_to_matter(tmp_path):
 
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(EnvironmentFault, match="shows no NVIDIA GPU") as caught:
-        chosen_device("cuda", LAPTOP)
+        chosen_device("cuda", LAPTOP, None)
 
     assert caught.value.exit_code == 5
-    assert chosen_device("auto", LAPTOP) == "cpu"
-    assert chosen_device("auto", SERVER) == "cuda"
+    assert chosen_device("auto", LAPTOP, None) == ("cpu", "")
+    assert chosen_device("auto", SERVER, None) == ("cuda", "")
 
 
 def test_a_failure_is_told_by_the_line_that_matters(tmp_path):

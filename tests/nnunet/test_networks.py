@@ -14,6 +14,7 @@ from tiny_model import DATASET_JSON, golden_plans
 from nnunet_bridge.core.errors import InputError, SecurityError
 from nnunet_bridge.formats.events import read_events
 from nnunet_bridge.nnunet.inside import encoder_weights as weights_task
+from nnunet_bridge.nnunet.inside import events
 from nnunet_bridge.nnunet.inside.encoder_weights import (
     fitted,
     for_channels,
@@ -22,8 +23,13 @@ from nnunet_bridge.nnunet.inside.encoder_weights import (
 )
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
-from nnunet_bridge.nnunet.inside.stopping import epochs_without_progress, stop_early
-from nnunet_bridge.nnunet.inside.training import TrainerHooks
+from nnunet_bridge.nnunet.inside.stopping import (
+    epochs_without_progress,
+    stop_early,
+    stop_without_loss,
+)
+from nnunet_bridge.nnunet.inside.training import TrainerHooks, _load_without_gpu
+from nnunet_bridge.nnunet.inside.wrappers import compilation_fails
 from nnunet_bridge.nnunet.methods import METHODS, method_of
 from nnunet_bridge.nnunet.report_plans import RESNET_34, UNET_2D
 from nnunet_bridge.nnunet.trainers.report_augmentation import FlipLeftRight
@@ -613,3 +619,94 @@ def test_a_training_that_had_stopped_trains_no_further_when_it_is_resumed(tmp_pa
 
 def test_a_loss_that_is_no_number_is_no_progress():
     assert epochs_without_progress([0.5, math.nan, math.nan]) == 2
+
+
+@pytest.mark.parametrize("model", ["nnunet", "report-augmentation", "resenc-m"])
+def test_a_smoke_run_is_never_compiled_and_saves_every_epoch(trainer_of, model):
+    trainer = trainer_of(model)
+    trainer.device = torch.device("cuda")
+
+    assert not trainer._do_i_compile()
+    assert trainer.save_every == 1
+
+
+def test_a_quick_run_saves_by_time_as_a_full_one(trainer_of):
+    assert trainer_of("nnunet", "quick").save_every == 50
+    assert trainer_of("unet2d", "quick").save_every == 1  # a tenth of the size
+
+
+def test_every_weight_of_a_smoke_run_that_learns_gets_a_gradient(trainer_of):
+    """Several GPUs wait for the gradient of every weight that is not frozen."""
+    trainer = trainer_of("nnunet")
+    trainer.initialize()
+
+    trainer.network(torch.zeros(1, 1, 128, 128)).sum().backward()
+
+    weights = dict(trainer.network.named_parameters())
+    learning = {name for name, w in weights.items() if w.requires_grad}
+    assert learning == {name for name, w in weights.items() if w.grad is not None}
+    assert {name for name in weights if name not in learning} == {
+        f"decoder.seg_layers.{n}.{kind}" for n in (0, 1) for kind in ("weight", "bias")
+    }
+
+
+def test_a_record_names_the_network_under_its_wrappers(trainer_of, tmp_path):
+    trainer = trainer_of("nnunet")
+    EventWriter(tmp_path / "events.jsonl").listen_to(trainer)
+    trainer.initialize()
+    trainer.network = torch.compile(trainer.network, backend="eager")
+    trainer.on_train_start = lambda: None
+    trainer.do_split = lambda: (["a"], ["b"])
+
+    facts = events._facts(trainer)
+
+    assert facts["architecture"] == "PlainConvUNet"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "gpus", "capability", "fails"),
+    [
+        (2, 1, (8, 0), False),
+        (2, 2, (8, 0), True),
+        (3, 2, (8, 0), True),
+        (4, 2, (8, 0), False),
+        (1, 1, (8, 0), False),
+        (2, 1, (6, 1), True),
+    ],
+)
+def test_nothing_is_compiled_where_that_would_fail(batch_size, gpus, capability, fails):
+    assert compilation_fails(batch_size, gpus, capability) == fails
+
+
+def test_weights_of_a_gpu_load_where_there_is_none(tmp_path, monkeypatch):
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    network, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")
+        torch.save({"network_weights": network.state_dict()}, tmp_path / "gpu.pth")
+    monkeypatch.setattr(
+        torch.serialization,
+        "_package_registry",
+        torch.serialization._package_registry[:],
+    )
+    with pytest.raises(RuntimeError, match="CUDA"):
+        load_pretrained_weights(other, str(tmp_path / "gpu.pth"))
+
+    _load_without_gpu()
+    load_pretrained_weights(other, str(tmp_path / "gpu.pth"))
+
+    assert torch.equal(other.weight, network.weight)
+
+
+def test_a_training_without_any_loss_in_an_epoch_fails(trainer_of):
+    trainer, ended = trainer_of("nnunet"), []
+    trainer.on_train_epoch_end = ended.append
+    stop_without_loss(trainer)
+    lost, found = {"loss": np.float32(np.nan)}, {"loss": np.float32(0.5)}
+
+    trainer.on_train_epoch_end([lost, found])
+    with pytest.raises(FloatingPointError, match="not a number in epoch 0"):
+        trainer.on_train_epoch_end([lost, lost])
+
+    assert ended == [[lost, found]]

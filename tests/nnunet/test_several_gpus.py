@@ -28,6 +28,7 @@ class Trainer:
     inference_allowed_mirroring_axes = None
     device = torch.device("cpu")
     dataset_json: ClassVar = {"labels": {"background": 0, "tibia": 1}}
+    output_folder = "results/Dataset001_Tibia/Trainer__Plans__2d/fold_0"
 
     def __init__(self, *_arguments):
         self.logger = SimpleNamespace(loggers=[], plot_progress_png=print)
@@ -43,6 +44,12 @@ class Trainer:
         return ["a"], ["b"]
 
     def on_train_start(self):
+        self.get_dataloaders()
+
+    def get_dataloaders(self):
+        pass
+
+    def on_train_epoch_end(self, outputs):
         pass
 
     def perform_actual_validation(self, _npz):
@@ -151,4 +158,4 @@ def test_nnunet_is_given_ours_to_start_and_can_pickle_it(monkeypatch, tmp_path):
     ((call, how),) = started
     assert how["nprocs"] == 2
     again = pickle.loads(pickle.dumps(call))  # noqa: S301 - our own
-    assert again == OnEachGpu(TrainerHooks(tmp_path / "events.jsonl"))
+    assert again == OnEachGpu(TrainerHooks(tmp_path / "events.jsonl", gpus=2))

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import warnings
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +35,12 @@ with warnings.catch_warnings():
     from nnunet_bridge.nnunet.inside import prediction
     from nnunet_bridge.nnunet.inside.overlaps import Overlaps
     from nnunet_bridge.nnunet.inside.resampling import Resampling
+    from nnunet_bridge.nnunet.inside.sliding import (
+        Networks,
+        NotFiniteError,
+        mirrored,
+        weights_kept,
+    )
 
 torch.set_num_threads(1)  # more would wait for each other where cores are few
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and nnU-Net
@@ -153,6 +161,12 @@ def write_image(folder, setting, case="case"):
 
 def streamed(images, out, *members, workers=1, previous=None):
     """Predict as the program does; return the labels and the agreement."""
+    run_part(images, out, *members, workers=workers, previous=previous)
+    agreement = json.loads((out / "case.agreement.json").read_text())
+    return read_array(out / "case.nii.gz")[1], agreement
+
+
+def run_part(images, out, *members, workers=1, previous=None, part=(0, 1)):
     asked = Namespace(
         member=[[str(folder), *map(str, range(folds))] for folder, folds in members],
         images=images,
@@ -161,10 +175,9 @@ def streamed(images, out, *members, workers=1, previous=None):
         progress=Path(f"{out}.jsonl"),
         previous=previous,
         workers=workers,
+        part=part,
     )
     prediction.predict(asked)
-    agreement = json.loads((out / "case.agreement.json").read_text())
-    return read_array(out / "case.nii.gz")[1], agreement
 
 
 def whole(images, out, folder, folds, *, probabilities=False, previous=None):
@@ -331,8 +344,154 @@ def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
         weights.fill_(torch.nan)
     torch.save(content, file)
 
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(ArithmeticError, match="not finite"):
         streamed(images, tmp_path / "ours", (model, 1))
+
+
+def test_an_answer_too_large_for_half_precision_is_computed_in_single(tmp_path):
+    """Half precision ends at 65504; the labels are those of the network itself."""
+    setting = Setting("3d_fullres", (16, 16, 16), (1, 1, 1), (1.0, 1.0, 1.0))
+    images = tmp_path / "images"
+    voxels = np.random.default_rng(7).normal(5, 1, setting.shape).astype(np.float32)
+    grid = Grid(setting.shape, np.eye(4))
+    write_volume(images / "case_0000.nii.gz", Volume(grid, voxels))
+    model = write_model(tmp_path / "model", setting)
+    file = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=True)
+    for name, weights in content["network_weights"].items():
+        if ".seg_layers.0." in name:
+            weights.mul_(2.0**20)
+    torch.save(content, file)
+
+    labels, _ = streamed(images, tmp_path / "ours", (model, 1))
+
+    cpu = torch.device("cpu")
+    predictor = nnUNetPredictor(perform_everything_on_device=False, device=cpu)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    volume = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).T[None, None]
+    with torch.inference_mode():
+        logits = predictor._internal_maybe_mirror_and_predict(volume.contiguous())[0]
+    assert logits.abs().max() > 65504
+    expected = logits.argmax(0).numpy().T
+    assert len(np.unique(expected)) > 1
+    assert np.mean(labels == expected) > 0.999  # the mean and deviation are rounded
+
+
+class Scripted:
+    """A member whose attempts end as a script says; remembers their manners."""
+
+    def __init__(self, device, script):
+        self.script, self.tried = list(script), []
+        networks = Networks((None,), (8, 8), HEADS, (), torch.device(device))
+        self.networks = SimpleNamespace(
+            folds=networks.folds,
+            heads=HEADS,
+            manners=networks.manners,
+            to_device=lambda: None,
+            to_host=lambda: None,
+        )
+
+    def logits(self, _prepared, _overlaps, manner, _progress):
+        precision = "single" if manner.single else "half"
+        batch = ", at once" if manner.at_once else ""
+        self.tried.append(f"{manner.sums_on.type}, {precision}{batch}")
+        error = self.script.pop(0)
+        if error:
+            raise error
+        return iter(())
+
+
+FULL = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+NOT_FINITE = NotFiniteError("not finite")
+
+
+@pytest.mark.parametrize(
+    ("device", "script", "tried"),
+    [
+        ("cuda", [None], ["cuda, half, at once"]),
+        ("cuda", [FULL, None], ["cuda, half, at once", "cuda, half"]),
+        (
+            "cuda",
+            [FULL, FULL, None],
+            ["cuda, half, at once", "cuda, half", "cpu, half"],
+        ),
+        ("cuda", [NOT_FINITE, None], ["cuda, half, at once", "cuda, single, at once"]),
+        (
+            "cuda",
+            [FULL, NOT_FINITE, FULL, None],
+            ["cuda, half, at once", "cuda, half", "cuda, single", "cpu, single"],
+        ),
+        ("cpu", [NOT_FINITE, None], ["cpu, half", "cpu, single"]),
+        ("mps", [None], ["cpu, half"]),
+    ],
+)
+def test_an_image_is_computed_again_in_the_manner_that_may_succeed(
+    tmp_path, device, script, tried
+):
+    member = Scripted(device, [*script, None])
+    report = prediction.Report(tmp_path / "progress", [1.0, 1.0])
+    case = prediction.Case(tmp_path, report)
+
+    case._predict(member, None, list)
+    assert member.tried == tried
+    case._predict(member, None, list)  # the next image begins anew
+
+    assert member.tried[len(tried) :] == tried[:1]
+
+
+@pytest.mark.parametrize(
+    ("device", "script"),
+    [("cuda", [FULL] * 3), ("cpu", [FULL]), ("cpu", [NOT_FINITE] * 2)],
+)
+def test_a_fault_that_stays_is_an_error(tmp_path, device, script):
+    member = Scripted(device, script)
+    case = prediction.Case(tmp_path, prediction.Report(tmp_path / "p", [1.0]))
+
+    with pytest.raises(type(script[-1])):
+        case._predict(member, None, list)
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (0, 1, 2)])
+def test_a_window_and_its_mirrored_forms_in_one_batch_have_the_same_mean(axes):
+    torch.manual_seed(3)
+    network = torch.nn.Conv3d(1, HEADS, 3, padding=1)
+    window = torch.randn(1, 1, 8, 9, 10)
+
+    with torch.inference_mode():
+        one, many = (mirrored(network, window, axes, at_once=b) for b in (True, False))
+
+    torch.testing.assert_close(one, many)
+    assert one.shape == (1, HEADS, 8, 9, 10)
+
+
+def test_half_copies_of_the_weights_are_made_once_for_all_windows():
+    """Counted with bfloat16 on the CPU, where autocast does the same."""
+    network, window = torch.nn.Conv2d(1, 2, 3), torch.ones(1, 1, 8, 8)
+
+    def copies(block):
+        with torch.profiler.profile() as seen, torch.no_grad(), block:
+            for _ in range(5):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    network(window)
+        return sum(e.count for e in seen.key_averages() if e.key == "aten::_to_copy")
+
+    dropped, kept = copies(nullcontext()), copies(weights_kept())
+
+    assert (dropped, kept) == (5 * 3, 5 + 2)  # the window, the weight and the bias
+
+
+def test_several_processes_predict_each_image_once(tmp_path):
+    setting = SETTINGS["2d, nothing to resample"]
+    images = write_image(tmp_path / "images", setting)
+    for case in ("a", "b"):
+        write_image(images, setting, case=case)
+    model = write_model(tmp_path / "model", setting)
+
+    for number in (0, 1):
+        run_part(images, tmp_path / str(number), (model, 1), part=(number, 2))
+
+    found = [{f.name for f in (tmp_path / n).glob("*.nii.gz")} for n in ("0", "1")]
+    assert found == [{"a.nii.gz", "case.nii.gz"}, {"b.nii.gz"}]
 
 
 sizes = st.integers(1, 9)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nnunet_bridge.formats.files import open_to_write
+from nnunet_bridge.nnunet.inside.wrappers import plain_network
 from nnunet_bridge.nnunet.training_options import SEED
 
 
@@ -68,7 +69,7 @@ class EventWriter:
             pseudo_dice=[seen[key] for key in seen if key.startswith(prefix)],
             seconds=value - seen.get("epoch_start_timestamps", value),
             peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
-            peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if gpu else None,
+            peak_gpu_memory_bytes=torch.cuda.max_memory_reserved() if gpu else None,
         )
         self.epoch = {}
 
@@ -96,7 +97,7 @@ def _facts(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - nnU-Net's types
         "epochs": trainer.num_epochs,
         "iterations_per_epoch": trainer.num_iterations_per_epoch,
         "first_epoch": trainer.current_epoch,
-        "architecture": type(trainer.network).__name__,
+        "architecture": type(plain_network(trainer.network)).__name__,
         "parameters": sum(p.numel() for p in weights),
         "learning_parameters": sum(p.numel() for p in weights if p.requires_grad),
         "loss": type(getattr(trainer.loss, "loss", trainer.loss)).__name__,

@@ -19,7 +19,7 @@ from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
-from nnunet_bridge.nnunet.inside.sliding import Networks, Sweep
+from nnunet_bridge.nnunet.inside.sliding import Manner, Networks, Sweep
 from nnunet_bridge.nnunet.models import judged_texts
 
 
@@ -138,14 +138,13 @@ class Member:
         self,
         prepared: Prepared,
         overlaps: Overlaps,
-        sums_on: torch.device,
+        manner: Manner,
         progress: Callable[[float], None],
     ) -> Iterator[torch.Tensor]:
-        """Yield the (heads, height, width) half logits of every plane of the part.
+        """Yield the (heads, height, width) logits of every plane of the part.
 
         `overlaps` counts the labels of each fold, on the grid that the network sees;
-        `sums_on` is the device of the sums of the windows; `progress` is called with
-        the share of the windows that is done.
+        `progress` is called with the share of the windows that is done.
         """
         done = 0
 
@@ -155,7 +154,7 @@ class Member:
             progress(done / windows)
 
         networks = replace(self.networks, mirror_axes=self.mirrored(prepared))
-        sweep = Sweep.over(networks, prepared.volume, sums_on, window_done)
+        sweep = Sweep.over(networks, prepared.volume, manner, window_done)
         windows = sweep.windows
         means = _means(sweep.planes(), overlaps)
         return self._resampling(prepared).planes(means, prepared.volume.shape[1:])
@@ -196,7 +195,7 @@ def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - 
     for weights in predictor.list_of_parameters:
         one = copy.deepcopy(network)
         one.load_state_dict(weights, assign=True)
-        networks.append(one.requires_grad_(requires_grad=False))
+        networks.append(one)  # autocast keeps copies of weights that can learn only
     return tuple(networks)
 
 

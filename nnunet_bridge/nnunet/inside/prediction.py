@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -24,6 +24,7 @@ import torch
 from nnunet_bridge.formats.files import open_to_write, write_json
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
+from nnunet_bridge.nnunet.inside.sliding import NotFiniteError
 from nnunet_bridge.nnunet.names import agreement_file, images_by_case
 
 _REPORT_EVERY_S = 0.25
@@ -40,13 +41,15 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--device", required=True)
     predict.add_argument("--progress", type=Path, required=True)
     predict.add_argument("--previous", type=Path)
+    predict.add_argument("--part", nargs=2, type=int, default=(0, 1))
 
 
 def predict(asked: argparse.Namespace) -> None:
     """Predict every image of a folder.
 
     A member is a model folder and its folds; several are averaged. Beside every
-    labelmap lies its `names.agreement_file`: the Dice between folds and members.
+    labelmap lies its `names.agreement_file`: the Dice between folds and members. Of
+    several processes, each predicts a part of the images.
     """
     device = torch.device(asked.device)
     if device.type == "cuda":
@@ -54,14 +57,16 @@ def predict(asked: argparse.Namespace) -> None:
     members = [Member(Path(model), folds, device) for model, *folds in asked.member]
     asked.out.mkdir(parents=True, exist_ok=True)
     ending = members[0].dataset["file_ending"]
-    cases = images_by_case(asked.images, ending)
+    first, step = asked.part
+    cases = dict(list(images_by_case(asked.images, ending).items())[first::step])
     jobs = [
         Job(files, member, asked.previous and asked.previous / f"{case_id}{ending}")
         for case_id, files in cases.items()
         for member in members
     ]
     report = Report(asked.progress, [job.member.work(job.files) for job in jobs])
-    with torch.inference_mode():
+    # Half copies of weights are not kept in inference mode.
+    with torch.no_grad() if device.type == "cuda" else torch.inference_mode():
         prepared = _prepared(jobs, ahead=asked.workers > 1)
         for case_id in cases:
             case = Case(asked.out, report)
@@ -211,19 +216,27 @@ class Case:
     def _predict(self, member: Member, prepared: Prepared, take: _Taker) -> None:
         """Pass the planes of a member to `take`.
 
-        If the sums do not fit on the GPU, predict once more with the sums on the host.
+        If the GPU fails, whatever it says, compute once more with the sums on the host,
+        as nnU-Net does. If an output is not finite in half precision, compute this
+        image once more in single precision. Raises `NotFiniteError` if it is not finite
+        in single precision either.
         """
         networks = member.networks
         networks.to_device()
-        places = dict.fromkeys([networks.sums_on, torch.device("cpu")])
-        for place in places:
+        manners = list(networks.manners)
+        while manners:
+            manner = manners.pop(0)
+            torch.cuda.empty_cache()  # the sums of a failed attempt are gone by now
             overlaps = Overlaps(len(networks.folds), networks.heads)
             try:
-                take(member.logits(prepared, overlaps, place, self.report.show))
-            except torch.cuda.OutOfMemoryError:
-                if place.type == "cpu":
+                take(member.logits(prepared, overlaps, manner, self.report.show))
+            except NotFiniteError:
+                if manner.single:
                     raise
-                torch.cuda.empty_cache()
+                manners = [replace(one, single=True) for one in (manner, *manners)]
+            except RuntimeError:
+                if not manners:
+                    raise
             else:
                 break
         if len(networks.folds) > 1:
@@ -242,7 +255,10 @@ class Case:
         overlaps = Overlaps(len(self.kept) + 1, heads)
         for planes in zip(*(kept.planes() for kept in self.kept), last, strict=True):
             overlaps.add([labels_of(plane) for plane in planes])
-            mean, *others = (torch.softmax(plane.cpu().float(), 0) for plane in planes)
+            place = planes[-1].device
+            mean, *others = (
+                torch.softmax(plane.to(place).float(), 0) for plane in planes
+            )
             for probabilities in others:
                 mean += probabilities
             yield labels_of(mean / len(planes))

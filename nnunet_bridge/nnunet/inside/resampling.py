@@ -40,9 +40,10 @@ class Resampling:
     def planes(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
     ) -> Iterator[torch.Tensor]:
-        """Yield the (heads, height, width) half planes of the result.
+        """Yield the (heads, height, width) planes of the result.
 
-        `logits` are (heads, Y, X) half tensors, in order; all are consumed. If the
+        `logits` are (heads, Y, X) tensors, in order, half or single as the result; all
+        are consumed. If the
         plans name another function than nnU-Net's default, planes have the type that it
         returns, after all of them were in memory at once.
         """
@@ -88,6 +89,7 @@ class Resampling:
         for below, above, share in source:
             while taken <= above:
                 plane = next(logits)
+                kind = plane.dtype
                 if taken >= below:
                     held[taken] = self._in_plane(plane, nearest)
                 taken += 1
@@ -95,7 +97,7 @@ class Resampling:
             result = held[below]
             if share:
                 result = torch.lerp(result, held[above], share)
-            yield result.half()
+            yield result.to(kind)
 
     def _nearest_axis(self) -> int | None:
         options = self.function.keywords

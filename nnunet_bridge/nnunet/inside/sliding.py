@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -23,13 +23,36 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 
-_NOT_FINITE = "The network's output is not finite, so there is no prediction."
 STEP = 0.5
 """Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
 
 _HIGHEST_WEIGHT = 10
 _WIDTH = 1 / 8
 """Height and relative width of the Gaussian, as in nnU-Net's predictor."""
+
+
+class NotFiniteError(ArithmeticError):
+    """An output is no number, or too large for its precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """Where and how exactly the windows of an image are computed."""
+
+    sums_on: torch.device
+    """Device of the weighted sums of the windows."""
+
+    single: bool = False
+    """Whether in single precision, instead of nnU-Net's half."""
+
+    at_once: bool = False
+    """Whether a window and its mirrored forms are one batch: faster on a GPU, but of
+    another rounding, and it needs more memory."""
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type of the sums."""
+        return torch.float if self.single else torch.half
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +72,12 @@ class Networks:
     device: torch.device
 
     @property
-    def sums_on(self) -> torch.device:
-        """The device for the sums of the windows, if it has room."""
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
+    def manners(self) -> tuple[Manner, ...]:
+        """The ways to compute an image, the fastest first, the smallest last."""
+        on_host, on_gpu = Manner(torch.device("cpu")), Manner(self.device)
+        if self.device.type != "cuda":
+            return (on_host,)
+        return replace(on_gpu, at_once=True), on_gpu, on_host
 
     def to_device(self) -> None:
         """Move the networks to their device."""
@@ -69,10 +95,10 @@ class _Sums:
     """Sums over the windows so far, for as many planes as a patch is deep."""
 
     logits: torch.Tensor
-    """(folds, heads, depth, Y, X) half: weighted sums."""
+    """(folds, heads, depth, Y, X) of the manner's kind: weighted sums."""
 
     weights: torch.Tensor
-    """(depth, Y, X) half: sums of the weights."""
+    """(depth, Y, X) of the same kind: sums of the weights."""
 
     gaussian: torch.Tensor
     """(depth, y, x) half, of one window."""
@@ -81,19 +107,17 @@ class _Sums:
     """Index in the volume of the first plane held."""
 
     @classmethod
-    def zero(
-        cls, networks: Networks, plane: Sequence[int], device: torch.device
-    ) -> _Sums:
+    def zero(cls, networks: Networks, plane: Sequence[int], manner: Manner) -> _Sums:
         """Return sums of zero for planes of that size."""
         gaussian = compute_gaussian(
             networks.patch,
             sigma_scale=_WIDTH,
             value_scaling_factor=_HIGHEST_WEIGHT,
-            device=device,
+            device=manner.sums_on,
         )
         gaussian = gaussian.reshape(-1, *networks.patch[-2:])
         shape = (len(gaussian), *plane)
-        zeros = partial(torch.zeros, dtype=torch.half, device=device)
+        zeros = partial(torch.zeros, dtype=manner.kind, device=manner.sums_on)
         logits = zeros((len(networks.folds), networks.heads, *shape))
         return cls(logits, zeros(shape), gaussian)
 
@@ -136,9 +160,7 @@ class Sweep:
     inside: tuple[slice, slice, slice]
     """The volume without its padding."""
 
-    sums_on: torch.device
-    """Device of the weighted sums."""
-
+    manner: Manner
     window_done: Callable[[], None] = field(default=lambda: None)
     """Called after every window."""
 
@@ -147,14 +169,14 @@ class Sweep:
         cls,
         networks: Networks,
         volume: torch.Tensor,
-        sums_on: torch.device,
+        manner: Manner,
         window_done: Callable[[], None],
     ) -> Sweep:
         """Return the sweep over a volume, (channels, Z, Y, X)."""
         padded, inside = pad_nd_image(
             volume, networks.patch, "constant", {"value": 0}, return_slicer=True
         )
-        return cls(networks, padded, tuple(inside[1:]), sums_on, window_done)
+        return cls(networks, padded, tuple(inside[1:]), manner, window_done)
 
     @property
     def rows(self) -> list[int]:
@@ -174,23 +196,24 @@ class Sweep:
         return len(self.rows) * len(self.corners)
 
     def planes(self) -> Iterator[torch.Tensor]:
-        """Yield the final (folds, heads, Y, X) half logits of every plane.
+        """Yield the final (folds, heads, Y, X) logits of every plane, half or single.
 
-        Raises `RuntimeError` if an output is no number or too large for half precision.
+        Raises `NotFiniteError` if an output is no number or too large.
         """
-        sums = _Sums.zero(self.networks, self.volume.shape[2:], self.sums_on)
+        sums = _Sums.zero(self.networks, self.volume.shape[2:], self.manner)
         wanted, *in_plane = self.inside
         rows = self.rows
-        for row, following in itertools.zip_longest(rows, rows[1:]):
-            sums.forget_before(row)
-            self._add_row(row, sums)
-            # No later window reaches the planes before the next row: they are final.
-            end = self.volume.shape[1] if following is None else following
-            for plane in range(max(row, wanted.start), min(end, wanted.stop)):
-                logits = sums.final(plane)[(slice(None), slice(None), *in_plane)]
-                if not torch.isfinite(logits).all():
-                    raise RuntimeError(_NOT_FINITE)
-                yield logits
+        with weights_kept():
+            for row, following in itertools.zip_longest(rows, rows[1:]):
+                sums.forget_before(row)
+                self._add_row(row, sums)
+                # No later window reaches the planes before the next row.
+                end = self.volume.shape[1] if following is None else following
+                for plane in range(max(row, wanted.start), min(end, wanted.stop)):
+                    logits = sums.final(plane)[(slice(None), slice(None), *in_plane)]
+                    if not torch.isfinite(logits).all():
+                        raise NotFiniteError("The network's output is not finite.")
+                    yield logits
 
     @property
     def _is_3d(self) -> bool:
@@ -216,31 +239,65 @@ class Sweep:
             # algorithm of the convolutions, which rounds differently.
             window = torch.clone(window[None], memory_format=torch.contiguous_format)
             for fold, network in enumerate(self.networks.folds):
-                with _precision(self.networks.device):
-                    logits = _mirrored(network, window, self.networks.mirror_axes)[0]
-                logits = logits.to(self.sums_on)
+                with _precision(self.networks.device, self.manner):
+                    logits = mirrored(
+                        network,
+                        window,
+                        self.networks.mirror_axes,
+                        at_once=self.manner.at_once,
+                    )[0]
+                logits = logits.to(self.manner.sums_on)
                 sums.add(fold, logits if self._is_3d else logits[:, None], at)
             sums.add_weights(at)
             self.window_done()
 
 
-def _mirrored(
-    network: torch.nn.Module, window: torch.Tensor, mirror_axes: Sequence[int]
+def mirrored(
+    network: torch.nn.Module,
+    window: torch.Tensor,
+    mirror_axes: Sequence[int],
+    *,
+    at_once: bool,
 ) -> torch.Tensor:
-    """Return the mean (1, heads, ...) logits over all mirrored inputs."""
+    """Return the mean (1, heads, ...) logits over all mirrored inputs.
+
+    `at_once` as in `Manner`.
+    """
     axes = [axis + 2 for axis in mirror_axes]
     # In nnU-Net's order of the combinations: sums in half precision depend on it.
-    logits: torch.Tensor = network(window)
-    count = 1
-    for number in range(1, len(axes) + 1):
-        for some in itertools.combinations(axes, number):
-            logits += torch.flip(network(torch.flip(window, some)), some)
-            count += 1
-    if count > 1:
-        logits /= count
+    flips = [
+        some
+        for number in range(1, len(axes) + 1)
+        for some in itertools.combinations(axes, number)
+    ]
+    inputs = itertools.chain([window], (torch.flip(window, some) for some in flips))
+    outputs: Iterator[torch.Tensor] = map(network, inputs)
+    if at_once:
+        outputs = iter(network(torch.cat(list(inputs))).split(1))
+    logits = next(outputs)
+    for some in flips:
+        logits += torch.flip(next(outputs), some)
+    if flips:
+        logits /= len(flips) + 1
     return logits
 
 
-def _precision(device: torch.device) -> AbstractContextManager[object]:
+@contextmanager
+def weights_kept() -> Iterator[None]:
+    """Keep the half-precision copies of the weights until the block is left.
+
+    autocast makes them when a weight is first used, and drops them with its outermost
+    block: without this, after every window.
+    """
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+
+
+def _precision(device: torch.device, manner: Manner) -> AbstractContextManager[object]:
     """Return autocast on an NVIDIA GPU only, as nnU-Net does."""
-    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+    half = device.type == "cuda" and not manner.single
+    return torch.autocast("cuda") if half else nullcontext()

@@ -1,7 +1,8 @@
-"""Early stopping for every trainer: `--patience N`.
+"""The end of a training before its last epoch, for every trainer.
 
-A training ends when the validation loss has not fallen for so many epochs. nnU-Net
-keeps the losses in every checkpoint, so a resumed training continues to count.
+`--patience N`: a training ends when the validation loss has not fallen for so many
+epochs. nnU-Net keeps the losses in every checkpoint, so a resumed training continues to
+count. A training without a loss fails.
 """
 
 from __future__ import annotations
@@ -49,6 +50,23 @@ def stop_early(trainer: Any, patience: int, events: EventWriter | None) -> None:
     trainer.on_train_start = begin_and_check
     trainer.on_epoch_end = end_epoch_and_check
     trainer.run_training = run_until_stop
+
+
+def stop_without_loss(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Let a training fail if no step of an epoch had a loss.
+
+    Single steps without one are usual in half precision, and their updates are skipped;
+    after a whole epoch of them the weights are lost. The last checkpoint is older.
+    """
+    end = trainer.on_train_epoch_end
+
+    def end_or_fail(outputs: Sequence[dict[str, Any]]) -> None:
+        if not any(math.isfinite(float(step["loss"])) for step in outputs):
+            epoch = trainer.current_epoch
+            raise FloatingPointError(f"the loss was not a number in epoch {epoch}")
+        end(outputs)
+
+    trainer.on_train_epoch_end = end_or_fail
 
 
 def _report(trainer: Any, patience: int, events: EventWriter | None) -> None:  # noqa: ANN401 - nnU-Net's types

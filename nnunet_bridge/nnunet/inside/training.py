@@ -5,25 +5,24 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
+from nnunet_bridge.nnunet.inside.random_numbers import seed_by_run
 from nnunet_bridge.nnunet.inside.safety import prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
-from nnunet_bridge.nnunet.inside.stopping import stop_early
+from nnunet_bridge.nnunet.inside.stopping import stop_early, stop_without_loss
+from nnunet_bridge.nnunet.inside.wrappers import compile_where_it_works
 from nnunet_bridge.nnunet.models import ModelFolder, judged
 from nnunet_bridge.nnunet.names import CHECKPOINT_LATEST, CHECKPOINT_PREVIOUS
 from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.nnunet.training_options import SEED
 
 PLOT_EVERY_S = 60.0
 """Least seconds between two drawings of nnU-Net's ``progress.png``; each takes one."""
@@ -51,7 +50,8 @@ def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
     from nnunetv2.run import run_training as nnunet
 
-    hooks = TrainerHooks(asked.events, asked.encoder_weights, asked.patience)
+    start = asked.encoder_weights, asked.patience
+    hooks = TrainerHooks(asked.events, *start, asked.gpus)
     prepare_training(hooks)
     nnunet.run_ddp = OnEachGpu(hooks)
     nnunet.run_training(
@@ -78,13 +78,17 @@ class TrainerHooks:
 
     encoder_weights: Path | None = None
     patience: int | None = None
+    gpus: int = 1
 
     def attach(self, trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's types
         """Add them to a trainer, nnU-Net's own or ours, in the process `rank`."""
         if self.encoder_weights is not None:
             trainer.encoder_weights = self.encoder_weights
+        compile_where_it_works(trainer, self.gpus)
+        seed_by_run(trainer, rank)
         keep_sides_in_training(trainer)
         plot_progress_rarely(trainer)
+        stop_without_loss(trainer)
         events = EventWriter(self.events) if rank == 0 else None
         if events is not None:
             events.listen_to(trainer)
@@ -114,15 +118,12 @@ class OnEachGpu:
 def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
     """Make this process write events, and checkpoints that are whole and frequent.
 
-    Each rank has a seed of its own, so that each sees other patches. A CPU training
-    with one thread is then repeatable.
+    Each rank draws random numbers of its own, so that each sees other patches.
     """
     from nnunetv2.run import run_training as nnunet
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    random.seed(SEED + rank)
-    np.random.seed(SEED + rank)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(SEED + rank)
+    _load_without_gpu()
     _write_checkpoints_whole(nnUNetTrainer)
     _write_checkpoints_often(nnUNetTrainer)
     build = nnunet.get_trainer_from_args
@@ -161,6 +162,17 @@ def plot_progress_rarely(
             last = clock()
 
     trainer.logger.plot_progress_png = plot_if_due
+
+
+def _load_without_gpu() -> None:
+    """Let torch load tensors of a GPU that is not here into the memory of the host."""
+
+    def on_host(storage: Any, location: str) -> Any:  # noqa: ANN401 - torch's types
+        kind, _, number = location.partition(":")
+        absent = int(number or 0) >= torch.cuda.device_count()
+        return storage if kind == "cuda" and absent else None
+
+    torch.serialization.register_package(5, lambda _storage: None, on_host)
 
 
 def _write_checkpoints_whole(trainer_class: Any) -> None:  # noqa: ANN401 - nnU-Net's types

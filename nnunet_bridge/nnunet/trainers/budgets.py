@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_bridge.nnunet.inside.wrappers import plain_network
+
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises to its maximum."""
 
@@ -39,7 +41,6 @@ class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_epochs = int(self.steps["epochs"])
         self.num_iterations_per_epoch = int(self.steps["iterations"])
         self.num_val_iterations_per_epoch = int(self.steps["validation_iterations"])
-        self.save_every = 1
         self.set_up()
 
     def set_up(self) -> None:
@@ -59,13 +60,20 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
 
     def set_up(self) -> None:
         """Use one output, and the learning rate of the plans."""
+        self.save_every = 1
         self.enable_deep_supervision = False
         self.initial_lr = float(self.steps["learning_rate"])
         self.oversample_foreground_percent = float(self.steps["foreground_share"])
         self._step = 0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Return AdamW; `train_step` sets its learning rate, not the scheduler."""
+        """Return AdamW; `train_step` sets its learning rate, not the scheduler.
+
+        The outputs that one output leaves out get no gradient: several GPUs need to
+        know it.
+        """
+        layers = plain_network(self.network).decoder.seg_layers
+        layers[:-1].requires_grad_(requires_grad=False)
         rate, weights = self.initial_lr, self.network.parameters()
         return torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2), _PerStep()
 
@@ -79,6 +87,10 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
             group["lr"] = self.initial_lr * share
         result: dict[str, Any] = super().train_step(batch)
         return result
+
+    def _do_i_compile(self) -> bool:
+        """Never compile: it takes longer than the training."""
+        return False
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's name
         self,

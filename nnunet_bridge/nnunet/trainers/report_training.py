@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from nnunet_bridge.nnunet.inside.wrappers import plain_network
 from nnunet_bridge.nnunet.names import CHECKPOINT_BEST
 from nnunet_bridge.nnunet.trainers.budgets import BridgeQuickTrainer
 from nnunet_bridge.nnunet.trainers.report_augmentation import ReportAugmentation
@@ -56,6 +57,7 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
 
     def set_up(self) -> None:
         """Use one output, and the learning rate of the plans."""
+        self.save_every = 1
         self.enable_deep_supervision = False
         self.initial_lr = float(self.steps["learning_rate"])
         if "foreground_share" in self.steps:
@@ -122,9 +124,3 @@ def is_best(f1: Sequence[float]) -> bool:
     """
     known = [value for value in f1[:-1] if not math.isnan(value)]
     return not known or f1[-1] > max(known)
-
-
-def plain_network(network: torch.nn.Module) -> Any:  # noqa: ANN401 - a module of any kind
-    """Return a network without its wrappers for compilation and several GPUs."""
-    inner = getattr(network, "module", network)
-    return getattr(inner, "_orig_mod", inner)

@@ -28,7 +28,8 @@ import torch
 from torch import nn
 
 from nnunet_bridge.nnunet.inside.encoder_weights import fitted, read_state_dict
-from nnunet_bridge.nnunet.trainers.report_training import ReportTrainer, plain_network
+from nnunet_bridge.nnunet.inside.wrappers import plain_network
+from nnunet_bridge.nnunet.trainers.report_training import ReportTrainer
 
 
 class ResNet34UNet(nn.Module):  # type: ignore[misc, unused-ignore]

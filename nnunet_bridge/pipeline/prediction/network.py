@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +17,7 @@ from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
-from nnunet_bridge.nnunet.commands import Resources, predict_command
+from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, predict_command
 from nnunet_bridge.nnunet.estimates import PlannedMember, host_bytes, waiting_disk_bytes
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import images_by_case
@@ -69,7 +71,8 @@ def predict_folder(
 
     Beside each lies its `names.agreement_file`: the mean Dice between folds, and
     between configurations, where there are several. `work` contains the images in
-    `IMAGES`; one worker predicts if the memory is not enough for several.
+    `IMAGES`; one worker predicts if the memory is not enough for several. Each GPU
+    predicts a part of the images.
 
     Raises
     ------
@@ -87,9 +90,10 @@ def predict_folder(
     members = _planned_members(model)
     images = images_by_case(work / IMAGES).items()
     grids = {case_id: read_grid(files[0]) for case_id, files in images}
-    resources = _within(host.free_memory(), members, grids, resources)
+    gpus = host.visible(1) if resources.device == "cuda" else ("",)
+    parts = _within(host.free_memory(), members, grids, resources, gpus)
     _require_disk(members, grids, host.free_bytes(work))
-    call = _Call(model, work, resources, host)
+    call = _Call(model, work, parts, host)
     previous = work / f"{LOWRES}_for_{CASCADE}" if model.previous else None
     if previous:
         call.predict([model.previous], previous)
@@ -104,7 +108,9 @@ class _Call:
 
     model: Model
     work: Path
-    resources: Resources
+    parts: Sequence[Resources]
+    """Resources of each process; each predicts a part of the images."""
+
     host: Host
 
     def predict(
@@ -116,21 +122,45 @@ class _Call:
         advanced: Callable[[float], None] | None = None,
     ) -> None:
         """Predict with the mean of `members`."""
-        progress_file = self.work / "progress.jsonl"
+        task = f"predict {self.model.name}"
+        with ExitStack() as running:
+            processes = []
+            files = [self.work / f"{n}.progress.jsonl" for n in range(len(self.parts))]
+            for number, file in enumerate(files):
+                process = self._started(members, out_dir, number, file, previous_dir)
+                processes.append(running.enter_context(process))
+
+            def report() -> None:
+                if advanced:
+                    advanced(statistics.fmean(map(_share_done, files)))
+
+            for process in processes:
+                self.host.finish(process, task, report)
+
+    def _started(
+        self,
+        members: Sequence[Sequence[RunState]],
+        out_dir: Path,
+        number: int,
+        progress_file: Path,
+        previous_dir: Path | None,
+    ) -> NnUNetProcess:
+        """Start the process that predicts a part of the images."""
         progress_file.unlink(missing_ok=True)
         command = predict_command(
             {each[0].run.model_dir: [s.run.fold for s in each] for each in members},
             self.work / IMAGES,
             out_dir,
-            self.resources,
+            self.parts[number],
             progress_file=progress_file,
             previous_dir=previous_dir,
         )
-        dataset, task = self.model.dataset, f"predict {self.model.name}"
-        log_file = dataset.record_dir / "predict.log"
-        process = self.host.launch(dataset.workspace, command, self.resources, log_file)
-        self.host.finish(
-            process, task, advanced and (lambda: advanced(_share_done(progress_file)))
+        if len(self.parts) > 1:
+            command += ["--part", str(number), str(len(self.parts))]
+        dataset = self.model.dataset
+        log_file = dataset.record_dir / f"predict{number or ''}.log"
+        return self.host.launch(
+            dataset.workspace, command, self.parts[number], log_file
         )
 
 
@@ -151,12 +181,14 @@ def _within(
     members: Sequence[PlannedMember],
     grids: Mapping[str, Grid],
     resources: Resources,
-) -> Resources:
-    """Return the resources with one worker, if memory is not enough for more.
+    gpus: Sequence[str],
+) -> list[Resources]:
+    """Return the resources of each process: one a GPU, if images and memory suffice.
 
-    Raise `ImagesTooLarge` with every image that does not fit even alone (F10).
+    Each has one worker, if memory is not enough for more. Raise `ImagesTooLarge` with
+    every image that does not fit even alone (F10).
     """
-    on_gpu, ahead = resources.device == "cuda", 0
+    on_gpu, alone, ahead = resources.device == "cuda", 1, 1
     too_large: dict[str, Refused] = {}
     for case_id, grid in grids.items():
         shape, spacing_mm = grid.shape[::-1], grid.spacing_mm[::-1].tolist()
@@ -166,10 +198,15 @@ def _within(
         except Refused as refusal:
             too_large[case_id] = refusal
         two = host_bytes(members, shape, spacing_mm, on_gpu=on_gpu, ahead=True)
-        ahead = max(ahead, two)
+        alone, ahead = max(alone, needed), max(ahead, two)
     if too_large:
         raise ImagesTooLarge(too_large)
-    return resources if ahead <= free else replace(resources, workers=1)
+    processes = max(1, min(len(gpus), len(grids), free // alone))
+    workers = max(2 if on_gpu else 1, resources.workers // processes)
+    if processes * ahead > free:
+        workers = 1
+    shared = replace(resources, workers=workers, gpus=1)
+    return [replace(shared, visible=gpu) for gpu in gpus[:processes]]
 
 
 def _require_disk(

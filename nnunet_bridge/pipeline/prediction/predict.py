@@ -62,6 +62,9 @@ Result = TypeVar("Result")
 _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 """About how long a case takes to be read, predicted and written, without a GPU."""
 
+_ENOUGH = 4
+"""Images to read for each GPU before it starts, and before it starts again."""
+
 NOTHING_FOUND = Finding(
     "",
     Outcome.WARNED,
@@ -108,7 +111,12 @@ def predict_images(
     shown = progress or Silent()
     model = predicting_model(dataset, options.model)
     trained = TrainedModel.of(model, options.clean)
-    resources = Host().resources(options.device)
+    host = Host()
+    device, warning = host.device(options.device)
+    gpus = len(host.visible(1)) if device == "cuda" else 1
+    resources = replace(host.share(1, device), gpus=gpus)
+    if warning:
+        shown.say(warning)
     with work_folder(out, "work") as work:
         sources = find_images(inputs, unpack_dir=work / "unpacked")
         if options.dicom_seg:
@@ -155,26 +163,50 @@ class _PredictionRun:
     network: Network
     _cases: dict[str, PredictedCase] = field(default_factory=dict)
     _waiting: dict[str, _WaitingImage] = field(default_factory=dict)
+    """Images that were read and wait; in `_part` of the work folder."""
+
+    _predicting: dict[str, _WaitingImage] = field(default_factory=dict)
+    _unread: list[ImageSource] = field(default_factory=list)
+    _part: int = 0
+    _model_hash: str = ""
 
     def predict(
         self, sources: Sequence[ImageSource], resources: Resources
     ) -> tuple[PredictedCase, ...]:
-        """Read all images, predict those that need it, finish each when it is done."""
-        first_pass = self._first_pass()
-        model_hash = self.trained.model.sha256()
-        for number, source in enumerate(sources, start=1):
-            try:
-                self._read(source, model_hash, first_pass)
-            except errors.EnvironmentFault:
-                raise
-            except errors.BridgeError as error:
-                self._refuse(source.case_id, error)
-            self.progress.advance(_READING * number, source.case_id)
-        if self._waiting and first_pass is not None:
-            self._find_regions(first_pass, resources)
-        if self._waiting:
-            self._predict_waiting(len(sources), resources)
+        """Read the images, predict those that need it, finish each when it is done.
+
+        Beside a GPU the cores are free, so later images are read while it predicts the
+        earlier ones.
+        """
+        first_pass, count = self._first_pass(), len(sources)
+        self._unread, self._model_hash = list(sources), self.trained.model.sha256()
+        beside = resources.device == "cuda" and first_pass is None
+        while self._unread or self._waiting:
+            enough = _ENOUGH * resources.gpus
+            while self._unread and not (beside and len(self._waiting) >= enough):
+                case_id = self._read_next(first_pass)
+                self.progress.advance(_READING * (count - len(self._unread)), case_id)
+            if self._waiting and first_pass is not None:
+                self._find_regions(first_pass, resources)
+            if self._waiting:
+                self._predict_waiting(count, resources)
         return tuple(self._cases[source.case_id] for source in sources)
+
+    def _read_next(self, first_pass: FirstPass | None = None) -> str:
+        """Read one more image and return its case; a refusal stops no other."""
+        source = self._unread.pop(0)
+        try:
+            self._read(source, first_pass)
+        except errors.EnvironmentFault:
+            raise
+        except errors.BridgeError as error:
+            self._refuse(source.case_id, error)
+        return source.case_id
+
+    @property
+    def _part_work(self) -> Path:
+        """The work folder of the images that wait."""
+        return self.work / f"part{self._part}"
 
     def _first_pass(self) -> FirstPass | None:
         region, model = self.options.region, self.trained.model
@@ -184,13 +216,11 @@ class _PredictionRun:
         coarse = first_pass_model(model)
         return FirstPass(coarse, labels, place, region.margin_mm, self.network)
 
-    def _read(
-        self, source: ImageSource, model_hash: str, first_pass: FirstPass | None
-    ) -> None:
+    def _read(self, source: ImageSource, first_pass: FirstPass | None) -> None:
         """Read an image and queue it for prediction, unless its case is finished."""
         reading = read_image(source.path, self.options.scans)
         case_id, volume = source.case_id, reading.volume
-        image = self._waiting_image(source, reading, model_hash)
+        image = self._waiting_image(source, reading)
         if self._is_finished(case_id, image):
             return
         if first_pass is not None:
@@ -203,13 +233,13 @@ class _PredictionRun:
         self._queue(case_id, volume, image, cut)
 
     def _waiting_image(
-        self, source: ImageSource, reading: ImageReading, model_hash: str
+        self, source: ImageSource, reading: ImageReading
     ) -> _WaitingImage:
         if self.options.dicom_seg:
             outputs.require_source_slices(reading.slices)
         facts = {
             "input_sha256": reading.sha256(),
-            "model_sha256": model_hash,
+            "model_sha256": self._model_hash,
             "options": self._options_record(),
         }
         region = None if source.path.is_dir() else recorded_region(source.path)
@@ -226,7 +256,7 @@ class _PredictionRun:
     ) -> None:
         """Write the slices that the network is to see, and compare their geometry."""
         shown = volume if cut is None else cropped_volume(volume, cut)
-        write_volume(self._network_image(self.work, case_id), shown)
+        write_volume(self._network_image(self._part_work, case_id), shown)
         findings = image.findings + geometry_warnings(shown.grid, self.trained.seen)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
 
@@ -239,7 +269,7 @@ class _PredictionRun:
             grids = {case_id: image.grid for case_id, image in self._waiting.items()}
             return first_pass.regions(grids, resources, self.progress.advance)
 
-        found = self._without_too_large(first_pass.work, regions)
+        found = self._without_too_large(first_pass.work, self._waiting, regions)
         steps = sum(_PARTS) * (len(self._cases) + waiting)
         self.progress.stage(f"predict {self.trained.model.name}", steps)
         for case_id, cut in (found or {}).items():
@@ -258,43 +288,60 @@ class _PredictionRun:
         return work / IMAGES / f"{case_id}_0000{FILE_ENDING}"
 
     def _predict_waiting(self, sources: int, resources: Resources) -> None:
-        """Predict the waiting images; finish each when its labelmap is complete."""
-        images, read = len(self._waiting), _READING * sources
+        """Predict the waiting images; finish each when its labelmap is complete.
+
+        Meanwhile, read those that are still unread.
+        """
+        work, closed = self._part_work, len(self._cases)
+        self._predicting, self._waiting, self._part = self._waiting, {}, self._part + 1
+        images = len(self._predicting)
         labelmaps = outputs.CompletedLabelmaps(self.trained.labels)
 
         def show(share: float) -> None:
-            finished = _FINISHING * (images - len(self._waiting))
-            self.progress.advance(read + _PREDICTING * share * images + finished)
+            read = _READING * (sources - len(self._unread))
+            finished = _FINISHING * (images - len(self._predicting))
+            earlier = (_PREDICTING + _FINISHING) * closed if self._part > 1 else 0
+            self.progress.advance(
+                read + earlier + _PREDICTING * share * images + finished
+            )
 
         def advanced(share: float) -> None:
-            for case_id in list(self._waiting):
-                file = self.work / PREDICTED / f"{case_id}{FILE_ENDING}"
+            for case_id in list(self._predicting):
+                file = work / PREDICTED / f"{case_id}{FILE_ENDING}"
                 predicted = labelmaps.poll(file)
                 if predicted is not None:
-                    self._finish_or_refuse(case_id, predicted)
+                    self._finish_or_refuse(work, case_id, predicted)
+            if self._unread:
+                self._read_next()
             show(share)
 
-        model, work = self.trained.model, self.work
+        model = self.trained.model
         folder = self._without_too_large(
-            work, lambda: self.network(model, work, resources, advanced=advanced)
+            work,
+            self._predicting,
+            lambda: self.network(model, work, resources, advanced=advanced),
         )
-        for case_id in list(self._waiting):
+        for case_id in list(self._predicting):
             file = (folder or work) / f"{case_id}{FILE_ENDING}"
             if not file.exists():
                 raise errors.InputError(f"nnU-Net wrote no prediction for {case_id}.")
-            self._finish_or_refuse(case_id, read_labelmap(file, self.trained.labels))
+            labelmap = read_labelmap(file, self.trained.labels)
+            self._finish_or_refuse(work, case_id, labelmap)
             show(1.0)
 
     def _without_too_large(
-        self, work: Path, call: Callable[[], Result]
+        self,
+        work: Path,
+        images: dict[str, _WaitingImage],
+        call: Callable[[], Result],
     ) -> Result | None:
         """Call the network; refuse images that do not fit (F10) and call it again."""
-        while self._waiting:
+        while images:
             try:
                 return call()
             except ImagesTooLarge as error:
                 for case_id, refusal in error.cases.items():
-                    del self._waiting[case_id]
+                    del images[case_id]
                     self._refuse(case_id, refusal)
                     self._network_image(work, case_id).unlink()
         return None
@@ -302,11 +349,11 @@ class _PredictionRun:
     def _refuse(self, case_id: str, error: errors.BridgeError) -> None:
         self._cases[case_id] = PredictedCase(case_id, findings_of_error(error))
 
-    def _finish_or_refuse(self, case_id: str, predicted: Labelmap) -> None:
+    def _finish_or_refuse(self, work: Path, case_id: str, predicted: Labelmap) -> None:
         """Finish a case; a refusal does not stop the others."""
-        image = self._waiting.pop(case_id)
+        image = self._predicting.pop(case_id)
         try:
-            self._cases[case_id] = self._finish(case_id, image, predicted)
+            self._cases[case_id] = self._finish(work, case_id, image, predicted)
         except Refused as error:
             self._refuse(case_id, error)
 
@@ -318,7 +365,7 @@ class _PredictionRun:
         return record
 
     def _finish(
-        self, case_id: str, image: _WaitingImage, predicted: Labelmap
+        self, work: Path, case_id: str, image: _WaitingImage, predicted: Labelmap
     ) -> PredictedCase:
         """Clean, measure and write one case; its record comes last."""
         on_image_grid = self._on_image_grid(case_id, image, predicted)
@@ -326,11 +373,11 @@ class _PredictionRun:
         case_dir = self.out / case_id
         (case_dir / RECORD).unlink(missing_ok=True)
         structures = self.trained.structures
-        quality = rating.case_quality(seen, self.work / PREDICTED, case_id, structures)
+        quality = rating.case_quality(seen, work / PREDICTED, case_id, structures)
         predicted_image = outputs.PredictedImage(
             case_id,
             seen,
-            read_volume(self._network_image(self.work, case_id)),
+            read_volume(self._network_image(work, case_id)),
             image.cut,
             image.region,
             image.slices,

@@ -61,6 +61,9 @@ class Batch:
     _held: dict[Run, ExitStack] = field(default_factory=dict)
     """Lock and process of every run at work."""
 
+    _gpus: dict[Run, str] = field(default_factory=dict)
+    """``CUDA_VISIBLE_DEVICES`` of every run at work."""
+
     _halved: set[Run] = field(default_factory=set)
     """Runs that are tried once more, with half the workers (FAULTS F11)."""
 
@@ -122,6 +125,8 @@ class Batch:
             shutil.rmtree(run.fold_dir, ignore_errors=True)
         own_arguments = self._own_arguments(run, restart=restart)
         resources = self.resources.halved() if run in self._halved else self.resources
+        resources = replace(resources, visible=self._free_gpus())
+        self._gpus[run] = resources.visible
         resumption = pick_checkpoint(run.fold_dir)
         self._warn(*(f"{name}: {finding.message}" for finding in resumption.findings))
         resume = resumption.checkpoint is not None
@@ -150,6 +155,13 @@ class Batch:
         process = self.host.launch(workspace, command, resources, log_file)
         self._running[run] = self._held[run].enter_context(process)
 
+    def _free_gpus(self) -> str:
+        """Return the GPUs that no run uses, as ``CUDA_VISIBLE_DEVICES``."""
+        if self.resources.device != "cuda":
+            return ""
+        groups, taken = self.host.visible(self.resources.gpus), self._gpus.values()
+        return next((group for group in groups if group not in taken), "")
+
     def _own_arguments(self, run: Run, *, restart: bool) -> tuple[str, ...]:
         """Return nnU-Net's own arguments: as requested, else those of its start."""
         requested = self.request.options.own_arguments
@@ -165,7 +177,7 @@ class Batch:
                 continue
             if self._record_end(run, process):
                 again.append(run)
-            del self._running[run]
+            del self._running[run], self._gpus[run]
             self._held.pop(run).close()
             self._warn(*write_run_pages([run_state(run)]))
         return again

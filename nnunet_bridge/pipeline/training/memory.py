@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes, format_duration
@@ -14,6 +15,8 @@ from nnunet_bridge.formats.events import Course
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
+from nnunet_bridge.nnunet.accelerators import Accelerator
+from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
     Footprint,
@@ -27,6 +30,9 @@ from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
 from nnunet_bridge.nnunet.runs import known_runs
+
+_UNCERTAIN = 1.3
+"""A training may need 30 % less than the estimate for a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +155,26 @@ def preprocessing_bytes(raw: RawDataset) -> int:
 
 
 def require_memory_for_training(
-    run: Run, method: Method, machine: Machine, device: str, *, loaders: int
+    run: Run,
+    method: Method,
+    machine: Machine,
+    resources: Resources,
+    warnings: list[str],
 ) -> int:
     """Refuse a training that does not fit into memory; return its need of the host.
 
-    Raises `EnvironmentFault` with code F10, the figure and what to do.
+    The estimate for a GPU may be wrong by `_UNCERTAIN`: within that, add a warning, and
+    also if another program uses the memory now. Raises `EnvironmentFault` with code
+    F10, the figure and what to do.
     """
     if method.report_network is not None:
         return 0  # the plans do not describe its network
     plans, classes = read_json(run.plans_file), _classes(run.dataset)
-    need = training_memory(plans, run.configuration, classes, loaders=loaders)
-    if need is None:
+    loaders, gpus = resources.loaders, resources.gpus
+    need = training_memory(
+        plans, run.configuration, classes, loaders=loaders, gpus=gpus
+    )
+    if need is None or resources.device == "mps":
         return 0
     what = f"Training {run.configuration} at the budget {method.budget.name}"
     smaller = (
@@ -167,14 +182,26 @@ def require_memory_for_training(
         f"`{plan_words('DATASET', method.stock_plans)} --gpu-memory-target GB`; "
         "--budget smoke trains a small one for a trial"
     )
-    if device == "cpu":
-        needed, there, kind = need.host_bytes, machine.free_memory_bytes, "memory"
-    elif device == "cuda" and machine.gpu_memory_bytes is not None:
-        needed, there, kind = need.gpu_bytes, machine.gpu_memory_bytes, "GPU memory"
-    else:
-        return 0
-    require_memory(needed, there, what, kind=kind, way_out=smaller, of_one_case=False)
-    return need.host_bytes if device == "cpu" else 0
+    refuse = partial(require_memory, what=what, way_out=smaller, of_one_case=False)
+    if resources.device == "cpu":
+        refuse(need.host_bytes, machine.free_memory_bytes)
+        return need.host_bytes
+    for gpu in machine.accelerators[:1]:
+        if need.gpu_bytes > _UNCERTAIN * (gpu.memory_bytes or need.gpu_bytes):
+            refuse(need.gpu_bytes, gpu.memory_bytes or 0, kind="GPU memory")
+        if need.gpu_bytes > _room(gpu):
+            warnings.append(
+                f"{what} may need {format_bytes(need.gpu_bytes)} of GPU memory; "
+                f"{gpu.name} has {format_bytes(_room(gpu))} free of "
+                f"{format_bytes(gpu.memory_bytes or 0)}. If it runs out: {smaller}."
+            )
+    return 0
+
+
+def _room(gpu: Accelerator) -> float:
+    """Return the memory that other programs leave of a GPU; endless if unknown."""
+    known = [size for size in (gpu.free_bytes, gpu.memory_bytes) if size is not None]
+    return min(known, default=math.inf)
 
 
 def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:

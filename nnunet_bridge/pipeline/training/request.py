@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from nnunet_bridge.core.errors import EnvironmentFault, UsageError
 from nnunet_bridge.core.words import ALL_CASES, Fold, ModelName
+from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ALL_NUMBERED
+from nnunet_bridge.nnunet.names import ALL_NUMBERED, Run
+from nnunet_bridge.nnunet.plans import resolved
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 
@@ -72,6 +74,17 @@ def require_gpus(gpus: int, device: str, machine: Machine) -> None:
             f"--gpus {gpus} was requested, but this machine has {machine.gpus}: "
             "request fewer."
         )
+
+
+def require_patches(gpus: int, todo: Iterable[Run]) -> None:
+    """Refuse more GPUs than a batch has patches."""
+    for run in todo:
+        planned = resolved(read_json(run.plans_file), run.configuration)
+        if gpus > planned["batch_size"]:
+            raise UsageError(
+                f"--gpus {gpus} needs a batch of at least {gpus} patches, but "
+                f"{run.configuration} has {planned['batch_size']}: request fewer GPUs."
+            )
 
 
 def chosen_folds(words: Iterable[str], splits: Splits) -> list[Fold]:

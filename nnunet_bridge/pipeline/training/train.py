@@ -12,7 +12,6 @@ from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.formats.files import read_json, refuse_links
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import chosen_device
 from nnunet_bridge.nnunet.models import check_planned
 from nnunet_bridge.nnunet.names import NOT_IN_PLACE, Dataset, Run
 from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
@@ -30,6 +29,7 @@ from nnunet_bridge.pipeline.training.request import (
     TrainingRequest,
     chosen_folds,
     require_gpus,
+    require_patches,
 )
 from nnunet_bridge.pipeline.training.stages import in_stages, require_previous_stages
 from nnunet_bridge.pipeline.training.status import TrainSummary
@@ -77,20 +77,23 @@ def train_dataset(
     shown, host = progress or Silent(), host or Host()
     request.check()
     options = request.options
-    device = chosen_device(options.device, host.machine)
+    device, warning = host.device(options.device)
     require_gpus(options.gpus, device, host.machine)
     selected = _selected_or_reported(dataset, request)
     weights = load_initial_weights(dataset, request, selected.todo, host)
     if not options.restart:
         require_same_origin(dict.fromkeys(selected.runs, weights.origin))
     failures: list[str] = []
-    warnings: list[str] = []
+    warnings = [warning] if warning else []
     if selected.todo:
-        shares = _shares(request, selected.todo, host, device)
+        require_patches(options.gpus, selected.todo)
+        shares = _shares(request, selected.todo, host, device, warnings)
         state, rows = selected.dataset_state, selected.runs
         batch = Batch(dataset, request, state, weights, *shares, rows, host, shown)
+        for warning in warnings:
+            shown.say(warning)
         batch.train_in_stages(selected.todo)
-        failures, warnings = batch.failures, batch.warnings
+        failures, warnings = batch.failures, [*warnings, *batch.warnings]
     done_before = [run_state(run) for run in selected.runs if run not in selected.todo]
     warnings += write_run_pages(done_before, shown)
     states, caveat = tuple(map(run_state, selected.runs)), request.method.budget.caveat
@@ -136,22 +139,27 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
 
 
 def _shares(
-    request: TrainingRequest, todo: Sequence[Run], host: Host, device: str
+    request: TrainingRequest,
+    todo: Sequence[Run],
+    host: Host,
+    device: str,
+    warnings: list[str],
 ) -> tuple[Resources, int]:
     """Return the resources of each run, and the number of runs side by side.
 
-    Refuse runs of which a single one does not fit into memory (F10).
+    Refuse runs of which a single one does not fit into memory (F10); add to `warnings`
+    those that may not.
     """
-    machine = host.machine
-    method, loaders = request.method, host.share(1, device).loaders
+    machine, gpus = host.machine, max(1, request.options.gpus)
+    one = replace(host.share(gpus, device), gpus=gpus)
     needed = max(
-        require_memory_for_training(run, method, machine, device, loaders=loaders)
+        require_memory_for_training(run, request.method, machine, one, warnings)
         for run in {run.configuration: run for run in todo}.values()
     )
-    side_by_side = min(len(todo), machine.cores) if device == "cpu" else 1
+    side_by_side = machine.cores if device == "cpu" else 1
+    if device == "cuda":
+        side_by_side = max(1, len(host.visible(gpus)))
     if needed:
-        side_by_side = max(1, min(side_by_side, machine.free_memory_bytes // needed))
-    resources = host.share(side_by_side, device)
-    if request.options.gpus > 1:
-        resources = replace(resources, threads=0, gpus=request.options.gpus)
-    return resources, side_by_side
+        side_by_side = min(side_by_side, machine.free_memory_bytes // needed)
+    side_by_side = max(1, min(len(todo), side_by_side))
+    return replace(host.share(side_by_side * gpus, device), gpus=gpus), side_by_side

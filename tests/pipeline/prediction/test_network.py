@@ -1,6 +1,8 @@
 """Memory and disk are checked before nnU-Net predicts; its progress is reported."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import write_volume
+from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.estimates import host_bytes
 from nnunet_bridge.nnunet.host import Host
@@ -68,24 +71,28 @@ def predict_with(dataset, tmp_path):
     grid = Grid(SHAPE[::-1], np.diag([*SPACING_MM[::-1], 1.0]))
     voxels = np.ones(grid.shape, dtype=np.int16)
     work = tmp_path / "work"
-    write_volume(work / "images" / "leg_0000.nii.gz", Volume(grid, voxels))
+    for case in ("arm", "leg"):
+        write_volume(work / "images" / f"{case}_0000.nii.gz", Volume(grid, voxels))
     calls, shares = [], []
 
-    def start(command, _environment, _log_file):
-        calls.append(command)
-        return Process(work / "progress.jsonl")
+    def start(command, environment, _log_file):
+        calls.append([*command, environment.get("CUDA_VISIBLE_DEVICES")])
+        return Process(Path(command[command.index("--progress") + 1]))
 
-    def call(memory, disk, configurations=("2d",)):
+    def call(memory, disk, configurations=("2d",), *, machine=LAPTOP):
+        calls.clear()
         host = Host(
-            LAPTOP,
+            machine,
             start,
             sleep=lambda _seconds: None,
             free_bytes=lambda _place: disk,
             free_memory=lambda: memory,
+            torch=lambda: TorchBuild("2.15.0", "13.2"),
         )
+        resources = replace(RESOURCES, device="cuda" if machine.gpus else "cpu")
         model = choose_model(dataset, ModelRequest(tuple(configurations)))
-        predict_folder(model, work, RESOURCES, advanced=shares.append, host=host)
-        return calls[-1], shares
+        predict_folder(model, work, resources, advanced=shares.append, host=host)
+        return calls[-1] if machine is LAPTOP else calls, shares
 
     return call
 
@@ -103,7 +110,7 @@ def test_F10_an_image_too_large_for_the_memory_is_named_with_both_figures(
 
 def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predict_with):
     with pytest.raises(
-        EnvironmentFault, match=r"0\.1 MB of disk for leg, but"
+        EnvironmentFault, match=r"0\.1 MB of disk for arm, but"
     ) as caught:
         predict_with(MANY, 10, ("2d", "3d_fullres"))
 
@@ -135,3 +142,30 @@ def test_the_share_done_is_that_of_the_last_whole_line(predict_with):
     _, shares = predict_with(MANY, MANY)
 
     assert shares == [0.25, 0.5]
+
+
+TWO_GPUS = replace(
+    LAPTOP,
+    gpus=2,
+    accelerators=tuple(Accelerator("T4", word=word) for word in ("GPU-a", "GPU-b")),
+)
+
+
+def test_each_gpu_predicts_a_part_of_the_images(predict_with):
+    calls, shares = predict_with(MANY, MANY, machine=TWO_GPUS)
+
+    assert [call[call.index("--part") :] for call in calls] == [
+        ["--part", "0", "2", "GPU-a"],
+        ["--part", "1", "2", "GPU-b"],
+    ]
+    assert [call[call.index("--workers") + 1] for call in calls] == ["2", "2"]
+    assert shares == [0.125, 0.25, 0.375, 0.5]
+
+
+def test_memory_for_one_image_keeps_the_second_gpu_idle(predict_with, dataset):
+    members = _planned_members(choose_model(dataset, ModelRequest(("2d",))))
+    one = host_bytes(members, SHAPE, SPACING_MM, on_gpu=True)
+
+    calls, _ = predict_with(2 * one - 1, MANY, machine=TWO_GPUS)
+
+    assert [call[-1] for call in calls] == ["GPU-a"]

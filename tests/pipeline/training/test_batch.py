@@ -2,14 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from spheres import DATASET, TABLE, write_spheres
+from tiny_model import tiny_plans
 
 from nnunet_bridge.core.errors import WorkerKilled
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import write_json
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
+from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
@@ -19,9 +22,11 @@ from nnunet_bridge.nnunet.runs import run_state
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.training.batch import Batch
 from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.train import _shares
 from nnunet_bridge.pipeline.training.weights import InitialWeights
 
 SMOKE = method_of("nnunet", "smoke")
+TORCH = TorchBuild("2.15.0", "13.2")
 MACHINE = Machine(cores=2, free_memory_bytes=8 << 30, gpus=0)
 
 
@@ -44,10 +49,11 @@ class StandIn:
 
     def __init__(self, dataset, fails=()):
         self.dataset, self.fails = dataset, list(fails)
-        self.clock, self.started, self.pages_seen = 0, [], []
+        self.clock, self.started, self.pages_seen, self.gpus = 0, [], [], []
 
-    def start(self, command, _environment, _log_file):
+    def start(self, command, environment, _log_file):
         fold = int(command[command.index("--fold") + 1])
+        self.gpus.append((fold, environment.get("CUDA_VISIBLE_DEVICES")))
         self.started.append((fold, command[command.index("--workers") + 1]))
         return Process(self, SMOKE.run(self.dataset, "2d", fold), len(self.started))
 
@@ -128,6 +134,26 @@ def test_a_run_has_its_page_when_it_ends_while_others_still_train(dataset):
     assert nnunet.pages_seen == [[], ["fold_0"]]
     assert all(run.page_file.is_file() for run in runs)
     assert (batch.failures, batch.warnings) == ([], [])
+
+
+def test_two_gpus_train_two_runs_side_by_side_one_each(dataset):
+    """As soon as a run ends, the next one takes its GPU."""
+    folds = [{"train": ["ball_000"], "val": ["ball_001"]}] * 3
+    write_json(dataset.splits_file, folds)
+    runs, nnunet = runs_of(dataset, 0, 1, 2), StandIn(dataset)
+    gpus = tuple(Accelerator("T4", word=word) for word in ("GPU-a", "GPU-b"))
+    machine = replace(MACHINE, gpus=2, accelerators=gpus)
+    host = Host(machine, nnunet.start, nnunet.sleep, torch=lambda: TORCH)
+    request = TrainingRequest(SMOKE, ("2d",), ("all5",), TrainingOptions("cuda"))
+    with (dataset.plans_file(SMOKE.plans)).open("w") as plans:
+        json.dump(tiny_plans(), plans)
+    shares = _shares(request, runs, host, "cuda", [])
+    batch = Batch(dataset, request, "state", InitialWeights(), *shares, runs, host)
+
+    batch.train(runs)
+
+    assert shares[1] == 2
+    assert nnunet.gpus == [(0, "GPU-a"), (1, "GPU-b"), (2, "GPU-a")]
 
 
 def test_F11_a_killed_run_is_tried_once_more_with_half_the_workers(dataset):

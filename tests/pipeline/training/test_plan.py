@@ -28,6 +28,9 @@ from nnunet_bridge.formats.nifti import (
     write_labelmap,
     write_volume,
 )
+from nnunet_bridge.nnunet.accelerators import Accelerator
+from nnunet_bridge.nnunet.commands import Resources
+from nnunet_bridge.nnunet.estimates import training_memory
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
@@ -43,7 +46,7 @@ from nnunet_bridge.pipeline.training.plan import (
     plan_dataset,
 )
 from nnunet_bridge.pipeline.training.planned_data import dataset_state, require_plan
-from nnunet_bridge.pipeline.training.request import TrainingRequest
+from nnunet_bridge.pipeline.training.request import TrainingRequest, require_patches
 from nnunet_bridge.pipeline.training.train import train_dataset
 
 
@@ -316,7 +319,12 @@ def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
         required(planned, "2d")
 
 
-SMALL = Machine(cores=2, free_memory_bytes=1 << 30, gpus=1, gpu_memory_bytes=1 << 28)
+def machine_with(memory_bytes, free_bytes=None):
+    gpu = Accelerator("NVIDIA RTX", memory_bytes, free_bytes)
+    return Machine(2, free_memory_bytes=1 << 30, gpus=1, accelerators=(gpu,))
+
+
+SMALL = machine_with(1 << 28)
 
 
 @pytest.mark.parametrize("model", ["nnunet", "report-augmentation"])
@@ -330,11 +338,56 @@ def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
     run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
 
     with pytest.raises(EnvironmentFault) as caught:
-        require_memory_for_training(run, method, SMALL, device, loaders=0)
+        require_memory_for_training(run, method, SMALL, resources_for(device), [])
 
     assert (caught.value.code, caught.value.exit_code) == ("F10", 5)
     assert kind in str(caught.value)
     assert "--gpu-memory-target" in str(caught.value)
+
+
+def resources_for(device, gpus=1):
+    return Resources(device, threads=0, workers=1, loaders=0, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("card", "free", "gpus", "outcome"),
+    [
+        (1.01, None, 1, "silent"),
+        (0.99, None, 1, "warned"),
+        (1 / 1.29, None, 1, "warned"),
+        (1 / 1.31, None, 1, "refused"),
+        (2.0, 0.9, 1, "warned"),
+        (0.6, None, 2, "silent"),
+        (None, None, 1, "silent"),
+    ],
+)
+def test_F10_gpu_memory_is_refused_only_where_the_estimate_is_far_off(
+    planned, card, free, gpus, outcome
+):
+    """nnU-Net plans for a card of 8 GB, and the estimate says 8.2 to 8.5 GB."""
+    method = method_of("nnunet", "full")
+    run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
+    need = training_memory(read_json(run.plans_file), "3d_fullres", 2).gpu_bytes
+    sizes = (None if part is None else int(part * need) for part in (card, free))
+    there, warnings = machine_with(*sizes), []
+    given = method, there, resources_for("cuda", gpus), warnings
+
+    if outcome == "refused":
+        with pytest.raises(EnvironmentFault, match="of GPU memory, but"):
+            require_memory_for_training(run, *given)
+    else:
+        require_memory_for_training(run, *given)
+
+    assert len(warnings) == (outcome == "warned")
+    assert all("NVIDIA RTX" in w and "free of" in w for w in warnings)
+
+
+def test_more_gpus_than_patches_in_a_batch_are_refused_by_name(planned):
+    run = method_of("nnunet", "full").run(Dataset(planned, DATASET), "3d_fullres", 0)
+
+    require_patches(2, [run])
+    with pytest.raises(UsageError, match=r"--gpus 3 .* 3d_fullres has 2"):
+        require_patches(3, [run])
 
 
 def test_F10_training_asks_the_machine_before_anything_starts(planned):

@@ -1,0 +1,34 @@
+"""Report what torch can compute on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+
+def add_arguments(_gpu: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the task: none."""
+
+
+def report(_asked: argparse.Namespace) -> None:
+    """Print the facts of `accelerators.TorchBuild` as one line of JSON."""
+    facts = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "architectures": torch.cuda.get_arch_list(),
+        "mps": torch.backends.mps.is_available(),
+        "error": _error_of_gpu() if torch.version.cuda else "",
+    }
+    print(json.dumps(facts))  # noqa: T201 - the answer
+
+
+def _error_of_gpu() -> str:
+    """Return what torch says when it is to compute on the first GPU."""
+    try:
+        image = torch.ones(1, 1, 8, 8, device="cuda")
+        torch.nn.functional.conv2d(image, image[..., :3, :3]).sum().item()
+    except Exception as error:  # noqa: BLE001 - whatever a driver can do
+        return str(error).partition("\n")[0].rstrip(".")
+    return ""
