@@ -175,6 +175,7 @@ class _Train:
         "slurm: submit the runs to the cluster. script: write a file for sbatch.",
         choices=("local", "slurm", "script"),
     )
+    yes: bool = shared.yes_field()
     recipe: str | None = shared.slurm_recipe_field()
 
     def request(self) -> TrainingRequest:
@@ -240,7 +241,8 @@ def train(session: Session, asked: _Train) -> Summary:
     if asked.place != "local":
         return train_on_cluster(dataset, request, asked.on_cluster())
     with session.progress() as progress:
-        return train_dataset(dataset, request, progress=progress)
+        consent = session.consent(progress, yes=asked.yes)
+        return train_dataset(dataset, request, progress=progress, consent=consent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class LearntInLPS:
     def __init__(self):
         self.seen = {}
 
-    def __call__(self, model, work, _resources, *, advanced):
+    def __call__(self, _model, work, _resources, *, advanced):
         folder = work / "predicted"
         for file in sorted((work / "images").glob("*.nii.gz")):
             volume = read_volume(file)
@@ -192,7 +192,7 @@ def test_dicom_seg_refers_to_the_slices_of_a_turned_series(workspace, tmp_path):
     assert sources & used
 
 
-def test_without_a_manifest_the_images_tell_the_order(workspace, leg, tmp_path):
+def test_without_a_manifest_the_images_tell_the_order(leg, tmp_path):
     images = tmp_path / "raw" / "imagesTr"
     images.mkdir(parents=True)
     stored_as("PIR", leg, images).rename(images / "a_0000.nii.gz")
