@@ -67,7 +67,9 @@ class _Plan:
         nargs=3,
         metavar="MM MM MM",
     )
-    force: bool = shared.force_field("Plan again what is planned.")
+    force: bool = shared.force_field(
+        "Plan again what is planned; replace plans, data and splits of others."
+    )
 
     def options(self) -> PlanningOptions:
         from nnunet_bridge.pipeline.training.plan import PlanningOptions
@@ -250,7 +252,8 @@ class _Status:
     dataset: str = shared.dataset_field()
     every_s: float | None = option(
         "--watch",
-        "Refresh until all runs have ended, every 5 seconds unless you give a number.",
+        "Refresh until all runs have ended or you press Ctrl-C, every 5 seconds unless "
+        "you give a number.",
         type=click.FloatRange(0.5),
         is_flag=False,
         flag_value=5.0,
