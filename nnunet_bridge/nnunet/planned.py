@@ -129,33 +129,20 @@ def with_files(dataset: Dataset, known: Planned) -> Planned:
 
 
 def without_lost(dataset: Dataset, known: Planned) -> Planned:
-    """Return the record without preprocessed data of which files are missing.
+    """Return the record without the configurations whose data were removed."""
+    held = known.preprocessed.items()
+    kept = {i: c for i, c in held if not c or (dataset.planned_dir / i).is_dir()}
+    lost = known.preprocessed.keys() - kept.keys()
 
-    Data that were adopted, or changed, stay on record: they are not ours to replace.
-    """
-    folder = dataset.planned_dir
-    lost = {
-        identifier
-        for identifier, contents in known.preprocessed.items()
-        if not all((folder / name).exists() for name in contents)
-        and wrote(dataset, known, folder / identifier)
-    }
+    def left(word: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        plans = PLANNERS[word].plans
+        return tuple(n for n in names if identifier_of(dataset, plans, n) not in lost)
+
     if not lost:
         return known
-    planners = {
-        word: tuple(
-            name
-            for name in names
-            if identifier_of(dataset, PLANNERS[word].plans, name) not in lost
-        )
-        for word, names in known.planners.items()
-    }
-    kept = {i: c for i, c in known.preprocessed.items() if i not in lost}
+    planners = {word: left(word, names) for word, names in known.planners.items()}
     adopted = tuple(name for name in known.adopted if name not in lost)
-    files = {**(known.files or {}), **dict.fromkeys(lost, "")}
-    return replace(
-        known, planners=planners, preprocessed=kept, files=files, adopted=adopted
-    )
+    return replace(known, planners=planners, preprocessed=kept, adopted=adopted)
 
 
 def _in_todays_form(known: JsonObject) -> JsonObject:

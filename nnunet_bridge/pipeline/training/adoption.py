@@ -17,7 +17,7 @@ from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
-from nnunet_bridge.nnunet.plans import PLANNERS, plan_words, resolved
+from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import can_resume, known_runs
 from nnunet_bridge.nnunet.splits import cases_of, read_splits, splits_in
 
@@ -81,7 +81,7 @@ class Adoption:
             if not planned.wrote(self.dataset, known, file):
                 self.faults.append(f"{file.name} was not written by `plan`.")
             usual = planned.usual_identifiers(file.stem, names)
-            self._refuse_foreign(known, usual | _identifiers_in(file))
+            self._refuse_foreign(known, usual)
 
     def refuse_other_splits(
         self, known: planned.Planned | None, *, asked: bool
@@ -198,17 +198,6 @@ class Adoption:
                 )
 
 
-def adoption_words(dataset: Dataset, stock_plans: str) -> str:
-    """Return why a dataset is not planned, and what to do, for `train`."""
-    command = plan_words(dataset.name, stock_plans)
-    if dataset.plans_file(stock_plans).exists():
-        return (
-            f"{dataset} has plans of nnU-Net's own commands: run `{command}` first. It "
-            "adopts plans, data and splits that are whole, and changes none of them."
-        )
-    return f"{dataset} is not planned: run `{command}` first."
-
-
 def _is_described(content: JsonObject, names: Sequence[str]) -> bool:
     """Whether plans describe their networks as this version of nnU-Net does."""
     try:
@@ -221,14 +210,6 @@ def _is_described(content: JsonObject, names: Sequence[str]) -> bool:
         )
     except (KeyError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def _identifiers_in(plans_file: Path) -> set[str]:
-    """Return the folders of preprocessed data that plans name."""
-    configurations = readable_object(plans_file)[0].get("configurations")
-    values = configurations.values() if isinstance(configurations, dict) else ()
-    named = (each.get("data_identifier") for each in values if isinstance(each, dict))
-    return {str(name) for name in named if name}
 
 
 def _files(folder: Path) -> bool:

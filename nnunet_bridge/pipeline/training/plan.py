@@ -289,15 +289,9 @@ class _Planning:
         names = {self.dataset.splits_file.name} if splits else set()
         for word, configurations in lacking.items():
             plans = PLANNERS[word].plans
-            new = word not in known.planners
-            names |= {self.dataset.plans_file(plans).name} if new else set()
+            if word not in known.planners:
+                names.add(self.dataset.plans_file(plans).name)
             data = planned.usual_identifiers(plans, configurations)
-            if not new:
-                data = {
-                    planned.identifier_of(self.dataset, plans, configuration)
-                    for configuration in configurations
-                    if not planned.not_planned(self.dataset, {word: (configuration,)})
-                }
             names |= data - known.preprocessed.keys()
         stale = self._stale(before) if self.kept is None and lacking else []
         files = {**(known.files or {}), **dict.fromkeys(names, "")}
@@ -316,21 +310,17 @@ class _Planning:
 
         Plans of other planners go too if they are ours; if not, they stay.
         """
-        folder, wanted = self.dataset.planned_dir, self.options.wanted()
         if before is None and not self.options.force:
             return []
+        folder, before_data = self.dataset.planned_dir, before and before.preprocessed
         stale = planned_data.own_method_plans(self.dataset)
         for word, planner in PLANNERS.items():
-            file = self.dataset.plans_file(planner.plans)
+            by_force = self.options.force and word in self.options.wanted()
             names = planned.usual_identifiers(planner.plans, CONFIGURATIONS)
-            places = [file, *(folder / name for name in sorted(names))]
-            places += [
-                folder / name for name in (before.preprocessed if before else ())
-            ]
-            ours = self.options.force and word in wanted
-            stale += [
-                p for p in places if ours or planned.wrote(self.dataset, before, p)
-            ]
+            places = [folder / name for name in sorted(names.union(before_data or ()))]
+            for place in (self.dataset.plans_file(planner.plans), *places):
+                if by_force or planned.wrote(self.dataset, before, place):
+                    stale.append(place)
         copies = ("gt_segmentations", "dataset_fingerprint.json", "dataset.json")
         return [*stale, *(folder / name for name in copies)]
 

@@ -14,7 +14,6 @@ from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import METHODS, Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
-from nnunet_bridge.pipeline.training.adoption import adoption_words
 
 _MOST_NAMES = 3
 """Files that a message names."""
@@ -41,7 +40,10 @@ def require_plan(
     planner: str = plans.planner_of(stock_plans).word
     known = planned.Planned.read(dataset)
     if known is None:
-        raise InputError(adoption_words(dataset, stock_plans))
+        raise InputError(
+            f"{dataset} is not planned: run `{command}` first. It adopts plans, data "
+            "and splits that are there, and changes none of them."
+        )
     if not known.planners and known.failure:
         raise InputError(
             f"{dataset} is not planned, the last attempt failed: {known.failure} Then "

@@ -1,6 +1,8 @@
 """`status --watch` reads the files of other processes until all runs have ended."""
 
+import itertools
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -114,7 +116,11 @@ def test_ctrl_c_at_the_command_gives_its_result_and_exit_code_0(workspace):
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(6.0)
+        other = SMOKE.run(Dataset(workspace, DATASET), "2d", 1)
+        for state in itertools.cycle(["queued", "failed"]):
+            write_record(other, state=state)
+            if select.select([process.stderr], [], [], 1.0)[0]:  # it has seen a change
+                break
         process.send_signal(signal.SIGINT)
         told, said = process.communicate(timeout=60)
 
