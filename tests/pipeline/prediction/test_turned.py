@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from dicom_base import base, save
 from stand_in import BRIGHT, DATASET, TABLE, finished_workspace, image_with_bone
+from tiny_model import run_of, tiny_plans, untrained_checkpoint, write_model
 
 from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.nifti import read_volume, write_labelmap
-from nnunet_bridge.nnunet.names import Dataset
+from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.ops.region import RegionRequest
+from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.models.training_range import training_range
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
@@ -202,3 +204,24 @@ def test_without_a_manifest_the_images_tell_the_order(leg, tmp_path):
     (model / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
 
     assert training_range(model, tmp_path / "raw").orientations == ["PIR"]
+
+
+@pytest.mark.training
+def test_nnunets_own_prediction_of_an_ensemble_is_the_same_in_another_order(
+    leg, tmp_path
+):
+    """Untrained networks of 2d and 3d_fullres: noise, and the same noise."""
+    workspace, plans = Workspace.at(tmp_path, environment={}), tiny_plans()
+    for configuration in ("2d", "3d_fullres"):
+        run = run_of(workspace, configuration=configuration)
+        fold_dir = write_model(run, untrained_checkpoint(run, plans), plans=plans)
+        (fold_dir / ORIGIN_FILE).write_text(json.dumps({"training_range": SEEN}))
+    images = [stored_as(order, leg, tmp_path) for order in ("LPS", "SRA")]
+    options = PredictionOptions(ModelRequest(("2d", "3d_fullres")), "cpu")
+
+    predict_images(Dataset(workspace, DATASET), images, tmp_path / "out", options)
+
+    expected, _ = in_lps(tmp_path / "out" / "LPS" / "labels.nii.gz")
+    found, _ = in_lps(tmp_path / "out" / "SRA" / "labels.nii.gz")
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(found, expected)
