@@ -131,7 +131,8 @@ def full_training_seconds(
         return None
     per_block = 2 if _network_of(configuration) == "ResidualEncoderUNet" else 1
     size = [int(edge) for edge in configuration["patch_size"]]
-    stages, products, before = [], 0, channels
+    stages: list[tuple[int, int]] = []
+    products, before = 0, channels
     layers = known["features_per_stage"], known["strides"], known["kernel_sizes"]
     for width, stride, kernel, count in zip(*layers, counts, strict=True):
         size = [edge // step for edge, step in zip(size, stride, strict=True)]
@@ -141,7 +142,7 @@ def full_training_seconds(
         before = width
     skips = zip(stages[-2::-1], known["n_conv_per_stage_decoder"], strict=True)
     products += sum(each * width * (count + 1) for (each, width), count in skips)
-    operations = 2 * 3 * products * int(configuration["batch_size"])
+    operations: int = 2 * 3 * products * int(configuration["batch_size"])
     return operations * FULL_ITERATIONS / CPU_OPERATIONS_PER_S / cores
 
 

@@ -222,7 +222,7 @@ def test_the_operations_of_a_training_are_those_of_its_convolutions(
     iterations = 1000 * (250 + 50 / 3)
     operations = 2 * 3 * products * planned["batch_size"] * iterations
     assert full_training_seconds(planned, 1, 2) == pytest.approx(
-        operations / 60e9 / 2, rel=0.05
+        operations / 60e9 / 2, rel=0.1
     )
     assert full_training_seconds(planned, 1, 1) == pytest.approx(
         2 * full_training_seconds(planned, 1, 2)

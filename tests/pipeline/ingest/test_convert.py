@@ -795,8 +795,8 @@ def test_G19_another_position_of_the_patient_is_named(study, raw_dir, position):
 
 
 def test_G19_a_position_that_is_no_defined_term_is_not_repeated(study, raw_dir):
-    rescan(study, 1, "1A", position="DOE^JANE")
+    rescan(study, 1, "1A", position="JANE DOE")
     rescan(study, 2, "2B", position="HFS")
 
     assert mixture_of(study, raw_dir) == []
-    assert "DOE" not in (raw_dir / "Dataset001_Tibia" / "manifest.json").read_text()
+    assert "JANE" not in (raw_dir / "Dataset001_Tibia" / "manifest.json").read_text()
