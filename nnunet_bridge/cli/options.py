@@ -100,6 +100,9 @@ scans_recipe_field = partial(
     "Recipe whose table [scans] sets the options of this group that are not given.",
     group=Group.SERIES,
 )
+yes_field = partial(
+    machine_option, "--yes", "Do not ask before a training that takes days on a CPU."
+)
 slurm_recipe_field = partial(
     _recipe,
     "Recipe whose table [slurm] sets the resources of a job.",

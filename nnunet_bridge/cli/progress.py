@@ -179,6 +179,15 @@ class _Bar(_Shown):
         )
         self.task = self.display.add_task("", total=1.0, number="", left="", note="")
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to a question while the block runs."""
+        self.display.stop()
+        try:
+            yield
+        finally:
+            self.display.start()
+
     def stage(self, name: str, steps: int) -> None:
         self.forecast.begin(name, steps, now_s=time.monotonic())
         self._show("")

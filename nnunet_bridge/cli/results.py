@@ -67,6 +67,12 @@ class _Predict:
         choices=("none", "slice", "volume", "tuned"),
     )
     mesh: bool = shared.output_option("--mesh", "Also write PLY meshes.")
+    smooth: int = shared.output_option(
+        "--smooth",
+        "With --mesh: iterations of Taubin smoothing.",
+        type=click.IntRange(0),
+        default=0,
+    )
     seg_nrrd: bool = shared.output_option(
         "--seg-nrrd", "Also write a segmentation for 3D Slicer."
     )
@@ -88,6 +94,7 @@ class _Predict:
             region=RegionRequest.from_words(**given(self.region)),
             clean=self.clean,
             meshes=self.mesh,
+            smooth=self.smooth,
             seg_nrrd=self.seg_nrrd,
             dicom_seg=self.dicom_seg,
             force=self.force,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from nnunet_bridge.cli.fields import Asked, Group, asked_for, decorators, option
-from nnunet_bridge.core.errors import BridgeError, Interrupted
+from nnunet_bridge.core.errors import BridgeError, Interrupted, UsageError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
 
@@ -80,6 +80,25 @@ class Session:
 
         with shown_progress(verbose=self.verbose) as progress:
             yield progress
+
+    def consent(self, progress: Progress, *, yes: bool) -> Callable[[str], None]:
+        """Return the question before a long training: it raises if it is not wanted.
+
+        Without a terminal nobody can answer: then only ``--yes`` starts it.
+        """
+
+        def ask(sentence: str) -> None:
+            if yes:
+                progress.say(sentence)
+                return
+            if self.as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise UsageError(f"{sentence} Add --yes to start it all the same.")
+            with getattr(progress, "paused", contextlib.nullcontext)():
+                wanted = click.confirm(f"{sentence} Start it?", err=True)
+            if not wanted:
+                raise Interrupted("Nothing was trained.")
+
+        return ask
 
     def run(self, work: Callable[[], Summary]) -> None:
         """Do the work of a command, print its result and exit with its code."""

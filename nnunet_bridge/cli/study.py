@@ -82,6 +82,7 @@ class _Run:
     budget: str = shared.budget_field()
     force: bool = shared.force_field("Redo finished work.")
     device: str = shared.device_field()
+    yes: bool = shared.yes_field()
 
 
 @command(_Run)
@@ -103,8 +104,10 @@ def run(session: Session, asked: _Run) -> Summary:
         asked.force,
     )
     workspace, recipe = session.workspace, read_recipe(asked.recipe)
+    study = asked.study, recipe, workspace, options
     with session.progress() as progress:
-        return run_study(asked.study, recipe, workspace, options, progress=progress)
+        consent = session.consent(progress, yes=asked.yes)
+        return run_study(*study, progress=progress, consent=consent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,9 @@ class _Plan:
         nargs=3,
         metavar="MM MM MM",
     )
-    force: bool = shared.force_field("Plan again what is planned.")
+    force: bool = shared.force_field(
+        "Plan again what is planned; replace plans, data and splits of others."
+    )
 
     def options(self) -> PlanningOptions:
         from nnunet_bridge.pipeline.training.plan import PlanningOptions
@@ -175,6 +177,7 @@ class _Train:
         "slurm: submit the runs to the cluster. script: write a file for sbatch.",
         choices=("local", "slurm", "script"),
     )
+    yes: bool = shared.yes_field()
     recipe: str | None = shared.slurm_recipe_field()
 
     def request(self) -> TrainingRequest:
@@ -240,7 +243,8 @@ def train(session: Session, asked: _Train) -> Summary:
     if asked.place != "local":
         return train_on_cluster(dataset, request, asked.on_cluster())
     with session.progress() as progress:
-        return train_dataset(dataset, request, progress=progress)
+        consent = session.consent(progress, yes=asked.yes)
+        return train_dataset(dataset, request, progress=progress, consent=consent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +252,8 @@ class _Status:
     dataset: str = shared.dataset_field()
     every_s: float | None = option(
         "--watch",
-        "Refresh until all runs have ended, every 5 seconds unless you give a number.",
+        "Refresh until all runs have ended or you press Ctrl-C, every 5 seconds unless "
+        "you give a number.",
         type=click.FloatRange(0.5),
         is_flag=False,
         flag_value=5.0,

@@ -115,6 +115,18 @@ class Grid:
         return self.shape == other.shape and self.displacement_mm(other) <= tolerance_mm
 
 
+def plane_of(axis_letters: str) -> str:
+    """Return the plane of the slices: ``axial``, ``coronal`` or ``sagittal``.
+
+    Examples
+    --------
+    >>> plane_of("LPS"), plane_of("LIP")
+    ('axial', 'coronal')
+    """
+    planes = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
+    return planes.get(axis_letters[2], "axial")
+
+
 def _check_shape(shape: tuple[int, int, int]) -> None:
     if len(shape) != 3 or min(shape) < 1:  # noqa: PLR2004 - space has three axes
         raise GeometryError(f"A grid needs three positive sizes, got {shape}.")

@@ -30,10 +30,12 @@ from nnunet_bridge.core.findings import Finding, refusal
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.files import (
     PARTIAL,
     clear_os_errors,
     read_record,
+    readable_object,
     remove_stale_partials,
     sha256_of,
     temporary_name,
@@ -124,6 +126,14 @@ class GeometryRecord(Part):
     max_position_error_mm: Rounded | None = None
     declared_thickness_mm: float | None = None
     declared_spacing_mm: float | None = None
+    patient_position: str = ""  # *Patient Position*, such as ``HFS``
+
+    @property
+    def axis_letters(self) -> str:
+        """Where i, j and k run to, as `Grid.axis_letters`."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(self.direction).reshape(3, 3).T
+        return Grid((1, 1, 1), affine).axis_letters
 
 
 class RescaleRecord(Part):
@@ -411,6 +421,22 @@ def require_sound(dataset_dir: Path) -> None:
     faults = () if manifest.complete is None else check_files(dataset_dir)
     if faults:
         raise InputError("\n".join(map(str, faults)), code="F04")
+
+
+def require_own(dataset_dir: Path) -> None:
+    """Refuse a dataset that `convert` did not write (F04)."""
+    description, _ = readable_object(dataset_dir / "dataset.json")
+    if (dataset_dir / MANIFEST).is_file() or "converted_by" in description:
+        return
+    folders = [dataset_dir / name for name in IMAGE_FOLDERS]
+    files = [file for folder in folders for file in folder.glob("[!.]*")]
+    if files or description:
+        raise InputError(
+            f"{dataset_dir} holds a dataset that `convert` did not write "
+            f"({counted(len(files), 'file')}): give the recipe another number and "
+            "name, or move that folder away.",
+            code="F04",
+        )
 
 
 def outputs_intact(dataset_dir: Path, record: CaseRecord) -> bool:

@@ -26,7 +26,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.files import open_to_write, whole_file
+from nnunet_bridge.formats.files import open_to_write, sha256_of, whole_file
 from nnunet_bridge.formats.memory import ask_for_memory
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -139,6 +139,17 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     if (header.slope, header.intercept) != (1.0, 0.0):
         voxels = (voxels * header.slope + header.intercept).astype(np.float32)
     return grid, voxels
+
+
+def is_changed(file: Path, sha256: str) -> bool:
+    """Whether a file is whole and holds something else; a damaged one is no change."""
+    if not file.is_file() or sha256_of(file) == sha256:
+        return False
+    try:
+        read_array(file)
+    except (Refused, InputError):
+        return False
+    return True
 
 
 def read_grid(file: Path) -> Grid:

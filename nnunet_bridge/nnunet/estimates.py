@@ -39,6 +39,13 @@ _TRAINING_PROCESS_BYTES = 1792 << 20
 _WORKER_BYTES = 640 << 20
 """A worker that has loaded torch and does nothing yet."""
 
+CPU_OPERATIONS_PER_S = 60e9
+"""Floating-point operations a second of one core in training: between what the stock
+networks in 2D and 3D reached on an AVX-512 server (`docs/reference/budgets.md`)."""
+
+FULL_ITERATIONS = 1000 * (250 + 50 / 3)
+"""Of nnU-Net's own trainer; a validation iteration has no backward pass."""
+
 _CPU_BYTES_PER_NUMBER = 22
 """A number of a feature map on a CPU: value, gradient, and PyTorch's own."""
 
@@ -109,6 +116,35 @@ def training_memory(
     processes = _TRAINING_PROCESS_BYTES + loaders * _WORKER_BYTES
     on_gpu = _REFERENCE_GPU_BYTES * batch // _REFERENCE_NUMBERS[kind]
     return Footprint(processes + _CPU_BYTES_PER_NUMBER * batch, GIB // 2 + on_gpu)
+
+
+def full_training_seconds(
+    configuration: dict[str, Any], channels: int, cores: int
+) -> float | None:
+    """Return about how long nnU-Net's 1000 epochs take on a CPU; None if unknown.
+
+    Convolutions are counted, three times for forward and backward, and two operations
+    each. `configuration` is `plans.resolved`.
+    """
+    known = configuration.get("architecture", {}).get("arch_kwargs", {})
+    counts = known.get("n_conv_per_stage") or known.get("n_blocks_per_stage")
+    if counts is None or not {"kernel_sizes", "n_conv_per_stage_decoder"} <= set(known):
+        return None
+    per_block = 2 if _network_of(configuration) == "ResidualEncoderUNet" else 1
+    size = [int(edge) for edge in configuration["patch_size"]]
+    stages: list[tuple[int, int]] = []
+    products, before = 0, channels
+    layers = known["features_per_stage"], known["strides"], known["kernel_sizes"]
+    for width, stride, kernel, count in zip(*layers, counts, strict=True):
+        size = [edge // step for edge, step in zip(size, stride, strict=True)]
+        each = math.prod(size) * math.prod(kernel) * width
+        stages.append((each, width))
+        products += each * (before + (per_block * count - 1) * width)
+        before = width
+    skips = zip(stages[-2::-1], known["n_conv_per_stage_decoder"], strict=True)
+    products += sum(each * width * (count + 1) for (each, width), count in skips)
+    operations: int = 2 * 3 * products * int(configuration["batch_size"])
+    return operations * FULL_ITERATIONS / CPU_OPERATIONS_PER_S / cores
 
 
 def _network_of(configuration: dict[str, Any]) -> str:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from nnunet_bridge.core.records import to_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
-from nnunet_bridge.formats.files import read_json, read_record, write_json
+from nnunet_bridge.formats.files import (
+    read_json,
+    read_record,
+    sha256_of,
+    write_json,
+)
 from nnunet_bridge.formats.kept import Content, contents_of
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, resolved
+from nnunet_bridge.nnunet.plans import (
+    CASCADE,
+    LOWRES,
+    PLANNERS,
+    STOCK_PLANS,
+    resolved,
+)
 
 Contents: TypeAlias = dict[str, Content]
 
@@ -37,6 +48,13 @@ class Planned:
 
     failure: str = ""
     """Why the last call failed; empty if it succeeded."""
+
+    files: Mapping[str, str] | None = None
+    """Plans and splits that planning wrote -> SHA-256; empty for a file or folder that
+    a call without an end may have written. None in records of earlier versions."""
+
+    adopted: tuple[str, ...] = ()
+    """Preprocessed data that planning found and did not write."""
 
     schema: Literal[1] = 1
 
@@ -70,6 +88,61 @@ class Planned:
             for word, names in wanted.items()
         }
         return {word: names for word, names in missing.items() if names}
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """Files and folders that a call without an end may have written."""
+        return frozenset(name for name, sha in (self.files or {}).items() if not sha)
+
+
+def wrote(dataset: Dataset, known: Planned | None, place: Path) -> bool:
+    """Whether planning wrote what a file or folder holds now; also if it holds nothing.
+
+    For a record of an earlier version, files that are older than the record are ours.
+    """
+    if not place.exists():
+        return True
+    if known is None or place.name in known.adopted:
+        return False
+    if place.name in known.pending:
+        return True
+    if place.is_dir():
+        then = known.preprocessed.get(place.name, {})
+        now = preprocessed_now(dataset, place.name, then)
+        return all(
+            name in then and then[name]["sha256"] == content["sha256"]
+            for name, content in now.items()
+        )
+    if known.files is None:
+        return place.stat().st_mtime_ns <= planned_file(dataset).stat().st_mtime_ns
+    return known.files.get(place.name) == sha256_of(place)
+
+
+def with_files(dataset: Dataset, known: Planned) -> Planned:
+    """Return a record that names its plans and splits, also if it is an older one."""
+    if known.files is not None:
+        return known
+    plans = [dataset.plans_file(PLANNERS[word].plans) for word in known.planners]
+    ours = [file for file in (*plans, dataset.splits_file) if file.exists()]
+    ours = [file for file in ours if wrote(dataset, known, file)]
+    return replace(known, files={file.name: sha256_of(file) for file in ours})
+
+
+def without_lost(dataset: Dataset, known: Planned) -> Planned:
+    """Return the record without the configurations whose data were removed."""
+    held = known.preprocessed.items()
+    kept = {i: c for i, c in held if not c or (dataset.planned_dir / i).is_dir()}
+    lost = known.preprocessed.keys() - kept.keys()
+
+    def left(word: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        plans = PLANNERS[word].plans
+        return tuple(n for n in names if identifier_of(dataset, plans, n) not in lost)
+
+    if not lost:
+        return known
+    planners = {word: left(word, names) for word, names in known.planners.items()}
+    adopted = tuple(name for name in known.adopted if name not in lost)
+    return replace(known, planners=planners, preprocessed=kept, adopted=adopted)
 
 
 def _in_todays_form(known: JsonObject) -> JsonObject:
@@ -114,6 +187,16 @@ def not_planned(
         if absent:
             missing[word] = absent
     return missing
+
+
+def usual_identifiers(plans: str, configurations: Iterable[str]) -> set[str]:
+    """Return the folders into which nnU-Net's planners let it preprocess.
+
+    Planners share the data of ``2d`` and ``3d_fullres``.
+    """
+    return {
+        f"{name}_{each}" for name in (STOCK_PLANS, plans) for each in configurations
+    }
 
 
 def identifier_of(dataset: Dataset, plans: str, configuration: str) -> str:

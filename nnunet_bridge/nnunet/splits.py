@@ -172,6 +172,28 @@ def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
     return [{side: sorted(fold[side]) for side in ("train", "val")} for fold in splits]
 
 
+def splits_in(file: Path) -> Splits | None:
+    """Return the content of a file of splits; None if it holds none."""
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):
+        return None
+    return content if _has_the_form(content) else None
+
+
+def cases_of(splits: Splits) -> set[str]:
+    """Return every case of the folds."""
+    return {case for fold in splits for side in fold.values() for case in side}
+
+
+def splits_fit(file: Path, patients: Mapping[str, str]) -> bool:
+    """Whether the splits in a file are fair and of exactly these cases."""
+    try:
+        return cases_of(read_splits(file, patients)) == set(patients)
+    except InputError:
+        return False
+
+
 def _has_the_form(splits: object) -> bool:
     from pydantic import TypeAdapter, ValidationError
 

@@ -29,6 +29,7 @@ from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 from nnunet_bridge.pipeline.prediction.report import PredictSummary
+from nnunet_bridge.pipeline.training.duration import Consent
 from nnunet_bridge.pipeline.training.plan import (
     PlanningOptions,
     PlanSummary,
@@ -132,11 +133,12 @@ def run_study(
     options: StudyOptions,
     *,
     progress: Progress | None = None,
+    consent: Consent | None = None,
 ) -> StudySummary:
     """Convert, plan, train, predict, clean, score, mesh and compare.
 
     Every stage does only what is missing: an interrupted run resumes when it is called
-    again.
+    again. `consent` is asked for a training of days, see `train_dataset`.
 
     Raises
     ------
@@ -152,7 +154,8 @@ def run_study(
     )
     _require_cases(converted)
     planned = plan_dataset(dataset, options.planning(), progress=shown)
-    trained = train_dataset(dataset, options.training(), progress=shown)
+    request = options.training()
+    trained = train_dataset(dataset, request, progress=shown, consent=consent)
     results_dir = dataset.record_dir / "results" / options.method.name
     predictions: dict[str, PredictSummary] = {}
     scores: dict[str, ScoreSummary] = {}

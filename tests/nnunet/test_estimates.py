@@ -13,6 +13,7 @@ from tiny_model import DATASET_JSON, golden_plans
 from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
     feature_map_size,
+    full_training_seconds,
     host_bytes,
     resampled_shape,
     training_memory,
@@ -184,3 +185,45 @@ def test_of_several_members_all_but_the_last_leave_logits_on_the_disk():
 
     assert waiting_disk_bytes([planned], BODY) == 0
     assert waiting_disk_bytes([planned, planned], BODY) == 3 * prod(BODY) * 2
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_operations_of_a_training_are_those_of_its_convolutions(
+    name, configuration
+):
+    """The oracle runs the network once and counts what its convolutions multiply."""
+    import torch
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    planned = resolved(golden(name), configuration)
+    architecture = planned["architecture"]
+    network = get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        1,
+        5,
+        deep_supervision=True,
+    )
+    products = 0
+
+    def count(layer, _inputs, out):
+        nonlocal products
+        products += out[0].numel() * prod(layer.weight.shape[1:])
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, *planned["patch_size"]))
+
+    iterations = 1000 * (250 + 50 / 3)
+    operations = 2 * 3 * products * planned["batch_size"] * iterations
+    assert full_training_seconds(planned, 1, 2) == pytest.approx(
+        operations / 60e9 / 2, rel=0.1
+    )
+    assert full_training_seconds(planned, 1, 1) == pytest.approx(
+        2 * full_training_seconds(planned, 1, 2)
+    )

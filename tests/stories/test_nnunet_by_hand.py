@@ -1,12 +1,16 @@
 """nnU-Net's own commands take a dataset of ours as it is."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import bridge
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 pytestmark = pytest.mark.training
 
@@ -70,3 +74,45 @@ def test_the_plain_training_command_starts_on_our_dataset(by_hand):
         os.killpg(process.pid, signal.SIGKILL)
 
     assert "Current learning rate: 0.01" in said[-1], "".join(said[-20:])
+
+
+@pytest.fixture
+def their_workspace(planned_by_hand, by_hand, planned_lab, tmp_path):  # noqa: ARG001 - planned_by_hand fills the folder
+    """A workspace that only nnU-Net's own commands have written to."""
+    shutil.copytree(planned_lab / "work" / "nnUNet_raw", tmp_path / "nnUNet_raw")
+    place = tmp_path / "nnUNet_preprocessed"
+    shutil.copytree(by_hand["nnUNet_preprocessed"], place)
+    folder = place / "Dataset001_Tibia"
+    cases = sorted(file.stem for file in (folder / "nnUNetPlans_2d").glob("*.pkl"))
+    splits = generate_crossval_split(cases, seed=12345, n_splits=5)
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    return tmp_path
+
+
+def stamps(folder):
+    return {
+        file: (file.stat().st_mtime_ns, file.read_bytes())
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_N11_our_plan_train_and_status_touch_nothing_that_nnunet_made(their_workspace):
+    before = stamps(their_workspace / "nnUNet_preprocessed")
+    words = ("1", "-c", "2d", "-w", their_workspace)
+    smoke = (*words, "--budget", "smoke", "--device", "cpu", "--json")
+    told = bridge("train", *smoke, check=False)
+    assert told.exit_code == 3
+    assert "adopts plans, data and splits" in told.stderr
+
+    planned = json.loads(bridge("plan", *words, "--json").stdout)
+
+    assert planned["folds"] == 5
+    assert "nnUNetPlans_2d" in planned["warnings"][0]
+    assert stamps(their_workspace / "nnUNet_preprocessed") == before
+    bridge("train", *smoke)
+    now = stamps(their_workspace / "nnUNet_preprocessed")
+    assert before.items() <= now.items()
+    states = json.loads(bridge("status", "1", *words[3:], "--json").stdout)["runs"]
+    assert [state["state"] for state in states] == ["done"]

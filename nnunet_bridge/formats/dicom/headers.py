@@ -66,6 +66,7 @@ _TAGS: list[Any] = [
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "PixelPaddingValue", "LossyImageCompression", "BurnedInAnnotation",
+    "PatientPosition",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _PRIVATE_SCALE = 0x2005100E  # Philips' private *Scale Slope*: recorded, never used
@@ -195,6 +196,7 @@ class SliceHeader:
     images_in_acquisition: int | None
     thickness_mm: float | None
     declared_spacing_mm: float | None
+    patient_position: str  # such as ``HFS``; empty if not stated
     burned_in: bool
     privately_scaled: bool
     """Whether Philips' private scale stands beside the public one (P02)."""
@@ -347,6 +349,7 @@ def _template(groups: Sequence[Header], syntax: str, frames: int) -> SliceHeader
         images_in_acquisition=_whole(dataset, "ImagesInAcquisition"),
         thickness_mm=_number(_first(groups, "SliceThickness")),
         declared_spacing_mm=_number(_first(groups, "SpacingBetweenSlices")),
+        patient_position=_patient_position(_text(dataset, "PatientPosition")),
         burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
         privately_scaled=_PRIVATE_SCALE in dataset,
     )
@@ -367,6 +370,12 @@ def _completed(
         instance_number=_whole(groups[0], "InstanceNumber"),
         **found,
     )
+
+
+def _patient_position(word: str) -> str:
+    """Return a defined term of PS3.3 C.7.3.1.1.2; empty for any other word."""
+    terms = {f"{way}{lies}" for way in ("HF", "FF") for lies in ("S", "P", "DR", "DL")}
+    return word if (word := word.strip().upper()) in terms else ""
 
 
 def _contrast(groups: Sequence[Header]) -> Contrast:

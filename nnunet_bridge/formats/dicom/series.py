@@ -50,6 +50,9 @@ class SeriesReading:
 
     declared_thickness_mm: float | None
     declared_spacing_mm: float | None
+    patient_position: str
+    """*Patient Position*, such as ``HFS``; empty if it is not stated."""
+
     interventions: Mapping[str, Any]
     """Changes that a user allowed, as JSON; mostly empty."""
 
@@ -119,6 +122,7 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         contrast=first.contrast,
         declared_thickness_mm=first.thickness_mm,
         declared_spacing_mm=first.declared_spacing_mm,
+        patient_position=first.patient_position,
         interventions=_interventions(stack, options),
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,

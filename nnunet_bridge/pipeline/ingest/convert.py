@@ -28,12 +28,13 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted, format_bytes
 from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import free_bytes, only_writer
-from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files
+from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files, require_own
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import dataset_folder_name
 from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case, input_files
 from nnunet_bridge.pipeline.ingest.dataset_writer import DatasetWriter, case_bytes
 from nnunet_bridge.pipeline.ingest.matching import CasePlan, StudyPlan, plan_study
+from nnunet_bridge.pipeline.ingest.mixture import Look, mixture_findings
 
 _MARKS = {Outcome.ACCEPTED: "ok", Outcome.REFUSED: "REFUSED"}
 """Other outcomes are their own mark."""
@@ -166,7 +167,9 @@ def convert_study(
     dataset = dataset_folder_name(recipe.spec())
     lock = workspace_raw_dir.parent / KEY_FOLDER / "locks" / f"{dataset}.lock"
     with only_writer(lock, f"The dataset {dataset}"):
+        require_own(workspace_raw_dir / dataset)
         writer = DatasetWriter(workspace_raw_dir, dataset, recipe, force=force)
+        writer.require_unchanged()
         try:
             return _convert_all(tally, writer, progress)
         finally:
@@ -183,6 +186,10 @@ def _convert_all(
         else:
             tally.files.update(kept.files)
             tally.add(plan, kept.noticed)
+            if kept.geometry is not None:
+                geometry = kept.geometry
+                look = Look(geometry.axis_letters, geometry.patient_position)
+                tally.looks[plan.case_id] = look
     writer.finish({case_id for case_id, _ in tally.plans}, tally.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
@@ -200,6 +207,7 @@ class _Tally:
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     bytes_needed: int = 0  # uncompressed size of all images and labelmaps
+    looks: dict[str, Look] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.findings += self.plan.findings
@@ -225,7 +233,8 @@ class _Tally:
         """Return the report of all cases."""
         kinds = {kind: self.files[kind] for kind in ("used", "excluded", "failed")}
         files = {"found": sum(kinds.values()), **kinds}
-        cases, findings = tuple(self.cases), tuple(self.findings)
+        cases = tuple(self.cases)
+        findings = (*self.findings, *mixture_findings(self.looks))
         return ConversionSummary(dataset, cases, files, findings, folder)
 
 
@@ -261,6 +270,10 @@ def _workspace_findings(
     if _lies_inside(dataset_dir.parent, study):
         text = "The workspace lies inside the study: `convert` will refuse it. Choose"
         return [warning("F05", f"{text} another with --workspace.")]
+    try:
+        require_own(dataset_dir)
+    except InputError as error:
+        return [warning("F04", str(error))]
     findings = list(check_files(dataset_dir))
     free = free_bytes(dataset_dir)
     if not dataset_dir.exists() and free < bytes_needed:
@@ -296,6 +309,9 @@ def _process(
         return
     tally.count(assembled.reading.files, len(plan.masks), used=True)
     tally.bytes_needed += case_bytes(assembled)
+    reading = assembled.reading
+    look = Look(reading.volume.grid.axis_letters, reading.patient_position)
+    tally.looks[plan.case_id] = look
     if writer:
         writer.write(plan, assembled)
     tally.add(plan, assembled.findings, rewritten=writer is not None)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_bridge.core.cases import findings_record
-from nnunet_bridge.core.errors import EnvironmentFault
+from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, worst
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import VoxelArray
@@ -51,7 +51,7 @@ from nnunet_bridge.formats.manifest import (
     outputs_intact,
     salt_of,
 )
-from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.formats.nifti import is_changed, write_labelmap, write_volume
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.content import AS_GIVEN, ContentFit
@@ -82,6 +82,7 @@ class DatasetWriter:
         self._may_keep = not force and old.schema_version >= KEPT_SINCE_SCHEMA
         self._records: dict[Path, CaseRecord] = {}
         self._hashes: dict[Path, dict[str, str]] = {}
+        self._intact: dict[str, bool] = {}
         self._folders = [self.dataset_dir / name for name in (*IMAGE_FOLDERS, ".")]
         for folder in (raw_dir.parent / KEY_FOLDER, *self._folders):
             remove_stale_partials(folder)
@@ -99,11 +100,36 @@ class DatasetWriter:
             or known.split != plan.split
             or known.input_hashes
             != {self._hashed(name): sha for name, sha in self._hashes_of(plan).items()}
-            or not outputs_intact(self.dataset_dir, known)
+            or not self._is_intact(known)
         ):
             return None
         self._records[plan.scan_dir] = known
         return known
+
+    def require_unchanged(self) -> None:
+        """Refuse to replace files that were changed after `convert` wrote them (F04).
+
+        A damaged file is written again.
+        """
+        changed = [
+            output.file
+            for record in self._known.values()
+            if not self._is_intact(record)
+            for output in record.outputs
+            if is_changed(self.dataset_dir / output.file, output.sha256)
+        ]
+        if changed and not self._force:
+            raise InputError(
+                f"{', '.join(changed)} in {self.dataset_dir} changed after `convert` "
+                "wrote it, and would be replaced. Nothing was written. Bring the "
+                "change into the study, or let `convert --force` replace it.",
+                code="F04",
+            )
+
+    def _is_intact(self, record: CaseRecord) -> bool:
+        if record.case not in self._intact:
+            self._intact[record.case] = outputs_intact(self.dataset_dir, record)
+        return self._intact[record.case]
 
     def write(self, plan: CasePlan, assembled: AssembledCase) -> None:
         """Write image and labelmap, or neither."""
@@ -315,14 +341,15 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObje
 
 def _geometry(grid: Grid, reading: SeriesReading) -> JsonObject:
     direction = grid.affine[:3, :3] / grid.spacing_mm
-    errors = ("max_position_error_mm", "declared_thickness_mm", "declared_spacing_mm")
+    declared = "declared_thickness_mm", "declared_spacing_mm", "patient_position"
+    names = "max_position_error_mm", *declared
     return {
         "shape": grid.shape,
         "spacing_mm": grid.spacing_mm.tolist(),
         "direction": direction.T.ravel().tolist(),
         "origin_mm": grid.affine[:3, 3].tolist(),
         "frame": "LPS",
-        **{name: getattr(reading, name) for name in errors},
+        **{name: getattr(reading, name) for name in names},
     }
 
 

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from nnunet_bridge.core.aligned import number
 from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.files import (
@@ -26,7 +30,12 @@ from nnunet_bridge.formats.files import (
 )
 from nnunet_bridge.formats.kept import holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE
-from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
+from nnunet_bridge.formats.nifti import (
+    is_changed,
+    read_array,
+    read_labelmap,
+    write_labelmap,
+)
 from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.folders import (
     ENDINGS,
@@ -116,7 +125,7 @@ def clean_labels(
     earlier = _earlier(record)
     cases = []
     for case_id, file in steps(progress, "clean", files.items()):
-        known = {} if force else earlier.get(case_id, {})
+        known = None if force else earlier.get(case_id, {})
         work = partial(_account, file, places[case_id], rule, table, known)
         report, account = run_case(case_id, work)
         cases.append(CleanedCase(case_id, report.findings, account or {}))
@@ -129,19 +138,40 @@ def clean_labels(
 
 
 def _account(
-    file: Path, place: Path, rule: CleaningRule, table: LabelTable, known: JsonObject
+    file: Path,
+    place: Path,
+    rule: CleaningRule,
+    table: LabelTable,
+    known: JsonObject | None,
 ) -> JsonObject:
-    """Clean one case, unless `known`, the record of an earlier call, still holds."""
+    """Clean one case, unless `known`, the record of an earlier call, still holds.
+
+    A file that is there and is not on record is kept (F04), unless `known` is None.
+    """
     try:
         source = sha256_of(file)
     except OSError as error:
         raise InputError(f"Cannot read {file}: {error.strerror}.") from error
     names = list(table.names)
     facts = {**rule.as_json(), "labels": names, "source_sha256": source}
-    if place.is_file() and holds(known, {**facts, "sha256": sha256_of(place)}):
+    if (
+        known is not None
+        and place.is_file()
+        and holds(known, {**facts, "sha256": sha256_of(place)})
+    ):
         reported = CaseReport("").as_json()
         return {key: known[key] for key in known if key not in reported}
     cleaned = clean_alike(read_labelmap(file, table), rule)
+    if (
+        known is not None
+        and is_changed(place, known.get("sha256", ""))
+        and not np.array_equal(read_array(place)[1], cleaned.labelmap.voxels)
+    ):
+        raise Refused.because(
+            "F04",
+            f"{quoted(place.name)} is there and was not written by `clean`, or was "
+            "changed since: name another OUT, or replace it with --force.",
+        )
     write_labelmap(place, cleaned.labelmap)
     removed, filled = cleaned.removed_mm3, cleaned.filled_mm3
     return {

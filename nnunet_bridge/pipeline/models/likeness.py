@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from nnunet_bridge.core.findings import Finding, Outcome
-from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.grid import Grid, plane_of
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom import SeriesReading
 from nnunet_bridge.formats.dicom.headers import Contrast
 from nnunet_bridge.nnunet.schemas import TrainingRange
+from nnunet_bridge.ops.turn import turn_towards
 
 LESS, MORE = 0.5, 2.0
 """An image may be finer or coarser, smaller or larger, than any case by this factor."""
@@ -31,21 +32,42 @@ _OF_PROCESSING = re.compile(
 """Words of *Image Type* that name how an image was made, not its contrast."""
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-_PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
 _CT = "CT"
 _AIR_HU = -500
 _AIR_SHARE = 0.01
 
 
 def geometry_warnings(grid: Grid, seen: TrainingRange | None) -> tuple[Finding, ...]:
-    """Warn of a spacing, orientation or size outside the training cases.
+    """Report a spacing, orientation or size outside the training cases.
 
-    `grid` is what the network will see; without `seen`, it is not compared.
+    `grid` is that of the image, before `turn_towards` the training cases; without
+    `seen`, it is not compared.
     """
     if seen is None:
         return ()
-    parts = _other_spacing, _other_orientation, _other_size
-    return _warnings(sentence for part in parts for sentence in part(grid, seen))
+    turn = turn_towards(grid, seen.orientations)
+    turned = turn.grid(grid) if turn else grid
+    spacing, size = list(_other_spacing(turned, seen)), _other_size(turned, seen)
+    if turn is None:
+        return _warnings([*spacing, *size])
+    trained, letters = ", ".join(seen.orientations or ()), grid.axis_letters
+    plane, planes = (
+        plane_of(letters),
+        sorted(set(map(plane_of, seen.orientations or ()))),
+    )
+    if spacing and plane not in planes:
+        sentence = (
+            f"Its slices are {plane} (axes run {letters}); those of the training cases "
+            f"are {' and '.join(planes)} ({trained}). It was turned for the network, "
+            "but predictions of another plane are unreliable."
+        )
+        return _warnings([sentence, *size])
+    sentence = (
+        f"Its axes run {letters}, those of the training cases {trained}: the network "
+        "saw it turned to their order, and the labels lie on its own grid."
+    )
+    done = Finding("N08", Outcome.FIXED, sentence)
+    return (done, *_warnings([*spacing, *size]))
 
 
 def contrast_warnings(
@@ -85,24 +107,6 @@ def _other_spacing(grid: Grid, seen: TrainingRange) -> Iterator[str]:
             f"Its voxels are {_by(spacing)} mm; those of the training cases are "
             f"{_ranges(low, high)} mm. Predictions are unreliable beyond half or twice "
             "that."
-        )
-
-
-def _other_orientation(grid: Grid, seen: TrainingRange) -> Iterator[str]:
-    letters = grid.axis_letters
-    if not seen.orientations or letters in seen.orientations:
-        return
-    plane, planes = _plane(letters), sorted(set(map(_plane, seen.orientations)))
-    trained = ", ".join(seen.orientations)
-    if plane not in planes:
-        yield (
-            f"Its slices are {plane} (axes run {letters}); those of the training cases "
-            f"are {' and '.join(planes)} ({trained})."
-        )
-    else:
-        yield (
-            f"Its axes run {letters}, those of the training cases {trained}: the "
-            "network sees it turned or mirrored. Give the DICOM files, or reorient it."
         )
 
 
@@ -167,10 +171,6 @@ def contrast_words(image_type: Iterable[str]) -> list[str]:
     words = {word.strip().upper().replace(" ", "_") for word in image_type}
     named = filter(WORD.fullmatch, words)
     return sorted(word for word in named if not _OF_PROCESSING.fullmatch(word))
-
-
-def _plane(letters: str) -> str:
-    return _PLANES.get(letters[2], "axial")
 
 
 def _kind(words: Sequence[str]) -> str:

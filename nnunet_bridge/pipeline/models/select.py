@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -280,8 +280,12 @@ class _Selection:
             predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
         return predicted
 
-    def _call(self, command: Sequence[str], task: str) -> None:
+    def _call(
+        self, command: Sequence[str], task: str, results: Path | None = None
+    ) -> None:
         workspace, log = self.dataset.workspace, self.dataset.record_dir / "select.log"
+        if results is not None:
+            workspace = replace(workspace, results_dir=results)
         process = self.host.launch(workspace, command, self.resources, log)
         self.host.finish(process, task)
 
@@ -308,11 +312,14 @@ class _Selection:
         remark = "without ensembles, which need `train --probabilities` of every fold"
         self.progress.stage("second opinion", 1)
         refuse_links(self.dataset.results_dir, but=NOT_IN_PLACE)
-        answer_file = self.dataset.record_dir / ".second-opinion.json"
+        records = self.dataset.record_dir
+        answer_file = records / ".second-opinion.json"
         asked = list(runs.values()), sorted(common), answer_file, self.resources
         command = commands.second_opinion_command(*asked, ensembles=ensembles)
         try:
-            self._call(command, "find_best_configuration")
+            with tempfile.TemporaryDirectory(prefix=".select-", dir=records) as folder:
+                results = _linked_results(runs.values(), Path(folder))
+                self._call(command, "find_best_configuration", results)
             answer, damage = readable_object(answer_file)
         except NnUNetError as error:
             return Opinion(remark=f"it failed: {error}")
@@ -331,6 +338,21 @@ class _Selection:
             if state.run.fold in folds
             for case in _held_out(state)
         )
+
+
+def _linked_results(runs: Iterable[Run], folder: Path) -> Path:
+    """Fill a folder of results with links to the folds of some models.
+
+    nnU-Net's search writes into the folders of the models, over what an earlier search
+    of the user left there; here it writes beside the links.
+    """
+    for run in runs:
+        place = folder / run.dataset.name / run.model_dir.name
+        place.mkdir(parents=True)
+        for entry in run.model_dir.iterdir():
+            if entry.is_file() or entry.name.startswith("fold_"):
+                (place / entry.name).symlink_to(entry)
+    return folder
 
 
 def _held_out(state: RunState) -> set[str]:

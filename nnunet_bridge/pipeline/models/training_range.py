@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.formats.files import read_json
-from nnunet_bridge.formats.manifest import CaseRecord, GeometryRecord, read_manifest
+from nnunet_bridge.formats.manifest import CaseRecord, read_manifest
+from nnunet_bridge.formats.nifti import read_grid
+from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.pipeline.models.likeness import WORD, contrast_words
@@ -24,8 +23,8 @@ def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
     """Return the range of a model's training images, or None if it is unknown.
 
     The folder of the model holds nnU-Net's fingerprint of the training cases, or the
-    description that a packed model carried; the manifest of the raw dataset, if any,
-    names orientations and contrasts.
+    description that a packed model carried; the manifest of the raw dataset names
+    orientations and contrasts. Without a manifest, its images tell the orientations.
     """
     origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
     try:
@@ -36,7 +35,8 @@ def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
         sizes = _of_fingerprint(model_dir / FINGERPRINT_FILE) or _of_records(records)
         if sizes is None:
             return None
-        return TrainingRange.model_validate(sizes | _looks_of(records))
+        looks = _looks_of(records) or _orientations_in(dataset_dir)
+        return TrainingRange.model_validate(sizes | looks)
     except _MALFORMED:
         return None
 
@@ -105,14 +105,18 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
     echoes = [c.echo_time_ms for c in contrasts if c.echo_time_ms]
     geometries = [record.geometry for record in records if record.geometry]
     return {
-        "orientations": sorted(set(map(_letters_of, geometries))),
+        "orientations": sorted({geometry.axis_letters for geometry in geometries}),
         "modalities": sorted(filter(WORD.fullmatch, modalities)) or None,
         "image_types": [list(kind) for kind in sorted(kinds)],
         "echo_times_ms": [min(echoes), max(echoes)] if echoes else None,
     }
 
 
-def _letters_of(geometry: GeometryRecord) -> str:
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(geometry.direction).reshape(3, 3).T
-    return Grid((1, 1, 1), affine).axis_letters
+def _orientations_in(dataset_dir: Path) -> dict[str, Any]:
+    """Return the orientations of the training images of a raw dataset."""
+    images = images_by_case(dataset_dir / "imagesTr").values()
+    try:
+        letters = {read_grid(files[0]).axis_letters for files in images}
+    except BridgeError:
+        return {}
+    return {"orientations": sorted(letters)} if letters else {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
+from nnunet_bridge.ops.turn import Turn
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.prediction.network import IMAGES, Network, predict_folder
 
@@ -61,11 +62,14 @@ class FirstPass:
 
     margin_mm: float
     network: Network = predict_folder
+    turns: dict[str, Turn] = field(default_factory=dict)
 
-    def add(self, case_id: str, volume: Volume) -> None:
-        """Write every n-th slice of an image, to be predicted later."""
-        name = f"{case_id}_0000{FILE_ENDING}"
-        write_volume(self.work / IMAGES / name, thinned(volume))
+    def add(self, case_id: str, volume: Volume, turn: Turn | None = None) -> None:
+        """Write every n-th slice of an image, turned, to be predicted later."""
+        name, thin = f"{case_id}_0000{FILE_ENDING}", thinned(volume)
+        if turn is not None:
+            self.turns[case_id], thin = turn, turn.volume(thin)
+        write_volume(self.work / IMAGES / name, thin)
 
     def regions(
         self,
@@ -78,7 +82,9 @@ class FirstPass:
         found = {}
         for case_id, grid in grids.items():
             thin = read_labelmap(folder / f"{case_id}{FILE_ENDING}", self.labels)
-            found[case_id] = found_region(thin.voxels > 0, grid, self.margin_mm)
+            turn = self.turns.get(case_id)
+            held = (turn.voxels_back(thin.voxels) if turn else thin.voxels) > 0
+            found[case_id] = found_region(held, grid, self.margin_mm)
         return found
 
     def as_json(self) -> JsonObject:

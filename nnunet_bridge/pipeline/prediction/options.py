@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.ops.region import RegionRequest
@@ -31,6 +32,9 @@ class PredictionOptions:
     meshes: bool = False
     """Also write a mesh of every structure."""
 
+    smooth: int = 0
+    """Iterations of Taubin smoothing of the meshes."""
+
     seg_nrrd: bool = False
     """Also write a segmentation for 3D Slicer."""
 
@@ -40,6 +44,11 @@ class PredictionOptions:
     force: bool = False
     """Predict finished cases again."""
 
+    def __post_init__(self) -> None:
+        """Refuse to smooth meshes that are not asked for."""
+        if self.smooth and not self.meshes:
+            raise UsageError("--smooth smooths meshes: give --mesh too.")
+
     def as_json(self) -> JsonObject:
         """Return the options that a finished case depends on."""
         options: JsonObject = {
@@ -48,6 +57,8 @@ class PredictionOptions:
             "seg_nrrd": self.seg_nrrd,
             "dicom_seg": self.dicom_seg,
         }
+        if self.smooth:
+            options["smooth"] = self.smooth
         if not self.region.is_everything:
             options["region"] = self.region.describe()
         return options

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.core.findings import Finding, Refused
+from nnunet_bridge.core.findings import Finding, Refused, warning
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.records import NewerVersionError
@@ -30,7 +30,7 @@ from nnunet_bridge.formats.slicer_write import write_labelmap_segmentation
 from nnunet_bridge.formats.tables import read_volumes, write_volumes
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.region import Region, put_back
-from nnunet_bridge.pipeline.labels.mesh import write_meshes
+from nnunet_bridge.pipeline.labels.mesh import MeshOptions, write_meshes
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
 
@@ -105,15 +105,20 @@ def write_outputs(
     write_preview(preview, predicted.image, predicted.seen, title=title)
     if options.seg_nrrd:
         write_labelmap_segmentation(case_dir / CASE_SEGMENTATION, labelmap)
+    findings: tuple[Finding, ...] = ()
     if options.meshes:
-        write_meshes(labelmap, case_dir / CASE_MESHES)
+        meshing = MeshOptions(smooth=options.smooth)
+        for structure in write_meshes(labelmap, case_dir / CASE_MESHES, meshing):
+            if structure.state == "refused":
+                what = f"--smooth {options.smooth} changes the volume of"
+                text = f"{what} {structure.structure} too much: it has no mesh."
+                findings += (warning("M08", f"{text} Smooth less."),)
     if predicted.region is not None:
         labelmap = put_back(labelmap, predicted.region)
         write_labelmap(case_dir / WHOLE_SCAN_LABELS, labelmap)
-    findings: tuple[Finding, ...] = ()
     if options.dicom_seg:
         source = predicted.slices, predicted.algorithm
-        findings = write_dicom_seg(case_dir / CASE_DICOM_SEG, labelmap, *source)
+        findings += write_dicom_seg(case_dir / CASE_DICOM_SEG, labelmap, *source)
     return WrittenOutputs(_file_hashes(case_dir), volumes, findings)
 
 

@@ -30,6 +30,7 @@ from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.ops.region import Region, cropped_volume
+from nnunet_bridge.ops.turn import Turn, turn_towards
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
     ImageSource,
@@ -150,6 +151,14 @@ class _WaitingImage:
     cut: Region | None = None
     """The slices that the network sees; None for all of them."""
 
+    turn: Turn | None = None
+    """How it is turned for the network; None if it is not."""
+
+    @property
+    def cut_grid(self) -> Grid:
+        """The grid of these slices."""
+        return self.grid if self.cut is None else self.cut.grid
+
 
 @dataclass(slots=True)
 class _PredictionRun:
@@ -224,7 +233,7 @@ class _PredictionRun:
         if self._is_finished(case_id, image):
             return
         if first_pass is not None:
-            first_pass.add(case_id, volume)
+            first_pass.add(case_id, volume, image.turn)
             write_volume(self._whole_image(case_id), volume)
             self._waiting[case_id] = image
             return
@@ -242,22 +251,27 @@ class _PredictionRun:
             "model_sha256": self._model_hash,
             "options": self._options_record(),
         }
+        seen, grid = self.trained.seen, reading.volume.grid
+        turn = turn_towards(grid, seen.orientations) if seen else None
+        if turn is not None:
+            facts["turned"] = {"axes": list(turn.axes), "flips": list(turn.flips)}
         region = None if source.path.is_dir() else recorded_region(source.path)
         if region is not None:
             facts["region"] = RegionRecord.of(region).as_json()
         findings = reading.findings + contrast_warnings(
-            reading.volume, reading.series, self.trained.seen, self.trained.channel
+            reading.volume, reading.series, seen, self.trained.channel
         )
-        grid = reading.volume.grid
-        return _WaitingImage(grid, facts, findings, region, reading.slices)
+        files = reading.slices
+        return _WaitingImage(grid, facts, findings, region, files, turn=turn)
 
     def _queue(
         self, case_id: str, volume: Volume, image: _WaitingImage, cut: Region | None
     ) -> None:
         """Write the slices that the network is to see, and compare their geometry."""
         shown = volume if cut is None else cropped_volume(volume, cut)
-        write_volume(self._network_image(self._part_work, case_id), shown)
         findings = image.findings + geometry_warnings(shown.grid, self.trained.seen)
+        shown = image.turn.volume(shown) if image.turn else shown
+        write_volume(self._network_image(self._part_work, case_id), shown)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
 
     def _find_regions(self, first_pass: FirstPass, resources: Resources) -> None:
@@ -374,10 +388,13 @@ class _PredictionRun:
         (case_dir / RECORD).unlink(missing_ok=True)
         structures = self.trained.structures
         quality = rating.case_quality(seen, work / PREDICTED, case_id, structures)
+        shown = read_volume(self._network_image(work, case_id))
+        if image.turn is not None:
+            shown = Volume(image.cut_grid, image.turn.voxels_back(shown.voxels))
         predicted_image = outputs.PredictedImage(
             case_id,
             seen,
-            read_volume(self._network_image(work, case_id)),
+            shown,
             image.cut,
             image.region,
             image.slices,
@@ -402,13 +419,15 @@ class _PredictionRun:
         self, case_id: str, image: _WaitingImage, predicted: Labelmap
     ) -> Labelmap:
         """Return the prediction on the exact grid of the image that was predicted."""
-        grid = image.grid if image.cut is None else image.cut.grid
+        own, turn = image.cut_grid, image.turn
+        grid = turn.grid(own) if turn else own
         if not grid.matches(predicted.grid):
             raise errors.GeometryError(
                 f"{case_id}: nnU-Net's prediction lies "
                 f"{grid.displacement_mm(predicted.grid):.3f} mm from its image."
             )
-        return Labelmap(grid, predicted.voxels, self.trained.labels)
+        voxels = turn.voxels_back(predicted.voxels) if turn else predicted.voxels
+        return Labelmap(own, voxels, self.trained.labels)
 
     def _provenance(self, image: _WaitingImage) -> JsonObject:
         """Return the entries of a record about software, model and region."""

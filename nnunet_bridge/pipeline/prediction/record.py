@@ -30,6 +30,7 @@ class PredictionRecord(Part):
     input_sha256: str = ""
     model_sha256: str = ""
     options: JsonObject = Field(default_factory=dict)
+    turned: JsonObject | None = None  # how the image was turned for the network
     region: RegionRecord | None = None
     software: str = ""
     versions: JsonObject = Field(default_factory=dict)

@@ -7,7 +7,7 @@ call does nothing, and a changed dataset is never trained on old plans.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from nnunet_bridge.formats.files import (
     only_writer,
     read_json,
     refuse_links,
+    sha256_of,
     write_json,
 )
 from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
@@ -33,10 +34,13 @@ from nnunet_bridge.nnunet.commands import PlanTask, Resources, plan_command
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import NOT_IN_PLACE, Dataset
-from nnunet_bridge.nnunet.plans import PLANNERS, resolved
+from nnunet_bridge.nnunet.plans import CONFIGURATIONS, PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import known_runs
-from nnunet_bridge.nnunet.splits import Splits, Splitting
+from nnunet_bridge.nnunet.splits import Splits, Splitting, splits_fit, splits_in
 from nnunet_bridge.pipeline.training import memory, planned_data
+from nnunet_bridge.pipeline.training.adoption import Adoption
+
+_UNFINISHED = "it was interrupted, or has not ended."
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,9 @@ def plan_dataset(
         half the workers (F11).
     EnvironmentFault
         If another process works on the dataset, or the disk refuses.
+
+    Plans, preprocessed data and splits that planning did not write are adopted if they
+    are whole; if not, the call is refused (`InputError`, N11), unless `force` is given.
     """
     options = options or PlanningOptions()
     wanted = options.wanted()
@@ -146,13 +153,14 @@ def plan_dataset(
     if kept is not None:
         known = {w: names for w, names in wanted.items() if w in kept.planners}
         planned_data.require_planned(dataset, known)
-        if options.splitting is None and not kept.lacks(wanted):
+        splits_stay = options.splitting is None and dataset.splits_file.exists()
+        if splits_stay and not kept.lacks(wanted):
             return _plan_summary(dataset, wanted, already_done=True)
     host, progress = host or Host(), progress or Silent()
     planning = _Planning(dataset, options, state, kept, host, progress)
-    planning.plan()
+    already_done = not planning.plan()
     planned_data.require_planned(dataset, wanted)
-    summary = _plan_summary(dataset, wanted, already_done=False)
+    summary = _plan_summary(dataset, wanted, already_done=already_done)
     return replace(summary, warnings=tuple(planning.warnings))
 
 
@@ -161,9 +169,14 @@ def _kept(
 ) -> planned.Planned | None:
     """Return the plans that still hold for the options; None if none do."""
     known = None if options.force else planned.Planned.read(dataset)
-    if known is None or not planned_data.still_planned(dataset, known, state):
+    if known is None or known.dataset_state != state or not known.planners:
         return None
-    return known if options.own_arguments in (None, known.own_arguments) else None
+    plans = [dataset.plans_file(PLANNERS[word].plans) for word in known.planners]
+    if not all(file.exists() for file in plans):
+        return None
+    if options.own_arguments not in (None, known.own_arguments):
+        return None
+    return planned.without_lost(dataset, planned.with_files(dataset, known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,36 +198,132 @@ class _Planning:
         """The raw dataset."""
         return RawDataset.open(self.dataset.raw_dir)
 
-    def plan(self) -> None:
-        """Check, split, plan and preprocess what is missing."""
-        own_arguments = self.options.own_arguments or ()
-        known = self.kept or planned.Planned(self.state, own_arguments=own_arguments)
-        raw, lacking = self.raw, known.lacks(self.options.wanted())
+    def plan(self) -> bool:
+        """Check, split, plan and preprocess what is missing; return if anything was.
+
+        What others have made is adopted, or refused before anything is changed.
+        """
+        raw, wanted = self.raw, self.options.wanted()
         cases = raw.training_cases()
-        units = sum(len(names) for names in lacking.values())
+        units = sum(map(len, wanted.values()))
         self.progress.stage("plan", 1 + len(cases) * units)
         require_sound(raw.folder)
         holds = raw.check()
         groups = read_patient_groups(raw.folder)
         patients = {case: groups.get(case, case) for case in cases}
-        splitting = self.options.splitting or Splitting()
-        splits = splitting.splits(patients, holds)
         with only_writer(self.dataset.lock_file, f"Dataset {self.dataset}"):
             _require_no_training(self.dataset)
-            self._make_room(splits)
+            found = Adoption(self.dataset, patients)
+            before = self._recorded()
+            known = self._known(found, before)
+            splits = self._splits(found, before, patients, holds)
+            if not self.options.force:
+                found.require_nothing_lost()
+            self.warnings.extend(found.report())
+            lacking = known.lacks(wanted)
+            known = self._begin(known, before, lacking, splits)
             self.progress.advance(1)
             if lacking:
                 self._call_nnunet(known, lacking)
             self._record(known)
+        return bool(lacking or splits)
 
-    def _make_room(self, splits: Splits) -> None:
-        """Remove what no longer holds, and write the splits."""
-        if self.kept is None:
-            _forget_plan(self.dataset)
+    def _recorded(self) -> planned.Planned | None:
+        """Return what an earlier call recorded; a damaged record is none by force."""
+        try:
+            return planned.Planned.read(self.dataset)
+        except InputError:
+            if not self.options.force:
+                raise
+            return None
+
+    def _known(
+        self, found: Adoption, before: planned.Planned | None
+    ) -> planned.Planned:
+        """Return what need not be planned: what holds, and what is adopted."""
+        own, wanted = self.options.own_arguments or (), self.options.wanted()
+        splits = self.dataset.splits_file
+        files = {}
+        if before and splits.exists() and planned.wrote(self.dataset, before, splits):
+            files = {splits.name: sha256_of(splits)}
+        new = planned.Planned(self.state, own_arguments=own, files=files)
+        known = self.kept or new
+        may_adopt = self.kept is not None or (before is None and not own)
+        if may_adopt and not self.options.force:
+            return found.extended(known, wanted)
+        found.refuse_replacing(before, wanted)
+        return known
+
+    def _splits(
+        self,
+        found: Adoption,
+        before: planned.Planned | None,
+        patients: Mapping[str, str],
+        holds: Mapping[str, Collection[str]],
+    ) -> Splits | None:
+        """Return the splits to write; None if those that are there stay."""
+        file, splitting = self.dataset.splits_file, self.options.splitting
+        if splitting is None and file.exists() and not self.options.force:
+            if before is None:
+                found.keep_splits()
+            if before is None or self.kept is not None or splits_fit(file, patients):
+                return None
+        given = self.raw.folder / file.name  # nnU-Net's planner requires the same
+        default = Splitting(file=given) if given.is_file() else Splitting()
+        splits = (splitting or default).splits(patients, holds)
+        if file.exists() and splits_in(file) == splits:
+            return None
+        found.refuse_other_splits(before, asked=splitting is not None)
+        return splits
+
+    def _begin(
+        self,
+        known: planned.Planned,
+        before: planned.Planned | None,
+        lacking: Mapping[str, Sequence[str]],
+        splits: Splits | None,
+    ) -> planned.Planned:
+        """Record what will be written; remove what no longer holds; write the splits.
+
+        The record shows after an interruption which files are ours.
+        """
+        names = {self.dataset.splits_file.name} if splits else set()
+        for word, configurations in lacking.items():
+            plans = PLANNERS[word].plans
+            if word not in known.planners:
+                names.add(self.dataset.plans_file(plans).name)
+            data = planned.usual_identifiers(plans, configurations)
+            names |= data - known.preprocessed.keys()
+        stale = self._stale(before) if self.kept is None and lacking else []
+        files = {**(known.files or {}), **dict.fromkeys(names, "")}
+        pending = replace(known, files=files, failure=_UNFINISHED)
         with clear_os_errors(f"write {self.dataset.planned_dir}"):
             self.dataset.planned_dir.mkdir(parents=True, exist_ok=True)
-        if self.options.splitting is not None or self.kept is None:
+        pending.write(self.dataset)
+        for path in stale:
+            _remove(path)
+        if splits:
             write_json(self.dataset.splits_file, splits)
+        return pending
+
+    def _stale(self, before: planned.Planned | None) -> list[Path]:
+        """Return what nnU-Net would take over from an older version of the dataset.
+
+        Plans of other planners go too if they are ours; if not, they stay.
+        """
+        if before is None and not self.options.force:
+            return []
+        folder, before_data = self.dataset.planned_dir, before and before.preprocessed
+        stale = planned_data.own_method_plans(self.dataset)
+        for word, planner in PLANNERS.items():
+            by_force = self.options.force and word in self.options.wanted()
+            names = planned.usual_identifiers(planner.plans, CONFIGURATIONS)
+            places = [folder / name for name in sorted(names.union(before_data or ()))]
+            for place in (self.dataset.plans_file(planner.plans), *places):
+                if by_force or planned.wrote(self.dataset, before, place):
+                    stale.append(place)
+        copies = ("gt_segmentations", "dataset_fingerprint.json", "dataset.json")
+        return [*stale, *(folder / name for name in copies)]
 
     def _call_nnunet(
         self, known: planned.Planned, lacking: Mapping[str, Sequence[str]]
@@ -222,9 +331,10 @@ class _Planning:
         """Plan and preprocess; once more with half the workers if one was killed."""
         units = [(word, name) for word, names in lacking.items() for name in names]
         new = [PLANNERS[word] for word in lacking if word not in known.planners]
+        fingerprint = self.dataset.planned_dir / "dataset_fingerprint.json"
         task = PlanTask(
             self.dataset,
-            fingerprint=self.kept is None,
+            fingerprint=not (known.planners and fingerprint.is_file()),
             planners=tuple(new),
             preprocess=tuple((PLANNERS[word].plans, name) for word, name in units),
             have=tuple(known.preprocessed),
@@ -281,8 +391,8 @@ class _Planning:
 
     def _unfinished_folder(self, known: planned.Planned) -> Path | None:
         """Return the folder of preprocessed data that was written last."""
-        folders = filter(Path.is_dir, self.dataset.planned_dir.glob("*Plans*_*"))
-        found = [folder for folder in folders if folder.name not in known.preprocessed]
+        folders = [self.dataset.planned_dir / name for name in known.pending]
+        found = filter(Path.is_dir, folders)
         return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
     def _remove_unfinished(self, known: planned.Planned) -> None:
@@ -311,9 +421,14 @@ class _Planning:
             i: planned.preprocessed_now(self.dataset, i, known.preprocessed.get(i, {}))
             for i in sorted(identifiers)
         }
-        some = {word: names for word, names in planners.items() if names}
+        some = {w: n for w, n in planners.items() if n or w in known.planners}
+        files = dict(known.files or {})
+        if not failure:
+            written = [self.dataset.planned_dir / name for name in known.pending]
+            files = {name: sha for name, sha in files.items() if sha}
+            files |= {f.name: sha256_of(f) for f in written if f.is_file()}
         now = replace(known, planners=some, preprocessed=preprocessed, failure=failure)
-        now.write(self.dataset)
+        replace(now, files=files).write(self.dataset)
 
 
 def _require_no_mismatch(dataset: Dataset, log_file: Path) -> None:
@@ -340,18 +455,12 @@ def _require_no_training(dataset: Dataset) -> None:
         )
 
 
-def _forget_plan(dataset: Dataset) -> None:
-    """Remove what nnU-Net would take over from an older version of the dataset."""
-    planned.planned_file(dataset).unlink(missing_ok=True)
-    planned_dir = dataset.planned_dir
-    stale = [planned_dir / "gt_segmentations"]
-    for name in ("dataset_fingerprint.json", "dataset.json"):
-        (planned_dir / name).unlink(missing_ok=True)
-    for planner in PLANNERS.values():
-        dataset.plans_file(planner.plans).unlink(missing_ok=True)
-        stale += planned_dir.glob(f"{planner.plans}_*")
-    for folder in stale:
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; a missing one is no fault."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _plan_summary(

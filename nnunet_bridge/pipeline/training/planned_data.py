@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.formats.files import read_json, readable_object, write_json
 from nnunet_bridge.formats.kept import contents_of
 from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.methods import Method
+from nnunet_bridge.nnunet.methods import METHODS, Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.nnunet.pickles import load_data
 
@@ -40,7 +41,10 @@ def require_plan(
     planner: str = plans.planner_of(stock_plans).word
     known = planned.Planned.read(dataset)
     if known is None:
-        raise InputError(f"{dataset} is not planned: run `{command}` first.")
+        raise InputError(
+            f"{dataset} is not planned: run `{command}` first. It adopts plans, data "
+            "and splits that are there, and changes none of them."
+        )
     if not known.planners and known.failure:
         raise InputError(
             f"{dataset} is not planned, the last attempt failed: {known.failure} Then "
@@ -72,7 +76,8 @@ def require_plan(
 def write_plans(dataset: Dataset, method: Method) -> None:
     """Write the plans of a method beside nnU-Net's, if they are not there.
 
-    Raises an `InputError` if the planner has not written those that they are made from.
+    Raises an `InputError` if the planner has not written those that they are made from,
+    or others of the name are there (N11).
     """
     stock = dataset.plans_file(method.stock_plans)
     if not stock.is_file():
@@ -81,8 +86,33 @@ def write_plans(dataset: Dataset, method: Method) -> None:
     if not method.needs_own_plans:
         return
     wanted, file = method.plans_from(read_json(stock)), dataset.plans_file(method.plans)
-    if not file.exists() or read_json(file) != wanted:
+    if not file.exists():
         write_json(file, wanted)
+    elif readable_object(file)[0] != wanted:
+        raise InputError(
+            f"{file} is not what the budget {method.budget.name} makes of "
+            f"{stock.name}: it was edited, or belongs to an earlier version. Move it "
+            "away, and `train` writes it again.",
+            code="N11",
+        )
+
+
+def own_method_plans(dataset: Dataset) -> list[Path]:
+    """Return the plans of methods that are exactly what `write_plans` writes."""
+    own = []
+    for method in filter(lambda one: one.needs_own_plans, METHODS.values()):
+        file = dataset.plans_file(method.plans)
+        stock, _ = readable_object(dataset.plans_file(method.stock_plans))
+        if stock and file.exists() and _is_made_from(file, method, stock):
+            own.append(file)
+    return own
+
+
+def _is_made_from(file: Path, method: Method, stock: plans.Plans) -> bool:
+    try:
+        return readable_object(file)[0] == method.plans_from(stock)
+    except (KeyError, TypeError, AttributeError):  # the stock plans were edited
+        return False
 
 
 def still_planned(dataset: Dataset, known: planned.Planned, state: str) -> bool:
@@ -151,7 +181,9 @@ def _require_whole(
             command = plans.plan_words(dataset.name, stock_plans)
             raise InputError(
                 f"Preprocessed data of {dataset} {configuration} are missing or "
-                f"changed ({named}): run `{command} --force`.",
+                f"changed ({named}). Restore them; or remove the folder "
+                f"{dataset.planned_dir / identifier} and run `{command}`, which makes "
+                "it again and keeps plans and splits.",
                 code="N04",
             )
         for pickled in (file for file in now if file.endswith(".pkl")):

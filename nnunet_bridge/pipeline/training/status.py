@@ -69,8 +69,21 @@ def watched_status(
 ) -> TrainSummary:
     """Show the state of every run until none is running or queued; return the last.
 
-    `progress` shows the table, and a line for every change of a state.
+    `progress` shows the table, and a line for every change of a state. Ctrl-C ends the
+    watching, not the runs.
     """
+    try:
+        return _watched(dataset, every_s, progress, sleep)
+    except KeyboardInterrupt:
+        return status_of(dataset)
+
+
+def _watched(
+    dataset: Dataset,
+    every_s: float,
+    progress: Progress,
+    sleep: Callable[[float], None],
+) -> TrainSummary:
     before: dict[Run, RunStatus] = {}
     at_rest = 0
     while True:

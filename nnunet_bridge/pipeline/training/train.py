@@ -18,6 +18,7 @@ from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
+from nnunet_bridge.pipeline.training.duration import Consent, announce_cpu_time
 from nnunet_bridge.pipeline.training.memory import require_memory_for_training
 from nnunet_bridge.pipeline.training.planned_data import require_plan, write_plans
 from nnunet_bridge.pipeline.training.record import (
@@ -56,11 +57,13 @@ def train_dataset(
     *,
     progress: Progress | None = None,
     host: Host | None = None,
+    consent: Consent | None = None,
 ) -> TrainSummary:
     """Train and validate every configuration and fold that is not done yet.
 
     Every run gets its page when it ends; a page that cannot be written is a warning,
-    not a failure.
+    not a failure. Without a GPU, the time of the budget ``full`` is shown first; above
+    a day, `consent` is asked.
 
     Raises
     ------
@@ -87,6 +90,9 @@ def train_dataset(
     warnings = [warning] if warning else []
     if selected.todo:
         require_patches(options.gpus, selected.todo)
+        if device == "cpu":
+            what = selected.todo, request.method, host.machine
+            announce_cpu_time(*what, shown, consent)
         shares = _shares(request, selected.todo, host, device, warnings)
         state, rows = selected.dataset_state, selected.runs
         batch = Batch(dataset, request, state, weights, *shares, rows, host, shown)

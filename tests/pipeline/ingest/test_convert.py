@@ -29,13 +29,15 @@ from small_study import (
 from nnunet_bridge.core.errors import EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.dicom import read_series
 from nnunet_bridge.formats.files import only_writer
 from nnunet_bridge.formats.manifest import (
     read_manifest,
     read_patient_groups,
     recorded_region,
 )
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_labelmap
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.ops.region import put_back
 from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
@@ -674,3 +676,127 @@ def assert_same_image(ours, theirs):
         Grid(other.shape, lps @ other.affine)
     )
     assert displacement <= 1e-3
+
+
+def corrected(file):
+    """Correct a label by hand, as one would in a viewer."""
+    table = LabelTable.from_names(["tibia", "femur"])
+    label = read_labelmap(file, table)
+    write_labelmap(file, label.with_voxels(label.voxels[::-1].copy()))
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["nothing", "recipe", "study", "case"])
+def test_F04_a_label_that_was_corrected_by_hand_is_not_written_over(
+    study, raw_dir, change
+):
+    label = convert_study(study, recipe(), raw_dir).dataset_dir / "labelsTr"
+    label /= "msk_001.nii.gz"
+    by_hand, before = corrected(label), state(raw_dir)
+    other = {"merge": {"overlap_limit_percent": 1.0}} if change == "recipe" else {}
+    if change == "study":
+        draw(study, "1_tibia_1A", box(slice(4, 13)))
+    if change == "case":
+        shutil.rmtree(study / SCANS / "1_AutoBindWATER_650_1A")
+
+    with pytest.raises(InputError, match=r"labelsTr/msk_001.nii.gz.*--force") as it:
+        convert_study(study, recipe(**other), raw_dir)
+
+    assert it.value.code == "F04"
+    assert state(raw_dir) == before
+    assert label.read_bytes() == by_hand
+    convert_study(study, recipe(**other), raw_dir, force=True)
+    assert not label.exists() or label.read_bytes() != by_hand
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_F04_a_dataset_of_somebody_else_is_not_written_over(study, raw_dir, force):
+    dataset = raw_dir / "Dataset001_Tibia"
+    for name in ("imagesTr/msk_001_0000.nii.gz", "labelsTr/msk_001.nii.gz"):
+        (dataset / name).parent.mkdir(parents=True)
+        (dataset / name).write_bytes(b"theirs")
+    (dataset / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
+    before = state(raw_dir)
+
+    with pytest.raises(InputError, match="`convert` did not write") as caught:
+        convert_study(study, recipe(), raw_dir, force=force)
+
+    assert caught.value.code == "F04"
+    assert state(raw_dir) == before
+    (finding,) = check_study(study, recipe(), raw_dir).findings
+    assert finding.code == "F04"
+
+
+def test_a_dataset_of_ours_without_its_manifest_is_converted_again(study, raw_dir):
+    dataset = convert_study(study, recipe(), raw_dir).dataset_dir
+    (dataset / "manifest.json").unlink()
+
+    assert convert_study(study, recipe(), raw_dir).exit_code == 0
+
+
+# --- one dataset, one kind of image ---------------------------------------------------
+
+CORONAL = (1, 0, 0, 0, 0, -1)
+FEET_FIRST = (-1, 0, 0, 0, 1, 0)
+
+
+def rescan(study, index, code, *, position="", **words):
+    """Replace the scan of a patient, and its masks by ones on its grid."""
+    folder = study / SCANS / f"{index}_AutoBindWATER_650_{code}"
+    shutil.rmtree(folder)
+    slices = base(**words)
+    for ds in slices:
+        ds.PatientPosition = position
+    save(slices, folder)
+    grid = read_series(folder).volume.grid
+    for name, mask in (("tibia", TIBIA), ("femur", FEMUR)):
+        draw(study, f"{index}_{name}_{code}", mask, grid=grid)
+
+
+def mixture_of(study, raw_dir):
+    """Return the warnings about mixtures: of check, convert, and a second convert."""
+    summaries = [check_study(study, recipe())]
+    summaries += [convert_study(study, recipe(), raw_dir) for _ in range(2)]
+    told = [[str(f) for f in s.findings if f.code == "G19"] for s in summaries]
+    assert told[0] == told[1] == told[2]
+    assert {summary.exit_code for summary in summaries} == {0}
+    return told[0]
+
+
+def test_G19_a_dataset_of_one_kind_is_not_warned_of(study, raw_dir):
+    assert mixture_of(study, raw_dir) == []
+
+
+def test_G19_another_plane_is_named_with_its_cases(study, raw_dir):
+    rescan(study, 2, "2B", iop=CORONAL)
+
+    (message,) = mixture_of(study, raw_dir)
+
+    assert "slices are axial in 3 cases, coronal in msk_002" in message
+
+
+def test_G19_axes_that_run_the_other_way_are_named(study, raw_dir):
+    rescan(study, 2, "2B", iop=FEET_FIRST)
+
+    (message,) = mixture_of(study, raw_dir)
+
+    assert "axes of axial images run LPS in 3 cases, RPI in msk_002" in message
+
+
+@pytest.mark.parametrize("position", ["FFS", "HFDR", "HFP"])
+def test_G19_another_position_of_the_patient_is_named(study, raw_dir, position):
+    rescan(study, 1, "1A", position="HFS")
+    rescan(study, 2, "2B", position=position)
+
+    (message,) = mixture_of(study, raw_dir)
+
+    usual, other = sorted([("HFS", "msk_001"), (position, "msk_002")])
+    assert f"Position is {usual[0]} in 1 cases, {other[0]} in {other[1]}" in message
+
+
+def test_G19_a_position_that_is_no_defined_term_is_not_repeated(study, raw_dir):
+    rescan(study, 1, "1A", position="JANE DOE")
+    rescan(study, 2, "2B", position="HFS")
+
+    assert mixture_of(study, raw_dir) == []
+    assert "JANE" not in (raw_dir / "Dataset001_Tibia" / "manifest.json").read_text()

@@ -140,3 +140,24 @@ def test_only_the_largest_pieces_are_kept_where_that_is_asked_for(folders, tmp_p
     assert content["keep_largest"] == 2
     removed = content["cases"][0]["structures"]["label_1"]["removed_mm3"]
     assert removed == pytest.approx(6 * 10 * 8 * 0.8 * 0.8 * 3.0)
+
+
+def test_F04_a_file_that_clean_did_not_write_is_kept_and_named(folders, tmp_path):
+    out = tmp_path / "clean"
+    clean_labels(folders[1], out, rule=HALF)
+    theirs, ours = out / "msk_000.nii.gz", out / "msk_001.nii.gz"
+    found = read_labelmap(theirs, TABLE)
+    write_labelmap(theirs, found.with_voxels(found.voxels[::-1].copy()))
+    before = mtimes(out)
+
+    summary = clean_labels(folders[1], out, rule=BY_VOLUME)
+
+    refused = [case for case in summary.cases if str(case.outcome) == "refused"]
+    assert [(case.case_id, case.codes) for case in refused] == [("msk_000", ("F04",))]
+    assert mtimes(out)[theirs] == before[theirs]
+    assert mtimes(out)[ours] != before[ours]
+    assert summary.exit_code == 4
+    clean_labels(folders[1], out, rule=BY_VOLUME)
+    assert mtimes(out)[theirs] == before[theirs]
+    clean_labels(folders[1], out, rule=BY_VOLUME, force=True)
+    assert mtimes(out)[theirs] != before[theirs]

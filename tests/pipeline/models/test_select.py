@@ -121,6 +121,22 @@ def test_the_cheaper_is_chosen_within_the_noise_and_nnunet_says_what_it_would(al
     assert "nnU-Net's own choice: 3d_fullres" in text
 
 
+def test_nnunets_own_search_leaves_what_it_left_for_the_user_before(alike):
+    results = Dataset(alike, DATASET).results_dir
+    (model, *_) = results.glob("*__2d")
+    theirs = model / "crossval_results_folds_0_1" / "postprocessing.json"
+    theirs.parent.mkdir()
+    theirs.write_text("of another search")
+    (results / "inference_information.json").write_text("of another search")
+    before = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
+
+    summary = select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"))
+
+    assert summary.opinion.best == "3d_fullres"
+    after = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
+    assert after == before
+
+
 def test_folds_that_are_not_shared_cannot_be_compared(workspace):
     """Folds of each have finished, but not the same: nothing can be compared."""
     write_fold(workspace, "2d", 0, (3, 3, 3))

@@ -156,12 +156,22 @@ def test_N08_another_echo_time_and_another_modality_are_warned_of(tmp_path, seen
     ]
 
 
-def test_N08_a_nifti_that_was_stored_the_other_way_round_is_warned_of(seen):
+def test_N08_a_nifti_that_was_stored_the_other_way_round_is_turned(seen):
     affine = np.diag([-0.75, 0.75, 4.0, 1.0])
     (finding,) = geometry_warnings(Grid((32, 32, 12), affine), seen)
 
     assert "axes run RPS, those of the training cases LPS" in finding.message
-    assert "mirrored" in finding.message
+    assert "turned" in finding.message
+    assert str(finding.outcome) == "fixed"
+
+
+def test_N08_a_transposed_nifti_is_of_the_same_plane(seen):
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 4.0, 0.75, 0.75, 1.0
+    (finding,) = geometry_warnings(Grid((12, 32, 32), affine), seen)
+
+    assert "axes run SLP" in finding.message
+    assert str(finding.outcome) == "fixed"
 
 
 @pytest.mark.parametrize(("channel", "warned"), [("MRI", True), ("CT", False)])

@@ -6,9 +6,11 @@ import sys
 import pytest
 from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
 
+from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
+from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
@@ -90,6 +92,32 @@ def test_the_report_of_a_case_lists_its_files_and_volumes_and_again_when_finishe
     record = read_json(folder / "prediction.json")
     assert new[0]["volumes_mm3"] == record["volumes_mm3"] == {"tibia": 660, "femur": 0}
     assert finished == new
+
+
+def test_meshes_are_smoothed_as_mesh_smooths_them(predict_legs, tmp_path):
+    predict_legs(meshes=True)
+    file = tmp_path / "out" / "leg_1" / "meshes" / "tibia.ply"
+    rough = file.read_bytes()
+
+    predict_legs(meshes=True, smooth=3)
+
+    labels = tmp_path / "out" / "leg_1" / "labels.nii.gz"
+    table = tmp_path / "out" / "dataset.json"
+    mesh_labels(labels, tmp_path / "m", MeshOptions(smooth=3, labels_file=table))
+    assert file.read_bytes() == (tmp_path / "m" / "tibia.ply").read_bytes() != rough
+
+
+def test_M08_a_mesh_that_smoothing_shrinks_too_much_is_named(predict_legs, tmp_path):
+    (case, _) = predict_legs(meshes=True, smooth=2000).as_json()["cases"]
+
+    assert (case["outcome"], case["codes"]) == ("warned", ["M08"])
+    assert "--smooth 2000 changes the volume of tibia" in case["messages"][0]
+    assert not (tmp_path / "out" / "leg_1" / "meshes" / "tibia.ply").exists()
+
+
+def test_smoothing_needs_meshes():
+    with pytest.raises(UsageError, match="give --mesh too"):
+        PredictionOptions(smooth=3)
 
 
 def test_a_case_is_reported_in_the_form_of_all_commands(predict_legs):

@@ -1,6 +1,11 @@
 """`status --watch` reads the files of other processes until all runs have ended."""
 
+import itertools
 import json
+import select
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -84,3 +89,40 @@ def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace)
     assert {"train_loss", "val_loss", "dice_per_structure", "seconds_left"} <= set(
         told["runs"][0]
     )
+
+
+def test_ctrl_c_ends_the_watching_without_an_error(workspace):
+    """The run goes on: its lock is held until the watching has ended."""
+    with only_writer(run_in(workspace).lock_file, "the run"):
+        tell(workspace, event="start", epochs=4)
+
+        def ctrl_c(_seconds):
+            raise KeyboardInterrupt
+
+        dataset = Dataset(workspace, DATASET)
+        summary = watched_status(dataset, 0.05, Listener(), sleep=ctrl_c)
+
+        assert [state.state for state in summary.runs] == ["running"]
+        assert summary.exit_code == 0
+
+
+def test_ctrl_c_at_the_command_gives_its_result_and_exit_code_0(workspace):
+    with only_writer(run_in(workspace).lock_file, "the run"):
+        tell(workspace, event="start", epochs=4)
+        words = ("status", "1", "-w", str(workspace.runs_dir.parent), "--watch")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nnunet_bridge", *words, "0.5", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        other = SMOKE.run(Dataset(workspace, DATASET), "2d", 1)
+        for state in itertools.cycle(["queued", "failed"]):
+            write_record(other, state=state)
+            if select.select([process.stderr], [], [], 1.0)[0]:  # it has seen a change
+                break
+        process.send_signal(signal.SIGINT)
+        told, said = process.communicate(timeout=60)
+
+    assert process.returncode == 0, said
+    assert json.loads(told)["runs"][0]["state"] == "running"
