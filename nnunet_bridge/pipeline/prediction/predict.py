@@ -33,9 +33,9 @@ from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
     ImageSource,
-    find_images,
     read_image,
 )
+from nnunet_bridge.pipeline.ingest.known_cases import find_known_images
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
 from nnunet_bridge.pipeline.prediction import outputs
@@ -110,7 +110,8 @@ def predict_images(
     trained = TrainedModel.of(model, options.clean)
     resources = Host().resources(options.device)
     with work_folder(out, "work") as work:
-        sources = find_images(inputs, unpack_dir=work / "unpacked")
+        unpack_dir = work / "unpacked"
+        sources = find_known_images(inputs, dataset.raw_dir, unpack_dir=unpack_dir)
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
@@ -188,7 +189,10 @@ class _PredictionRun:
         self, source: ImageSource, model_hash: str, first_pass: FirstPass | None
     ) -> None:
         """Read an image and queue it for prediction, unless its case is finished."""
-        reading = read_image(source.path, self.options.scans)
+        scans = self.options.scans
+        if source.series:
+            scans = replace(scans, series=source.series)
+        reading = read_image(source.path, scans, leave_out=source.others)
         case_id, volume = source.case_id, reading.volume
         image = self._waiting_image(source, reading, model_hash)
         if self._is_finished(case_id, image):
