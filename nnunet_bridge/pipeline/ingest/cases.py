@@ -262,7 +262,7 @@ class CaseMasks:
             if wanted == IGNORE:
                 ignored.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:
-                self.findings.append(_not_drawn(label.name, state, self.plan.case_id))
+                self.findings.append(_not_drawn(label.name, state, self.plan))
             without_mask = "absent" if wanted == "absent" else "unlabelled"
             place = {"structure": structure, "side": label.side, "source": ""}
             self.accounts.append(MaskRecord(**place, state=without_mask))
@@ -313,13 +313,17 @@ def _mask_account(
     )
 
 
-def _not_drawn(structure: str, state: str, case_id: str) -> Finding:
+def _not_drawn(structure: str, state: str, plan: CasePlan) -> Finding:
     code, what = ("K14", "is empty") if state == "empty" else ("K15", "is missing")
+    absent = f'write `{structure} = "absent"` below [cases.{plan.case_id}]'
+    ignored = 'write "ignore"'
+    if plan.meaning:
+        absent = "give it a row in the case table with the state absent"
+        ignored = "with the state unlabelled"
     return refusal(
         code,
-        f"The mask of {structure} {what}. If the patient does not have it, write "
-        f'`{structure} = "absent"` below [cases.{case_id}]; if it was not drawn, '
-        'write "ignore".',
+        f"The mask of {structure} {what}. If the patient does not have it, {absent}; "
+        f"if it was not drawn, {ignored}.",
     )
 
 

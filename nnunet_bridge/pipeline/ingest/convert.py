@@ -279,11 +279,11 @@ def _require_free_number(dataset: str, places: Sequence[Path]) -> None:
     other = by_number.get(number_of(dataset))
     if other:
         free = min(set(range(1, 1000)) - by_number.keys())
-        raise InputError(
-            f"The number {number_of(dataset)} belongs to {other} already: write another "
-            f"one into `dataset.id` of the recipe, such as {free}.",
-            code="N07",
+        text = (
+            f"The number {number_of(dataset)} belongs to {other} already: write a free"
         )
+        rest = f"one into `dataset.id` of the recipe, such as {free}."
+        raise InputError(f"{text} {rest}", code="N07")
 
 
 def _lies_inside(raw_dir: Path, study: Path) -> bool:
