@@ -113,8 +113,8 @@ class ConversionSummary:
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
         counts, splits = outcome_counts(self.cases), self.split_counts()
         many = f"{counted(len(self.cases), 'case')}: {counts}"
-        lines.append(f"{many}; {splits['train']} train, {splits['test']} test.")
-        lines.append(f"Files: {kinds}.")
+        parts = f"{splits['train']} for training, {splits['test']} for testing"
+        lines.append(f"{many}. {parts}. Files: {kinds}.")
         return "\n".join(lines)
 
 

@@ -76,10 +76,11 @@ class CasePlan:
         return replace(self, findings=(*self.findings, *findings))
 
     def input_files(self) -> dict[str, Path]:
-        """Return all input files by their name in the manifest."""
+        """Return all input files that exist, by their name in the manifest."""
         scans = self.scan.files() if self.scan else ()
         named = {f"scan/{name}": file for name, file in scans}
-        return named | {self.mask_name(mask): mask.path for mask in self.masks}
+        masks = (mask for mask in self.masks if mask.path.is_file())
+        return named | {self.mask_name(mask): mask.path for mask in masks}
 
     @property
     def mask_count(self) -> int:

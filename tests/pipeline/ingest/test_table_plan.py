@@ -164,12 +164,12 @@ def test_file_names_of_any_bytes_and_of_other_spreadsheets_are_found(study, raw_
 def test_R12_a_second_run_writes_nothing(study, raw_dir):
     recipe = write_study(study, two_patients(study))
     convert_study(study, recipe, raw_dir)
-    before = states(raw_dir.parent)
+    before = states(raw_dir)
 
     summary = convert_study(study, recipe, raw_dir)
 
     assert rewritten(summary) == []
-    assert states(raw_dir.parent) == before
+    assert states(raw_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_splits_follow_masks_and_words(study, raw_dir):
     assert [c.split for c in summary.cases] == ["train", "test", "test"]
     counts = summary.as_json()
     assert (counts["train"], counts["test"]) == (1, 2)
-    assert "3 cases: 3 accepted; 1 train, 2 test." in summary.as_text()
+    assert "3 cases: 3 accepted. 1 for training, 2 for testing." in summary.as_text()
     assert "has no mask: it goes to imagesTs" in summary.cases[2].messages[0]
     files = sorted(f.name for f in summary.dataset_dir.glob("*Ts/*"))
     assert files == ["msk_002.nii.gz", "msk_002_0000.nii.gz", "msk_003_0000.nii.gz"]
@@ -477,7 +477,7 @@ def test_every_mistake_of_the_table_is_reported_at_once(study):
         "line 5: file is empty",
         "line 6: structure is empty",
         "line 7: value is empty",
-        "line 8: Unknown structure “tibja”",
+        "line 8: [K21] Unknown structure “tibja”",
         "line 9: channel “T2” is unknown; the recipe has “MRI”",
         "line 10: “../d” cannot name a case",
         "line 12: case e has another patient",
@@ -494,7 +494,7 @@ def test_an_empty_table_is_refused(study):
 # --- sides, numbers, identities -----------------------------------------------------
 
 
-SEPARATE = RECIPE + '[merge]\nsides = "separate"\n'
+SEPARATE = RECIPE + '[merge]\nsides = "separate"\nmissing = "absent"\n'
 
 
 @pytest.mark.parametrize("side", ["middle", ""])
