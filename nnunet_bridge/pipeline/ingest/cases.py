@@ -26,6 +26,7 @@ from nnunet_bridge.formats.dicom import (
     SeriesOptions,
     SeriesRefused,
 )
+from nnunet_bridge.formats.dicom.headers import holds_segments
 from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import MaskRecord
@@ -94,6 +95,7 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     masks = CaseMasks(plan, recipe, reading.volume)
     labelmap = masks.read() if plan.masks else None
     findings = [*plan.findings, *reading.findings, *masks.findings]
+    findings += _unread_masks(reading.files)
     gap_at_an_end = labelmap and any(f.code == "G04" for f in findings)
     if labelmap and gap_at_an_end and touches_an_end(labelmap):
         text = "A structure reaches the end of the stack, where slices may be missing."
@@ -109,6 +111,16 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     reference = labelmap and cropped_labelmap(labelmap, region)
     case = Case(plan.case_id, (image,), reference)
     return AssembledCase(case, tuple(findings), reading, region, masks)
+
+
+def _unread_masks(files: FileAccount) -> Iterator[Finding]:
+    """Warn of DICOM segmentations beside the slices: they are not read (K21)."""
+    for name, reason in files.excluded:
+        if holds_segments(reason):
+            text = (
+                f"{quoted(name)} is {reason.partition(' but ')[2]}, which is not read:"
+            )
+            yield warning("K21", f"{text} save it as .seg.nrrd in 3D Slicer.")
 
 
 def series_options(recipe: Recipe) -> SeriesOptions:

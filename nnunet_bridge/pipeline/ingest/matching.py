@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.core.findings import Finding, Refused, refusal, warning
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.manifest import read_manifest, salt_of
 from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
@@ -39,7 +39,11 @@ from nnunet_bridge.pipeline.ingest.planned import (
     places_of,
     without_collisions,
 )
-from nnunet_bridge.pipeline.ingest.table_plan import KnownCases, plan_from_table
+from nnunet_bridge.pipeline.ingest.table_plan import (
+    NO_MASK,
+    KnownCases,
+    plan_from_table,
+)
 from nnunet_bridge.pipeline.ingest.unused import require_masks
 
 _OWN_GROUPS = frozenset({"structure", "side"})
@@ -260,6 +264,8 @@ def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
     if len(roles) > 1:
         text = "The scan has masks for training and masks for testing: move all of"
         findings.append(refusal("K21", f"{text} them to one of the two folders."))
+    if not masks:
+        findings.append(Finding("", Outcome.ACCEPTED, NO_MASK))
     code_group = scan.groups.get("code")
     return CasePlan(
         case_id=case_id,

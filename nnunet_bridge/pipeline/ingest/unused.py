@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
+from nnunet_bridge.formats.dicom.headers import (
+    Damaged,
+    HeaderReader,
+    NotUsed,
+    holds_segments,
+)
 from nnunet_bridge.formats.recipe import Recipe, folded
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, read_values
 from nnunet_bridge.ops.naming import natural_key
@@ -35,6 +42,10 @@ _SAME_GRID = 0.1
 """Largest displacement on one grid, as a share of the smallest spacing (K04)."""
 
 _SHOWN = 3
+_TRIED_FILES = 3
+"""Files of a folder that are looked into for a DICOM segmentation."""
+
+_DICOM_SUFFIXES = ("", ".dcm")
 _HOW = {
     True: "Give each a row in the case table, with the role ignore if it is not meant.",
     False: "Correct [masks] of the recipe, or run `init`, which writes a case table.",
@@ -76,16 +87,35 @@ def unused_masks(
 
 
 def _candidates(study: Path, plan: StudyPlan) -> Iterator[Path]:
-    """Yield the files that may be masks by their endings, and belong to no case."""
+    """Yield the files that may be masks by their kind, and belong to no case."""
     used = {place for case in plan.cases for place in places_of(case)}
+    known = used | plan.ignored
     for parent, folders, names in os.walk(study):
         kept = (name for name in folders if Path(parent, name) not in plan.ignored)
         folders[:] = sorted((n for n in kept if not n.startswith(".")), key=natural_key)
-        for name in sorted(names, key=natural_key):
-            file = Path(parent, name)
-            surface = name.lower().endswith(SURFACE_ENDINGS)
-            if (surface or is_mask_file(name)) and file not in used | plan.ignored:
-                yield file
+        files = [Path(parent, name) for name in sorted(names, key=natural_key)]
+        others = [file for file in files if file not in known]
+        yield from (file for file in others if may_be_a_mask(file.name))
+        folder = Path(parent)
+        if used.isdisjoint((folder, *folder.parents)):  # scans account for their files
+            rest = (file for file in others if file.suffix.lower() in _DICOM_SUFFIXES)
+            yield from filter(_is_dicom_segmentation, islice(rest, _TRIED_FILES))
+
+
+def may_be_a_mask(name: str) -> bool:
+    """Whether a file name has the ending of a mask or a surface."""
+    return is_mask_file(name) or name.lower().endswith(SURFACE_ENDINGS)
+
+
+def _is_dicom_segmentation(file: Path) -> bool:
+    """Whether a file is a DICOM segmentation or a structure set."""
+    try:
+        HeaderReader().read(file, file.name)
+    except NotUsed as reason:
+        return holds_segments(str(reason))
+    except (Damaged, OSError):
+        return False
+    return False
 
 
 def _named(study: Path, files: Sequence[Path]) -> str:
@@ -101,7 +131,7 @@ def _aliases(recipe: Recipe) -> Iterator[str]:
 
 def _looks_like_a_mask(file: Path, words: set[str], grids: Sequence[Grid]) -> bool:
     name = file.name
-    if is_segmentation(name) or name.lower().endswith(SURFACE_ENDINGS):
+    if is_segmentation(name) or not is_mask_file(name):
         return True
     plain = folded(re.sub(r"[^\w]|[\d_]", " ", name))
     if any(word in plain for word in (*MASK_WORDS, *words)):

@@ -341,6 +341,30 @@ def test_K21_a_file_that_looks_like_a_mask_is_named(name, write, place, study):
     assert check_study(study, write_study(study, [*rows, ignored])).findings == ()
 
 
+def dicom_segmentation(folder):
+    """A labelmap of the scan as DICOM SEG; only its SOP class matters here."""
+    segmentation = base(n=1)[0]
+    kind = "1.2.840.10008.5.1.4.1.1.66.4"
+    segmentation.SOPClassUID = kind
+    segmentation.file_meta.MediaStorageSOPClassUID = kind
+    save([segmentation], folder, names=["SEG.dcm"])
+
+
+def test_K21_dicom_segmentations_are_named_beside_slices_and_elsewhere(study):
+    rows = two_patients(study)
+    dicom_segmentation(study / "anna" / "dicom")
+    dicom_segmentation(study / "bert" / "SEG")
+
+    summary = check_study(study, write_study(study, rows))
+
+    beside, elsewhere = summary.cases[0].messages[0], summary.as_json()["messages"][0]
+    assert beside.startswith(
+        "[K21] “SEG.dcm” is Segmentation Storage, which is not read"
+    )
+    assert "“bert/SEG/SEG.dcm”" in elsewhere
+    assert (summary.cases[0].outcome, summary.outcome) == (Outcome.WARNED,) * 2
+
+
 def test_an_image_that_is_not_used_is_no_mask(study):
     rows = two_patients(study)
     by_nibabel(study / "anna" / "T2.nii.gz", expected().astype(np.int16) * 3)
