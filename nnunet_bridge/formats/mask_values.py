@@ -12,6 +12,8 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
 
+_MOST_LABELS = 2**16
+_BLOCK_VOXELS = 2**20
 WHOLE_WITHIN = 1e-3
 """Largest distance of a value from the whole number that it stands for."""
 
@@ -139,6 +141,18 @@ class MaskValues:
 
     def _refusal(self, code: str, what: str) -> Refused:
         return Refused.because(code, f"{quoted(self.name)} {what}.")
+
+
+def distinct_labels(values: VoxelArray) -> npt.NDArray[Any]:
+    """Return the different values of a file of whole numbers, sorted."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > _MOST_LABELS:
+        return np.unique(values)
+    found = np.zeros(int(high) + 1, bool)
+    flat = values.ravel(order="K")
+    for begin in range(0, flat.size, _BLOCK_VOXELS):  # indices take 8 bytes a voxel
+        found[flat[begin : begin + _BLOCK_VOXELS].astype(np.intp)] = True
+    return np.flatnonzero(found)
 
 
 def listed(values: npt.NDArray[Any]) -> str:

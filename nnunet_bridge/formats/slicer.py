@@ -23,7 +23,12 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.mask_values import MaskValues, Meaning, listed
+from nnunet_bridge.formats.mask_values import (
+    MaskValues,
+    Meaning,
+    distinct_labels,
+    listed,
+)
 from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.nifti import AGAIN, MAX_VOXELS, read_array, refused
 
@@ -141,7 +146,7 @@ def read_labelmap(file: Path, names: Sequence[NamedValue]) -> Iterator[Structure
     grid, stored, findings = read_values(file)
     _refuse_impossible_voxels(grid, file.name)
     voxels = MaskValues(file.name, Meaning(), findings).read_labels(stored)
-    unnamed = np.setdiff1d(np.unique(voxels), [0, *(one.value for one in names)])
+    unnamed = np.setdiff1d(distinct_labels(voxels), [0, *(one.value for one in names)])
     if unnamed.size:
         held = f"the value{'s' * (unnamed.size > 1)} {listed(unnamed)}"
         raise refused(
@@ -155,7 +160,10 @@ def read_labelmap(file: Path, names: Sequence[NamedValue]) -> Iterator[Structure
         structures.setdefault((one.name, one.side), []).append(one.value)
     for (name, side), values in structures.items():
         if name:
-            drawn = np.asfortranarray(np.isin(voxels, values))
+            one = voxels == values[0]
+            drawn = np.asfortranarray(
+                one if len(values) == 1 else np.isin(voxels, values)
+            )
             how = f"values {', '.join(map(str, values))}"
             yield StructureMask(
                 name, side, grid, drawn, file.name, tuple(findings), read_as=how

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
@@ -135,6 +137,8 @@ def _faults_of_mask(row: TableRow) -> Iterator[str]:
         yield "structure is empty; name what was drawn, or write the role ignore"
     if row.role is Role.LABELMAP and row.value is None:
         yield "value is empty; write the value of the structure in the labelmap"
+    if row.value == 0:
+        yield "value 0 is the background; write the value of the structure"
     if row.role is Role.SEGMENTATION and (row.value is None) != (not row.structure):
         yield "write a structure and the number of its segment, from 1, or neither"
 
@@ -156,9 +160,8 @@ def _faults_by(check: Callable[..., object], *words: str) -> Iterator[str]:
 
 def _inside(file: str) -> bool:
     path = file.strip().replace("\\", "/")
-    drive = path[1:2] == ":"
-    way = os.path.normpath(path).split("/")[0]
-    return not path.startswith("/") and not drive and way != ".."
+    begins_elsewhere = re.match(r"/|[A-Za-z]:/", path)
+    return not begins_elsewhere and os.path.normpath(path).split("/")[0] != ".."
 
 
 def _joined(
@@ -197,7 +200,9 @@ class _CaseIds:
                 self._ids[_patient(row)].add(row.case)
         self._written = {row.case for row in rows if row.case}
         self._known = known
-        self._new_id = _generator(recipe, {*known.ids.values(), *self._written})
+        used = {case.casefold() for case in (*known.ids.values(), *self._written)}
+        numbered = map(recipe.numbered_id, count(1))
+        self._free = (case_id for case_id in numbered if case_id.casefold() not in used)
 
     def ids(self, row: TableRow) -> set[str]:
         """Return the id of a row's case; several if the table leaves it open."""
@@ -207,28 +212,12 @@ class _CaseIds:
         if key not in self._ids:
             old_id = self._known.id_of(*key)
             usable = old_id and old_id not in self._written
-            self._ids[key] = {old_id if usable else self._new_id()}
+            self._ids[key] = {old_id if usable else next(self._free)}
         return self._ids[key]
 
 
 def _patient(row: TableRow) -> tuple[str, str]:
     return comparable(row.patient), comparable(row.visit)
-
-
-def _generator(recipe: Recipe, taken: Iterable[str]) -> Callable[[], str]:
-    """Return a function that returns the next id that is free."""
-    used = {case_id.casefold() for case_id in taken}
-    number = 0
-
-    def new_id() -> str:
-        nonlocal number
-        while True:
-            number += 1
-            case_id = recipe.numbered_id(number)
-            if case_id.casefold() not in used:
-                return case_id
-
-    return new_id
 
 
 class _Files:
@@ -324,21 +313,19 @@ def _about_images(images: Sequence[TableRow]) -> Finding:
 
 
 def _about_masks(rows: Sequence[TableRow], files: _Files) -> Iterator[Finding]:
-    """Refuse masks of kinds that are not read yet."""
+    """Refuse masks of kinds that are not read yet, and rows that contradict others."""
+    valued = {row.file for row in rows if row.value is not None}
     for row in rows:
-        name = quoted(row.file)
+        name, several = quoted(row.file), row.role is Role.SEGMENTATION
         if row.role is Role.SURFACE:
             text = f"{name} is a surface, which is not read yet: save it as a labelmap"
             yield refusal("K08", f"{text} (3D Slicer: Segmentations), or ignore it.")
-        elif {r.value is None for r in rows if r.file == row.file} == {True, False}:
-            if row.role is not Role.SEGMENTATION:
-                text = (
-                    f"Some rows of {name} have a value and others none: give each one."
-                )
-                yield refusal("K06", text)
         elif files.path(row).is_dir():
             text = f"{name} is a folder, but its role is {row.role}: name a file in it."
             yield refusal("K08", text)
+        elif row.value is None and row.file in valued and not several:
+            text = f"Some rows of {name} have a value and others none: write one into"
+            yield refusal("K06", f"{text} each.")
 
 
 def _masks(rows: Sequence[TableRow], files: _Files) -> Iterator[MaskFile]:

@@ -27,6 +27,7 @@ from nnunet_bridge.formats.dicom.headers import (
     NotUsed,
     holds_segments,
 )
+from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.recipe import Recipe, folded
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, read_values
 from nnunet_bridge.ops.naming import natural_key
@@ -149,6 +150,7 @@ def _holds_labels(file: Path, grids: Sequence[Grid]) -> bool:
     near_mm = _SAME_GRID * float(grid.spacing_mm.min())
     if not any(grid.matches(known, tolerance_mm=near_mm) for known in grids):
         return False
-    found = np.unique(values)
-    few = 1 < found.size <= _MOST_VALUES and found[0] == 0
-    return bool(few and np.array_equal(found, np.rint(found)))
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        return False
+    found = distinct_labels(values)
+    return bool(1 < found.size <= _MOST_VALUES and found[0] == 0)
