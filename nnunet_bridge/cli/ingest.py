@@ -17,18 +17,25 @@ class _Init:
     out: Path = option(
         "-o", "--out", "Recipe to write.", type=shared.FILE, default="dataset.toml"
     )
-    force: bool = shared.force_field("Overwrite an existing recipe.")
+    update: bool = option(
+        "--update", "Add new patients to the case table; change no row that is there."
+    )
+    force: bool = shared.force_field("Overwrite an existing recipe and case table.")
 
 
 @command(_Init)
-def init(session: Session, asked: _Init) -> Summary:  # noqa: ARG001 - every command gets a session
-    """Write a recipe for a study, from its file names and headers.
+def init(session: Session, asked: _Init) -> Summary:
+    """Write a recipe and the case table of a study, from what lies in its folder.
 
     Example:  nnunet-bridge init knee_study -o knee.toml
     """
-    from nnunet_bridge.pipeline.ingest.init import write_recipe
+    from nnunet_bridge.pipeline.ingest.init import InitOptions, write_recipe
 
-    return write_recipe(asked.study, asked.out, force=asked.force)
+    options = InitOptions(
+        asked.out, asked.update, asked.force, session.workspace.nnunet_dirs
+    )
+    with session.progress() as progress:
+        return write_recipe(asked.study, options, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

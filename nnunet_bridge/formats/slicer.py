@@ -500,3 +500,38 @@ def _require_whole_mha(file: Path) -> None:
             found = -1
     if found != needed:
         raise _damaged(file.name, f"is damaged: {AGAIN}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NrrdHeader:
+    """What the header of an NRRD file says."""
+
+    grid: Grid | None  # None if it does not say where the voxels lie
+    kind: np.dtype[Any]
+    segments: tuple[str, ...]  # in the order of the file
+
+
+def read_nrrd_header(file: Path) -> NrrdHeader:
+    """Read an NRRD file's header alone.
+
+    Raises `Refused` if it cannot be read (K19) or is not 3-D (K08).
+    """
+    import nrrd
+
+    with _nrrd_boundary(file):
+        with file.open("rb") as stream:
+            header = dict(nrrd.read_header(stream))
+        sizes = tuple(int(size) for size in header["sizes"])
+        kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()])
+        # No voxel is read; an array without memory stands for them.
+        voxels = np.broadcast_to(np.zeros((), kind), sizes)
+        named = any(_SEGMENT_KEY.fullmatch(str(key)) for key in header)
+        segments = _segments(header, file.name) if named else []
+        names = tuple(name for name, _, _ in segments)
+        try:
+            _, grid = _layers_and_grid(file.name, header, voxels)
+        except Refused as refusal:
+            if refusal.code != "K11":
+                raise
+            grid = None
+        return NrrdHeader(grid, kind, names)

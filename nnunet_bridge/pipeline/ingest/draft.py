@@ -1,0 +1,463 @@
+"""Draft the rows of a case table from what a study folder holds.
+
+Every guess and its reason stands in the row's note. What could not be placed gets no
+row; it is listed with what to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_bridge.core.case_table import Drawing as State
+from nnunet_bridge.core.case_table import Role, Split, TableRow
+from nnunet_bridge.core.errors import BridgeError
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import VoxelArray
+from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.formats.slicer import read_values
+from nnunet_bridge.ops.naming import natural_key, words_of
+from nnunet_bridge.ops.pairing import Drawing, Pairing, ScanNames, pair_all
+from nnunet_bridge.ops.patients import Whose, name_patients
+from nnunet_bridge.ops.vocabulary import Reading, Vocabulary
+from nnunet_bridge.pipeline.ingest.survey import FoundDrawing, FoundImage, Survey
+
+CASE_ID = "msk_{index:03d}"
+WATER = "WATER"  # the contrast of a Dixon scan in which bones are segmented
+_FEWEST_SLICES = 3
+_TEST_WORDS = ("test", "testing", "ts", "testset", "heldout")
+_SEVERAL_WORDS = ("labels", "labelmap", "labelmaps", "multilabel", "dseg", "structures")
+_IDLE_NAMES = ("segment", "label", "value", "structure", "class", "region", "object")
+_ROLES = (Role.MASK, Role.SEGMENTATION, Role.LABELMAP, Role.SURFACE)
+"""In the order in which files claim a structure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that is not known as a structure."""
+
+    name: str
+    nearest: str  # the most similar known name; empty if none is similar
+    where: str  # the file with this name
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The rows of a study, and what is left to a person."""
+
+    rows: tuple[TableRow, ...]
+    structures: tuple[str, ...]  # in the order of their labels
+    unknown: tuple[Unknown, ...]
+    unused: tuple[tuple[str, str], ...]  # file, and why it is not used
+    image_type: str = ""
+    """Contrast to choose, where a series mixes several."""
+
+    contrasts: tuple[str, ...] = ()  # those that are mixed
+    modality: str = "MR"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One structure of a file."""
+
+    structure: str  # empty if nobody can know
+    side: str
+    value: int | None
+    note: str
+    known: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Scan:
+    """A patient at a visit, while its files are gathered."""
+
+    whose: Whose
+    images: list[FoundImage]
+    files: list[tuple[FoundDrawing, Pairing]] = field(default_factory=list)
+
+    @property
+    def names(self) -> ScanNames:
+        """Return what drawings are compared with."""
+        return ScanNames(
+            tuple(image.parts for image in self.images),
+            tuple(image.place for image in self.images),
+            tuple(image.folder for image in self.images),
+        )
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of its images' names, which name no structure."""
+        return frozenset(
+            w for image in self.images for part in image.parts for w in words_of(part)
+        )
+
+
+def draft_rows(
+    study: Path,
+    survey: Survey,
+    vocabulary: Vocabulary,
+    *,
+    first_number: int = 1,
+    progress: Progress | None = None,
+) -> Draft:
+    """Return the rows of a study; its generated case ids begin at `first_number`."""
+    scans = _scans(survey.images, vocabulary)
+    unused = list(survey.unused)
+    pairs = pair_all(
+        [Drawing(one.parts, one.grid) for one in survey.drawings],
+        [scan.names for scan in scans],
+    )
+    for drawing, pairing in zip(survey.drawings, pairs, strict=True):
+        if pairing.scan is None:
+            unused.append((drawing.file, f"{pairing.why}; {_HOW_TO_PLACE}"))
+        else:
+            scans[pairing.scan].files.append((drawing, pairing))
+    words = {w for one in survey.drawings for w in words_of(one.name)}
+    reader = _Structures(study, survey, vocabulary.for_study(words))
+    rows: list[TableRow] = []
+    tests = _for_testing(scans, vocabulary)
+    for number, (_, scan) in enumerate(
+        steps(progress, "read masks", [(scan.whose.patient, scan) for scan in scans])
+    ):
+        own = _rows_of(scan, reader, unused)
+        split = Split.TEST if tests[number] else None
+        case_id = CASE_ID.format(index=first_number + number)
+        rows += [replace(row, case=case_id, split=split) for row in own]
+    image_type, contrasts = _contrast(scans, rows)
+    kinds = {image.dicom.modality for scan in scans for image in scan.images if image.dicom}
+    return Draft(
+        tuple(rows),
+        reader.in_order(rows),
+        tuple(reader.unknown.values()),
+        tuple(unused),
+        image_type,
+        contrasts,
+        "CT" if kinds == {"CT"} else "MR",
+    )
+
+
+_HOW_TO_PLACE = "add a row with its patient, or with the role ignore"
+
+
+def _scans(images: Sequence[FoundImage], vocabulary: Vocabulary) -> list[_Scan]:
+    """Return the images by patient and visit, in natural order."""
+    named = name_patients([image.parts for image in images], vocabulary)
+    named = _same_person(images, named)
+    scans: dict[tuple[str, str], _Scan] = {}
+    for image, whose in zip(images, named, strict=True):
+        key = whose.patient, whose.visit
+        scans.setdefault(key, _Scan(whose, [])).images.append(image)
+    return [scans[key] for key in sorted(scans, key=lambda k: tuple(map(natural_key, k)))]
+
+
+def _same_person(
+    images: Sequence[FoundImage], named: Sequence[Whose]
+) -> list[Whose]:
+    """Give examinations with one Patient ID one patient, and numbers as visits.
+
+    An ID that most of the patients have is no ID.
+    """
+    by_id: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for image, whose in zip(images, named, strict=True):
+        if image.dicom and image.dicom.patient:
+            by_id[image.dicom.patient][whose.patient].add(image.dicom.study)
+    patients = {whose.patient for whose in named}
+    changed: dict[str, Whose] = {}
+    for found in by_id.values():
+        studies = [study for each in found.values() for study in each]
+        if 1 < len(found) <= len(patients) / 2 and len(set(studies)) == len(studies):
+            first, *_ = ordered = sorted(found, key=natural_key)
+            for number, patient in enumerate(ordered, start=1):
+                changed[patient] = Whose(first, str(number))
+    return [
+        replace(changed[one.patient], visit=one.visit or changed[one.patient].visit)
+        if one.patient in changed
+        else one
+        for one in named
+    ]
+
+
+def _for_testing(scans: Sequence[_Scan], vocabulary: Vocabulary) -> list[bool]:
+    """Return for each scan whether it lies in a folder for testing; not if all do."""
+
+    def says_test(parts: tuple[str, ...]) -> bool:
+        words = {w for p in parts[:-1] for w in vocabulary.split_glued(words_of(p))}
+        return not words.isdisjoint(_TEST_WORDS)
+
+    tests = [
+        any(says_test((*image.folder, "")) for image in scan.images)
+        or (bool(scan.files) and all(says_test(one.parts) for one, _ in scan.files))
+        for scan in scans
+    ]
+    return [False] * len(scans) if all(tests) else tests
+
+
+def _contrast(
+    scans: Sequence[_Scan], rows: Sequence[TableRow]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the contrast to choose, and all, if a series that is used mixes several."""
+    used = {row.file for row in rows if row.role is Role.IMAGE}
+    for scan in scans:
+        for image in scan.images:
+            kinds = image.dicom.kinds if image.dicom and image.file in used else ()
+            if len(kinds) > 1:
+                common = frozenset.intersection(*map(frozenset, kinds))
+                words = sorted({word for kind in kinds for word in kind} - common)
+                return WATER if WATER in words else words[0], tuple(words)
+    return "", ()
+
+
+def _rows_of(
+    scan: _Scan, reader: _Structures, unused: list[tuple[str, str]]
+) -> list[TableRow]:
+    """Return the rows of one patient: images, drawings, and what is left out."""
+    rows = _image_rows(scan)
+    named = TableRow("", Role.IGNORE, patient=scan.whose.patient, visit=scan.whose.visit)
+    claimed: dict[tuple[str, str], str] = {}
+    drawn: list[TableRow] = []
+    read = [(*reader.read(one, scan), one, pairing) for one, pairing in scan.files]
+    for role, parts, one, pairing in sorted(read, key=lambda r: _ROLES.index(r[0])):
+        twice = [claimed[key] for part in parts if (key := _claim(part)) in claimed]
+        if not parts:
+            unused.append((one.file, "it holds no structure: is it empty?"))
+        elif twice and role is Role.SURFACE:
+            note = f"left out: {twice[0]} has the structure as voxels"
+            drawn.append(replace(named, file=one.file, note=note))
+        elif twice:
+            what = " ".join(filter(None, _claim(parts[0])))
+            text = f"{twice[0]} has {what} of {scan.whose.patient} already"
+            unused.append((one.file, f"{text}; {_HOW_TO_PLACE}"))
+        else:
+            claimed |= {_claim(part): one.file for part in parts if part.structure}
+            drawn += [
+                replace(
+                    named,
+                    file=one.file,
+                    role=role,
+                    structure=part.structure,
+                    side=part.side,
+                    value=part.value,
+                    note="; ".join(filter(None, (pairing.why, part.note))),
+                )
+                for part in parts
+            ]
+    order = reader.vocabulary.order
+    drawn.sort(key=lambda row: (row.role is Role.IGNORE, order.get(row.structure, 9999), row.side))
+    return [*(replace(row, patient=named.patient, visit=named.visit) for row in rows), *drawn]
+
+
+def _claim(part: _Part) -> tuple[str, str]:
+    return (part.side, part.structure)
+
+
+def _image_rows(scan: _Scan) -> list[TableRow]:
+    """Return the row of the image that is used, then those of the others."""
+    chosen, why = _chosen(scan)
+    rows = [TableRow(chosen.file, Role.IMAGE, series=_series(chosen, scan), note=why)]
+    for other in scan.images:
+        if other.file != chosen.file:
+            text = "another image of the patient; for this one, exchange the roles"
+            rows.append(TableRow(other.file, Role.IGNORE, note=text))
+    return rows
+
+
+def _chosen(scan: _Scan) -> tuple[FoundImage, str]:
+    """Return the image on whose grid the drawings lie, or the likeliest, and why."""
+    if len(scan.images) == 1:
+        return scan.images[0], ""
+    count = f"1 of {len(scan.images)} images"
+    votes = Counter(
+        n for _, pairing in scan.files for n in pairing.on_grid if n < len(scan.images)
+    )
+    most = max(votes.values(), default=0)
+    fitting = [n for n in range(len(scan.images)) if votes[n] == most]
+    if most and len(fitting) == 1:
+        return scan.images[fitting[0]], f"{count}: the masks lie on its grid"
+    images = [scan.images[n] for n in fitting]
+    water = [image for image in images if WATER.casefold() in _words(image)]
+    stacks = [i for i in water or images if i.slices >= _FEWEST_SLICES]
+    best = max(stacks or images, key=lambda image: image.slices)
+    how = "a water image" if best in water else "it has most slices"
+    return best, f"guessed, {count}: {how}"
+
+
+def _words(image: FoundImage) -> set[str]:
+    texts = [image.parts[-1]]
+    if image.dicom:
+        texts += [image.dicom.description, *(w for k in image.dicom.kinds for w in k)]
+    return {word for text in texts for word in words_of(text)}
+
+
+def _series(image: FoundImage, scan: _Scan) -> str:
+    """Return what names a series among others in its folder; nothing if it is alone."""
+    if image.dicom is None or not image.shares_folder:
+        return ""
+    beside = [o.dicom for o in scan.images if o is not image and o.file == image.file]
+    for name in ("number", "description"):
+        own = getattr(image.dicom, name)
+        others = [getattr(one, name).casefold() for one in beside if one]
+        # Series of another patient may have the same number and description.
+        if own and own.casefold() not in others and not image.shares_patients:
+            return str(own)
+    return image.dicom.uid
+
+
+class _Structures:
+    """Reads the structures of drawings: by names, and by values where names lack."""
+
+    def __init__(self, study: Path, survey: Survey, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.unknown: dict[str, Unknown] = {}
+        self._study, self._tables = study, survey.value_names
+
+    def in_order(self, rows: Iterable[TableRow]) -> tuple[str, ...]:
+        """Return the structures of the rows in the order of their labels."""
+        rows = [row for row in rows if row.structure]
+        names = sorted({row.structure for row in rows}, key=natural_key)
+        order = self.vocabulary.order
+        names.sort(key=lambda name: order.get(name, len(order)))
+        values = {(row.structure, row.value) for row in rows}
+        if all(row.role is Role.LABELMAP for row in rows) and (
+            sorted(v or 0 for _, v in values) == list(range(1, len(names) + 1))
+        ):
+            names = [name for name, _ in sorted(values, key=lambda one: one[1] or 0)]
+        return tuple(names)
+
+    def read(self, one: FoundDrawing, scan: _Scan) -> tuple[Role, list[_Part]]:
+        """Return the role of a file and its structures."""
+        if one.role is Role.SEGMENTATION:
+            return one.role, list(self._segments(one, scan))
+        own, side = self._own_words(one, scan)
+        several = set(_SEVERAL_WORDS).intersection(words_of(one.name))
+        if one.role is Role.SURFACE or (len(own.structures) == 1 and not several):
+            return one.role, [self._named(one, own, side)]
+        return self._by_values(one, own, side)
+
+    def _own_words(self, one: FoundDrawing, scan: _Scan) -> tuple[Reading, str]:
+        """Return what name and folders say, and the side, without the patient's name."""
+        side, best = "", Reading((), "")
+        for part in reversed(one.parts):
+            words = words_of(part)
+            found = self.vocabulary.read(words, without=scan.words)
+            side = side or self.vocabulary.read(words).side
+            if found.structures and not best.structures:
+                rest = best.rest if part == one.name else ()
+                best = replace(found, rest=rest)
+            elif part == one.name:
+                best = found
+        return best, side
+
+    def _named(self, one: FoundDrawing, own: Reading, side: str) -> _Part:
+        """Return the one structure of a file; an unknown name is one of its own."""
+        if len(own.structures) == 1:
+            return _Part(own.structures[0], side, None, self._how(one.name, own))
+        name = "_".join(own.structures or own.rest) or "_".join(words_of(one.name))
+        structure, known = self._own_structure(name, one.file)
+        return _Part(structure, side, None, "" if known else "unknown name")
+
+    def _own_structure(self, name: str, file: str) -> tuple[str, bool]:
+        """Return the structure of a name that is unknown or misspelt, and list it."""
+        nearest = self.vocabulary.nearest(name)
+        self.unknown.setdefault(name, Unknown(name, nearest, file))
+        return nearest or name, False
+
+    def _how(self, written: str, own: Reading) -> str:
+        """Return what was understood, unless the name says just that."""
+        if set(own.structures[0].casefold().split("_")) <= set(words_of(written)):
+            return ""
+        return f"{own.structures[0]} by its name"
+
+    def _segments(self, one: FoundDrawing, scan: _Scan) -> Iterator[_Part]:
+        for number, name in enumerate(one.segments, start=1):
+            found = self.vocabulary.read(words_of(name))
+            if not found.structures and len(one.segments) == 1 and _is_idle(name):
+                own, side = self._own_words(one, scan)
+                yield replace(self._named(one, own, side), value=number)
+                continue
+            yield self._of_text(name, found, number, one.file)
+
+    def _of_text(self, name: str, found: Reading, value: int, file: str) -> _Part:
+        """Return the structure that a segment or a label's name means."""
+        if len(found.structures) == 1:
+            note = "" if found.structures[0] in name.casefold() else f"named {name!r}"
+            return _Part(found.structures[0], found.side, value, note)
+        words = "_".join(found.structures or found.rest) or "_".join(words_of(name))
+        structure, _ = self._own_structure(words or f"segment_{value}", file)
+        return _Part(structure, found.side, value, f"named {name!r}, which is unknown")
+
+    def _by_values(
+        self, one: FoundDrawing, own: Reading, side: str
+    ) -> tuple[Role, list[_Part]]:
+        """Return a labelmap's structures by value; of one value, maybe a mask."""
+        try:
+            grid, voxels, _ = read_values(self._study / one.file)
+        except BridgeError:  # without a place, or damaged: `check` says so
+            return Role.MASK, [self._named(one, own, side)]
+        values = _values(voxels)
+        names = self._names_beside(one.file)
+        if len(values) == 1 and values[0] not in names and (own.structures or own.rest):
+            return Role.MASK, [self._named(one, own, side)]
+        parts = []
+        for value in values:
+            name = names.get(value, "")
+            found = self.vocabulary.read(words_of(name))
+            if name and not _is_idle(name):
+                parts.append(self._of_text(name, found, value, one.file))
+            else:
+                parts.append(self._unnamed(one, value, grid, voxels))
+        return Role.LABELMAP, parts
+
+    def _unnamed(
+        self, one: FoundDrawing, value: int, grid: Grid, voxels: VoxelArray
+    ) -> _Part:
+        """Return a value without a name, with what a person can know it by."""
+        self.unknown.setdefault(f"{one.file} {value}", Unknown(f"value {value}", "", one.file))
+        return _Part("", "", value, _described(grid, voxels == value), known=False)
+
+    def _names_beside(self, file: str) -> Mapping[int, str]:
+        """Return the names of values in the nearest file that has any."""
+        folder = file.split("/")[:-1]
+
+        def distance(table: str) -> tuple[int, str]:
+            *own, _ = table.split("/")
+            within = folder[: len(own)] == own
+            return (len(folder) - len(own) if within else 99 + len(own)), table
+
+        nearest = min(self._tables, key=distance, default="")
+        return self._tables[nearest] if nearest else {}
+
+
+def _is_idle(name: str) -> bool:
+    """Whether a name of a segment or a label says nothing, such as ``Segment_1``."""
+    words = [word for word in words_of(name) if not word.isdigit()]
+    return all(word.rstrip("0123456789") in _IDLE_NAMES for word in words)
+
+
+def _values(voxels: VoxelArray) -> list[int]:
+    """Return the whole values besides 0 that a labelmap holds."""
+    flat = voxels.ravel(order="K")
+    if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:  # noqa: PLR2004 - at most 65536 values
+        found = np.flatnonzero(np.bincount(flat))
+    else:
+        found = np.unique(np.rint(flat))
+    return [int(value) for value in found if value > 0]
+
+
+def _described(grid: Grid, voxels: VoxelArray) -> str:
+    """Return volume, side and height of a structure."""
+    places = np.argwhere(voxels)
+    volume = len(places) * grid.voxel_volume_mm3
+    centre = grid.to_patient(places.mean(axis=0))
+    corners = grid.to_patient([[0, 0, 0], np.array(grid.shape) - 1])
+    across = centre[0] - grid.middle_mm[0]
+    side = "left" if across > 0 else "right"
+    low, high = sorted(corners[:, 2])
+    height = 100 * (centre[2] - low) / max(high - low, 1e-6)
+    return (
+        f"which structure? {volume:.0f} mm3, {abs(across):.0f} mm {side} of the middle, "
+        f"at {height:.0f} % of the height"
+    )
