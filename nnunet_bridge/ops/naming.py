@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 _CHUNK = re.compile(r"[^\W_]+")
 _RUN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
-_MIXED = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
 _UMLAUTS = str.maketrans({
     "ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss",
     "ẞ": "SS", "æ": "ae", "Æ": "Ae", "ø": "oe", "Ø": "Oe", "å": "aa", "Å": "Aa",
@@ -97,29 +96,41 @@ def number_in(word: str) -> str:
     return str(int(digits)) if digits.isascii() and digits else ""
 
 
+def plain_word(word: str) -> str:
+    """Return a word with its numbers without leading zeros.
+
+    Examples
+    --------
+    >>> plain_word("p001"), plain_word("000")
+    ('p1', '0')
+    """
+    return re.sub(r"\d+", lambda digits: str(int(digits[0])), word)
+
+
 def marks(words: Sequence[str]) -> frozenset[str]:
     """Return what two names may share: words, numbers of any padding, and their pairs.
+
+    A number that stands alone is more than one inside a word, so it has a mark more.
 
     Examples
     --------
     >>> marks(("p01", "femur")) & marks(("patient", "1"))
     frozenset({'1'})
     >>> sorted(marks(("sub", "01")) & marks(("sub", "1", "ses", "2")))
-    ['1', 'sub', 'sub 1']
+    ['#1', '1', 'sub', 'sub 1']
     """
     found = set()
     numbers: list[str] = []
     for place, word in enumerate(words):
         number = number_in(word)
         found.add(number or word)
-        if not number:
-            continue
-        if _MIXED.search(word):
-            found.add(re.sub(r"\d+", lambda digits: str(int(digits[0])), word))
         before = words[place - 1] if place else ""
-        if before.isalpha():
+        if number and before.isalpha():
             found.add(f"{before} {number}")
-        if numbers:
-            found.add(f"{numbers[-1]} {number}")
-        numbers.append(number)
+        if number and word.isdigit():
+            found.add(f"#{number}")
+            found.update(f"{other} {number}" for other in numbers[-1:])
+            numbers.append(number)
+        elif number:
+            found.add(plain_word(word))
     return frozenset(found)

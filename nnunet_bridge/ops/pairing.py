@@ -8,7 +8,6 @@ only decides where stronger leaves several scans.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from nnunet_bridge.core.grid import FloatArray, Grid
-from nnunet_bridge.ops.naming import marks, number_in, words_of
+from nnunet_bridge.ops.naming import marks, number_in, plain_word, words_of
 
 OFF_GRID = 0.1
 """Largest distance in voxels of a slice from the grid on which it lies."""
@@ -98,7 +97,7 @@ def pair_all(
     drawings: Sequence[Drawing], scans: Sequence[ScanNames]
 ) -> tuple[Pairing, ...]:
     """Return the scan of each drawing."""
-    names = _Names(scans)
+    names = _Names(scans, [one.path for one in drawings])
     grids = _Grids(scans)
     found = [_paired(one, scans, names, grids.fitting(one.grid)) for one in drawings]
     return tuple(names.without_contradictions(drawings, found))
@@ -169,7 +168,9 @@ class _Grids:
 class _Names:
     """What the names of scans have in common, and what only one of them has."""
 
-    def __init__(self, scans: Sequence[ScanNames]) -> None:
+    def __init__(self, scans: Sequence[ScanNames], drawings: Sequence[Path]) -> None:
+        self._drawings = len(drawings)
+        self._drawn = Counter(mark for path in drawings for mark in _marks_along(path))
         self._marks = [_marks_along(*scan.paths) for scan in scans]
         self._often = Counter(mark for each in self._marks for mark in each)
         self._words = [_words_along(*scan.paths) for scan in scans]
@@ -185,7 +186,7 @@ class _Names:
             return [], ""
         best = [n for n, score in scores.items() if math.isclose(score, top)]
         shared = own & self._marks[best[0]]
-        return sorted(best), max(sorted(shared), key=self._weight)
+        return sorted(best), max(sorted(shared), key=self._weight).removeprefix("#")
 
     def contradict(self, path: Path, inside: set[int], among: set[int]) -> bool:
         """Whether a name has nothing of the scan in its folder, but of another one.
@@ -198,7 +199,9 @@ class _Names:
         return len(self.best(path, among)[0]) == 1
 
     def _weight(self, mark: str) -> float:
+        """Return how much a mark tells: little, if many scans or drawings have it."""
         rarity = math.log(len(self._marks) / self._often[mark])
+        rarity *= math.log((self._drawings + 1) / self._drawn[mark])
         telling = " " in mark or (number_in(mark) and not mark.isdigit())
         return rarity * (_PAIR_WEIGHT if telling else 1.0)
 
@@ -239,9 +242,4 @@ def _marks_along(*paths: Path) -> frozenset[str]:
 
 def _words_along(*paths: Path) -> frozenset[str]:
     """Return the words of paths, with numbers of any padding as one."""
-    return frozenset(
-        re.sub(r"\d+", lambda digits: str(int(digits[0])), word)
-        for path in paths
-        for part in path
-        for word in words_of(part)
-    )
+    return frozenset(plain_word(w) for path in paths for part in path for w in words_of(part))

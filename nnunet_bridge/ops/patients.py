@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nnunet_bridge.ops.naming import words_of
+from nnunet_bridge.ops.naming import plain_word, words_of
 from nnunet_bridge.ops.vocabulary import Vocabulary
 
 _CHUNK = re.compile(r"[^\W_]+")
@@ -21,6 +21,10 @@ _CHANNEL = re.compile(r"_\d{4}$")
 _SOURCE = re.compile(r"\d+_.*_(?P<code>[^_]+)")
 """The source's form of a folder: number, sequence, code of the patient."""
 
+_CODE = re.compile(r"\d[a-z]")  # ``3T`` may be a field strength, or a code
+_RARE = 8  # a word of one in so many images is theirs alone
+_FEWEST_IMAGES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Whose:
@@ -28,7 +32,10 @@ class Whose:
 
     patient: str
     visit: str
-    named: bool = True  # whether the name is more than a sequence or a kind of file
+    key: frozenset[str]
+    """Words that name patient and visit; images with the same belong together."""
+
+    named: bool  # whether the name is more than a sequence or a kind of file
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,48 +55,73 @@ def name_patients(
     paths: Sequence[tuple[str, ...]], vocabulary: Vocabulary
 ) -> tuple[Whose, ...]:
     """Return patient and visit of each image; `paths` end with a name, no ending."""
-    parts = [[_part(text, vocabulary) for text in path] for path in paths]
-    every = [{w for part in path for w in part.words} for path in parts]
-    common = frozenset.intersection(*map(frozenset, every)) if len(paths) > 1 else None
-    common = common or frozenset()
+    idle = _idle_words(paths, vocabulary)
+    parts = [[_part(text, vocabulary, idle) for text in path] for path in paths]
+    every = [frozenset(w for part in path for w in part.words) for path in parts]
+    common = frozenset.intersection(*every) if len(paths) > 1 else frozenset()
     firsts = [_first(path, common) for path in parts]
-    alone = _alone(parts, firsts, common, vocabulary)
-    source = all(_SOURCE.fullmatch(path[at].text) for path, at in zip(parts, firsts, strict=True))
+    groups, repeated = _groups(parts, firsts, common, vocabulary)
+    coded = _coded(paths)
     named = []
-    for path, at in zip(parts, firsts, strict=True):
-        texts = [path[at].text]
-        if not alone[texts[0]]:
-            below = [n for n in range(at + 1, len(path)) if path[n].own(common)]
-            texts += [path[n].text for n in below[:1]]
-        match = _SOURCE.fullmatch(texts[0]) if source else None
-        patient = match["code"] if match else "/".join(texts)
+    for path, raw, at in zip(parts, paths, firsts, strict=True):
+        used = [path[at]]
+        if path[at].text in groups:
+            below = next(n for n in range(at + 1, len(path)) if path[n].own(common))
+            used = [path[below]]
+            used = [path[at], path[below]] if used[0].own(common) in repeated else used
+            at = below
+        match = _SOURCE.fullmatch(raw[at]) if raw[:at] in coded else None
         visit = " ".join(dict.fromkeys(part.visit for part in path if part.visit))
-        named.append(Whose(patient, visit, bool(path[at].words)))
+        words = [w for part in used for w in part.own(common) or words_of(part.text)]
+        named.append(
+            Whose(
+                match["code"] if match else "/".join(part.text for part in used),
+                visit,
+                frozenset(map(plain_word, (*words, *words_of(visit)))),
+                bool(path[at].words),
+            )
+        )
     return tuple(named)
 
 
-def _part(text: str, vocabulary: Vocabulary) -> _Part:
+def _idle_words(
+    paths: Sequence[tuple[str, ...]], vocabulary: Vocabulary
+) -> Callable[[str], bool]:
+    """Return the judge of words that name no patient.
+
+    A code such as ``3T`` that hardly any other image has is a patient's.
+    """
+    every = (frozenset(w for part in path for w in words_of(part)) for path in paths)
+    often = Counter(word for words in every for word in words)
+    most = len(paths) // _RARE or 1
+
+    def is_idle(word: str) -> bool:
+        rare = len(paths) >= _FEWEST_IMAGES and often[word] <= most
+        code = rare and _CODE.fullmatch(word)
+        return vocabulary.says_nothing(word) and not code
+
+    return is_idle
+
+
+def _part(text: str, vocabulary: Vocabulary, idle: Callable[[str], bool]) -> _Part:
     """Take visit, sequence and channel off a part, if something is left of it."""
     bare, visit = _without_visit(_CHANNEL.sub("", text), vocabulary)
     kept = bare
     for chunk in _CHUNK.findall(bare):
-        if _is_idle(chunk, vocabulary):
-            kept = re.sub(rf"(?<![^\W_]){re.escape(chunk)}(?![^\W_])", "", kept, count=1)
-    kept_text = re.sub(r"^[\W_]+|[\W_]+$", "", kept)
-    words = tuple(
-        word
-        for word in vocabulary.split_glued(words_of(bare))
-        if not vocabulary.says_nothing(word)
-    )
-    name = kept_text if re.search(r"\d", kept_text) or len(kept_text) > 1 else bare
-    return _Part(name if words and kept_text else text, visit, words)
+        if _says_what_it_is(chunk, vocabulary) and all(map(idle, words_of(chunk))):
+            alone = rf"(?<![^\W_]){re.escape(chunk)}(?![^\W_])"
+            kept = re.sub(alone, "", kept, count=1)
+    kept = re.sub(r"^[\W_]+|[\W_]+$", "", kept)
+    glued = vocabulary.split_glued(words_of(bare))
+    words = tuple(word for word in glued if not idle(word))
+    return _Part(kept if words and kept else text, visit, words)
 
 
-def _is_idle(chunk: str, vocabulary: Vocabulary) -> bool:
+def _says_what_it_is(chunk: str, vocabulary: Vocabulary) -> bool:
     """Whether a chunk is a sequence or says what kind of file it is."""
     words = words_of(chunk)
-    kinds = ("sequence", "image", "mask")
-    return all(any(w in vocabulary.kinds[kind] for kind in kinds) for w in words)
+    kinds = [vocabulary.kinds[kind] for kind in ("sequence", "image", "mask")]
+    return all(any(word in kind for kind in kinds) for word in words)
 
 
 def _without_visit(text: str, vocabulary: Vocabulary) -> tuple[str, str]:
@@ -111,34 +143,39 @@ def _first(path: Sequence[_Part], common: frozenset[str]) -> int:
     return next(own, next(named, len(path) - 1))
 
 
-def _alone(
+def _coded(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Return the folders in which every image is named as the source names them."""
+    named: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    for path in paths:
+        for at, text in enumerate(path):
+            named[path[:at]].append(bool(_SOURCE.fullmatch(text)))
+    return {folder for folder, fits in named.items() if all(fits)}
+
+
+def _groups(
     parts: Sequence[Sequence[_Part]],
     firsts: Sequence[int],
     common: frozenset[str],
     vocabulary: Vocabulary,
-) -> dict[str, bool]:
-    """Return for each first part whether it names one patient, not a group of them.
+) -> tuple[set[str], set[tuple[str, ...]]]:
+    """Return the first parts that name a group of patients, and names in several.
 
-    It names a group if it is called one, or if what stands below it differs, and occurs
-    below no other.
+    A part does if several names stand below it, and it is called a group, or none of
+    these names occurs elsewhere, as that of a series would.
     """
     below: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for path, at in zip(parts, firsts, strict=True):
         own = (part.own(common) for part in path[at + 1 :])
         below[path[at].text].add(next((words for words in own if words), ()))
     often = Counter(words for each in below.values() for words in each)
-    return {
-        text: not (len(inside - {()}) > 1 and _are_patients(text, inside, often, vocabulary))
-        for text, inside in below.items()
-    }
 
+    def is_group(text: str, inside: set[tuple[str, ...]]) -> bool:
+        if len(inside - {()}) < 2:  # noqa: PLR2004 - one name is no group
+            return False
+        words = vocabulary.split_glued(words_of(text))
+        return vocabulary.has_kind("group", words) or all(
+            often[words] == 1 for words in inside
+        )
 
-def _are_patients(
-    text: str,
-    inside: Iterable[tuple[str, ...]],
-    often: Counter[tuple[str, ...]],
-    vocabulary: Vocabulary,
-) -> bool:
-    group = vocabulary.has_kind("group", vocabulary.split_glued(words_of(text)))
-    return group or all(often[words] == 1 for words in inside)
-
+    groups = {text for text, inside in below.items() if is_group(text, inside)}
+    return groups, {words for words, count in often.items() if count > 1}

@@ -20,7 +20,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.formats.slicer import read_values
-from nnunet_bridge.ops.naming import natural_key, words_of
+from nnunet_bridge.ops.naming import natural_key, number_in, words_of
 from nnunet_bridge.ops.pairing import Drawing, Pairing, ScanNames, pair_all
 from nnunet_bridge.ops.patients import Whose, name_patients
 from nnunet_bridge.ops.vocabulary import Reading, Vocabulary
@@ -67,8 +67,8 @@ class _Part:
     structure: str  # empty if nobody can know
     side: str
     value: int | None
-    note: str
-    known: bool = True
+    note: str = ""
+    unknown: Unknown | None = None  # if its name is not known
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +116,8 @@ def draft_rows(
             unused.append((drawing.file, f"{pairing.why}; {_HOW_TO_PLACE}"))
         else:
             scans[pairing.scan].files.append((drawing, pairing))
-    words = {w for one in survey.drawings for w in words_of(one.name)}
+    names = (name for one in survey.drawings for name in (one.name, *one.segments))
+    words = {word for name in names for word in words_of(name)}
     reader = _Structures(study, survey, vocabulary.for_study(words))
     rows: list[TableRow] = []
     tests = _for_testing(scans, vocabulary)
@@ -132,7 +133,7 @@ def draft_rows(
     return Draft(
         tuple(rows),
         reader.in_order(rows),
-        tuple(reader.unknown.values()),
+        tuple(reader.unknown),
         tuple(unused),
         image_type,
         contrasts,
@@ -145,40 +146,71 @@ _HOW_TO_PLACE = "add a row with its patient, or with the role ignore"
 
 def _scans(images: Sequence[FoundImage], vocabulary: Vocabulary) -> list[_Scan]:
     """Return the images by patient and visit, in natural order."""
+    # The name of a DICOM folder is nearer to the scanner than that of a copy.
+    images = sorted(images, key=lambda image: (image.dicom is None, image.file))
     named = name_patients([image.parts for image in images], vocabulary)
-    named = _same_person(images, named)
-    scans: dict[tuple[str, str], _Scan] = {}
+    found: dict[frozenset[str], _Scan] = {}
     for image, whose in zip(images, named, strict=True):
-        key = whose.patient, whose.visit
-        scans.setdefault(key, _Scan(whose, [])).images.append(image)
-    return [scans[key] for key in sorted(scans, key=lambda k: tuple(map(natural_key, k)))]
+        found.setdefault(whose.key, _Scan(whose, [])).images.append(image)
+    scans = _joined(list(found.values()))
+    _give_visits(scans)
+    return sorted(
+        scans, key=lambda s: (natural_key(s.images[0].file), natural_key(s.whose.visit))
+    )
 
 
-def _same_person(
-    images: Sequence[FoundImage], named: Sequence[Whose]
-) -> list[Whose]:
-    """Give examinations with one Patient ID one patient, and numbers as visits.
+def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
+    """Join the scans of folders that hold the same images in another form.
+
+    Those of one patient have names of which one contains the other, and one grid.
+    """
+    joined: list[_Scan] = []
+    for scan in scans:
+        twins = [one for one in joined if _are_one(one, scan)]
+        if len(twins) == 1:
+            twins[0].images += scan.images
+        else:
+            joined.append(scan)
+    return joined
+
+
+def _are_one(one: _Scan, other: _Scan) -> bool:
+    if one.images[0].parts[0] == other.images[0].parts[0]:
+        return False
+    keys = one.whose.key, other.whose.key
+    numbers = [{number_in(word) for word in key} - {""} for key in keys]
+    alike = keys[0] <= keys[1] or keys[1] <= keys[0] or numbers[0] == numbers[1]
+    return alike and any(
+        a.grid and b.place and b.place.lies_on(a.grid)
+        for first, second in ((one, other), (other, one))
+        for a in first.images
+        for b in second.images
+    )
+
+
+def _give_visits(scans: Sequence[_Scan]) -> None:
+    """Give examinations of one Patient ID one patient, and number those of a patient.
 
     An ID that most of the patients have is no ID.
     """
-    by_id: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for image, whose in zip(images, named, strict=True):
-        if image.dicom and image.dicom.patient:
-            by_id[image.dicom.patient][whose.patient].add(image.dicom.study)
-    patients = {whose.patient for whose in named}
-    changed: dict[str, Whose] = {}
-    for found in by_id.values():
-        studies = [study for each in found.values() for study in each]
-        if 1 < len(found) <= len(patients) / 2 and len(set(studies)) == len(studies):
-            first, *_ = ordered = sorted(found, key=natural_key)
-            for number, patient in enumerate(ordered, start=1):
-                changed[patient] = Whose(first, str(number))
-    return [
-        replace(changed[one.patient], visit=one.visit or changed[one.patient].visit)
-        if one.patient in changed
-        else one
-        for one in named
-    ]
+    by_id: dict[str, list[_Scan]] = defaultdict(list)
+    for scan in scans:
+        for patient in {i.dicom.patient for i in scan.images if i.dicom}:
+            by_id[patient].append(scan)
+    for patient, own in by_id.items():
+        studies = {i.dicom.study for scan in own for i in scan.images if i.dicom}
+        if patient and 1 < len(own) <= len(scans) / 2 and len(studies) >= len(own):
+            name = min((scan.whose.patient for scan in own), key=natural_key)
+            for scan in own:
+                scan.whose = replace(scan.whose, patient=name)
+    by_patient: dict[str, list[_Scan]] = defaultdict(list)
+    for scan in scans:
+        by_patient[scan.whose.patient].append(scan)
+    for own in by_patient.values():
+        own.sort(key=lambda scan: natural_key(scan.images[0].file))
+        if len({scan.whose.visit for scan in own}) < len(own):
+            for number, scan in enumerate(own, start=1):
+                scan.whose = replace(scan.whose, visit=str(number))
 
 
 def _for_testing(scans: Sequence[_Scan], vocabulary: Vocabulary) -> list[bool]:
@@ -190,7 +222,7 @@ def _for_testing(scans: Sequence[_Scan], vocabulary: Vocabulary) -> list[bool]:
 
     tests = [
         any(says_test((*image.folder, "")) for image in scan.images)
-        or (bool(scan.files) and all(says_test(one.parts) for one, _ in scan.files))
+        or any(says_test(one.parts) for one, _ in scan.files)
         for scan in scans
     ]
     return [False] * len(scans) if all(tests) else tests
@@ -222,7 +254,11 @@ def _rows_of(
     read = [(*reader.read(one, scan), one, pairing) for one, pairing in scan.files]
     for role, parts, one, pairing in sorted(read, key=lambda r: _ROLES.index(r[0])):
         twice = [claimed[key] for part in parts if (key := _claim(part)) in claimed]
-        if not parts:
+        nameless = not any(part.structure for part in parts)
+        if parts and nameless and claimed:
+            note = "left out: its values have no names, and the patient has other masks"
+            drawn.append(replace(named, file=one.file, note=note))
+        elif not parts:
             unused.append((one.file, "it holds no structure: is it empty?"))
         elif twice and role is Role.SURFACE:
             note = f"left out: {twice[0]} has the structure as voxels"
@@ -232,6 +268,7 @@ def _rows_of(
             text = f"{twice[0]} has {what} of {scan.whose.patient} already"
             unused.append((one.file, f"{text}; {_HOW_TO_PLACE}"))
         else:
+            reader.unknown |= {p.unknown: None for p in parts if p.unknown}
             claimed |= {_claim(part): one.file for part in parts if part.structure}
             drawn += [
                 replace(
@@ -274,13 +311,12 @@ def _chosen(scan: _Scan) -> tuple[FoundImage, str]:
         n for _, pairing in scan.files for n in pairing.on_grid if n < len(scan.images)
     )
     most = max(votes.values(), default=0)
-    fitting = [n for n in range(len(scan.images)) if votes[n] == most]
-    if most and len(fitting) == 1:
-        return scan.images[fitting[0]], f"{count}: the masks lie on its grid"
-    images = [scan.images[n] for n in fitting]
+    images = [image for n, image in enumerate(scan.images) if votes[n] == most]
     water = [image for image in images if WATER.casefold() in _words(image)]
     stacks = [i for i in water or images if i.slices >= _FEWEST_SLICES]
-    best = max(stacks or images, key=lambda image: image.slices)
+    best = max(stacks or images, key=lambda i: (i.dicom is not None, i.slices))
+    if most:
+        return best, f"{count}: the masks lie on its grid"
     how = "a water image" if best in water else "it has most slices"
     return best, f"guessed, {count}: {how}"
 
@@ -311,7 +347,7 @@ class _Structures:
 
     def __init__(self, study: Path, survey: Survey, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.unknown: dict[str, Unknown] = {}
+        self.unknown: dict[Unknown, None] = {}  # in the order of their files
         self._study, self._tables = study, survey.value_names
 
     def in_order(self, rows: Iterable[TableRow]) -> tuple[str, ...]:
@@ -353,23 +389,23 @@ class _Structures:
 
     def _named(self, one: FoundDrawing, own: Reading, side: str) -> _Part:
         """Return the one structure of a file; an unknown name is one of its own."""
-        if len(own.structures) == 1:
-            return _Part(own.structures[0], side, None, self._how(one.name, own))
-        name = "_".join(own.structures or own.rest) or "_".join(words_of(one.name))
-        structure, known = self._own_structure(name, one.file)
-        return _Part(structure, side, None, "" if known else "unknown name")
+        part = self._of_text(one.name, own, None, one.file)
+        return replace(part, side=side)
 
-    def _own_structure(self, name: str, file: str) -> tuple[str, bool]:
-        """Return the structure of a name that is unknown or misspelt, and list it."""
+    def _of_text(
+        self, text: str, found: Reading, value: int | None, file: str
+    ) -> _Part:
+        """Return the structure that a name means, and how it was understood."""
+        if len(found.structures) == 1:
+            structure = found.structures[0]
+            plain = set(words_of(structure)) <= set(words_of(text))
+            note = "" if plain else f"{structure} from {text!r}"
+            return _Part(structure, found.side, value, note)
+        name = "_".join(found.structures or found.rest or words_of(text))
         nearest = self.vocabulary.nearest(name)
-        self.unknown.setdefault(name, Unknown(name, nearest, file))
-        return nearest or name, False
-
-    def _how(self, written: str, own: Reading) -> str:
-        """Return what was understood, unless the name says just that."""
-        if set(own.structures[0].casefold().split("_")) <= set(words_of(written)):
-            return ""
-        return f"{own.structures[0]} by its name"
+        note = f"{text!r} may be {nearest}" if nearest else f"{name!r} is not known"
+        unknown = Unknown(name, nearest, file)
+        return _Part(nearest or name, found.side, value, note, unknown)
 
     def _segments(self, one: FoundDrawing, scan: _Scan) -> Iterator[_Part]:
         for number, name in enumerate(one.segments, start=1):
@@ -379,15 +415,6 @@ class _Structures:
                 yield replace(self._named(one, own, side), value=number)
                 continue
             yield self._of_text(name, found, number, one.file)
-
-    def _of_text(self, name: str, found: Reading, value: int, file: str) -> _Part:
-        """Return the structure that a segment or a label's name means."""
-        if len(found.structures) == 1:
-            note = "" if found.structures[0] in name.casefold() else f"named {name!r}"
-            return _Part(found.structures[0], found.side, value, note)
-        words = "_".join(found.structures or found.rest) or "_".join(words_of(name))
-        structure, _ = self._own_structure(words or f"segment_{value}", file)
-        return _Part(structure, found.side, value, f"named {name!r}, which is unknown")
 
     def _by_values(
         self, one: FoundDrawing, own: Reading, side: str
@@ -408,15 +435,10 @@ class _Structures:
             if name and not _is_idle(name):
                 parts.append(self._of_text(name, found, value, one.file))
             else:
-                parts.append(self._unnamed(one, value, grid, voxels))
+                unknown = Unknown(f"value {value}", "", one.file)
+                note = _described(grid, voxels == value)
+                parts.append(_Part("", "", value, note, unknown))
         return Role.LABELMAP, parts
-
-    def _unnamed(
-        self, one: FoundDrawing, value: int, grid: Grid, voxels: VoxelArray
-    ) -> _Part:
-        """Return a value without a name, with what a person can know it by."""
-        self.unknown.setdefault(f"{one.file} {value}", Unknown(f"value {value}", "", one.file))
-        return _Part("", "", value, _described(grid, voxels == value), known=False)
 
     def _names_beside(self, file: str) -> Mapping[int, str]:
         """Return the names of values in the nearest file that has any."""

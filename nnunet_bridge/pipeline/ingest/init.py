@@ -126,7 +126,7 @@ def write_recipe(
         _refuse_to_overwrite(options.out, table)
     vocabulary = read_vocabulary()
     survey = look_through(study, vocabulary, progress)
-    _require_a_study(study, survey, vocabulary)
+    hints = _look_at_level(study, survey, vocabulary)
     if update:
         return _update(study, survey, options, progress)
     draft = draft_rows(study, survey, vocabulary, progress=progress)
@@ -135,7 +135,7 @@ def write_recipe(
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_case_table(draft.rows, table)
         write_text(options.out, text)
-    return _summary(draft.rows, draft, options.out, table, ())
+    return _summary(draft.rows, draft, options.out, table, hints)
 
 
 def _refuse_to_overwrite(*files: Path) -> None:
@@ -145,28 +145,26 @@ def _refuse_to_overwrite(*files: Path) -> None:
             raise UsageError(f"{file} exists: name another folder with -o, {how}.")
 
 
-def _require_a_study(study: Path, survey: Survey, vocabulary: Vocabulary) -> None:
-    """Refuse a folder without images or masks, or one level above or below a study."""
+def _look_at_level(
+    study: Path, survey: Survey, vocabulary: Vocabulary
+) -> tuple[str, ...]:
+    """Refuse a folder of studies, or without images or masks; return other hints."""
     below = _studies_below(survey, vocabulary)
-    if below:
-        tries = " or ".join(f"`nnunet-bridge init {study / name}`" for name in below[:3])
-        raise InputError(
-            f"{study} holds no patients itself; the level below looks like a study: "
-            f"try {tries}."
-        )
+    commands = [f"`nnunet-bridge init {study / name}`" for name in below[:3]]
+    level = f"the level below looks like a study: try {' or '.join(commands)}."
+    if len(below) > 1:
+        raise InputError(f"{study} holds {len(below)} studies; {level}")
     reasons = "".join(f"\n  {file}: {why}" for file, why in survey.unused[:3])
     above = f"If the others lie beside it, try `nnunet-bridge init {study.parent}`."
+    drawings = counted(len(survey.drawings), "mask file")
     if not survey.images:
         kinds = "DICOM, NIfTI, NRRD or MetaImage"
-        raise InputError(
-            f"{study} holds no image ({kinds}), but {counted(len(survey.drawings), 'mask file')}"
-            f". {above}{reasons}"
-        )
+        what = f"{study} holds no image ({kinds}), but {drawings}"
+        raise InputError(f"{what}. {above}{reasons}")
     if not survey.drawings:
-        raise InputError(
-            f"{study} holds {counted(len(survey.images), 'image')}, but 0 mask files. "
-            f"{above}{reasons}"
-        )
+        images = counted(len(survey.images), "image")
+        raise InputError(f"{study} holds {images}, but {drawings}. {above}{reasons}")
+    return (f"{study} holds nothing else: {level}",) if below else ()
 
 
 def _studies_below(survey: Survey, vocabulary: Vocabulary) -> list[str]:

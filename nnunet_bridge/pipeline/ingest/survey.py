@@ -58,6 +58,7 @@ class FoundImage:
     folder: tuple[str, ...]  # of a DICOM folder the folder itself
     place: Place | None
     slices: int = 0
+    grid: Grid | None = None  # of an image that is one file
     dicom: FoundSeries | None = None
     shares_folder: bool = False  # with other series, so that `series` names it
     shares_patients: bool = False  # and they are of several patients
@@ -191,7 +192,7 @@ def _dicom_images(folder: _Folder, found: FoundDicom) -> Iterator[FoundImage]:
             folder.parts,
             series.place,
             series.slices,
-            series,
+            dicom=series,
             shares_folder=len(found.series) > 1,
             shares_patients=len(patients) > 1,
         )
@@ -233,7 +234,7 @@ def _look_into_zip(file: Path, folder: _Folder, survey: Survey) -> None:
     slices = len(files) if len(found.series) == 1 else 0
     place = series.place and replace(series.place, slices=slices)
     survey.images.append(
-        FoundImage(path, parts, folder.parts, place, slices, series)
+        FoundImage(path, parts, folder.parts, place, slices, dicom=series)
     )
 
 
@@ -257,7 +258,9 @@ def _look_at_volume(
     else:
         place = header.grid and Place.of_grid(header.grid)
         slices = header.grid.shape[2] if header.grid else 0
-        survey.images.append(FoundImage(path, parts, folder.parts, place, slices))
+        survey.images.append(
+            FoundImage(path, parts, folder.parts, place, slices, header.grid)
+        )
 
 
 def _is_drawing(
@@ -310,7 +313,7 @@ def _joined(images: Sequence[FoundImage]) -> list[FoundImage]:
             slices = sum(one.slices for one in own)
             place = own[0].place and replace(own[0].place, slices=slices)
             path = "/".join(folder) or "."
-            joined.append(FoundImage(path, folder, folder, place, slices, own[0].dicom))
+            joined.append(FoundImage(path, folder, folder, place, slices, dicom=own[0].dicom))
         else:
             joined += own
     return joined
