@@ -6,9 +6,9 @@ which file belongs to which patient, and what is drawn in it.
 
 import json
 import shutil
+import unicodedata
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import nibabel
 import nrrd
@@ -97,15 +97,23 @@ class Layout:
         """Write the study; return the truth."""
         truth = Truth()
         for number in range(1, self.patients + 1):
-            self._write_image(study, number, truth)
-            drawn = drawings(number)
-            if self.mask in SEVERAL:
-                self._write_several(study, number, drawn, truth)
-            else:
-                for (bone, side), voxels in drawn.items():
-                    self._write_mask(study, number, (bone, side), voxels, truth)
+            own = self.write_patient(study, number)
+            truth.images |= own.images
+            truth.drawn |= own.drawn
         if self.mask == "labelmap":
             write_table(study / self.table)
+        return truth
+
+    def write_patient(self, study, number):
+        """Write one patient; return the truth about this one."""
+        truth = Truth()
+        self._write_image(study, number, truth)
+        drawn = drawings(number)
+        if self.mask in SEVERAL:
+            self._write_several(study, number, drawn, truth)
+        else:
+            for (bone, side), voxels in drawn.items():
+                self._write_mask(study, number, (bone, side), voxels, truth)
         return truth
 
     def patient(self, number):
@@ -205,13 +213,20 @@ class Layout:
         if self.mask == "labelmap":
             write_volume(file, labels, self.affine(number))
         else:
+            # pynrrd writes headers in ASCII; 3D Slicer exports such names, too.
             segments = {
-                v: self.mask_name(number, b, s).encode("ascii", "replace").decode().replace("?", "u" if "ft" in self.mask_name(number,b,s) else "e")
-                for v, (b, s) in names.items()
+                v: plain(self.mask_name(number, bone, side))
+                for v, (bone, side) in names.items()
             }
             write_segments(file, labels, self.affine(number), segments)
         for value, what in names.items():
             truth.drawn[file.relative_to(study).as_posix(), value] = (number, *what)
+
+
+def plain(name):
+    """Return a name without accents."""
+    parts = unicodedata.normalize("NFKD", name)
+    return parts.encode("ascii", "ignore").decode()
 
 
 def pixels(number):
@@ -220,10 +235,10 @@ def pixels(number):
 
 
 def drawings(number):
-    """Return a box for each bone and side; the patient's left lies at low i."""
+    """Return a box for each bone and side; the patient's right lies at low i."""
     found = {}
     for bone, row in zip(BONES, (1, 4, 8, 12), strict=True):
-        for side, column in (("left", 1), ("right", 10)):
+        for side, column in (("left", 10), ("right", 1)):
             voxels = np.zeros(SHAPE, np.uint8)
             voxels[column : column + 3 + number % 2, row : row + 3, 1:4] = 1
             found[bone, side] = voxels
@@ -322,9 +337,3 @@ def wrong_rows(rows, truth):
     if len(names) != len(set(truth.images.values())):
         wrong.append(f"the patients are {sorted(names)}")
     return wrong
-
-
-def make_layouts_script(test_data: Path):
-    """Return the shared script that lays a study out, or None where it is absent."""
-    script = test_data.parent / "layouts" / "make_layouts.py"
-    return script if script.is_file() else None

@@ -32,7 +32,7 @@ def init(session: Session, asked: _Init) -> Summary:
     from nnunet_bridge.pipeline.ingest.init import InitOptions, write_recipe
 
     options = InitOptions(
-        asked.out, asked.update, asked.force, session.workspace.nnunet_dirs
+        asked.out, asked.update, asked.force, session.new_workspace.nnunet_dirs
     )
     with session.progress() as progress:
         return write_recipe(asked.study, options, progress=progress)

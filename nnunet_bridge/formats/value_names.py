@@ -20,7 +20,7 @@ _SNAP = re.compile(r'\s*(\d+)(?:\s+[\d.]+){6}\s+"([^"]*)"\s*')
 _VALUE_FIRST = re.compile(r"\s*(\d+)\s*[:=,;\t ]\s*(\S.*?)\s*")
 _NAME_FIRST = re.compile(r"\s*([^\d\W].*?)\s*[:=,;\t ]\s*(\d+)\s*")
 _COLOUR = re.compile(r"(?:[\s,;]+[\d.]+){3,4}\s*$")
-_VALUE_COLUMNS = ("labelvalue", "value", "index", "label", "id", "intensity")
+_VALUE_COLUMNS = ("labelvalue", "value", "index", "label", "intensity")
 _NAME_COLUMNS = ("name", "structure", "labelname", "description", "label")
 _MOST_VALUES = 1000
 
@@ -47,11 +47,21 @@ def read_value_names(file: Path) -> dict[int, str]:
 
 def _of_json(content: object) -> Iterator[tuple[int, str]]:
     """Yield the pairs of ``{"labels": {...}}`` or of a plain table, either way round."""
-    labels = content.get("labels", content) if isinstance(content, Mapping) else None
-    for key, value in labels.items() if isinstance(labels, Mapping) else ():
-        if str(key).isdecimal() and isinstance(value, str):
+    named = isinstance(content, Mapping) and isinstance(content.get("labels"), Mapping)
+    labels = content["labels"] if named else content  # type: ignore[index] # a mapping
+    if not isinstance(labels, Mapping):
+        return
+    by_value = [str(key).isdecimal() and isinstance(v, str) for key, v in labels.items()]
+    by_name = [type(value) is int for value in labels.values()]
+    # A file about something else may have a whole number in it, too.
+    if not named and not (all(by_value) or all(by_name)):
+        return
+    for (key, value), first, second in zip(
+        labels.items(), by_value, by_name, strict=True
+    ):
+        if first:
             yield int(key), value
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif second:
             yield value, str(key)
 
 

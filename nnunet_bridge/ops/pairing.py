@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -29,6 +29,7 @@ _FEWEST_NAMES = 4
 _FIXED_AXES = 2
 
 Path: TypeAlias = tuple[str, ...]
+Splitter: TypeAlias = Callable[[str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +95,12 @@ class Pairing:
 
 
 def pair_all(
-    drawings: Sequence[Drawing], scans: Sequence[ScanNames]
+    drawings: Sequence[Drawing],
+    scans: Sequence[ScanNames],
+    split: Splitter = words_of,
 ) -> tuple[Pairing, ...]:
-    """Return the scan of each drawing."""
-    names = _Names(scans, [one.path for one in drawings])
+    """Return the scan of each drawing; `split` gives the words of a name."""
+    names = _Names(scans, [one.path for one in drawings], split)
     grids = _Grids(scans)
     found = [_paired(one, scans, names, grids.fitting(one.grid)) for one in drawings]
     return tuple(names.without_contradictions(drawings, found))
@@ -168,18 +171,30 @@ class _Grids:
 class _Names:
     """What the names of scans have in common, and what only one of them has."""
 
-    def __init__(self, scans: Sequence[ScanNames], drawings: Sequence[Path]) -> None:
+    def __init__(
+        self, scans: Sequence[ScanNames], drawings: Sequence[Path], split: Splitter
+    ) -> None:
+        self._split = split
         self._drawings = len(drawings)
-        self._drawn = Counter(mark for path in drawings for mark in _marks_along(path))
-        self._marks = [_marks_along(*scan.paths) for scan in scans]
+        self._drawn = Counter(mark for path in drawings for mark in self._marks_of(path))
+        self._marks = [self._marks_of(*scan.paths) for scan in scans]
         self._often = Counter(mark for each in self._marks for mark in each)
-        self._words = [_words_along(*scan.paths) for scan in scans]
+        self._words = [self._words_of(*scan.paths) for scan in scans]
         often = Counter(word for each in self._words for word in each)
         self._own = [{w for w in words if often[w] == 1} for words in self._words]
 
+    def _marks_of(self, *paths: Path) -> frozenset[str]:
+        words = (self._split(part) for path in paths for part in path)
+        return frozenset(mark for each in words for mark in marks(each))
+
+    def _words_of(self, *paths: Path) -> frozenset[str]:
+        """Return the words of paths, with numbers of any padding as one."""
+        words = (w for path in paths for part in path for w in self._split(part))
+        return frozenset(map(plain_word, words))
+
     def best(self, path: Path, among: set[int]) -> tuple[list[int], str]:
         """Return the scans that share most with a name, and what they share."""
-        own = _marks_along(path)
+        own = self._marks_of(path)
         scores = {n: sum(map(self._weight, own & self._marks[n])) for n in among}
         top = max(scores.values(), default=0.0)
         if top <= 0:
@@ -193,7 +208,7 @@ class _Names:
 
         Such a scan lies in the folder of all masks by accident.
         """
-        own = _marks_along(path)
+        own = self._marks_of(path)
         if any(self._weight(mark) for n in inside for mark in own & self._marks[n]):
             return False
         return len(self.best(path, among)[0]) == 1
@@ -214,7 +229,7 @@ class _Names:
         has only a part of it, and something of another scan, fits neither (K17).
         """
         named = [(d, p) for d, p in zip(drawings, found, strict=True) if p.by_name]
-        lacks = [self._own[p.scan] - _words_along(d.path) for d, p in named if p.scan is not None]
+        lacks = [self._own[p.scan] - self._words_of(d.path) for d, p in named if p.scan is not None]
         usual = len(named) >= _FEWEST_NAMES and sum(not lack for lack in lacks) >= (
             _USUAL * len(named)
         )
@@ -225,7 +240,7 @@ class _Names:
     def _kept(self, drawing: Drawing, pairing: Pairing) -> Pairing:
         if pairing.scan is None:
             return pairing
-        words = _words_along(drawing.path)
+        words = self._words_of(drawing.path)
         lacking = self._own[pairing.scan] - words
         everyone = set().union(*self._own)
         strange = {w for w in words - self._words[pairing.scan] if number_in(w)}
@@ -235,11 +250,3 @@ class _Names:
         text = f"its name has {', '.join(has)} of a scan, but not {', '.join(sorted(lacking))}"
         return replace(pairing, scan=None, why=text)
 
-
-def _marks_along(*paths: Path) -> frozenset[str]:
-    return frozenset(m for path in paths for part in path for m in marks(words_of(part)))
-
-
-def _words_along(*paths: Path) -> frozenset[str]:
-    """Return the words of paths, with numbers of any padding as one."""
-    return frozenset(plain_word(w) for path in paths for part in path for w in words_of(part))

@@ -73,11 +73,12 @@ def name_patients(
         match = _SOURCE.fullmatch(raw[at]) if raw[:at] in coded else None
         visit = " ".join(dict.fromkeys(part.visit for part in path if part.visit))
         words = [w for part in used for w in part.own(common) or words_of(part.text)]
+        when = " ".join(words_of(visit))  # one word: 1 of ses-2 is not 2 of ses-1
         named.append(
             Whose(
                 match["code"] if match else "/".join(part.text for part in used),
                 visit,
-                frozenset(map(plain_word, (*words, *words_of(visit)))),
+                frozenset(map(plain_word, (*words, when))) - {""},
                 bool(path[at].words),
             )
         )
@@ -106,6 +107,8 @@ def _idle_words(
 def _part(text: str, vocabulary: Vocabulary, idle: Callable[[str], bool]) -> _Part:
     """Take visit, sequence and channel off a part, if something is left of it."""
     bare, visit = _without_visit(_CHANNEL.sub("", text), vocabulary)
+    bare, side = _without_side(bare, vocabulary)
+    visit = " ".join(filter(None, (visit, side)))
     kept = bare
     for chunk in _CHUNK.findall(bare):
         if _says_what_it_is(chunk, vocabulary) and all(map(idle, words_of(chunk))):
@@ -134,6 +137,19 @@ def _without_visit(text: str, vocabulary: Vocabulary) -> tuple[str, str]:
         return text, ""
     rest = re.sub(r"^[\W_]+|[\W_]+$", "", text[: found.start()] + text[found.end() :])
     return rest, re.sub(r"^[\W_]+|[\W_]+$", "", found[0])
+
+
+def _without_side(text: str, vocabulary: Vocabulary) -> tuple[str, str]:
+    """Return a name without a side that is a word of its own, and that side.
+
+    The left and the right knee of a patient are two scans.
+    """
+    sides = vocabulary.sides["left"] | vocabulary.sides["right"]
+    found = [chunk for chunk in _CHUNK.findall(text) if chunk.casefold() in sides]
+    if len(found) != 1:
+        return text, ""
+    rest = re.sub(rf"(?<![^\W_]){re.escape(found[0])}(?![^\W_])", "", text, count=1)
+    return re.sub(r"^[\W_]+|[\W_]+$", "", rest), found[0]
 
 
 def _first(path: Sequence[_Part], common: frozenset[str]) -> int:

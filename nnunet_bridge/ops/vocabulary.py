@@ -79,6 +79,14 @@ class Vocabulary:
         """Whether one of the words is of a kind."""
         return not self.kinds[kind].isdisjoint(words)
 
+    def telling_words(self, name: str) -> tuple[str, ...]:
+        """Return the words of a name; ``T1`` and ``3D`` are no numbers of patients."""
+        return tuple(
+            word
+            for word in words_of(name)
+            if not (number_in(word) and word in self.kinds["sequence"])
+        )
+
     def says_nothing(self, word: str) -> bool:
         """Whether a word tells neither a patient nor a structure."""
         return any(word in words for words in self.kinds.values())

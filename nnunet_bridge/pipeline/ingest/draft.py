@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge.core.case_table import Drawing as State
 from nnunet_bridge.core.case_table import Role, Split, TableRow
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.grid import Grid
@@ -31,6 +30,7 @@ WATER = "WATER"  # the contrast of a Dixon scan in which bones are segmented
 _FEWEST_SLICES = 3
 _TEST_WORDS = ("test", "testing", "ts", "testset", "heldout")
 _SEVERAL_WORDS = ("labels", "labelmap", "labelmaps", "multilabel", "dseg", "structures")
+_USUAL = 0.6  # a word in so many names of masks is not a structure
 _IDLE_NAMES = ("segment", "label", "value", "structure", "class", "region", "object")
 _ROLES = (Role.MASK, Role.SEGMENTATION, Role.LABELMAP, Role.SURFACE)
 """In the order in which files claim a structure."""
@@ -69,6 +69,12 @@ class _Part:
     value: int | None
     note: str = ""
     unknown: Unknown | None = None  # if its name is not known
+    more: str = ""  # words beside the known name
+
+    @property
+    def claim(self) -> tuple[str, str]:
+        """What only one file of a patient may hold."""
+        return self.side, self.structure
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +116,7 @@ def draft_rows(
     pairs = pair_all(
         [Drawing(one.parts, one.grid) for one in survey.drawings],
         [scan.names for scan in scans],
+        vocabulary.telling_words,
     )
     for drawing, pairing in zip(survey.drawings, pairs, strict=True):
         if pairing.scan is None:
@@ -160,13 +167,20 @@ def _scans(images: Sequence[FoundImage], vocabulary: Vocabulary) -> list[_Scan]:
 
 
 def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
-    """Join the scans of folders that hold the same images in another form.
+    """Join DICOM scans with files that hold the same images.
 
-    Those of one patient have names of which one contains the other, and one grid.
+    Both lie on one grid, and the words of one name are among those of the other; one
+    word, or a number, is enough where no other scan has this grid.
     """
-    joined: list[_Scan] = []
-    for scan in scans:
-        twins = [one for one in joined if _are_one(one, scan)]
+    files = [scan for scan in scans if not any(image.dicom for image in scan.images)]
+    joined = [scan for scan in scans if any(image.dicom for image in scan.images)]
+    for scan in files:
+        same = [
+            one
+            for one in joined
+            if one.whose.visit == scan.whose.visit and _share_a_grid(scan, one)
+        ]
+        twins = [one for one in same if _are_named_alike(scan, one, alone=len(same) == 1)]
         if len(twins) == 1:
             twins[0].images += scan.images
         else:
@@ -174,18 +188,20 @@ def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
     return joined
 
 
-def _are_one(one: _Scan, other: _Scan) -> bool:
-    if one.images[0].parts[0] == other.images[0].parts[0]:
-        return False
-    keys = one.whose.key, other.whose.key
-    numbers = [{number_in(word) for word in key} - {""} for key in keys]
-    alike = keys[0] <= keys[1] or keys[1] <= keys[0] or numbers[0] == numbers[1]
-    return alike and any(
-        a.grid and b.place and b.place.lies_on(a.grid)
-        for first, second in ((one, other), (other, one))
-        for a in first.images
-        for b in second.images
+def _share_a_grid(files: _Scan, dicom: _Scan) -> bool:
+    return any(
+        file.grid and image.dicom and image.place and image.place.lies_on(file.grid)
+        for file in files.images
+        for image in dicom.images
     )
+
+
+def _are_named_alike(one: _Scan, other: _Scan, *, alone: bool) -> bool:
+    small, large = sorted((one.whose.key, other.whose.key), key=len)
+    if small <= large and (alone or len(small) > 1):
+        return True
+    numbers = [{number_in(word) for word in key} - {""} for key in (small, large)]
+    return alone and bool(numbers[0]) and numbers[0] == numbers[1]
 
 
 def _give_visits(scans: Sequence[_Scan]) -> None:
@@ -194,12 +210,14 @@ def _give_visits(scans: Sequence[_Scan]) -> None:
     An ID that most of the patients have is no ID.
     """
     by_id: dict[str, list[_Scan]] = defaultdict(list)
+    ids: dict[str, set[str]] = defaultdict(set)
     for scan in scans:
-        for patient in {i.dicom.patient for i in scan.images if i.dicom}:
+        for patient in {i.dicom.patient for i in scan.images if i.dicom} - {""}:
             by_id[patient].append(scan)
-    for patient, own in by_id.items():
+            ids[scan.whose.patient].add(patient)
+    for own in by_id.values() if all(len(each) == 1 for each in ids.values()) else ():
         studies = {i.dicom.study for scan in own for i in scan.images if i.dicom}
-        if patient and 1 < len(own) <= len(scans) / 2 and len(studies) >= len(own):
+        if 1 < len(own) <= len(scans) / 2 and len(studies) >= len(own):
             name = min((scan.whose.patient for scan in own), key=natural_key)
             for scan in own:
                 scan.whose = replace(scan.whose, patient=name)
@@ -247,48 +265,100 @@ def _rows_of(
     scan: _Scan, reader: _Structures, unused: list[tuple[str, str]]
 ) -> list[TableRow]:
     """Return the rows of one patient: images, drawings, and what is left out."""
-    rows = _image_rows(scan)
-    named = TableRow("", Role.IGNORE, patient=scan.whose.patient, visit=scan.whose.visit)
-    claimed: dict[tuple[str, str], str] = {}
+    read = [
+        _ReadFile(one, pairing.why, *reader.read(one, scan))
+        for one, pairing in scan.files
+    ]
+    # Who has a plain name for a structure goes before who says more.
+    read.sort(key=lambda r: (_ROLES.index(r.role), any(p.more for p in r.parts)))
     drawn: list[TableRow] = []
-    read = [(*reader.read(one, scan), one, pairing) for one, pairing in scan.files]
-    for role, parts, one, pairing in sorted(read, key=lambda r: _ROLES.index(r[0])):
-        twice = [claimed[key] for part in parts if (key := _claim(part)) in claimed]
-        nameless = not any(part.structure for part in parts)
-        if parts and nameless and claimed:
-            note = "left out: its values have no names, and the patient has other masks"
-            drawn.append(replace(named, file=one.file, note=note))
-        elif not parts:
-            unused.append((one.file, "it holds no structure: is it empty?"))
-        elif twice and role is Role.SURFACE:
-            note = f"left out: {twice[0]} has the structure as voxels"
-            drawn.append(replace(named, file=one.file, note=note))
-        elif twice:
-            what = " ".join(filter(None, _claim(parts[0])))
-            text = f"{twice[0]} has {what} of {scan.whose.patient} already"
-            unused.append((one.file, f"{text}; {_HOW_TO_PLACE}"))
+    claimed: dict[tuple[str, str], _ReadFile] = {}
+    for file in read:
+        own, twice = file.without_clashes(claimed)
+        left_out = _why_left_out(own, twice, claimed)
+        if left_out:
+            row = TableRow(own.file, Role.IGNORE, note=f"left out: {left_out}")
+            drawn.append(row)
+        elif twice or not own.parts:
+            what = "it holds no structure: is it empty?"
+            if twice:
+                part = next(part for part in own.parts if part.claim in claimed)
+                which = " ".join(filter(None, part.claim))
+                what = f"{twice} has {which} of {scan.whose.patient} already; "
+            unused.append((own.file, what + _HOW_TO_PLACE * bool(twice)))
         else:
-            reader.unknown |= {p.unknown: None for p in parts if p.unknown}
-            claimed |= {_claim(part): one.file for part in parts if part.structure}
-            drawn += [
-                replace(
-                    named,
-                    file=one.file,
-                    role=role,
-                    structure=part.structure,
-                    side=part.side,
-                    value=part.value,
-                    note="; ".join(filter(None, (pairing.why, part.note))),
-                )
-                for part in parts
-            ]
+            reader.unknown |= {p.unknown: None for p in own.parts if p.unknown}
+            claimed |= {part.claim: own for part in own.parts if part.structure}
+            drawn += own.rows()
     order = reader.vocabulary.order
-    drawn.sort(key=lambda row: (row.role is Role.IGNORE, order.get(row.structure, 9999), row.side))
-    return [*(replace(row, patient=named.patient, visit=named.visit) for row in rows), *drawn]
+    drawn.sort(
+        key=lambda row: (
+            row.role is Role.IGNORE,
+            row.value or 0,
+            order.get(row.structure, len(order)),
+            row.side,
+        )
+    )
+    whose = {"patient": scan.whose.patient, "visit": scan.whose.visit}
+    return [replace(row, **whose) for row in (*_image_rows(scan), *drawn)]
 
 
-def _claim(part: _Part) -> tuple[str, str]:
-    return (part.side, part.structure)
+@dataclass(frozen=True, slots=True, eq=False)
+class _ReadFile:
+    """A drawing of a patient, and its structures."""
+
+    drawing: FoundDrawing
+    why: str  # it is this patient's
+    role: Role
+    parts: list[_Part]
+
+    @property
+    def file(self) -> str:
+        """The file's path."""
+        return self.drawing.file
+
+    def without_clashes(
+        self, claimed: Mapping[tuple[str, str], _ReadFile]
+    ) -> tuple[_ReadFile, str]:
+        """Return the file, and another one that has a structure of it.
+
+        ``tibia_cyst`` beside ``tibia`` is a structure of its own.
+        """
+        clashing = [part for part in self.parts if part.claim in claimed]
+        if not clashing:
+            return self, ""
+        part, other = clashing[0], claimed[clashing[0].claim]
+        plain = not any(one.more for one in other.parts)
+        if self.role is Role.MASK and part.more and plain:
+            name = f"{part.structure}_{part.more}"
+            note = f"{name!r} is not known"
+            unknown = Unknown(name, "", self.file)
+            own = replace(part, structure=name, more="", note=note, unknown=unknown)
+            return replace(self, parts=[own]), ""
+        return self, other.file
+
+    def rows(self) -> Iterator[TableRow]:
+        """Yield a row for each structure, without its patient."""
+        for part in self.parts:
+            yield TableRow(
+                self.file,
+                self.role,
+                structure=part.structure,
+                side=part.side,
+                value=part.value,
+                note="; ".join(filter(None, (self.why, part.note))),
+            )
+
+
+def _why_left_out(
+    file: _ReadFile, twice: str, claimed: Mapping[tuple[str, str], _ReadFile]
+) -> str:
+    """Return why a file is better left out, if it is."""
+    if twice and file.role is Role.SURFACE:
+        return f"{twice} has the structure as voxels"
+    if claimed and file.parts and not any(part.structure for part in file.parts):
+        return "its values have no names, and the patient has other masks"
+    return ""
 
 
 def _image_rows(scan: _Scan) -> list[TableRow]:
@@ -349,6 +419,9 @@ class _Structures:
         self.vocabulary = vocabulary
         self.unknown: dict[Unknown, None] = {}  # in the order of their files
         self._study, self._tables = study, survey.value_names
+        names = [set(words_of(one.name)) for one in survey.drawings]
+        often = Counter(word for words in names for word in words)
+        self._usual = {w for w, count in often.items() if count > _USUAL * len(names)}
 
     def in_order(self, rows: Iterable[TableRow]) -> tuple[str, ...]:
         """Return the structures of the rows in the order of their labels."""
@@ -376,16 +449,24 @@ class _Structures:
     def _own_words(self, one: FoundDrawing, scan: _Scan) -> tuple[Reading, str]:
         """Return what name and folders say, and the side, without the patient's name."""
         side, best = "", Reading((), "")
-        for part in reversed(one.parts):
-            words = words_of(part)
+        for depth in range(len(one.parts) - 1, -1, -1):
+            words = words_of(one.parts[depth])
             found = self.vocabulary.read(words, without=scan.words)
             side = side or self.vocabulary.read(words).side
-            if found.structures and not best.structures:
-                rest = best.rest if part == one.name else ()
-                best = replace(found, rest=rest)
-            elif part == one.name:
-                best = found
+            if depth == len(one.parts) - 1:
+                best = replace(found, rest=self._telling(found.rest, scan))
+            elif found.structures and not best.structures:
+                best = replace(best, structures=found.structures)
         return best, side
+
+    def _telling(self, rest: tuple[str, ...], scan: _Scan) -> tuple[str, ...]:
+        """Return the words that may name a structure.
+
+        Numbers of the patient do not, nor words that most masks have in their names.
+        """
+        numbers = {number_in(word) for word in scan.words} - {""}
+        own = tuple(word for word in rest if number_in(word) not in numbers)
+        return tuple(word for word in own if word not in self._usual) or own
 
     def _named(self, one: FoundDrawing, own: Reading, side: str) -> _Part:
         """Return the one structure of a file; an unknown name is one of its own."""
@@ -400,7 +481,8 @@ class _Structures:
             structure = found.structures[0]
             plain = set(words_of(structure)) <= set(words_of(text))
             note = "" if plain else f"{structure} from {text!r}"
-            return _Part(structure, found.side, value, note)
+            more = "_".join(word for word in found.rest if word.isalpha())
+            return _Part(structure, found.side, value, note, more=more)
         name = "_".join(found.structures or found.rest or words_of(text))
         nearest = self.vocabulary.nearest(name)
         note = f"{text!r} may be {nearest}" if nearest else f"{name!r} is not known"
@@ -425,8 +507,9 @@ class _Structures:
         except BridgeError:  # without a place, or damaged: `check` says so
             return Role.MASK, [self._named(one, own, side)]
         values = _values(voxels)
-        names = self._names_beside(one.file)
-        if len(values) == 1 and values[0] not in names and (own.structures or own.rest):
+        names = self._names_beside(one.file, values)
+        alone = own.structures or (own.rest and names.keys().isdisjoint(values))
+        if len(values) == 1 and alone:
             return Role.MASK, [self._named(one, own, side)]
         parts = []
         for value in values:
@@ -440,8 +523,8 @@ class _Structures:
                 parts.append(_Part("", "", value, note, unknown))
         return Role.LABELMAP, parts
 
-    def _names_beside(self, file: str) -> Mapping[int, str]:
-        """Return the names of values in the nearest file that has any."""
+    def _names_beside(self, file: str, values: Sequence[int]) -> Mapping[int, str]:
+        """Return names from the nearest file that has all values, or one of them."""
         folder = file.split("/")[:-1]
 
         def distance(table: str) -> tuple[int, str]:
@@ -449,8 +532,10 @@ class _Structures:
             within = folder[: len(own)] == own
             return (len(folder) - len(own) if within else 99 + len(own)), table
 
-        nearest = min(self._tables, key=distance, default="")
-        return self._tables[nearest] if nearest else {}
+        tables = [self._tables[name] for name in sorted(self._tables, key=distance)]
+        whole = (table for table in tables if all(v in table for v in values))
+        some = (table for table in tables if any(v in table for v in values))
+        return next(whole, next(some, {}))
 
 
 def _is_idle(name: str) -> bool:
