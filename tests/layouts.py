@@ -60,13 +60,24 @@ NAMES = {
     "camel": "{Side}{Bone}_{id}",
     "glued": "{id}_{Bone}{Side}",
 }
-OWN_NAMES = {"bone_side": "{bone}_{side}", "glued": "{Bone}{Side}", "side bone": "{side} {bone}"}
+OWN_NAMES = {
+    "bone_side": "{bone}_{side}",
+    "glued": "{Bone}{Side}",
+    "side bone": "{side} {bone}",
+}
 """Names without the patient, for masks in the patient's folder."""
 
 IMAGES = ("dicom", "nii.gz", "nrrd", "mha", "zip")
 MASKS = ("nii.gz", "nii", "nrrd", "mha")
 SEVERAL = ("labelmap", "seg.nrrd")
-TABLES = ("labels.txt", "snap.txt", "colours.ctbl", "dataset.json", "labels.json", "dseg.tsv")
+TABLES = (
+    "labels.txt",
+    "snap.txt",
+    "colours.ctbl",
+    "dataset.json",
+    "labels.json",
+    "dseg.tsv",
+)
 SURFACES = ("ply", "stl")
 
 
@@ -206,7 +217,11 @@ class Layout:
         for value, ((bone, side), voxels) in enumerate(drawn.items(), start=1):
             labels[voxels > 0] = value
             names[value] = bone, side
-        mine = "{id}_labels" if self.place in ("flat", "one folder", "site", "structures", "bids") else "Segmentation"
+        mine = (
+            "{id}_labels"
+            if self.place in ("flat", "one folder", "site", "structures", "bids")
+            else "Segmentation"
+        )
         ending = "nii.gz" if self.mask == "labelmap" else "seg.nrrd"
         name = f"{mine.format(id=self.patient(number))}.{ending}"
         file = study / self.mask_folder(number) / name
@@ -248,7 +263,9 @@ def drawings(number):
 def dicom_files(layout, number, voxels):
     """Return the slices of a scan as DICOM datasets."""
     affine = np.diag([-1, -1, 1, 1]) @ layout.affine(number)
-    files = base(SHAPE[2], size=SHAPE[0], px=SPACING[:2], dz=SPACING[2], uids=new_uids())
+    files = base(
+        SHAPE[2], size=SHAPE[0], px=SPACING[:2], dz=SPACING[2], uids=new_uids()
+    )
     for k, ds in enumerate(files):
         ds.PatientID = ds.PatientName = f"ID{number}"
         place = affine @ [0, 0, k, 1]
@@ -298,9 +315,10 @@ def write_table(file):
     names = {v: f"{bone}_{side}" for v, (bone, side) in enumerate(DRAWN, start=1)}
     plain = "".join(f"{value} {name}\n" for value, name in names.items())
     snap = "".join(f'{v} 255 0 0 1 1 1 "{n}"\n' for v, n in names.items())
+    clear = '# ITK-SnaP Label Description File\n0 0 0 0 0 0 0 "Clear Label"\n'
     text = {
         "labels.txt": plain,
-        "snap.txt": f'# ITK-SnaP Label Description File\n0 0 0 0 0 0 0 "Clear Label"\n{snap}',
+        "snap.txt": clear + snap,
         "colours.ctbl": "# Color table\n0 background 0 0 0 0\n"
         + "".join(f"{v} {n} 128 174 {v} 255\n" for v, n in names.items()),
         "dataset.json": json.dumps(
@@ -313,7 +331,7 @@ def write_table(file):
 
 
 def wrong_rows(rows, truth):
-    """Return what rows say wrongly of patients, structures and sides; nothing if right."""
+    """Return what rows say wrongly of patients, structures and sides."""
     patient_of = {}
     wrong = []
     for row in rows:
@@ -332,7 +350,10 @@ def wrong_rows(rows, truth):
         if found != expected:
             wrong.append(f"{row.file} {row.value}: {found}, not {expected}")
     wrong += [f"{one} is not in the table" for one in truth.drawn.keys() - seen]
-    wrong += [f"no case for {n}" for n in set(truth.images.values()) - set(patient_of.values())]
+    wrong += [
+        f"no case for {n}"
+        for n in set(truth.images.values()) - set(patient_of.values())
+    ]
     names = {row.patient for row in rows}
     if len(names) != len(set(truth.images.values())):
         wrong.append(f"the patients are {sorted(names)}")

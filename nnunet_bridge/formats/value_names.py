@@ -15,7 +15,14 @@ from pathlib import Path
 
 ENDINGS = (".json", ".txt", ".label", ".ctbl", ".lut", ".tsv", ".csv")
 _MOST_BYTES = 1 << 20
-_BACKGROUND = ("background", "clear label", "clear", "unlabelled", "hintergrund", "fond")
+_BACKGROUND = (
+    "background",
+    "clear label",
+    "clear",
+    "unlabelled",
+    "hintergrund",
+    "fond",
+)
 _SNAP = re.compile(r'\s*(\d+)(?:\s+[\d.]+){6}\s+"([^"]*)"\s*')
 _VALUE_FIRST = re.compile(r"\s*(\d+)\s*[:=,;\t ]\s*(\S.*?)\s*")
 _NAME_FIRST = re.compile(r"\s*([^\d\W].*?)\s*[:=,;\t ]\s*(\d+)\s*")
@@ -46,12 +53,15 @@ def read_value_names(file: Path) -> dict[int, str]:
 
 
 def _of_json(content: object) -> Iterator[tuple[int, str]]:
-    """Yield the pairs of ``{"labels": {...}}`` or of a plain table, either way round."""
-    named = isinstance(content, Mapping) and isinstance(content.get("labels"), Mapping)
-    labels = content["labels"] if named else content  # type: ignore[index] # a mapping
+    """Yield the pairs of ``{"labels": {...}}`` or of a table, either way round."""
+    labels = content.get("labels") if isinstance(content, Mapping) else None
+    named = isinstance(labels, Mapping)
+    labels = labels if named else content
     if not isinstance(labels, Mapping):
         return
-    by_value = [str(key).isdecimal() and isinstance(v, str) for key, v in labels.items()]
+    by_value = [
+        str(key).isdecimal() and isinstance(v, str) for key, v in labels.items()
+    ]
     by_name = [type(value) is int for value in labels.values()]
     # A file about something else may have a whole number in it, too.
     if not named and not (all(by_value) or all(by_name)):
@@ -76,7 +86,11 @@ def _of_columns(text: str) -> list[tuple[int, str]]:
     for at in values:
         of = next((n for n in names if n != at), None)
         cells = [row for row in rows[1:] if of is not None and len(row) > max(at, of)]
-        if of is not None and cells and all(row[at].strip().isdecimal() for row in cells):
+        if (
+            of is not None
+            and cells
+            and all(row[at].strip().isdecimal() for row in cells)
+        ):
             return [(int(row[at]), row[of]) for row in cells]
     return []
 

@@ -42,7 +42,9 @@ def read_volume_header(file: Path) -> VolumeHeader:
     except BridgeError as error:
         if error.code != "K11":
             raise
-        return VolumeHeader(None, np.dtype(np.uint8))  # it may be a mask without a place
+        return VolumeHeader(
+            None, np.dtype(np.uint8)
+        )  # it may be a mask without a place
 
 
 def _of_meta_image(file: Path) -> VolumeHeader:

@@ -1,8 +1,8 @@
 """Split the names of files, folders and segments into words.
 
-Names come glued, in capitals, with any separator: ``leftFemurKnee101``, ``P01_Femur-L``,
-``hemi-L_label-femur``. A single letter stays with its digits, because ``P01``, ``9B``,
-``L1`` and ``T1w`` are one word each.
+Names come glued, in capitals, with any separator: ``leftFemurKnee101``,
+``P01_Femur-L``, ``hemi-L_label-femur``. A single letter stays with its digits, because
+``P01``, ``9B``, ``L1`` and ``T1w`` are one word each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _RUN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+
 _UMLAUTS = str.maketrans({
     "ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss",
     "ẞ": "SS", "æ": "ae", "Æ": "Ae", "ø": "oe", "Ø": "Oe", "å": "aa", "Å": "Aa",
-    "œ": "oe", "Œ": "Oe", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i",
+    "œ": "oe", "Œ": "Oe", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D",
 })  # fmt: skip
 
 

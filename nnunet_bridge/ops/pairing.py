@@ -1,8 +1,8 @@
 """Pair drawn structures with the scans they were drawn on, by evidence.
 
-The strongest comes first: a mask lies on the grid of its scan, then in the folder of its
-patient, then its name and that of the scan share a number or a word. Weaker evidence
-only decides where stronger leaves several scans.
+The strongest comes first: a mask lies on the grid of its scan, then in the folder of
+its patient, then its name and that of the scan share a number or a word. Weaker
+evidence only decides where stronger leaves several scans.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -174,9 +175,11 @@ class _Names:
     def __init__(
         self, scans: Sequence[ScanNames], drawings: Sequence[Path], split: Splitter
     ) -> None:
-        self._split = split
+        self._split = cache(split)
         self._drawings = len(drawings)
-        self._drawn = Counter(mark for path in drawings for mark in self._marks_of(path))
+        self._drawn = Counter(
+            mark for path in drawings for mark in self._marks_of(path)
+        )
         self._marks = [self._marks_of(*scan.paths) for scan in scans]
         self._often = Counter(mark for each in self._marks for mark in each)
         self._words = [self._words_of(*scan.paths) for scan in scans]
@@ -229,13 +232,20 @@ class _Names:
         has only a part of it, and something of another scan, fits neither (K17).
         """
         named = [(d, p) for d, p in zip(drawings, found, strict=True) if p.by_name]
-        lacks = [self._own[p.scan] - self._words_of(d.path) for d, p in named if p.scan is not None]
+        lacks = [
+            self._own[p.scan] - self._words_of(d.path)
+            for d, p in named
+            if p.scan is not None
+        ]
         usual = len(named) >= _FEWEST_NAMES and sum(not lack for lack in lacks) >= (
             _USUAL * len(named)
         )
         if not usual:
             return list(found)
-        return [self._kept(d, p) if p.by_name else p for d, p in zip(drawings, found, strict=True)]
+        return [
+            self._kept(d, p) if p.by_name else p
+            for d, p in zip(drawings, found, strict=True)
+        ]
 
     def _kept(self, drawing: Drawing, pairing: Pairing) -> Pairing:
         if pairing.scan is None:
@@ -246,7 +256,7 @@ class _Names:
         strange = {w for w in words - self._words[pairing.scan] if number_in(w)}
         if not lacking or not strange:
             return pairing
-        has = sorted(self._own[pairing.scan] & words or everyone & words)
-        text = f"its name has {', '.join(has)} of a scan, but not {', '.join(sorted(lacking))}"
+        has = ", ".join(sorted(self._own[pairing.scan] & words or everyone & words))
+        lack = ", ".join(sorted(lacking))
+        text = f"its name has {has} of a scan, but not {lack}"
         return replace(pairing, scan=None, why=text)
-

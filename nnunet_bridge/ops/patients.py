@@ -64,19 +64,21 @@ def name_patients(
     coded = _coded(paths)
     named = []
     for path, raw, at in zip(parts, paths, firsts, strict=True):
-        used = [path[at]]
+        used = [at]
         if path[at].text in groups:
-            below = next(n for n in range(at + 1, len(path)) if path[n].own(common))
-            used = [path[below]]
-            used = [path[at], path[below]] if used[0].own(common) in repeated else used
-            at = below
-        match = _SOURCE.fullmatch(raw[at]) if raw[:at] in coded else None
+            below = (n for n in range(at + 1, len(path)) if path[n].own(common))
+            inner = next(below, at)
+            alone = path[inner].own(common) not in repeated
+            used = [inner] if alone else [at, inner]
+        last = used[-1]
+        match = _SOURCE.fullmatch(raw[last]) if raw[:last] in coded else None
         visit = " ".join(dict.fromkeys(part.visit for part in path if part.visit))
-        words = [w for part in used for w in part.own(common) or words_of(part.text)]
+        names = [path[n] for n in used]
+        words = [w for part in names for w in part.own(common) or words_of(part.text)]
         when = " ".join(words_of(visit))  # one word: 1 of ses-2 is not 2 of ses-1
         named.append(
             Whose(
-                match["code"] if match else "/".join(part.text for part in used),
+                match["code"] if match else "/".join(part.text for part in names),
                 visit,
                 frozenset(map(plain_word, (*words, when))) - {""},
                 bool(path[at].words),

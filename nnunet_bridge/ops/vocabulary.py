@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from nnunet_bridge.ops.naming import number_in, transliterated, words_of
 
@@ -110,7 +110,9 @@ class Vocabulary:
         return tuple(
             part
             for word in words
-            for part in ((word,) if word in self._known else self._pieces(word) or (word,))
+            for part in (
+                (word,) if word in self._known else self._pieces(word) or (word,)
+            )
         )
 
     def nearest(self, word: str) -> str:
@@ -197,7 +199,7 @@ class Vocabulary:
     def _split(self, word: str) -> tuple[str, ...]:
         known = self._known
 
-        @lru_cache(maxsize=None)
+        @cache
         def parts(begin: int) -> tuple[str, ...] | None:
             """Return the fewest known words from here to the end."""
             if begin == len(word):

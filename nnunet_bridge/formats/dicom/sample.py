@@ -30,10 +30,8 @@ class FoundSeries:
     """The images of one series in a folder."""
 
     files: tuple[str, ...]  # names of those that were read
-    whole: bool  # whether nothing else lies in the folder
     slices: int  # different places; 0 if unknown
     place: Place | None
-    positions: frozenset[tuple[float, ...]]
     modality: str
     kinds: frozenset[tuple[str, ...]]
     """*Image Type* of its images."""
@@ -67,12 +65,11 @@ def sample_folder(folder: Path, names: Sequence[str]) -> FoundDicom:
             if others or not alike or len(kinds) > 1:
                 headers, drawn, others = _read(folder, order)
             else:
-                return FoundDicom((_found(headers, len(order), whole=True),))
+                return FoundDicom((_found(headers, len(order)),))
     groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
     for header in headers:
         groups[_key(header)].append(header)
-    whole = len(groups) == 1
-    series = (_found(own, 0, whole=whole) for own in groups.values())
+    series = (_found(own, 0) for own in groups.values())
     return FoundDicom(tuple(series), tuple(drawn))
 
 
@@ -99,7 +96,7 @@ def _key(header: SliceHeader) -> tuple[str, str]:
     return header.identity.patient, header.identity.series
 
 
-def _found(headers: Sequence[SliceHeader], count: int, *, whole: bool) -> FoundSeries:
+def _found(headers: Sequence[SliceHeader], count: int) -> FoundSeries:
     """Describe the largest stack of a series; `count` files, or as many as read."""
     stacks: dict[object, list[SliceHeader]] = defaultdict(list)
     for header in headers:
@@ -113,10 +110,8 @@ def _found(headers: Sequence[SliceHeader], count: int, *, whole: bool) -> FoundS
     slices = count if count and single else len(positions)
     return FoundSeries(
         files=tuple(sorted({header.name for header in headers})),
-        whole=whole,
         slices=slices,
         place=_place(list(positions.values()), slices),
-        positions=frozenset(positions),
         modality=first.contrast.modality,
         kinds=frozenset(header.contrast.image_type for header in main),
         number=first.series_number,

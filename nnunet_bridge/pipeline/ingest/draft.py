@@ -69,12 +69,22 @@ class _Part:
     value: int | None
     note: str = ""
     unknown: Unknown | None = None  # if its name is not known
-    more: str = ""  # words beside the known name
 
     @property
     def claim(self) -> tuple[str, str]:
         """What only one file of a patient may hold."""
         return self.side, self.structure
+
+    def row(self, file: str, role: Role, why: str) -> TableRow:
+        """Return the row of this structure, without its patient."""
+        return TableRow(
+            file,
+            role,
+            structure=self.structure,
+            side=self.side,
+            value=self.value,
+            note="; ".join(filter(None, (why, self.note))),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -106,11 +116,9 @@ def draft_rows(
     study: Path,
     survey: Survey,
     vocabulary: Vocabulary,
-    *,
-    first_number: int = 1,
     progress: Progress | None = None,
 ) -> Draft:
-    """Return the rows of a study; its generated case ids begin at `first_number`."""
+    """Return the rows of a study."""
     scans = _scans(survey.images, vocabulary)
     unused = list(survey.unused)
     pairs = pair_all(
@@ -133,10 +141,12 @@ def draft_rows(
     ):
         own = _rows_of(scan, reader, unused)
         split = Split.TEST if tests[number] else None
-        case_id = CASE_ID.format(index=first_number + number)
+        case_id = CASE_ID.format(index=number + 1)
         rows += [replace(row, case=case_id, split=split) for row in own]
     image_type, contrasts = _contrast(scans, rows)
-    kinds = {image.dicom.modality for scan in scans for image in scan.images if image.dicom}
+    kinds = {
+        image.dicom.modality for scan in scans for image in scan.images if image.dicom
+    }
     return Draft(
         tuple(rows),
         reader.in_order(rows),
@@ -160,6 +170,7 @@ def _scans(images: Sequence[FoundImage], vocabulary: Vocabulary) -> list[_Scan]:
     for image, whose in zip(images, named, strict=True):
         found.setdefault(whose.key, _Scan(whose, [])).images.append(image)
     scans = _joined(list(found.values()))
+    _join_patients(scans)
     _give_visits(scans)
     return sorted(
         scans, key=lambda s: (natural_key(s.images[0].file), natural_key(s.whose.visit))
@@ -180,7 +191,9 @@ def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
             for one in joined
             if one.whose.visit == scan.whose.visit and _share_a_grid(scan, one)
         ]
-        twins = [one for one in same if _are_named_alike(scan, one, alone=len(same) == 1)]
+        twins = [
+            one for one in same if _are_named_alike(scan, one, alone=len(same) == 1)
+        ]
         if len(twins) == 1:
             twins[0].images += scan.images
         else:
@@ -205,9 +218,21 @@ def _are_named_alike(one: _Scan, other: _Scan, *, alone: bool) -> bool:
 
 
 def _give_visits(scans: Sequence[_Scan]) -> None:
-    """Give examinations of one Patient ID one patient, and number those of a patient.
+    """Set the visits of a patient to 1, 2, ... unless names tell them apart."""
+    by_patient: dict[str, list[_Scan]] = defaultdict(list)
+    for scan in scans:
+        by_patient[scan.whose.patient].append(scan)
+    for own in by_patient.values():
+        own.sort(key=lambda scan: natural_key(scan.images[0].file))
+        if len({scan.whose.visit for scan in own}) < len(own):
+            for number, scan in enumerate(own, start=1):
+                scan.whose = replace(scan.whose, visit=str(number))
 
-    An ID that most of the patients have is no ID.
+
+def _join_patients(scans: Sequence[_Scan]) -> None:
+    """Give examinations of one Patient ID one patient, whatever their folders say.
+
+    An ID that most of the patients have is no ID, nor one of several of a patient.
     """
     by_id: dict[str, list[_Scan]] = defaultdict(list)
     ids: dict[str, set[str]] = defaultdict(set)
@@ -221,14 +246,6 @@ def _give_visits(scans: Sequence[_Scan]) -> None:
             name = min((scan.whose.patient for scan in own), key=natural_key)
             for scan in own:
                 scan.whose = replace(scan.whose, patient=name)
-    by_patient: dict[str, list[_Scan]] = defaultdict(list)
-    for scan in scans:
-        by_patient[scan.whose.patient].append(scan)
-    for own in by_patient.values():
-        own.sort(key=lambda scan: natural_key(scan.images[0].file))
-        if len({scan.whose.visit for scan in own}) < len(own):
-            for number, scan in enumerate(own, start=1):
-                scan.whose = replace(scan.whose, visit=str(number))
 
 
 def _for_testing(scans: Sequence[_Scan], vocabulary: Vocabulary) -> list[bool]:
@@ -249,7 +266,7 @@ def _for_testing(scans: Sequence[_Scan], vocabulary: Vocabulary) -> list[bool]:
 def _contrast(
     scans: Sequence[_Scan], rows: Sequence[TableRow]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the contrast to choose, and all, if a series that is used mixes several."""
+    """Return the contrast to choose, and all, if a series in use mixes several."""
     used = {row.file for row in rows if row.role is Role.IMAGE}
     for scan in scans:
         for image in scan.images:
@@ -265,31 +282,27 @@ def _rows_of(
     scan: _Scan, reader: _Structures, unused: list[tuple[str, str]]
 ) -> list[TableRow]:
     """Return the rows of one patient: images, drawings, and what is left out."""
-    read = [
-        _ReadFile(one, pairing.why, *reader.read(one, scan))
-        for one, pairing in scan.files
-    ]
-    # Who has a plain name for a structure goes before who says more.
-    read.sort(key=lambda r: (_ROLES.index(r.role), any(p.more for p in r.parts)))
+    read = [(*reader.read(one, scan), one, pair.why) for one, pair in scan.files]
     drawn: list[TableRow] = []
-    claimed: dict[tuple[str, str], _ReadFile] = {}
-    for file in read:
-        own, twice = file.without_clashes(claimed)
-        left_out = _why_left_out(own, twice, claimed)
-        if left_out:
-            row = TableRow(own.file, Role.IGNORE, note=f"left out: {left_out}")
-            drawn.append(row)
-        elif twice or not own.parts:
-            what = "it holds no structure: is it empty?"
-            if twice:
-                part = next(part for part in own.parts if part.claim in claimed)
-                which = " ".join(filter(None, part.claim))
-                what = f"{twice} has {which} of {scan.whose.patient} already; "
-            unused.append((own.file, what + _HOW_TO_PLACE * bool(twice)))
+    claimed: dict[tuple[str, str], str] = {}
+    for role, parts, one, why in sorted(read, key=lambda r: _ROLES.index(r[0])):
+        twice = next((part for part in parts if part.claim in claimed), None)
+        if twice and role is Role.SURFACE:
+            note = f"left out: {claimed[twice.claim]} has the structure as voxels"
+            drawn.append(TableRow(one.file, Role.IGNORE, note=note))
+        elif claimed and parts and not any(part.structure for part in parts):
+            note = "left out: its values have no names, and the patient has other masks"
+            drawn.append(TableRow(one.file, Role.IGNORE, note=note))
+        elif twice:
+            has = f"{claimed[twice.claim]} has {' '.join(filter(None, twice.claim))}"
+            text = f"{has} of {scan.whose.patient} already; {_HOW_TO_PLACE}"
+            unused.append((one.file, text))
+        elif not parts:
+            unused.append((one.file, "it holds no structure: is it empty?"))
         else:
-            reader.unknown |= {p.unknown: None for p in own.parts if p.unknown}
-            claimed |= {part.claim: own for part in own.parts if part.structure}
-            drawn += own.rows()
+            reader.unknown |= {part.unknown: None for part in parts if part.unknown}
+            claimed |= {part.claim: one.file for part in parts if part.structure}
+            drawn += [part.row(one.file, role, why) for part in parts]
     order = reader.vocabulary.order
     drawn.sort(
         key=lambda row: (
@@ -299,66 +312,9 @@ def _rows_of(
             row.side,
         )
     )
-    whose = {"patient": scan.whose.patient, "visit": scan.whose.visit}
-    return [replace(row, **whose) for row in (*_image_rows(scan), *drawn)]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ReadFile:
-    """A drawing of a patient, and its structures."""
-
-    drawing: FoundDrawing
-    why: str  # it is this patient's
-    role: Role
-    parts: list[_Part]
-
-    @property
-    def file(self) -> str:
-        """The file's path."""
-        return self.drawing.file
-
-    def without_clashes(
-        self, claimed: Mapping[tuple[str, str], _ReadFile]
-    ) -> tuple[_ReadFile, str]:
-        """Return the file, and another one that has a structure of it.
-
-        ``tibia_cyst`` beside ``tibia`` is a structure of its own.
-        """
-        clashing = [part for part in self.parts if part.claim in claimed]
-        if not clashing:
-            return self, ""
-        part, other = clashing[0], claimed[clashing[0].claim]
-        plain = not any(one.more for one in other.parts)
-        if self.role is Role.MASK and part.more and plain:
-            name = f"{part.structure}_{part.more}"
-            note = f"{name!r} is not known"
-            unknown = Unknown(name, "", self.file)
-            own = replace(part, structure=name, more="", note=note, unknown=unknown)
-            return replace(self, parts=[own]), ""
-        return self, other.file
-
-    def rows(self) -> Iterator[TableRow]:
-        """Yield a row for each structure, without its patient."""
-        for part in self.parts:
-            yield TableRow(
-                self.file,
-                self.role,
-                structure=part.structure,
-                side=part.side,
-                value=part.value,
-                note="; ".join(filter(None, (self.why, part.note))),
-            )
-
-
-def _why_left_out(
-    file: _ReadFile, twice: str, claimed: Mapping[tuple[str, str], _ReadFile]
-) -> str:
-    """Return why a file is better left out, if it is."""
-    if twice and file.role is Role.SURFACE:
-        return f"{twice} has the structure as voxels"
-    if claimed and file.parts and not any(part.structure for part in file.parts):
-        return "its values have no names, and the patient has other masks"
-    return ""
+    patient, visit = scan.whose.patient, scan.whose.visit
+    rows = (*_image_rows(scan), *drawn)
+    return [replace(row, patient=patient, visit=visit) for row in rows]
 
 
 def _image_rows(scan: _Scan) -> list[TableRow]:
@@ -399,7 +355,7 @@ def _words(image: FoundImage) -> set[str]:
 
 
 def _series(image: FoundImage, scan: _Scan) -> str:
-    """Return what names a series among others in its folder; nothing if it is alone."""
+    """Return what names a series among others in its folder; empty if it is alone."""
     if image.dicom is None or not image.shares_folder:
         return ""
     beside = [o.dicom for o in scan.images if o is not image and o.file == image.file]
@@ -447,7 +403,7 @@ class _Structures:
         return self._by_values(one, own, side)
 
     def _own_words(self, one: FoundDrawing, scan: _Scan) -> tuple[Reading, str]:
-        """Return what name and folders say, and the side, without the patient's name."""
+        """Return what name and folders say beside the patient's name, and the side."""
         side, best = "", Reading((), "")
         for depth in range(len(one.parts) - 1, -1, -1):
             words = words_of(one.parts[depth])
@@ -481,8 +437,7 @@ class _Structures:
             structure = found.structures[0]
             plain = set(words_of(structure)) <= set(words_of(text))
             note = "" if plain else f"{structure} from {text!r}"
-            more = "_".join(word for word in found.rest if word.isalpha())
-            return _Part(structure, found.side, value, note, more=more)
+            return _Part(structure, found.side, value, note)
         name = "_".join(found.structures or found.rest or words_of(text))
         nearest = self.vocabulary.nearest(name)
         note = f"{text!r} may be {nearest}" if nearest else f"{name!r} is not known"
@@ -565,6 +520,6 @@ def _described(grid: Grid, voxels: VoxelArray) -> str:
     low, high = sorted(corners[:, 2])
     height = 100 * (centre[2] - low) / max(high - low, 1e-6)
     return (
-        f"which structure? {volume:.0f} mm3, {abs(across):.0f} mm {side} of the middle, "
-        f"at {height:.0f} % of the height"
+        f"which structure? {volume:.0f} mm3, {abs(across):.0f} mm {side} of the "
+        f"middle, at {height:.0f} % of the height"
     )

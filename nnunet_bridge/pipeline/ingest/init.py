@@ -72,12 +72,11 @@ class InitSummary:
         """Return the content of the study and the next step."""
         drawn = sum(case["masks"] > 0 for case in self.cases)
         tests = sum(case["split"] == "test" for case in self.cases)
+        cases = f"{counted(len(self.cases), 'case')}, {drawn} with masks"
         lines = [
-            f"{self.recipe_file} and {self.table_file}: "
-            f"{counted(len(self.cases), 'case')}, {drawn} with masks, {tests} for "
-            "testing.",
-            f"  structures: {', '.join(self.structures) or 'none is named'}",
+            f"{self.recipe_file} and {self.table_file}: {cases}, {tests} for tests."
         ]
+        lines += [f"  structures: {', '.join(self.structures) or 'none is named'}"]
         held = Counter(name for case in self.cases for name in set(case["structures"]))
         lines += [
             f"  {name} is drawn in {held[name]} of {drawn} cases: state why with "
@@ -211,7 +210,9 @@ def _update(
         for number, case in enumerate(dict.fromkeys(row.case for row in new), first)
     }
     new = [replace(row, case=renamed[row.case]) for row in new]
-    late = {r.file: f"{r.patient} is in the table already; add a row" for r in draft.rows}
+    late = {
+        r.file: f"{r.patient} is in the table already; add a row" for r in draft.rows
+    }
     unused = {file: why for file, why in draft.unused if file not in known}
     unused |= {
         row.file: late[row.file]
@@ -221,7 +222,9 @@ def _update(
     to_do: tuple[str, ...] = ()
     if options.out.is_file():
         has = read_recipe(options.out).structures
-        lack = [row.structure for row in new if row.structure and row.structure not in has]
+        lack = [
+            row.structure for row in new if row.structure and row.structure not in has
+        ]
         if lack:
             names = ", ".join(dict.fromkeys(lack))
             to_do = (f"{options.out.name} has no label {names}: add it to [labels]",)
@@ -244,11 +247,12 @@ def _summary(
     cases = tuple(_case(case, own) for case, own in by_case.items() if case)
     nameless = sum(row.role is Role.LABELMAP and not row.structure for row in rows)
     if nameless:
-        to_do += (
-            f"{counted(nameless, 'value')} of labelmaps have no name: write the "
-            f"structure of each into {table.name}; its note describes it",
-        )
-    names = dict.fromkeys((*draft.structures, *(r.structure for r in rows if r.structure)))
+        values = f"{counted(nameless, 'value', ('has', 'have'))} no name in labelmaps"
+        how = f"write the structure of each into {table.name}; its note describes it"
+        to_do += (f"{values}: {how}",)
+    names = dict.fromkeys(
+        (*draft.structures, *(r.structure for r in rows if r.structure))
+    )
     return InitSummary(
         recipe, table, cases, tuple(names), draft.unknown, draft.unused, to_do
     )
@@ -298,8 +302,8 @@ def _dataset_name(study: Path) -> str:
 
 
 _RECIPE = """\
-# Written by `nnunet-bridge init`. The files and their structures are in {table}: correct
-# them there, then run `nnunet-bridge check`.
+# Written by `nnunet-bridge init`. The files and their structures are in {table}:
+# correct them there, then run `nnunet-bridge check`.
 
 [dataset]
 id = {number}                    # the lowest number that is free in the workspace
@@ -340,7 +344,9 @@ def _text(study: Path, draft: Draft, number: int) -> str:
         case=CASE_ID,
         scans=scans,
         guess=guess,
-        labels="\n".join(f"{_key(name)} = {n}" for n, name in enumerate(names, start=1)),
+        labels="\n".join(
+            f"{_key(name)} = {n}" for n, name in enumerate(names, start=1)
+        ),
     )
 
 

@@ -1,15 +1,14 @@
 """Look through a study folder once: which files are images, and which hold drawings.
 
-Of each DICOM folder a few headers are read, of other images and masks the header. Voxels
-are read only of a file whose names do not say whether it is an image or a mask.
+Of each DICOM folder a few headers are read, of other images and masks the header.
+Voxels are read only of a file whose names do not say whether it is an image or a mask.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,16 +114,15 @@ def look_through(
 ) -> Survey:
     """Return the images and drawings below a folder."""
     survey = Survey()
-    folders = [("/".join(f.parts) or ".", f) for f in _folders(study, (), study.resolve())]
+    folders = [
+        ("/".join(f.parts) or ".", f) for f in _folders(study, (), study.resolve())
+    ]
     for _, folder in steps(progress, "look through the study", folders):
         _look_into(study, folder, vocabulary, survey)
-    survey.images = _joined(survey.images)
     return survey
 
 
-def _folders(
-    folder: Path, parts: tuple[str, ...], root: Path
-) -> Iterator[_Folder]:
+def _folders(folder: Path, parts: tuple[str, ...], root: Path) -> Iterator[_Folder]:
     """Yield every folder with its files; links that lead out are not followed (F01)."""
     found, inside = _Folder(parts), []
     with os.scandir(folder) as entries:
@@ -223,7 +221,9 @@ def _look_into_zip(file: Path, folder: _Folder, survey: Survey) -> None:
             step = max(1, len(files) // SAMPLE)
             for number, name in enumerate(files[::step]):
                 archive.unpack(name, Path(target) / str(number))
-            found = sample_folder(Path(target), os.listdir(target))
+            found = sample_folder(
+                Path(target), [str(n) for n in range(len(files[::step]))]
+            )
     except (BridgeError, OSError) as error:
         survey.unused.append((path, str(error)))
         return
@@ -270,7 +270,9 @@ def _is_drawing(
     words = vocabulary.split_glued(words_of(parts[-1]))
     if vocabulary.has_kind("mask", words):
         return True
-    pictured = {kind for kind in ("image", "sequence") if vocabulary.has_kind(kind, words)}
+    pictured = {
+        kind for kind in ("image", "sequence") if vocabulary.has_kind(kind, words)
+    }
     if vocabulary.read(words_of(parts[-1])).structures:
         # A scan may be called after what it shows, but it is not stored in bytes.
         return header.kind == np.uint8 or _holds_few_values(file, header)
@@ -296,24 +298,3 @@ def _holds_few_values(file: Path, header: VolumeHeader) -> bool:
     flat = values.ravel(order="K")
     found = np.unique(flat[:: max(1, flat.size // _MOST_LOOKED_AT)])
     return bool(found.size <= _FEW_VALUES and found[0] == 0)
-
-
-def _joined(images: Sequence[FoundImage]) -> list[FoundImage]:
-    """Join the parts of one series that lie in folders side by side."""
-    alike: dict[tuple[str, tuple[str, ...]], list[FoundImage]] = defaultdict(list)
-    joined = []
-    for image in images:
-        if image.dicom and image.dicom.uid and not image.shares_folder:
-            alike[image.dicom.uid, image.folder[:-1]].append(image)
-        else:
-            joined.append(image)
-    for (_, folder), own in alike.items():
-        places = [place for one in own if one.dicom for place in one.dicom.positions]
-        if len(own) > 1 and len(set(places)) == len(places):
-            slices = sum(one.slices for one in own)
-            place = own[0].place and replace(own[0].place, slices=slices)
-            path = "/".join(folder) or "."
-            joined.append(FoundImage(path, folder, folder, place, slices, dicom=own[0].dicom))
-        else:
-            joined += own
-    return joined
