@@ -80,12 +80,9 @@ class Vocabulary:
         return not self.kinds[kind].isdisjoint(words)
 
     def telling_words(self, name: str) -> tuple[str, ...]:
-        """Return the words of a name; ``T1`` and ``3D`` are no numbers of patients."""
-        return tuple(
-            word
-            for word in words_of(name)
-            if not (number_in(word) and word in self.kinds["sequence"])
-        )
+        """Return the words of a name that may tell patients apart; not ``T1``."""
+        idle = frozenset.union(*(self.kinds[k] for k in ("mask", "image", "sequence")))
+        return tuple(word for word in words_of(name) if word not in idle)
 
     def says_nothing(self, word: str) -> bool:
         """Whether a word tells neither a patient nor a structure."""
@@ -125,23 +122,29 @@ class Vocabulary:
     def _reading(
         self, words: tuple[str, ...]
     ) -> tuple[list[str], str, tuple[str, ...]]:
-        sides = {side for word in words if (side := self._side_of.get(word))}
-        kept = [word for word in words if word not in self._side_of]
-        phrases = self._phrases_in(kept)
-        if any(len(kept_words) for _, kept_words in phrases) and len(phrases) > 1:
-            longer = [one for one in phrases if sum(map(len, one[1])) > _SHORT]
-            phrases = longer or phrases
-        found = list(dict.fromkeys(name for name, _ in phrases))
+        """Return structures, side and the rest; a side may part a name, or be in it."""
+        without = [word for word in words if word not in self._side_of]
+        phrases = max(
+            self._phrases_in(without),
+            self._phrases_in(words),
+            key=lambda found: sum(len(phrase) for _, phrase in found),
+        )
+        longer = [one for one in phrases if sum(map(len, one[1])) > _SHORT]
+        found = list(dict.fromkeys(name for name, _ in longer or phrases))
         used = {word for _, phrase in phrases for word in phrase}
+        left = [word for word in words if word not in used]
+        sides = {side for word in left if (side := self._side_of.get(word))}
+        if found and self.muscles.issuperset(found):
+            sides.discard("middle")  # the M of musculus
+        side = sides.pop() if len(sides) == 1 else ""
         rest = tuple(
             word
-            for word in kept
-            if word not in used and not word.isdigit() and not self.says_nothing(word)
+            for word in left
+            if word not in self._side_of
+            and not word.isdigit()
+            and not self.says_nothing(word)
         )
-        if sides == {"middle"} and self.muscles.issuperset(found):
-            sides = set()
-        one = sides.pop() if len(sides) == 1 else ""
-        return found, "" if one == "both" else one, rest
+        return found, "" if side == "both" else side, rest
 
     def _phrases_in(self, words: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
         """Return the structures in the words with the words that name them."""
