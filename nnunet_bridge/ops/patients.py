@@ -36,6 +36,7 @@ class Whose:
     """Words that name patient and visit; images with the same belong together."""
 
     named: bool  # whether the name is more than a sequence or a kind of file
+    name: str  # as the folder or file has it, for the order of patients
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def name_patients(
                 visit,
                 frozenset(map(plain_word, (*words, when))) - {""},
                 bool(path[at].words),
+                "/".join(raw[n] for n in used),
             )
         )
     return tuple(named)

@@ -172,9 +172,11 @@ def _scans(images: Sequence[FoundImage], vocabulary: Vocabulary) -> list[_Scan]:
     scans = _joined(list(found.values()))
     _join_patients(scans)
     _give_visits(scans)
-    return sorted(
-        scans, key=lambda s: (natural_key(s.images[0].file), natural_key(s.whose.visit))
-    )
+    return sorted(scans, key=_order)
+
+
+def _order(scan: _Scan) -> tuple[object, ...]:
+    return natural_key(scan.whose.name), natural_key(scan.whose.visit)
 
 
 def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
@@ -223,7 +225,7 @@ def _give_visits(scans: Sequence[_Scan]) -> None:
     for scan in scans:
         by_patient[scan.whose.patient].append(scan)
     for own in by_patient.values():
-        own.sort(key=lambda scan: natural_key(scan.images[0].file))
+        own.sort(key=_order)
         if len({scan.whose.visit for scan in own}) < len(own):
             for number, scan in enumerate(own, start=1):
                 scan.whose = replace(scan.whose, visit=str(number))
@@ -396,24 +398,24 @@ class _Structures:
         """Return the role of a file and its structures."""
         if one.role is Role.SEGMENTATION:
             return one.role, list(self._segments(one, scan))
-        own, side = self._own_words(one, scan)
+        own, text = self._own_words(one, scan)
         several = set(_SEVERAL_WORDS).intersection(words_of(one.name))
         if one.role is Role.SURFACE or (len(own.structures) == 1 and not several):
-            return one.role, [self._named(one, own, side)]
-        return self._by_values(one, own, side)
+            return one.role, [self._of_text(text, own, None, one.file)]
+        return self._by_values(one, own, text)
 
     def _own_words(self, one: FoundDrawing, scan: _Scan) -> tuple[Reading, str]:
-        """Return what name and folders say beside the patient's name, and the side."""
-        side, best = "", Reading((), "")
-        for depth in range(len(one.parts) - 1, -1, -1):
-            words = words_of(one.parts[depth])
-            found = self.vocabulary.read(words, without=scan.words)
-            side = side or self.vocabulary.read(words).side
-            if depth == len(one.parts) - 1:
+        """Return what the name says, or else the folders; and the part that says it."""
+        best, text = Reading((), ""), one.name
+        for part in (one.name, *reversed(one.parts[:-1])):
+            found = self.vocabulary.read(words_of(part), without=scan.words)
+            side = best.side or self.vocabulary.read(words_of(part)).side
+            if part == one.name:
                 best = replace(found, rest=self._telling(found.rest, scan))
             elif found.structures and not best.structures:
-                best = replace(best, structures=found.structures)
-        return best, side
+                best, text = replace(best, structures=found.structures), part
+            best = replace(best, side=side)
+        return best, text
 
     def _telling(self, rest: tuple[str, ...], scan: _Scan) -> tuple[str, ...]:
         """Return the words that may name a structure.
@@ -423,11 +425,6 @@ class _Structures:
         numbers = {number_in(word) for word in scan.words} - {""}
         own = tuple(word for word in rest if number_in(word) not in numbers)
         return tuple(word for word in own if word not in self._usual) or own
-
-    def _named(self, one: FoundDrawing, own: Reading, side: str) -> _Part:
-        """Return the one structure of a file; an unknown name is one of its own."""
-        part = self._of_text(one.name, own, None, one.file)
-        return replace(part, side=side)
 
     def _of_text(
         self, text: str, found: Reading, value: int | None, file: str
@@ -446,26 +443,24 @@ class _Structures:
 
     def _segments(self, one: FoundDrawing, scan: _Scan) -> Iterator[_Part]:
         for number, name in enumerate(one.segments, start=1):
-            found = self.vocabulary.read(words_of(name))
+            found, text = self.vocabulary.read(words_of(name)), name
             if not found.structures and len(one.segments) == 1 and _is_idle(name):
-                own, side = self._own_words(one, scan)
-                yield replace(self._named(one, own, side), value=number)
-                continue
-            yield self._of_text(name, found, number, one.file)
+                found, text = self._own_words(one, scan)
+            yield self._of_text(text, found, number, one.file)
 
     def _by_values(
-        self, one: FoundDrawing, own: Reading, side: str
+        self, one: FoundDrawing, own: Reading, text: str
     ) -> tuple[Role, list[_Part]]:
         """Return a labelmap's structures by value; of one value, maybe a mask."""
         try:
             grid, voxels, _ = read_values(self._study / one.file)
         except BridgeError:  # without a place, or damaged: `check` says so
-            return Role.MASK, [self._named(one, own, side)]
+            return Role.MASK, [self._of_text(text, own, None, one.file)]
         values = _values(voxels)
         names = self._names_beside(one.file, values)
         alone = own.structures or (own.rest and names.keys().isdisjoint(values))
         if len(values) == 1 and alone:
-            return Role.MASK, [self._named(one, own, side)]
+            return Role.MASK, [self._of_text(text, own, None, one.file)]
         parts = []
         for value in values:
             name = names.get(value, "")
