@@ -18,11 +18,11 @@ from nnunet_bridge.formats.dicom.headers import (
     HeaderReader,
     NotUsed,
     SliceHeader,
+    holds_segments,
 )
 from nnunet_bridge.ops.pairing import Place
 
 SAMPLE = 9  # files of a folder that are read first
-DRAWN_CLASSES = ("Segmentation Storage", "RT Structure Set Storage")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ def _read(
         try:
             headers += reader.read(folder / name, name)
         except NotUsed as reason:
-            if any(kind in str(reason) for kind in DRAWN_CLASSES):
+            if holds_segments(str(reason)):
                 drawn.append(name)
             others += 1
         except (Damaged, OSError):

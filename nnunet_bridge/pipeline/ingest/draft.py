@@ -16,8 +16,9 @@ import numpy as np
 from nnunet_bridge.core.case_table import Role, Split, TableRow
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import VoxelArray
+from nnunet_bridge.core.image import BoolArray
 from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.slicer import read_values
 from nnunet_bridge.ops.naming import natural_key, number_in, words_of
 from nnunet_bridge.ops.pairing import Drawing, Pairing, ScanNames, pair_all
@@ -456,7 +457,8 @@ class _Structures:
             grid, voxels, _ = read_values(self._study / one.file)
         except BridgeError:  # without a place, or damaged: `check` says so
             return Role.MASK, [self._of_text(text, own, None, one.file)]
-        values = _values(voxels)
+        whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
+        values = [int(value) for value in distinct_labels(whole) if value > 0]
         names = self._names_beside(one.file, values)
         alone = own.structures or (own.rest and names.keys().isdisjoint(values))
         if len(values) == 1 and alone:
@@ -494,17 +496,7 @@ def _is_idle(name: str) -> bool:
     return all(word.rstrip("0123456789") in _IDLE_NAMES for word in words)
 
 
-def _values(voxels: VoxelArray) -> list[int]:
-    """Return the whole values besides 0 that a labelmap holds."""
-    flat = voxels.ravel(order="K")
-    if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:  # noqa: PLR2004 - at most 65536 values
-        found = np.flatnonzero(np.bincount(flat))
-    else:
-        found = np.unique(np.rint(flat))
-    return [int(value) for value in found if value > 0]
-
-
-def _described(grid: Grid, voxels: VoxelArray) -> str:
+def _described(grid: Grid, voxels: BoolArray) -> str:
     """Return volume, side and height of a structure."""
     places = np.argwhere(voxels)
     volume = len(places) * grid.voxel_volume_mm3

@@ -26,14 +26,15 @@ from nnunet_bridge.formats.dicom.sample import (
     sample_folder,
 )
 from nnunet_bridge.formats.dicom.scan_folders import INDEX
+from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.slicer import MASK_ENDINGS, read_values
 from nnunet_bridge.formats.value_names import ENDINGS, read_value_names
 from nnunet_bridge.formats.volume_header import VolumeHeader, read_volume_header
 from nnunet_bridge.ops.naming import words_of
 from nnunet_bridge.ops.pairing import Place
 from nnunet_bridge.ops.vocabulary import Vocabulary
+from nnunet_bridge.pipeline.ingest.unused import SURFACE_ENDINGS
 
-SURFACE_ENDINGS = (".ply", ".stl", ".obj", ".vtk", ".vtp")
 _UNREADABLE = (".mhd", ".nhdr", ".hdr", ".mgz", ".mgh", ".gipl", ".mnc")
 _NEVER_DICOM = (
     *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".webp"),
@@ -45,7 +46,6 @@ _NEVER_DICOM = (
 )
 _SKIPPED = ("__MACOSX", "nnUNet_preprocessed", "nnUNet_results")
 _FEW_VALUES = 64  # a mask holds at most so many
-_MOST_LOOKED_AT = 1 << 21  # voxels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -295,6 +295,5 @@ def _holds_few_values(file: Path, header: VolumeHeader) -> bool:
         _, values, _ = read_values(file)
     except BridgeError:
         return False
-    flat = values.ravel(order="K")
-    found = np.unique(flat[:: max(1, flat.size // _MOST_LOOKED_AT)])
+    found = distinct_labels(values)
     return bool(found.size <= _FEW_VALUES and found[0] == 0)
