@@ -48,9 +48,10 @@ def read_volume_header(file: Path) -> VolumeHeader:
 
 
 def _of_meta_image(file: Path) -> VolumeHeader:
-    import SimpleITK as sitk  # noqa: N813 - its usual name
+    import SimpleITK
 
-    reader: Any = sitk.ImageFileReader()
+    sitk: Any = SimpleITK  # its functions have no types
+    reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()

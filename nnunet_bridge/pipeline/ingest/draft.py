@@ -501,10 +501,10 @@ def _described(grid: Grid, voxels: BoolArray) -> str:
     places = np.argwhere(voxels)
     volume = len(places) * grid.voxel_volume_mm3
     centre = grid.to_patient(places.mean(axis=0))
-    corners = grid.to_patient([[0, 0, 0], np.array(grid.shape) - 1])
+    ends = grid.to_patient(np.array([(0, 0, 0), grid.shape]) - 0.5)
     across = centre[0] - grid.middle_mm[0]
     side = "left" if across > 0 else "right"
-    low, high = sorted(corners[:, 2])
+    low, high = sorted(ends[:, 2])
     height = 100 * (centre[2] - low) / max(high - low, 1e-6)
     return (
         f"which structure? {volume:.0f} mm3, {abs(across):.0f} mm {side} of the "

@@ -120,15 +120,17 @@ def write_recipe(
     table = options.out.with_name(TABLE)
     if not study.is_dir():
         raise InputError(f"{study} is not a folder.")
+    if options.update and options.out.is_file():
+        table = read_recipe(options.out).case_table or table
     update = options.update and table.exists()
     if not (update or options.force):
         _refuse_to_overwrite(options.out, table)
     vocabulary = read_vocabulary()
     survey = look_through(study, vocabulary, progress)
     hints = _look_at_level(study, survey, vocabulary)
-    if update:
-        return _update(study, survey, options, progress)
     draft = draft_rows(study, survey, vocabulary, progress=progress)
+    if update:
+        return _update(options.out, table, draft)
     text = _text(study, draft, _free_number(study, options.datasets))
     with clear_os_errors(f"write {options.out}"):
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -193,45 +195,39 @@ def _is_study(folder: str, survey: Survey, vocabulary: Vocabulary) -> bool:
     return len({whose.patient for whose in found if whose.named}) > 1
 
 
-def _update(
-    study: Path, survey: Survey, options: InitOptions, progress: Progress | None
-) -> InitSummary:
+def _update(recipe: Path, table: Path, draft: Draft) -> InitSummary:
     """Add the patients that a table does not have; its rows stay as they are."""
-    table = options.out.with_name(TABLE)
     old = read_case_table(table)
     numbers = [int(m[1]) for row in old if (m := re.fullmatch(r"msk_(\d+)", row.case))]
     first = max(numbers, default=len({row.case or row.patient for row in old})) + 1
-    draft = draft_rows(study, survey, read_vocabulary(), progress=progress)
-    known = {row.file for row in old}
-    mine = {row.case for row in draft.rows if row.file in known}
+    known, images = {row.file for row in old}, {(row.file, row.series) for row in old}
+    mine = {
+        row.case
+        for row in draft.rows
+        if (row.file, row.series) in images
+        or (row.role is not Role.IMAGE and row.file in known)
+    }
     new = [row for row in draft.rows if row.case not in mine]
     renamed = {
         case: CASE_ID.format(index=number)
         for number, case in enumerate(dict.fromkeys(row.case for row in new), first)
     }
     new = [replace(row, case=renamed[row.case]) for row in new]
-    late = {
-        r.file: f"{r.patient} is in the table already; add a row" for r in draft.rows
-    }
     unused = {file: why for file, why in draft.unused if file not in known}
     unused |= {
-        row.file: late[row.file]
+        row.file: f"{row.patient} is in the table already; add a row"
         for row in draft.rows
         if row.case in mine and row.file not in known and row.role in _DRAWN
     }
     to_do: tuple[str, ...] = ()
-    if options.out.is_file():
-        has = read_recipe(options.out).structures
-        lack = [
-            row.structure for row in new if row.structure and row.structure not in has
-        ]
-        if lack:
-            names = ", ".join(dict.fromkeys(lack))
-            to_do = (f"{options.out.name} has no label {names}: add it to [labels]",)
+    has = read_recipe(recipe).structures if recipe.is_file() else draft.structures
+    lack = {row.structure: None for row in new if row.structure not in ("", *has)}
+    if lack:
+        to_do = (f"{recipe.name} has no label {', '.join(lack)}: add it to [labels]",)
     if new:
         add_rows(new, table)
     draft = replace(draft, unused=tuple(unused.items()))
-    return _summary((*old, *new), draft, options.out, table, to_do)
+    return _summary((*old, *new), draft, recipe, table, to_do)
 
 
 def _summary(

@@ -115,29 +115,36 @@ def look_through(
     """Return the images and drawings below a folder."""
     survey = Survey()
     folders = [
-        ("/".join(f.parts) or ".", f) for f in _folders(study, (), study.resolve())
+        ("/".join(folder.parts) or ".", folder)
+        for folder in _folders(study, (), study.resolve(), survey)
     ]
     for _, folder in steps(progress, "look through the study", folders):
         _look_into(study, folder, vocabulary, survey)
     return survey
 
 
-def _folders(folder: Path, parts: tuple[str, ...], root: Path) -> Iterator[_Folder]:
+def _folders(
+    folder: Path, parts: tuple[str, ...], root: Path, survey: Survey
+) -> Iterator[_Folder]:
     """Yield every folder with its files; links that lead out are not followed (F01)."""
     found, inside = _Folder(parts), []
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name in _SKIPPED:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                inside.append(entry.name)
-            elif entry.is_file() and (
-                not entry.is_symlink() or Path(entry).resolve().is_relative_to(root)
-            ):
-                _sort_in(found, entry.name)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        survey.unused.append(("/".join(parts), f"cannot be read: {error.strerror}"))
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _SKIPPED:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            inside.append(entry.name)
+        elif entry.is_file() and (
+            not entry.is_symlink() or Path(entry).resolve().is_relative_to(root)
+        ):
+            _sort_in(found, entry.name)
     yield found
     for name in inside:
-        yield from _folders(folder / name, (*parts, name), root)
+        yield from _folders(folder / name, (*parts, name), root, survey)
 
 
 def _sort_in(folder: _Folder, name: str) -> None:
@@ -256,7 +263,7 @@ def _look_at_volume(
     elif _is_drawing(file, parts, header, vocabulary):
         survey.drawings.append(FoundDrawing(path, parts, Role.MASK, header.grid))
     else:
-        place = header.grid and Place.of_grid(header.grid)
+        place = Place.of_grid(header.grid) if header.grid else None
         slices = header.grid.shape[2] if header.grid else 0
         survey.images.append(
             FoundImage(path, parts, folder.parts, place, slices, header.grid)
