@@ -151,10 +151,12 @@ def _look_at_level(
 ) -> tuple[str, ...]:
     """Refuse a folder of studies, or without images or masks; return other hints."""
     below = _studies_below(survey, vocabulary)
-    commands = [f"`nnunet-bridge init {study / name}`" for name in below[:3]]
+    commands = [f"`nnunet-bridge init {study / name}`" for name in list(below)[:3]]
     level = f"the level below looks like a study: try {' or '.join(commands)}."
-    if len(below) > 1:
-        raise InputError(f"{study} holds {len(below)} studies; {level}")
+    names = Counter(name for own in below.values() for name in own)
+    if max(names.values(), default=0) > 1:
+        same = f"{study} holds {len(below)} studies with patients of one name"
+        raise InputError(f"{same}; {level}")
     reasons = "".join(f"\n  {file}: {why}" for file, why in survey.unused[:3])
     above = f"If the others lie beside it, try `nnunet-bridge init {study.parent}`."
     drawings = counted(len(survey.drawings), "mask file")
@@ -165,26 +167,28 @@ def _look_at_level(
     if not survey.drawings:
         images = counted(len(survey.images), "image")
         raise InputError(f"{study} holds {images}, but {drawings}. {above}{reasons}")
-    return (f"{study} holds nothing else: {level}",) if below else ()
+    return (f"All patients lie deeper than {study}: {level}",) if below else ()
 
 
-def _studies_below(survey: Survey, vocabulary: Vocabulary) -> list[str]:
-    """Return the folders that are studies, if all images lie in such folders."""
+def _studies_below(survey: Survey, vocabulary: Vocabulary) -> dict[str, set[str]]:
+    """Return the folders that are studies, if most images lie so, and their patients.
+
+    A folder for training or of a site is a part of a study.
+    """
     names = sorted({image.parts[0] for image in survey.images if len(image.parts) > 1})
-    groups = [n for n in names if vocabulary.has_kind("group", words_of(n))]
-    in_none = any(len(image.parts) == 1 for image in survey.images)
-    if groups or in_none or not names:
-        return []
-    studies = [name for name in names if _is_study(name, survey, vocabulary)]
-    return studies if len(studies) == len(names) else []
+    apart = [n for n in names if not vocabulary.has_kind("group", words_of(n))]
+    found = {name: _patients_in(name, survey, vocabulary) for name in apart}
+    studies = {name: own for name, own in found.items() if len(own) > 1}
+    return studies if 2 * len(studies) > len(names) else {}
 
 
-def _is_study(folder: str, survey: Survey, vocabulary: Vocabulary) -> bool:
-    """Whether a folder has masks of several patients, who are told apart by names."""
+def _patients_in(folder: str, survey: Survey, vocabulary: Vocabulary) -> set[str]:
+    """Return the patients with masks in a folder, who are told apart by names."""
     images = [i for i in survey.images if i.parts[0] == folder and len(i.parts) > 1]
     drawings = [d for d in survey.drawings if d.parts[0] == folder and len(d.parts) > 1]
-    if len(images) < 2 or len(drawings) < 2:  # noqa: PLR2004 - several
-        return False
+    ids = {image.dicom.patient if image.dicom else image.file for image in images}
+    if len(ids) < 2 or len(drawings) < 2:  # noqa: PLR2004 - several
+        return set()
     named = name_patients([image.parts[1:] for image in images], vocabulary)
     scans = [
         ScanNames((image.parts[1:],), (image.place,), (image.folder[1:],))
@@ -192,7 +196,7 @@ def _is_study(folder: str, survey: Survey, vocabulary: Vocabulary) -> bool:
     ]
     pairs = pair_all([Drawing(one.parts[1:], one.grid) for one in drawings], scans)
     found = {named[pair.scan] for pair in pairs if pair.scan is not None}
-    return len({whose.patient for whose in found if whose.named}) > 1
+    return {whose.patient for whose in found if whose.named}
 
 
 def _update(recipe: Path, table: Path, draft: Draft) -> InitSummary:

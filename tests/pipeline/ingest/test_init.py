@@ -449,6 +449,18 @@ def test_a_folder_of_studies_says_which_level_to_try(tmp_path):
     assert not (tmp_path / "dataset.toml").exists()
 
 
+def test_a_study_of_two_places_is_taken_with_a_hint(tmp_path):
+    for name, numbers in (("Basel", (1, 2)), ("Bern", (3, 4))):
+        for number in numbers:
+            Layout().write_patient(tmp_path / "all" / name, number)
+
+    summary, _ = initialised(tmp_path / "all", tmp_path)
+
+    assert len(summary.cases) == 4
+    assert summary.unused == ()
+    assert "the level below looks like a study" in summary.as_text()
+
+
 def test_a_folder_with_nothing_but_a_study_says_so(tmp_path):
     Layout(patients=2).write(tmp_path / "all" / "one")
 
