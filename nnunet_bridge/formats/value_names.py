@@ -30,6 +30,7 @@ _COLOUR = re.compile(r"(?:[\s,;]+[\d.]+){3,4}\s*$")
 _VALUE_COLUMNS = ("labelvalue", "value", "index", "label", "intensity")
 _NAME_COLUMNS = ("name", "structure", "labelname", "description", "label")
 _MOST_VALUES = 1000
+_LONGEST_LINE = 500
 
 
 def read_value_names(file: Path) -> dict[int, str]:
@@ -99,6 +100,8 @@ def _of_lines(text: str) -> list[tuple[int, str]]:
     """Return the pairs of lines; nothing if a line is something else."""
     pairs = []
     for line in text.splitlines():
+        if len(line) > _LONGEST_LINE:
+            return []
         if not line.strip() or line.lstrip().startswith(("#", "//", "%")):
             continue
         if match := _SNAP.fullmatch(line):

@@ -45,6 +45,7 @@ _NEVER_DICOM = (
     *(".zraw", ".img", ".lnk", ".url", ".exe", ".dll", ".mtl", ".acq", ".pth"),
 )
 _SKIPPED = ("__MACOSX", "nnUNet_preprocessed", "nnUNet_results")
+_MOST_UNPACKED_BYTES = 256 << 20  # of one file in a zip
 _FEW_VALUES = 64  # a mask holds at most so many
 
 
@@ -221,9 +222,10 @@ def _look_into_zip(file: Path, folder: _Folder, survey: Survey) -> None:
             tempfile.TemporaryDirectory() as target,
         ):
             files = [
-                name
-                for name in sorted(archive.names)
-                if not name.casefold().endswith((*_NEVER_DICOM, *ENDINGS))
+                entry.filename
+                for entry in archive.entries
+                if not entry.filename.casefold().endswith((*_NEVER_DICOM, *ENDINGS))
+                and entry.file_size <= _MOST_UNPACKED_BYTES
             ]
             step = max(1, len(files) // SAMPLE)
             for number, name in enumerate(files[::step]):
