@@ -225,6 +225,7 @@ def _look_into_zip(file: Path, folder: _Folder, survey: Survey) -> None:
                 entry.filename
                 for entry in archive.entries
                 if not entry.filename.casefold().endswith((*_NEVER_DICOM, *ENDINGS))
+                and not entry.filename.startswith("__MACOSX/")
                 and entry.file_size <= _MOST_UNPACKED_BYTES
             ]
             step = max(1, len(files) // SAMPLE)
