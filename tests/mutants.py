@@ -58,9 +58,10 @@ MIRRORS = {
     "ops/agreement": (COMPARISON,),
     "ops/components": ("ops/test_cleanup", "ops/test_quality"),
     "ops/means": ("ops/test_choice", "formats/test_tables"),
-    "ops/naming": ("pipeline/ingest/test_init",),
+    "ops/naming": ("ops/test_naming", "ops/test_pairing"),
     "ops/occupancy": ("ops/test_metrics", "ops/test_surface"),
     "ops/paired": (COMPARISON,),
+    "ops/patients": ("pipeline/ingest/test_init",),
     "ops/solids": (PHANTOM,),
     "ops/verdict": (COMPARISON,),
 }

@@ -17,24 +17,31 @@ class _Init:
     out: Path = option(
         "-o", "--out", "Recipe to write.", type=shared.FILE, default="dataset.toml"
     )
-    force: bool = shared.force_field("Overwrite an existing recipe.")
+    update: bool = option(
+        "--update", "Add new patients to the case table; change no row that is there."
+    )
+    force: bool = shared.force_field("Overwrite an existing recipe and case table.")
 
 
 @command(_Init)
-def init(session: Session, asked: _Init) -> Summary:  # noqa: ARG001 - every command gets a session
-    """Write a recipe for a study, from its file names and headers.
+def init(session: Session, asked: _Init) -> Summary:
+    """Write a recipe and the case table of a study, from what lies in its folder.
 
     Example:  nnunet-bridge init knee_study -o knee.toml
     """
-    from nnunet_bridge.pipeline.ingest.init import write_recipe
+    from nnunet_bridge.pipeline.ingest.init import InitOptions, write_recipe
 
-    return write_recipe(asked.study, asked.out, force=asked.force)
+    options = InitOptions(
+        asked.out, asked.update, asked.force, session.new_workspace.nnunet_dirs
+    )
+    with session.progress() as progress:
+        return write_recipe(asked.study, options, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Check:
     study: Path = argument(type=shared.EXISTING)
-    recipe: str = shared.recipe_field()
+    recipe: str | None = shared.recipe_field()
     scans: shared.ScanChoice = part(shared.ScanChoice)
 
 
@@ -44,19 +51,25 @@ def check(session: Session, asked: _Check) -> Summary:
 
     Example:  nnunet-bridge check knee_study -r dataset.toml
     """
-    from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.pipeline.ingest.convert import check_study
 
-    raw_dir = session.workspace.raw_dir
+    workspace = session.new_workspace
     with session.progress() as progress:
-        recipe = read_recipe(asked.recipe).with_scans(**given(asked.scans))
-        return check_study(asked.study, recipe, raw_dir, progress=progress)
+        recipe = session.recipe(asked.recipe, asked.study)
+        recipe = recipe.with_scans(**given(asked.scans))
+        return check_study(
+            asked.study,
+            recipe,
+            workspace.raw_dir,
+            other_places=workspace.nnunet_dirs,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Convert:
     study: Path = argument(type=shared.EXISTING)
-    recipe: str = shared.recipe_field()
+    recipe: str | None = shared.recipe_field()
     scans: shared.ScanChoice = part(shared.ScanChoice)
     force: bool = shared.force_field("Write again what is already there.")
 
@@ -67,14 +80,19 @@ def convert(session: Session, asked: _Convert) -> Summary:
 
     Example:  nnunet-bridge convert knee_study -r dataset.toml -w /data/work
     """
-    from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.pipeline.ingest.convert import convert_study
 
-    raw_dir = session.workspace.raw_dir
+    workspace = session.new_workspace
     with session.progress() as progress:
-        recipe = read_recipe(asked.recipe).with_scans(**given(asked.scans))
+        recipe = session.recipe(asked.recipe, asked.study)
+        recipe = recipe.with_scans(**given(asked.scans))
         return convert_study(
-            asked.study, recipe, raw_dir, force=asked.force, progress=progress
+            asked.study,
+            recipe,
+            workspace.raw_dir,
+            other_places=workspace.nnunet_dirs,
+            force=asked.force,
+            progress=progress,
         )
 
 

@@ -93,7 +93,9 @@ device_field = partial(
     choices=("auto", "cuda", "cpu", "mps"),
 )
 recipe_field = partial(
-    _recipe, "A dataset.toml, or the name of a recipe that ships with the package."
+    _recipe,
+    "A dataset.toml, or the name of a recipe that ships with the package. [default: "
+    "the dataset.toml of the study, the current folder or the workspace]",
 )
 scans_recipe_field = partial(
     _recipe,

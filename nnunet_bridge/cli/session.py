@@ -27,6 +27,7 @@ from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
 
 if TYPE_CHECKING:
+    from nnunet_bridge.formats.recipe import Recipe
     from nnunet_bridge.nnunet.names import Dataset, Workspace
 
 INTERNAL_ERROR = 1
@@ -63,6 +64,19 @@ class Session:
         from nnunet_bridge.nnunet.names import Workspace
 
         return Workspace.at(self.root)
+
+    @property
+    def new_workspace(self) -> Workspace:
+        """The workspace that the user named, which need not exist yet."""
+        from nnunet_bridge.nnunet.names import Workspace
+
+        return Workspace.at(self.root, may_be_new=True)
+
+    def recipe(self, asked: str | None, study: Path) -> Recipe:
+        """Return the recipe that the user named, or the one that lies nearest."""
+        from nnunet_bridge.formats.recipe import find_recipe, read_recipe
+
+        return read_recipe(asked or find_recipe(study, Path(), self.root))
 
     def dataset(self, asked: str) -> Dataset:
         """Return a dataset of the workspace by its number or name."""

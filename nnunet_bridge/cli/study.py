@@ -75,7 +75,7 @@ def compare(session: Session, asked: _Compare) -> Summary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     study: Path = argument(type=shared.EXISTING)
-    recipe: str = shared.recipe_field()
+    recipe: str | None = shared.recipe_field()
     configurations: tuple[str, ...] = shared.configurations_field()
     folds: tuple[str, ...] = shared.folds_field()
     model: str = shared.model_field()
@@ -91,7 +91,6 @@ def run(session: Session, asked: _Run) -> Summary:
 
     Example:  nnunet-bridge run knee_study -r dataset.toml -w /data/work --budget smoke
     """
-    from nnunet_bridge.formats.recipe import read_recipe
     from nnunet_bridge.nnunet.methods import method_of
     from nnunet_bridge.pipeline.study import StudyOptions, run_study
 
@@ -103,8 +102,8 @@ def run(session: Session, asked: _Run) -> Summary:
         asked.device,
         asked.force,
     )
-    workspace, recipe = session.workspace, read_recipe(asked.recipe)
-    study = asked.study, recipe, workspace, options
+    recipe = session.recipe(asked.recipe, asked.study)
+    study = asked.study, recipe, session.new_workspace, options
     with session.progress() as progress:
         consent = session.consent(progress, yes=asked.yes)
         return run_study(*study, progress=progress, consent=consent)

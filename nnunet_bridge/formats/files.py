@@ -209,7 +209,8 @@ def pseudonym(value: str, key: bytes) -> str:
     >>> pseudonym("DOE^JANE", b"k") == pseudonym("DOE^JANE", b"k")
     True
     """
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16]
+    text = value.encode(errors="surrogateescape")  # a file name may be no UTF-8
+    return hmac.new(key, text, hashlib.sha256).hexdigest()[:16]
 
 
 def remove_stale_partials(folder: Path) -> None:

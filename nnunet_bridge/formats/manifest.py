@@ -135,6 +135,14 @@ class GeometryRecord(Part):
         affine[:3, :3] = np.array(self.direction).reshape(3, 3).T
         return Grid((1, 1, 1), affine).axis_letters
 
+    def grid(self) -> Grid:
+        """Return the grid, as exactly as it is recorded."""
+        affine = np.eye(4)
+        directions = np.array(self.direction).reshape(3, 3).T
+        affine[:3, :3] = directions * np.array(self.spacing_mm)
+        affine[:3, 3] = self.origin_mm
+        return Grid(self.shape, affine)
+
 
 class RescaleRecord(Part):
     """Smallest and largest *Rescale Slope* and *Rescale Intercept* of the slices."""
@@ -218,7 +226,7 @@ class CaseRecord(Part):
     findings: tuple[FindingRecord, ...] = ()
     split: str = ""
     patient: str = ""  # salted hash; scans of one patient share it
-    visit: str | None = None  # reserved: which of several scans of the patient
+    visit: str | None = None  # salted hash: which of several scans of the patient
     channels: tuple[str, ...] | None = None
     """Names of the channels of the image; one until images have several."""
 

@@ -12,6 +12,8 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
 
+_MOST_LABELS = 2**16
+_BLOCK_VOXELS = 2**20
 WHOLE_WITHIN = 1e-3
 """Largest distance of a value from the whole number that it stands for."""
 
@@ -41,19 +43,31 @@ class MaskValues:
 
     def read(self, values: VoxelArray) -> tuple[BoolArray, str]:
         """Read values of any type."""
+        whole, away = self._rounded(values)
+        if away > WHOLE_WITHIN:
+            return self._read_probabilities(values, away)
+        return self._read_whole(whole, "rounded" if away else "yes or no")
+
+    def read_labels(self, values: VoxelArray) -> VoxelArray:
+        """Return values that stand for structures, as whole numbers."""
+        whole, away = self._rounded(values)
+        if away > WHOLE_WITHIN:
+            far = f"(up to {away:.3g} from a whole number), not labels"
+            raise self._refusal("K07", f"holds fractions {far}: export it again")
+        return whole
+
+    def _rounded(self, values: VoxelArray) -> tuple[VoxelArray, float]:
+        """Return whole numbers, and how far the values were from them."""
         if values.dtype.kind != "f":
-            return self._read_whole(values, "yes or no")
+            return values, 0.0
         if not np.isfinite(values).all():
             raise self._refusal("K07", "holds NaN or infinite values: export it again")
         rounded = np.rint(values)
         away = float(np.abs(values - rounded).max(initial=0.0))
-        if away > WHOLE_WITHIN:
-            return self._read_probabilities(values, away)
-        if away == 0:
-            return self._read_whole(rounded, "yes or no")
-        moved = f"values up to {away:.1e} from whole numbers; they were rounded"
-        self._note("K07", Outcome.FIXED, f"holds {moved}")
-        return self._read_whole(rounded, "rounded")
+        if 0 < away <= WHOLE_WITHIN:
+            moved = f"values up to {away:.1e} from whole numbers; they were rounded"
+            self._note("K07", Outcome.FIXED, f"holds {moved}")
+        return rounded, away
 
     def _read_whole(self, values: VoxelArray, how: str) -> tuple[BoolArray, str]:
         """Read whole numbers: one value besides 0, or those that the user names."""
@@ -69,7 +83,7 @@ class MaskValues:
         if self.meaning.values:
             return self._read_named(values)
         if low != high:
-            held = _listed(np.unique(drawn))
+            held = listed(np.unique(drawn))
             raise self._refusal(
                 "K06",
                 f"should hold one structure, but holds the values {held}: export each "
@@ -86,11 +100,11 @@ class MaskValues:
         held, counts = np.unique(values[values != 0], return_counts=True)
         others = ~np.isin(held, meant)
         if others.all():
-            wrong = f"holds the values {_listed(held)}, but `masks.values` is {words}"
+            wrong = f"holds the values {listed(held)}, but `masks.values` is {words}"
             raise self._refusal("K06", f"{wrong}: correct one of them")
         taken, left = int(counts[~others].sum()), int(counts[others].sum())
         rest = f", and {left} voxels of other values were left out" if left else ""
-        by = f"holds the values {_listed(held)}; by `masks.values` {words} was taken"
+        by = f"holds the values {listed(held)}; by `masks.values` {words} was taken"
         outcome = Outcome.WARNED if left else Outcome.FIXED
         self._note("K06", outcome, f"{by} ({taken} voxels){rest}")
         return np.asfortranarray(np.isin(values, meant)), f"values {words}"
@@ -129,6 +143,19 @@ class MaskValues:
         return Refused.because(code, f"{quoted(self.name)} {what}.")
 
 
-def _listed(values: npt.NDArray[Any]) -> str:
+def distinct_labels(values: VoxelArray) -> npt.NDArray[Any]:
+    """Return the different values of a file of whole numbers, sorted."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > _MOST_LABELS:
+        return np.unique(values)
+    found = np.zeros(int(high) + 1, bool)
+    flat = values.ravel(order="K")
+    for begin in range(0, flat.size, _BLOCK_VOXELS):  # indices take 8 bytes a voxel
+        found[flat[begin : begin + _BLOCK_VOXELS].astype(np.intp)] = True
+    return np.flatnonzero(found)
+
+
+def listed(values: npt.NDArray[Any]) -> str:
+    """Return the first values as a message shows them."""
     shown = ", ".join(f"{value:g}" for value in values[:6])
     return shown + (f" and {len(values) - 6} more" if len(values) > 6 else "")  # noqa: PLR2004 - enough to see

@@ -154,9 +154,17 @@ def is_changed(file: Path, sha256: str) -> bool:
 
 def read_grid(file: Path) -> Grid:
     """Read the grid of a NIfTI file without its voxels."""
-    start = next(_blocks(file), b"")
+    return read_grid_and_type(file)[0]
+
+
+def read_grid_and_type(file: Path) -> tuple[Grid, np.dtype[Any]]:
+    """Read the grid of a NIfTI file and the type of its voxels, but not the voxels."""
+    try:
+        start = next(_blocks(file), b"")
+    except _NotWhole as error:
+        raise refused("K19", file, f"is damaged ({error}): {AGAIN}") from error
     header = _parsed(file, start[:_STRUCT_BYTES])
-    return _grid(file, _shape_in_space(file, header), header.fields)
+    return _grid(file, _shape_in_space(file, header), header.fields), header.dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 import re
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -24,11 +24,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
 )
 
 from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
-from nnunet_bridge.core.errors import BridgeError, RecipeError
+from nnunet_bridge.core.errors import BridgeError, RecipeError, UsageError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
 from nnunet_bridge.core.quoting import quoted
@@ -37,6 +38,7 @@ from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import IGNORE
 
+RECIPE_FILE = "dataset.toml"
 SIDE_WORDS = {
     "l": "left", "left": "left", "r": "right", "right": "right",
     "m": "middle", "middle": "middle",
@@ -83,6 +85,7 @@ class DatasetPart(_Part):
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")
     channel: str = Field(default="MRI", min_length=1)
     case: str = "case_{index:03d}"
+    table: str | None = Field(default=None, min_length=1)
 
 
 class ScansPart(_Part):
@@ -166,6 +169,17 @@ class Recipe(_Part):
     cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
         default_factory=dict
     )
+    _file: Path = PrivateAttr(default=Path(RECIPE_FILE))
+
+    @property
+    def case_table(self) -> Path | None:
+        """The case table, which goes before the patterns; None without one."""
+        return self._file.parent / self.dataset.table if self.dataset.table else None
+
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """The recipe's file and its case table."""
+        return (self._file, *filter(None, [self.case_table]))
 
     @cached_property
     def structures(self) -> tuple[str, ...]:
@@ -200,6 +214,31 @@ class Recipe(_Part):
             raise RecipeError("\n".join(faults)) from error
         return self.model_copy(update={"scans": scans})
 
+    def with_cases(self, states: Mapping[str, Mapping[str, str]]) -> Recipe:
+        """Return a recipe that declares more structures of cases as not drawn."""
+        joined: dict[str, dict[str, str]] = {c: {**o} for c, o in self.cases.items()}
+        for case, own in states.items():
+            joined[case] = {**joined.get(case, {}), **own}
+        return self._changed(cases=joined)
+
+    def with_middle(self, structures: Collection[str]) -> Recipe:
+        """Return a recipe in which these structures have one label, in the middle.
+
+        Only separate sides know a middle; a structure whose sides [labels] names stays.
+        """
+        if self.merge.sides == "merge" or not structures:
+            return self
+        middle = f"_{Side.MIDDLE}"
+        names = {n: f"{n}{middle}" if n in structures else n for n in self.labels}
+        return self._changed(labels={names[n]: v for n, v in self.labels.items()})
+
+    def _changed(self, **parts: object) -> Recipe:
+        """Return a copy; what was derived from the old parts is derived again."""
+        changed = self.model_copy(update=parts)
+        for name in ("structures", "table", "_by_value", "_names"):
+            changed.__dict__.pop(name, None)
+        return changed
+
     def spec(self) -> DatasetSpec:
         """Return name, channels and labels of the dataset."""
         part = self.dataset
@@ -213,6 +252,12 @@ class Recipe(_Part):
             for key, text in texts.items()
         }
         return checked_case_id(self.dataset.case.format(**values))
+
+    def numbered_id(self, number: int) -> str:
+        """Return the id of a case of the table that names none itself."""
+        own = "case" in self.dataset.model_fields_set
+        form = self.dataset.case if own else "msk_{index:03d}"
+        return checked_case_id(form.format(index=number))
 
     def structure_of(self, written: str, side: str = "") -> tuple[str, str]:
         """Return the structure and the side that a written name means.
@@ -266,11 +311,17 @@ class Recipe(_Part):
 
     def decisions(self) -> JsonObject:
         """Return every entry that affects a case, as JSON."""
-        return self.model_dump(mode="json", exclude={"slurm"})
+        content = self.model_dump(mode="json", exclude={"slurm"})
+        del content["dataset"]["table"]  # the plan of a case has what its rows say
+        return content
 
-    def digest(self) -> str:
-        """Return a hash of `decisions`."""
-        resolved = json.dumps(self.decisions(), sort_keys=True)
+    def digest(self, case_id: str | None = None, more: str = "") -> str:
+        """Return a hash of the `decisions`, or of those about a case and `more`."""
+        content = self.decisions()
+        if case_id is not None:
+            own = content["cases"].get(case_id, {})
+            content["cases"] = {case_id: own} if own else {}
+        resolved = json.dumps(content, sort_keys=True) + more
         return hashlib.sha256(resolved.encode()).hexdigest()
 
     @cached_property
@@ -306,7 +357,23 @@ def read_recipe(source: str | Path) -> Recipe:
         raise RecipeError(f"Cannot read {file}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file.name} is not valid TOML: {error}.") from error
-    return recipe_from(raw, name=file.name)
+    recipe = recipe_from(raw, name=file.name)
+    recipe._file = file  # noqa: SLF001 - only this function knows it
+    return recipe
+
+
+def find_recipe(*folders: Path) -> Path:
+    """Return the recipe in the first of the folders that has one.
+
+    Raises `UsageError` if none has.
+    """
+    for folder in folders:
+        if (folder / RECIPE_FILE).is_file():
+            return folder / RECIPE_FILE
+    raise UsageError(
+        f"There is no {RECIPE_FILE} in the study, the current folder or the workspace: "
+        "run `nnunet-bridge init` to write one, or name one with -r."
+    )
 
 
 def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
@@ -345,7 +412,7 @@ def shipped_recipes() -> dict[str, Path]:
 def _recipe_file(source: str | Path) -> Path:
     file = Path(source)
     if file.is_dir():
-        file /= "dataset.toml"
+        file /= RECIPE_FILE
     if file.is_file():
         return file
     shipped = shipped_recipes()
@@ -420,6 +487,8 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
     """Check the form of case ids against the groups of the pattern."""
     form = _table(raw, "dataset").get("case", "")
     pattern = _table(raw, "scans").get("pattern", ScansPart().pattern)
+    if _table(raw, "dataset").get("table"):
+        pattern = "(?P<index>)"  # cases of a table are numbered
     if not isinstance(form, str) or not isinstance(pattern, str) or not form:
         return []
     try:

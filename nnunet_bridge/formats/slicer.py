@@ -23,7 +23,12 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.mask_values import MaskValues, Meaning
+from nnunet_bridge.formats.mask_values import (
+    MaskValues,
+    Meaning,
+    distinct_labels,
+    listed,
+)
 from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.nifti import AGAIN, MAX_VOXELS, read_array, refused
 
@@ -70,6 +75,15 @@ class StructureMask:
     read_as: str = "yes or no"  # reading of its values, see `MaskValues`
 
 
+@dataclass(frozen=True, slots=True)
+class NamedValue:
+    """What a value of a labelmap means, or the segment of that number."""
+
+    value: int
+    name: str  # empty for what is left out on purpose
+    side: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Nrrd:
     """An NRRD file that was read whole."""
@@ -112,15 +126,57 @@ def read_mask(
     Raises `Refused` if the file is damaged (K19), has no place (K11), is not 3-D (K08),
     or a value is not clearly yes or no (K06, K07).
     """
-    grid, values, findings = _read_plain(file)
+    grid, values, findings = read_values(file)
     _refuse_impossible_voxels(grid, file.name)
     reader = MaskValues(file.name, meaning or Meaning(), findings)
     voxels, read_as = reader.read(values)
     return StructureMask(name, side, grid, voxels, file.name, tuple(findings), read_as)
 
 
-def read_segments(file: Path) -> Iterator[StructureMask]:
+def read_labelmap(file: Path, names: Sequence[NamedValue]) -> Iterator[StructureMask]:
+    """Yield the structures of a labelmap, of which `names` name every value.
+
+    Values of one name and side are one structure.
+
+    Raises
+    ------
+    Refused
+        As `read_mask`, or if a value has no name (K06).
+    """
+    grid, stored, findings = read_values(file)
+    _refuse_impossible_voxels(grid, file.name)
+    voxels = MaskValues(file.name, Meaning(), findings).read_labels(stored)
+    unnamed = np.setdiff1d(distinct_labels(voxels), [0, *(one.value for one in names)])
+    if unnamed.size:
+        held = f"the value{'s' * (unnamed.size > 1)} {listed(unnamed)}"
+        raise refused(
+            "K06",
+            file.name,
+            f"holds {held}, and no row of the case table names it: add a row with the "
+            "role labelmap, the value and its structure, or with the role ignore",
+        )
+    structures: dict[tuple[str, str], list[int]] = {}
+    for one in names:
+        structures.setdefault((one.name, one.side), []).append(one.value)
+    for (name, side), values in structures.items():
+        if name:
+            one = voxels == values[0]
+            drawn = np.asfortranarray(
+                one if len(values) == 1 else np.isin(voxels, values)
+            )
+            how = f"values {', '.join(map(str, values))}"
+            yield StructureMask(
+                name, side, grid, drawn, file.name, tuple(findings), read_as=how
+            )
+
+
+def read_segments(
+    file: Path, names: Sequence[NamedValue] = (), *, own_names: bool = True
+) -> Iterator[StructureMask]:
     """Yield the segments of a ``.seg.nrrd`` file, one structure at a time.
+
+    `names` go before the segments' own, by the number of the segment in the file, from
+    1; without `own_names` they must name every segment.
 
     A voxel belongs to a segment if the segment's layer holds its label value there;
     label values begin again in every layer. The origin places the file:
@@ -133,21 +189,48 @@ def read_segments(file: Path) -> Iterator[StructureMask]:
     """
     nrrd = _read_nrrd(file)
     segments = _segments(nrrd.header, file.name)
+    if nrrd.grid is not None and not segments:
+        raise refused("K09", file.name, "names no segments: export it again")
+    chosen = _named_segments(file.name, segments, names, own_names=own_names)
     if nrrd.grid is None:
         grid, nothing = Grid((1, 1, 1), np.eye(4)), np.zeros((1, 1, 1), bool)
-        for name, _, _ in segments:
-            yield StructureMask(name, "", grid, nothing, file.name)
+        for name, side, _, _ in chosen:
+            yield StructureMask(name, side, grid, nothing, file.name)
         return
-    if not segments:
-        raise refused("K09", file.name, "names no segments: export it again")
-    for name, layer, value in segments:
+    for name, side, layer, value in chosen:
         if layer >= len(nrrd.layers):
             place = f"puts segment {quoted(name)} into layer {layer}"
             reason = f"{place}, but has {len(nrrd.layers)} layers"
             raise refused("K09", file.name, reason)
         _refuse_impossible_voxels(nrrd.grid, file.name)
         voxels = np.asfortranarray(nrrd.layers[layer] == value)
-        yield StructureMask(name, "", nrrd.grid, voxels, file.name)
+        yield StructureMask(name, side, nrrd.grid, voxels, file.name)
+
+
+def _named_segments(
+    file: str,
+    segments: Sequence[tuple[str, int, int]],
+    names: Sequence[NamedValue],
+    *,
+    own_names: bool,
+) -> list[tuple[str, str, int, int]]:
+    """Return name, side, layer and value of every segment that is used."""
+    by_number = {one.value: one for one in names}
+    if strange := sorted(by_number.keys() - range(1, len(segments) + 1)):
+        which = ", ".join(map(str, strange))
+        has = f"has {len(segments)} segments, but the case table names segment {which}"
+        raise refused("K09", file, f"{has}: correct the value of that row")
+    chosen = []
+    for number, (own, layer, value) in enumerate(segments, start=1):
+        named = by_number.get(number)
+        if named is None and not own_names:
+            lack = f"has a segment {number}, {quoted(own)}, that no row of the case"
+            how = "table names: add a row with its structure, or with the role ignore"
+            raise refused("K21", file, f"{lack} {how}")
+        name, side = (own, "") if named is None else (named.name, named.side)
+        if name:
+            chosen.append((name, side, layer, value))
+    return chosen
 
 
 def read_segment_names(file: Path) -> tuple[str, ...]:
@@ -159,7 +242,11 @@ def read_segment_names(file: Path) -> tuple[str, ...]:
     return tuple(name for name, _, _ in _segments(header, file.name))
 
 
-def _read_plain(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
+def read_values(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
+    """Read grid and (I, J, K) values of a NIfTI, NRRD or MetaImage file, as stored.
+
+    Raises `Refused` if it is damaged (K19), has no place (K11), or is not 3-D (K08).
+    """
     name = file.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return *read_array(file), []
@@ -413,3 +500,38 @@ def _require_whole_mha(file: Path) -> None:
             found = -1
     if found != needed:
         raise _damaged(file.name, f"is damaged: {AGAIN}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NrrdHeader:
+    """What the header of an NRRD file says."""
+
+    grid: Grid | None  # None if it does not say where the voxels lie
+    kind: np.dtype[Any]
+    segments: tuple[str, ...]  # in the order of the file
+
+
+def read_nrrd_header(file: Path) -> NrrdHeader:
+    """Read an NRRD file's header alone.
+
+    Raises `Refused` if it cannot be read (K19) or is not 3-D (K08).
+    """
+    import nrrd
+
+    with _nrrd_boundary(file):
+        with file.open("rb") as stream:
+            header = dict(nrrd.read_header(stream))
+        sizes = tuple(int(size) for size in header["sizes"])
+        kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()])
+        # No voxel is read; an array without memory stands for them.
+        voxels = np.broadcast_to(np.zeros((), kind), sizes)
+        named = any(_SEGMENT_KEY.fullmatch(str(key)) for key in header)
+        segments = _segments(header, file.name) if named else []
+        names = tuple(name for name, _, _ in segments)
+        try:
+            _, grid = _layers_and_grid(file.name, header, voxels)
+        except Refused as refusal:
+            if refusal.code != "K11":
+                raise
+            grid = None
+        return NrrdHeader(grid, kind, names)

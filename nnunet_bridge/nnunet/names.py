@@ -45,13 +45,20 @@ class Workspace:
     runs_dir: Path
 
     @classmethod
-    def at(cls, root: Path, environment: Mapping[str, str] | None = None) -> Workspace:
+    def at(
+        cls,
+        root: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        may_be_new: bool = False,
+    ) -> Workspace:
         """Return the workspace in `root`; nnU-Net's variables override its folders.
 
-        Raises `EnvironmentFault` if `root` does not exist or is not a folder.
+        Raises `EnvironmentFault` if `root` is not a folder; it may lack if it
+        `may_be_new`.
         """
         variables = os.environ if environment is None else environment
-        if not root.is_dir():
+        if not root.is_dir() and (root.exists() or not may_be_new):
             raise EnvironmentFault(
                 f"The workspace {root} is not a folder: make it, or name another with "
                 "-w or NNUNET_BRIDGE_WORKSPACE."

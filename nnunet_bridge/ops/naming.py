@@ -1,28 +1,23 @@
-r"""Parse the file names of a study: number, code, side and structure.
+"""Split the names of files, folders and segments into words.
 
-Typical names are ``6_AutoBindWATER_650_9B`` for a scan and ``6_L_tibia_9B`` for a mask.
-The common parts of scan and mask are the number of the patient and the code; a single
-L, R or M is the side; the rest is the structure.
+Names come glued, in capitals, with any separator: ``leftFemurKnee101``,
+``P01_Femur-L``, ``hemi-L_label-femur``. A single letter stays with its digits, because
+``P01``, ``9B``, ``L1`` and ``T1w`` are one word each.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterator, Sequence
 
-SCAN_PATTERNS = (
-    r"(?P<index>\d+)_.*_(?P<code>[^_]+)",
-    r"(?P<index>\d+)_(?P<code>[^_]+)",
-    r"(?P<index>\d+)",
-    r"[A-Za-z]+[ _-]*(?P<index>\d+)",
-    r"\D*(?P<index>\d+)\D.*",
-)
-"""Patterns of scan folders, from the strictest to the loosest."""
-
-_SIDES = {"l", "r", "m", "left", "right", "middle"}
-_SEPARATORS = re.compile(r"([ _.-]+)")
+_CHUNK = re.compile(r"[^\W_]+")
+_RUN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
+_UMLAUTS = str.maketrans({
+    "ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss",
+    "ẞ": "SS", "æ": "ae", "Æ": "Ae", "ø": "oe", "Ø": "Oe", "å": "aa", "Å": "Aa",
+    "œ": "oe", "Œ": "Oe", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D",
+})  # fmt: skip
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -37,163 +32,105 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)
 
 
-@dataclass(frozen=True, slots=True)
-class MaskNaming:
-    """The naming scheme of the masks of a study."""
-
-    pattern: str
-    """Pattern of stems with the groups ``index`` and ``structure``, or empty."""
-
-    structures: Mapping[str, str]
-    """Stem -> structure as written, for every stem that fits."""
+def without_accents(text: str) -> str:
+    """Return a text without accents: `ü` becomes `u`, and `ß` becomes `ss`."""
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(c for c in plain if not unicodedata.combining(c))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The parts of one stem."""
-
-    shape: tuple[str, ...]
-    side: str
-    side_first: bool
-    structure: str
-
-
-def scan_pattern(names: Sequence[str]) -> str:
-    r"""Return the pattern that distinguishes most names of scan folders.
+def transliterated(text: str) -> str:
+    """Return a text in ASCII, as a German writes it: `ü` becomes `ue`.
 
     Examples
     --------
-    >>> scan_pattern(["6_AutoBindWATER_650_9B", "7_AutoBindWATER_650_3C"])
-    '(?P<index>\\d+)_.*_(?P<code>[^_]+)'
-    >>> scan_pattern(["patient 1", "patient 2"])
-    '[A-Za-z]+[ _-]*(?P<index>\\d+)'
+    >>> transliterated("Knie-Übung Fémur")
+    'Knie-Uebung Femur'
     """
-
-    def distinguished(pattern: str) -> int:
-        found = (re.fullmatch(pattern, name) for name in names)
-        return len({int(match["index"]) for match in found if match})
-
-    return max(SCAN_PATTERNS, key=distinguished)
+    composed = unicodedata.normalize("NFC", text).translate(_UMLAUTS)
+    return without_accents(composed).encode("ascii", "ignore").decode("ascii")
 
 
-def scan_groups(pattern: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return number and code (may be empty) of every name that fits."""
-    found = [match for name in names if (match := re.fullmatch(pattern, name))]
-    return [(match["index"], match.groupdict().get("code") or "") for match in found]
-
-
-def mask_naming(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> MaskNaming:
-    r"""Find the naming scheme of mask files from the parts they share with the scans.
-
-    `stems` are file names without their endings; `scans` are numbers and codes.
+def words_of(name: str) -> tuple[str, ...]:
+    """Return the words and numbers of a name, case-folded and without accents.
 
     Examples
     --------
-    >>> naming = mask_naming(["6_L_tibia_9B", "6_pelvis_9B"], [("6", "9B")])
-    >>> naming.structures
-    {'6_L_tibia_9B': 'tibia', '6_pelvis_9B': 'pelvis'}
-    >>> naming.pattern
-    '(?P<index>\\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)'
+    >>> words_of("leftFemurKnee101"), words_of("P01_TIBIA-L")
+    (('left', 'femur', 'knee', '101'), ('p01', 'tibia', 'l'))
+    >>> words_of("4_R_Fémur_9B.T1w")
+    ('4', 'r', 'femur', '9b', 't1w')
     """
-    readings = {stem: _read(stem, scans) for stem in stems}
-    known = {stem: one for stem, one in readings.items() if one and one.structure}
-    if not known:
-        return MaskNaming("", {})
-    shapes = Counter(found.shape for found in known.values())
-    shape = max(sorted(shapes), key=lambda one: shapes[one])
-    fitting = {stem: found for stem, found in known.items() if found.shape == shape}
-    pattern = _pattern(shape, list(fitting.values()))
-    return MaskNaming(pattern, {stem: one.structure for stem, one in fitting.items()})
+    return tuple(
+        word
+        for chunk in _CHUNK.findall(without_accents(name))
+        for word in _words_of_chunk(chunk)
+    )
 
 
-def segmentation_pattern(stems: Sequence[str], scans: Sequence[tuple[str, str]]) -> str:
-    r"""Return the pattern of segmentations, whose names have no structure.
+def _words_of_chunk(chunk: str) -> Iterator[str]:
+    runs = _RUN.findall(chunk)
+    begin = 0
+    while begin < len(runs):
+        end = begin + 1
+        while end < len(runs) and _belong_together(runs[end - 1], runs[end]):
+            end += 1
+        yield "".join(runs[begin:end]).casefold()
+        begin = end
+
+
+def _belong_together(one: str, other: str) -> bool:
+    """Whether two runs are a letter and its digits, in either order."""
+    letter, digits = (other, one) if one.isdigit() else (one, other)
+    return len(letter) == 1 and digits.isdigit() and not letter.isdigit()
+
+
+def number_in(word: str) -> str:
+    """Return the number in a word without leading zeros; empty without one.
 
     Examples
     --------
-    >>> segmentation_pattern(["7_3C"], [("7", "3C")])
-    '(?P<index>\\d+)_(?P<code>[^_.]+)\\.seg\\.nrrd'
+    >>> number_in("007"), number_in("p01"), number_in("anna")
+    ('7', '1', '')
     """
-    found = [one for stem in stems if (one := _read(stem, scans))]
-    if not found:
-        return ""
-    shape = Counter(reading.shape for reading in found).most_common(1)[0][0]
-    parts = [".*" if part == "<structure>" else _group(part) for part in shape]
-    return "".join(parts) + r"\.seg\.nrrd"
+    digits = re.sub(r"\D", "", word) if re.search(r"\d", word) else ""
+    return str(int(digits)) if digits.isascii() and digits else ""
 
 
-def _read(stem: str, scans: Sequence[tuple[str, str]]) -> _Reading | None:
-    """Split a stem by the number and code of its scan; None without a scan."""
-    parts = _SEPARATORS.split(stem)
-    for number, code in scans:
-        words = list(enumerate(parts))[::2]
-        index_at = next((n for n, word in words if _is_number(word, number)), None)
-        wanted = code.casefold()
-        code_at = next((n for n, word in words if word.casefold() == wanted), None)
-        if index_at is None or (code and code_at is None):
-            continue
-        return _split_by(parts, index_at, code_at if code else None)
-    return None
+def plain_word(word: str) -> str:
+    """Return a word with its numbers without leading zeros.
+
+    Examples
+    --------
+    >>> plain_word("p001"), plain_word("000")
+    ('p1', '0')
+    """
+    return re.sub(r"\d+", lambda digits: str(int(digits[0])), word)
 
 
-def _split_by(parts: list[str], index_at: int, code_at: int | None) -> _Reading:
-    taken = {index_at: "<index>"} | ({code_at: "<code>"} if code_at is not None else {})
-    free = [n for n in range(0, len(parts), 2) if n not in taken and parts[n]]
-    side, side_first = "", False
-    for place in (0, -1):
-        if len(free) > 1 and parts[free[place]].casefold() in _SIDES and not side:
-            side, side_first = parts[free[place]], place == 0
-            free.pop(place)
-    structure = "".join(parts[free[0] : free[-1] + 1]) if free else ""
-    shape: list[str] = []
-    for n, part in enumerate(parts):
-        if free and free[0] < n <= free[-1]:
-            continue
-        if n in taken:
-            shape.append(taken[n])
-        elif n % 2 and shape and shape[-1] not in _SEPARATOR_ENDS:
-            shape.append(part)
-        elif n in free and "<structure>" not in shape:
-            shape.append("<structure>")
-    return _Reading(_joined(shape), side, side_first, structure)
+def marks(words: Sequence[str]) -> frozenset[str]:
+    """Return what two names may share: words, numbers of any padding, and their pairs.
 
+    A number that stands alone is more than one inside a word, so it has a mark more.
 
-_SEPARATOR_ENDS = ("_", "-", ".", " ")
-
-
-def _joined(shape: Sequence[str]) -> tuple[str, ...]:
-    """Return a shape without repeated or final separators."""
-    kept: list[str] = []
-    for part in shape:
-        if part.startswith("<") or (kept and kept[-1].startswith("<")):
-            kept.append(part)
-    while kept and not kept[-1].startswith("<"):
-        kept.pop()
-    return tuple(kept)
-
-
-def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
-    """Return the regular expression of a shape, with the side if some have one."""
-    sides = {reading.side for reading in readings if reading.side}
-    first = any(reading.side and reading.side_first for reading in readings)
-    longest = sorted(sides, key=lambda word: (-len(word), word))
-    words = "[LRM]" if sides <= set("LRM") else "|".join(longest)
-    separator = next((part for part in shape if not part.startswith("<")), "_")
-    between = re.escape(separator)
-    plain = all("_" not in reading.structure for reading in readings)
-    structure = "(?P<structure>[^_]+)" if plain else "(?P<structure>.+?)"
-    if sides and first:
-        structure = f"(?:(?P<side>{words}){between})?{structure}"
-    elif sides:
-        structure = f"{structure}(?:{between}(?P<side>{words}))?"
-    groups = (structure if part == "<structure>" else _group(part) for part in shape)
-    return "".join(groups)
-
-
-def _group(part: str) -> str:
-    groups = {"<index>": r"(?P<index>\d+)", "<code>": r"(?P<code>[^_.]+)"}
-    return groups.get(part) or re.escape(part)
-
-
-def _is_number(part: str, number: str) -> bool:
-    return part.isdecimal() and number.isdecimal() and int(part) == int(number)
+    Examples
+    --------
+    >>> marks(("p01", "femur")) & marks(("patient", "1"))
+    frozenset({'1'})
+    >>> sorted(marks(("sub", "01")) & marks(("sub", "1", "ses", "2")))
+    ['#1', '1', 'sub', 'sub 1']
+    """
+    found = set()
+    numbers: list[str] = []
+    for place, word in enumerate(words):
+        number = number_in(word)
+        found.add(number or word)
+        before = words[place - 1] if place else ""
+        if number and before.isalpha():
+            found.add(f"{before} {number}")
+        if number and word.isdigit():
+            found.add(f"#{number}")
+            found.update(f"{other} {number}" for other in numbers[-1:])
+            numbers.append(number)
+        elif number:
+            found.add(plain_word(word))
+    return frozenset(found)

@@ -150,7 +150,12 @@ def run_study(
     shown.outline(_outline(options))
     dataset = Dataset(workspace, dataset_folder_name(recipe.spec()))
     converted = convert_study(
-        study, recipe, workspace.raw_dir, force=options.force, progress=shown
+        study,
+        recipe,
+        workspace.raw_dir,
+        other_places=workspace.nnunet_dirs,
+        force=options.force,
+        progress=shown,
     )
     _require_cases(converted)
     planned = plan_dataset(dataset, options.planning(), progress=shown)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,30 +74,39 @@ class Scan:
         return FileAccount(tuple(sorted(used)), tuple(excluded), tuple(failed))
 
 
-def scan_folder(folder: Path) -> Scan:
-    """Return the slices in `folder` and below, sorted by name.
+def scan_folder(folder: Path, leave_out: Collection[Path] = ()) -> Scan:
+    """Return the slices in `folder` and below, sorted by name; or those of one file.
 
-    Raises `InputError` if `folder` is not a folder.
+    Files and folders in `leave_out` are not looked at.
+
+    Raises `InputError` if there is no such folder or file.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(f"{folder} is not a folder.")
     scan = Scan()
     reader = HeaderReader()
     # The checks of the headers replace pydicom's warnings.
     with warnings.catch_warnings(action="ignore"):
-        for name, file in sorted(_files(folder, scan.excluded)):
+        for name, file in sorted(_files(folder, scan.excluded, leave_out)):
             _take(scan, reader, file, name)
     scan.findings += _about_other_files(scan)
     _drop_copies(scan)
     return scan
 
 
-def _files(folder: Path, excluded: dict[str, str]) -> Iterator[tuple[str, Path]]:
+def _files(
+    folder: Path, excluded: dict[str, str], leave_out: Collection[Path]
+) -> Iterator[tuple[str, Path]]:
     """Yield the regular files; record the links that are not followed."""
+    if folder.is_file():
+        yield folder.name, folder
     root = folder.resolve()
     for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if Path(parent, name) not in leave_out]
         for name in [*folders, *names]:
             path = Path(parent, name)
+            if path in leave_out:
+                continue
             relative = path.relative_to(folder).as_posix()
             if path.is_symlink() and not _stays_inside(path, root):
                 excluded[relative] = "link that is not followed"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -254,6 +254,8 @@ def _contrast_key(header: SliceHeader) -> tuple[Hashable, ...]:
 
 def _ambiguous(groups: list[Group]) -> Refused:
     """Return the refusal that lists the groups and the option that chooses one."""
+    if patients := _of_several_patients(groups):
+        return patients
     first, *others = (group.first for group in groups)
     echo = (first.contrast.echo_time_ms, first.contrast.echo)
     if any(h.identity.series != first.identity.series for h in others):
@@ -273,6 +275,23 @@ def _ambiguous(groups: list[Group]) -> Refused:
     sets = f"The folder holds {len(groups)} sets of images that fit:"
     table = _table(groups, between="\n")
     return Refused.because(code, f"{sets}\n{table}\n{how}")
+
+
+def _of_several_patients(groups: Sequence[Group]) -> Refused | None:
+    """Return the refusal of a folder of several patients (D11); None of one patient."""
+    by_patient: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        by_patient[group.first.identity.patient].append(group)
+    if len(by_patient) < 2:  # noqa: PLR2004 - one patient is as it should be
+        return None
+    lines = [
+        f"patient {number}: {_table(own)}, the first file is "
+        f"{quoted(min(header.name for one in own for header in one.headers))}"
+        for number, own in enumerate(by_patient.values(), start=1)
+    ]
+    text = f"The folder holds images of {len(by_patient)} patients (by Patient ID):"
+    how = "Give each a folder of its own, or a row of the case table with its `series`."
+    return Refused.because("D11", "\n".join([text, *lines, how]))
 
 
 def _table(groups: Iterable[Group], *, between: str = "; ") -> str:

@@ -435,6 +435,11 @@ def _refuse_a_bomb(file: Path) -> None:
             raise Damaged(f"it inflates to more than {most}", code="S06")
 
 
+def holds_segments(reason: str) -> bool:
+    """Whether a file was not used because it is a segmentation, or a structure set."""
+    return any(kind in reason for kind in ("Segmentation", "Structure Set"))
+
+
 def _image_class(dataset: Header, meta: Header) -> str:
     """Return the SOP class of an MR or CT image; refuse any other file (D03, D13)."""
     sop_class = _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")

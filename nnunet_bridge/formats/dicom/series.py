@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,20 @@ class SeriesRefused(Refused):
         self.files = files
 
 
-def read_series(folder: Path, options: SeriesOptions | None = None) -> SeriesReading:
-    """Read the volume of the DICOM series in a folder and its subfolders.
+def read_series(
+    folder: Path,
+    options: SeriesOptions | None = None,
+    *,
+    leave_out: Collection[Path] = (),
+) -> SeriesReading:
+    """Read the volume of the DICOM series in a folder and its subfolders, or in a file.
 
-    Files are known by content, not by name.
+    Files are known by content, not by name; what `leave_out` names is not looked at.
 
-    Raises `InputError` if `folder` is not a folder. Raises `SeriesRefused` if there is
-    not exactly one sound volume to read; with all findings.
+    Raises `InputError` if there is no such folder or file. Raises `SeriesRefused` if
+    there is not exactly one sound volume to read; with all findings.
     """
-    scan = scan_folder(folder)
+    scan = scan_folder(folder, leave_out)
     try:
         return _reading(scan, options or SeriesOptions())
     except Refused as refused:

@@ -1,13 +1,13 @@
-"""Assemble one case: a DICOM folder and its masks become image and labelmap."""
+"""Assemble one case: its scan and its masks become image and labelmap."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
+from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.cases import findings_of_error
 from nnunet_bridge.core.dataset import Case
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
@@ -24,15 +24,20 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom import (
     FileAccount,
     SeriesOptions,
-    SeriesReading,
     SeriesRefused,
-    read_series,
 )
+from nnunet_bridge.formats.dicom.headers import holds_segments
+from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import MaskRecord
 from nnunet_bridge.formats.mask_values import Meaning
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.formats.slicer import StructureMask, read_mask, read_segments
+from nnunet_bridge.formats.slicer import (
+    StructureMask,
+    read_labelmap,
+    read_mask,
+    read_segments,
+)
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
@@ -45,7 +50,12 @@ from nnunet_bridge.ops.content import ContentFit, content_findings
 from nnunet_bridge.ops.merge import MaskMerger, Overlap
 from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
-from nnunet_bridge.pipeline.ingest.matching import CasePlan, MaskFile
+from nnunet_bridge.pipeline.ingest.inputs import (
+    ImageReading,
+    read_image,
+    read_one_image,
+)
+from nnunet_bridge.pipeline.ingest.planned import CasePlan, MaskFile, ScanFiles
 
 
 class CaseRefused(Refused):
@@ -62,7 +72,7 @@ class AssembledCase:
 
     case: Case
     findings: tuple[Finding, ...]
-    reading: SeriesReading
+    reading: ImageReading
     region: Region  # the slices that were kept, and the grid of the whole scan
     masks: CaseMasks
 
@@ -72,16 +82,20 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
 
     Raises `CaseRefused` with all findings, if the case cannot be used.
     """
-    if worst(plan.findings) is Outcome.REFUSED:
+    if plan.scan is None or worst(plan.findings) is Outcome.REFUSED:
         raise CaseRefused(plan.findings, FileAccount())
     try:
-        reading = read_series(plan.scan_dir, series_options(recipe))
-    except SeriesRefused as refused:
-        before = (*plan.findings, *refused.findings)
-        raise CaseRefused(before, refused.files) from refused
+        reading = _read_scan(plan.scan, recipe)
+    except EnvironmentFault:
+        raise
+    except BridgeError as error:
+        files = error.files if isinstance(error, SeriesRefused) else FileAccount()
+        before = (*plan.findings, *findings_of_error(error))
+        raise CaseRefused(before, files) from error
     masks = CaseMasks(plan, recipe, reading.volume)
     labelmap = masks.read() if plan.masks else None
     findings = [*plan.findings, *reading.findings, *masks.findings]
+    findings += _unread_masks(reading.files)
     gap_at_an_end = labelmap and any(f.code == "G04" for f in findings)
     if labelmap and gap_at_an_end and touches_an_end(labelmap):
         text = "A structure reaches the end of the stack, where slices may be missing."
@@ -99,10 +113,30 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     return AssembledCase(case, tuple(findings), reading, region, masks)
 
 
+def _unread_masks(files: FileAccount) -> Iterator[Finding]:
+    """Warn of DICOM segmentations beside the slices: they are not read (K21)."""
+    for name, reason in files.excluded:
+        if holds_segments(reason):
+            text = (
+                f"{quoted(name)} is {reason.partition(' but ')[2]}, which is not read:"
+            )
+            yield warning("K21", f"{text} save it as .seg.nrrd in 3D Slicer.")
+
+
 def series_options(recipe: Recipe) -> SeriesOptions:
     """Return the options of ``[scans]`` that apply to every series."""
     names = SeriesOptions.__dataclass_fields__
     return SeriesOptions(**{name: getattr(recipe.scans, name) for name in names})
+
+
+def _read_scan(scan: ScanFiles, recipe: Recipe) -> ImageReading:
+    """Read an image by the options of ``[scans]``; the scan's own series wins."""
+    options = series_options(recipe)
+    if scan.series:
+        options = replace(options, series=scan.series)
+    if is_zip(scan.path):
+        return read_one_image(scan.path, options)
+    return read_image(scan.path, options, leave_out=scan.others)
 
 
 @dataclass(slots=True, eq=False)
@@ -159,20 +193,24 @@ class CaseMasks:
 
     def _read_file(self, file: MaskFile, merger: MaskMerger) -> None:
         """Add the masks of a file; the findings of a refused file are kept."""
-        masks, structure = self.recipe.masks, file.structure
         try:
-            if structure is None:
-                for mask in read_segments(file.path):
-                    self._add(mask, merger)
-            else:
-                meaning = Meaning(self.recipe.values_of(structure), masks.threshold)
-                side = file.side
-                mask = read_mask(file.path, name=structure, side=side, meaning=meaning)
+            for mask in self._structures_in(file):
                 self._add(mask, merger)
         except EnvironmentFault:
             raise
         except BridgeError as error:
             self._lose(error)
+
+    def _structures_in(self, file: MaskFile) -> Iterator[StructureMask]:
+        if file.role is Role.LABELMAP:
+            yield from read_labelmap(file.path, file.names)
+        elif file.structure is None:
+            yield from read_segments(file.path, file.names, own_names=file.own_names)
+        else:
+            name, side = file.structure, file.side
+            values = self.recipe.values_of(name)
+            meaning = Meaning(values, self.recipe.masks.threshold)
+            yield read_mask(file.path, name=name, side=side, meaning=meaning)
 
     def _lose(self, error: BridgeError) -> None:
         self.findings += findings_of_error(error)
@@ -236,7 +274,7 @@ class CaseMasks:
             if wanted == IGNORE:
                 ignored.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:
-                self.findings.append(_not_drawn(label.name, state, self.plan.case_id))
+                self.findings.append(_not_drawn(label.name, state, self.plan))
             without_mask = "absent" if wanted == "absent" else "unlabelled"
             place = {"structure": structure, "side": label.side, "source": ""}
             self.accounts.append(MaskRecord(**place, state=without_mask))
@@ -287,13 +325,17 @@ def _mask_account(
     )
 
 
-def _not_drawn(structure: str, state: str, case_id: str) -> Finding:
+def _not_drawn(structure: str, state: str, plan: CasePlan) -> Finding:
     code, what = ("K14", "is empty") if state == "empty" else ("K15", "is missing")
+    absent = f'write `{structure} = "absent"` below [cases.{plan.case_id}]'
+    ignored = 'write "ignore"'
+    if plan.meaning:
+        absent = "give it a row in the case table with the state absent"
+        ignored = "with the state unlabelled"
     return refusal(
         code,
-        f"The mask of {structure} {what}. If the patient does not have it, write "
-        f'`{structure} = "absent"` below [cases.{case_id}]; if it was not drawn, '
-        'write "ignore".',
+        f"The mask of {structure} {what}. If the patient does not have it, {absent}; "
+        f"if it was not drawn, {ignored}.",
     )
 
 
@@ -309,13 +351,3 @@ def _kept_region(
         if labelled.size:
             first, end = int(labelled[0]), int(labelled[-1]) + 1
     return Region(first, end, volume.grid) if first < end else None
-
-
-def input_files(plan: CasePlan) -> dict[str, Path]:
-    """Return all input files of a case by their name in the manifest."""
-    scans = {
-        f"scan/{file.relative_to(plan.scan_dir).as_posix()}": file
-        for file in sorted(plan.scan_dir.rglob("*"))
-        if file.is_file() and not file.is_symlink()
-    }
-    return scans | {f"mask/{mask.path.name}": mask.path for mask in plan.masks}

@@ -8,7 +8,7 @@ at all, the manifest last, and on a second run only what is missing or has chang
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from nnunet_bridge.core.cases import (
 )
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, warning, worst
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
@@ -30,11 +31,17 @@ from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import free_bytes, only_writer
 from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files, require_own
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.nnunet.names import dataset_folder_name
-from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case, input_files
+from nnunet_bridge.nnunet.names import (
+    DATASET_FOLDER,
+    dataset_folder_name,
+    number_of,
+)
+from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case
 from nnunet_bridge.pipeline.ingest.dataset_writer import DatasetWriter, case_bytes
-from nnunet_bridge.pipeline.ingest.matching import CasePlan, StudyPlan, plan_study
+from nnunet_bridge.pipeline.ingest.matching import planned_study
 from nnunet_bridge.pipeline.ingest.mixture import Look, mixture_findings
+from nnunet_bridge.pipeline.ingest.planned import CasePlan, StudyPlan
+from nnunet_bridge.pipeline.ingest.unused import unused_masks
 
 _MARKS = {Outcome.ACCEPTED: "ok", Outcome.REFUSED: "REFUSED"}
 """Other outcomes are their own mark."""
@@ -71,10 +78,22 @@ class ConversionSummary:
         faulty = worst(self.findings) is Outcome.REFUSED
         return exit_code_of(self.cases) or (4 if faulty else 0)
 
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of the study as a whole; each case has its own."""
+        return worst(self.findings)
+
+    def split_counts(self) -> dict[str, int]:
+        """Return how many usable cases train a model, and how many test it."""
+        splits = Counter(case.split for case in self.cases if not case.refused)
+        return {split: splits[split] for split in ("train", "test")}
+
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
         return {
             "dataset": self.dataset,
+            "outcome": str(self.outcome),
+            **self.split_counts(),
             "cases": [case.as_json() for case in self.cases],
             "files": dict(self.files),
             "codes": list(codes_of(self.findings)),
@@ -93,8 +112,10 @@ class ConversionSummary:
             lines += [f"  {'':<{width}}    {text}" for text in texts]
         lines += [f"  {finding}" for finding in self.findings]
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.files.items())
-        counts = outcome_counts(self.cases)
-        lines.append(f"{counted(len(self.cases), 'case')}: {counts}. Files: {kinds}.")
+        counts, splits = outcome_counts(self.cases), self.split_counts()
+        many = f"{counted(len(self.cases), 'case')}: {counts}"
+        parts = f"{splits['train']} for training, {splits['test']} for testing"
+        lines.append(f"{many}. {parts}. Files: {kinds}.")
         return "\n".join(lines)
 
 
@@ -114,6 +135,7 @@ def check_study(
     recipe: Recipe,
     workspace_raw_dir: Path | None = None,
     *,
+    other_places: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Do everything that `convert_study` would do, without writing.
@@ -121,11 +143,13 @@ def check_study(
     With nnU-Net's raw folder, check as well whether it lies outside the study (F05),
     holds files of unknown origin (F04), and has space for the dataset (F06).
     """
-    plan = plan_study(study, recipe)
+    study_plan, recipe = planned_study(study, recipe, workspace_raw_dir)
     dataset = dataset_folder_name(recipe.spec())
-    tally = _Tally(plan, _left_out(study, recipe, plan))
+    _require_free_number(dataset, [*filter(None, [workspace_raw_dir]), *other_places])
+    tally = _Tally(study_plan)
     for _, case_plan in steps(progress, "check", tally.plans):
         _process(case_plan, recipe, tally)
+    tally.look_for_unused(study, recipe)
     if workspace_raw_dir is not None:
         dataset_dir = workspace_raw_dir / dataset
         tally.findings += _workspace_findings(study, dataset_dir, tally.bytes_needed)
@@ -137,6 +161,7 @@ def convert_study(
     recipe: Recipe,
     workspace_raw_dir: Path,
     *,
+    other_places: Sequence[Path] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
@@ -145,13 +170,15 @@ def convert_study(
     Patients with masks in `masks.folder` become training cases (``imagesTr``,
     ``labelsTr``), those with masks in `masks.test` or without masks test cases
     (``imagesTs``, ``labelsTs``). Nothing is written into the study. With `force`,
-    finished cases are converted again.
+    finished cases are converted again. `other_places` are further folders of nnU-Net,
+    where no other dataset may have the number either.
 
     Raises
     ------
     InputError
-        If no scan of the study fits the recipe, or the raw folder lies inside the study
-        (F05).
+        If no scan of the study fits the recipe, no case has a mask although the study
+        holds some, the raw folder lies inside the study (F05), or another dataset has
+        the number (N07).
     EnvironmentFault
         If the disk is full, the folder cannot be written, or another process converts
         the same dataset.
@@ -162,22 +189,23 @@ def convert_study(
         )
         rest = "a workspace outside the study, so that input and output never mix."
         raise InputError(f"{text} {rest}", code="F05")
-    plan = plan_study(study, recipe)
-    tally = _Tally(plan, _left_out(study, recipe, plan))
+    plan, recipe = planned_study(study, recipe, workspace_raw_dir)
     dataset = dataset_folder_name(recipe.spec())
+    _require_free_number(dataset, [workspace_raw_dir, *other_places])
+    tally = _Tally(plan)
     lock = workspace_raw_dir.parent / KEY_FOLDER / "locks" / f"{dataset}.lock"
     with only_writer(lock, f"The dataset {dataset}"):
         require_own(workspace_raw_dir / dataset)
         writer = DatasetWriter(workspace_raw_dir, dataset, recipe, force=force)
         writer.require_unchanged()
         try:
-            return _convert_all(tally, writer, progress)
+            return _convert_all(study, tally, writer, progress)
         finally:
             writer.close()
 
 
 def _convert_all(
-    tally: _Tally, writer: DatasetWriter, progress: Progress | None
+    study: Path, tally: _Tally, writer: DatasetWriter, progress: Progress | None
 ) -> ConversionSummary:
     for _, plan in steps(progress, "convert", tally.plans):
         kept = writer.kept(plan)
@@ -185,12 +213,14 @@ def _convert_all(
             _process(plan, writer.recipe, tally, writer)
         else:
             tally.files.update(kept.files)
+            tally.see(kept.geometry.grid() if kept.geometry else None)
             tally.add(plan, kept.noticed)
             if kept.geometry is not None:
                 geometry = kept.geometry
                 look = Look(geometry.axis_letters, geometry.patient_position)
                 tally.looks[plan.case_id] = look
-    writer.finish({case_id for case_id, _ in tally.plans}, tally.left_out)
+    tally.look_for_unused(study, writer.recipe)
+    writer.finish({case_id for case_id, _ in tally.plans}, tally.plan.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
 
@@ -200,18 +230,17 @@ class _Tally:
     """The reports and counts of the cases so far."""
 
     plan: StudyPlan
-    left_out: Mapping[str, str]
-    """Files of the study that belong to no case, and the reason."""
-
     cases: list[ConvertedCase] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     bytes_needed: int = 0  # uncompressed size of all images and labelmaps
     looks: dict[str, Look] = field(default_factory=dict)
+    grids: list[Grid] = field(default_factory=list)
+    """The different grids of the images."""
 
     def __post_init__(self) -> None:
         self.findings += self.plan.findings
-        self.files["excluded"] += len(self.left_out)
+        self.files["excluded"] += len(self.plan.left_out)
 
     @property
     def plans(self) -> list[tuple[str, CasePlan]]:
@@ -229,6 +258,15 @@ class _Tally:
         self.files["excluded"] += len(account.excluded)
         self.files["failed"] += len(account.failed)
 
+    def see(self, grid: Grid | None) -> None:
+        """Keep the grid of an image, unless one like it is kept already."""
+        if grid is not None and not any(grid.matches(known) for known in self.grids):
+            self.grids.append(grid)
+
+    def look_for_unused(self, study: Path, recipe: Recipe) -> None:
+        """Name the files that look like masks and belong to no case."""
+        self.findings += unused_masks(study, self.plan, recipe, self.grids)
+
     def summary(self, dataset: str, folder: Path | None = None) -> ConversionSummary:
         """Return the report of all cases."""
         kinds = {kind: self.files[kind] for kind in ("used", "excluded", "failed")}
@@ -238,25 +276,23 @@ class _Tally:
         return ConversionSummary(dataset, cases, files, findings, folder)
 
 
-def _left_out(study: Path, recipe: Recipe, plan: StudyPlan) -> dict[str, str]:
-    """Return the files in the recipe's folders that belong to no case, and why (R3)."""
-    known = {case.scan_dir for case in plan.cases}
-    known |= {mask.path for case in plan.cases for mask in case.masks}
-    left_out = {}
-    for name in (recipe.scans.folder, *recipe.masks.folder, *recipe.masks.test):
-        for file in _files_below(study / name, known):
-            kind = "link" if file.is_symlink() else "file"
-            left_out[file.relative_to(study).as_posix()] = f"{kind} of no case"
-    return left_out
-
-
-def _files_below(folder: Path, known: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder, except known ones and those in known folders."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() and not path.is_symlink() and path not in known:
-            yield from _files_below(path, known)
-        elif path not in known:
-            yield path
+def _require_free_number(dataset: str, places: Sequence[Path]) -> None:
+    """Refuse a dataset whose number belongs to another one (N07)."""
+    there = [
+        path.name for place in places if place.is_dir() for path in place.iterdir()
+    ]
+    by_number: dict[int, str] = {}
+    for name in filter(DATASET_FOLDER.fullmatch, sorted(there)):
+        if name != dataset:
+            by_number.setdefault(number_of(name), name)
+    other = by_number.get(number_of(dataset))
+    if other:
+        free = min(set(range(1, 1000)) - by_number.keys())
+        text = (
+            f"The number {number_of(dataset)} belongs to {other} already: write a free"
+        )
+        rest = f"one into `dataset.id` of the recipe, such as {free}."
+        raise InputError(f"{text} {rest}", code="N07")
 
 
 def _lies_inside(raw_dir: Path, study: Path) -> bool:
@@ -297,21 +333,22 @@ def _process(
     except BridgeError as error:
         account = error.files if isinstance(error, CaseRefused) else FileAccount()
         if account.found == 0:
-            names = (n for n in input_files(plan) if n.startswith("scan/"))
+            names = (n for n in plan.input_files() if n.startswith("scan/"))
             why = "the case was refused"
             excluded = tuple((name.removeprefix("scan/"), why) for name in names)
             account = FileAccount(excluded=excluded)
         findings = findings_of_error(error)
-        tally.count(account, len(plan.masks), used=False)
+        tally.count(account, plan.mask_count, used=False)
         tally.add(plan, findings)
         if writer:
             writer.drop(plan, findings, account)
         return
-    tally.count(assembled.reading.files, len(plan.masks), used=True)
+    tally.count(assembled.reading.files, plan.mask_count, used=True)
+    grid, series = assembled.reading.volume.grid, assembled.reading.series
+    tally.see(grid)
     tally.bytes_needed += case_bytes(assembled)
-    reading = assembled.reading
-    look = Look(reading.volume.grid.axis_letters, reading.patient_position)
-    tally.looks[plan.case_id] = look
+    position = series.patient_position if series else ""
+    tally.looks[plan.case_id] = Look(grid.axis_letters, position)
     if writer:
         writer.write(plan, assembled)
     tally.add(plan, assembled.findings, rewritten=writer is not None)

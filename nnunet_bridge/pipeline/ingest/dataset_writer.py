@@ -56,8 +56,8 @@ from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.content import AS_GIVEN, ContentFit
 from nnunet_bridge.ops.merge import Overlap
-from nnunet_bridge.pipeline.ingest.cases import AssembledCase, input_files
-from nnunet_bridge.pipeline.ingest.matching import CasePlan
+from nnunet_bridge.pipeline.ingest.cases import AssembledCase
+from nnunet_bridge.pipeline.ingest.planned import CasePlan
 
 _SPACE_FACTOR = 2
 """Free disk space required, in multiples of a case's uncompressed size (F06)."""
@@ -80,8 +80,8 @@ class DatasetWriter:
         old = self._store.manifest
         self._known = old.by_case()
         self._may_keep = not force and old.schema_version >= KEPT_SINCE_SCHEMA
-        self._records: dict[Path, CaseRecord] = {}
-        self._hashes: dict[Path, dict[str, str]] = {}
+        self._records: dict[CasePlan, CaseRecord] = {}
+        self._hashes: dict[CasePlan, dict[str, str]] = {}
         self._intact: dict[str, bool] = {}
         self._folders = [self.dataset_dir / name for name in (*IMAGE_FOLDERS, ".")]
         for folder in (raw_dir.parent / KEY_FOLDER, *self._folders):
@@ -95,7 +95,8 @@ class DatasetWriter:
             or known is None
             or known.outcome == str(Outcome.REFUSED)
             or worst(plan.findings) is Outcome.REFUSED
-            or known.recipe_sha256 != self.recipe.digest()
+            or known.recipe_sha256 != self._digest(plan)
+            or known.patient != self._hashed(plan.patient)
             or known.version != __version__
             or known.split != plan.split
             or known.input_hashes
@@ -103,7 +104,7 @@ class DatasetWriter:
             or not self._is_intact(known)
         ):
             return None
-        self._records[plan.scan_dir] = known
+        self._records[plan] = known
         return known
 
     def require_unchanged(self) -> None:
@@ -149,7 +150,7 @@ class DatasetWriter:
         }
         record = CaseRecord.model_validate(content)
         self._store.add(record)
-        self._records[plan.scan_dir] = record
+        self._records[plan] = record
 
     def _write_files(
         self, plan: CasePlan, assembled: AssembledCase
@@ -182,7 +183,7 @@ class DatasetWriter:
         """Keep the account of a refused case; remove the files of an earlier run."""
         self._forget(plan.case_id)
         content = self._record(plan, findings, files)
-        self._records[plan.scan_dir] = CaseRecord.model_validate(content)
+        self._records[plan] = CaseRecord.model_validate(content)
 
     def finish(self, cases: set[str], left_out: Mapping[str, str]) -> None:
         """Remove all but these cases; write dataset.json and the manifest.
@@ -256,7 +257,8 @@ class DatasetWriter:
             "split": plan.split,
             "channels": [self.recipe.dataset.channel],
             "patient": self._hashed(plan.patient),
-            "recipe_sha256": self.recipe.digest(),
+            "visit": self._hashed(plan.visit) if plan.visit else None,
+            "recipe_sha256": self._digest(plan),
             "version": __version__,
             "inputs": inputs,
             "files": {key: states.count(key) for key in ("used", "excluded", "failed")},
@@ -268,7 +270,7 @@ class DatasetWriter:
         """Return the use of every file of a case (R3)."""
         use = ("excluded", "the case was refused") if refused else ("used", "")
         uses = {f"scan/{name}": use for name in files.used}
-        uses |= {f"mask/{mask.path.name}": use for mask in plan.masks}
+        uses |= {plan.mask_name(mask): use for mask in plan.masks}
         for state, named in (("excluded", files.excluded), ("failed", files.failed)):
             uses |= {f"scan/{name}": (state, reason) for name, reason in named}
         hashes, names = self._hashes_of(plan), _names_in(plan)
@@ -280,11 +282,14 @@ class DatasetWriter:
         ]
 
     def _hashes_of(self, plan: CasePlan) -> dict[str, str]:
-        if plan.scan_dir not in self._hashes:
-            self._hashes[plan.scan_dir] = {
-                name: sha256_of(file) for name, file in input_files(plan).items()
+        if plan not in self._hashes:
+            self._hashes[plan] = {
+                name: sha256_of(file) for name, file in plan.input_files().items()
             }
-        return self._hashes[plan.scan_dir]
+        return self._hashes[plan]
+
+    def _digest(self, plan: CasePlan) -> str:
+        return self.recipe.digest(plan.case_id, plan.meaning)
 
     def _hashed(self, value: str) -> str:
         return pseudonym(value, self._salt)
@@ -318,28 +323,37 @@ def case_bytes(assembled: AssembledCase) -> int:
 def _names_in(plan: CasePlan) -> list[str]:
     """Return the names of the files and folders of a case, for `without_names`."""
     masks = (mask.path.name for mask in plan.masks)
-    return [str(plan.scan_dir.parent), plan.scan_dir.name, *masks]
+    scan = [str(plan.scan.path.parent), plan.scan.path.name] if plan.scan else []
+    return [*scan, *masks]
 
 
 def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObject:
     """Return geometry, pixels and masks of a case for its record."""
-    reading, masks = assembled.reading, assembled.masks
-    of_reading = ("group", "rejected_groups", "contrast", "interventions")
-    slopes, intercepts = reading.rescale_slopes, reading.rescale_intercepts
+    masks, grid = assembled.masks, assembled.case.images[0].grid
+    series = assembled.reading.series
     return {
-        **{name: getattr(reading, name) for name in of_reading},
-        "series": hashed(reading.series_uid),
-        "frame_of_reference": hashed(reading.frame_of_reference_uid),
-        "geometry": _geometry(assembled.case.images[0].grid, reading),
-        "rescale": RescaleRecord(slopes=slopes, intercepts=intercepts),
+        **(_series_account(series, hashed) if series else {}),
+        "geometry": _geometry(grid, series),
         "masks": [_mask(mask, masks.overlaps, hashed) for mask in masks.accounts],
         "overlaps": masks.overlaps,
-        "content": _content(masks.fit, reading.volume.grid),
+        "content": _content(masks.fit, assembled.reading.volume.grid),
         "ignored_share": masks.ignored_share,
     }
 
 
-def _geometry(grid: Grid, reading: SeriesReading) -> JsonObject:
+def _series_account(series: SeriesReading, hashed: Callable[[str], str]) -> JsonObject:
+    """Return what a DICOM series says about itself, without its identifiers."""
+    plain = ("group", "rejected_groups", "contrast", "interventions")
+    slopes, intercepts = series.rescale_slopes, series.rescale_intercepts
+    return {
+        **{name: getattr(series, name) for name in plain},
+        "series": hashed(series.series_uid),
+        "frame_of_reference": hashed(series.frame_of_reference_uid),
+        "rescale": RescaleRecord(slopes=slopes, intercepts=intercepts),
+    }
+
+
+def _geometry(grid: Grid, series: SeriesReading | None) -> JsonObject:
     direction = grid.affine[:3, :3] / grid.spacing_mm
     declared = "declared_thickness_mm", "declared_spacing_mm", "patient_position"
     names = "max_position_error_mm", *declared
@@ -349,7 +363,7 @@ def _geometry(grid: Grid, reading: SeriesReading) -> JsonObject:
         "direction": direction.T.ravel().tolist(),
         "origin_mm": grid.affine[:3, 3].tolist(),
         "frame": "LPS",
-        **{name: getattr(reading, name) for name in names},
+        **({name: getattr(series, name) for name in names} if series else {}),
     }
 
 

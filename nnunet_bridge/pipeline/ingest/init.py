@@ -1,316 +1,320 @@
-"""Write the recipe of a study folder from its names and headers.
+"""Write the recipe and the case table of a study folder, from what lies in it.
 
-Only names, the headers of one scan and those of segmentations are read. Guesses are
-marked in the recipe by comments; unknown names are listed with the nearest known one
-and never become structures.
+`survey` looks through the folder, `draft` pairs what it found. Nothing is typed, and
+nothing is hidden: each guess stands in the table, each file that found no place in the
+result.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_bridge.core.case_table import Role, Split, TableRow
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.dicom.headers import Damaged, HeaderReader, NotUsed
+from nnunet_bridge.core.units import counted
+from nnunet_bridge.formats.case_table import add_rows, read_case_table, write_case_table
 from nnunet_bridge.formats.files import clear_os_errors, write_text
-from nnunet_bridge.formats.recipe import (
-    folded,
-    read_recipe,
-    shipped_recipes,
-    split_side,
-)
-from nnunet_bridge.formats.slicer import (
-    is_mask_file,
-    is_segmentation,
-    mask_stem,
-    read_segment_names,
-)
-from nnunet_bridge.ops.naming import (
-    MaskNaming,
-    mask_naming,
-    natural_key,
-    scan_groups,
-    scan_pattern,
-    segmentation_pattern,
-)
-from nnunet_bridge.pipeline.ingest.matching import plan_study
+from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.formats.vocabulary import read_vocabulary
+from nnunet_bridge.nnunet.names import DATASET_FOLDER
+from nnunet_bridge.ops.naming import transliterated, words_of
+from nnunet_bridge.ops.pairing import Drawing, ScanNames, pair_all
+from nnunet_bridge.ops.patients import name_patients
+from nnunet_bridge.ops.vocabulary import Vocabulary
+from nnunet_bridge.pipeline.ingest.draft import CASE_ID, Draft, Unknown, draft_rows
+from nnunet_bridge.pipeline.ingest.survey import Survey, look_through
 
-ALIKE = 0.75
-"""Similarity (of at most 1) from which a name counts as a misspelt known one."""
-
-WATER = "WATER"
-"""The contrast of a Dixon scan in which bones are segmented."""
-
-_TRIED_FILES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A name that is not known as a structure."""
-
-    name: str
-    nearest: str  # the most similar known name; empty if none is similar
-    where: str  # the file with this name
+TABLE = "cases.csv"
+_DRAWN = (Role.MASK, Role.LABELMAP, Role.SEGMENTATION, Role.SURFACE)
+_MOST_LISTED = 12
+_HIGHEST_ID = 999
 
 
 @dataclass(frozen=True, slots=True)
 class InitSummary:
-    """The content of a study, and the recipe that was written."""
+    """The content of a study, and the files that were written."""
 
     recipe_file: Path
+    table_file: Path
     cases: tuple[JsonObject, ...]
     structures: tuple[str, ...]
     unknown: tuple[Unknown, ...]
+    unused: tuple[tuple[str, str], ...]  # file, and why
+    to_do: tuple[str, ...]  # what a person has to add, in sentences
 
     @property
     def exit_code(self) -> int:
-        """0: a recipe was written."""
-        return 0
+        """0 if everything found its place, else 4."""
+        return 4 if self.unused or self.to_do else 0
 
     def as_json(self) -> JsonObject:
         """Return the one object that `--json` prints."""
         return {
             "recipe": str(self.recipe_file),
+            "table": str(self.table_file),
             "cases": list(self.cases),
             "structures": list(self.structures),
             "unknown": [
                 {"name": one.name, "nearest": one.nearest, "file": one.where}
                 for one in self.unknown
             ],
+            "unused": [{"file": file, "reason": why} for file, why in self.unused],
         }
 
     def as_text(self) -> str:
         """Return the content of the study and the next step."""
-        drawn = sum(case["split"] == "train" for case in self.cases)
-        lines = [f"{self.recipe_file}: {len(self.cases)} cases, {drawn} for training."]
-        lines.append(f"  structures: {', '.join(self.structures)}")
-        for one in self.unknown:
-            near = f"; did you mean {one.nearest}?" if one.nearest else ""
-            lines.append(f"  unknown: {one.name!r} of {one.where}{near}")
-        lines.append("Read the recipe, then run `nnunet-bridge check` with it.")
+        drawn = sum(case["masks"] > 0 for case in self.cases)
+        tests = sum(case["split"] == "test" for case in self.cases)
+        cases = f"{counted(len(self.cases), 'case')}, {drawn} with masks"
+        lines = [
+            f"{self.recipe_file} and {self.table_file}: {cases}, {tests} for tests."
+        ]
+        lines += [f"  structures: {', '.join(self.structures) or 'none is named'}"]
+        held = Counter(name for case in self.cases for name in set(case["structures"]))
+        lines += [
+            f"  {name} is drawn in {held[name]} of {drawn} cases: state why with "
+            "`state` in the table, or `missing` in the recipe"
+            for name in self.structures
+            if 0 < held[name] < drawn
+        ]
+        lines += _listed([f"unknown name: {one}" for one in map(_shown, self.unknown)])
+        lines += _listed([f"not placed: {file}: {why}" for file, why in self.unused])
+        lines += [f"  {sentence}" for sentence in self.to_do]
+        lines.append(
+            f"Read {self.table_file.name} (column `note`), correct it, then run "
+            "`nnunet-bridge check` with the recipe."
+        )
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """The scans and masks of a study folder."""
+class InitOptions:
+    """Where `init` writes, and over what."""
 
-    scans_dir: str
-    scan_dirs: tuple[Path, ...]
-    mask_dirs: tuple[str, ...]
-    test_dirs: tuple[str, ...]
-    masks: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """The structures, by the names of files and segments."""
-
-    labels: tuple[str, ...]
-    aliases: Mapping[str, tuple[str, ...]]
-    unknown: tuple[Unknown, ...]
+    out: Path
+    update: bool = False  # add new patients to a table that is there
+    force: bool = False
+    datasets: tuple[Path, ...] = ()
+    """Folders with datasets of nnU-Net, whose numbers are taken."""
 
 
-def write_recipe(study: Path, out: Path, *, force: bool = False) -> InitSummary:
-    """Write the recipe of a study.
+def write_recipe(
+    study: Path, options: InitOptions, *, progress: Progress | None = None
+) -> InitSummary:
+    """Write the recipe and the case table of a study.
 
     Raises
     ------
     UsageError
-        If `out` exists and `force` is false.
+        If one of the files exists, unless `force` or `update` says what to do.
     InputError
-        If the folder holds no DICOM scans, or no masks of them.
+        If the folder holds no images or no masks, or the folders in it are studies.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists: name another file with -o, or use --force.")
-    found = _look_through(study)
-    names = [folder.name for folder in found.scan_dirs]
-    pattern = scan_pattern(names)
-    groups = scan_groups(pattern, names)
-    single = [file for file in found.masks if not is_segmentation(file.name)]
-    several = [file for file in found.masks if is_segmentation(file.name)]
-    naming = mask_naming([mask_stem(file.name) for file in single], groups)
-    written, unread = _written_names(single, several, naming)
-    if not written:
-        raise InputError(
-            f"{study} holds {len(found.masks)} mask files, but no name contains both a "
-            f"structure and a scan such as {names[0]!r}: rename them, or write the "
-            "recipe yourself (docs/how-to/write-a-recipe.md)."
-        )
-    known = _understood(written)
-    in_one = segmentation_pattern([mask_stem(file.name) for file in several], groups)
-    text = _text(study, found, known, (pattern, naming.pattern, in_one))
-    with clear_os_errors(f"write {out}"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-    cases = tuple(
-        {"case": plan.case_id, "split": plan.split, "masks": len(plan.masks)}
-        for plan in plan_study(study, read_recipe(out)).cases
-    )
-    unknown = (*known.unknown, *(Unknown(name, "", name) for name in unread))
-    return InitSummary(out, cases, known.labels, unknown)
-
-
-def _look_through(study: Path) -> _Found:
+    table = options.out.with_name(TABLE)
     if not study.is_dir():
         raise InputError(f"{study} is not a folder.")
-    folders = [study, *_folders(study)]
-    scans = {
-        folder: [
-            one for one in _folders(folder) if any(True for _ in _image_types(one))
-        ]
-        for folder in folders
+    if options.update and options.out.is_file():
+        table = read_recipe(options.out).case_table or table
+    update = options.update and table.exists()
+    if not (update or options.force):
+        _refuse_to_overwrite(options.out, table)
+    vocabulary = read_vocabulary()
+    survey = look_through(study, vocabulary, progress)
+    hints = _look_at_level(study, survey, vocabulary)
+    draft = draft_rows(study, survey, vocabulary, progress=progress)
+    if update:
+        return _update(options.out, table, draft)
+    text = _text(study, draft, _free_number(study, options.datasets))
+    with clear_os_errors(f"write {options.out}"):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_case_table(draft.rows, table)
+        write_text(options.out, text)
+    return _summary(draft.rows, draft, options.out, table, hints)
+
+
+def _refuse_to_overwrite(*files: Path) -> None:
+    for file in files:
+        if file.exists():
+            how = "add new patients with --update, or write it anew with --force"
+            raise UsageError(f"{file} exists: name another folder with -o, {how}.")
+
+
+def _look_at_level(
+    study: Path, survey: Survey, vocabulary: Vocabulary
+) -> tuple[str, ...]:
+    """Refuse a folder of studies, or without images or masks; return other hints."""
+    below = _studies_below(survey, vocabulary)
+    commands = [f"`nnunet-bridge init {study / name}`" for name in list(below)[:3]]
+    level = f"the level below looks like a study: try {' or '.join(commands)}."
+    names = Counter(name for own in below.values() for name in own)
+    if max(names.values(), default=0) > 1:
+        same = f"{study} holds {len(below)} studies with patients of one name"
+        raise InputError(f"{same}; {level}")
+    reasons = "".join(f"\n  {file}: {why}" for file, why in survey.unused[:3])
+    above = f"If the others lie beside it, try `nnunet-bridge init {study.parent}`."
+    drawings = counted(len(survey.drawings), "mask file")
+    if not survey.images:
+        kinds = "DICOM, NIfTI, NRRD or MetaImage"
+        what = f"{study} holds no image ({kinds}), but {drawings}"
+        raise InputError(f"{what}. {above}{reasons}")
+    if not survey.drawings:
+        images = counted(len(survey.images), "image")
+        raise InputError(f"{study} holds {images}, but {drawings}. {above}{reasons}")
+    return (f"All patients lie deeper than {study}: {level}",) if below else ()
+
+
+def _studies_below(survey: Survey, vocabulary: Vocabulary) -> dict[str, set[str]]:
+    """Return the folders that are studies, if most images lie so, and their patients.
+
+    A folder for training or of a site is a part of a study.
+    """
+    names = sorted({image.parts[0] for image in survey.images if len(image.parts) > 1})
+    apart = [n for n in names if not vocabulary.has_kind("group", words_of(n))]
+    found = {name: _patients_in(name, survey, vocabulary) for name in apart}
+    studies = {name: own for name, own in found.items() if len(own) > 1}
+    return studies if 2 * len(studies) > len(names) else {}
+
+
+def _patients_in(folder: str, survey: Survey, vocabulary: Vocabulary) -> set[str]:
+    """Return the patients with masks in a folder, who are told apart by names."""
+    images = [i for i in survey.images if i.parts[0] == folder and len(i.parts) > 1]
+    drawings = [d for d in survey.drawings if d.parts[0] == folder and len(d.parts) > 1]
+    ids = {image.dicom.patient if image.dicom else image.file for image in images}
+    if len(ids) < 2 or len(drawings) < 2:  # noqa: PLR2004 - several
+        return set()
+    named = name_patients([image.parts[1:] for image in images], vocabulary)
+    scans = [
+        ScanNames((image.parts[1:],), (image.place,), (image.folder[1:],))
+        for image in images
+    ]
+    pairs = pair_all([Drawing(one.parts[1:], one.grid) for one in drawings], scans)
+    found = {named[pair.scan] for pair in pairs if pair.scan is not None}
+    return {whose.patient for whose in found if whose.named}
+
+
+def _update(recipe: Path, table: Path, draft: Draft) -> InitSummary:
+    """Add the patients that a table does not have; its rows stay as they are."""
+    old = read_case_table(table)
+    numbers = [int(m[1]) for row in old if (m := re.fullmatch(r"msk_(\d+)", row.case))]
+    first = max(numbers, default=len({row.case or row.patient for row in old})) + 1
+    known, images = {row.file for row in old}, {(row.file, row.series) for row in old}
+    mine = {
+        row.case
+        for row in draft.rows
+        if (row.file, row.series) in images
+        or (row.role is not Role.IMAGE and row.file in known)
     }
-    root = max(folders, key=lambda folder: len(scans[folder]))
-    if not scans[root]:
-        images = sum(1 for _ in study.rglob("*.nii*"))
-        hint = f" (it holds {images} NIfTI files)" if images else ""
-        raise InputError(
-            f"{study} holds no folder with one DICOM folder per patient{hint}: recipes "
-            "read scans from DICOM."
-        )
-    masks = {
-        folder: [
-            f for f in sorted(folder.iterdir()) if f.is_file() and is_mask_file(f.name)
-        ]
-        for folder in _folders(study)
-        if folder != root
+    new = [row for row in draft.rows if row.case not in mine]
+    renamed = {
+        case: CASE_ID.format(index=number)
+        for number, case in enumerate(dict.fromkeys(row.case for row in new), first)
     }
-    drawn = [folder for folder in masks if masks[folder]]
-    test = [folder for folder in drawn if "test" in folder.name.casefold()]
-    if len(test) == len(drawn):
-        test = []
-    return _Found(
-        root.name if root != study else ".",
-        tuple(scans[root]),
-        tuple(folder.name for folder in drawn if folder not in test),
-        tuple(folder.name for folder in test),
-        tuple(file for folder in drawn for file in masks[folder]),
+    new = [replace(row, case=renamed[row.case]) for row in new]
+    unused = {file: why for file, why in draft.unused if file not in known}
+    unused |= {
+        row.file: f"{row.patient} is in the table already; add a row"
+        for row in draft.rows
+        if row.case in mine and row.file not in known and row.role in _DRAWN
+    }
+    to_do: tuple[str, ...] = ()
+    has = read_recipe(recipe).structures if recipe.is_file() else draft.structures
+    lack = {row.structure: None for row in new if row.structure not in ("", *has)}
+    if lack:
+        to_do = (f"{recipe.name} has no label {', '.join(lack)}: add it to [labels]",)
+    if new:
+        add_rows(new, table)
+    draft = replace(draft, unused=tuple(unused.items()))
+    return _summary((*old, *new), draft, recipe, table, to_do)
+
+
+def _summary(
+    rows: Sequence[TableRow],
+    draft: Draft,
+    recipe: Path,
+    table: Path,
+    to_do: tuple[str, ...],
+) -> InitSummary:
+    by_case: dict[str, list[TableRow]] = {}
+    for row in rows:
+        by_case.setdefault(row.case or row.patient, []).append(row)
+    cases = tuple(_case(case, own) for case, own in by_case.items() if case)
+    nameless = sum(row.role is Role.LABELMAP and not row.structure for row in rows)
+    if nameless:
+        values = f"{counted(nameless, 'value', ('has', 'have'))} no name in labelmaps"
+        how = f"write the structure of each into {table.name}; its note describes it"
+        to_do += (f"{values}: {how}",)
+    names = dict.fromkeys(
+        (*draft.structures, *(r.structure for r in rows if r.structure))
+    )
+    return InitSummary(
+        recipe, table, cases, tuple(names), draft.unknown, draft.unused, to_do
     )
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+def _case(case: str, rows: Sequence[TableRow]) -> JsonObject:
+    drawn = [row for row in rows if row.role in _DRAWN]
+    test = any(row.split is Split.TEST for row in rows) or not drawn
+    return {
+        "case": case,
+        "split": "test" if test else "train",
+        "masks": len({row.file for row in drawn}),
+        "structures": sorted({row.structure for row in drawn if row.structure}),
+    }
 
 
-def _image_types(folder: Path, most: int = _TRIED_FILES) -> Iterator[tuple[str, ...]]:
-    """Yield the image types of the first DICOM files of a scan."""
-    files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
-    for _, file in zip(range(most), files, strict=False):
-        try:
-            for header in HeaderReader().read(file, file.name):
-                yield header.contrast.image_type
-        except (NotUsed, Damaged, OSError):
-            continue
+def _shown(one: Unknown) -> str:
+    near = f"; taken as {one.nearest}" if one.nearest else ""
+    return f"{one.name!r} of {one.where}{near}"
 
 
-def _written_names(
-    single: Sequence[Path], several: Sequence[Path], naming: MaskNaming
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the names of structures with their files, and the files without any."""
-    written, unread = [], []
-    for file in single:
-        structure = naming.structures.get(mask_stem(file.name))
-        if structure is None:
-            unread.append(file.name)
-        else:
-            written.append((structure, file.name))
-    for file in several:
-        try:
-            written += [(name, file.name) for name in read_segment_names(file)]
-        except Refused:
-            unread.append(file.name)
-    return written, unread
+def _listed(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {line}" for line in lines[:_MOST_LISTED])
+    if len(lines) > _MOST_LISTED:
+        yield f"  and {len(lines) - _MOST_LISTED} more"
 
 
-def _understood(written: Iterable[tuple[str, str]]) -> _Names:
-    """Tell structures from misspelt names, by known names and by frequency."""
-    known, order = _known_names()
-    by_name: dict[str, list[tuple[str, str]]] = {}
-    for name, file in written:
-        whole = folded(name)
-        bare = whole if whole in known else split_side(whole)[0]
-        by_name.setdefault(bare, []).append((name, file))
-    often = Counter({bare: len(uses) for bare, uses in by_name.items()})
-    usual = {bare for bare in by_name if 2 * often[bare] >= max(often.values())}
-    structures: dict[str, str] = {}
-    unknown = []
-    for bare, uses in by_name.items():
-        others = [*usual - {bare}, *known]
-        near = difflib.get_close_matches(bare, others, n=1, cutoff=ALIKE)
-        if bare in known:
-            structures[bare] = known[bare]
-        elif bare in usual:
-            structures[bare] = _label(uses[0][0])
-        else:
-            name, file = uses[0]
-            nearest = known.get(near[0], near[0]) if near else ""
-            unknown.append(Unknown(name, nearest, file))
-    labels = sorted(set(structures.values()), key=natural_key)
-    labels.sort(key=lambda label: order.get(label, len(order)))
-    aliases: dict[str, set[str]] = {}
-    for bare, label in structures.items():
-        if bare != folded(label):
-            aliases.setdefault(label, set()).add(bare)
-    return _Names(
-        tuple(labels),
-        {label: tuple(sorted(names)) for label, names in aliases.items()},
-        tuple(unknown),
-    )
+def _free_number(study: Path, folders: Iterable[Path]) -> int:
+    """Return the number of the dataset of this name, or the lowest that is free."""
+    taken: dict[int, str] = {}
+    for folder in folders:
+        for place in sorted(folder.glob("Dataset[0-9][0-9][0-9]_*")):
+            if match := DATASET_FOLDER.fullmatch(place.name):
+                taken[int(match[1])] = match[2]
+    name = _dataset_name(study)
+    own = [number for number, other in taken.items() if other == name]
+    free = (number for number in range(1, _HIGHEST_ID + 1) if number not in taken)
+    return min(own, default=next(free, 1))
 
 
-def _known_names() -> tuple[dict[str, str], dict[str, int]]:
-    """Return all names in shipped recipes, and the order of their labels."""
-    known: dict[str, str] = {}
-    order: dict[str, int] = {}
-    for name in shipped_recipes():
-        recipe = read_recipe(name)
-        for label in recipe.structures:
-            known.setdefault(folded(label), label)
-            order.setdefault(label, len(order))
-        for label, others in recipe.aliases.items():
-            for other in others:
-                known.setdefault(split_side(folded(other))[0], label)
-    return known, order
-
-
-def _label(written: str) -> str:
-    """Return a name as a label: as written, without its side."""
-    bare = split_side(folded(written))[0].split()
-    kept = [word for word in re.split(r"[\s_,.-]+", written) if word]
-    own = [word for word in kept if word.casefold() in bare]
-    return "_".join(own or kept)
+def _dataset_name(study: Path) -> str:
+    """Return the name of a folder as a name of a dataset, with `ü` as `ue`."""
+    name = study.resolve().name
+    match = DATASET_FOLDER.fullmatch(name)
+    words = re.findall(r"[A-Za-z0-9]+", transliterated(match[2] if match else name))
+    return "".join(word[0].upper() + word[1:] for word in words) or "Study"
 
 
 _RECIPE = """\
-# Written by `nnunet-bridge init` from the names and headers of {scans} scans.
-# Check what is marked as guessed, then run `nnunet-bridge check`.
-{left_out}
-[dataset]
-id = 1                    # guessed: any number of 1..999 that is free
-name = "{name}"    # guessed: the name of the folder
-channel = "MRI"           # guessed; "CT" for computed tomography
-case = "{case}"
+# Written by `nnunet-bridge init`. The files and their structures are in {table}:
+# correct them there, then run `nnunet-bridge check`.
 
-[scans]
-folder = {scans_dir}
-pattern = '{pattern}'    # guessed from {first_scan}
-{contrast}
-[masks]
-folder = {mask_dirs}
-{mask_patterns}
-[labels]                  # the order is guessed
+[dataset]
+id = {number}                    # the lowest number that is free in the workspace
+name = "{name}"
+channel = "{channel}"
+case = "{case}"    # ids of cases that the table does not name
+table = "{table}"
+{scans}
+[labels]                  # the order is the value{guess}
 {labels}
 
-[labels.aliases]
-{aliases}
 [merge]
 sides = "merge"           # "separate": left and right are two labels
 overlap = "background"
@@ -321,76 +325,31 @@ crop = "none"
 """
 
 
-def _text(
-    study: Path, found: _Found, names: _Names, patterns: tuple[str, str, str]
-) -> str:
+def _text(study: Path, draft: Draft, number: int) -> str:
     """Return the recipe as text; guesses are marked by comments."""
-    scans = [folder.name for folder in found.scan_dirs]
-    groups = scan_groups(patterns[0], scans)
-    one_number_each = len({int(number) for number, _ in groups}) == len(groups)
-    misfits = len(scans) - len(groups)
-    left_out = f"# {misfits} scan folders do not fit the pattern.\n" if misfits else ""
-    title = study.resolve().name.title()
+    scans = ""
+    if draft.image_type:
+        mixed = f"guessed: a series mixes {', '.join(draft.contrasts)}"
+        scans = f'\n[scans]\nimage_type = "{draft.image_type}"    # {mixed}\n'
+    names, guess = draft.structures, ""
+    if not names:
+        most = len({row.value for row in draft.rows if row.role is Role.LABELMAP}) or 1
+        names = tuple(f"label_{n}" for n in range(1, most + 1))
+        guess = "; name the values in the table, then list these names here"
     return _RECIPE.format(
-        scans=len(scans),
-        left_out=left_out,
-        name=re.sub(r"[^A-Za-z0-9]+", "", title) or "Study",
-        case="case_{index:03d}" if one_number_each else "case_{index:03d}-{code}",
-        scans_dir=_quoted(found.scans_dir),
-        pattern=patterns[0],
-        first_scan=_quoted(scans[0]),
-        contrast=_contrast(found.scan_dirs[0]),
-        mask_dirs=_listed(found.mask_dirs),
-        mask_patterns=_mask_patterns(found, *patterns[1:]),
+        table=TABLE,
+        number=number,
+        name=_dataset_name(study),
+        channel="CT" if draft.modality == "CT" else "MRI",
+        case=CASE_ID,
+        scans=scans,
+        guess=guess,
         labels="\n".join(
-            f"{_key(name)} = {value}" for value, name in enumerate(names.labels, 1)
+            f"{_key(name)} = {n}" for n, name in enumerate(names, start=1)
         ),
-        aliases="".join(f"{line}\n" for line in _aliases(names)),
     )
 
 
-def _mask_patterns(found: _Found, masks: str, segments: str) -> str:
-    lines = []
-    if masks:
-        single = (f.name for f in found.masks if not is_segmentation(f.name))
-        lines.append(f"pattern = '{masks}'    # guessed from {_quoted(next(single))}")
-    if segments:
-        lines.append(f"segmentation = '{segments}'")
-    if found.test_dirs:
-        lines.append(f"test = {_listed(found.test_dirs)}    # guessed: by its name")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _aliases(names: _Names) -> Iterator[str]:
-    """Yield the aliases, then the unknown names as comments."""
-    for label, others in sorted(names.aliases.items()):
-        yield f"{_key(label)} = {_listed(others)}"
-    for one in names.unknown:
-        alias = f"{_key(one.nearest or '?')} = [{_quoted(one.name)}]"
-        where = f"{_quoted(one.name)} of {_quoted(one.where)}"
-        yield f"# unknown: {where}; perhaps: {alias}"
-
-
-def _contrast(scan_dir: Path) -> str:
-    """Return the line that chooses one contrast, if the scan mixes several."""
-    files = sum(1 for _ in scan_dir.iterdir())
-    kinds = set(_image_types(scan_dir, files))
-    if len(kinds) < 2:  # noqa: PLR2004 - one is no choice
-        return ""
-    common = set.intersection(*map(set, kinds))
-    words = sorted({word for kind in kinds for word in kind} - common)
-    chosen = WATER if WATER in words else words[0]
-    mixed = f"guessed: the first scan mixes {', '.join(words)}"
-    return f'image_type = "{chosen}"    # {mixed}\n'
-
-
-def _listed(words: Iterable[str]) -> str:
-    return f"[{', '.join(map(_quoted, words))}]"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
+    plain = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return name if plain else json.dumps(name, ensure_ascii=False)

@@ -1,11 +1,11 @@
-"""Find and read images: DICOM folders, studies, zips and NIfTI files."""
+"""Find and read images: DICOM, studies, zips, NIfTI, NRRD and MetaImage files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +19,21 @@ from nnunet_bridge.core.findings import Finding
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom.scan_folders import scan_folders
 from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
+from nnunet_bridge.formats.slicer import is_segmentation
 
 if TYPE_CHECKING:
-    from nnunet_bridge.formats.dicom import SeriesOptions, SeriesReading, SourceSlice
+    from nnunet_bridge.formats.dicom import (
+        FileAccount,
+        SeriesOptions,
+        SeriesReading,
+        SourceSlice,
+    )
 
 SCANS_FOLDER = "Raw DICOM MRI Scans"
 """Folder of a study with one folder of DICOM files per patient."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+IMAGE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,12 @@ class ImageSource:
     """An image that can be read, and the id of its case."""
 
     case_id: str
-    path: Path  # a NIfTI file, or a folder with the DICOM files of one scan
+    path: Path  # a file, or a folder with the DICOM files of one scan
+    series: str = ""  # number, description or UID, where a case table names one
+    others: frozenset[Path] = frozenset()
+    """Files and folders below a DICOM folder that belong to other images."""
+
+    packed: Path | None = None  # the zip that the image was unpacked from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +57,15 @@ class ImageReading:
     findings: tuple[Finding, ...]
 
     series: SeriesReading | None = None  # the DICOM series; None for other images
+    name: str = ""  # of the file, where it is one
+
+    @property
+    def files(self) -> FileAccount:
+        """The use of every file."""
+        from nnunet_bridge.formats.dicom import FileAccount
+
+        whole = FileAccount(used=(self.name,))
+        return whole if self.name or self.series is None else self.series.files
 
     @property
     def slices(self) -> tuple[SourceSlice, ...]:
@@ -67,8 +88,8 @@ def find_images(
     Parameters
     ----------
     paths : sequence of Path
-        Each a NIfTI file, a folder of NIfTI files, a folder of DICOM files, a folder of
-        such folders (a study, an exported medium), or a zip of one of these.
+        Each an image file, a folder of image files, a folder of DICOM files, a folder
+        of such folders (a study, an exported medium), or a zip of one of these.
     unpack_dir : Path, optional
         Folder for the content of zips; the caller removes it.
 
@@ -85,6 +106,11 @@ def find_images(
         for number, path in enumerate(paths)
         for source in _images_in(path, unpack_dir and unpack_dir / str(number))
     ]
+    return without_twins(sources)
+
+
+def without_twins(sources: Sequence[ImageSource]) -> tuple[ImageSource, ...]:
+    """Return the images; refuse two of one name (F02), or two channels of one (N08)."""
     by_id: dict[str, ImageSource] = {}
     for source in sources:
         twin = by_id.setdefault(source.case_id.casefold(), source)
@@ -93,21 +119,51 @@ def find_images(
     return tuple(sources)
 
 
-def read_image(path: Path, options: SeriesOptions | None = None) -> ImageReading:
-    """Read a NIfTI file, or the DICOM series of a folder with every check.
+def is_image_file(path: Path) -> bool:
+    """Whether a path is named like an image that is no DICOM file."""
+    name = path.name.lower()
+    return name.endswith(IMAGE_ENDINGS) and not is_segmentation(name)
+
+
+def files_of(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of the files of an image, sorted; links are left out."""
+    if path.is_file():
+        yield path.name, path
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            yield file.relative_to(path).as_posix(), file
+
+
+def read_image(
+    path: Path,
+    options: SeriesOptions | None = None,
+    *,
+    leave_out: Collection[Path] = (),
+) -> ImageReading:
+    """Read the image at a path, with every check.
+
+    Parameters
+    ----------
+    path : Path
+        A NIfTI, NRRD or MetaImage file; any other file, or a folder, is read as DICOM.
+    options : SeriesOptions, optional
+        The series of a DICOM folder.
+    leave_out : collection of Path
+        Files and folders below a DICOM folder that are not looked at.
 
     Raises `Refused` if the image cannot be used.
     """
-    if path.is_dir():
-        from nnunet_bridge.formats.dicom import read_series
-
-        series = read_series(path, options)
-        return ImageReading(series.volume, series.findings, series)
-    from nnunet_bridge.formats.nifti import read_volume
-
     if not path.exists():
         raise InputError(f"{path} does not exist.")
-    return ImageReading(read_volume(path), ())
+    if path.is_dir() or not is_image_file(path):
+        from nnunet_bridge.formats.dicom import read_series
+
+        series = read_series(path, options, leave_out=leave_out)
+        return ImageReading(series.volume, series.findings, series)
+    from nnunet_bridge.formats.slicer import read_values
+
+    grid, voxels, findings = read_values(path)
+    return ImageReading(Volume(grid, voxels), tuple(findings), name=path.name)
 
 
 @contextmanager
@@ -146,7 +202,8 @@ def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageRea
             raise InputError(
                 f"{path} holds {len(sources)} images ({names}): unpack it and name one."
             )
-        return read_image(sources[0].path, options)
+        reading = read_image(sources[0].path, options)
+        return replace(reading, name=path.name)
 
 
 def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
@@ -178,9 +235,10 @@ def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:
     visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     if not visible:
         raise InputError(f"{path} is empty: name a folder with DICOM or NIfTI files.")
-    nifti = [p for p in visible if p.is_file() and p.name.endswith(NIFTI_ENDINGS)]
-    if nifti:
-        return [ImageSource(case_id_of(file), file) for file in nifti]
+    images = [p for p in visible if p.is_file() and is_image_file(p)]
+    nifti = [p for p in images if p.name.lower().endswith(NIFTI_ENDINGS)]
+    if nifti or len(images) == len(visible):
+        return [ImageSource(case_id_of(file), file) for file in nifti or images]
     zips = [p for p in visible if is_zip(p) and p.is_file()]
     if zips and unpack_dir is not None and len(zips) == len(visible):
         return [
@@ -203,10 +261,11 @@ def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
         found = _images_in(target, None)
         if len(found) > 1:
             return found
-        return [replace(found[0], case_id=case_id_of(file.with_suffix("")))]
-    if not file.name.endswith(NIFTI_ENDINGS):
+        case_id = case_id_of(file.with_suffix(""))
+        return [replace(found[0], case_id=case_id, packed=file)]
+    if not is_image_file(file):
         raise InputError(
-            f"{file} is neither NIfTI (.nii, .nii.gz) nor a zip. For DICOM, name the "
-            "folder."
+            f"{file} is neither NIfTI (.nii, .nii.gz), NRRD, MetaImage (.mha) nor a "
+            "zip. For DICOM, name the folder."
         )
     return [ImageSource(case_id_of(file), file)]

@@ -9,52 +9,45 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.core.findings import Finding, refusal, warning
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.manifest import read_manifest, salt_of
 from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
-from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, mask_stem
+from nnunet_bridge.formats.slicer import (
+    is_mask_file,
+    is_segmentation,
+    mask_stem,
+    read_segment_names,
+)
+from nnunet_bridge.nnunet.names import dataset_folder_name
 from nnunet_bridge.ops.naming import natural_key
+from nnunet_bridge.pipeline.ingest.planned import (
+    CasePlan,
+    MaskFile,
+    ScanFiles,
+    StudyPlan,
+    comparable,
+    files_below,
+    patients_on_both_sides,
+    places_of,
+    without_collisions,
+)
+from nnunet_bridge.pipeline.ingest.table_plan import (
+    NO_MASK,
+    KnownCases,
+    plan_from_table,
+)
+from nnunet_bridge.pipeline.ingest.unused import require_masks
 
 _OWN_GROUPS = frozenset({"structure", "side"})
 """Groups of masks that have no counterpart in the name of a scan."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaskFile:
-    """One mask file of a case."""
-
-    path: Path
-    structure: str | None
-    """From the file name; None for a segmentation, whose segments have names."""
-
-    side: str
-
-
-@dataclass(frozen=True, slots=True)
-class CasePlan:
-    """The files of one case, before any of them is opened."""
-
-    case_id: str
-    scan_dir: Path
-    masks: tuple[MaskFile, ...]
-    split: str  # ``train`` or ``test``
-    patient: str = field(repr=False)
-    """Scans of one patient share it; written as a salted hash only."""
-
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StudyPlan:
-    """All cases of a study, and findings about files that belong to none."""
-
-    cases: tuple[CasePlan, ...]
-    findings: tuple[Finding, ...]  # about the study as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +64,69 @@ class _Mask:
 
 
 def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
-    """Return the cases of a study folder.
+    """Return the cases of a study, by the case table of its recipe or by its patterns.
 
-    Raises `InputError` if no scan of the folder fits the recipe.
+    Raises `RecipeError` if the case table has mistakes. Raises `InputError` if no scan
+    of the folder fits the recipe.
     """
+    return planned_study(study, recipe)[0]
+
+
+def planned_study(
+    study: Path, recipe: Recipe, workspace_raw_dir: Path | None = None
+) -> tuple[StudyPlan, Recipe]:
+    """Return the cases of a study, and the recipe with what their files say of it.
+
+    In an existing dataset of the workspace, patients of a case table keep their ids.
+
+    Raises
+    ------
+    RecipeError, InputError
+        As `plan_study`, or if no case has a mask although the study holds some.
+    """
+    table = recipe.case_table
+    if table is None:
+        plan = _plan_by_names(study, recipe)
+    else:
+        known = _known_cases(workspace_raw_dir, recipe)
+        plan, recipe = plan_from_table(study, table, recipe, known)
+    require_masks(study, plan, recipe)
+    return plan, recipe.with_middle(_in_the_middle(plan, recipe))
+
+
+def _known_cases(raw_dir: Path | None, recipe: Recipe) -> KnownCases:
+    """Return the cases of an existing dataset."""
+    name = dataset_folder_name(recipe.spec())
+    records = read_manifest(raw_dir / name).cases if raw_dir else ()
+    if not raw_dir or not records:
+        return KnownCases()
+    return KnownCases.of(records, salt_of(raw_dir))
+
+
+def _in_the_middle(plan: StudyPlan, recipe: Recipe) -> set[str]:
+    """Return the structures that are drawn in the middle, and never on a side."""
+    if recipe.merge.sides == "merge":
+        return set()
+    sides: dict[str, set[str]] = defaultdict(set)
+    for mask in {mask for case in plan.cases for mask in case.masks}:
+        for written, side in _drawn_in(mask):
+            with suppress(Refused):
+                structure, found_side = recipe.structure_of(written, side)
+                sides[structure].add(found_side)
+    return {one for one, own in sides.items() if {"middle"} <= own <= {"middle", ""}}
+
+
+def _drawn_in(mask: MaskFile) -> Iterator[tuple[str, str]]:
+    """Yield name and side of what a mask file holds, as its header or name says."""
+    if mask.structure is not None:
+        yield mask.structure, mask.side
+    yield from ((one.name, one.side) for one in mask.names if one.name)
+    if mask.role is Role.SEGMENTATION and mask.own_names:
+        with suppress(Refused):
+            yield from ((name, "") for name in read_segment_names(mask.path))
+
+
+def _plan_by_names(study: Path, recipe: Recipe) -> StudyPlan:
     findings: list[Finding] = []
     scans = _scans(study, recipe, findings)
     masks = _masks(study, recipe, findings)
@@ -93,9 +145,11 @@ def plan_study(study: Path, recipe: Recipe) -> StudyPlan:
         _with_lost_masks(plan, scan, orphans)
         for plan, scan in zip(plans, scans, strict=True)
     ]
-    plans = _without_collisions(plans)
-    findings += _patients_on_both_sides(plans)
-    return StudyPlan(tuple(plans), tuple(findings))
+    plans = without_collisions(plans)
+    findings += patients_on_both_sides(plans)
+    known = {place for plan in plans for place in places_of(plan)}
+    left_out = dict(_left_out(study, recipe, known))
+    return StudyPlan(tuple(plans), tuple(findings), left_out)
 
 
 def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
@@ -150,6 +204,16 @@ def _masks(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Mask]:
     return masks
 
 
+def _left_out(
+    study: Path, recipe: Recipe, known: set[Path]
+) -> Iterator[tuple[str, str]]:
+    """Yield the files in the recipe's folders that belong to no case, and why (R3)."""
+    for name in (recipe.scans.folder, *recipe.masks.folder, *recipe.masks.test):
+        for file in files_below(study / name, known):
+            kind = "link" if file.is_symlink() else "file"
+            yield file.relative_to(study).as_posix(), f"{kind} of no case"
+
+
 def _belongs_to_none(mask: Path, why: str) -> Finding:
     return warning("K21", f"The mask {quoted(mask.name)} belongs to no scan: {why}")
 
@@ -168,7 +232,8 @@ def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:
     if is_segmentation(path.name):
         match = re.fullmatch(recipe.masks.segmentation, path.name, re.IGNORECASE)
         if match:
-            return _Mask(MaskFile(path, None, ""), match.groupdict(), for_testing)
+            file = MaskFile(path, None, "", Role.SEGMENTATION)
+            return _Mask(file, match.groupdict(), for_testing)
     pattern = recipe.masks.pattern
     match = re.fullmatch(pattern, mask_stem(path.name))
     match = match or re.fullmatch(pattern, path.name)
@@ -184,13 +249,7 @@ def _belong_together(
     scan: Mapping[str, str | None], mask: Mapping[str, str | None]
 ) -> bool:
     common = (set(scan) & set(mask)) - _OWN_GROUPS
-    return all(_key(scan[name]) == _key(mask[name]) for name in common)
-
-
-def _key(value: str | None) -> str:
-    """Return the form for comparisons: 06 is 6, and 9b is 9B."""
-    text = (value or "").strip().casefold()
-    return str(int(text)) if text.isascii() and text.isdigit() else text
+    return all(comparable(scan[name]) == comparable(mask[name]) for name in common)
 
 
 def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
@@ -198,28 +257,30 @@ def _case(scan: _Scan, masks: list[_Mask], recipe: Recipe) -> CasePlan:
     try:
         case_id = recipe.case_id(scan.groups)
     except (BridgeError, ValueError) as error:
-        case_id = f"case-{_key(scan.groups.get('index'))}"
+        case_id = f"case-{comparable(scan.groups.get('index'))}"
         code = error.code if isinstance(error, BridgeError) else "F02"
         findings.append(refusal(code, str(error)))
     roles = {mask.for_testing for mask in masks}
     if len(roles) > 1:
         text = "The scan has masks for training and masks for testing: move all of"
         findings.append(refusal("K21", f"{text} them to one of the two folders."))
+    if not masks:
+        findings.append(Finding("", Outcome.ACCEPTED, NO_MASK))
     code_group = scan.groups.get("code")
     return CasePlan(
         case_id=case_id,
-        scan_dir=scan.folder,
+        scan=ScanFiles(scan.folder),
         masks=tuple(mask.file for mask in masks),
         split="train" if roles == {False} else "test",
-        patient=_key(code_group) if code_group else case_id,
+        patient=comparable(code_group) if code_group else case_id,
         findings=tuple(findings),
     )
 
 
 def _with_lost_masks(plan: CasePlan, scan: _Scan, orphans: list[_Mask]) -> CasePlan:
     """Refuse a scan whose masks carry its number, but another patient's code."""
-    index = _key(scan.groups.get("index"))
-    lost = [mask for mask in orphans if _key(mask.groups.get("index")) == index]
+    index = comparable(scan.groups.get("index"))
+    lost = [mask for mask in orphans if comparable(mask.groups.get("index")) == index]
     if not lost:
         return plan
     names = ", ".join(quoted(mask.file.path.name) for mask in lost[:3])
@@ -228,45 +289,4 @@ def _with_lost_masks(plan: CasePlan, scan: _Scan, orphans: list[_Mask]) -> CaseP
         f"Masks with this scan's number carry another code ({names}): rename them or "
         "the scan's folder.",
     )
-    return _with_findings(plan, finding)
-
-
-def _without_collisions(plans: list[CasePlan]) -> list[CasePlan]:
-    """Refuse cases that would write the same files (F02)."""
-    by_name: dict[str, list[CasePlan]] = defaultdict(list)
-    for plan in plans:
-        by_name[plan.case_id.casefold()].append(plan)
-    return [_alone(plan, by_name[plan.case_id.casefold()]) for plan in plans]
-
-
-def _alone(plan: CasePlan, twins: list[CasePlan]) -> CasePlan:
-    if len(twins) == 1:
-        return plan
-    names = " and ".join(quoted(twin.scan_dir.name) for twin in twins)
-    return _with_findings(
-        plan,
-        refusal(
-            "F02",
-            f"{names} would both be case {plan.case_id}: give them different numbers, "
-            "or use {code} in `dataset.case`.",
-        ),
-    )
-
-
-def _patients_on_both_sides(plans: list[CasePlan]) -> list[Finding]:
-    splits: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for plan in plans:
-        splits[plan.patient][plan.split].append(plan.case_id)
-    return [
-        warning(
-            "",
-            f"{', '.join(cases['train'])} (training) and {', '.join(cases['test'])} "
-            "(test) are scans of one patient: test scores will be too good.",
-        )
-        for cases in splits.values()
-        if len(cases) > 1
-    ]
-
-
-def _with_findings(plan: CasePlan, *findings: Finding) -> CasePlan:
-    return replace(plan, findings=(*plan.findings, *findings))
+    return plan.with_findings(finding)

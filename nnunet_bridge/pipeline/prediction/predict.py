@@ -34,9 +34,9 @@ from nnunet_bridge.ops.turn import Turn, turn_towards
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
     ImageSource,
-    find_images,
     read_image,
 )
+from nnunet_bridge.pipeline.ingest.known_cases import find_known_images
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
 from nnunet_bridge.pipeline.prediction import outputs
@@ -119,7 +119,8 @@ def predict_images(
     if warning:
         shown.say(warning)
     with work_folder(out, "work") as work:
-        sources = find_images(inputs, unpack_dir=work / "unpacked")
+        unpack_dir = work / "unpacked"
+        sources = find_known_images(inputs, dataset.raw_dir, unpack_dir=unpack_dir)
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
@@ -227,7 +228,10 @@ class _PredictionRun:
 
     def _read(self, source: ImageSource, first_pass: FirstPass | None) -> None:
         """Read an image and queue it for prediction, unless its case is finished."""
-        reading = read_image(source.path, self.options.scans)
+        scans = self.options.scans
+        if source.series:
+            scans = replace(scans, series=source.series)
+        reading = read_image(source.path, scans, leave_out=source.others)
         case_id, volume = source.case_id, reading.volume
         image = self._waiting_image(source, reading)
         if self._is_finished(case_id, image):
