@@ -176,8 +176,7 @@ def _pattern(shape: Sequence[str], readings: Sequence[_Reading]) -> str:
     """Return the regular expression of a shape, with the side if some have one."""
     sides = {reading.side for reading in readings if reading.side}
     first = any(reading.side and reading.side_first for reading in readings)
-    longest = sorted(sides, key=lambda word: (-len(word), word))
-    words = "[LRM]" if sides <= set("LRM") else "|".join(longest)
+    words = "[LRM]" if sides <= set("LRM") else "|".join(sorted(sides))
     separator = next((part for part in shape if not part.startswith("<")), "_")
     between = re.escape(separator)
     plain = all("_" not in reading.structure for reading in readings)

@@ -72,7 +72,7 @@ def _memory_order(voxels: npt.NDArray[Any]) -> tuple[int, ...]:
 
 
 def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
-    """Return the (n, 3) first and last index of every label; 0 and -1 if absent."""
+    """Return the (n, 3) first and last index of every label; -1 the last if absent."""
     lowest = np.full((labels, 3), np.iinfo(np.int64).max)
     highest = np.full((labels, 3), -1)
     flat = voxels.reshape(-1)
@@ -80,14 +80,14 @@ def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
         block = flat[begin : begin + _BLOCK_VOXELS]
         places = _places_of_any(block)
         values = block[places]
-        counts = np.bincount(values, minlength=1)[1 : labels + 1]  # not the ignored
+        counts = np.bincount(values)[1 : labels + 1]  # not the ignored
         for value in np.flatnonzero(counts) + 1:
             found = places[values == value] + begin
             index = np.stack(np.unravel_index(found, voxels.shape))
             row = value - 1
             lowest[row] = np.minimum(lowest[row], index.min(axis=1))
             highest[row] = np.maximum(highest[row], index.max(axis=1))
-    return np.minimum(lowest, highest + 1), highest
+    return lowest, highest
 
 
 def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
