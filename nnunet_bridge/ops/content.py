@@ -283,7 +283,7 @@ def _blocks(places: Places) -> Places:
         cubes = (i * (1 + j.max(initial=0)) + j) * (1 + k.max(initial=0)) + k
         found, numbers = np.unique(cubes, return_inverse=True)
         if len(found) <= _MOST_BLOCKS:
-            return numbers.reshape(-1).astype(np.intp)
+            return numbers.ravel().astype(np.intp)
         edge *= 1.25
 
 

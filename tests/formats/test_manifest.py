@@ -266,7 +266,9 @@ def test_F13_the_folder_of_the_key_is_made_with_those_above_it(tmp_path):
 
 
 def test_a_record_of_all_slices_has_no_region():
-    assert RegionRecord().region() is None
+    unknown = RegionRecord()
+    assert unknown.region() is None
+    assert (unknown.first_slice, unknown.end_slice, unknown.slices_before) == (0, 0, 0)
     kept = RegionRecord(
         first_slice=2, end_slice=5, shape_before=(3, 4, 9), affine_before=np.eye(4)
     )

@@ -10,6 +10,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.ops.content import (
     AS_GIVEN,
+    ContentFit,
     Move,
     _blocks,
     _Border,
@@ -113,7 +114,9 @@ def test_K23_an_image_that_only_grows_rougher_is_no_better_place():
 
 def test_a_small_or_empty_mask_is_not_judged():
     labels = np.zeros(SHAPE, np.uint8)
-    assert not content_fit(image(labels), Labelmap(GRID, labels, TABLE)).judged
+    nothing = content_fit(image(labels), Labelmap(GRID, labels, TABLE))
+    assert nothing == ContentFit(0, 0.0, AS_GIVEN, 0.0, 0.0)
+    assert not nothing.judged
     labels[4:10, 4:10, 4:10] = 1
 
     findings, fit = found(image(two_bones()), labels)

@@ -375,6 +375,17 @@ def test_the_sides_of_one_label_are_told_apart_by_the_gap_between_them():
     assert found.asymmetry == pytest.approx(4 / 20)
 
 
+@pytest.mark.parametrize(
+    ("gap", "spacing", "apart"), [(4, 1.0, 0), (5, 1.0, 1), (4, 1.25, 1)]
+)
+def test_sides_lie_five_millimetres_apart_or_are_one_piece_of_anatomy(
+    gap, spacing, apart
+):
+    near = labelmap(legs(gap=gap), spacing=(spacing, 1.0, 1.0))
+
+    assert (structure_figures(near)["tibia"].sides_mm3 is not None) == apart
+
+
 def test_left_is_left_however_the_array_runs():
     voxels = legs(left=12, right=8)
     for axes in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
