@@ -56,7 +56,6 @@ MIRRORS = {
     "formats/dicom/stack": ("formats/test_dicom_series",),
     "formats/slicer": ("formats/test_slicer", "formats/test_mask_forms"),
     "ops/agreement": (COMPARISON,),
-    "ops/means": ("ops/test_choice", "formats/test_tables"),
     "ops/naming": ("ops/test_naming", "pipeline/ingest/test_init"),
     "ops/paired": (COMPARISON,),
     "ops/verdict": (COMPARISON,),
