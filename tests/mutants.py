@@ -38,31 +38,27 @@ LOADED = (
 DATA = ("ops/anatomy", "core/progress", "core/summary", "core/version")
 """Tables of measures, protocols and a number: nothing in them decides."""
 
-COMPARISON, PHANTOM = "ops/test_comparison", "ops/test_phantom"
+COMPARISON = "ops/test_comparison"
 MIRRORS = {
-    "core/aligned": ("pipeline/training/test_run_table",),
     "core/cases": ("cli/test_one_form_of_a_case",),
     "core/comparison": (COMPARISON, "core/test_scores"),
     "core/dataset": ("core/test_image",),
-    "core/errors": ("cli/test_one_form_of_a_case",),
-    "core/findings": ("core/test_scores", "ops/test_planes"),
+    "core/findings": ("core/test_scores", "core/test_image"),
     "core/mesh": ("ops/test_surface",),
     "core/quality": ("ops/test_quality",),
-    "core/quoting": ("cli/test_one_form_of_a_case", "formats/test_manifest"),
     "core/records": ("ops/test_quality",),
     "core/scores": ("core/test_scores", "ops/test_metrics"),
     "core/words": ("core/test_scores", "core/test_cleaning"),
-    "formats/dicom/headers": ("formats/test_dicom_walker", "formats/test_dicom_series"),
+    "formats/dicom/headers": (
+        *("formats/test_dicom_walker", "formats/test_dicom_series"),
+        "formats/test_dicom_pixels",
+    ),
     "formats/dicom/stack": ("formats/test_dicom_series",),
     "formats/slicer": ("formats/test_slicer", "formats/test_mask_forms"),
     "ops/agreement": (COMPARISON,),
-    "ops/components": ("ops/test_cleanup", "ops/test_quality"),
-    "ops/means": ("ops/test_choice", "formats/test_tables"),
     "ops/naming": ("ops/test_naming", "ops/test_pairing"),
-    "ops/occupancy": ("ops/test_metrics", "ops/test_surface"),
     "ops/paired": (COMPARISON,),
     "ops/patients": ("pipeline/ingest/test_init",),
-    "ops/solids": (PHANTOM,),
     "ops/verdict": (COMPARISON,),
 }
 COMPARED = {

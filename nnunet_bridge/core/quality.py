@@ -126,11 +126,11 @@ class Quality:
 
     @property
     def rank(self) -> tuple[int, int, int, float]:
-        """Sort key, the worst last: level, reds, ambers, disagreement."""
+        """Sort key, the worst last: level, reds, ambers, lowest agreement."""
         levels = Counter(reason.level for reason in self.reasons)
         lowest = 1.0 if self.lowest_agreement is None else self.lowest_agreement
         reds, ambers = levels[QualityLevel.RED], levels[QualityLevel.AMBER]
-        return self.level, reds, ambers, 1.0 - lowest
+        return self.level, reds, ambers, -lowest
 
     def as_json(self) -> JsonObject:
         """Return the entry ``quality`` of a prediction's record."""

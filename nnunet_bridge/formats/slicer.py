@@ -315,8 +315,8 @@ def _inflated(
     kind: np.dtype[Any],
 ) -> bytes:
     """Return the bytes of the voxels; none is missing (K19), none too many (S06)."""
-    count = int(np.prod(sizes, dtype=np.float64)) if sizes else 0
-    if not 0 < count <= MAX_VOXELS or min(sizes) < 1:
+    count = int(np.prod(sizes, dtype=np.float64))
+    if count > MAX_VOXELS or min(sizes, default=0) < 1:
         raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
     # A detached header could make us read any file of the machine.
     if _DETACHED & set(header):

@@ -24,9 +24,10 @@ from nnunet_bridge.core.comparison import METRICS, Metric
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Better, ScoreState
 from nnunet_bridge.ops.means import mean_of, mean_scores
-from nnunet_bridge.ops.paired import cluster_table, clustered_intervals, counted
+from nnunet_bridge.ops.paired import cluster_table, clustered_intervals
 
 RULE = (
     "Of the candidates, scored on the cases that all have validated, the cheapest is "

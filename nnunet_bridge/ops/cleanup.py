@@ -221,7 +221,7 @@ def _cleaned_slices(
     if np.any(holes.sizes()[small] < sizes[small]):
         return None
     cleaned = mask.copy()
-    flat = cleaned.reshape(-1)
+    flat = cleaned.ravel()
     flat[holes.places(small)] = True
     # Step 2: remove small pieces of the result.
     pieces = connected(cleaned, across_planes=False)
@@ -262,7 +262,7 @@ def _volume_change(
 ) -> _Change:
     mask = labelmap.voxels.T[crop.ranges] == label.value
     cleaned = mask.copy()
-    flat = cleaned.reshape(-1)
+    flat = cleaned.ravel()
     # Fill cavities: components of the background that do not reach the border of the
     # crop, which is one voxel wider than the structure or ends with the image.
     cavities = connected(~mask, across_planes=True)
@@ -291,7 +291,7 @@ def _on_the_left(pieces: Components, crop: _Crop, grid: Grid) -> BoolArray:
 
 def _change(label: Label, before: BoolArray, after: BoolArray, crop: _Crop) -> _Change:
     differing = np.flatnonzero(before != after)
-    gained = after.reshape(-1)[differing]
+    gained = after.ravel()[differing]
     return _Change(
         value=label.value,
         filled=crop.places(differing[gained]),
@@ -303,7 +303,7 @@ def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cle
     """Merge the results of all structures and account for the differences."""
     before = labelmap.voxels.T
     after: LabelArray = np.array(before, order="C")
-    flat = after.reshape(-1)
+    flat = after.ravel()
     removed = _joined(change.removed for change in changes)
     flat[removed] = 0
     # A voxel is filled if it is background now and one structure claims it; a voxel
@@ -313,7 +313,7 @@ def _merged(labelmap: Labelmap, changes: Iterable[_Change], *, rule: str) -> Cle
     flat[claims.places[free]] = claims.values[free]
 
     touched = np.union1d(removed, claims.places[free])
-    old, new = before.reshape(-1)[touched], flat[touched]
+    old, new = before.ravel()[touched], flat[touched]
     return Cleaned(
         labelmap=labelmap.with_voxels(after.T),
         removed_mm3=_volumes_mm3(labelmap, old[old != new]),

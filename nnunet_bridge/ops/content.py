@@ -14,6 +14,7 @@ not count; and it fits better there than at the positions around.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -282,21 +283,21 @@ def _blocks(places: Places) -> Places:
         cubes = (i * (1 + j.max(initial=0)) + j) * (1 + k.max(initial=0)) + k
         found, numbers = np.unique(cubes, return_inverse=True)
         if len(found) <= _MOST_BLOCKS:
-            return numbers.reshape(-1).astype(np.intp)
+            return numbers.ravel().astype(np.intp)
         edge *= 1.25
 
 
 def _border_of(voxels: VoxelArray) -> _Border:
     """Return pairs of neighbours with different labels, evenly from all slices."""
     labelled = np.flatnonzero([voxels[:, :, k].any() for k in range(voxels.shape[2])])
-    wanted = np.linspace(0, max(len(labelled) - 1, 0), min(len(labelled), _MOST_SLICES))
+    wanted = np.linspace(0, len(labelled) - 1, min(len(labelled), _MOST_SLICES))
     parts = [part for n in np.rint(wanted) for part in _pairs(voxels, labelled[int(n)])]
     if not parts:
         return _NO_BORDER
     first, second, labels = (
         np.concatenate([part[n] for part in parts]) for n in range(3)
     )
-    every = -(-len(first) // _MOST_PLACES)
+    every = math.ceil(len(first) / _MOST_PLACES)
     return _Border(first[::every], second[::every], labels[::every])
 
 

@@ -121,7 +121,7 @@ def _claim(claims: npt.NDArray[Any], mask: BoolArray, bit: int) -> None:
             f"A mask of the shape {mask.shape} does not fit {claims.shape}."
         )
     kind = claims.dtype
-    flat, drawn = claims.reshape(-1, order="F"), mask.reshape(-1, order="F")
+    flat, drawn = claims.ravel(order="F"), mask.ravel(order="F")
     for here in _blocks_with_any(drawn):
         places = np.flatnonzero(drawn[here])  # only these few voxels are written
         flat[here][places] |= kind.type(bit)
@@ -142,7 +142,7 @@ def _settled(
     voxels = claims if claims.dtype == kind else np.zeros(claims.shape, kind, order="F")
     order = _order(labels, priority)
     counts: dict[int, int] = {}
-    flat, settled = (array.reshape(-1, order="F") for array in (claims, voxels))
+    flat, settled = (array.ravel(order="F") for array in (claims, voxels))
     # Few patterns occur in a block, so the label is decided once a pattern and then
     # looked up for every voxel.
     for here in _blocks_with_any(flat):
@@ -170,7 +170,7 @@ def _patterns(
         place[patterns] = np.arange(len(patterns))
         return patterns.tolist(), place[found], numbers[patterns].tolist()
     patterns, which, numbers = np.unique(found, return_inverse=True, return_counts=True)
-    return patterns.tolist(), which.reshape(-1), numbers.tolist()
+    return patterns.tolist(), which.ravel(), numbers.tolist()
 
 
 def _blocks_with_any(flat: npt.NDArray[Any]) -> Iterator[slice]:

@@ -316,7 +316,7 @@ def _surface(
     A corner is on the surface unless its eight voxels are all outside or all inside.
     """
     codes = _corner_codes(labelmap.voxels[box] == label.value)
-    flat = codes.reshape(-1, order="F")
+    flat = codes.ravel(order="F")
     places = np.flatnonzero((flat != 0) & (flat != _UNIFORM))
     corners = np.stack(np.unravel_index(places, codes.shape, order="F"))
     lowest = np.array([[along.start] for along in box])

@@ -52,8 +52,8 @@ def pair_counts(prediction: Labelmap, reference: Labelmap) -> CountArray:
     structures = len(reference.labels) + 1
     sizes = max(prediction.labels.highest_value, reference.labels.highest_value) + 1
     order = _memory_order(reference.voxels)
-    predicted = prediction.voxels.transpose(order).reshape(-1)
-    drawn = reference.voxels.transpose(order).reshape(-1)
+    predicted = prediction.voxels.transpose(order).ravel()
+    drawn = reference.voxels.transpose(order).ravel()
     counts = np.zeros(sizes * sizes, dtype=np.int64)
     for begin in range(0, drawn.size, _BLOCK_VOXELS):
         block = slice(begin, begin + _BLOCK_VOXELS)
@@ -72,22 +72,22 @@ def _memory_order(voxels: npt.NDArray[Any]) -> tuple[int, ...]:
 
 
 def _extents(voxels: LabelArray, labels: int) -> tuple[CountArray, CountArray]:
-    """Return the (n, 3) first and last index of every label; 0 and -1 if absent."""
+    """Return the (n, 3) first and last index of every label; -1 the last if absent."""
     lowest = np.full((labels, 3), np.iinfo(np.int64).max)
     highest = np.full((labels, 3), -1)
-    flat = voxels.reshape(-1)
+    flat = voxels.ravel()
     for begin in range(0, flat.size, _BLOCK_VOXELS):
         block = flat[begin : begin + _BLOCK_VOXELS]
         places = _places_of_any(block)
         values = block[places]
-        counts = np.bincount(values, minlength=1)[1 : labels + 1]  # not the ignored
+        counts = np.bincount(values)[1 : labels + 1]  # not the ignored
         for value in np.flatnonzero(counts) + 1:
             found = places[values == value] + begin
             index = np.stack(np.unravel_index(found, voxels.shape))
             row = value - 1
             lowest[row] = np.minimum(lowest[row], index.min(axis=1))
             highest[row] = np.maximum(highest[row], index.max(axis=1))
-    return np.minimum(lowest, highest + 1), highest
+    return lowest, highest
 
 
 def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
@@ -100,7 +100,7 @@ def _places_of_any(block: LabelArray) -> npt.NDArray[np.int64]:
     if block.size % width:
         return np.flatnonzero(block)
     words = np.flatnonzero(np.ascontiguousarray(block).view(np.uint64))
-    places = (words[:, np.newaxis] * width + np.arange(width)).reshape(-1)
+    places = (words[:, np.newaxis] * width + np.arange(width)).ravel()
     labelled: npt.NDArray[np.int64] = places[block[places] != 0]
     return labelled
 

@@ -109,11 +109,6 @@ def p_words(p: float) -> str:
     return f"= {p:.3f}" if p >= 0.1 else f"= {p:.3g}"  # noqa: PLR2004 - three digits
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 case`` or ``5 patients``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 @dataclass(frozen=True, slots=True)
 class Intervals:
     """95 % intervals of one set of paired differences."""

@@ -61,7 +61,7 @@ def common_orientation(
     `orientations` are (K, 6): *Image Orientation (Patient)* of every slice. Findings:
     G10 if the slices differ, G11 if their cosines had to be corrected or cannot be.
     """
-    cosines = np.asarray(orientations, dtype=np.float64).reshape(-1, 6)
+    cosines = np.asarray(orientations, dtype=np.float64)
     findings = [*_varying(cosines), *_skewed(cosines)]
     along_row, down_column = cosines.mean(axis=0).reshape(2, 3)
     if worst(findings) is Outcome.REFUSED:
@@ -101,7 +101,7 @@ def place_stack(
     """
     along_row, down_column = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
     between_rows, between_columns = np.asarray(pixel_spacing_mm, dtype=np.float64)
-    positions = np.asarray(positions_mm, dtype=np.float64).reshape(-1, 3)
+    positions = np.asarray(positions_mm, dtype=np.float64)
     if len(positions) < _FEWEST_SLICES:
         raise GeometryError(
             "A volume needs at least two slices; the series has one.", code="D15"

@@ -134,11 +134,14 @@ def structure_figures(labelmap: Labelmap) -> dict[str, StructureFigures]:
 
 
 def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
-    """Return the ranges over the `structure_figures` of every training label."""
+    """Return the ranges over the `structure_figures` of every training label.
+
+    All label tables have the same structures.
+    """
     every = list(labels)
-    names = list(dict.fromkeys(name for figures in every for name in figures))
+    names = every[0] if every else ()
     ranges = {
-        name: _range_of([f[name] for f in every if name in f and f[name].volume_mm3])
+        name: _range_of([f[name] for f in every if f[name].volume_mm3])
         for name in names
     }
     found = {name: range_ for name, range_ in ranges.items() if range_}

@@ -8,8 +8,9 @@ from nnunet_bridge.core.comparison import (
     PairedDifference,
     Verdict,
 )
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Answer, RowState
-from nnunet_bridge.ops.paired import SIGNIFICANT, counted, holm, p_words, smallest_p
+from nnunet_bridge.ops.paired import SIGNIFICANT, holm, p_words, smallest_p
 
 OVERLAP_NOTE = (
     "cross-validation models share most of their training cases, so the interval is "

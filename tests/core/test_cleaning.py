@@ -58,3 +58,14 @@ def test_a_rule_without_sense_is_refused(words, message):
 def test_what_describes_no_rule_is_refused(content):
     with pytest.raises(InputError):
         CleaningRule.from_json(content)
+
+
+def test_a_rule_may_keep_pieces_of_any_size():
+    rule = CleaningRule("volume", min_volume_mm3=0.0, keep_largest=1)
+
+    assert rule.min_volume_mm3 == 0
+
+
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_a_ratio_may_be_any_share_from_0_to_1(ratio):
+    assert CleaningRule("slice", ratio=ratio).ratio == ratio

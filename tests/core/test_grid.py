@@ -90,3 +90,21 @@ def test_an_affine_that_no_file_could_store_is_refused(affine, complaint):
 def test_a_shape_that_is_no_space_is_refused(shape):
     with pytest.raises(GeometryError, match="three positive sizes"):
         Grid(shape, np.eye(4))
+
+
+def test_an_image_may_be_one_slice_or_one_voxel():
+    assert grid(shape=(5, 6, 1)).shape == (5, 6, 1)
+    assert grid(shape=(1, 1, 1)).middle_mm.tolist() == [0, 0, 0]
+
+
+@given(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))
+def test_the_letters_of_an_axis_are_those_of_nibabel(order, flips):
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, order] * np.where(flips, -1, 1) * [0.7, 0.5, 3.0]
+    tilted = Rotation.from_rotvec([0.1, -0.2, 0.15]).as_matrix()
+    affine[:3, :3] = tilted @ affine[:3, :3]
+
+    letters = nibabel.aff2axcodes(np.diag([-1, -1, 1, 1]) @ affine)
+
+    assert Grid((4, 5, 6), affine).axis_letters == "".join(letters)

@@ -183,3 +183,26 @@ def test_a_mesh_names_only_vertices_that_exist():
     assert mesh.volume_mm3 == pytest.approx(1 / 6)
     with pytest.raises(InputError, match="missing vertices"):
         Mesh(corners, faces + 1, TABLE["femur"], watertight=True, touches_border=False)
+
+
+def test_the_colours_of_labels_stay_as_pages_and_packed_models_show_them():
+    """The first four follow the source report: red, green, blue, yellow."""
+    labels = LabelTable.from_names([f"bone {n}" for n in range(10)])
+
+    assert [label.hex_colour for label in labels] == [
+        "#e65546", "#50b469", "#4b82e6", "#f0c841", "#aa64d2",
+        "#3cbec8", "#f08c32", "#e178aa", "#96785a", "#8ca53c",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("tibia_left", "left"), ("left", ""), ("tibia left", ""), ("a_b_right", "right")],
+)
+def test_a_side_is_the_last_word_after_an_underscore(name, side):
+    assert LabelTable.from_names([name])[name].side == side
+
+
+def test_numbers_of_datasets_run_from_1_to_999():
+    for number in (1, 999):
+        assert DatasetSpec(number, "A", ("MRI",), TABLE).number == number

@@ -118,3 +118,25 @@ def test_a_finding_has_the_id_of_a_fault_or_none(code):
 def test_a_finding_without_a_sentence_is_refused():
     with pytest.raises(ValueError, match="G03 has none"):
         Finding("G03", Outcome.WARNED, "")
+
+
+def test_a_metric_is_shown_to_the_digits_that_it_deserves():
+    """A thousandth of a share, a hundredth of a millimetre or of a cubic centimetre."""
+    assert {one.heading: one.decimals for one in METRICS} == {
+        "Dice": 3, "HD95 (mm)": 2, "ASSD (mm)": 2, "NSD": 3, "Volume error (cm³)": 2
+    }  # fmt: skip
+
+
+def test_a_score_may_reach_the_ends_of_its_range():
+    none = replace(SCORE, dice=0.0, iou=0.0, nsd=0.0, hd95_mm=0.0, hd_mm=0.0)
+
+    assert (none.dice, none.hd95_mm) == (0, 0)
+    assert replace(SCORE, dice=1.0, iou=1.0, nsd=1.0).dice == 1
+
+
+def test_the_means_of_a_pair_are_those_of_its_columns():
+    pair = replace(
+        PAIR, case_ids=("c", "d"), first_values=(0.5, 0.7), second_values=(0.75, 0.25)
+    )
+
+    assert pair.means == pytest.approx((0.6, 0.5))

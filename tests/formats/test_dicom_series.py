@@ -18,6 +18,8 @@ from pydicom.uid import generate_uid
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Outcome, worst
 from nnunet_bridge.formats.dicom import SeriesOptions, SeriesRefused, read_series
+from nnunet_bridge.formats.dicom.headers import HeaderReader
+from nnunet_bridge.formats.dicom.stack import _appearance
 from nnunet_bridge.formats.nifti import write_volume
 
 
@@ -940,3 +942,69 @@ def test_messages_of_a_refusal_carry_no_header_identity(tmp_path):
     save(slices, tmp_path)
 
     assert "DOE" not in str(refusal(tmp_path))
+
+
+@pytest.mark.parametrize(("numbers", "found"), [((5, 5, 5), ["G01"]), ((7, 6, 5), [])])
+def test_G01_numbers_that_do_not_count_are_no_order(tmp_path, numbers, found):
+    slices = base(3, size=8)
+    for ds, number in zip(slices, numbers, strict=True):
+        ds.InstanceNumber = number
+    save(slices, tmp_path)
+
+    assert codes(read_series(tmp_path)) == found
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [((2, 3, 4), ["G04"]), ((4, 3, 2), ["G04"]), ((1, 2, 3), []), ((2, 4, 6), [])],
+)
+def test_G04_numbers_that_begin_at_2_lack_a_first_slice(tmp_path, numbers, found):
+    slices = base(3, size=8)
+    for ds, number in zip(slices, numbers, strict=True):
+        ds.InstanceNumber = number
+    save(slices, tmp_path)
+
+    assert codes(read_series(tmp_path)) == found
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"SpacingBetweenSlices": 4, "SliceThickness": 9}, None),
+        ({"SpacingBetweenSlices": 5, "SliceThickness": 4}, "Spacing Between Slices is"),
+        ({"SliceThickness": 5}, "Slice Thickness is 5 mm"),
+        ({"SliceThickness": 4.39}, None),
+    ],
+)
+def test_G08_the_spacing_counts_before_the_thickness(tmp_path, declared, words):
+    slices = base(3, size=8)
+    for ds in slices:
+        for keyword, value in declared.items():
+            setattr(ds, keyword, value)
+    save(slices, tmp_path)
+
+    findings = read_series(tmp_path).findings
+
+    assert [finding.code for finding in findings] == (["G08"] if words else [])
+    assert words is None or findings[0].message.startswith(words)
+
+
+def test_D09_the_first_names_at_one_place_are_told(tmp_path):
+    uids = new_uids()
+    save(base(uids=uids, size=8), tmp_path, prefix="b")
+    save(base(uids=uids, size=8), tmp_path, prefix="a")
+
+    message = str(refusal(tmp_path))
+
+    assert "12 places hold more than one image" in message
+    assert "“a-0000.dcm” and “b-0000.dcm”" in message
+
+
+@pytest.mark.parametrize(("slices", "codes"), [(128, []), (129, ["S07"])])
+def test_S07_a_series_has_at_most_two_to_the_31_voxels(tmp_path, slices, codes):
+    ds = base(1, size=8)[0]
+    ds.Rows = ds.Columns = 4096
+    (file,) = save([ds], tmp_path)
+    headers = HeaderReader().read(file, "one") * slices
+
+    assert [finding.code for finding in _appearance(headers)] == codes

@@ -1,16 +1,18 @@
 """The short way through a plain file and pydicom's way end in the same headers."""
 
 import warnings
+from dataclasses import fields, replace
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_base import base, save
+from dicom_base import base, enhanced, save
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import examples
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from nnunet_bridge.formats.dicom import headers as headers_module
 from nnunet_bridge.formats.dicom import read_series
@@ -18,6 +20,7 @@ from nnunet_bridge.formats.dicom.headers import (
     Damaged,
     HeaderReader,
     NotUsed,
+    PixelPlace,
     _read_by_pydicom,
 )
 from nnunet_bridge.formats.dicom.walker import Unusual, Walker
@@ -266,3 +269,161 @@ def test_both_ways_give_the_same_volume(tmp_path):
     np.testing.assert_array_equal(walked.volume.grid.affine, parsed.volume.grid.affine)
     assert walked.findings == parsed.findings
     assert walked.files == parsed.files
+
+
+def read_one(tmp_path, ds):
+    (file,) = save([ds], tmp_path)
+    assert by_ourselves(file) == by_pydicom(file)
+    return by_pydicom(file)
+
+
+def vars_of(value):
+    return [getattr(value, field.name) for field in fields(value)]
+
+
+PLAIN = {"BitsStored": 16, "HighBit": 15}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_plain"),
+    [
+        ({}, True),
+        ({"BitsStored": 12, "HighBit": 11}, True),
+        ({"BitsStored": 12, "HighBit": 15}, False),
+        ({"RescaleSlope": "2"}, False),
+        ({"RescaleIntercept": "-1"}, False),
+        ({"RescaleSlope": "1", "RescaleIntercept": "0"}, True),
+        ({"PixelPaddingValue": 0}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, False),
+    ],
+)
+def test_stored_numbers_are_values_only_if_nothing_changes_them(
+    tmp_path, attributes, is_plain
+):
+    ds = base(1, size=8)[0]
+    for keyword, value in {**PLAIN, **attributes}.items():
+        setattr(ds, keyword, value)
+
+    (header,) = read_one(tmp_path, ds)
+
+    assert header.encoding.is_plain == is_plain
+    if attributes == {}:
+        packed = replace(header.encoding, syntax=RLELossless)
+        assert not packed.is_plain
+
+
+def test_what_a_header_leaves_out_of_its_encoding_is_the_plain_way(tmp_path):
+    ds = base(1, size=8)[0]
+    for keyword in ("BitsStored", "HighBit", "SamplesPerPixel"):
+        delattr(ds, keyword)
+
+    (header,) = read_one(tmp_path, ds)
+
+    encoding = header.encoding
+    assert (encoding.bits_allocated, encoding.bits_stored) == (16, 16)
+    assert (encoding.high_bit, encoding.slope, encoding.intercept) == (15, 1.0, 0.0)
+    (tmp_path / "8").mkdir()
+    ds.BitsAllocated, ds.PixelData = 8, bytes(64)
+    (eight,) = read_one(tmp_path / "8", ds)
+    assert (eight.encoding.bits_allocated, eight.encoding.high_bit) == (8, 7)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "verdict"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.7", "MR", "not an MR image but Secondary Capture"),
+        ("1.2.3.4", "MR", "a file of an unknown class"),
+        (None, "MR", None),
+        (None, "CT", None),
+        (None, "OT", "a file without an SOP class"),
+    ],
+)
+def test_D03_the_class_counts_and_the_modality_only_where_there_is_no_class(
+    tmp_path, sop_class, modality, verdict
+):
+    ds = base(1, size=8)[0]
+    ds.Modality, ds.SOPClassUID = modality, sop_class or ""
+    if sop_class is None:
+        del ds.SOPClassUID
+        del ds.file_meta.MediaStorageSOPClassUID
+    else:
+        ds.file_meta.MediaStorageSOPClassUID = sop_class
+    file = tmp_path / "one.dcm"
+    pydicom.dcmwrite(file, ds, enforce_file_format=False)
+
+    found = by_pydicom(file)
+
+    assert by_ourselves(file) == found
+    if verdict is None:
+        assert found[0].contrast.modality == modality
+    else:
+        assert found[:2] == (NotUsed, "D03")
+        assert verdict in found[2]
+
+
+@pytest.mark.parametrize(("samples", "is_grey"), [(1, True), (2, False), (3, False)])
+def test_D03_an_image_of_several_samples_a_pixel_is_not_grey(
+    tmp_path, samples, is_grey
+):
+    ds = base(1, size=8)[0]
+    ds.SamplesPerPixel = samples
+
+    found = read_one(tmp_path, ds)
+
+    assert (found[0] is not NotUsed) == is_grey
+    assert is_grey or found == (NotUsed, "D03", "colour image")
+
+
+def test_frames_share_what_the_shared_groups_hold(tmp_path):
+    whole = enhanced(base(3, size=8))
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        measures = frame.PixelMeasuresSequence
+        del frame.PixelMeasuresSequence
+    whole.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = measures
+    (file,) = save([whole], tmp_path)
+
+    headers = by_pydicom(file)
+
+    assert {header.plane.pixel_spacing_mm for header in headers} == {(0.75, 0.75)}
+    assert {header.thickness_mm for header in headers} == {4.0}
+    assert [header.frame for header in headers] == [0, 1, 2]
+    del whole.SharedFunctionalGroupsSequence
+    (file,) = save([whole], tmp_path)
+    assert {header.plane.pixel_spacing_mm for header in by_pydicom(file)} == {None}
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("cut", [0, 10, 128])
+def test_the_place_of_the_pixels_is_that_of_their_bytes(tmp_path, syntax, cut):
+    ds = base(1, size=8)[0]
+    ds.file_meta.TransferSyntaxUID = syntax
+    (file,) = save([ds], tmp_path)
+    content = file.read_bytes()
+    begin = content.index(ds.PixelData)
+    file.write_bytes(content[: len(content) - cut])
+
+    (header,) = by_pydicom(file)
+
+    assert header.pixels == PixelPlace("PixelData", begin, 128, 128 - cut)
+
+
+def test_a_file_that_ends_before_its_pixels_has_none(tmp_path):
+    ds = base(1, size=8)[0]
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    (file,) = save([ds], tmp_path)
+    content = file.read_bytes()
+    begin = content.index(ds.PixelData) - 8
+    for kept in (begin, begin + 5):
+        file.write_bytes(content[:kept])
+        (header,) = by_pydicom(file)
+        assert (header.pixels.length, header.pixels.available) == (0, 0)
+
+
+def test_F12_a_header_shows_no_identity_when_it_is_printed(tmp_path):
+    (header,) = read_one(tmp_path, base(1, size=8)[0])
+
+    shown = repr(header)
+
+    for text in (*vars_of(header.identity), header.description):
+        assert text
+        assert repr(text) not in shown

@@ -5,7 +5,9 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.records import NewerVersionError
@@ -14,6 +16,7 @@ from nnunet_bridge.formats.manifest import (
     CaseRecord,
     Manifest,
     ManifestStore,
+    RegionRecord,
     check_files,
     read_manifest,
     read_patient_groups,
@@ -245,3 +248,29 @@ def test_the_contrast_of_schema_2_is_read_from_its_group():
 
     assert contrast.image_type == ("ORIGINAL", "PRIMARY", "WATER")
     assert contrast.echo_time_ms == 2.46
+
+
+def test_a_case_without_a_group_or_with_a_contrast_is_read_as_it_stands():
+    assert CaseRecord(case="a").contrast is None
+    known = CaseRecord(case="a", group="M, 32 x 32", contrast={"image_type": ["W"]})
+    assert known.contrast.image_type == ("W",)
+    with pytest.raises(ValidationError):
+        CaseRecord.model_validate("a")
+
+
+def test_F13_the_folder_of_the_key_is_made_with_those_above_it(tmp_path):
+    raw_dir = tmp_path / "new" / "workspace" / "nnUNet_raw"
+
+    assert len(salt_of(raw_dir)) == 32
+    assert (tmp_path / "new" / "workspace" / ".nnunet_bridge" / "key").is_file()
+
+
+def test_a_record_of_all_slices_has_no_region():
+    unknown = RegionRecord()
+    assert unknown.region() is None
+    assert (unknown.first_slice, unknown.end_slice, unknown.slices_before) == (0, 0, 0)
+    kept = RegionRecord(
+        first_slice=2, end_slice=5, shape_before=(3, 4, 9), affine_before=np.eye(4)
+    )
+    assert (kept.region().first, kept.region().end) == (2, 5)
+    assert kept.model_copy(update={"first_slice": 0, "end_slice": 9}).region() is None

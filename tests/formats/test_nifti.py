@@ -1,6 +1,7 @@
 """NIfTI: every doubt cleared on reading, proven on writing."""
 
 import gzip
+import logging
 import struct
 
 import nibabel
@@ -338,3 +339,58 @@ def test_F10_an_image_that_memory_cannot_hold_is_refused_with_the_figures(
         read_volume(tmp_path / "a.nii.gz")
 
     assert caught.value.code == "F10"
+
+
+@pytest.mark.parametrize(("drift_mm", "agree"), [(0.019, True), (0.021, False)])
+def test_K11_forms_agree_within_a_hundredth_of_the_smallest_spacing(
+    tmp_path, drift_mm, agree
+):
+    affine, moved = np.diag([2.0, 2.0, 3.0, 1.0]), np.diag([2.0, 2.0, 3.0, 1.0])
+    moved[1, 3] = drift_mm
+    file = with_forms(tmp_path, affine, moved, (1, 1))
+
+    if agree:
+        assert read_volume(file).grid.affine[1, 3] == 0
+    else:
+        with pytest.raises(Refused, match="sform and qform"):
+            read_volume(file)
+
+
+@pytest.mark.parametrize("code", [0, 2, 4, 5, 6, 7, 8 + 2, 16])
+def test_K12_an_unknown_unit_of_length_counts_as_millimetres(tmp_path, code):
+    """NIfTI-1: bits 0-2 hold the unit of length, bits 3-5 that of time."""
+    write_volume(tmp_path / "a.nii", volume())
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[123] = code
+    (tmp_path / "a.nii").write_bytes(content)
+
+    found = read_volume(tmp_path / "a.nii").grid.spacing_mm
+
+    np.testing.assert_allclose(found, [0.7, 0.5, 3.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 1), (1, 6, 7)])
+def test_an_image_of_one_slice_keeps_its_three_axes(tmp_path, shape):
+    write_volume(tmp_path / "a.nii.gz", volume(grid=oblique(shape)))
+
+    assert read_volume(tmp_path / "a.nii.gz").grid.shape == shape
+
+
+def test_K19_a_file_that_ends_after_its_header_says_how_much_is_missing(tmp_path):
+    write_volume(tmp_path / "a.nii", volume())
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:352])
+
+    with pytest.raises(Refused, match="announces 772 bytes, the file holds 352"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_F12_what_nibabel_says_about_a_header_reaches_no_log(tmp_path, caplog):
+    write_volume(tmp_path / "a.nii", volume())
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[80:84] = struct.pack("<f", -0.7)  # pixdim[1] must be positive
+    (tmp_path / "a.nii").write_bytes(content)
+
+    assert read_volume(tmp_path / "a.nii").grid.shape == (5, 6, 7)
+    (logger,) = {record.name for record in caplog.records}
+    assert logger == "nnunet_bridge.formats.nifti.silent"
+    assert not logging.getLogger(logger).propagate

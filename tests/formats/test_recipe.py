@@ -1,11 +1,16 @@
 """The recipe: every mistake at once, and names that are never guessed."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from nnunet_bridge.core.errors import RecipeError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.formats.recipe import read_recipe, recipe_from, shipped_recipes
 
+DOCS = Path(__file__).parents[2] / "docs"
 GOOD = {
     "dataset": {"id": 1, "name": "Tibia", "case": "msk_{index:03d}"},
     "labels": {
@@ -155,3 +160,95 @@ def test_the_digest_changes_with_anything_in_the_recipe():
 
     assert one == recipe_from(GOOD).digest()
     assert one != recipe_from(with_part(merge={"overlap": "priority"})).digest()
+
+
+def documented_defaults():
+    """Return key -> default of every key that the page gives a TOML value."""
+    page = (DOCS / "how-to" / "write-a-recipe.md").read_text()
+    rows = re.findall(r"\| `(\w+\.\w+)` \| (`.+?`|none) \|", page)
+    return {
+        key: None if value == "none" else tomllib.loads(f"x = {value.strip('`')}")["x"]
+        for key, value in rows
+    }
+
+
+def test_the_defaults_are_those_of_the_page():
+    shortest = {"dataset": {"id": 1, "name": "Tibia"}, "labels": {"tibia": 1}}
+    recipe = recipe_from(shortest).model_dump()
+
+    known = documented_defaults()
+
+    assert len(known) > 20
+    for place, default in known.items():
+        part, key = place.split(".")
+        if part not in ("cases", "labels"):
+            assert (recipe[part][key] or None) == (default or None), place
+
+
+def test_a_job_asks_for_one_gpu_eight_cores_and_a_day_by_default():
+    slurm = recipe_from(GOOD).slurm
+
+    assert (slurm.gpus, slurm.cpus, slurm.memory_gb) == (1, 8, 32)
+    assert (slurm.time, slurm.partition, slurm.at_once) == ("1-00:00:00", None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [("gpus", 0, 64), ("cpus", 1, 1024), ("memory_gb", 1, 16384)],
+)
+def test_a_job_asks_for_what_a_computer_can_have(key, least, most):
+    for value in (least, most):
+        assert getattr(recipe_from(with_part(slurm={key: value})).slurm, key) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(RecipeError, match=rf"slurm\.{key}"):
+            recipe_from(with_part(slurm={key: value}))
+
+
+@pytest.mark.parametrize(("name", "valid"), [("T", True), ("", False)])
+def test_a_channel_has_a_name(name, valid):
+    part = {"dataset": {**GOOD["dataset"], "channel": name}}
+    if valid:
+        assert recipe_from(with_part(**part)).spec().channels == ("T",)
+    else:
+        with pytest.raises(RecipeError, match=r"dataset\.channel"):
+            recipe_from(with_part(**part))
+
+
+def test_options_of_a_command_overrule_the_scans_of_a_recipe():
+    recipe = recipe_from(with_part(scans={"folder": "MR", "echo": 1}))
+
+    other = recipe.with_scans(echo=2, overlap="mean")
+
+    assert (other.scans.folder, other.scans.echo) == ("MR", 2)
+    assert (other.scans.overlap, recipe.scans.overlap) == ("mean", "refuse")
+    assert other.labels == recipe.labels
+    with pytest.raises(RecipeError, match=r"scans\.overlap"):
+        recipe.with_scans(overlap="both")
+
+
+@pytest.mark.parametrize(
+    ("part", "lines"),
+    [
+        (
+            {"labels": {"femur": 1, "femurs": 2}, "merge": {"priority": ["femurr"]}},
+            ["merge.priority: unknown label 'femurr'; did you mean femur?"],
+        ),
+        (
+            {"masks": {"values": {"tibbia": 3, "femur": 4}}},
+            ["masks.values: unknown label 'tibbia'; did you mean tibia?"],
+        ),
+        (
+            {"cases": {"msk_001": {"skull": "absent"}}},
+            ["cases.msk_001: unknown label 'skull'"],
+        ),
+        (
+            {"dataset": {"id": 1, "name": "T", "case": "a_{index:03d}_{code}_{x}"}},
+            ["dataset.case: {x} is not a named group of scans.pattern (code, index)"],
+        ),
+    ],
+)
+def test_a_mistake_is_told_once_with_one_suggestion(part, lines):
+    with pytest.raises(RecipeError) as caught:
+        recipe_from(with_part(**part))
+
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == lines

@@ -9,7 +9,12 @@ import pytest
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.formats.slicer import mask_stem, read_mask, read_segments
+from nnunet_bridge.formats.slicer import (
+    is_mask_file,
+    mask_stem,
+    read_mask,
+    read_segments,
+)
 
 AFFINE_RAS = np.array(
     [[-0.75, 0, 0, 12], [0, -0.8, 0, 9], [0, 0, 4, -100], [0, 0, 0, 1.0]]
@@ -168,6 +173,9 @@ def nrrd_header(space="left-posterior-superior", affine=AFFINE_LPS):
         ("left-posterior-superior", (1, 1, 1)),
         ("right-anterior-superior", (-1, -1, 1)),
         ("left-anterior-superior", (1, -1, 1)),
+        ("LPS", (1, 1, 1)),
+        ("RAS", (-1, -1, 1)),
+        ("LAS", (1, -1, 1)),
     ],
 )
 def test_K01_any_nrrd_space_is_turned_into_lps(tmp_path, space, signs):
@@ -335,3 +343,88 @@ def test_R9_random_damage_raises_nothing_but_a_refusal(tmp_path, kind, seed):
     else:
         code = "read"
     assert code
+
+
+@pytest.mark.parametrize(
+    ("name", "is_mask"),
+    [
+        ("tibia.nii.gz", True),
+        ("tibia.nii", True),
+        ("a.SEG.NRRD", True),
+        ("a.nrrd", True),
+        ("a.mha", True),
+        (".tibia.nii.gz", False),
+        ("._tibia.nii.gz", False),
+        ("tibia.txt", False),
+        ("nii.gz.zip", False),
+    ],
+)
+def test_a_mask_file_is_known_by_its_ending_and_is_not_hidden(name, is_mask):
+    assert is_mask_file(name) == is_mask
+
+
+METAIO = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
+    "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}  # fmt: skip
+"""Element types of MetaIO's reference, with their size in a file."""
+
+
+def metaimage_by_hand(file, voxels, kind, sizes):
+    spacing, origin = [0.75, 0.8, 4.0, 1.0], [*AFFINE_LPS[:3, 3], 0.0]
+    turn = np.eye(4)[: len(sizes), : len(sizes)].astype(int).ravel()
+    fields = {
+        "ObjectType": ["Image"], "NDims": [len(sizes)], "BinaryData": ["True"],
+        "BinaryDataByteOrderMSB": ["False"], "CompressedData": ["False"],
+        "TransformMatrix": turn, "Offset": origin[: len(sizes)],
+        "ElementSpacing": spacing[: len(sizes)], "DimSize": sizes,
+        "ElementType": [kind], "ElementDataFile": ["LOCAL"],
+    }  # fmt: skip
+    lines = [f"{name} = {' '.join(map(str, of))}\n" for name, of in fields.items()]
+    content = voxels.astype(METAIO[kind]).tobytes(order="F")
+    file.write_bytes("".join(lines).encode() + content)
+    return file
+
+
+@pytest.mark.parametrize("kind", METAIO)
+def test_a_metaimage_may_hold_any_type_of_number_and_needs_all_its_bytes(
+    tmp_path, kind
+):
+    file = metaimage_by_hand(tmp_path / "m.mha", blob(), kind, blob().shape)
+
+    assert read_mask(file, name="t").voxels.sum() == blob().sum()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert refused(file).code == "K19"
+
+
+def test_K08_a_fourth_axis_of_one_entry_is_dropped_from_any_format(tmp_path):
+    metaimage_by_hand(tmp_path / "m.mha", blob(), "MET_UCHAR", (*blob().shape, 1))
+    header = nrrd_header()
+    header["kinds"] = [*header["kinds"], "domain"]
+    header["space directions"] = [*header["space directions"], [np.nan] * 3]
+    nrrd.write(str(tmp_path / "listed.nrrd"), blob()[..., None], header)
+    header["space directions"][3] = [0.0, 0.0, 1.0]
+    nrrd.write(str(tmp_path / "placed.nrrd"), blob()[..., None], header)
+
+    for name in ("m.mha", "listed.nrrd", "placed.nrrd"):
+        mask = read_mask(tmp_path / name, name="t")
+        np.testing.assert_array_equal(mask.voxels, blob() == 1)
+        assert mask.grid.matches(Grid((10, 9, 8), AFFINE_LPS))
+        assert [(f.code, f.outcome) for f in mask.findings] == [("K08", Outcome.FIXED)]
+    metaimage_by_hand(
+        tmp_path / "m.mha", np.stack([blob()] * 2, -1), "MET_UCHAR", (*blob().shape, 2)
+    )
+    assert refused(tmp_path / "m.mha").code == "K08"
+
+
+@pytest.mark.parametrize("sizes", ["0 9 8", "-10 -9 8", "3000 3000 3000"])
+def test_S07_impossible_sizes_of_an_nrrd_are_refused(tmp_path, sizes):
+    nrrd.write(str(tmp_path / "m.nrrd"), blob(), nrrd_header())
+    content = (tmp_path / "m.nrrd").read_bytes()
+    (tmp_path / "m.nrrd").write_bytes(
+        content.replace(b"sizes: 10 9 8", f"sizes: {sizes}".encode())
+    )
+
+    assert refused(tmp_path / "m.nrrd").code == "S07"

@@ -140,3 +140,60 @@ def test_the_ends_of_the_stack_are_watched():
     assert not touches_an_end(labelled(mask))
     mask[3, 3, -1] = True
     assert touches_an_end(labelled(mask))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_K13_a_limb_in_the_middle_of_the_image_may_be_of_either_side(side):
+    assert laterality(GRID, [drawn("femur", side, 9.5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("outside", "outcome"), [(10, Outcome.WARNED), (11, Outcome.REFUSED)]
+)
+def test_K18_more_than_one_voxel_in_a_hundred_outside_is_refused(outside, outcome):
+    wide = Grid((40, 10, 8), GRID.affine)
+    image, mask = np.zeros(wide.shape, np.int16), np.zeros(wide.shape, np.uint8)
+    image[:20] = 100
+    mask[:20].flat[: 1000 - outside] = 1
+    mask[20:].flat[:outside] = 1
+    labels = Labelmap(wide, mask, TABLE)
+
+    (finding,) = on_the_image(Volume(wide, image), labels)
+
+    assert (finding.code, finding.outcome) == ("K18", outcome)
+    assert f"{outside} of 1000 voxels" in finding.message
+
+
+@pytest.mark.parametrize(("in_air", "codes"), [(160, []), (161, ["K17"])])
+def test_K17_up_to_a_fifth_of_a_mask_may_lie_in_air(in_air, codes):
+    image = bright()
+    image[10:] = 1
+    mask = np.zeros(GRID.shape, bool)
+    mask[:10].flat[: 800 - in_air] = True
+    mask[10:].flat[:in_air] = True
+
+    found = on_the_image(Volume(GRID, image), labelled(mask))
+
+    assert [finding.code for finding in found] == codes
+
+
+@pytest.mark.parametrize(("k", "touches"), [(0, True), (1, False), (6, False)])
+def test_the_first_slice_is_an_end_too(k, touches):
+    mask = np.zeros(GRID.shape, bool)
+    mask[3, 3, k] = True
+
+    assert touches_an_end(labelled(mask)) == touches
+
+
+@pytest.mark.parametrize("k", [0, 7])
+def test_K22_pieces_at_both_ends_of_the_stack_are_counted(k):
+    mask = np.zeros(GRID.shape, bool)
+    mask[2:6, 2:6, 3:5] = mask[15, 8, k] = True
+
+    (finding,) = specks(mask, name="tibia")
+
+    assert "2 pieces; the largest holds 97.0%" in finding.message
+
+
+def test_K22_an_empty_mask_has_no_pieces():
+    assert list(specks(np.zeros(GRID.shape, bool), name="tibia")) == []

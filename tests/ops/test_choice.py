@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -183,3 +184,13 @@ def test_a_lone_candidate_is_chosen_and_said_to_be_alone():
         "2d is the only candidate (Dice 0.850 over 2 cases of 2 patients)."
     )
     assert choice.standings[0].as_json()["seconds_per_case"] is None
+
+
+def test_a_structure_that_nobody_holds_is_in_no_mean():
+    absent = replace(score("c1", 0.5), state="both_empty", dice=None)
+    candidates = [Candidate(name, (score("c0", 0.8), absent)) for name in "ab"]
+
+    choice = choose(candidates, DICE, {})
+
+    assert choice.case_ids == ("c0",)
+    assert {standing.mean for standing in choice.standings} == {0.8}

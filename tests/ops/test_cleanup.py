@@ -19,6 +19,8 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.cleanup import (
+    _Crop,
+    _whole_lengths,
     clean_alike,
     clean_slices,
     clean_structures,
@@ -372,3 +374,26 @@ def test_components_are_those_of_scipy(mask, across):
         assert found.sizes()[component] == np.count_nonzero(labels == component + 1)
     pairs = set(zip(labels, expected.ravel(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+@pytest.mark.parametrize("lines", [(0, 5), (2, 8), (4, 11), (0, 11)])
+@pytest.mark.parametrize("columns", [(0, 6), (3, 9), (5, 13), (0, 13)])
+def test_a_crop_tells_how_large_holes_are_in_the_whole_slice(lines, columns):
+    """Components of the background against scipy's of the uncropped slices."""
+    whole = np.random.default_rng(5).random((3, 11, 13)) < 0.6
+    for axis, (low, high) in ((1, lines), (2, columns)):  # one line wider, if it can be
+        places = np.arange(whole.shape[axis])
+        held = (places > low - (low == 0)) & (places < high - (high < len(places)))
+        whole &= np.expand_dims(held, [n for n in range(3) if n != axis])
+    crop = _Crop((0, 3), lines, columns, whole.shape)
+
+    holes = connected(~whole[crop.ranges], across_planes=False)
+    sizes = holes.sizes(_whole_lengths(holes, crop))
+
+    planar = ndimage.generate_binary_structure(3, 1)
+    planar[[0, 2]] = False
+    labels, _ = ndimage.label(~whole, planar)
+    counts, inside = np.bincount(labels.ravel()), labels[crop.ranges].ravel()
+    for number in range(holes.count):
+        first, *_ = holes.places(np.arange(holes.count) == number)
+        assert sizes[number] == counts[inside[first]]

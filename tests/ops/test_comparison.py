@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -74,6 +74,8 @@ def test_p_is_scipys_exact_p_where_no_two_ranks_are_tied(differences):
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
+@example([-1, -1, -2, 3])  # the rank sums 4 and 4.5 follow each other
+@example([1, 1, 2, -3])
 def test_p_with_ties_is_the_share_of_sign_patterns_at_least_as_extreme(differences):
     values = [value for value in differences if value]
     ranks = stats.rankdata(np.abs(values)) if values else []
@@ -108,6 +110,11 @@ def test_differences_that_are_equal_but_for_rounding_share_a_rank():
     noisy = [0.9 - 0.8, 0.8 - 0.7, -(0.5 - 0.4)]
 
     assert rank_biserial(noisy) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("apart", "effect"), [(4e-13, 0.0), (2e-12, -1 / 3)])
+def test_differences_are_equal_to_twelve_decimals(apart, effect):
+    assert rank_biserial([0.1, -0.1 - apart]) == pytest.approx(effect)
 
 
 def test_holm_by_hand():
@@ -147,6 +154,11 @@ def test_copies_of_a_patients_case_do_not_narrow_the_interval():
     thrice = clustered_intervals(values * 3, patients * 3)
 
     assert thrice.mean == pytest.approx(once.mean)
+
+
+def test_every_difference_belongs_to_a_patient():
+    with pytest.raises(ValueError, match="shorter"):
+        clustered_intervals([1, 2, 3], ["a", "b"])
 
 
 def test_one_patient_has_no_interval():
@@ -545,6 +557,13 @@ def test_one_pair_has_a_difference_and_nothing_more():
     assert row.state == "too_few"
     assert row.median_difference is not None
     assert (row.p, row.effect, row.interval_95) == (None, None, None)
+
+
+def test_two_pairs_are_enough_for_a_test():
+    row = compared(models(0.0, 0.02, cases=2)).row("dice")
+
+    assert (row.state, row.n) == ("compared", 2)
+    assert row.p >= smallest_p(2) == 0.5
 
 
 def test_cases_of_one_patient_have_no_interval_and_no_test():

@@ -8,7 +8,19 @@ from laws import examples
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.ops.content import AS_GIVEN, Move, content_findings, content_fit
+from nnunet_bridge.ops.content import (
+    AS_GIVEN,
+    ContentFit,
+    Move,
+    _blocks,
+    _Border,
+    _border_of,
+    _gain,
+    _open_border,
+    _stands_out,
+    content_findings,
+    content_fit,
+)
 from nnunet_bridge.ops.phantom import lower_limb
 
 SHAPE = (56, 52, 44)
@@ -78,10 +90,10 @@ def test_K23_one_structure_that_slipped_is_named_alone():
         GRID, (image(labels, noise=2).voxels + 300 * (labels == 2)).astype(int)
     )
 
-    findings, _ = found(limb, wrong)
+    (finding,), _ = found(limb, wrong)
 
-    assert findings
-    assert all(finding.code == "K23" for finding in findings)
+    assert finding.code == "K23"
+    assert finding.message.startswith("The mask of tibia fits the image better")
 
 
 def test_K23_noise_says_nothing():
@@ -102,7 +114,9 @@ def test_K23_an_image_that_only_grows_rougher_is_no_better_place():
 
 def test_a_small_or_empty_mask_is_not_judged():
     labels = np.zeros(SHAPE, np.uint8)
-    assert not content_fit(image(labels), Labelmap(GRID, labels, TABLE)).judged
+    nothing = content_fit(image(labels), Labelmap(GRID, labels, TABLE))
+    assert nothing == ContentFit(0, 0.0, AS_GIVEN, 0.0, 0.0)
+    assert not nothing.judged
     labels[4:10, 4:10, 4:10] = 1
 
     findings, fit = found(image(two_bones()), labels)
@@ -180,3 +194,144 @@ def test_K23_no_false_alarm_on_real_masks(test_data):
         assert content_findings(volume, labelmap)[0] == [], file.name
         flipped = labelmap.with_voxels(np.flip(values, 1))
         assert content_findings(volume, flipped)[0], file.name
+
+
+def test_K23_a_structure_inside_another_is_not_tested_alone():
+    """Its border could fit the edges of the other one."""
+    i, j, k = np.indices(SHAPE)
+
+    def ellipsoid(middle_j, radius):
+        at = ((i - 27) / radius) ** 2 + ((j - middle_j) / radius) ** 2
+        return at + ((k - 21) / radius * 1.1) ** 2 < 1
+
+    around, drawn, real = ellipsoid(25, 20), ellipsoid(25, 9), ellipsoid(29, 9)
+    noise = np.random.default_rng(0).normal(0, 15, SHAPE)
+    volume = Volume(GRID, (200 + 300 * around + 150 * real + noise).astype(np.int16))
+    labels = np.where(drawn, 1, 2 * around).astype(np.uint8)
+
+    assert found(volume, labels)[0] == []
+    (alone,), _ = found(volume, np.where(drawn, 1, 0).astype(np.uint8))
+    assert "moved by +4 voxels along j" in alone.message
+
+
+def test_K23_a_stack_of_seven_slices_has_room_to_look_around():
+    grid = Grid((56, 52, 7), GRID.affine)
+    volume, labels = (
+        np.ascontiguousarray(array[:, :, 14:21])
+        for array in (image(two_bones()).voxels, two_bones())
+    )
+
+    _, fit = content_findings(Volume(grid, volume), Labelmap(grid, labels, TABLE))
+
+    assert fit.judged
+
+
+@pytest.mark.parametrize("empty", [None, 0, 1, 5])
+def test_a_border_holds_every_pair_of_neighbours_with_different_labels_once(empty):
+    labels = np.random.default_rng(3).integers(0, 3, (5, 4, 6)).astype(np.uint8)
+    if empty is not None:
+        labels[:, :, empty] = 0
+    expected = set()
+    for place in np.ndindex(labels.shape):
+        for step in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+            other = tuple(np.add(place, step).tolist())
+            if all(np.less(other, labels.shape)) and labels[place] != labels[other]:
+                expected.add(frozenset((place, other)))
+
+    border = _border_of(labels)
+
+    ends = [
+        list(map(tuple, places.tolist())) for places in (border.first, border.second)
+    ]
+    pairs = [frozenset(pair) for pair in zip(*ends, strict=True)]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == expected
+    for one, other, both in zip(*ends, border.labels, strict=True):
+        assert both.tolist() == [labels[one], labels[other]]
+
+
+def test_the_pairs_of_a_large_border_are_thinned_evenly():
+    labels = np.random.default_rng(3).integers(0, 2, (40, 40, 10)).astype(np.uint8)
+
+    border = _border_of(labels)
+
+    assert 10_000 < len(border.first) <= 20_000
+    assert set(border.first[:, 2]) == set(range(10))
+
+
+@given(
+    means=st.lists(st.floats(-1, 1), min_size=2, max_size=9),
+    inside=st.sampled_from([-0.5, 0.0, 0.25]),
+)
+def test_the_evidence_of_equal_blocks_is_the_mean_by_its_standard_error(means, inside):
+    """Both values of a block lie on either side of its mean."""
+    gains = np.array([[mean - inside, mean + inside] for mean in means])
+    blocks = np.repeat(np.arange(len(means)), 2)
+
+    mean, z = _gain(gains.ravel(), np.ones(gains.size, bool), blocks)
+
+    error = np.std(means) / np.sqrt(len(means))
+    assert mean == pytest.approx(np.mean(means), abs=1e-12)
+    if error > 1e-9:
+        assert z == pytest.approx(np.mean(means) / error, abs=1e-6)
+
+
+def test_blocks_are_cubes_of_six_voxels_until_there_are_too_many():
+    places = np.argwhere(np.ones((13, 6, 7)))
+
+    blocks = _blocks(places)
+
+    cubes = [tuple(cube) for cube in (places // 6).tolist()]
+    pairs = set(zip(cubes, blocks.tolist(), strict=True))
+    assert len(pairs) == len(set(cubes)) == len(set(blocks.tolist())) == 6
+    assert blocks.max() == 5
+    many = _blocks(np.argwhere(np.ones((60, 60, 60))))
+    assert 200 < many.max() < 400
+
+
+@pytest.mark.parametrize(("open_points", "tested"), [(59, 0), (60, 60)])
+def test_a_structure_is_tested_where_it_is_open_if_three_fifths_of_it_are(
+    open_points, tested
+):
+    labels = [[1, 0], [0, 1]] * 30 + [[1, 2], [2, 1]] * 20 + [[2, 0]] * 9
+    labels[:60] = (
+        labels[: open_points - 30] + labels[:30] + [[2, 1]] * (60 - open_points)
+    )
+    border = _Border(*np.zeros((2, 109, 3), int), np.array(labels))
+
+    found = _open_border(border, TABLE["tibia"])
+
+    assert found.sum() == tested
+    assert not found[60:].any()
+
+
+MOVED = Move(by=(0, 4, 0))
+AROUND = [tuple(int(3 * sign * (axis == n)) for n in range(3))
+          for axis in range(3) for sign in (1, -1)]  # fmt: skip
+
+
+def stands_out(contrasts, outside=()):
+    """Judge a move by the contrasts of 40 blocks at steps from it, 0 elsewhere."""
+
+    class Contrasts:
+        def among(self, chosen, move):
+            step = tuple(np.subtract(move.by, MOVED.by).tolist())
+            values = np.full(len(chosen), contrasts.get(step, 0.0))
+            return values, np.full(len(chosen), step not in outside)
+
+    return _stands_out(Contrasts(), np.ones(40, bool), np.arange(40), MOVED)
+
+
+def test_a_position_stands_out_over_the_mean_around_it_and_over_the_one_beyond():
+    here = {(0, 0, 0): 1.0}
+
+    assert stands_out(here)
+    assert not stands_out({**here, MOVED.by: 1.0})
+    for half in (AROUND[::2], AROUND[1::2]):
+        assert stands_out({**here, **dict.fromkeys(half, 1.9)})
+        assert not stands_out({**here, **dict.fromkeys(half, 2.0)})
+
+
+def test_a_position_is_judged_where_four_of_the_six_around_it_are_in_the_image():
+    assert stands_out({(0, 0, 0): 1.0}, outside=AROUND[:2])
+    assert not stands_out({(0, 0, 0): 1.0}, outside=AROUND[:3])

@@ -15,7 +15,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops import metrics, occupancy
-from nnunet_bridge.ops.metrics import bone_scores, structure_volumes
+from nnunet_bridge.ops.metrics import _Directed, bone_scores, structure_volumes
 
 TABLE = LabelTable.from_names(["tibia", "femur", "fibula"])
 ONE = LabelTable.from_names(["tibia"])
@@ -369,3 +369,22 @@ def test_K15_voxels_that_nobody_judged_count_for_neither_side():
     assert score.structure == "tibia"
     assert (score.state, score.dice, score.hd95_mm) == ("scored", 1.0, 0.0)
     assert score.volume_prediction_mm3 == score.volume_reference_mm3 == 64.0
+
+
+@pytest.mark.parametrize(
+    ("areas", "percent", "distance"),
+    [
+        ([1, 1], 95, 2.0),
+        ([1, 1], 50, 1.0),
+        ([95, 5], 95, 1.0),
+        ([94, 6], 95, 2.0),
+        ([1], 95, 1.0),
+        ([1, 1, 1, 1], 100, 4.0),
+    ],
+)
+def test_a_percentile_is_the_distance_within_which_that_share_of_the_area_lies(
+    areas, percent, distance
+):
+    found = _Directed(np.arange(1.0, len(areas) + 1), np.array(areas, float))
+
+    assert found.percentile_mm(percent) == distance

@@ -1,16 +1,26 @@
 """The synthetic lower limb: one patient a seed, with bones where bones belong."""
 
+import json
 import time
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, label
 
-from nnunet_bridge.ops.phantom import STRUCTURES, lower_limb, places
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.ops.phantom import (
+    GENERATION,
+    STRUCTURES,
+    _drawn,
+    lower_limb,
+    places,
+)
 
 SEEDS = (0, 14)
 SMALL = {"shape": (48, 24, 32), "spacing_mm": (8, 8, 24)}
+GOLDEN = Path(__file__).parents[1] / "golden" / "phantom.json"
 FEWEST_VOXELS = {"tibia": 500, "femur": 800, "fibula": 150, "pelvis": 600}
 
 
@@ -38,6 +48,40 @@ def test_the_same_seed_gives_the_same_patient():
     assert first.volume.grid.displacement_mm(second.volume.grid) == 0
     for place in places():
         np.testing.assert_array_equal(first.masks[place], second.masks[place])
+
+
+def described(patient):
+    """Return figures that change with any part of a patient."""
+    voxels, grid = patient.volume.voxels.astype(float), patient.volume.grid
+    bones = {
+        f"{structure} {side}": [
+            mask.sum() * grid.voxel_volume_mm3,
+            *grid.to_patient(np.argwhere(mask)).mean(axis=0),
+            voxels[mask].mean(),
+        ]
+        for (structure, side), mask in patient.masks.items()
+    }
+    along = [
+        np.sqrt((voxels**2).mean(axis=axes)).tolist()
+        for axes in ((1, 2), (0, 2), (0, 1))
+    ]
+    return {"affine": grid.affine.tolist(), "bones": bones, "signal": along}
+
+
+def test_a_seed_gives_the_patient_of_its_generation():
+    """If this fails on purpose, raise GENERATION and write the golden file again."""
+    golden = json.loads(GOLDEN.read_text())
+
+    found = described(lower_limb(golden["seed"], **SMALL))
+
+    assert golden["generation"] == GENERATION
+    np.testing.assert_allclose(found["affine"], golden["affine"], atol=1e-6)
+    for place, figures in golden["bones"].items():
+        np.testing.assert_allclose(
+            found["bones"][place], figures, atol=1e-3, rtol=1e-4, err_msg=place
+        )
+    for ours, theirs in zip(found["signal"], golden["signal"], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4)
 
 
 def test_another_seed_gives_another_patient():
@@ -170,3 +214,18 @@ def test_a_limb_on_another_grid_has_the_same_volume_in_mm3():
 def test_nobody_can_write_into_a_mask(patient):
     with pytest.raises(ValueError, match="read-only"):
         patient.masks["tibia", "left"][0, 0, 0] = True
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 3), (0, 1), (0, 0)])
+def test_of_a_bone_in_pieces_the_largest_is_drawn(sizes):
+    first, second = sizes
+    body = np.zeros((9, 4, 4), bool)
+    body[1:, 1:, 1:] = True
+    whole = np.zeros_like(body)
+    whole[1 : 1 + first, 2, 2] = whole[8, 1 : 1 + second, 3] = True
+
+    found = _drawn(body.ravel(), whole[body], Grid(body.shape, np.eye(4)))
+
+    kept = whole.copy()
+    kept[8 if first > second else slice(1, 8)] = False
+    np.testing.assert_array_equal(found, kept)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnunet_bridge.core.errors import GeometryError
+from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.ops.planes import common_orientation, place_stack, stack_affine
 
@@ -94,3 +95,105 @@ def test_G06_jitter_is_named_by_its_slices_its_gap_and_the_spacing_of_the_grid()
     assert "Slices 2 and 3 are 3.20 mm apart, most others 3.00 mm" in finding.message
     assert "a regular grid of 3.000 mm misplaces a slice by 0.20 mm" in finding.message
     assert placement.max_error_mm == pytest.approx(0.2)
+
+
+def along_z(*heights):
+    return np.outer(heights, [0, 0, 1.0])
+
+
+def codes(stack, pixel_spacing_mm=(1, 1)):
+    placement = place_stack(AXIAL, pixel_spacing_mm, stack)
+    return [finding.code for finding in placement.findings]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "found"),
+    [
+        ((0.05, 0.05), []),
+        ((10, 10), []),
+        ((0.049, 1), ["G13"]),
+        ((1, 0.049), ["G13"]),
+        ((10.1, 1), ["G13"]),
+        ((1, 10.1), ["G13"]),
+    ],
+)
+def test_G13_pixels_measure_a_twentieth_of_a_millimetre_to_a_centimetre(spacing, found):
+    assert codes(along_z(0, 3, 6), spacing) == found
+
+
+@pytest.mark.parametrize(
+    ("step", "found"), [(0.1, []), (20, []), (0.09, ["G13"]), (20.1, ["G13"])]
+)
+def test_G13_slices_lie_a_tenth_of_a_millimetre_to_two_centimetres_apart(step, found):
+    assert codes(along_z(0, step)) == found
+
+
+def test_G17_slices_at_one_place_have_no_order():
+    assert codes(along_z(5, 5, 5)) == ["G17"]
+
+
+@pytest.mark.parametrize(("slices", "found"), [(3, []), (4, ["G07"])])
+def test_G07_a_shear_counts_over_the_whole_stack(slices, found):
+    """Tolerated are 0.06 mm at slices of 3 mm; each lies 0.025 beside the one below."""
+    stack = [[0.025 * k, 0, 3.0 * k] for k in range(slices)]
+
+    assert codes(stack) == found
+
+
+def test_G07_a_shear_is_told_by_its_step_angle_and_whole_length():
+    (finding,) = place_stack(AXIAL, [1, 1], [[k, 0, 3 * k] for k in range(5)]).findings
+
+    assert finding.code == "G07"
+    assert "1.000 mm beside the one before (18.4 degrees, 4.00 mm" in finding.message
+
+
+def test_G06_a_gap_of_one_and_a_half_is_uneven_and_a_larger_one_a_hole():
+    assert codes(along_z(0, 2, 4, 7, 9, 11)) == ["G06"]
+    assert codes(along_z(0, 2, 4, 7.1, 9.1, 11.1)) == ["G03"]
+
+
+def test_G06_more_than_a_quarter_of_holes_is_an_irregular_stack():
+    assert codes(along_z(0, 3, 6, 12, 15, 18, 21, 27, 30)) == ["G03"]
+    assert codes(along_z(0, 3, 9, 12, 18, 21, 27)) == ["G06"]
+
+
+def test_D10_two_stacks_that_overlap_off_one_grid_are_named():
+    lower, upper = np.arange(0, 45, 4.0), np.arange(31, 75, 4.0)
+
+    assert codes(along_z(*sorted([*lower, *upper]))) == ["D10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (0.9e-4, []),
+        (1.5e-4, [("G10", Outcome.WARNED)]),
+        (1.9e-3, [("G10", Outcome.WARNED)]),
+        (2.1e-3, [("G10", Outcome.REFUSED)]),
+    ],
+)
+def test_G10_slices_are_as_parallel_as_their_cosines_are_equal(change, found):
+    turned = [np.cos(change), np.sin(change), 0, -np.sin(change), np.cos(change), 0]
+
+    _, findings = common_orientation([AXIAL, AXIAL, turned])
+
+    assert [(f.code, f.outcome) for f in findings] == found
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (0.9e-5, []),
+        (1.1e-5, [Outcome.FIXED]),
+        (0.9e-3, [Outcome.FIXED]),
+        (1.1e-3, [Outcome.REFUSED]),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 3, 4])
+def test_G11_cosines_are_corrected_if_they_are_nearly_directions(place, error, found):
+    skewed = np.array(AXIAL, float)
+    skewed[place] += error
+
+    _, findings = common_orientation([skewed] * 3)
+
+    assert [f.outcome for f in findings if f.code == "G11"] == found

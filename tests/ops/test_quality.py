@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,10 @@ from nnunet_bridge.ops.quality import (
     AGREEMENT_LIMITS,
     BORDER_SHARE,
     PIECE_SHARE,
+    VOLUME_AMBER_CHANCE,
+    VOLUME_RED_CHANCE,
     StructureFigures,
+    _volume_reason,
     agreement_level,
     expected_range,
     expected_volume_mm3,
@@ -39,6 +43,7 @@ from nnunet_bridge.ops.quality import (
     training_structures,
 )
 
+DOCS = Path(__file__).parents[2] / "docs"
 SIDES = LabelTable.from_names(["femur_left", "femur_right"])
 LEG = LabelTable.from_names(["tibia", "femur"])
 ONE = Spread(1, 1, 1, 1, 1)
@@ -370,6 +375,17 @@ def test_the_sides_of_one_label_are_told_apart_by_the_gap_between_them():
     assert found.asymmetry == pytest.approx(4 / 20)
 
 
+@pytest.mark.parametrize(
+    ("gap", "spacing", "apart"), [(4, 1.0, 0), (5, 1.0, 1), (4, 1.25, 1)]
+)
+def test_sides_lie_five_millimetres_apart_or_are_one_piece_of_anatomy(
+    gap, spacing, apart
+):
+    near = labelmap(legs(gap=gap), spacing=(spacing, 1.0, 1.0))
+
+    assert (structure_figures(near)["tibia"].sides_mm3 is not None) == apart
+
+
 def test_left_is_left_however_the_array_runs():
     voxels = legs(left=12, right=8)
     for axes in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
@@ -494,3 +510,98 @@ def test_figures_of_an_absent_structure_are_nothing():
     assert structure_figures(labelmap(np.zeros((4, 4, 4))))[
         "tibia"
     ] == StructureFigures(0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "amber", "red"),
+    [("between_folds", 0.80, 0.70), ("between_configurations", 0.70, 0.50)],
+)
+def test_the_limits_of_agreement_are_those_of_the_page(kind, amber, red):
+    page = (DOCS / "explanations" / "quality-rating.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{kind}` |")]
+
+    assert line.endswith(f"| below {amber:.2f} | below {red:.2f} |")
+    assert agreement_level(kind, amber) is QualityLevel.GREEN
+    assert agreement_level(kind, amber - 1e-9) is QualityLevel.AMBER
+    assert agreement_level(kind, red) is QualityLevel.AMBER
+    assert agreement_level(kind, red - 1e-9) is QualityLevel.RED
+
+
+def test_a_range_holds_the_extremes_the_median_and_the_middle_90_percent():
+    labels = [{"tibia": StructureFigures(float(mm3), 1)} for mm3 in range(1, 102)]
+
+    found = training_structures(labels).structures["tibia"]
+
+    assert found.volume_mm3 == Spread(1, 6, 51, 96, 101)
+
+
+def test_labels_that_nobody_gave_have_no_ranges():
+    assert training_structures([]) == TrainingStructures(0, {})
+    assert training_structures([{"tibia": StructureFigures(2.0, 1)}]).cases == 1
+
+
+@pytest.mark.parametrize(("reaching", "level"), [(2, 0), (1, 1)])
+def test_a_border_is_usual_if_a_fifth_of_the_training_labels_reach_it(reaching, level):
+    known = replace(KNOWN, cases=10, at_border=reaching)
+    cut = two_bones()
+    cut[0, 5:15, 5:15] = 1
+    cut[1, 5:15, 5:15] = 1
+
+    quality = judge(
+        labelmap(cut), MemberAgreement(), TrainingStructures(10, {"tibia": known})
+    )
+
+    found = reason_of(quality, "tibia", "border")
+    assert found.level == level
+    assert f"{reaching} of 10 training labels do" in found.message
+
+
+@pytest.mark.parametrize(
+    ("pieces", "most", "words"),
+    [
+        (1, 1, "1 piece; the training labels have one."),
+        (2, 1, "2 pieces; the training labels have one."),
+        (2, 3, "2 pieces; the training labels have at most 3."),
+    ],
+)
+def test_pieces_are_counted_in_words_that_agree(pieces, most, words):
+    voxels = np.zeros((20, 6, 6), np.uint8)
+    for n in range(pieces):
+        voxels[1 + 4 * n : 4 + 4 * n, 1:5, 1:5] = 1
+    known = replace(KNOWN, pieces=Spread(1, 1, 1, most, most))
+
+    quality = judge(
+        labelmap(voxels), MemberAgreement(), TrainingStructures(12, {"tibia": known})
+    )
+
+    assert reason_of(quality, "tibia", "pieces").message == f"tibia: {words}"
+
+
+def test_members_that_have_nothing_in_common_agree_by_a_dice_of_0():
+    assert MemberAgreement({1: 0.0}).between_folds == {1: 0.0}
+    with pytest.raises(InputError, match=r"within 0\.\.1"):
+        MemberAgreement({1: -0.01})
+
+
+def test_the_lowest_agreement_ranks_last_among_cases_of_one_level():
+    def case(dice):
+        return Quality(
+            (Reason("t", "between_folds", QualityLevel.AMBER, dice, (0.8, None), "."),)
+        )
+
+    assert case(0.7).rank > case(0.75).rank > replace(case(0.75), reasons=()).rank
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_ends_of_an_expected_volume_belong_to_it(end):
+    usual = expected_volume_mm3(KNOWN.volume_mm3, 12, VOLUME_AMBER_CHANCE)[end]
+    possible = expected_volume_mm3(KNOWN.volume_mm3, 12, VOLUME_RED_CHANCE)[end]
+    away = math.inf if end else 0.0
+
+    def level(volume_mm3):
+        return _volume_reason("tibia", volume_mm3, KNOWN).level
+
+    assert level(usual) is QualityLevel.GREEN
+    assert level(math.nextafter(usual, away)) is QualityLevel.AMBER
+    assert level(possible) is QualityLevel.AMBER
+    assert level(math.nextafter(possible, away)) is QualityLevel.RED

@@ -154,3 +154,41 @@ def test_places_run_along_the_patient_axis_nearest_to_the_stack(columns, axis):
 
     expected = [grid.to_patient([2, 2.5, k])[axis] for k in range(7)]
     np.testing.assert_allclose(slice_positions_mm(grid), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"first": -1}, "counted from 0"),
+        ({"end": 0}, "counted from 0"),
+        ({"first": 3, "end": 3}, "holds no slice"),
+        ({"end": 9, "auto": True}, "not several of them"),
+        ({"from_mm": 3.0, "to_mm": 2.9}, "lies beyond"),
+    ],
+)
+def test_a_request_that_means_no_slice_says_why(fields, words):
+    with pytest.raises(UsageError, match=words):
+        RegionRequest(**fields)
+
+
+def test_one_slice_may_be_requested_by_number_or_place():
+    assert limits(RegionRequest(end=1).resolve(GRID)) == (0, 1)
+    assert limits(RegionRequest(first=59).resolve(GRID)) == (59, 60)
+    assert limits(RegionRequest(from_mm=20.0, to_mm=20.0).resolve(GRID)) == (10, 11)
+
+
+def test_a_region_of_the_whole_scan_changes_nothing():
+    volume = Volume(WHOLE, np.zeros(WHOLE.shape))
+    labels = Labelmap(WHOLE, np.zeros(WHOLE.shape, np.uint8), TABLE)
+    whole = Region(0, 12, WHOLE)
+
+    assert cropped_volume(volume, whole) is volume
+    assert cropped_labelmap(labels, whole) is labels
+    assert not Region(0, 11, WHOLE).is_everything
+    assert not Region(1, 12, WHOLE).is_everything
+
+
+def test_the_place_of_an_oblique_slice_is_that_of_its_centre():
+    expected = [WHOLE.to_patient([2.5, 2, k])[2] for k in range(12)]
+
+    np.testing.assert_allclose(slice_positions_mm(WHOLE), expected)

@@ -318,3 +318,71 @@ def test_resampling_agrees_with_simpleitk_on_a_rotated_grid():
         sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor)
     ).transpose(2, 1, 0)
     assert np.count_nonzero(ours != theirs.astype(bool)) == 0
+
+
+def scaled(scale):
+    """Return the grid of an image whose smallest spacing is 0.75 times `scale`."""
+    affine = AFFINE.copy()
+    affine[:3, :3] *= scale
+    return Grid(GRID.shape, affine)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+@pytest.mark.parametrize(
+    ("share", "codes"), [(0.0099, []), (0.0101, ["K04"]), (0.0999, ["K04"])]
+)
+def test_K04_a_mask_is_moved_up_to_a_tenth_of_the_smallest_spacing(scale, share, codes):
+    grid = scaled(scale)
+    beside = shifted([share, 0, 0], affine=grid.affine)
+    turned = changed(
+        beside.affine, (0, 1, 2), (False, True, False), (0, 0, 0), (20, 18)
+    )
+
+    placed = placed_on(grid, beside, blob(), name="m")
+    flipped = placed_on(grid, Grid(GRID.shape, turned), blob()[:, ::-1], name="m")
+
+    assert [finding.code for finding in placed.findings] == codes
+    assert [finding.code for finding in flipped.findings] == [*codes, "K01"]
+    np.testing.assert_array_equal(flipped.voxels, placed.voxels)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_K05_a_mask_further_beside_is_refused_or_resampled_if_it_is_turned(scale):
+    grid = scaled(scale)
+    beside = shifted([0.101, 0, 0], affine=grid.affine)
+    turned = changed(
+        beside.affine, (0, 1, 2), (False, True, False), (0, 0, 0), (20, 18)
+    )
+
+    with pytest.raises(Refused, match="the image's shape, but lies up to"):
+        placed_on(grid, beside, blob(), name="m")
+    placed = placed_on(grid, Grid(GRID.shape, turned), blob()[:, ::-1], name="m")
+
+    assert [finding.code for finding in placed.findings] == ["K03"]
+
+
+def test_K20_stated_slices_are_only_for_masks_without_a_position():
+    stated = StatedPlace(slices=(0, 8))
+    part = blob()[:, :, 2:10]
+
+    placed = placed_on(
+        GRID, shifted([0, 0, 2], part.shape), part, name="m", stated=stated
+    )
+
+    assert placed.method == "pasted"
+    np.testing.assert_array_equal(placed.voxels, blob())
+
+
+def test_K20_stated_slices_need_masks_that_are_as_wide_as_the_image():
+    narrow = blob()[:-1, :, 2:10]
+
+    with pytest.raises(Refused) as caught:
+        placed_on(
+            GRID,
+            Grid(narrow.shape, np.eye(4)),
+            narrow,
+            name="m",
+            stated=StatedPlace(slices=(2, 10)),
+        )
+
+    assert caught.value.code == "K05"

@@ -45,3 +45,43 @@ def test_whole_numbers_stay_whole_numbers_of_their_type():
 
     assert filled.dtype == np.uint16
     assert filled[0, 0].tolist() == [0, 0, 32768, 65535]
+
+
+def test_a_sheared_stack_shows_an_even_slope_where_it_was():
+    """Interpolation along lines keeps a linear image, whatever parts are mixed."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([0.5, 2.0, 1.0])
+    shape = (9, 8, 4)
+    positions = [[0, 0, 0], [0.35, -0.5, 3], [0.7, -1.0, 6], [1.05, -1.5, 9]]
+    i, j = np.meshgrid(range(9), range(8), indexing="ij")
+
+    def slope(x, y, z):
+        return 100 + 3 * x - 5 * y + 7 * z
+
+    voxels = np.stack(
+        [slope(x + 0.5 * i, y + 2.0 * j, z) for x, y, z in positions], axis=-1
+    )
+    plan = plan_restack(affine, np.asarray(positions, float), shape)
+    moved = restacked(voxels, plan)
+
+    assert plan.shape == (12, 9, 4)
+    np.testing.assert_allclose(plan.affine[:3, 3], [0, -2, 0])
+    np.testing.assert_allclose(plan.affine[:3, :3], np.diag([0.5, 2.0, 3.0]))
+    for k, (x, y, z) in enumerate(positions):
+        first = np.ceil([x / 0.5 - 1e-9, (y + 2) / 2 - 1e-9]).astype(int)
+        last = np.floor([x / 0.5 + 8 + 1e-9, (y + 2) / 2 + 7 + 1e-9]).astype(int)
+        inner = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
+        new_i, new_j = np.meshgrid(range(12), range(9), indexing="ij")
+        expected = slope(0.5 * new_i, 2.0 * new_j - 2, z)
+        np.testing.assert_allclose(moved[(*inner, k)], expected[inner])
+    np.testing.assert_array_equal(moved[9:, :, 0], voxels.min())
+    np.testing.assert_array_equal(moved[:2, :, 3], voxels.min())
+
+
+def test_a_shift_of_a_thousandth_of_a_pixel_is_not_interpolated():
+    voxels = RNG.integers(1, 1000, (5, 4, 3)).astype(np.float32)
+
+    plan = planned([[0, 0, 0], [0.0009, 0, 4], [-0.0009, 0, 8]], voxels.shape)
+
+    np.testing.assert_array_equal(restacked(voxels, plan), voxels)
+    assert planned([[0, 0, 0], [0.002, 0, 4], [0, 0, 8]], (5, 4, 3)).shape == (6, 4, 3)

@@ -11,6 +11,7 @@ from skimage.measure import marching_cubes
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.ops.surface import (
     decimated,
     is_watertight,
@@ -194,3 +195,32 @@ def test_a_surface_with_few_faces_is_left_as_it_is():
 def test_a_closed_surface_has_at_least_four_faces():
     with pytest.raises(InputError, match="at least 4 faces, not 3"):
         decimated(surface_of(labelmap(ellipsoid()), TIBIA), 3)
+
+
+def test_a_structure_has_the_surface_of_its_own_voxels():
+    voxels = np.zeros((12, 10, 8), np.uint8)
+    voxels[2:4, 2:4, 2:4], voxels[6:9, 5:8, 3:6] = 1, 2
+    both = labelmap(voxels)
+
+    for label, middle in ((TIBIA, 2.5), (FEMUR, 7.0)):
+        mesh = surface_of(both, label)
+        assert mesh.label is label
+        assert mesh.vertices_mm[:, 0].mean() == pytest.approx(middle)
+        alone = surface_of(labelmap(np.where(voxels == label.value, voxels, 0)), label)
+        np.testing.assert_array_equal(mesh.vertices_mm, alone.vertices_mm)
+
+
+def test_an_open_surface_is_smoothed_by_the_neighbours_along_its_edges():
+    """A square of two triangles: its corners have two or three neighbours."""
+    corners = np.array([[0, 0, 0], [4, 0, 0], [4, 4, 1], [0, 4, 0]], float)
+    square = Mesh(
+        corners, np.array([[0, 1, 2], [0, 2, 3]], np.int32), TIBIA,
+        watertight=False, touches_border=True,
+    )  # fmt: skip
+    neighbours = {0: [1, 2, 3], 1: [0, 2], 2: [0, 1, 3], 3: [0, 2]}
+    expected = corners
+    for step in (0.5, -0.53):
+        means = np.array([expected[neighbours[n]].mean(axis=0) for n in range(4)])
+        expected = expected + step * (means - expected)
+
+    np.testing.assert_allclose(smoothed(square, 1).vertices_mm, expected)

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.ops.tuning import CANDIDATES, chosen_rules, still_good, tried
+from nnunet_bridge.ops.tuning import (
+    CANDIDATES,
+    MeanChange,
+    chosen_rules,
+    still_good,
+    tried,
+)
 
 SLICE = CleaningRule("slice")
 VOLUME = CleaningRule("volume")
@@ -175,3 +181,33 @@ def test_the_record_of_a_trial_holds_the_rule_the_means_and_every_fold():
 def test_no_candidate_is_tried_twice():
     assert len(set(CANDIDATES)) == len(CANDIDATES)
     assert UNCLEANED not in CANDIDATES
+
+
+@pytest.mark.parametrize(("gain", "counts"), [(1e-9, False), (1.1e-9, True)])
+def test_means_that_differ_by_a_billionth_are_equal(gain, counts):
+    nearer = MeanChange(None, None, gain, 0.0, lost=0)
+    higher = MeanChange(0.0, gain, None, None, lost=0)
+
+    assert nearer.improves == higher.improves == counts
+    assert MeanChange(gain, 0.0, None, None, lost=0).worsens == counts
+    assert MeanChange(None, None, 0.0, gain, lost=0).worsens == counts
+
+
+def test_a_distance_that_only_one_side_has_is_in_no_mean():
+    before = {"0": [score("a", 0.5, 5.0), score("b", 0.0, None, "invented")]}
+    after = {"0": [score("a", 0.6, 4.0), score("b", 0.0, None, "invented")]}
+
+    found = trial(before, after).overall
+
+    assert (found.hd95_before_mm, found.hd95_after_mm) == (5.0, 4.0)
+
+
+def test_the_candidates_go_from_the_mildest_to_the_strictest():
+    texts = [rule.as_text() for rule in CANDIDATES]
+
+    assert [rule.min_volume_mm3 for rule in CANDIDATES[1:5]] == [100, 500, 1000, 5000]
+    for rule in CANDIDATES[5:]:
+        assert rule.min_volume_mm3 == 0  # a piece is kept whatever its size
+    assert [rule.keep_largest for rule in CANDIDATES[5:]] == [2, 1, 1]
+    assert [rule.each_side for rule in CANDIDATES[5:]] == [False, True, False]
+    assert texts[0].startswith("slice")

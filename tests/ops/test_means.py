@@ -1,0 +1,44 @@
+"""Means over cases: each over the cases in which its figure is defined."""
+
+import pytest
+
+from nnunet_bridge.core.scores import BoneScore
+from nnunet_bridge.ops.means import mean_of, mean_scores
+
+SCORES = [
+    # case, structure, configuration, state, Dice, HD95, ASSD, NSD, volumes, IoU, HD
+    ("a", "tibia", "", "scored", 0.9, 2.0, 1.0, 0.8, 4e3, 5e3, 0.6, 3.0),
+    ("b", "tibia", "", "scored", 0.7, 4.0, 2.0, 0.4, 2e3, 1e3, 0.4, 5.0),
+    ("c", "tibia", "", "missed", 0.0, None, None, None, 1e3, 0.0, 0.0, None),
+    ("d", "tibia", "", "invented", 0.0, None, None, None, 0.0, 2e3, 0.0, None),
+    ("e", "tibia", "", "both_empty", None, None, None, None, 0.0, 0.0, None, None),
+    ("a", "femur", "", "both_empty", None, None, None, None, 0.0, 0.0, None, None),
+]
+
+
+def test_a_structure_that_nobody_holds_counts_in_no_mean():
+    tibia, femur = mean_scores([BoneScore(*row) for row in SCORES])
+
+    assert (tibia.structure, tibia.n, tibia.n_surface) == ("tibia", 4, 2)
+    assert (femur.structure, femur.n, femur.n_surface) == ("femur", 0, 0)
+    content = tibia.as_json()
+    states = ("scored", "missed", "invented", "both_empty")
+    assert [content[state] for state in states] == [2, 1, 1, 1]
+    assert femur.dice is femur.volume_error_mm3 is None
+
+
+def test_every_mean_is_over_the_cases_that_have_a_figure():
+    tibia, _ = mean_scores([BoneScore(*row) for row in SCORES])
+
+    assert tibia.dice == pytest.approx((0.9 + 0.7 + 0 + 0) / 4)
+    assert tibia.iou == pytest.approx((0.6 + 0.4 + 0 + 0) / 4)
+    assert (tibia.hd95_mm, tibia.assd_mm, tibia.hd_mm) == (3.0, 1.5, 4.0)
+    assert tibia.nsd == pytest.approx(0.6)
+    assert tibia.volume_error_mm3 == pytest.approx((1e3 - 1e3 - 1e3 + 2e3) / 4)
+    assert tibia.volume_error_abs_mm3 == pytest.approx(5e3 / 4)
+    assert tibia.volume_error_abs_percent == pytest.approx((25 + 50 + 100) / 3)
+
+
+def test_the_mean_of_nothing_is_undefined():
+    assert mean_of([]) is mean_of([None, None]) is None
+    assert mean_of([None, 1.0, 3.0]) == 2
