@@ -329,14 +329,14 @@ class _Planning:
         self, known: planned.Planned, lacking: Mapping[str, Sequence[str]]
     ) -> None:
         """Plan and preprocess; once more with half the workers if one was killed."""
-        units = [(word, name) for word, names in lacking.items() for name in names]
-        new = [PLANNERS[word] for word in lacking if word not in known.planners]
+        units = [(PLANNERS[w].plans, name) for w in lacking for name in lacking[w]]
+        new = tuple(PLANNERS[word] for word in lacking if word not in known.planners)
         fingerprint = self.dataset.planned_dir / "dataset_fingerprint.json"
         task = PlanTask(
             self.dataset,
             fingerprint=not (known.planners and fingerprint.is_file()),
-            planners=tuple(new),
-            preprocess=tuple((PLANNERS[word].plans, name) for word, name in units),
+            planners=new,
+            preprocess=tuple(units),
             have=tuple(known.preprocessed),
             own_arguments=known.own_arguments,
         )
@@ -346,7 +346,7 @@ class _Planning:
         resources = self.host.share(1, "cpu", memory.preprocessing_bytes(self.raw))
         # nnU-Net's planner takes the number of loaders as a number of threads: never 0.
         resources = replace(resources, loaders=1)
-        fewer = replace(resources, workers=max(1, resources.workers // 2))
+        fewer = replace(resources.halved(), loaders=1)
         try:
             try:
                 self._run(task, resources, log_file)
@@ -354,8 +354,9 @@ class _Planning:
                 if fewer == resources:
                     raise
                 left = f"{fewer.workers} of {resources.workers} workers"
-                where = self._place(known)
-                self.warnings.append(f"[F11] {error} {where} Retrying with {left}.")
+                self.warnings.append(
+                    f"[F11] {error} {self._place(known)} Retrying with {left}."
+                )
                 self._remove_unfinished(known)
                 self._run(task, fewer, log_file)
         except WorkerKilled as error:
