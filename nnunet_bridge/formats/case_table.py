@@ -12,7 +12,6 @@ import codecs
 import contextlib
 import csv
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +21,7 @@ from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
 from nnunet_bridge.core.errors import RecipeError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
-from nnunet_bridge.formats.files import whole_file
+from nnunet_bridge.formats.files import open_to_write, whole_file
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -279,6 +278,6 @@ def _write(file: Path, text: str, *, header: Sequence[str] = ()) -> None:
             file.chmod(0o600)
             return
     with whole_file(file) as temporary:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
+        temporary.chmod(0o600)
+        with open_to_write(temporary) as stream:
             stream.write(content)

@@ -14,7 +14,7 @@ from nnunet_bridge.nnunet.plans import patch_within
 
 FEATURES = [4, 8, 8]
 LARGEST_PATCH = {2: 64 * 64, 3: 24 * 24 * 24}
-LEARNING_PATCH = {2: 48 * 64, 3: 40_000}
+LEARNING_PATCH = {2: 48 * 64, 3: 96_000}
 LEARNING_BATCH = {2: 8, 3: 2}
 LEARNING_EPOCHS = {"2d": 12, "3d_fullres": 8}
 REPORT_NETWORKS = {"features": [4, 6, 8, 10, 12], "decoder": [16, 8, 8, 4, 4]}

@@ -90,10 +90,10 @@ def train_dataset(
     warnings = [warning] if warning else []
     if selected.todo:
         require_patches(options.gpus, selected.todo)
+        shares = _shares(request, selected.todo, host, device, warnings)
         if device == "cpu":
             what = selected.todo, request.method, host.machine
             announce_cpu_time(*what, shown, consent)
-        shares = _shares(request, selected.todo, host, device, warnings)
         state, rows = selected.dataset_state, selected.runs
         batch = Batch(dataset, request, state, weights, *shares, rows, host, shown)
         for warning in warnings:
