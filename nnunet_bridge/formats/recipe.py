@@ -372,7 +372,7 @@ def find_recipe(*folders: Path) -> Path:
             return folder / RECIPE_FILE
     raise UsageError(
         f"There is no {RECIPE_FILE} in the study, the current folder or the workspace: "
-        "run `nnunet-bridge init STUDY` to write one, or name one with -r."
+        "run `nnunet-bridge init` to write one, or name one with -r."
     )
 
 
