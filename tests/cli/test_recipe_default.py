@@ -53,7 +53,7 @@ def test_without_any_recipe_the_way_to_one_is_named(tmp_path, monkeypatch):
     result = bridge("check", tmp_path, check=False)
 
     assert result.exit_code == 2
-    assert "run `nnunet-bridge init STUDY`" in result.stderr
+    assert "run `nnunet-bridge init`" in result.stderr
 
 
 def test_convert_makes_the_workspace_and_check_does_not(study, tmp_path):
