@@ -11,15 +11,19 @@ from pydantic import ValidationError
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.records import NewerVersionError
+from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.manifest import (
     SCHEMA,
     CaseRecord,
+    ContentRecord,
     Manifest,
     ManifestStore,
+    MaskRecord,
     RegionRecord,
     check_files,
     read_manifest,
     read_patient_groups,
+    recorded_region,
     require_sound,
     salt_of,
     write_manifest,
@@ -274,3 +278,33 @@ def test_a_record_of_all_slices_has_no_region():
     )
     assert (kept.region().first, kept.region().end) == (2, 5)
     assert kept.model_copy(update={"first_slice": 0, "end_slice": 9}).region() is None
+
+
+def test_what_an_older_record_does_not_say_is_neither_found_nor_judged():
+    mask, content = MaskRecord(structure="tibia"), ContentRecord()
+
+    assert (mask.voxels_before, mask.voxels_after, mask.voxels_outside) == (0, 0, 0)
+    assert (mask.volume_change, mask.voxels_overlapping) == (0.0, {})
+    assert (content.judged, content.blocks, content.fits_better) == (False, 0, "")
+    assert (content.contrast, content.best_contrast, content.z) == (0.0, 0.0, 0.0)
+
+
+def test_the_region_of_an_image_is_recorded_while_the_image_is_the_same(tmp_path):
+    image, other = (tmp_path / "imagesTr" / f"{c}_0000.nii.gz" for c in "ab")
+    image.parent.mkdir()
+    image.write_bytes(b"voxels")
+    other.write_bytes(b"voxels")
+    region = {"first_slice": 2, "end_slice": 5, "slices_before": 9}
+    region |= {"shape_before": (3, 4, 9), "affine_before": np.eye(4).tolist()}
+    outputs = [{"file": "imagesTr/a_0000.nii.gz", "sha256": sha256_of(image)}]
+    uncropped = [{"file": "imagesTr/b_0000.nii.gz", "sha256": sha256_of(other)}]
+    cases = [
+        {"case": "b", "outputs": uncropped},
+        {"case": "a", "outputs": outputs, "region": region},
+    ]
+    write_manifest(tmp_path, {"cases": cases})
+
+    assert (recorded_region(image).first, recorded_region(image).end) == (2, 5)
+    assert recorded_region(other) is None
+    image.write_bytes(b"others")
+    assert recorded_region(image) is None

@@ -131,3 +131,17 @@ def test_more_than_eight_structures_and_more_than_255_are_not_confused():
 
     assert merged.labelmap.voxels[39 % 12, 39 // 12, 0] == 40
     assert merged.labelmap.counts()[1:].tolist() == [1] * 40
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [("background", "now background"), ("priority", "now the first by priority")],
+)
+def test_K16_a_settled_overlap_says_what_became_of_its_voxels(policy, words):
+    both = [(TABLE[name], box(slice(0, 6))) for name in ("tibia", "femur")]
+
+    (finding,) = merge_masks(
+        GRID, TABLE, both, policy=policy, limit_percent=100
+    ).findings
+
+    assert finding.message.endswith(f"these are {words}.")

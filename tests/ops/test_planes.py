@@ -197,3 +197,18 @@ def test_G11_cosines_are_corrected_if_they_are_nearly_directions(place, error, f
     _, findings = common_orientation([skewed] * 3)
 
     assert [f.outcome for f in findings if f.code == "G11"] == found
+
+
+def test_G06_the_usual_gap_is_the_median_and_of_two_the_smaller():
+    def usual(*gaps):
+        stack = along_z(*np.cumsum([0, *gaps]))
+        (finding,) = place_stack(AXIAL, [1, 1], stack).findings
+        return finding.message.partition("most others ")[2][:7]
+
+    assert usual(2.8, 2.8, 3.0, 3.2, 3.4) == "3.00 mm"
+    assert usual(2.8, 3.0, 3.2, 3.4) == "3.00 mm"
+
+
+def test_G03_gaps_beside_a_hole_may_differ_by_a_tenth():
+    assert codes(along_z(0, 10, 20, 31, 51)) == ["G03"]
+    assert codes(along_z(0, 10, 20, 31.1, 51.1)) == ["G06"]

@@ -477,9 +477,16 @@ def test_ranges_hold_figures_and_no_case_and_read_back_as_they_were():
     assert TrainingStructures.from_json(training.as_json()) == training
 
 
-@pytest.mark.parametrize("damaged", [{}, {"cases": 3, "structures": {"tibia": {}}}, []])
-def test_damaged_ranges_are_refused(damaged):
-    with pytest.raises(InputError, match="damaged"):
+@pytest.mark.parametrize(
+    ("damaged", "place"),
+    [
+        ({}, "cases"),
+        ({"cases": 3, "structures": {"tibia": {}}}, r"structures\.tibia\.cases"),
+        ([], "the record"),
+    ],
+)
+def test_damaged_ranges_are_refused_with_their_place(damaged, place):
+    with pytest.raises(InputError, match=f"is damaged: {place}: "):
         TrainingStructures.from_json(damaged)
 
 
