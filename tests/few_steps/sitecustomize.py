@@ -2,8 +2,7 @@
 
 Python reads this file at its start where PYTHONPATH names the folder; the fixture
 `few_steps` names it. A network then has a few thousand weights, an epoch two steps.
-With SMALL_PATCHES a smoke test keeps its networks, and they learn, from smaller patches
-and in fewer epochs.
+With FEWER_EPOCHS a smoke test keeps its networks and patches, and they learn.
 """
 
 import math
@@ -14,8 +13,6 @@ from nnunet_bridge.nnunet.plans import patch_within
 
 FEATURES = [4, 8, 8]
 LARGEST_PATCH = {2: 64 * 64, 3: 24 * 24 * 24}
-LEARNING_PATCH = {2: 48 * 64, 3: 96_000}
-LEARNING_BATCH = {2: 8, 3: 2}
 LEARNING_EPOCHS = {"2d": 12, "3d_fullres": 8}
 REPORT_NETWORKS = {"features": [4, 6, 8, 10, 12], "decoder": [16, 8, 8, 4, 4]}
 
@@ -27,14 +24,13 @@ def few_steps(method, stock):
     plans = plans_from(method, stock)
     if method.budget.name != "smoke":
         return plans
-    small = "SMALL_PATCHES" in os.environ
-    for configuration in plans["configurations"].values():
-        if "architecture" in configuration and not method.report_network:
-            (_shrink_patch if small else _shrink)(configuration)
-    if small:
+    if "FEWER_EPOCHS" in os.environ:
         for name, epochs in LEARNING_EPOCHS.items():
             plans["nnunet_bridge"][name]["epochs"] = epochs
         return plans
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration and not method.report_network:
+            _shrink(configuration)
     for steps in plans["nnunet_bridge"].values():
         steps["epochs"] = int(os.environ.get("FEW_EPOCHS", "2"))
         steps |= {"iterations": 2, "validation_iterations": 1}
@@ -52,16 +48,12 @@ def _shrink(configuration):
     network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][
         : stages - 1
     ]
-    _shrink_patch(configuration, LARGEST_PATCH, {2: 2, 3: 2})
-
-
-def _shrink_patch(configuration, largest=LEARNING_PATCH, batch=LEARNING_BATCH):
-    strides = configuration["architecture"]["arch_kwargs"]["strides"]
-    divisors = [math.prod(steps) for steps in zip(*strides, strict=True)]
+    divisors = [math.prod(steps) for steps in zip(*network["strides"], strict=True)]
     patch = configuration["patch_size"]
-    edges = len(patch)
-    configuration["patch_size"] = patch_within(largest[edges], patch, divisors)
-    configuration["batch_size"] = batch[edges]
+    configuration["patch_size"] = patch_within(
+        LARGEST_PATCH[len(patch)], patch, divisors
+    )
+    configuration["batch_size"] = 2
 
 
 Method.plans_from = few_steps

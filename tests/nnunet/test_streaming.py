@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import examples
-from tiny_model import DATASET_JSON, tiny_plans
+from tiny_model import DATASET, DATASET_JSON, tiny_plans
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
@@ -120,6 +120,7 @@ def write_model(folder, setting, *, configuration=None, channels=1, seed=0):
     """Write networks with seeded random weights; their answers change everywhere."""
     plans = plans_of(setting)
     name = configuration or setting.configuration
+    folder = folder / DATASET / f"nnUNetTrainer__{plans['plans_name']}__{name}"
     planned = plans["configurations"][setting.configuration]
     architecture = planned["architecture"]
     for fold in range(setting.folds):

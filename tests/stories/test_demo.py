@@ -1,7 +1,7 @@
 """The whole way on the synthetic lower limb, with real nnU-Net trainings.
 
 One demo is run for all tests of this file (some minutes on two cores). Its networks
-learn from smaller patches in fewer epochs; the long form leaves them as they are.
+learn in fewer epochs; the long form has those of the budget.
 """
 
 import csv
@@ -38,11 +38,11 @@ def snapshot(folder):
 
 @pytest.fixture(
     scope="module",
-    params=["small patches", pytest.param("as it is", marks=pytest.mark.long)],
+    params=["fewer epochs", pytest.param("as it is", marks=pytest.mark.long)],
 )
 def demo(request, tmp_path_factory):
-    if request.param == "small patches":
-        request.getfixturevalue("few_steps").setenv("SMALL_PATCHES", "1")
+    if request.param == "fewer epochs":
+        request.getfixturevalue("few_steps").setenv("FEWER_EPOCHS", "1")
     folder = tmp_path_factory.mktemp("demo")
     result = bridge("demo", folder, "--json")
     return folder, json.loads(result.stdout), result.stderr

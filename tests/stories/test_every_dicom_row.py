@@ -689,7 +689,7 @@ def check_manifest(file, row):
     """Every file that was not used stands there, with its reason."""
     record = json.loads(file.read_text())["cases"][0]
     assert record["outcome"] == row.outcome
-    assert {found["code"] for found in record["findings"]} == row.codes
+    assert {found["code"] for found in record["findings"]} - {""} == row.codes
     assert record["files"] == {
         "used": row.used,
         "excluded": row.excluded,

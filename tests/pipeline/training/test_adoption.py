@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 
 import pytest
@@ -63,8 +64,9 @@ def theirs(tmp_path):
     for name in (DATA, "nnUNetPlans_mine_3d_fullres"):
         (folder / name).mkdir()
         for case in CASES:
-            for part in (".b2nd", "_seg.b2nd", ".pkl"):
+            for part in (".b2nd", "_seg.b2nd"):
                 (folder / name / f"{case}{part}").write_bytes(case.encode())
+            (folder / name / f"{case}.pkl").write_bytes(pickle.dumps({"case": case}))
     for fold in (0, 1):
         write_model(method_of("nnunet", "full").run(dataset, "2d", fold), HARMLESS)
     return dataset

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from tiny_model import golden_plans
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import method_of
@@ -51,12 +53,13 @@ def planned(tmp_path):
     """A dataset that looks planned; its network fits into the memory of any machine."""
     write_spheres(tmp_path, size=12)
     dataset = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
-    plans = golden_plans()
+    plans = golden_plans() | {"dataset_name": DATASET}
     small = plans["configurations"]["2d"]
     small["batch_size"], network = 1, small["architecture"]["arch_kwargs"]
     network["features_per_stage"] = [4] * network["n_stages"]
     plans["configurations"]["3d_fullres"] |= {"patch_size": [32] * 3, "batch_size": 2}
     write_json(dataset.plans_file("nnUNetPlans"), plans)
+    shutil.copy(dataset.raw_dir / "dataset.json", dataset.planned_dir)
     folds = [{"train": ["ball_000"], "val": ["ball_001"]}] * 5
     write_json(dataset.splits_file, folds)
     Planned(dataset_state(dataset), {"default": ("2d", "3d_fullres")}).write(dataset)
@@ -136,7 +139,8 @@ def test_above_a_day_the_training_needs_consent(planned, wanted):
 
 @pytest.mark.parametrize(("budget", "gpus"), [("quick", 0), ("smoke", 0), ("full", 1)])
 def test_nothing_is_asked_with_a_gpu_or_for_another_budget(planned, budget, gpus):
-    machine = Machine(4, 1 << 40, gpus, (1 << 40) if gpus else None)
+    accelerators = (Accelerator("NVIDIA", 1 << 40, 1 << 40),) * gpus
+    machine = Machine(4, 1 << 40, gpus, accelerators)
     device = "cuda" if gpus else "cpu"
 
     def never(_sentence):
@@ -146,7 +150,7 @@ def test_nothing_is_asked_with_a_gpu_or_for_another_budget(planned, budget, gpus
         train_dataset(
             planned,
             request("3d_fullres", budget=budget, device=device),
-            host=Host(machine, start=call),
+            host=Host(machine, start=call, torch=lambda: TorchBuild("2.9", "13.0")),
             consent=never,
         )
 
