@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Configuration, Fold, fold_named
@@ -279,6 +280,9 @@ def check_planned(run: Run) -> None:
     """Refuse a run whose plans or description could do harm; see `judged`."""
     name = ModelFolder.of(run)
     for file in (run.plans_file, run.dataset.planned_dir / DATASET_FILE):
+        if not file.is_file():
+            text = f"{file} is missing: run `nnunet-bridge plan {run.dataset.name}`."
+            raise InputError(text, code="N04")
         judged(file, name)
 
 

@@ -298,6 +298,9 @@ def test_S11_nnunet_is_not_started_where_it_would_write_through_a_link(
         if kept is not None:
             link.write_bytes(kept)
         assert target.read_text() == PRECIOUS, name
+        if done.exit_code == 3:  # what was not planned here is not touched at all
+            assert "[N11]" in done.output
+            continue
         assert done.exit_code == 6, done.output
         assert "a link lies there" in done.output
 

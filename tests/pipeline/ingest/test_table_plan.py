@@ -116,7 +116,7 @@ def test_every_form_of_masks_is_converted(masks, study, raw_dir):
 
 FORMS = st.tuples(st.sampled_from(IMAGES), st.sampled_from(MASKS))
 NAMES = st.lists(
-    st.text(st.characters(codec="utf-8", exclude_characters="/\0."), min_size=1,
+    st.text(st.characters(codec="utf-8", exclude_characters="/\\\0."), min_size=1,
             max_size=9).filter(lambda n: n == n.strip() and not n.isdecimal()),
     min_size=1, max_size=3, unique_by=lambda name: name.strip().casefold(),
 )  # fmt: skip

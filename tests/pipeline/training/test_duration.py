@@ -13,7 +13,7 @@ from command import bridge
 from spheres import DATASET, write_spheres
 from tiny_model import golden_plans
 
-from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import write_json
 from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
@@ -189,3 +189,10 @@ def test_on_a_terminal_the_command_asks(planned, answer, exit_code):
     assert process.returncode == exit_code
     assert b"at the budget full will take about" in said
     assert not planned.results_dir.exists()
+
+
+def test_N04_a_missing_description_is_named_with_the_way_out(planned):
+    (planned.planned_dir / "dataset.json").unlink()
+
+    with pytest.raises(InputError, match=r"dataset\.json is missing: run `nnunet-br"):
+        train_dataset(planned, request("2d"), host=Host(LARGE, start=call))
