@@ -150,10 +150,20 @@ class Bench:
             results / run.fold_dir.relative_to(self.workspace.results_dir)
         )
 
+    def with_known_trainer(self, run: Run) -> Path:
+        """Return the model under the name of nnU-Net's trainer; ours refuses others."""
+        name = f"nnUNetTrainer__{PLANS}__{run.configuration}"
+        place = self.folder / run.dataset.name / name
+        place.parent.mkdir(exist_ok=True)
+        if not place.exists():
+            place.symlink_to(run.model_dir)
+        return place
+
     def predicted(self, who: str, run: Run, device: str, out: Path) -> dict[str, list]:
         """Predict with 1 and 5 folds in one process; return its facts of each."""
         resources = replace(self.resources, device=device)
-        members = [(run.model_dir, list(range(folds))) for folds in (1, 5)]
+        model = self.with_known_trainer(run)
+        members = [(model, list(range(folds))) for folds in (1, 5)]
         words: list[object] = ["--task", who, "--out", out, "--device", device]
         for number, member in enumerate(members):
             command = predict_command(
