@@ -257,7 +257,7 @@ class DatasetWriter:
             "split": plan.split,
             "channels": [self.recipe.dataset.channel],
             "patient": self._hashed(plan.patient),
-            "visit": self._hashed(plan.visit) if plan.visit else None,
+            **({"visit": self._hashed(plan.visit)} if plan.visit else {}),
             "recipe_sha256": self._digest(plan),
             "version": __version__,
             "inputs": inputs,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,9 +158,7 @@ def _faults_by(check: Callable[..., object], *words: str) -> Iterator[str]:
 
 
 def _inside(file: str) -> bool:
-    path = file.strip().replace("\\", "/")
-    begins_elsewhere = re.match(r"/|[A-Za-z]:/", path)
-    return not begins_elsewhere and os.path.normpath(path).split("/")[0] != ".."
+    return not file.startswith("/") and os.path.normpath(file).split("/")[0] != ".."
 
 
 def _joined(
@@ -269,7 +266,8 @@ def _found(study: Path, file: str) -> Path:
     """Return the path of a file, also if a spreadsheet wrote it in another way."""
     ways = [file, file.strip(), file.strip().replace("\\", "/")]
     forms = [unicodedata.normalize(form, ways[-1]) for form in ("NFC", "NFD")]
-    paths = [study / os.path.normpath(way) for way in (*ways, *forms)]
+    inside = filter(_inside, (*ways, *forms))
+    paths = [study / os.path.normpath(way) for way in inside]
     return next((path for path in paths if path.exists()), paths[0])
 
 

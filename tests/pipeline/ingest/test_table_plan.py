@@ -161,6 +161,26 @@ def test_file_names_of_any_bytes_and_of_other_spreadsheets_are_found(study, raw_
     require_equal(summary.dataset_dir, "msk_001")
 
 
+@pytest.mark.parametrize("name", ["\\", "a:", "..\\up", " "])
+def test_odd_names_of_folders_are_names(name, study, raw_dir):
+    rows = patient_rows(study, name, nifti_image, nifti_masks)
+    rows = [replace(row, patient="anna") for row in rows]
+
+    summary = convert_study(study, write_study(study, rows), raw_dir)
+
+    assert summary.exit_code == 0, summary.as_text()
+    require_equal(summary.dataset_dir, "msk_001")
+
+
+@pytest.mark.parametrize("way", ["..\\{}", " ../{}", "..\\study\\..\\{}"])
+def test_no_way_of_writing_a_path_leaves_the_study(way, study):
+    rows = two_patients(study)
+    by_nibabel(study.parent / "outside.nii.gz", TIBIA)
+    rows = changed(rows, 1, file=way.format("outside.nii.gz"))
+
+    assert "does not exist" in " ".join(refusals(study, rows).messages)
+
+
 def test_R12_a_second_run_writes_nothing(study, raw_dir):
     recipe = write_study(study, two_patients(study))
     convert_study(study, recipe, raw_dir)
