@@ -88,7 +88,7 @@ def quick_calls(lab, out):
 
 
 SMOKE = ("-c", "2d", "-f", "0", "--budget", "smoke")
-END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 5}
+END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 2}
 """Commands that cannot do their work here, and their exit code."""
 
 START_OTHERS = {"plan", "train", "predict", "pack", "unpack"}
