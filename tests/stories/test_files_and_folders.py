@@ -396,7 +396,7 @@ MASK_FIELDS = {
 }  # fmt: skip
 GEOMETRY_FIELDS = {
     "shape", "spacing_mm", "direction", "origin_mm", "frame", "max_position_error_mm",
-    "declared_thickness_mm", "declared_spacing_mm",
+    "declared_thickness_mm", "declared_spacing_mm", "patient_position",
 }  # fmt: skip
 
 
