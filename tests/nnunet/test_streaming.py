@@ -1,7 +1,6 @@
 """Predictions plane by plane are those of nnU-Net, which holds the whole volume."""
 
 import json
-import multiprocessing
 import subprocess
 import sys
 import warnings
@@ -227,15 +226,6 @@ def test_every_voxel_has_the_label_that_nnunet_gives_it(name, tmp_path):
 
 
 def test_the_mean_of_two_configurations_is_nnunets(tmp_path):
-    """In a new process: nnU-Net's predictor runs before ours there, and not after."""
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=compare_means, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-
-
-def compare_means(tmp_path):
     flat, deep = (
         SETTINGS["2d, planes of another size"],
         Setting("3d_fullres", (30, 26, 7), (1.0, 1.1, 3.5), (3.0, 1.0, 1.0), folds=2),

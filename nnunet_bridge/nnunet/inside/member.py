@@ -18,6 +18,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
+from nnunet_bridge.nnunet.inside.safety import json_read_by
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.sliding import Manner, Networks, Sweep
 from nnunet_bridge.nnunet.models import judged_texts
@@ -76,8 +77,8 @@ class Member:
         )
         chosen = tuple(fold if fold == "all" else int(fold) for fold in folds)
         texts = judged_texts(model_dir)
-        nnunet.load_json = lambda file: texts[Path(file).name]
-        predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
+        with json_read_by(nnunet, lambda file: texts[file.name]):
+            predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
         self.plans = predictor.plans_manager
         self.configuration = predictor.configuration_manager
         self.dataset = predictor.dataset_json

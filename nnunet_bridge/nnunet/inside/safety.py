@@ -14,7 +14,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -47,6 +51,20 @@ def load_only_what_is_allowed() -> None:
     if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch 2.6
         of_numpy_1 = (scalar, "numpy.core.multiarray.scalar")
         torch.serialization.add_safe_globals([of_numpy_1])
+
+
+@contextmanager
+def json_read_by(module: ModuleType, read: Callable[[Path], Any]) -> Iterator[None]:
+    """Let a module of nnU-Net read JSON files by `read`, until the block ends.
+
+    Its own function is put back: the next model of this process has files of its own.
+    """
+    own = module.load_json
+    module.load_json = lambda file: read(Path(file))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.load_json = own  # type: ignore[attr-defined]
 
 
 def one_worker_is_a_thread() -> None:

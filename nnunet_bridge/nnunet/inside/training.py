@@ -16,7 +16,7 @@ import torch
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.random_numbers import seed_by_run
-from nnunet_bridge.nnunet.inside.safety import prepare
+from nnunet_bridge.nnunet.inside.safety import json_read_by, prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
 from nnunet_bridge.nnunet.inside.stopping import stop_early, stop_without_loss
 from nnunet_bridge.nnunet.inside.wrappers import compile_where_it_works
@@ -131,8 +131,8 @@ def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
     def build_with_hooks(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
         dataset, configuration, _, trainer_name, plans, *_ = arguments
         name = ModelFolder(dataset, trainer_name, plans, configuration)
-        nnunet.load_json = lambda file: judged(Path(file), name)
-        trainer = build(*arguments, **options)
+        with json_read_by(nnunet, lambda file: judged(file, name)):
+            trainer = build(*arguments, **options)
         hooks.attach(trainer, rank)
         return trainer
 
