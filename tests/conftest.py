@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-for profile, examples in (("quick", 25), ("default", 50), ("long", 400)):
+for profile, examples in (("quick", 25), ("default", 30), ("long", 400)):
     settings.register_profile(
         profile,
         max_examples=examples,

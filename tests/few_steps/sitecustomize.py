@@ -2,7 +2,7 @@
 
 Python reads this file at its start where PYTHONPATH names the folder; the fixture
 `few_steps` names it. A network then has a few thousand weights, an epoch two steps.
-With FEWER_EPOCHS a smoke test keeps its networks and patches, and they learn.
+With FEWER_EPOCHS a smoke test keeps its networks, and they learn to find large bones.
 """
 
 import math
@@ -13,7 +13,8 @@ from nnunet_bridge.nnunet.plans import patch_within
 
 FEATURES = [4, 8, 8]
 LARGEST_PATCH = {2: 64 * 64, 3: 24 * 24 * 24}
-LEARNING_EPOCHS = {"2d": 12, "3d_fullres": 8}
+LEARNING = {"2d": (8, 16_384), "3d_fullres": (7, 56_000)}
+"""Epochs of a training that learns, and the most voxels of its patch."""
 REPORT_NETWORKS = {"features": [4, 6, 8, 10, 12], "decoder": [16, 8, 8, 4, 4]}
 
 plans_from = Method.plans_from
@@ -25,8 +26,9 @@ def few_steps(method, stock):
     if method.budget.name != "smoke":
         return plans
     if "FEWER_EPOCHS" in os.environ:
-        for name, epochs in LEARNING_EPOCHS.items():
+        for name, (epochs, largest) in LEARNING.items():
             plans["nnunet_bridge"][name]["epochs"] = epochs
+            _cut_patch(plans["configurations"][name], largest)
         return plans
     for configuration in plans["configurations"].values():
         if "architecture" in configuration and not method.report_network:
@@ -48,12 +50,15 @@ def _shrink(configuration):
     network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][
         : stages - 1
     ]
-    divisors = [math.prod(steps) for steps in zip(*network["strides"], strict=True)]
-    patch = configuration["patch_size"]
-    configuration["patch_size"] = patch_within(
-        LARGEST_PATCH[len(patch)], patch, divisors
-    )
+    _cut_patch(configuration, LARGEST_PATCH[len(configuration["patch_size"])])
     configuration["batch_size"] = 2
+
+
+def _cut_patch(configuration, largest):
+    strides = configuration["architecture"]["arch_kwargs"]["strides"]
+    divisors = [math.prod(steps) for steps in zip(*strides, strict=True)]
+    patch = patch_within(largest, configuration["patch_size"], divisors)
+    configuration["patch_size"] = patch
 
 
 Method.plans_from = few_steps

