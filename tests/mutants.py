@@ -40,6 +40,7 @@ DATA = ("ops/anatomy", "core/progress", "core/summary", "core/version")
 
 COMPARISON = "ops/test_comparison"
 MIRRORS = {
+    "core/case_table": ("formats/test_case_table", "pipeline/ingest/test_table_plan"),
     "core/cases": ("cli/test_one_form_of_a_case",),
     "core/comparison": (COMPARISON, "core/test_scores"),
     "core/dataset": ("core/test_image",),
@@ -227,7 +228,8 @@ def main():  # noqa: C901, PLR0915 - a script from top to bottom
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         )
-    known = EQUIVALENT.read_text() if EQUIVALENT.is_file() else ""
+    lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.is_file() else []
+    known = {line.partition("    #")[0].strip() for line in lines}
     scratch = Path(tempfile.mkdtemp(prefix="mutants-"))
     for part in ("nnunet_bridge", "tests", "datasets", "docs"):
         shutil.copytree(ROOT / part, scratch / part)
@@ -237,11 +239,13 @@ def main():  # noqa: C901, PLR0915 - a script from top to bottom
     results = {}
     if asked.report and asked.report.is_file():
         results = json.loads(asked.report.read_text())
-    sound = set()
+    sound, repeated = set(), Counter()
     for name, (where, start, end, old, new) in sampled(SAMPLE, asked.seed)[
         : asked.count
     ]:
         key = " ".join(f"{name} {where or 'module'}: {old} -> {new}".split())
+        repeated[key] += 1
+        key += f" ({repeated[key]})" if repeated[key] > 1 else ""
         if asked.only not in name or results.get(key, "survived") != "survived":
             continue
         file = scratch / "nnunet_bridge" / f"{name}.py"
