@@ -35,6 +35,11 @@ LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 FORMS_AGREE_WITHIN = 0.01
 """Largest disagreement of qform and sform, as a share of the smallest spacing."""
 
+LAST_DIGITS = 4 * float(np.finfo(np.float32).eps)
+"""How far b, c and d of a quaternion in float32 may lie from those of the sform."""
+
+_NEARLY_HALF_A_TURN = 1e-7  # NIfTI's own library takes a smaller a * a for 0
+
 MAX_VOXELS = 2**31
 AGAIN = "copy or export it again"
 IMAGE_LEVEL = 3
@@ -307,13 +312,44 @@ def _grid(file: Path, shape: tuple[int, ...], header: Any) -> Grid:  # noqa: ANN
     if not forms:
         lack = "no place in the patient (sform and qform codes are 0)"
         raise refused("K11", file, f"has {lack}: export it again with its geometry")
-    drift_mm = forms[0].displacement_mm(forms[-1])
-    if drift_mm > FORMS_AGREE_WITHIN * forms[0].spacing_mm.min():
+    if not _same_place(forms[0], forms[-1], header):
+        drift_mm = forms[0].displacement_mm(forms[-1])
         places = f"sform and qform that place the image {drift_mm:.3f} mm apart"
         raise refused(
             "K11", file, f"has {places}, which programs read differently: {AGAIN}"
         )
     return forms[0]
+
+
+def _same_place(sform: Grid, qform: Grid, header: Any) -> bool:  # noqa: ANN401 - as in `_grid`
+    """Whether a qform places the image as the sform does (K11).
+
+    A quaternion is stored without its first component, sqrt(1 - bb - cc - dd). Near
+    half a turn the digits that float32 lacks change it by up to 0.001. Such a qform
+    agrees if its b, c and d are those of the sform, and its spacing and origin agree.
+    """
+    axes, tolerance_mm = sform.affine[:3, :3], _tolerance_mm(sform)
+    if np.linalg.det(axes) * np.linalg.det(qform.affine[:3, :3]) < 0:
+        return False
+    if sform.displacement_mm(qform) <= tolerance_mm:
+        return True
+    from scipy.spatial.transform import Rotation
+
+    in_ras = LPS_FROM_RAS[:3, :3] @ axes / sform.spacing_mm
+    in_ras[:, 2] *= np.sign(np.linalg.det(in_ras))
+    *meant, first = Rotation.from_matrix(in_ras).as_quat(canonical=True)
+    stored = np.array([float(header[f"quatern_{name}"]) for name in "bcd"])
+    away = [np.abs(stored - meant).max()]
+    if first <= LAST_DIGITS:  # half a turn: the opposite axis is the same rotation
+        away.append(np.abs(stored + meant).max())
+    turned = np.array(qform.affine)
+    turned[:3, :3] = axes / sform.spacing_mm * qform.spacing_mm
+    within = sform.displacement_mm(Grid(sform.shape, turned)) <= tolerance_mm
+    return bool(within and min(away) <= LAST_DIGITS)
+
+
+def _tolerance_mm(grid: Grid) -> float:
+    return FORMS_AGREE_WITHIN * float(grid.spacing_mm.min())
 
 
 def _write(
@@ -340,6 +376,12 @@ def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
     header.set_data_shape(grid.shape)
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1, strip_shears=True)
+    square = 1.0 - sum(float(header[f"quatern_{name}"]) ** 2 for name in "bcd")
+    read_back = Grid(grid.shape, LPS_FROM_RAS @ header.get_qform())
+    if 0 < square < _NEARLY_HALF_A_TURN or (
+        read_back.displacement_mm(grid) > _tolerance_mm(grid)
+    ):
+        header["qform_code"] = 0  # every program then reads the sform
     header.set_xyzt_units("mm")
     header["vox_offset"] = _HEADER_BYTES
     header["magic"] = b"n+1"
