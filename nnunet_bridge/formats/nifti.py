@@ -28,6 +28,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.files import open_to_write, sha256_of, whole_file
 from nnunet_bridge.formats.memory import ask_for_memory
+from nnunet_bridge.formats.voxel_files import voxel_file
 
 LPS_FROM_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 """(4, 4) matrix from RAS+ to LPS+ millimetres, and back."""
@@ -40,6 +41,7 @@ LAST_DIGITS = 4 * float(np.finfo(np.float32).eps)
 
 _NEARLY_HALF_A_TURN = 1e-7  # NIfTI's own library takes a smaller a * a for 0
 
+_ITK_SHEAR = 9e-5  # ITK's own limit is 1e-4
 MAX_VOXELS = 2**31
 AGAIN = "copy or export it again"
 IMAGE_LEVEL = 3
@@ -48,6 +50,9 @@ IMAGE_LEVEL = 3
 LABELS_LEVEL = 1
 _HEADER_BYTES = 352
 _STRUCT_BYTES = 348
+_STRUCT_2_BYTES = 540
+"""Bytes of a header of NIfTI-2."""
+
 _SPARE_BYTES = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 _READ_AT_ONCE = 1 << 16
@@ -58,6 +63,7 @@ _PROVEN_AT_ONCE = 1 << 19
 _GZIP_BITS = 31
 """The window bits by which zlib's interface means gzip with the largest window."""
 
+_SIZES_2 = {540, int.from_bytes((540).to_bytes(4, "big"), "little")}
 _SILENT = logging.getLogger(f"{__name__}.silent")
 """Discards nibabel's messages about a header: they may quote a name from it."""
 
@@ -131,8 +137,8 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
 
     Files with a scale give float32; others keep their type.
     """
-    content = _whole_content(file)
-    header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
+    header = _read_header(file)
+    content = whole_content(voxel_file(file) or file, header.bytes_needed)
     shape = _shape_in_space(file, header)
     if header.dtype.kind not in "iuf":
         raise refused("K08", file, f"holds {header.dtype}, not numbers")
@@ -164,12 +170,12 @@ def read_grid(file: Path) -> Grid:
 
 def read_grid_and_type(file: Path) -> tuple[Grid, np.dtype[Any]]:
     """Read the grid of a NIfTI file and the type of its voxels, but not the voxels."""
-    try:
-        start = next(_blocks(file), b"")
-    except _NotWhole as error:
-        raise refused("K19", file, f"is damaged ({error}): {AGAIN}") from error
-    header = _parsed(file, start[:_STRUCT_BYTES])
+    header = _read_header(file)
     return _grid(file, _shape_in_space(file, header), header.fields), header.dtype
+
+
+def _read_header(file: Path) -> _Header:
+    return _parsed(file, first_bytes(file, _STRUCT_2_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +200,28 @@ def _parsed(file: Path, packed: bytes) -> _Header:
     import nibabel
 
     try:
-        fields = nibabel.Nifti1Header(packed, check=False)
+        second = int.from_bytes(packed[:4], "little") in _SIZES_2
+        kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+        fields = kind(packed if second else packed[:_STRUCT_BYTES], check=False)
         fields.check_fix(logger=_SILENT)
         shape = tuple(int(size) for size in fields.get_data_shape())
+        pair = file.name.lower().endswith(".hdr")
         slope, intercept = fields.get_slope_inter()
         header = _Header(
             fields,
             shape,
             fields.get_data_dtype(),
-            max(int(fields["vox_offset"]), _HEADER_BYTES),
+            max(int(fields["vox_offset"]), 0 if pair else _HEADER_BYTES),
             1.0 if slope is None else float(slope),
             0.0 if intercept is None else float(intercept),
         )
     except Exception as error:  # one boundary around one untrusted file
         raise refused("K19", file, f"is not a readable NIfTI file ({error})") from error
-    if fields["magic"] != b"n+1":
+    magic = bytes(fields["magic"])[:3]
+    if pair and magic not in (b"ni1", b"ni2"):
+        lack = "is an Analyze file, which has no place in the patient"
+        raise refused("K11", file, f"{lack}: save it as .nii.gz with its geometry")
+    if not pair and magic not in (b"n+1", b"n+2"):
         raise refused("K19", file, "keeps its voxels in another file: save it as one")
     voxels = math.prod(shape) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or header.offset > MAX_VOXELS:
@@ -228,40 +241,56 @@ def _shape_in_space(file: Path, header: _Header) -> tuple[int, ...]:
     return shape
 
 
-def _whole_content(file: Path) -> bytearray:
-    """Return the inflated bytes of a file; none is missing.
+def first_bytes(file: Path, count: int) -> bytes:
+    """Return the first inflated bytes of a file; fewer if it is shorter.
 
-    The header may lie. So the array grows with the bytes that the file really has, and
-    reading stops soon after the length that the header announces.
+    Raises `Refused` if it is damaged (K19), `InputError` if it cannot be opened.
     """
-    needed, content = 0, bytearray()
-    try:
-        for block in _blocks(file):
+    content = bytearray()
+    with _named_failures(file):
+        for block in blocks(file):
             content += block
-            if not needed and len(content) >= _HEADER_BYTES:
-                header = _parsed(file, bytes(content[:_STRUCT_BYTES]))
-                needed = header.bytes_needed
-                ask_for_memory(needed, quoted(file.name))
-            if needed and len(content) >= needed + _SPARE_BYTES:
+            if len(content) >= count:
                 break
+    return bytes(content[:count])
+
+
+def whole_content(file: Path, needed: int, spare: int = _SPARE_BYTES) -> bytearray:
+    """Return the inflated bytes of a file; none of the `needed` ones is missing.
+
+    Up to `spare` bytes may follow. The header may lie. So the array grows with the
+    bytes that the file really has, and reading stops soon after the announced length.
+    """
+    ask_for_memory(needed, quoted(file.name))
+    content = bytearray()
+    with _named_failures(file):
+        for block in blocks(file):
+            content += block
+            if len(content) >= needed + spare:
+                break
+    if not needed <= len(content) < needed + spare:
+        sizes = f"its header announces {needed} bytes, the file holds {len(content)}"
+        raise refused("K19", file, f"is damaged: {sizes}. {AGAIN.capitalize()}")
+    return content
+
+
+@contextlib.contextmanager
+def _named_failures(file: Path) -> Iterator[None]:
+    """Raise what happens while a file is read as a `BridgeError`."""
+    try:
+        yield
     except OSError as error:
         reason = f"Cannot read {quoted(str(file))}: {error.strerror}."
         raise InputError(reason) from error
     except _NotWhole as error:
         raise refused("K19", file, f"is damaged ({error}): {AGAIN}") from error
-    if not needed:
-        raise refused("K19", file, "is not a readable NIfTI file: it is too short")
-    if not needed <= len(content) < needed + _SPARE_BYTES:
-        sizes = f"its header announces {needed} bytes, the file holds {len(content)}"
-        raise refused("K19", file, f"is damaged: {sizes}. {AGAIN.capitalize()}")
-    return content
 
 
 class _NotWhole(Exception):  # noqa: N818 - never leaves this module
     """A gzip stream that ends early or fails its check sum."""
 
 
-def _blocks(file: Path) -> Iterator[bytes]:
+def blocks(file: Path) -> Iterator[bytes]:
     """Yield the content of a file, inflated if it is packed with gzip.
 
     The inflater checks CRC and length at the end of every gzip member; a file may have
@@ -376,11 +405,7 @@ def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
     header.set_data_shape(grid.shape)
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1, strip_shears=True)
-    square = 1.0 - sum(float(header[f"quatern_{name}"]) ** 2 for name in "bcd")
-    read_back = Grid(grid.shape, LPS_FROM_RAS @ header.get_qform())
-    if 0 < square < _NEARLY_HALF_A_TURN or (
-        read_back.displacement_mm(grid) > _tolerance_mm(grid)
-    ):
+    if not _needs_qform(grid) and not _qform_agrees(header, grid):
         header["qform_code"] = 0  # every program then reads the sform
     header.set_xyzt_units("mm")
     header["vox_offset"] = _HEADER_BYTES
@@ -388,6 +413,20 @@ def _header(grid: Grid, dtype: npt.DTypeLike) -> bytes:
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     packed: bytes = header.binaryblock
     return packed + b"\0\0\0\0"
+
+
+def _qform_agrees(header: Any, grid: Grid) -> bool:  # noqa: ANN401 - as in `_grid`
+    """Whether every program that reads the qform finds the image where it lies."""
+    square = 1.0 - sum(float(header[f"quatern_{name}"]) ** 2 for name in "bcd")
+    read_back = Grid(grid.shape, LPS_FROM_RAS @ header.get_qform())
+    apart_mm = read_back.displacement_mm(grid)
+    return not 0 < square < _NEARLY_HALF_A_TURN and apart_mm <= _tolerance_mm(grid)
+
+
+def _needs_qform(grid: Grid) -> bool:
+    """Whether ITK finds the grid too sheared for a file that has a sform alone."""
+    axes = grid.affine[:3, :3] / grid.spacing_mm
+    return bool(np.abs(axes @ axes.T - np.eye(3)).max() > _ITK_SHEAR)
 
 
 def _packed(header: bytes, payload: memoryview, level: int) -> Iterator[bytes]:
@@ -411,7 +450,7 @@ def _prove(temporary: Path, final: Path, header: bytes, payload: memoryview) -> 
 
 def _reads_back(file: Path, header: bytes, payload: memoryview) -> bool:
     size, proven = len(header), 0
-    for block in _blocks(file):
+    for block in blocks(file):
         begin, proven = proven, proven + len(block)
         rest = payload[max(0, begin - size) : max(0, proven - size)]
         if block != header[begin:proven] + bytes(rest):

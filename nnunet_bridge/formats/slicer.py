@@ -1,4 +1,6 @@
-"""Read masks of 3D Slicer and other tools: NIfTI, NRRD, ``.seg.nrrd``, MetaImage.
+"""Read masks of 3D Slicer and other tools.
+
+NIfTI, NRRD, ``.seg.nrrd``, MetaImage and FreeSurfer's MGH are read.
 
 Each file becomes `StructureMask` values: one structure, true where it was drawn, with
 its own grid in LPS+. Values that are not clearly yes or no are refused (FAULTS K06-K10,
@@ -13,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +32,26 @@ from nnunet_bridge.formats.mask_values import (
     listed,
 )
 from nnunet_bridge.formats.memory import ask_for_memory
-from nnunet_bridge.formats.nifti import AGAIN, MAX_VOXELS, read_array, refused
+from nnunet_bridge.formats.nifti import (
+    AGAIN,
+    LPS_FROM_RAS,
+    MAX_VOXELS,
+    first_bytes,
+    read_array,
+    refused,
+    whole_content,
+)
+from nnunet_bridge.formats.voxel_files import voxel_file
 
 SEGMENTATION_ENDING = ".seg.nrrd"
-MASK_ENDINGS = (".nii.gz", ".nii", SEGMENTATION_ENDING, ".nrrd", ".mha")
+MASK_ENDINGS = (
+    *(".nii.gz", ".nii", ".hdr", SEGMENTATION_ENDING, ".nrrd", ".nhdr"),
+    *(".mha", ".mhd", ".mgz", ".mgh"),
+)
 SPACING_MM = (0.05, 50.0)  # possible voxel sizes; outside, the unit of length is wrong
 _SPACE_DIMENSIONS = 3
-_ELSEWHERE = "keeps its voxels in another file: save it as one file"
-_DETACHED = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
-"""Fields of an NRRD header whose voxels lie in another file, or not after it."""
-
+_MGH_BYTES = 284  # of the header of a FreeSurfer volume
+_MGH_TAGS_BYTES = 1 << 24  # parameters and history may follow the voxels
 _NRRD_TYPES = {
     "signed char": "i1", "int8": "i1", "int8_t": "i1",
     "uchar": "u1", "unsigned char": "u1", "uint8": "u1", "uint8_t": "u1",
@@ -187,7 +199,7 @@ def read_segments(
     Refused
         As `read_mask`, or if a segment lacks name, layer or label value (K09).
     """
-    nrrd = _read_nrrd(file)
+    nrrd, findings = _read_nrrd(file), list[Finding]()
     segments = _segments(nrrd.header, file.name)
     if nrrd.grid is not None and not segments:
         raise refused("K09", file.name, "names no segments: export it again")
@@ -197,14 +209,32 @@ def read_segments(
         for name, side, _, _ in chosen:
             yield StructureMask(name, side, grid, nothing, file.name)
         return
+    _refuse_impossible_voxels(nrrd.grid, file.name)
+    values = MaskValues(file.name, Meaning(), findings)
+    layers = [values.read_labels(layer) for layer in nrrd.layers]
+    findings += _of_no_segment(file.name, layers, segments)
     for name, side, layer, value in chosen:
-        if layer >= len(nrrd.layers):
+        if layer >= len(layers):
             place = f"puts segment {quoted(name)} into layer {layer}"
-            reason = f"{place}, but has {len(nrrd.layers)} layers"
+            reason = f"{place}, but has {len(layers)} layers"
             raise refused("K09", file.name, reason)
-        _refuse_impossible_voxels(nrrd.grid, file.name)
-        voxels = np.asfortranarray(nrrd.layers[layer] == value)
-        yield StructureMask(name, side, nrrd.grid, voxels, file.name)
+        voxels = np.asfortranarray(layers[layer] == value)
+        yield StructureMask(name, side, nrrd.grid, voxels, file.name, tuple(findings))
+
+
+def _of_no_segment(
+    file: str, layers: Sequence[VoxelArray], segments: Sequence[tuple[str, int, int]]
+) -> Iterator[Finding]:
+    """Warn of drawn voxels whose value no segment of their layer has (K24)."""
+    for number, layer in enumerate(layers):
+        known = [0, *(value for _, where, value in segments if where == number)]
+        strange = np.setdiff1d(distinct_labels(layer), known)
+        if strange.size:
+            count = int(np.count_nonzero(np.isin(layer, strange)))
+            held = f"holds {count} voxels of {listed(strange)}, which no segment names"
+            how = "name it in 3D Slicer if it is a structure"
+            text = f"{quoted(file)} {held}: they were left out; {how}."
+            yield Finding("K24", Outcome.WARNED, text)
 
 
 def _named_segments(
@@ -235,23 +265,23 @@ def _named_segments(
 
 def read_segment_names(file: Path) -> tuple[str, ...]:
     """Read the names of the segments of a ``.seg.nrrd`` from its header alone."""
-    import nrrd
-
     with _nrrd_boundary(file), file.open("rb") as stream:
-        header = dict(nrrd.read_header(stream))
+        header = _nrrd_header(stream)
     return tuple(name for name, _, _ in _segments(header, file.name))
 
 
 def read_values(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
-    """Read grid and (I, J, K) values of a NIfTI, NRRD or MetaImage file, as stored.
+    """Read grid and (I, J, K) values of an image or mask file, as stored.
 
     Raises `Refused` if it is damaged (K19), has no place (K11), or is not 3-D (K08).
     """
     name = file.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
+    if name.endswith((".nii", ".nii.gz", ".hdr")):
         return *read_array(file), []
-    if name.endswith(".mha"):
+    if name.endswith((".mha", ".mhd")):
         return _read_mha(file)
+    if name.endswith((".mgz", ".mgh")):
+        return _read_mgh(file)
     nrrd = _read_nrrd(file)
     if len(nrrd.layers) != 1 or nrrd.grid is None:
         raise _not_three_dimensional(file.name, nrrd.header["sizes"])
@@ -290,15 +320,34 @@ def _nrrd_boundary(file: Path) -> Iterator[None]:
         raise _damaged(file.name, reason) from error
 
 
-def _read_nrrd(file: Path) -> _Nrrd:
+def _nrrd_header(stream: BinaryIO) -> dict[str, Any]:
+    """Read the header of an NRRD file; the stream then stands behind it.
+
+    pynrrd drops every character that is not ASCII, and refuses a field that is repeated
+    with the same value; so it gets the lines as text, each once.
+    """
     import nrrd
 
+    lines = []
+    for packed in stream:
+        try:
+            line = packed.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            line = packed.decode("cp1252", "replace").strip()
+        if not line:
+            break
+        lines.append(re.sub(r"\s*(:=?)\s*", r"\1", line, count=1))
+    return dict(nrrd.read_header(list(dict.fromkeys(lines))))
+
+
+def _read_nrrd(file: Path) -> _Nrrd:
     with _nrrd_boundary(file):
         # pynrrd parses the header; the voxels are inflated here, with the size that
         # the header announces as the limit.
+        beside = voxel_file(file)
         with file.open("rb") as stream:
-            header = dict(nrrd.read_header(stream))
-            stored = stream.read()
+            header = _nrrd_header(stream)
+            stored = stream.read() if beside is None else beside.read_bytes()
         sizes = tuple(int(size) for size in header["sizes"])
         order = ">" if header.get("endian") == "big" else "<"
         kind = np.dtype(order + _NRRD_TYPES[str(header["type"]).lower()])
@@ -318,22 +367,37 @@ def _inflated(
     count = int(np.prod(sizes, dtype=np.float64))
     if count > MAX_VOXELS or min(sizes, default=0) < 1:
         raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
-    # A detached header could make us read any file of the machine.
-    if _DETACHED & set(header):
-        raise _damaged(name, _ELSEWHERE)
     needed = count * kind.itemsize
+    lines, skipped = _skips(name, header)
+    for _ in range(lines):
+        stored = stored.partition(b"\n")[2]
     ask_for_memory(2 * needed, quoted(name))
     encoding = str(header.get("encoding", "")).lower()
     if encoding in ("gzip", "gz"):
-        content = _gunzipped(name, stored, needed)
+        content = _gunzipped(name, stored, needed + skipped)[skipped:]
     elif encoding == "raw":
-        content = stored
+        content = stored[-needed if skipped < 0 else skipped :]
     else:
         raise _damaged(name, f"is packed as {quoted(encoding)}: save it as gzip")
     if len(content) != needed:
         counts = f"its header announces {needed} bytes, the file holds {len(content)}"
         raise _damaged(name, f"is damaged: {counts}. {AGAIN.capitalize()}")
     return content
+
+
+_MOST_SKIPPED = 1000
+
+
+def _skips(name: str, header: dict[str, Any]) -> tuple[int, int]:
+    """Return lines and bytes to skip before the voxels; -1 byte: they end the file."""
+    lines, count = (
+        int(header.get(f"{what} skip", header.get(f"{what}skip", 0)))
+        for what in ("line", "byte")
+    )
+    least = -1 if str(header.get("encoding", "")).lower() == "raw" else 0
+    if not 0 <= lines <= _MOST_SKIPPED or not least <= count <= MAX_VOXELS:
+        raise _damaged(name, f"skips {lines} lines and {count} bytes: {AGAIN}")
+    return lines, count
 
 
 def _damaged(name: str, reason: str) -> Refused:
@@ -475,13 +539,14 @@ _MHA_BYTES = {
 def _require_whole_mha(file: Path) -> None:
     """Refuse a MetaImage that lacks voxels: SimpleITK may read it anyway (K19)."""
     try:
-        stored = file.read_bytes()
+        stored, beside = file.read_bytes(), voxel_file(file)
+        apart = None if beside is None else beside.read_bytes()
     except OSError as error:
         raise _damaged(file.name, f"cannot be read: {error.strerror}") from error
     # The header is text, one "name = value" a line; the voxels follow its last line,
     # "ElementDataFile = LOCAL". Any other value names another file.
     head, mark, rest = stored.partition(b"ElementDataFile")
-    where, _, body = rest.partition(b"\n")
+    body = rest.partition(b"\n")[2] if apart is None else apart
     lines = [line.partition("=") for line in head.decode("latin-1").splitlines()]
     fields = {name.strip(): value.strip() for name, _, value in lines}
     try:
@@ -490,8 +555,8 @@ def _require_whole_mha(file: Path) -> None:
         needed = count * _MHA_BYTES[fields["ElementType"]]
     except (KeyError, ValueError) as error:
         raise _damaged(file.name, "is not a readable MetaImage file") from error
-    if not mark or where.strip(b" =\r") != b"LOCAL" or not 0 < needed <= 8 * MAX_VOXELS:
-        raise _damaged(file.name, _ELSEWHERE)
+    if not mark or not 0 < needed <= 8 * MAX_VOXELS:
+        raise _damaged(file.name, "is not a readable MetaImage file")
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":
         try:
@@ -500,6 +565,45 @@ def _require_whole_mha(file: Path) -> None:
             found = -1
     if found != needed:
         raise _damaged(file.name, f"is damaged: {AGAIN}")
+
+
+def _mgh_header(file: Path) -> tuple[Any, Grid]:
+    """Return nibabel's header of a FreeSurfer volume, and its grid."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    start = first_bytes(file, _MGH_BYTES)
+    try:
+        header = MGHHeader(start)
+        shape, affine = header.get_data_shape(), LPS_FROM_RAS @ header.get_affine()
+    except Exception as error:  # the boundary around one untrusted file
+        raise _damaged(file.name, "is not a readable FreeSurfer file") from error
+    if len(shape) != _SPACE_DIMENSIONS:
+        raise _not_three_dimensional(file.name, shape)
+    if not 0 < np.prod(shape, dtype=np.float64) <= MAX_VOXELS:
+        raise Refused.because(
+            "S07", f"{quoted(file.name)} announces the sizes {shape}."
+        )
+    if int(header["goodRASFlag"]) != 1:
+        lack = "has no place in the patient (goodRASFlag is 0)"
+        raise refused("K11", file.name, f"{lack}: export it again with its geometry")
+    return header, _grid(file.name, affine, shape)
+
+
+def _read_mgh(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
+    header, grid = _mgh_header(file)
+    kind, offset = header.get_data_dtype(), header.get_data_offset()
+    count = int(np.prod(grid.shape))
+    needed = offset + count * kind.itemsize
+    content = whole_content(file, needed, spare=_MGH_TAGS_BYTES)
+    flat = np.frombuffer(content, kind, count=count, offset=offset)
+    voxels = flat.reshape(grid.shape, order="F")
+    return grid, voxels.astype(kind.newbyteorder("=")), []
+
+
+def read_mgh_grid_and_type(file: Path) -> tuple[Grid, np.dtype[Any]]:
+    """Read grid and type of a FreeSurfer volume, but not its voxels."""
+    header, grid = _mgh_header(file)
+    return grid, header.get_data_dtype()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -516,11 +620,9 @@ def read_nrrd_header(file: Path) -> NrrdHeader:
 
     Raises `Refused` if it cannot be read (K19) or is not 3-D (K08).
     """
-    import nrrd
-
     with _nrrd_boundary(file):
         with file.open("rb") as stream:
-            header = dict(nrrd.read_header(stream))
+            header = _nrrd_header(stream)
         sizes = tuple(int(size) for size in header["sizes"])
         kind = np.dtype(_NRRD_TYPES[str(header["type"]).lower()])
         # No voxel is read; an array without memory stands for them.

@@ -11,12 +11,12 @@ import numpy as np
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.formats.nifti import read_grid_and_type
-from nnunet_bridge.formats.slicer import read_nrrd_header
+from nnunet_bridge.formats.slicer import read_mgh_grid_and_type, read_nrrd_header
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeHeader:
-    """The header of a NIfTI, NRRD or MetaImage file."""
+    """The header of an image or mask file."""
 
     grid: Grid | None  # None if the file does not say where it lies
     kind: np.dtype[Any]  # of the voxels as stored
@@ -31,9 +31,11 @@ def read_volume_header(file: Path) -> VolumeHeader:
     """
     try:
         name = file.name.lower()
-        if name.endswith((".nii", ".nii.gz")):
+        if name.endswith((".nii", ".nii.gz", ".hdr")):
             return VolumeHeader(*read_grid_and_type(file))
-        if name.endswith(".nrrd"):
+        if name.endswith((".mgz", ".mgh")):
+            return VolumeHeader(*read_mgh_grid_and_type(file))
+        if name.endswith((".nrrd", ".nhdr")):
             found = read_nrrd_header(file)
             return VolumeHeader(found.grid, found.kind, found.segments)
         return _of_meta_image(file)

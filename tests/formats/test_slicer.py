@@ -212,11 +212,33 @@ def test_S06_an_nrrd_that_inflates_beyond_its_sizes_is_refused(tmp_path):
     assert refused(tmp_path / "m.nrrd").code == "K19"
 
 
-def test_an_nrrd_that_points_to_another_file_is_refused(tmp_path):
-    nrrd.write(str(tmp_path / "m.nhdr"), blob(), nrrd_header(), detached_header=True)
-    (tmp_path / "m.nhdr").rename(tmp_path / "m.nrrd")
+@pytest.mark.parametrize("named", ["../v.raw", "sub/v.raw", "/etc/passwd", "LIST", "l"])
+@pytest.mark.parametrize("ending", [".nhdr", ".nrrd", ".mhd", ".mha"])
+def test_K19_voxels_that_do_not_lie_beside_their_header_are_refused(
+    tmp_path, ending, named
+):
+    """A header from outside could make us read any file of the machine."""
+    folder = tmp_path / "masks"
+    (folder / "sub").mkdir(parents=True)
+    for place in (tmp_path / "v.raw", folder / "sub" / "v.raw"):
+        place.write_bytes(bytes(blob().size))
+    (folder / "l").symlink_to(tmp_path / "v.raw")
+    file = folder / f"m{ending}"
+    if ending.startswith(".n"):
+        nrrd.write(str(folder / "whole.nrrd"), blob(), nrrd_header())
+        head = (folder / "whole.nrrd").read_bytes().split(b"\n\n", 1)[0]
+        file.write_bytes(head + f"\ndata file: {named}\n\n".encode())
+    else:
+        sizes = " ".join(map(str, blob().shape))
+        file.write_text(
+            f"NDims = 3\nDimSize = {sizes}\nElementType = MET_UCHAR\n"
+            f"ElementDataFile = {named}\n"
+        )
 
-    assert refused(tmp_path / "m.nrrd").code == "K19"
+    refusal = refused(file)
+
+    assert refusal.code == "K19"
+    assert "which is not beside it" in str(refusal)
 
 
 def segmentation(file, layers, segments, *, listed=True):

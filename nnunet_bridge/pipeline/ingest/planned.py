@@ -14,6 +14,7 @@ from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.findings import Finding, refusal, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.slicer import NamedValue
+from nnunet_bridge.formats.voxel_files import with_voxel_file
 from nnunet_bridge.pipeline.ingest.inputs import files_of
 
 
@@ -79,8 +80,11 @@ class CasePlan:
         """Return all input files that exist, by their name in the manifest."""
         scans = self.scan.files() if self.scan else ()
         named = {f"scan/{name}": file for name, file in scans}
-        masks = (mask for mask in self.masks if mask.path.is_file())
-        return named | {self.mask_name(mask): mask.path for mask in masks}
+        for mask in (mask for mask in self.masks if mask.path.is_file()):
+            name = self.mask_name(mask)
+            for file in with_voxel_file(mask.path):
+                named[name if file == mask.path else f"{name}+voxels"] = file
+        return named
 
     @property
     def mask_count(self) -> int:
@@ -117,7 +121,8 @@ def places_of(plan: CasePlan) -> Iterator[Path]:
     """Yield the files and folders of a case."""
     if plan.scan:
         yield plan.scan.path
-    yield from (mask.path for mask in plan.masks)
+    for mask in plan.masks:
+        yield from with_voxel_file(mask.path)
 
 
 def files_below(folder: Path, known: Collection[Path]) -> Iterator[Path]:

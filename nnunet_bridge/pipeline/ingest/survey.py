@@ -35,7 +35,7 @@ from nnunet_bridge.ops.pairing import Place
 from nnunet_bridge.ops.vocabulary import Vocabulary
 from nnunet_bridge.pipeline.ingest.unused import SURFACE_ENDINGS
 
-_UNREADABLE = (".mhd", ".nhdr", ".hdr", ".mgz", ".mgh", ".gipl", ".mnc")
+_UNREADABLE = (".gipl", ".mnc")
 _NEVER_DICOM = (
     *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".webp"),
     *(".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".odt", ".ppt", ".pptx"),
