@@ -43,6 +43,12 @@ class MaskValues:
 
     def read(self, values: VoxelArray) -> tuple[BoolArray, str]:
         """Read values of any type."""
+        alone = _only_value(values)
+        if alone is not None and abs(alone - max(1.0, round(alone))) > WHOLE_WITHIN:
+            self._note(
+                "K06", Outcome.FIXED, f"marks its structure with {alone:g}, not 1"
+            )
+            return np.asfortranarray(values != 0), "one value"
         whole, away = self._rounded(values)
         if away > WHOLE_WITHIN:
             return self._read_probabilities(values, away)
@@ -141,6 +147,16 @@ class MaskValues:
 
     def _refusal(self, code: str, what: str) -> Refused:
         return Refused.because(code, f"{quoted(self.name)} {what}.")
+
+
+def _only_value(values: VoxelArray) -> float | None:
+    """Return the only value beside 0 of a file of fractions, if it is positive."""
+    if values.dtype.kind != "f":
+        return None
+    drawn = values[values != 0]
+    if not 0 < drawn.size < values.size or drawn.min() != drawn.max():
+        return None
+    return float(drawn[0]) if 0 < drawn[0] < np.inf else None
 
 
 def distinct_labels(values: VoxelArray) -> npt.NDArray[Any]:

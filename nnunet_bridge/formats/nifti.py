@@ -199,13 +199,16 @@ def _parsed(file: Path, packed: bytes) -> _Header:
     """Parse and check a header before memory of its size is allocated."""
     import nibabel
 
+    pair = file.name.lower().endswith(".hdr")
+    if pair and packed[:_STRUCT_BYTES].find(b"ni") not in (4, _STRUCT_BYTES - 4):
+        lack = "is an Analyze file, which has no place in the patient"
+        raise refused("K11", file, f"{lack}: save it as .nii.gz with its geometry")
     try:
         second = int.from_bytes(packed[:4], "little") in _SIZES_2
         kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
         fields = kind(packed if second else packed[:_STRUCT_BYTES], check=False)
         fields.check_fix(logger=_SILENT)
         shape = tuple(int(size) for size in fields.get_data_shape())
-        pair = file.name.lower().endswith(".hdr")
         slope, intercept = fields.get_slope_inter()
         header = _Header(
             fields,
@@ -217,11 +220,7 @@ def _parsed(file: Path, packed: bytes) -> _Header:
         )
     except Exception as error:  # one boundary around one untrusted file
         raise refused("K19", file, f"is not a readable NIfTI file ({error})") from error
-    magic = bytes(fields["magic"])[:3]
-    if pair and magic not in (b"ni1", b"ni2"):
-        lack = "is an Analyze file, which has no place in the patient"
-        raise refused("K11", file, f"{lack}: save it as .nii.gz with its geometry")
-    if not pair and magic not in (b"n+1", b"n+2"):
+    if not pair and bytes(fields["magic"])[:2] != b"n+":
         raise refused("K19", file, "keeps its voxels in another file: save it as one")
     voxels = math.prod(shape) if shape else 0
     if not 0 < voxels <= MAX_VOXELS or header.offset > MAX_VOXELS:

@@ -37,6 +37,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.ops.naming import composed
 
 RECIPE_FILE = "dataset.toml"
 SIDE_WORDS = {
@@ -123,6 +124,7 @@ class MasksPart(_Part):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
     ignore_place: Texts = ()
+    leave_out: Texts = ()
 
 
 class MergePart(_Part):
@@ -276,8 +278,13 @@ class Recipe(_Part):
         near = difflib.get_close_matches(bare, map(folded, self.structures), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         known = f"the recipe has {', '.join(self.structures)}.{hint}"
-        text = f"Unknown structure {quoted(written)}; {known} Rename it, or add it to"
-        raise Refused.because("K21", f"{text} [labels.aliases].")
+        text = f"Unknown structure {quoted(written)}; {known} Rename it, add it to"
+        how = "[labels.aliases], or leave it out by its name: `masks.leave_out`."
+        raise Refused.because("K21", f"{text} {how}")
+
+    def leaves_out(self, written: str) -> bool:
+        """Whether masks and segments of this name are left out on purpose."""
+        return folded(written) in map(folded, self.masks.leave_out)
 
     def label_of(self, structure: str, side: str) -> Label:
         """Return the label of a structure on a side.
@@ -313,6 +320,8 @@ class Recipe(_Part):
         """Return every entry that affects a case, as JSON."""
         content = self.model_dump(mode="json", exclude={"slurm"})
         del content["dataset"]["table"]  # the plan of a case has what its rows say
+        if not self.masks.leave_out:  # as in recipes before there was this word
+            del content["masks"]["leave_out"]
         return content
 
     def digest(self, case_id: str | None = None, more: str = "") -> str:
@@ -527,7 +536,7 @@ def _table(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def folded(name: str) -> str:
     """Return a name for comparison: case-folded, with single spaces."""
-    return " ".join(name.casefold().split())
+    return " ".join(composed(name).casefold().split())
 
 
 def split_side(name: str) -> tuple[str, str]:

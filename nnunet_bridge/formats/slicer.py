@@ -583,7 +583,7 @@ def _mgh_header(file: Path) -> tuple[Any, Grid]:
         raise Refused.because(
             "S07", f"{quoted(file.name)} announces the sizes {shape}."
         )
-    if int(header["goodRASFlag"]) != 1:
+    if start[28:30] != b"\0\1":  # nibabel would put it somewhere
         lack = "has no place in the patient (goodRASFlag is 0)"
         raise refused("K11", file.name, f"{lack}: export it again with its geometry")
     return header, _grid(file.name, affine, shape)

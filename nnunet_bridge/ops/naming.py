@@ -32,6 +32,14 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)
 
 
+def composed(name: str) -> str:
+    """Return a name in which a letter and its accents are one character, as in NFC.
+
+    macOS stores them apart.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def without_accents(text: str) -> str:
     """Return a text without accents: `ü` becomes `u`, and `ß` becomes `ss`."""
     plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
@@ -46,8 +54,8 @@ def transliterated(text: str) -> str:
     >>> transliterated("Knie-Übung Fémur")
     'Knie-Uebung Femur'
     """
-    composed = unicodedata.normalize("NFC", text).translate(_UMLAUTS)
-    return without_accents(composed).encode("ascii", "ignore").decode("ascii")
+    plain = without_accents(composed(text).translate(_UMLAUTS))
+    return plain.encode("ascii", "ignore").decode("ascii")
 
 
 def words_of(name: str) -> tuple[str, ...]:

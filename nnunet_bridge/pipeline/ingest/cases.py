@@ -222,6 +222,10 @@ class CaseMasks:
         shown = quoted(mask.file)
         if mask.name and mask.name not in mask.file:
             shown = f"{quoted(mask.name)} of {shown}"
+        if self.recipe.leaves_out(mask.name):
+            text = f"{shown} was left out, as `masks.leave_out` of the recipe asks."
+            self.findings.append(Finding("K21", Outcome.ACCEPTED, text))
+            return
         try:
             structure, side = self.recipe.structure_of(mask.name, mask.side)
             label = self.recipe.label_of(structure, side)

@@ -18,6 +18,7 @@ from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.folders import named_below
 from nnunet_bridge.formats.manifest import read_manifest, salt_of
 from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
 from nnunet_bridge.formats.slicer import (
@@ -27,7 +28,7 @@ from nnunet_bridge.formats.slicer import (
     read_segment_names,
 )
 from nnunet_bridge.nnunet.names import dataset_folder_name
-from nnunet_bridge.ops.naming import natural_key
+from nnunet_bridge.ops.naming import composed, natural_key
 from nnunet_bridge.pipeline.ingest.planned import (
     CasePlan,
     MaskFile,
@@ -153,7 +154,7 @@ def _plan_by_names(study: Path, recipe: Recipe) -> StudyPlan:
 
 
 def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
-    root = study / recipe.scans.folder
+    root = named_below(study, recipe.scans.folder)
     if not root.is_dir():
         there = ", ".join(quoted(p.name) for p in sorted(study.glob("*"))[:8])
         raise InputError(
@@ -167,7 +168,7 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
         if folder.is_symlink():
             findings.append(_about_link(folder))
             continue
-        match = re.fullmatch(recipe.scans.pattern, folder.name)
+        match = _matched(recipe.scans.pattern, folder.name)
         if match:
             scans.append(_Scan(folder, match.groupdict()))
         else:
@@ -188,7 +189,7 @@ def _masks(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Mask]:
     places = [(name, False) for name in recipe.masks.folder]
     places += [(name, True) for name in recipe.masks.test]
     for folder_name, for_testing in places:
-        folder = study / folder_name
+        folder = named_below(study, folder_name)
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
@@ -209,7 +210,7 @@ def _left_out(
 ) -> Iterator[tuple[str, str]]:
     """Yield the files in the recipe's folders that belong to no case, and why (R3)."""
     for name in (recipe.scans.folder, *recipe.masks.folder, *recipe.masks.test):
-        for file in files_below(study / name, known):
+        for file in files_below(named_below(study, name), known):
             kind = "link" if file.is_symlink() else "file"
             yield file.relative_to(study).as_posix(), f"{kind} of no case"
 
@@ -230,19 +231,23 @@ def _about_link(path: Path) -> Finding:
 
 def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:
     if is_segmentation(path.name):
-        match = re.fullmatch(recipe.masks.segmentation, path.name, re.IGNORECASE)
+        match = _matched(recipe.masks.segmentation, path.name, re.IGNORECASE)
         if match:
             file = MaskFile(path, None, "", Role.SEGMENTATION)
             return _Mask(file, match.groupdict(), for_testing)
     pattern = recipe.masks.pattern
-    match = re.fullmatch(pattern, mask_stem(path.name))
-    match = match or re.fullmatch(pattern, path.name)
+    match = _matched(pattern, mask_stem(path.name)) or _matched(pattern, path.name)
     if not match:
         return None
     groups = match.groupdict()
     letter = (groups.get("side") or "").casefold()
     side = SIDE_WORDS.get(letter, "")
     return _Mask(MaskFile(path, groups["structure"], side), groups, for_testing)
+
+
+def _matched(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:
+    """Match a name, however its accents and those of the pattern are stored."""
+    return re.fullmatch(composed(pattern), composed(name), flags)
 
 
 def _belong_together(

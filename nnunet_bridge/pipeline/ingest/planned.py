@@ -15,6 +15,7 @@ from nnunet_bridge.core.findings import Finding, refusal, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.slicer import NamedValue
 from nnunet_bridge.formats.voxel_files import with_voxel_file
+from nnunet_bridge.ops.naming import composed
 from nnunet_bridge.pipeline.ingest.inputs import files_of
 
 
@@ -113,7 +114,7 @@ class StudyPlan:
 
 def comparable(text: str | None) -> str:
     """Return a number, code or name for comparison: 06 is 6, and 9b is 9B."""
-    known = (text or "").strip().casefold()
+    known = composed((text or "").strip()).casefold()
     return str(int(known)) if known.isascii() and known.isdigit() else known
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, refusal
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.case_table import read_case_table, table_faults
 from nnunet_bridge.formats.files import pseudonym
+from nnunet_bridge.formats.folders import named_below
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import CaseRecord
 from nnunet_bridge.formats.recipe import Recipe
@@ -265,9 +265,8 @@ class _Files:
 def _found(study: Path, file: str) -> Path:
     """Return the path of a file, also if a spreadsheet wrote it in another way."""
     ways = [file, file.strip(), file.strip().replace("\\", "/")]
-    forms = [unicodedata.normalize(form, ways[-1]) for form in ("NFC", "NFD")]
-    inside = filter(_inside, (*ways, *forms))
-    paths = [study / os.path.normpath(way) for way in inside]
+    inside = filter(_inside, ways)
+    paths = [named_below(study, os.path.normpath(way)) for way in inside]
     return next((path for path in paths if path.exists()), paths[0])
 
 

@@ -14,6 +14,7 @@ from nnunet_bridge.formats.labels_file import (
     read_label_table,
 )
 from nnunet_bridge.formats.nifti import read_array
+from nnunet_bridge.ops.naming import composed
 
 ENDINGS = (".nii.gz", ".nii")
 IN_CASE_FOLDER = "labels"
@@ -86,4 +87,4 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
 
 
 def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".nii")
+    return composed(file.name.removesuffix(".gz").removesuffix(".nii"))
