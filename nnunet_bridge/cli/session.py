@@ -12,7 +12,7 @@ import functools
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from traceback import format_exc
@@ -121,7 +121,7 @@ class Session:
             summary = work()
         except BridgeError as error:
             self._show_traceback()
-            self.fail(str(error), error.exit_code, error.code)
+            self.fail(str(error), error.exit_code, error.code, error.cases)
         except KeyboardInterrupt:
             self.fail("Interrupted.", Interrupted.exit_code)
         except Exception as error:  # noqa: BLE001 - the last boundary
@@ -142,10 +142,14 @@ class Session:
             click.echo(summary.as_text())
         sys.exit(summary.exit_code)
 
-    def fail(self, message: str, exit_code: int, code: str = "") -> None:
-        """Print a failure and exit with its code."""
+    def fail(
+        self, message: str, exit_code: int, code: str = "", cases: Iterable[Any] = ()
+    ) -> None:
+        """Print a failure and exit with its code; `cases` were done before."""
         if self.as_json:
-            self._print_json({"error": message, "code": code, "exit_code": exit_code})
+            done = [case.as_json() for case in cases]
+            failure = {"error": message, "code": code, "exit_code": exit_code}
+            self._print_json({**failure, "cases": done})
         known = f"[{code}] " if code and f"[{code}]" not in message else ""
         click.echo(f"Error: {known}{message}", err=True)
         sys.exit(exit_code)

@@ -7,7 +7,8 @@ codes, messages and exit code have one form in text and in JSON.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -154,6 +155,17 @@ def findings_of_error(error: BridgeError) -> tuple[Finding, ...]:
     return (Finding(error.code, Outcome.REFUSED, str(error)),)
 
 
+@contextmanager
+def memory_errors_refused(what: str) -> Iterator[None]:
+    """Refuse one case for which memory did not suffice (F10)."""
+    try:
+        yield
+    except MemoryError as error:
+        rest = "close other programs, or use a machine with more memory."
+        text = f"{what} needs more memory than is available: {rest}"
+        raise Refused.because("F10", text) from error
+
+
 def run_case(
     case_id: str, work: Callable[[], Result]
 ) -> tuple[CaseReport, Result | None]:
@@ -162,7 +174,8 @@ def run_case(
     A full disk or a missing permission is raised: it would affect every case.
     """
     try:
-        result = work()
+        with memory_errors_refused(case_id):
+            result = work()
     except (Refused, InputError, GeometryError) as error:
         return CaseReport(case_id, findings_of_error(error)), None
     return CaseReport(case_id), result

@@ -6,7 +6,7 @@ command line shows its message without a traceback.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class BridgeError(Exception):
@@ -16,6 +16,8 @@ class BridgeError(Exception):
     """
 
     exit_code: ClassVar[int] = 3
+    cases: tuple[Any, ...] = ()
+    """Reports of the cases that were done before a command ended."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)

@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_bridge.core.errors import GeometryError, InputError
-from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.findings import Finding, Refused
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume, VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.files import open_to_write, sha256_of, whole_file
+from nnunet_bridge.formats.mask_values import MaskValues, Meaning
 from nnunet_bridge.formats.memory import ask_for_memory
 from nnunet_bridge.formats.voxel_files import voxel_file
 
@@ -88,18 +89,20 @@ def read_volume(file: Path) -> Volume:
     return Volume(grid, voxels)
 
 
-def read_labelmap(file: Path, labels: LabelTable) -> Labelmap:
-    """Read the labelmap in a NIfTI file.
+def read_labelmap(
+    file: Path, labels: LabelTable, findings: list[Finding] | None = None
+) -> Labelmap:
+    """Read the labelmap in a NIfTI file; `findings` gets what was rounded (K07).
 
     Raises
     ------
     Refused
         As `read_volume`, or if a value is not a label of the table (K06, K07).
     """
-    grid, voxels = read_array(file)
+    grid, stored = read_array(file)
     highest = max(labels.highest_value, 1)
-    if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.round(voxels)):
-        raise refused("K07", file, "holds fractions, not labels")
+    noticed = [] if findings is None else findings
+    voxels = MaskValues(file.name, Meaning(), noticed).read_labels(stored)
     if voxels.size and (voxels.min() < 0 or voxels.max() > highest):
         held = f"holds values from {voxels.min()} to {voxels.max()}"
         raise refused(

@@ -13,6 +13,8 @@ import numpy as np
 from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
+from nnunet_bridge.core.units import counted
+from nnunet_bridge.ops.planes import PIXEL_SPACING_RANGE_MM, SLICE_SPACING_RANGE_MM
 
 AIR_SHARE = 0.05  # voxels below this share of the 99th percentile of the image are air
 AIR_LIMIT = 0.20  # a structure with a larger share in air is refused
@@ -35,6 +37,34 @@ class DrawnStructure:
     structure: str
     side: str
     centroid_mm: FloatArray  # (3,) LPS+: x grows towards the patient's left
+
+
+def image_findings(volume: Volume) -> Iterator[Finding]:
+    """Check an image from a file as a DICOM series: voxel size (G13), values (P11)."""
+    spacing_mm = volume.grid.spacing_mm
+    ranges = (*[PIXEL_SPACING_RANGE_MM] * 2, SLICE_SPACING_RANGE_MM)
+    sizes = zip(sorted(spacing_mm.tolist()), ranges, strict=True)
+    if not all(low <= size <= high for size, (low, high) in sizes):
+        shown = " x ".join(f"{size:.4g}" for size in spacing_mm)
+        (least, _), (_, most) = ranges[0], ranges[-1]
+        yield refusal(
+            "G13",
+            f"The image has voxels of {shown} mm, outside the possible {least:g} to "
+            f"{most:g} mm: is its unit of length right? Export it again.",
+        )
+    axis = 2 - int(spacing_mm[::-1].argmax())  # slices are the thickest, or the last
+    across = tuple(n for n in range(3) if n != axis)
+    low, high = volume.voxels.min(axis=across), volume.voxels.max(axis=across)
+    if low.min() == high.max():
+        text = f"Every voxel of the image is {low.min():g}: export it again."
+        yield refusal("P11", text)
+    varied = np.flatnonzero(low != high)
+    inside = np.arange(varied[0], varied[-1] + 1) if varied.size else varied
+    constant = np.setdiff1d(inside, varied)
+    if constant.size:
+        named = ", ".join(map(str, constant[:5]))
+        flat = counted(constant.size, "slice", ("holds", "hold"))
+        yield warning("P11", f"{flat} one value only, inside the stack: {named}.")
 
 
 def centroid_mm(grid: Grid, mask: BoolArray) -> FloatArray:

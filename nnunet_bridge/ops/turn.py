@@ -38,6 +38,18 @@ class Turn:
         flips = (n for n in range(3) if letters[axes[n]] != wanted[n])
         return cls(axes, tuple(flips))
 
+    @classmethod
+    def onto(cls, grid: Grid, other: Grid) -> Turn | None:
+        """Return the turn of a grid to the axes of another; None if they are oblique.
+
+        It finds the nearest axes, whatever the letters of `Grid.axis_letters` say.
+        """
+        first, second = (g.affine[:3, :3] / g.spacing_mm for g in (grid, other))
+        cosines = second.T @ first
+        axes = tuple(int(axis) for axis in np.abs(cosines).argmax(axis=1))
+        flips = (n for n, axis in enumerate(axes) if cosines[n, axis] < 0)
+        return cls(axes, tuple(flips)) if len(set(axes)) == len(axes) else None
+
     def grid(self, grid: Grid) -> Grid:
         """Return the grid of the turned image; its voxels stay where they are."""
         first, second, third = (grid.shape[axis] for axis in self.axes)
@@ -52,8 +64,11 @@ class Turn:
 
     def volume(self, volume: Volume) -> Volume:
         """Return the turned image."""
-        voxels = np.flip(volume.voxels.transpose(self.axes), self.flips)
-        return Volume(self.grid(volume.grid), np.asfortranarray(voxels))
+        return Volume(self.grid(volume.grid), self.voxels(volume.voxels))
+
+    def voxels(self, voxels: VoxelArray) -> VoxelArray:
+        """Return the voxels of the turned image."""
+        return np.asfortranarray(np.flip(voxels.transpose(self.axes), self.flips))
 
     def voxels_back(self, voxels: VoxelArray) -> VoxelArray:
         """Return the voxels of a turned image on the grid of the image."""

@@ -17,6 +17,7 @@ from nnunet_bridge.core.cases import (
     codes_of,
     exit_code_of,
     findings_of_error,
+    memory_errors_refused,
     messages_of,
     outcome_counts,
 )
@@ -327,7 +328,8 @@ def _process(
     A fault of the machine is raised: it would affect every case.
     """
     try:
-        assembled = assemble_case(plan, recipe)
+        with memory_errors_refused(plan.case_id):
+            assembled = assemble_case(plan, recipe)
     except EnvironmentFault:
         raise
     except BridgeError as error:

@@ -15,11 +15,12 @@ import numpy as np
 
 from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.findings import Finding
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom.scan_folders import scan_folders
 from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
 from nnunet_bridge.formats.slicer import is_segmentation
+from nnunet_bridge.ops.checks import image_findings
 
 if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom import (
@@ -163,7 +164,11 @@ def read_image(
     from nnunet_bridge.formats.slicer import read_values
 
     grid, voxels, findings = read_values(path)
-    return ImageReading(Volume(grid, voxels), tuple(findings), name=path.name)
+    volume = Volume(grid, voxels)
+    findings += image_findings(volume)
+    if worst(findings) is Outcome.REFUSED:
+        raise Refused(findings)
+    return ImageReading(volume, tuple(findings), name=path.name)
 
 
 @contextmanager

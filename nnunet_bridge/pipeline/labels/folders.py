@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
@@ -80,7 +82,7 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
         except (Refused, InputError) as error:
             reasons.append(str(error))
         else:
-            highest.append(int(voxels.max(initial=0)))
+            highest.append(round(np.nan_to_num(voxels.max(initial=0))))
     if not highest:
         raise InputError("No label file can be read:\n" + "\n".join(reasons))
     return number_labels(max(highest))

@@ -7,9 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.aligned import number
-from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
+from nnunet_bridge.core.cases import (
+    CaseReport,
+    CasesSummary,
+    exit_code_of,
+    run_case,
+)
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.core.findings import Finding
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
@@ -19,6 +26,7 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
+from nnunet_bridge.ops.turn import Turn
 from nnunet_bridge.pipeline.labels.folders import (
     label_files,
     table_file_for,
@@ -73,6 +81,12 @@ class ScoreSummary(CasesSummary):
 
     configuration: str
     tolerance_mm: float
+
+    @property
+    def exit_code(self) -> int:
+        """0; 4 if a case was refused or has no prediction; 3 if all were refused."""
+        code = exit_code_of(self.cases)
+        return 4 if not code and self.without_prediction else code
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -175,10 +189,12 @@ def _score(
 
     def work() -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
         prediction, reference = files
-        drawn = read_labelmap(reference, table)
+        drawn = read_labelmap(reference, table, findings)
         left_out: tuple[str, ...] = ()
         if options.label_map is None:
-            predicted = read_labelmap(prediction, table)
+            predicted = _turned_onto(
+                read_labelmap(prediction, table, findings), drawn.grid
+            )
         else:
             label_map = options.label_map
             predicted, left_out = mapped_labels(
@@ -193,8 +209,17 @@ def _score(
         )
         return scores, left_out
 
+    findings: list[Finding] = []
     report, found = run_case(case_id, work)
-    return ScoredCase(case_id, report.findings, *(found or ()))
+    return ScoredCase(case_id, (*findings, *report.findings), *(found or ()))
+
+
+def _turned_onto(labelmap: Labelmap, grid: Grid) -> Labelmap:
+    """Return a labelmap in the axis order of a grid, if it lies on the same voxels."""
+    turn = None if labelmap.grid.matches(grid) else Turn.onto(labelmap.grid, grid)
+    if turn is None or not turn.grid(labelmap.grid).matches(grid):
+        return labelmap  # other grids are refused when they are compared (M02)
+    return Labelmap(grid, turn.voxels(labelmap.voxels), labelmap.labels)
 
 
 def _labels(

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_bridge.core import errors
-from nnunet_bridge.core.cases import findings_of_error, findings_record
+from nnunet_bridge.core.cases import (
+    findings_of_error,
+    findings_record,
+    memory_errors_refused,
+)
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, Volume
@@ -62,6 +66,9 @@ Result = TypeVar("Result")
 
 _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 """About how long a case takes to be read, predicted and written, without a GPU."""
+
+_ENOUGH_FAILURES = 3
+"""After so many images that failed alone, the others of a failed call are refused."""
 
 _ENOUGH = 4
 """Images to read for each GPU before it starts, and before it starts again."""
@@ -125,7 +132,11 @@ def predict_images(
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
         run = _PredictionRun(trained, out, work, options, shown, network)
-        cases = run.predict(sources, resources)
+        try:
+            cases = run.predict(sources, resources)
+        except errors.BridgeError as error:
+            error.cases = run.reports
+            raise
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     write_if_changed(out / "dataset.json", trained.description)
@@ -188,8 +199,33 @@ class _PredictionRun:
         Beside a GPU the cores are free, so later images are read while it predicts the
         earlier ones.
         """
-        first_pass, count = self._first_pass(), len(sources)
-        self._unread, self._model_hash = list(sources), self.trained.model.sha256()
+        self._model_hash = self.trained.model.sha256()
+        groups, failures = [list(sources)], list[errors.NnUNetError]()
+        while groups:
+            group = groups.pop(0)
+            try:
+                self._predict_group(group, len(sources), resources)
+            except errors.NnUNetError as error:
+                left = [one for one in group if one.case_id not in self._cases]
+                self._unread, self._waiting, self._predicting = [], {}, {}
+                self._part += 1
+                if len(group) > 1 and len(failures) < _ENOUGH_FAILURES:
+                    groups[:0] = [left[:1], left[1:]]
+                    continue
+                failures.append(error)
+                for source in left:
+                    self._refuse(source.case_id, error)
+            groups = list(filter(None, groups))
+        if failures and all(case.refused for case in self._cases.values()):
+            raise failures[-1]
+        return tuple(self._cases[source.case_id] for source in sources)
+
+    def _predict_group(
+        self, sources: Sequence[ImageSource], count: int, resources: Resources
+    ) -> None:
+        """Predict some of `count` images; raise `NnUNetError` if nnU-Net fails."""
+        first_pass = self._first_pass()
+        self._unread = list(sources)
         beside = resources.device == "cuda" and first_pass is None
         while self._unread or self._waiting:
             enough = _ENOUGH * resources.gpus
@@ -200,13 +236,18 @@ class _PredictionRun:
                 self._find_regions(first_pass, resources)
             if self._waiting:
                 self._predict_waiting(count, resources)
-        return tuple(self._cases[source.case_id] for source in sources)
+
+    @property
+    def reports(self) -> tuple[PredictedCase, ...]:
+        """The cases that are finished or refused so far."""
+        return tuple(self._cases.values())
 
     def _read_next(self, first_pass: FirstPass | None = None) -> str:
         """Read one more image and return its case; a refusal stops no other."""
         source = self._unread.pop(0)
         try:
-            self._read(source, first_pass)
+            with memory_errors_refused(source.case_id):
+                self._read(source, first_pass)
         except errors.EnvironmentFault:
             raise
         except errors.BridgeError as error:
@@ -222,7 +263,7 @@ class _PredictionRun:
         region, model = self.options.region, self.trained.model
         if not region.auto:
             return None
-        place, labels = self.work / "first_pass", self.trained.labels
+        place, labels = self.work / f"first_pass{self._part}", self.trained.labels
         coarse = first_pass_model(model)
         return FirstPass(coarse, labels, place, region.margin_mm, self.network)
 
@@ -328,7 +369,7 @@ class _PredictionRun:
                 file = work / PREDICTED / f"{case_id}{FILE_ENDING}"
                 predicted = labelmaps.poll(file)
                 if predicted is not None:
-                    self._finish_or_refuse(work, case_id, predicted)
+                    self._finish_or_refuse(work, case_id, predicted, file=file)
             if self._unread:
                 self._read_next()
             show(share)
@@ -341,10 +382,7 @@ class _PredictionRun:
         )
         for case_id in list(self._predicting):
             file = (folder or work) / f"{case_id}{FILE_ENDING}"
-            if not file.exists():
-                raise errors.InputError(f"nnU-Net wrote no prediction for {case_id}.")
-            labelmap = read_labelmap(file, self.trained.labels)
-            self._finish_or_refuse(work, case_id, labelmap)
+            self._finish_or_refuse(work, case_id, file=file)
             show(1.0)
 
     def _without_too_large(
@@ -367,12 +405,16 @@ class _PredictionRun:
     def _refuse(self, case_id: str, error: errors.BridgeError) -> None:
         self._cases[case_id] = PredictedCase(case_id, findings_of_error(error))
 
-    def _finish_or_refuse(self, work: Path, case_id: str, predicted: Labelmap) -> None:
+    def _finish_or_refuse(
+        self, work: Path, case_id: str, predicted: Labelmap | None = None, *, file: Path
+    ) -> None:
         """Finish a case; a refusal does not stop the others."""
         image = self._predicting.pop(case_id)
         try:
-            self._cases[case_id] = self._finish(work, case_id, image, predicted)
-        except Refused as error:
+            with memory_errors_refused(case_id):
+                predicted = predicted or read_labelmap(file, self.trained.labels)
+                self._cases[case_id] = self._finish(work, case_id, image, predicted)
+        except (Refused, errors.InputError, errors.GeometryError) as error:
             self._refuse(case_id, error)
 
     def _options_record(self) -> JsonObject:

@@ -3,8 +3,14 @@
 import csv
 import json
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import examples
+from scipy.spatial.transform import Rotation
 from some_labelmaps import AFFINE, labelmap, mtimes
 
 from nnunet_bridge.core.errors import InputError
@@ -95,7 +101,68 @@ def test_cases_without_a_partner_are_named(folders):
     assert summary.as_json()["without_reference"] == ["msk_002"]
     assert "No prediction for: msk_000." in summary.as_text()
     assert "No reference for: msk_002." in summary.as_text()
+    assert summary.exit_code == 4
+
+
+def test_a_prediction_without_a_reference_is_no_fault(folders):
+    (folders[1] / "msk_002.nii.gz").unlink()
+
+    assert score_folders(*folders).exit_code == 0
+
+
+@examples(20)
+@given(
+    axes=st.permutations(range(3)),
+    flips=st.sets(st.integers(0, 2)),
+    turn=st.tuples(*[st.floats(-3, 3)] * 3),
+    seed=st.integers(0, 9),
+)
+def test_a_prediction_in_another_axis_order_is_scored_by_its_place(
+    tmp_path_factory, axes, flips, turn, seed
+):
+    """The order of axes is turned by nibabel and SimpleITK, not by our code."""
+    folder = tmp_path_factory.mktemp("score")
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec(turn).as_matrix() * [0.8, 0.9, 3]
+    affine[:3, 3] = [30, -20, 400]
+    reference = labelmap(seed, affine=affine)
+    predicted = reference.with_voxels(np.roll(reference.voxels, 1, axis=0))
+    write_labelmap(folder / "r" / "a.nii.gz", reference)
+    write_labelmap(folder / "p" / "a.nii.gz", predicted)
+    plain = score_folders(folder / "p", folder / "r", folder / "o").scores
+    image = sitk.ReadImage(str(folder / "p" / "a.nii.gz"))
+    image = sitk.PermuteAxes(image, list(axes))
+    image = sitk.Flip(image, [axis in flips for axis in range(3)])
+    sitk.WriteImage(image, str(folder / "p" / "a.nii.gz"))
+
+    summary = score_folders(folder / "p", folder / "r", folder / "o")
+
     assert summary.exit_code == 0
+    for found, expected in zip(summary.scores, plain, strict=True):
+        assert found.dice == expected.dice
+        np.testing.assert_allclose(found.assd_mm, expected.assd_mm, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("away", "code"), [(9e-4, 0), (-9e-4, 0), (2e-3, 4)])
+@pytest.mark.parametrize("named", [True, False])
+def test_K07_labels_of_nearly_whole_numbers_are_scored(folders, away, code, named):
+    if not named:
+        (folders[1].parent / "dataset.json").unlink()
+    file = folders[0] / "msk_001.nii.gz"
+    image = nibabel.load(file)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    expected = score_folders(*folders).scores[2:4]
+    voxels[voxels > 0] += np.float32(away)
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), file)
+
+    summary = score_folders(*folders)
+
+    assert summary.exit_code == code
+    case = summary.cases[1]
+    assert case.codes == ("K07",)
+    if not code:
+        assert str(case.outcome) == "fixed"
+        assert [score.dice for score in case.scores] == [s.dice for s in expected]
 
 
 def test_no_pair_at_all_is_an_error_that_names_both_sides(folders):
