@@ -58,8 +58,8 @@ class MaskValues:
         """Return values that stand for structures, as whole numbers."""
         whole, away = self._rounded(values)
         if away > WHOLE_WITHIN:
-            far = f"(up to {away:.3g} from a whole number), not labels"
-            raise self._refusal("K07", f"holds fractions {far}: export it again")
+            far = f"not labels (up to {away:.3g} from a whole number)"
+            raise self._refusal("K07", f"holds fractions, {far}: export it again")
         return whole
 
     def _rounded(self, values: VoxelArray) -> tuple[VoxelArray, float]:

@@ -140,8 +140,13 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
 
     Files with a scale give float32; others keep their type.
     """
-    header = _read_header(file)
-    content = whole_content(voxel_file(file) or file, header.bytes_needed)
+    beside = voxel_file(file)
+    if beside is None:
+        content = whole_content(file, lambda start: _parsed(file, start).bytes_needed)
+        header = _parsed(file, bytes(content[:_STRUCT_2_BYTES]))
+    else:
+        header = _read_header(file)
+        content = whole_content(beside, lambda _: header.bytes_needed)
     shape = _shape_in_space(file, header)
     if header.dtype.kind not in "iuf":
         raise refused("K08", file, f"holds {header.dtype}, not numbers")
@@ -257,19 +262,25 @@ def first_bytes(file: Path, count: int) -> bytes:
     return bytes(content[:count])
 
 
-def whole_content(file: Path, needed: int, spare: int = _SPARE_BYTES) -> bytearray:
-    """Return the inflated bytes of a file; none of the `needed` ones is missing.
+def whole_content(
+    file: Path, size_of: Callable[[bytes], int], spare: int = _SPARE_BYTES
+) -> bytearray:
+    """Return the inflated bytes of a file; none is missing.
 
-    Up to `spare` bytes may follow. The header may lie. So the array grows with the
-    bytes that the file really has, and reading stops soon after the announced length.
+    `size_of` returns how many bytes the first ones announce; up to `spare` bytes may
+    follow. The header may lie. So the array grows with the bytes that the file really
+    has, and reading stops soon after the announced length.
     """
-    ask_for_memory(needed, quoted(file.name))
-    content = bytearray()
+    content, needed = bytearray(), 0
     with _named_failures(file):
         for block in blocks(file):
             content += block
-            if len(content) >= needed + spare:
+            if not needed and len(content) >= _STRUCT_2_BYTES:
+                needed = size_of(bytes(content[:_STRUCT_2_BYTES]))
+                ask_for_memory(needed, quoted(file.name))
+            if needed and len(content) >= needed + spare:
                 break
+    needed = needed or size_of(bytes(content))
     if not needed <= len(content) < needed + spare:
         sizes = f"its header announces {needed} bytes, the file holds {len(content)}"
         raise refused("K19", file, f"is damaged: {sizes}. {AGAIN.capitalize()}")

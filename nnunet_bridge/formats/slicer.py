@@ -594,7 +594,7 @@ def _read_mgh(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     kind, offset = header.get_data_dtype(), header.get_data_offset()
     count = int(np.prod(grid.shape))
     needed = offset + count * kind.itemsize
-    content = whole_content(file, needed, spare=_MGH_TAGS_BYTES)
+    content = whole_content(file, lambda _: needed, spare=_MGH_TAGS_BYTES)
     flat = np.frombuffer(content, kind, count=count, offset=offset)
     voxels = flat.reshape(grid.shape, order="F")
     return grid, voxels.astype(kind.newbyteorder("=")), []
