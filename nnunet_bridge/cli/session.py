@@ -121,7 +121,7 @@ class Session:
             summary = work()
         except BridgeError as error:
             self._show_traceback()
-            self.fail(str(error), error.exit_code, error.code, error.cases)
+            self.fail(str(error), error.exit_code, error.code, error.reports)
         except KeyboardInterrupt:
             self.fail("Interrupted.", Interrupted.exit_code)
         except Exception as error:  # noqa: BLE001 - the last boundary

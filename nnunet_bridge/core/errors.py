@@ -16,8 +16,8 @@ class BridgeError(Exception):
     """
 
     exit_code: ClassVar[int] = 3
-    cases: tuple[Any, ...] = ()
-    """Reports of the cases that were done before a command ended."""
+    reports: tuple[Any, ...] = ()
+    """The cases that were done before a command ended."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)

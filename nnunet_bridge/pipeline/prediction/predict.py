@@ -135,7 +135,7 @@ def predict_images(
         try:
             cases = run.predict(sources, resources)
         except errors.BridgeError as error:
-            error.cases = run.reports
+            error.reports = run.reports
             raise
     with clear_os_errors(f"write {out}"):
         out.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ def test_nnunet_that_fails_on_every_image_ends_with_its_own_error(predict):
     with pytest.raises(NnUNetError) as caught:
         predict(Failing(set(NAMES)))
 
-    assert {case.case_id for case in caught.value.cases} == set(NAMES)
+    assert {case.case_id for case in caught.value.reports} == set(NAMES)
     assert caught.value.exit_code == 7
 
 
