@@ -71,9 +71,18 @@ def draw(study, name, mask, folder=MASKS, grid=GRID):
 
 
 def scan(study, index, code, slices=None):
+    """Write a scan; by default with pixels of its own, as each patient has."""
     folder = study / SCANS / f"{index}_AutoBindWATER_650_{code}"
-    save(slices or base(), folder)
+    save(slices or of_patient(base(), index), folder)
     return folder
+
+
+def of_patient(slices, index):
+    """Return slices whose first voxel differs from those of other patients."""
+    first = slices[0]
+    own = (99 + index).to_bytes(2, "little")
+    first.PixelData = own + first.PixelData[2:]
+    return slices
 
 
 def patient(study, index, code, folder=MASKS):

@@ -218,6 +218,14 @@ class RegionRecord(Part):
         return None if region.is_everything else region
 
 
+class PersonRecord(Part):
+    """What tells whose a scan is, as salted hashes; empty where unknown."""
+
+    patient_id: str = ""
+    birth: str = ""  # of *Patient ID* and birth date together
+    pixels: str = ""
+
+
 class CaseRecord(Part):
     """The account of one case; a refused one has only the fields up to `files`."""
 
@@ -226,6 +234,8 @@ class CaseRecord(Part):
     findings: tuple[FindingRecord, ...] = ()
     split: str = ""
     patient: str = ""  # salted hash; scans of one patient share it
+    evidence: PersonRecord = PersonRecord()
+    person: str = ""  # salted hash by names, headers and pixels; empty in old manifests
     visit: str | None = None  # salted hash: which of several scans of the patient
     channels: tuple[str, ...] | None = None
     """Names of the channels of the image; one until images have several."""
@@ -391,12 +401,25 @@ class ManifestStore:
         shutil.rmtree(self._records_dir, ignore_errors=True)
 
 
-def read_patient_groups(dataset_dir: Path) -> dict[str, str]:
-    """Return the patient of every case, as a salted hash; empty without a manifest.
+def patients_of(dataset_dir: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Return the patient of each case, as a salted hash; without a record, the case.
 
     Two scans of one patient share their hash, so that a split can keep them together.
     """
-    return {one.case: one.patient for one in read_manifest(dataset_dir).cases}
+    records = read_manifest(dataset_dir).cases
+    known = {one.case: one.person or one.patient for one in records}
+    return {case: known.get(case) or case for case in cases}
+
+
+def counted_by_case(dataset_dir: Path) -> str:
+    """Return a sentence if the patients of a dataset are unknown; else nothing."""
+    if read_manifest(dataset_dir).cases:
+        return ""
+    return (
+        "The patients of this dataset are unknown (it has no manifest of `convert`): "
+        "each case is counted as a patient. If a person has several cases, folds leak "
+        "and intervals are too narrow."
+    )
 
 
 def recorded_region(image_file: Path) -> Region | None:

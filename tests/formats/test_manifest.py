@@ -21,8 +21,9 @@ from nnunet_bridge.formats.manifest import (
     MaskRecord,
     RegionRecord,
     check_files,
+    counted_by_case,
+    patients_of,
     read_manifest,
-    read_patient_groups,
     recorded_region,
     require_sound,
     salt_of,
@@ -32,14 +33,18 @@ from nnunet_bridge.formats.manifest import (
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def test_a_dataset_without_manifest_has_no_groups(tmp_path):
-    assert read_patient_groups(tmp_path) == {}
+def test_a_dataset_without_manifest_is_counted_by_case_and_says_so(tmp_path):
+    assert patients_of(tmp_path, ["a", "b"]) == {"a": "a", "b": "b"}
+    assert "each case is counted as a patient" in counted_by_case(tmp_path)
 
 
-def test_the_groups_are_read_by_case(tmp_path):
-    write_manifest(tmp_path, {"cases": [{"case": "a", "patient": "1f"}]})
+def test_patients_are_read_by_case_and_the_person_overrules_the_code(tmp_path):
+    known = [{"case": "a", "patient": "1f"}, {"case": "b", "patient": "2f"}]
+    known[1]["person"] = "3f"
+    write_manifest(tmp_path, {"cases": known})
 
-    assert read_patient_groups(tmp_path) == {"a": "1f"}
+    assert patients_of(tmp_path, ["a", "b", "c"]) == {"a": "1f", "b": "3f", "c": "c"}
+    assert counted_by_case(tmp_path) == ""
 
 
 WAY_OUT = "remove it and run `convert` again."

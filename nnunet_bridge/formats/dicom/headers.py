@@ -58,7 +58,8 @@ _UNDEFINED = 0xFFFFFFFF
 
 _TAGS: list[Any] = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
-    "FrameOfReferenceUID", "PatientID", "Modality", "ImageType", "SeriesNumber",
+    "FrameOfReferenceUID", "PatientID", "PatientBirthDate", "Modality", "ImageType",
+    "SeriesNumber",
     "SeriesDescription", "InstanceNumber", "AcquisitionNumber", "ImagesInAcquisition",
     "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "EchoNumbers",
     "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
@@ -106,6 +107,7 @@ class Identity:
     """The identifiers of a slice. They are written as salted hashes only."""
 
     patient: str = field(repr=False)
+    birth_date: str = field(repr=False)
     study: str = field(repr=False)
     series: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
@@ -328,6 +330,7 @@ def _template(groups: Sequence[Header], syntax: str, frames: int) -> SliceHeader
         frames=frames,
         identity=Identity(
             patient=_text(dataset, "PatientID"),
+            birth_date=_text(dataset, "PatientBirthDate"),
             study=_text(dataset, "StudyInstanceUID"),
             series=_text(dataset, "SeriesInstanceUID"),
             frame_of_reference=_text(dataset, "FrameOfReferenceUID"),

@@ -60,6 +60,7 @@ class SeriesReading:
     series_uid: str = field(repr=False)
     frame_of_reference_uid: str = field(repr=False)
     patient_id: str = field(repr=False)
+    birth_date: str = field(repr=False)
 
     slices: tuple[SourceSlice, ...] = field(default=(), repr=False)
     """The source of slice k of the volume; empty if it was resampled."""
@@ -132,6 +133,7 @@ def _reading(scan: Scan, options: SeriesOptions) -> SeriesReading:
         series_uid=first.identity.series,
         frame_of_reference_uid=first.identity.frame_of_reference,
         patient_id=first.identity.patient,
+        birth_date=first.identity.birth_date,
         slices=slices if stack.restack is None else (),
     )
 

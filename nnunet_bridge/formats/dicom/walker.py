@@ -228,7 +228,7 @@ def _binary(form: str, stored: bytes) -> Any:  # noqa: ANN401 - whole or not
 
 _FORMS = {b"US": "<H", b"SS": "<h", b"FL": "<f"}
 _READERS: dict[bytes, Callable[[bytes], Any]] = {
-    **dict.fromkeys((b"UI", b"LO"), _text),
+    **dict.fromkeys((b"UI", b"LO", b"DA"), _text),
     b"CS": _words,
     b"IS": partial(_numbers, _WHOLE, int),
     b"DS": partial(_numbers, _DECIMAL, float),

@@ -13,7 +13,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import ALL_CASES
-from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.manifest import counted_by_case, patients_of
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
@@ -76,12 +76,14 @@ def compare_dataset(
     models, budget = _finished_models(dataset, options)
     raw = RawDataset.open(dataset.raw_dir)
     runs = [*map(_model_run, models), *_baseline_runs(raw, options, out_dir)]
-    groups = read_patient_groups(raw.folder)
     cases = [*raw.training_cases(), *raw.test_cases()]
     title = f"{dataset}: {' against '.join(run.name for run in runs)}"
-    report = ReportOptions(title, dataset.name, budget, options.margins, options.latex)
+    notes = tuple(filter(None, [counted_by_case(raw.folder)]))
+    report = ReportOptions(
+        title, dataset.name, budget, options.margins, options.latex, notes
+    )
     study = ValidatedStudy.of(raw, runs)
-    patients = {case: groups.get(case, case) for case in cases}
+    patients = patients_of(raw.folder, cases)
     return write_comparison(
         out_dir, study, patients, report, test_scores=test_scores, progress=progress
     )

@@ -97,6 +97,9 @@ class ReportOptions:
     latex: bool = False
     """Whether ``comparison.tex`` is written, too."""
 
+    notes: tuple[str, ...] = ()
+    """Sentences about the data that precede those about the scores."""
+
     @property
     def caveat(self) -> str:
         """Why scores of this budget are not results; empty if they are."""
@@ -176,7 +179,7 @@ def _page_content(
         settings=evidence.settings,
         costs=cost_table(evidence.costs, _quality(comparison)),
         versions=evidence.versions,
-        notes=_notes(study, comparison),
+        notes=(*options.notes, *_notes(study, comparison)),
         tolerance_mm=study.tolerance_mm,
     )
 

@@ -7,9 +7,11 @@ at all, the manifest last, and on a second run only what is missing or has chang
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.cases import (
@@ -29,7 +31,7 @@ from nnunet_bridge.core.quoting import without_quotes
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted, format_bytes
 from nnunet_bridge.formats.dicom import FileAccount
-from nnunet_bridge.formats.files import free_bytes, only_writer
+from nnunet_bridge.formats.files import free_bytes, only_writer, pseudonym
 from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files, require_own
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import (
@@ -37,10 +39,16 @@ from nnunet_bridge.nnunet.names import (
     dataset_folder_name,
     number_of,
 )
+from nnunet_bridge.ops.people import PersonEvidence
 from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case
-from nnunet_bridge.pipeline.ingest.dataset_writer import DatasetWriter, case_bytes
+from nnunet_bridge.pipeline.ingest.dataset_writer import (
+    DatasetWriter,
+    case_bytes,
+    evidence_in,
+)
 from nnunet_bridge.pipeline.ingest.matching import planned_study
 from nnunet_bridge.pipeline.ingest.mixture import Look, mixture_findings
+from nnunet_bridge.pipeline.ingest.people import evidence_of, people_findings
 from nnunet_bridge.pipeline.ingest.planned import CasePlan, StudyPlan
 from nnunet_bridge.pipeline.ingest.unused import unused_masks
 
@@ -147,10 +155,10 @@ def check_study(
     study_plan, recipe = planned_study(study, recipe, workspace_raw_dir)
     dataset = dataset_folder_name(recipe.spec())
     _require_free_number(dataset, [*filter(None, [workspace_raw_dir]), *other_places])
-    tally = _Tally(study_plan)
+    tally = _Tally(study_plan, partial(pseudonym, key=secrets.token_bytes()))
     for _, case_plan in steps(progress, "check", tally.plans):
         _process(case_plan, recipe, tally)
-    tally.look_for_unused(study, recipe)
+    tally.look_at_study(study, recipe)
     if workspace_raw_dir is not None:
         dataset_dir = workspace_raw_dir / dataset
         tally.findings += _workspace_findings(study, dataset_dir, tally.bytes_needed)
@@ -193,12 +201,12 @@ def convert_study(
     plan, recipe = planned_study(study, recipe, workspace_raw_dir)
     dataset = dataset_folder_name(recipe.spec())
     _require_free_number(dataset, [workspace_raw_dir, *other_places])
-    tally = _Tally(plan)
     lock = workspace_raw_dir.parent / KEY_FOLDER / "locks" / f"{dataset}.lock"
     with only_writer(lock, f"The dataset {dataset}"):
         require_own(workspace_raw_dir / dataset)
         writer = DatasetWriter(workspace_raw_dir, dataset, recipe, force=force)
         writer.require_unchanged()
+        tally = _Tally(plan, writer.hashed)
         try:
             return _convert_all(study, tally, writer, progress)
         finally:
@@ -216,11 +224,12 @@ def _convert_all(
             tally.files.update(kept.files)
             tally.see(kept.geometry.grid() if kept.geometry else None)
             tally.add(plan, kept.noticed)
+            tally.people[plan.case_id] = evidence_in(kept)
             if kept.geometry is not None:
                 geometry = kept.geometry
                 look = Look(geometry.axis_letters, geometry.patient_position)
                 tally.looks[plan.case_id] = look
-    tally.look_for_unused(study, writer.recipe)
+    tally.look_at_study(study, writer.recipe)
     writer.finish({case_id for case_id, _ in tally.plans}, tally.plan.left_out)
     tally.findings += check_files(writer.dataset_dir)
     return tally.summary(writer.dataset_dir.name, writer.dataset_dir)
@@ -231,11 +240,13 @@ class _Tally:
     """The reports and counts of the cases so far."""
 
     plan: StudyPlan
+    hashed: Callable[[str], str]
     cases: list[ConvertedCase] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     bytes_needed: int = 0  # uncompressed size of all images and labelmaps
     looks: dict[str, Look] = field(default_factory=dict)
+    people: dict[str, PersonEvidence] = field(default_factory=dict)
     grids: list[Grid] = field(default_factory=list)
     """The different grids of the images."""
 
@@ -264,9 +275,10 @@ class _Tally:
         if grid is not None and not any(grid.matches(known) for known in self.grids):
             self.grids.append(grid)
 
-    def look_for_unused(self, study: Path, recipe: Recipe) -> None:
-        """Name the files that look like masks and belong to no case."""
+    def look_at_study(self, study: Path, recipe: Recipe) -> None:
+        """Name masks that belong to no case, and folders whose names mislead."""
         self.findings += unused_masks(study, self.plan, recipe, self.grids)
+        self.findings += people_findings(self.people, self.plan.cases, study)
 
     def summary(self, dataset: str, folder: Path | None = None) -> ConversionSummary:
         """Return the report of all cases."""
@@ -351,6 +363,8 @@ def _process(
     tally.bytes_needed += case_bytes(assembled)
     position = series.patient_position if series else ""
     tally.looks[plan.case_id] = Look(grid.axis_letters, position)
+    whose = evidence_of(plan, assembled.reading, tally.hashed)
+    tally.people[plan.case_id] = whose
     if writer:
-        writer.write(plan, assembled)
+        writer.write(plan, assembled, whose)
     tally.add(plan, assembled.findings, rewritten=writer is not None)

@@ -46,6 +46,7 @@ from nnunet_bridge.formats.manifest import (
     Manifest,
     ManifestStore,
     MaskRecord,
+    PersonRecord,
     RegionRecord,
     RescaleRecord,
     outputs_intact,
@@ -56,6 +57,7 @@ from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.content import AS_GIVEN, ContentFit
 from nnunet_bridge.ops.merge import Overlap
+from nnunet_bridge.ops.people import PersonEvidence, people_of
 from nnunet_bridge.pipeline.ingest.cases import AssembledCase
 from nnunet_bridge.pipeline.ingest.planned import CasePlan
 
@@ -96,11 +98,11 @@ class DatasetWriter:
             or known.outcome == str(Outcome.REFUSED)
             or worst(plan.findings) is Outcome.REFUSED
             or known.recipe_sha256 != self._digest(plan)
-            or known.patient != self._hashed(plan.patient)
+            or known.patient != self.hashed(plan.patient)
             or known.version != __version__
             or known.split != plan.split
             or known.input_hashes
-            != {self._hashed(name): sha for name, sha in self._hashes_of(plan).items()}
+            != {self.hashed(name): sha for name, sha in self._hashes_of(plan).items()}
             or not self._is_intact(known)
         ):
             return None
@@ -132,8 +134,10 @@ class DatasetWriter:
             self._intact[record.case] = outputs_intact(self.dataset_dir, record)
         return self._intact[record.case]
 
-    def write(self, plan: CasePlan, assembled: AssembledCase) -> None:
-        """Write image and labelmap, or neither."""
+    def write(
+        self, plan: CasePlan, assembled: AssembledCase, evidence: PersonEvidence
+    ) -> None:
+        """Write image and labelmap, or neither; `evidence` tells whose they are."""
         self._require_space(case_bytes(assembled))
         self._forget(plan.case_id)
         self._open()
@@ -143,7 +147,8 @@ class DatasetWriter:
         crop = self.recipe.region.crop
         content = {
             **self._record(plan, assembled.findings, assembled.reading.files),
-            **_account(assembled, self._hashed),
+            **_account(assembled, self.hashed),
+            "evidence": PersonRecord.model_validate(evidence),
             "region": RegionRecord.of(assembled.region, crop=crop),
             "outputs": outputs,
             "pair_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
@@ -201,11 +206,21 @@ class DatasetWriter:
             self._open()
             write_json(file, description)
         unused = [
-            {"name": self._hashed(name), "reason": reason}
+            {"name": self.hashed(name), "reason": reason}
             for name, reason in sorted(left_out.items())
         ]
-        records = self._all_records()
+        records = self._with_people(self._all_records())
         self._store.close(self._manifest(complete=True, unused=unused, cases=records))
+
+    def _with_people(self, records: list[CaseRecord]) -> list[CaseRecord]:
+        """Record who is one person, now that all cases are known (K24)."""
+        person = people_of({r.case: evidence_in(r) for r in records if r.outputs})
+        return [
+            record.model_copy(update={"person": self.hashed(f"case {first}")})
+            if (first := person.get(record.case))
+            else record
+            for record in records
+        ]
 
     def close(self) -> None:
         """Remove the folders that hold no case."""
@@ -256,8 +271,8 @@ class DatasetWriter:
             "findings": findings_record(findings, _names_in(plan)),
             "split": plan.split,
             "channels": [self.recipe.dataset.channel],
-            "patient": self._hashed(plan.patient),
-            **({"visit": self._hashed(plan.visit)} if plan.visit else {}),
+            "patient": self.hashed(plan.patient),
+            **({"visit": self.hashed(plan.visit)} if plan.visit else {}),
             "recipe_sha256": self._digest(plan),
             "version": __version__,
             "inputs": inputs,
@@ -275,7 +290,7 @@ class DatasetWriter:
             uses |= {f"scan/{name}": (state, reason) for name, reason in named}
         hashes, names = self._hashes_of(plan), _names_in(plan)
         return [
-            {"name": self._hashed(name), "state": state}
+            {"name": self.hashed(name), "state": state}
             | ({"reason": without_names(reason, names)} if reason else {})
             | ({"sha256": hashes[name]} if name in hashes else {})
             for name, (state, reason) in sorted(uses.items())
@@ -291,7 +306,8 @@ class DatasetWriter:
     def _digest(self, plan: CasePlan) -> str:
         return self.recipe.digest(plan.case_id, plan.meaning)
 
-    def _hashed(self, value: str) -> str:
+    def hashed(self, value: str) -> str:
+        """Return the keyed hash of a name."""
         return pseudonym(value, self._salt)
 
     def _forget(self, case_id: str) -> None:
@@ -312,6 +328,11 @@ class DatasetWriter:
             text = f"The next case may need {format_bytes(needed)}, but"
             left = f"{format_bytes(free)} are free for {self.dataset_dir}"
             raise EnvironmentFault(f"{text} {left}: free some space.", code="F06")
+
+
+def evidence_in(record: CaseRecord) -> PersonEvidence:
+    """Return what a record tells about whose a scan is."""
+    return PersonEvidence(record.patient, **record.evidence.model_dump())
 
 
 def case_bytes(assembled: AssembledCase) -> int:

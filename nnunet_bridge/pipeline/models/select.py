@@ -16,7 +16,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, refuse_links, write_json
-from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.manifest import counted_by_case, patients_of
 from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import Host
@@ -96,6 +96,7 @@ class SelectionSummary:
     opinion: Opinion
     checkpoints: JsonObject
     file: Path
+    note: str = ""
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
@@ -111,6 +112,7 @@ class SelectionSummary:
             "candidates": [one.as_json() for one in self.choice.standings],
             "cases": list(self.choice.case_ids),
             "patients": self.choice.patients,
+            "notes": [self.note] if self.note else [],
             "second_opinion": self.opinion.as_json(),
             "checkpoints": self.checkpoints,
             "software": f"nnunet-bridge {__version__}",
@@ -121,6 +123,7 @@ class SelectionSummary:
         caveat = BUDGETS[self.budget].caveat
         lines = [_table(self.choice), f"Chosen: {self.choice.reason}"]
         lines += [self.opinion.as_text(), *([f"Note: {caveat}."] if caveat else [])]
+        lines += [self.note] if self.note else []
         use = "`predict` uses it unless you give -c or --model."
         return "\n".join([*lines, f"{use} Kept in {self.file}"])
 
@@ -163,8 +166,8 @@ def select_model(
         dataset, options, members, progress or Silent(), host or Host()
     )
     candidates = selection.candidates()
-    groups = read_patient_groups(dataset.raw_dir)
-    choice = choose(candidates, CHOOSING[options.metric], groups)
+    patients = patients_of(dataset.raw_dir, selection.raw.training_cases())
+    choice = choose(candidates, CHOOSING[options.metric], patients)
     summary = SelectionSummary(
         dataset.name,
         states[0].budget,
@@ -174,6 +177,7 @@ def select_model(
         selection.second_opinion(),
         finished.checkpoints_of(comparable),
         finished.choice_file(dataset),
+        counted_by_case(dataset.raw_dir),
     )
     write_json(summary.file, summary.as_json())
     return summary

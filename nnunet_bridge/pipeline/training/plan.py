@@ -28,7 +28,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
-from nnunet_bridge.formats.manifest import read_patient_groups, require_sound
+from nnunet_bridge.formats.manifest import counted_by_case, patients_of, require_sound
 from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.commands import PlanTask, Resources, plan_command
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -209,8 +209,7 @@ class _Planning:
         self.progress.stage("plan", 1 + len(cases) * units)
         require_sound(raw.folder)
         holds = raw.check()
-        groups = read_patient_groups(raw.folder)
-        patients = {case: groups.get(case, case) for case in cases}
+        patients = patients_of(raw.folder, cases)
         with only_writer(self.dataset.lock_file, f"Dataset {self.dataset}"):
             _require_no_training(self.dataset)
             found = Adoption(self.dataset, patients)
@@ -220,6 +219,7 @@ class _Planning:
             if not self.options.force:
                 found.require_nothing_lost()
             self.warnings.extend(found.report())
+            self.warnings.extend(filter(None, [counted_by_case(raw.folder)]))
             lacking = known.lacks(wanted)
             known = self._begin(known, before, lacking, splits)
             self.progress.advance(1)

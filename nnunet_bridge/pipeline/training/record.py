@@ -17,7 +17,7 @@ from nnunet_bridge.core.version import software_versions
 from nnunet_bridge.core.words import ALL_CASES, RunStatus
 from nnunet_bridge.formats.files import read_json, sha256_of
 from nnunet_bridge.formats.kept import differences
-from nnunet_bridge.formats.manifest import read_patient_groups
+from nnunet_bridge.formats.manifest import patients_of
 from nnunet_bridge.nnunet import runs
 from nnunet_bridge.nnunet.machine import hardware
 from nnunet_bridge.nnunet.names import Run
@@ -166,5 +166,4 @@ def _patients_trained_on(run: Run) -> int:
         cases = {case for fold in splits for case in (*fold["train"], *fold["val"])}
     else:
         cases = set(splits[int(run.fold)]["train"])
-    groups = read_patient_groups(run.dataset.raw_dir)
-    return len({groups.get(case, case) for case in cases})
+    return len(set(patients_of(run.dataset.raw_dir, cases).values()))

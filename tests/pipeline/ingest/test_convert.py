@@ -33,8 +33,8 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.dicom import read_series
 from nnunet_bridge.formats.files import only_writer
 from nnunet_bridge.formats.manifest import (
+    patients_of,
     read_manifest,
-    read_patient_groups,
     recorded_region,
 )
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_labelmap
@@ -203,7 +203,7 @@ def test_a_case_that_left_the_study_leaves_the_dataset(study, raw_dir):
     dataset = summary.dataset_dir
     assert not (dataset / "imagesTr" / "msk_002_0000.nii.gz").exists()
     assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 1
-    assert "msk_002" not in read_patient_groups(dataset)
+    assert "msk_002" not in read_manifest(dataset).by_case()
 
 
 def test_a_refused_case_writes_nothing_and_the_others_go_on(study, raw_dir):
@@ -422,7 +422,7 @@ def test_scans_of_one_patient_share_a_group_and_both_splits_are_warned_of(
 
     summary = convert_study(study, recipe(), raw_dir)
 
-    groups = read_patient_groups(summary.dataset_dir)
+    groups = patients_of(summary.dataset_dir, [case.case_id for case in summary.cases])
     assert groups["msk_001"] == groups["msk_008"] == groups["msk_009"]
     assert groups["msk_001"] != groups["msk_002"]
     (finding,) = summary.findings
