@@ -43,6 +43,7 @@ def base(n=12, *, size=32, px=(0.75, 0.75), dz=4.0, iop=AXIAL, zs=None, **other)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         ds.PatientName, ds.PatientID, ds.Modality = "DOE^JANE", "P1", "MR"
+        ds.PatientBirthDate = "19520229"
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series
         ds.FrameOfReferenceUID = frame
         ds.SeriesNumber, ds.InstanceNumber, ds.SeriesDescription = 6, k + 1, "WATER"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 _PLACEHOLDER = re.compile(
     r"0*|x+|9{3,}|(.)\1{3,}|12345\d*"
-    r"|(?:no|none|null|na|nan|id|test|phantom|qa|unknown|unnamed|removed|redacted|default"
+    r"|(?:no|none|null|na|nan|(?:no)?id|test|phantom|qa|unknown|unnamed|removed|redacted|default"
     r"|(?:no)?(?:patient|subject)(?:id|name)?|(?:de)?identified|anon(?:ym\w*)?)"
 )
 """Patient IDs, without blanks and signs, that software writes for anybody."""

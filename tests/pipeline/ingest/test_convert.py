@@ -319,7 +319,7 @@ def test_F04_a_stray_file_is_named(study, raw_dir):
 
 
 def test_F02_two_scans_of_one_name_are_both_refused(study, raw_dir):
-    scan(study, "01", "7G")
+    scan(study, "01", "7G", base())
 
     summary = convert_study(study, recipe(), raw_dir)
 

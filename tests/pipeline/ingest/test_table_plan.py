@@ -54,10 +54,14 @@ def raw_dir(tmp_path):
 
 
 def two_patients(study):
-    return [
+    rows = [
         *patient_rows(study, "anna", dicom_folder, nifti_masks),
         *patient_rows(study, "bert", nifti_image, nifti_labelmap),
     ]
+    voxels = expected().astype(np.int16)
+    voxels[0, 0, 0] += 1  # equal pixels would be one person
+    by_nibabel(study / "bert" / "T1.nii.gz", voxels)
+    return rows
 
 
 def written(dataset, case_id):
