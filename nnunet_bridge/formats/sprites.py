@@ -8,8 +8,9 @@ there are none, at twice the size of the image so that outlines stay thin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from nnunet_bridge.formats.pictures import (
     grey_frame,
     label_frame,
     outline,
+    overlay,
     palette,
     view_of,
     window,
@@ -50,6 +52,9 @@ MODEL_COLOURS: tuple[Colour, ...] = (
     (236, 156, 201),
 )
 """Colours of the models on black, in their order; the style sheet has the same."""
+
+_BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
+_SMALL_SIDE = 112  # pixels of the longest side of a small picture
 
 SEVERAL_COLOUR: Colour = (226, 26, 138)
 """Where more than one model differs from the reference."""
@@ -81,7 +86,13 @@ class SliceStack:
     indices: tuple[int, ...]
     """Array index of each frame, from the first shown to the last."""
 
-    start: int  # frame to show first: the one with most labels
+    start: int  # frame to show first: where models differ most
+    present: tuple[tuple[int, ...], ...]
+    """Label values that the reference or a prediction has in each frame."""
+
+    bar_mm: float  # length of the scale bar, and as a share of the width of a frame
+    bar_share: float
+    picture: str  # ``data:`` address of a small JPEG of the first frame to show
     image: str  # ``data:`` address of the grey JPEG with all frames
     layers: tuple[Layer, ...]
     """The reference filled, where predictions differ from it, then their outlines."""
@@ -122,9 +133,12 @@ def slice_stack(
 
     Raises `GeometryError` if one of them lies on another grid.
     """
-    labelmaps = [reference, *predictions.values()]
+    found = list(predictions.values())
+    labelmaps = [reference, *found]
     sprite = _Sprite.of(volume, labelmaps, plane, longest_side, frames)
-    outlines = {name: sprite.outlined(found) for name, found in predictions.items()}
+    start = sprite.indices.index(sprite.telling)
+    bar_mm = next(mm for mm in _BARS_MM if 3 * mm <= sprite.width_mm or mm == 1)
+    outlines = {name: sprite.outlined(one) for name, one in predictions.items()}
     return SliceStack(
         plane=plane,
         letters=sprite.view.letters,
@@ -132,11 +146,15 @@ def slice_stack(
         height=sprite.size[1],
         columns=sprite.columns,
         indices=tuple(sprite.indices),
-        start=sprite.richest(reference),
+        start=start,
+        present=sprite.present(labelmaps),
+        bar_mm=bar_mm,
+        bar_share=bar_mm / sprite.width_mm,
+        picture=_small_picture(sprite, volume, reference, found),
         image=sprite.image(volume),
         layers=(
             Layer("reference", sprite.filled(reference), "filled"),
-            *_disagreement(sprite, reference, list(predictions.values())),
+            *_disagreement(sprite, reference, found),
             *(Layer(name, drawn, "outline") for name, drawn in outlines.items()),
         ),
     )
@@ -191,11 +209,33 @@ def _disagreement(
 ) -> tuple[Layer, ...]:
     if not predictions:
         return ()
-    colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n in range(len(predictions))]
     which = disagreement(reference, predictions)
-    colours.append(SEVERAL_COLOUR)
+    colours = _colours_of_models(len(predictions))
     drawn = sprite.drawn(which, colours, DISAGREEMENT_OPACITY)
     return (Layer(DISAGREEMENT, drawn, "disagreement"),)
+
+
+def _colours_of_models(count: int) -> list[Colour]:
+    """Return the colours of `disagreement`, from 1."""
+    own = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n in range(count)]
+    return [*own, SEVERAL_COLOUR]
+
+
+def _small_picture(
+    sprite: _Sprite,
+    volume: Volume,
+    reference: Labelmap,
+    predictions: Sequence[Labelmap],
+) -> str:
+    """Return the most telling slice with the disagreement, as a small JPEG."""
+    size = fitted(sprite.size, (_SMALL_SIDE, _SMALL_SIDE))
+    small = replace(sprite, indices=[sprite.telling])
+    which = disagreement(reference, predictions)
+    (_, image), (_, values) = *small.pictures(volume.voxels), *small.pictures(which)
+    grey = grey_frame(image, window(volume.voxels), size)
+    table = np.array([(0, 0, 0), *_colours_of_models(len(predictions))], dtype=np.uint8)
+    shown = overlay(grey, label_frame(values, size), table)
+    return data_uri(shown, "jpeg", quality=75)
 
 
 def labelled_box(labelmaps: Sequence[Labelmap]) -> Box:
@@ -214,6 +254,28 @@ def labelled_box(labelmaps: Sequence[Labelmap]) -> Box:
     return tuple(box)
 
 
+def _telling_slice(labelmaps: Sequence[Labelmap], box: Box, through: int) -> int:
+    """Return the slice in which predictions differ most from each other.
+
+    Without such a difference, the one in which they differ most from the reference;
+    without that, the one with most labels.
+    """
+    inside = tuple(slice(first, past) for first, past in box)
+    reference, *predictions = (found.voxels[inside] for found in labelmaps)
+    others = tuple(axis for axis in range(3) if axis != through)
+    counts = np.zeros(reference.shape[through], dtype=np.intp)
+    for pairs in (
+        combinations(predictions, 2),
+        ((found, reference) for found in predictions),
+        [(reference, np.zeros_like(reference))],
+    ):
+        for one, other in pairs:
+            counts += np.count_nonzero(one != other, axis=others)
+        if counts.any():
+            break
+    return box[through][0] + int(counts.argmax())
+
+
 @dataclass(frozen=True, slots=True)
 class _Sprite:
     """The layout of the frames of one plane: row by row in one picture."""
@@ -221,6 +283,10 @@ class _Sprite:
     view: View
     box: Box
     indices: Sequence[int]
+    telling: int
+    """Slice where predictions differ most from each other, or from the reference."""
+
+    width_mm: float  # of a frame
     size: Size  # size of an image frame; a label frame is `LABEL_SCALE` times as large
 
     @classmethod
@@ -236,16 +302,20 @@ class _Sprite:
         for labelmap in labelmaps:
             check_same_grid(volume, labelmap)
         view, box = view_of(volume.grid, plane), labelled_box(labelmaps)
+        telling = _telling_slice(labelmaps, box, view.through)
         if isinstance(shown, int):
             first, past = box[view.through]
             count = min(shown, past - first)
             # Both ends are shown; linspace rounds to at most one slice off even steps.
             chosen = np.linspace(first, past - 1, count).round().astype(int).tolist()
+            nearest = int(np.argmin(np.abs(np.array(chosen) - telling)))
+            chosen[nearest] = telling
             indices = chosen[::-1] if view.flip_through else chosen
         else:
             indices = shown
         size_mm = view.size_mm([past - first for first, past in box])
-        return cls(view, box, indices, fitted(size_mm, (longest_side, longest_side)))
+        size = fitted(size_mm, (longest_side, longest_side))
+        return cls(view, box, indices, telling, size_mm[0], size)
 
     @property
     def columns(self) -> int:
@@ -255,16 +325,19 @@ class _Sprite:
         """
         return max(1, int(np.ceil(np.sqrt(len(self.indices)))))
 
-    def richest(self, labelmap: Labelmap) -> int:
-        """Return the frame with most labelled voxels."""
-        pictures = self._pictures(labelmap.voxels)
-        return int(np.argmax([np.count_nonzero(picture) for _, picture in pictures]))
+    def present(self, labelmaps: Sequence[Labelmap]) -> tuple[tuple[int, ...], ...]:
+        """Return the label values in each frame."""
+        found: list[set[int]] = [set() for _ in self.indices]
+        for labelmap in labelmaps:
+            for place, picture in self.pictures(labelmap.voxels):
+                found[place] |= set(np.unique(picture).tolist()) - {0}
+        return tuple(tuple(sorted(values)) for values in found)
 
     def image(self, volume: Volume) -> str:
         """Return the grey sprite, all frames in the window of the whole volume."""
         limits = window(volume.voxels)
         sheet = self._sheet("L", 1)
-        for place, picture in self._pictures(volume.voxels):
+        for place, picture in self.pictures(volume.voxels):
             frame = grey_frame(picture, limits, self.size)
             sheet.paste(frame, self._corner(place, 1))
         return data_uri(sheet, "jpeg", quality=JPEG_QUALITY)
@@ -293,7 +366,7 @@ class _Sprite:
         # colours once; PNG packs its large flat areas into very little.
         sheet = self._sheet("P", LABEL_SCALE)
         large = self.size[0] * LABEL_SCALE, self.size[1] * LABEL_SCALE
-        for place, picture in self._pictures(voxels):
+        for place, picture in self.pictures(voxels):
             # Enlarge first, outline afterwards: an outline of 2 label pixels is one
             # image pixel wide whatever the size of a voxel.
             frame = Image.fromarray(shape(label_frame(picture, large)))
@@ -304,7 +377,7 @@ class _Sprite:
         transparency = bytes([0, *[opacity] * len(colours)])
         return data_uri(sheet, "png", transparency=transparency)
 
-    def _pictures(self, voxels: VoxelArray) -> list[tuple[int, VoxelArray]]:
+    def pictures(self, voxels: VoxelArray) -> list[tuple[int, VoxelArray]]:
         """Return place and cropped picture of every frame."""
         cropped = voxels[tuple(slice(first, past) for first, past in self.box)]
         # `indices` count in the whole array, the cropped one starts at the box.

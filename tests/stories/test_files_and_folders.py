@@ -383,7 +383,7 @@ FIELDS = {
     "schema", "version", "versions", "command", "started", "ended", "complete",
     "dataset", "options", "unused", "cases",
 }  # fmt: skip
-CASE_FIELDS = {
+CASE_FIELDS = {"person", "evidence"} | {
     "case", "split", "outcome", "findings", "patient", "channels",
     "recipe_sha256", "version", "inputs", "files", "group", "rejected_groups",
     "series", "frame_of_reference",

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from nnunet_bridge.core.comparison import Agreement, PairedDifference
 from nnunet_bridge.formats.events import Curve
+from nnunet_bridge.ops.along import PARTS, Profile
 
 MAX_POINTS = 240  # points of one line; more would not be visible at this width
 _MARKS = {
@@ -165,12 +166,49 @@ class _Drawing:
             words += f", 95 % interval {ends}"
         self.dot("median", *place(median), words)
 
+    def upright(self, words: str, x: float, y: float) -> None:
+        """Add the title of an upright axis around y."""
+        form = '<text class="tick" transform="translate({:.1f} {:.1f}) rotate(-90)" '
+        self.add(form + 'text-anchor="middle">{}</text>', x, y, words)
+
     def svg(self, width: float, height: float, described: str) -> Markup:
         """Return the whole picture."""
         return Markup(
             '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" '
             'style="max-width:{:g}px">{}</svg>'
         ).format(width, height, described, width * 1.25, Markup().join(self._parts))
+
+
+def profile_plot(profiles: Sequence[Profile], kind: str) -> Markup:
+    """Return Dice or error of each model along the length of one structure.
+
+    `kind` is the field of the profile to draw.
+    """
+    title = {"dice": "Dice", "error_mm": "distance (mm)"}[kind]
+    values = [getattr(profile, kind) for profile in profiles]
+    shown = [float(v) for found in values for v in found if np.isfinite(v)]
+    if not shown:
+        return Markup()
+    width, top, bottom, left = 400, 12, 178, 58
+    down = scale_of(shown, bottom, top, zero=kind == "error_mm")
+    across = Scale(0, 100, left, width - 14)
+    drawing = _Drawing()
+    drawing.axis(down, left, width - 14, down.decimals)
+    first, last = profiles[0].ends
+    for tick in (0, 25, 50, 75, 100):
+        drawing.text(across(tick), bottom + 17, f"{tick}")
+    drawing.upright(title, 11, (top + bottom) / 2)
+    drawing.text(
+        (left + width) / 2, bottom + 34, f"% of the length, from {first} to {last}"
+    )
+    middles = [100 * (n + 0.5) / PARTS for n in range(PARTS)]
+    for place, (profile, found) in enumerate(zip(profiles, values, strict=True)):
+        line = [float(v) if np.isfinite(v) else None for v in found]
+        path = _path(middles, line, across, down)
+        form = '<path class="line l{}" d="{}"><title>{}</title></path>'
+        drawing.add(form, place % len(_MARKS), path, profile.model)
+    described = f"{profiles[0].structure}: {title} along its length"
+    return drawing.svg(width, bottom + 40, described)
 
 
 def legend_mark(model: int) -> Markup:
@@ -195,15 +233,16 @@ def estimation_plot(
     After Gardner and Altman 1986: measurements on the left, estimates on the right
     with their own axis through 0.
     """
-    width, top, bottom = 320, 12, 196
-    split = 196 if len(models) == 2 else 150  # noqa: PLR2004 - two leave room
+    width, top, bottom = 346, 12, 196
+    split = 208 if len(models) == 2 else 162  # noqa: PLR2004 - two leave room
     values = _values(rows)
     left = scale_of([v for case in values.values() for v in case.values()], bottom, top)
     ends = [x for row in rows for x in (*(row.interval_95 or ()), *row.differences)]
     right = scale_of(ends, bottom, top, zero=True)
-    places = _places(len(models), 66, split - 26)
+    places = _places(len(models), 78, split - 26)
     drawing = _Drawing()
-    drawing.axis(left, 42, split, decimals)
+    drawing.axis(left, 54, split, decimals)
+    drawing.upright(rows[0].metric.heading, 11, (top + bottom) / 2)
     for case_id, found in values.items():
         marks = [
             (number, place, found[model], model)
@@ -218,9 +257,10 @@ def estimation_plot(
         drawing.add("</g>")
     for place, model in zip(places, models, strict=True):
         drawing.text(place, bottom + 18, _short(model))
-    drawing.axis(right, 278, 278, decimals)
-    drawing.line((split + 8, right(0.0)), (278, right(0.0)), "zero")
-    for x, row in zip(_places(len(rows), split + 32, 254), rows, strict=True):
+    drawing.axis(right, 290, 290, decimals)
+    drawing.upright("difference", width - 4, (top + bottom) / 2)
+    drawing.line((split + 8, right(0.0)), (290, right(0.0)), "zero")
+    for x, row in zip(_places(len(rows), split + 32, 266), rows, strict=True):
         for case_id, value in zip(row.case_ids, row.differences, strict=True):
             words = f"{case_id}: {_signed(value, decimals)}"
             drawing.dot("diff", x - 9, right(value), words)
@@ -245,6 +285,8 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
         words = _signed(tick, min(decimals, scale.decimals))
         drawing.text(scale(tick), bottom + 16, words)
     _directions(drawing, rows[0], scale(0.0), bottom + 37)
+    pair = f"{_short(rows[0].second, 14)} \u2212 {_short(rows[0].first, 14)}"
+    drawing.text(scale(0.0), bottom + 56, f"{rows[0].metric.heading}, {pair}")
     drawing.line((scale(0), top - 4), (scale(0), bottom), "zero")
     for number, row in enumerate(rows):
         y = top + line_height * (number + 0.5)
@@ -253,7 +295,7 @@ def forest_plot(rows: Sequence[PairedDifference], decimals: int) -> Markup:
             drawing.text(136, y + 4, "no pair", anchor="start")
         else:
             drawing.difference(row, scale, decimals, y=y)
-    return drawing.svg(width, bottom + 42, "Median differences with 95 % intervals")
+    return drawing.svg(width, bottom + 62, "Median differences with 95 % intervals")
 
 
 def _directions(
@@ -281,7 +323,7 @@ def agreement_plot(
     -----
     After Bland and Altman 1986. Bars on the right: 95 % intervals of the three lines.
     """
-    width, top, bottom, left, right = 400, 12, 190, 48, 316
+    width, top, bottom, left, right = 400, 12, 190, 60, 316
     means = [mean for one in same_axes for mean in one.means_cm3]
     across = scale_of(means, left, right)
     down = scale_of(_agreement_extent(same_axes), bottom, top, zero=True)
@@ -289,6 +331,7 @@ def agreement_plot(
     drawing.axis(down, left, right, 1)
     for tick in across.ticks(5):
         drawing.text(across(tick), bottom + 17, _plain(tick, across.decimals))
+    drawing.upright("error (cm\u00b3)", 11, (top + bottom) / 2)
     words = "mean of prediction and reference (cm\u00b3)"
     drawing.text((left + right) / 2, bottom + 34, words)
     drawing.line((left, down(0.0)), (right, down(0.0)), "zero")
@@ -365,7 +408,7 @@ def curves_plot(
     shown = [value for value in values if value is not None]
     if not shown:
         return Markup()
-    width, top, bottom, left = 400, 10, 178, 46
+    width, top, bottom, left = 400, 10, 178, 60
     down = scale_of(shown, bottom, top, zero=kind == "dice")
     last = max((epoch for curve in curves for epoch in curve.epochs), default=1)
     across = Scale(0, max(last, 1), left, width - 12)
@@ -374,6 +417,7 @@ def curves_plot(
     for tick in across.ticks(6):
         if tick == round(tick):
             drawing.text(across(tick), bottom + 17, f"{tick:g}")
+    drawing.upright("overlap" if kind == "dice" else "loss", 11, (top + bottom) / 2)
     drawing.text((left + width) / 2, bottom + 33, "epoch")
     for curve in curves:
         for name, style in zip(lines, ("line thin dashed", "line"), strict=True):
@@ -385,7 +429,7 @@ def curves_plot(
 
 
 def _path(
-    epochs: Sequence[int], values: Sequence[float | None], across: Scale, down: Scale
+    epochs: Sequence[float], values: Sequence[float | None], across: Scale, down: Scale
 ) -> str:
     """Return a line that breaks where a value is missing."""
     step = max(1, -(-len(epochs) // MAX_POINTS))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnunet_bridge.core.comparison import Comparison, Setting, Verdict
+from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.formats.events import Curve
 from nnunet_bridge.formats.sprites import SliceStack
+from nnunet_bridge.ops.along import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class MeshSet:
 
     name: str  # ``reference``, or the name of a model
     meshes: tuple[Mesh, ...]
+    distances_mm: tuple[FloatArray | None, ...] = ()
+    """(V,) distance of each vertex from the reference, negative inside; none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class CaseView:
     """One case with its slices and surfaces."""
 
     case_id: str
-    reason: str  # why it is shown, such as ``worst case``
+    reason: str  # such as ``worst case``; empty for most
     dice: tuple[tuple[str, float], ...]  # model and mean Dice over the structures
     stacks: tuple[SliceStack, ...]  # one for each plane
     meshes: tuple[MeshSet, ...]
@@ -51,7 +55,8 @@ class PageContent:
     models: tuple[ModelCard, ...]  # in the order of `comparison.models`
     colours: tuple[tuple[str, str], ...] = ()  # structure and its colour as ``#rrggbb``
     curves: tuple[Curve, ...] = ()
-    cases: tuple[CaseView, ...] = ()
+    cases: tuple[CaseView, ...] = ()  # the worst first
+    profiles: tuple[Profile, ...] = ()
     test: Comparison | None = None  # the same models on the test set
     settings: tuple[Setting, ...] = ()
     costs: tuple[Setting, ...] = ()

@@ -23,13 +23,29 @@ _CELL_GROWTH = 1.15
 _Faces = npt.NDArray[np.int64]
 
 
-def packed_mesh(mesh: Mesh, max_faces: int) -> JsonObject:
+DISTANCE_STEPS = 127
+
+
+def packed_mesh(
+    mesh: Mesh,
+    max_faces: int,
+    distances_mm: FloatArray | None = None,
+    scale_mm: float = 1.0,
+) -> JsonObject:
     """Return a mesh for `surfaces.js`: name, colour, base64 of vertices and faces.
 
     Vertices are int16 steps of `step_mm` from `centre_mm`; faces are uint16 where the
-    vertices allow, otherwise (`wide`) uint32; both little-endian.
+    vertices allow, otherwise (`wide`) uint32; both little-endian. Distances are int8,
+    127 at `scale_mm` and beyond.
     """
-    vertices, remaining = thinned(mesh.vertices_mm, mesh.faces, max_faces)
+    far = 0.0 if distances_mm is None else distances_mm / scale_mm * DISTANCE_STEPS
+    far = np.broadcast_to(
+        np.clip(far, -DISTANCE_STEPS, DISTANCE_STEPS), mesh.vertices_mm.shape[:1]
+    )
+    points, remaining = thinned(
+        np.column_stack([mesh.vertices_mm, far]), mesh.faces, max_faces
+    )
+    vertices, far = points[:, :3], points[:, 3]
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     centre = (low + high) / 2
     step_mm = max(float((high - low).max()) / 2 / _STEPS, 1e-6)
@@ -44,17 +60,23 @@ def packed_mesh(mesh: Mesh, max_faces: int) -> JsonObject:
         "wide": wide,
         "vertices": base64.b64encode(steps.tobytes()).decode(),
         "faces": base64.b64encode(faces.tobytes()).decode(),
+        "distances": ""
+        if distances_mm is None
+        else base64.b64encode(np.rint(far).astype("i1").tobytes()).decode(),
     }
 
 
 def thinned(
     vertices_mm: FloatArray, faces: npt.NDArray[np.int32], max_faces: int
 ) -> tuple[FloatArray, _Faces]:
-    """Return a mesh of at most `max_faces` triangles by merging near vertices."""
+    """Return a mesh of at most `max_faces` triangles by merging near vertices.
+
+    Columns of the vertices after x, y and z are averaged with them.
+    """
     vertices, remaining = vertices_mm, faces.astype(np.int64)
     if len(faces) <= max_faces:
         return vertices, remaining
-    corners = vertices_mm[faces]
+    corners = vertices_mm[faces, :3]
     sides = np.linalg.norm(corners[:, 0] - corners[:, 1], axis=1)
     cell_mm = float(np.median(sides)) * np.sqrt(len(faces) / max_faces)
     while len(remaining) > max_faces:
@@ -67,10 +89,11 @@ def _clustered(
     vertices_mm: FloatArray, faces: npt.NDArray[np.int32], cell_mm: float
 ) -> tuple[FloatArray, _Faces]:
     """Return the mesh whose vertices in one cell have become their mean."""
-    cells = np.floor((vertices_mm - vertices_mm.min(axis=0)) / cell_mm).astype(np.int64)
+    places = vertices_mm[:, :3]
+    cells = np.floor((places - places.min(axis=0)) / cell_mm).astype(np.int64)
     _, place, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     place = place.reshape(-1)
-    merged = np.zeros((len(counts), 3))
+    merged = np.zeros((len(counts), vertices_mm.shape[1]))
     np.add.at(merged, place, vertices_mm)
     moved = place[faces]
     a, b, c = moved[:, 0], moved[:, 1], moved[:, 2]

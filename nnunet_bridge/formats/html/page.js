@@ -67,6 +67,21 @@ const choice = (box, words, { many = false, pressed = [], colours = new Map() } 
   return state;
 };
 
+/* One of a few words is a row of buttons, one of many a list. */
+const chooseOne = (box, words, pressed, changed) => {
+  if (words.length < 5) { choice(box, words, { pressed: [pressed] }, (state) => changed([...state][0])); return; }
+  const name = box.getAttribute("aria-label");
+  const list = make("select");
+  list.setAttribute("aria-label", name);
+  list.append(...words.map((word) => make("option", { textContent: word, selected: word === pressed })));
+  list.addEventListener("change", () => changed(list.value));
+  box.replaceChildren(make("span", { textContent: name.toLowerCase() }), list);
+};
+const titleOf = (found) => `${found.reason || "case"}: ${found.id}`;
+/* Slices and surfaces show the same case. */
+const onCase = (act) => document.addEventListener("case", (event) => act(cases[event.detail]));
+const showCase = (found) => document.dispatchEvent(new CustomEvent("case", { detail: cases.indexOf(found) }));
+
 /* Predicted cases with their ratings. Without this script all are shown, the worst first. */
 const ratedList = document.querySelector(".rated-list");
 const sorting = document.querySelector("[data-sort]");
@@ -99,7 +114,6 @@ function startViewer() {
   const slider = part("input");
   const tint = make("canvas");
   const pictures = new Map();
-  const caseNames = cases.map((found) => `${found.reason}: ${found.id}`);
   let shownCase = cases[0];
   let plane = shownCase.planes[0];
   let frame = plane.start;
@@ -147,12 +161,17 @@ function startViewer() {
       context.drawImage(tint, 0, 0);
     }
     part(".legend").classList.toggle("disagreeing", layers.has("disagreement"));
+    for (const item of viewer.querySelectorAll("[data-value]")) item.hidden = !plane.present[frame].includes(Number(item.dataset.value));
     part("output").textContent = plane.indices[frame];
+    part(".name").textContent = `${shownCase.id}, ${plane.plane} ${plane.indices[frame]}`;
+    part(".bar").style.width = `${100 * plane.bar_share}%`;
+    part(".bar").textContent = `${plane.bar_mm} mm`;
     slider.max = plane.indices.length - 1;
     slider.value = frame;
     [".l", ".r", ".t", ".bo"].forEach((side, n) => { part(side).textContent = plane.letters[n]; });
     const scores = shownCase.dice.map(([name, dice]) => `${name} ${dice}`).join(", ");
-    part(".about").textContent = scores ? `Mean Dice of this case: ${scores}` : "";
+    const title = titleOf(shownCase);
+    part(".about").textContent = `${title[0].toUpperCase()}${title.slice(1)}. ${scores ? `Mean Dice: ${scores}.` : ""}`;
   }
   const turn = (step) => {
     const next = Math.min(plane.indices.length - 1, Math.max(0, frame + step));
@@ -164,22 +183,36 @@ function startViewer() {
   const choosePlane = (name) => {
     plane = shownCase.planes.find((found) => found.plane === name) || shownCase.planes[0];
     frame = plane.start;
+    small.forEach(([button, found]) => {
+      const own = found.planes.find((one) => one.plane === plane.plane) || found.planes[0];
+      button.querySelector("img").src = own.picture;
+      button.setAttribute("aria-pressed", String(found === shownCase));
+    });
     draw();
   };
+  const small = cases.map((found) => {
+    const button = make("button", { type: "button", className: "small" });
+    button.setAttribute("aria-label", titleOf(found));
+    button.title = `Mean Dice: ${found.dice.map(([name, dice]) => `${name} ${dice}`).join(", ")}`;
+    button.append(make("img", { alt: "" }), make("span", { textContent: found.id }), make("small", { textContent: found.dice.map(([, dice]) => dice).join(" · ") }));
+    button.addEventListener("click", () => showCase(found));
+    boxes("case").append(button);
+    return [button, found];
+  });
+  boxes("case").hidden = cases.length < 2;
   const offerPlanes = (name) => choice(
     boxes("plane"), shownCase.planes.map((found) => found.plane), { pressed: [name] },
     (state) => choosePlane([...state][0]),
   );
-  choice(boxes("case"), caseNames, { pressed: [caseNames[0]] }, (state) => {
-    shownCase = cases[caseNames.indexOf([...state][0])];
+  onCase((found) => {
+    shownCase = found;
     choosePlane(plane.plane);
     offerPlanes(plane.plane);
   });
   offerPlanes(plane.plane);
   const names = ["image", ...plane.layers.map((layer) => layer.name)];
-  const atFirst = names.filter((name) => name !== "disagreement");
   const colours = new Map(models.map((name, place) => [name, `var(--m${place % 4})`]));
-  layers = choice(boxes("layer"), names, { many: true, pressed: atFirst, colours }, draw);
+  layers = choice(boxes("layer"), names, { many: true, pressed: names, colours }, draw);
   slider.addEventListener("input", () => { frame = Number(slider.value); draw(); });
   const stage = part(".stage");
   stage.addEventListener("keydown", (event) => {
@@ -193,5 +226,5 @@ function startViewer() {
     if (turn(Math.sign(event.deltaY))) event.preventDefault();
   }, { passive: false });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  draw();
+  choosePlane(plane.plane);
 }

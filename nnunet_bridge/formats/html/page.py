@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from nnunet_bridge.core.comparison import ALL_STRUCTURES, Comparison
@@ -18,15 +20,18 @@ from nnunet_bridge.formats.html.meshes import packed_mesh
 from nnunet_bridge.formats.html.parts import number, rendered, sentence, typeset
 from nnunet_bridge.formats.html.tables import agreement_rows, metric_tables, rank_rows
 from nnunet_bridge.formats.sprites import SEVERAL_COLOUR
+from nnunet_bridge.ops.along import Profile
 
 MAX_BYTES = 15_000_000  # the page stays below this, so that it can be sent by mail
-_MESH_FACES = (6000, 3000, 1500, 700, 0)
+MESH_FACES = (6000, 3000, 1500, 700, 300, 0)
 """Faces per structure, tried in turn until the page is small enough; 0 for none."""
+
+_SCALES_MM = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
 def write_page(file: Path, content: PageContent, *, max_bytes: int = MAX_BYTES) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
-    for max_faces in _MESH_FACES:
+    for max_faces in MESH_FACES:
         page = page_text(content, max_faces=max_faces)
         size = len(page.encode())
         if size <= max_bytes:
@@ -35,9 +40,10 @@ def write_page(file: Path, content: PageContent, *, max_bytes: int = MAX_BYTES) 
     return size
 
 
-def page_text(content: PageContent, *, max_faces: int = _MESH_FACES[0]) -> str:
+def page_text(content: PageContent, *, max_faces: int = MESH_FACES[0]) -> str:
     """Return the page as text."""
     comparison = content.comparison
+    scale_mm = _scale_mm(content.cases)
     return rendered(
         "comparison.html.j2",
         models=comparison.models,
@@ -54,7 +60,9 @@ def page_text(content: PageContent, *, max_faces: int = _MESH_FACES[0]) -> str:
         ranks=rank_rows(comparison),
         forest=_forest(comparison),
         curves=curve_figures(content.curves, comparison.models),
-        cases=[_case_object(case, max_faces) for case in content.cases],
+        cases=[_case_object(case, max_faces, scale_mm) for case in content.cases],
+        scale_mm=scale_mm,
+        profiles=_profile_figures(content.profiles),
     )
 
 
@@ -92,7 +100,27 @@ def curve_figures(
     return tuple(figures)
 
 
-def _case_object(case: CaseView, max_faces: int) -> JsonObject:
+def _scale_mm(cases: Sequence[CaseView]) -> float:
+    """Return the one end of the scale of all surfaces: few distances are beyond it."""
+    sets = [mesh_set for case in cases for mesh_set in case.meshes]
+    every = [d[np.isfinite(d)] for s in sets for d in s.distances_mm if d is not None]
+    size = float(np.percentile(np.abs(np.concatenate([[0.0], *every])), 95))
+    return next((mm for mm in _SCALES_MM if mm >= size), _SCALES_MM[-1])
+
+
+def _profile_figures(
+    profiles: Sequence[Profile],
+) -> list[tuple[str, int, Markup, Markup]]:
+    """Return name, number of cases, and drawings of each structure."""
+    figures = []
+    for structure in dict.fromkeys(profile.structure for profile in profiles):
+        own = [profile for profile in profiles if profile.structure == structure]
+        drawn = (charts.profile_plot(own, kind) for kind in ("dice", "error_mm"))
+        figures.append((structure, own[0].cases, *drawn))
+    return figures
+
+
+def _case_object(case: CaseView, max_faces: int, scale_mm: float) -> JsonObject:
     """Return a case as `page.js` reads it."""
     return {
         "id": case.case_id,
@@ -102,7 +130,10 @@ def _case_object(case: CaseView, max_faces: int) -> JsonObject:
         "meshes": [
             {
                 "name": one.name,
-                "meshes": [packed_mesh(m, max_faces) for m in one.meshes],
+                "meshes": [
+                    packed_mesh(mesh, max_faces, distances, scale_mm)
+                    for mesh, distances in zip_longest(one.meshes, one.distances_mm)
+                ],
             }
             for one in (case.meshes if max_faces else ())
         ],

@@ -19,11 +19,14 @@ function showSurfaces() {
   const VERTEX = `#version 300 es
     uniform mat4 camera, projection;
     in vec3 position, normal;
+    in float error;
     out vec3 seen, turned;
+    out float off;
     void main() {
       vec4 place = camera * vec4(position, 1.0);
       seen = place.xyz;
       turned = mat3(camera) * normal;
+      off = error;
       gl_Position = projection * place;
     }`;
   /* A key light from above left and a weaker one at the eye, fixed to the viewer; a soft highlight. Where a surface is
@@ -31,14 +34,18 @@ function showSurfaces() {
   const FRAGMENT = `#version 300 es
     precision highp float;
     uniform vec3 colour;
+    uniform bool painted;
     in vec3 seen, turned;
+    in float off;
     out vec4 shown;
     void main() {
       vec3 eye = normalize(-seen), key = normalize(vec3(-0.5, 0.7, 0.9)), n = normalize(turned);
       if (dot(n, eye) < 0.0) n = -n;
       float diffuse = 0.6 * max(dot(n, key), 0.0) + 0.3 * max(dot(n, eye), 0.0);
       float gloss = 0.16 * pow(max(dot(n, normalize(key + eye)), 0.0), 28.0);
-      shown = vec4(colour * (0.22 + diffuse) + gloss, 1.0);
+      vec3 end = off < 0.0 ? vec3(0.08, 0.36, 0.85) : vec3(0.85, 0.16, 0.10);
+      vec3 paint = painted ? mix(vec3(0.93, 0.91, 0.87), end, pow(min(abs(off), 1.0), 0.7)) : colour;
+      shown = vec4(paint * (0.22 + diffuse) + gloss, 1.0);
     }`;
   const HALF_ANGLE = Math.tan(Math.PI / 12); // of a field of view of 30 degrees
   const NAMES = [["R", "L"], ["A", "P"], ["F", "H"]];
@@ -49,10 +56,13 @@ function showSurfaces() {
   };
 
   const withMeshes = cases.filter((found) => found.meshes.length);
-  const caseNames = withMeshes.map((found) => `${found.reason}: ${found.id}`);
+  const caseNames = withMeshes.map(titleOf);
   const hidden = new Set();
   let chosen = withMeshes[0];
-  let source = chosen.meshes[0].name;
+  const paintable = withMeshes.some((found) => found.meshes.some(({ meshes }) => meshes.some((mesh) => mesh.distances)));
+  let byDistance = paintable;
+  const predicted = chosen.meshes.map((found) => found.name).filter((name) => models.includes(name));
+  let sources = new Set(predicted.length ? predicted : [chosen.meshes[0].name]);
   /* Yaw turns the eye about the patient's long axis (0 in front), pitch raises it; it looks at `target`. */
   let yaw = 0, pitch = 0, distance = 1, target = [0, 0, 0], radius = 1;
   let program, places, buffers, waiting = 0;
@@ -68,7 +78,7 @@ function showSurfaces() {
     gl.linkProgram(program);
     gl.useProgram(program);
     gl.enable(gl.DEPTH_TEST);
-    places = Object.fromEntries(["camera", "projection", "colour"].map((name) => [name, gl.getUniformLocation(program, name)]));
+    places = Object.fromEntries(["camera", "projection", "colour", "painted"].map((name) => [name, gl.getUniformLocation(program, name)]));
     buffers = new Map();
   };
 
@@ -105,13 +115,23 @@ function showSurfaces() {
         gl.enableVertexAttribArray(place);
         gl.vertexAttribPointer(place, 3, gl.FLOAT, false, 0, 0);
       }
+      const off = gl.getAttribLocation(program, "error");
+      gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+      gl.bufferData(gl.ARRAY_BUFFER, mesh.distances ? new Int8Array(bytes(mesh.distances)) : new Int8Array(mesh.positions.length / 3), gl.STATIC_DRAW);
+      gl.enableVertexAttribArray(off);
+      gl.vertexAttribPointer(off, 1, gl.BYTE, true, 0, 0);
       gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
       gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, mesh.corners, gl.STATIC_DRAW);
       buffers.set(mesh, array);
     }
     return buffers.get(mesh);
   };
-  const meshesOf = (name) => (chosen.meshes.find((found) => found.name === name) || chosen.meshes[0]).meshes;
+  /* The sets of surfaces to show, side by side or, on a narrow screen, one above the other. */
+  const shownSets = () => chosen.meshes.filter((found) => sources.has(found.name));
+  const panes = () => {
+    const count = Math.max(1, shownSets().length);
+    return canvas.clientWidth >= 520 ? [count, 1] : [1, count];
+  };
 
   /* --- Camera --- */
   /* Unit vectors to the right and the top of the picture and towards the eye. */
@@ -120,7 +140,7 @@ function showSurfaces() {
     return [[cy, sy, 0], [-sp * sy, sp * cy, cp], [cp * sy, -cp * cy, sp]];
   };
   const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-  const shape = () => Math.max(canvas.clientWidth, 1) / Math.max(canvas.clientHeight, 1);
+  const shape = () => Math.max(canvas.clientWidth / panes()[0], 1) / Math.max(canvas.clientHeight / panes()[1], 1);
   /* Look at the middle of all structures from as far as shows them whole. */
   const fit = () => {
     const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
@@ -150,12 +170,25 @@ function showSurfaces() {
       1 / (HALF_ANGLE * shape()), 0, 0, 0, 0, 1 / HALF_ANGLE, 0, 0,
       0, 0, (near + far) / (near - far), -1, 0, 0, 2 * near * far / (near - far), 0,
     ]);
-    for (const mesh of meshesOf(source)) {
-      if (hidden.has(mesh.name)) continue;
-      gl.bindVertexArray(loaded(mesh));
-      gl.uniform3fv(places.colour, [1, 3, 5].map((n) => parseInt(mesh.colour.slice(n, n + 2), 16) / 255));
-      gl.drawElements(gl.TRIANGLES, mesh.corners.length, gl.UNSIGNED_INT, 0);
-    }
+    const [columns, rows] = panes();
+    shownSets().forEach(({ name, meshes }, place) => {
+      const [column, row] = columns > 1 ? [place, 0] : [0, place];
+      const [wide, high] = [Math.floor(size[0] / columns), Math.floor(size[1] / rows)];
+      gl.viewport(column * wide, (rows - 1 - row) * high, wide, high);
+      for (const mesh of meshes) {
+        if (hidden.has(mesh.name)) continue;
+        gl.bindVertexArray(loaded(mesh));
+        gl.uniform1i(places.painted, byDistance && mesh.distances ? 1 : 0);
+        gl.uniform3fv(places.colour, [1, 3, 5].map((n) => parseInt(mesh.colour.slice(n, n + 2), 16) / 255));
+        gl.drawElements(gl.TRIANGLES, mesh.corners.length, gl.UNSIGNED_INT, 0);
+      }
+      const label = labelOf(place, name);
+      label.style.left = `${100 * (column + 0.5) / columns}%`;
+      label.style.top = `calc(${100 * row / rows}% + 30px)`;
+    });
+    scene.querySelectorAll(".pane").forEach((label, place) => { label.hidden = place >= shownSets().length; });
+    surfaces.querySelector(".scale").hidden = !(byDistance && paintable);
+    surfaces.querySelector(".by-structure").hidden = byDistance && shownSets().every((found) => found.name !== "reference");
     /* The side of the patient that lies nearest to each edge of the picture. */
     const side = (axis, ahead) => {
       const n = [0, 1, 2].reduce((best, next) => (Math.abs(axis[next]) > Math.abs(axis[best]) ? next : best));
@@ -164,7 +197,13 @@ function showSurfaces() {
     [[".l", right, -1], [".r", right, 1], [".t", up, 1], [".bo", up, -1]].forEach(([edge, axis, ahead]) => {
       scene.querySelector(edge).textContent = side(axis, ahead);
     });
-    surfaces.querySelector(".about").textContent = `${source}, ${chosen.reason}: ${chosen.id}`;
+    surfaces.querySelector(".about").textContent = `${[...shownSets()].map((found) => found.name).join(" and ")}, ${titleOf(chosen)}`;
+  };
+  const labelOf = (place, name) => {
+    while (scene.querySelectorAll(".pane").length <= place) scene.append(make("span", { className: "pane" }));
+    const label = scene.querySelectorAll(".pane")[place];
+    label.textContent = name;
+    return label;
   };
   const draw = () => { waiting = waiting || requestAnimationFrame(paint); };
   const turn = (across, upwards) => {
@@ -179,7 +218,7 @@ function showSurfaces() {
   /* Move the patient by pixels of the screen. */
   const pan = (across, down) => {
     const [right, up] = axes();
-    const mm = 2 * distance * HALF_ANGLE / Math.max(canvas.clientHeight, 1);
+    const mm = 2 * distance * HALF_ANGLE * panes()[1] / Math.max(canvas.clientHeight, 1);
     target = target.map((value, n) => value + mm * (down * up[n] - across * right[n]));
     draw();
   };
@@ -230,7 +269,7 @@ function showSurfaces() {
 
   /* --- Choices --- */
   const offer = () => {
-    choice(part("source"), chosen.meshes.map((found) => found.name), { pressed: [source] }, (state) => { source = [...state][0]; draw(); });
+    choice(part("source"), chosen.meshes.map((found) => found.name), { many: true, pressed: [...sources] }, (state) => { sources = state; fit(); draw(); });
     const colours = new Map(chosen.meshes.flatMap(({ meshes }) => meshes.map((mesh) => [mesh.name, mesh.colour])));
     const names = [...colours.keys()];
     choice(part("structure"), names, { many: true, pressed: names.filter((name) => !hidden.has(name)), colours }, (state) => {
@@ -238,13 +277,18 @@ function showSurfaces() {
       draw();
     });
   };
-  choice(part("case"), caseNames, { pressed: [caseNames[0]] }, (state) => {
-    chosen = withMeshes[caseNames.indexOf([...state][0])];
-    if (!chosen.meshes.some((found) => found.name === source)) source = chosen.meshes[0].name;
+  const offerCases = () => chooseOne(part("case"), caseNames, titleOf(chosen), (name) => showCase(withMeshes[caseNames.indexOf(name)]));
+  onCase((found) => {
+    if (!withMeshes.includes(found)) return;
+    chosen = found;
+    offerCases();
     offer();
     fit();
     draw();
   });
+  offerCases();
+  part("colour").hidden = !paintable;
+  choice(part("colour"), ["distance", "structure"], { pressed: ["distance"] }, (state) => { byDistance = state.has("distance"); draw(); });
   choice(part("camera"), Object.keys(VIEWS), { pressed: ["front"] }, (state) => {
     [yaw, pitch] = VIEWS[[...state][0]];
     fit();

@@ -7,7 +7,7 @@ thesis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,6 @@ from nnunet_bridge.core.comparison import (
     Setting,
     Verdict,
 )
-from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
@@ -35,15 +34,13 @@ from nnunet_bridge.formats.comparison_files import (
 )
 from nnunet_bridge.formats.comparison_latex import comparison_latex
 from nnunet_bridge.formats.files import write_json, write_text
-from nnunet_bridge.formats.html.content import CaseView, MeshSet, ModelCard, PageContent
+from nnunet_bridge.formats.html.content import ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
-from nnunet_bridge.formats.pictures import PLANES
-from nnunet_bridge.formats.sprites import slice_stack
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
-from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
+from nnunet_bridge.pipeline.comparison.case_views import case_views
 from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, versions_of
 from nnunet_bridge.pipeline.models.run_facts import TRAINED_ON_ALL, costs_of, curves_of
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
@@ -147,20 +144,22 @@ def write_comparison(
         versions=versions_of(study.runs),
         curves=curves_of(study.runs),
     )
-    progress.stage("page", 1)
-    content = _page_content(study, evidence, options)
+    content = _page_content(study, evidence, options, progress)
     size = write_page(out_dir / "index.html", content)
     found = evidence.comparison, content.verdict, content.notes
     summary = ComparisonSummary(out_dir, *found, size, evidence.test)
     _write_tables(summary, evidence, options, study.tolerance_mm)
-    progress.advance(1)
     return summary
 
 
 def _page_content(
-    study: ValidatedStudy, evidence: Evidence, options: ReportOptions
+    study: ValidatedStudy,
+    evidence: Evidence,
+    options: ReportOptions,
+    progress: Progress,
 ) -> PageContent:
     comparison = evidence.comparison
+    cases, profiles = case_views(study, _case_dice(evidence), progress)
     return PageContent(
         title=options.title,
         dataset=options.dataset,
@@ -174,7 +173,8 @@ def _page_content(
         ),
         colours=tuple((label.name, label.hex_colour) for label in study.labels),
         curves=evidence.curves,
-        cases=tuple(_case_views(study, evidence)),
+        cases=cases,
+        profiles=profiles,
         test=evidence.test,
         settings=evidence.settings,
         costs=cost_table(evidence.costs, _quality(comparison)),
@@ -232,49 +232,6 @@ def _test_comparison(
     cases = {score.case_id for found in test_scores.values() for score in found}
     known = {case_id: patients.get(case_id, case_id) for case_id in cases}
     return compare_models(test_scores, patients=known, margins=margins)
-
-
-def _case_views(study: ValidatedStudy, evidence: Evidence) -> Iterator[CaseView]:
-    """Return the worst and the median case by the mean Dice of all models."""
-    dice = _case_dice(evidence)
-    ranked = sorted(dice, key=lambda case_id: fmean(dice[case_id].values()))
-    if not ranked:
-        return
-    chosen = {ranked[0]: "worst case", ranked[len(ranked) // 2]: "median case"}
-    if len(ranked) == 1:
-        chosen = {ranked[0]: "the case"}
-    predictions = study.predictions()
-    for case_id, reason in chosen.items():
-        found = predictions[case_id].items()
-        predicted = {model: study.prediction(files[0]) for model, files in found}
-        yield _case_view(study, case_id, reason, dice[case_id], predicted)
-
-
-def _case_view(
-    study: ValidatedStudy,
-    case_id: str,
-    reason: str,
-    dice: Mapping[str, float],
-    predicted: Mapping[str, Labelmap],
-) -> CaseView:
-    reference = study.reference(case_id).without_ignored()
-    image = study.image(case_id)
-    stacks = [
-        slice_stack(image, reference, predicted, plane=plane)
-        for plane in PLANES
-        if image is not None
-    ]
-    surfaces = {
-        name: tuple(mesh for mesh in surfaces_of(found).values() if mesh)
-        for name, found in {"reference": reference, **predicted}.items()
-    }
-    return CaseView(
-        case_id=case_id,
-        reason=reason,
-        dice=tuple(dice.items()),
-        stacks=tuple(stacks),
-        meshes=tuple(MeshSet(name, found) for name, found in surfaces.items() if found),
-    )
 
 
 def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:

@@ -1,0 +1,152 @@
+"""The cases of the comparison page: slices, surfaces, and errors along each bone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import TypeAlias
+
+import numpy as np
+
+from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.core.mesh import Mesh
+from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.formats.html.content import CaseView, MeshSet
+from nnunet_bridge.formats.html.meshes import thinned
+from nnunet_bridge.formats.html.page import MAX_BYTES, MESH_FACES
+from nnunet_bridge.formats.pictures import PLANES
+from nnunet_bridge.formats.sprites import SliceStack, slice_stack
+from nnunet_bridge.ops.along import (
+    Parts,
+    Profile,
+    along_length,
+    distances_mm,
+    longest_axis,
+    mean_profiles,
+)
+from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.pipeline.models.validation import ValidatedStudy
+
+Detail: TypeAlias = tuple[int, int]
+"""Longest side of a frame in pixels, and most frames of a plane."""
+
+_DETAILS: tuple[Detail, ...] = (
+    *((256, 32), (224, 28), (192, 24), (160, 18), (128, 14), (112, 10)),
+    *((96, 8), (80, 6), (64, 4)),
+)
+_SHARE_OF_SLICES = 0.6  # of the bytes of the page
+
+_CaseDice: TypeAlias = Mapping[str, Mapping[str, float]]
+
+
+def case_views(
+    study: ValidatedStudy, dice: _CaseDice, progress: Progress | None = None
+) -> tuple[tuple[CaseView, ...], tuple[Profile, ...]]:
+    """Return every case, the worst first, and the models along each structure.
+
+    `dice` is the mean Dice of each case and model. Slices get as much detail as leaves
+    the page below its limit.
+    """
+    ranked = sorted(dice, key=lambda case_id: fmean(dice[case_id].values()))
+    predictions = study.predictions()
+    views = _Views(study, len(ranked))
+    found = []
+    cases = [(case_id, case_id) for case_id in ranked]
+    for _, case_id in steps(progress, "page", cases):
+        files = predictions[case_id].items()
+        predicted = {model: study.prediction(paths[0]) for model, paths in files}
+        found.append(views.view(case_id, predicted, dice[case_id]))
+    if len(ranked) > 1:
+        found[len(ranked) // 2] = replace(found[len(ranked) // 2], reason="median case")
+        found[0] = replace(found[0], reason="worst case")
+    return tuple(found), mean_profiles(views.along, views.axes)
+
+
+@dataclass(slots=True)
+class _Views:
+    """The views so far."""
+
+    study: ValidatedStudy
+    cases: int
+    detail: Detail | None = None
+    axes: dict[str, int] = field(default_factory=dict)
+    """Structure -> the patient axis of its length, as the first case has it."""
+
+    along: dict[tuple[str, str], list[tuple[Parts, Parts]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def view(
+        self, case_id: str, predicted: Mapping[str, Labelmap], dice: Mapping[str, float]
+    ) -> CaseView:
+        """Return a case, and note where its predictions err."""
+        reference = self.study.reference(case_id).without_ignored()
+        image = self.study.image(case_id)
+        stacks = () if image is None else self._stacks(image, reference, predicted)
+        sets = self._surfaces(reference, predicted)
+        meshes = tuple(mesh_set for mesh_set in sets if mesh_set.meshes)
+        return CaseView(case_id, "", tuple(dice.items()), stacks, meshes)
+
+    def _stacks(
+        self, image: Volume, reference: Labelmap, predicted: Mapping[str, Labelmap]
+    ) -> tuple[SliceStack, ...]:
+        """Return the slices of a case; the first, worst case decides on the detail."""
+        for detail in (self.detail,) if self.detail else _DETAILS:
+            side, frames = detail
+            options = {"frames": frames, "longest_side": side}
+            stacks = tuple(
+                slice_stack(image, reference, predicted, plane=plane, **options)
+                for plane in PLANES
+            )
+            self.detail = detail
+            if self.cases * _bytes(stacks) <= _SHARE_OF_SLICES * MAX_BYTES:
+                break
+        return stacks
+
+    def _surfaces(
+        self, reference: Labelmap, predicted: Mapping[str, Labelmap]
+    ) -> Iterator[MeshSet]:
+        """Yield thin surfaces, and note how far the predicted ones are off."""
+        drawn = surfaces_of(reference)
+        yield _thin_set("reference", [(mesh, None) for mesh in drawn.values()])
+        for model, labelmap in predicted.items():
+            found, far = surfaces_of(labelmap), {}
+            for label in reference.labels:
+                name, mesh, own = label.name, found[label.name], drawn[label.name]
+                far[name] = distances_mm(mesh, own, reference) if mesh else np.empty(0)
+                if own is None:
+                    continue
+                if name not in self.axes:
+                    self.axes[name] = longest_axis(reference, label)
+                parts = along_length(
+                    *(reference, labelmap, label, self.axes[name], mesh, far[name])
+                )
+                self.along[name, model].append(parts)
+            yield _thin_set(model, [(mesh, far[name]) for name, mesh in found.items()])
+
+
+def _thin_set(
+    name: str, surfaces: Iterable[tuple[Mesh | None, FloatArray | None]]
+) -> MeshSet:
+    """Return surfaces with few faces; distances are averaged with the vertices."""
+    meshes, distances = [], []
+    for mesh, far in surfaces:
+        if mesh is None:
+            continue
+        column = np.zeros(len(mesh.vertices_mm)) if far is None else far
+        points = np.column_stack([mesh.vertices_mm, column])
+        points, faces = thinned(points, mesh.faces, MESH_FACES[0])
+        meshes.append(
+            replace(mesh, vertices_mm=points[:, :3], faces=faces.astype(np.int32))
+        )
+        distances.append(None if far is None else points[:, 3])
+    return MeshSet(name, tuple(meshes), tuple(distances))
+
+
+def _bytes(stacks: Sequence[SliceStack]) -> int:
+    pictures = [text for s in stacks for text in (s.image, s.picture)]
+    sprites = [layer.sprite for stack in stacks for layer in stack.layers]
+    return sum(map(len, (*pictures, *sprites)))
