@@ -32,6 +32,7 @@ class QualityCheck(StrEnum):
     SYMMETRY = "symmetry"
     BORDER = "border"
     EMPTY = "empty"
+    STEPS = "steps"
 
 
 AGREEMENTS = (QualityCheck.BETWEEN_FOLDS, QualityCheck.BETWEEN_CONFIGURATIONS)
@@ -188,6 +189,8 @@ class StructureRange:
     pieces: Spread
     asymmetry: Spread | None
     """Asymmetry of the volumes of both sides, 0..1; None for an unpaired structure."""
+
+    step_mm: Spread | None = None  # steps between slices; None in old records
 
 
 @dataclass(frozen=True, slots=True)

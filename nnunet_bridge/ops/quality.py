@@ -1,9 +1,10 @@
 """The quality rating of a prediction without a reference.
 
-Seven figures of every structure are compared with their expected ranges: the agreement
+Eight figures of every structure are compared with their expected ranges: the agreement
 of the folds and of the configurations, the volume, the number of pieces, the symmetry
-of the sides, whether the field of view cuts the structure, and whether it is there at
-all. The ranges of the last five come from the training labels.
+of the sides, the steps between slices, whether the field of view cuts the structure,
+and whether it is there at all. The ranges of the last six come from the training
+labels.
 
 Agreement is no proof: folds trained on the same patients can share a mistake
 (`docs/explanations/quality-rating.md` gives the measured rates).
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Label, Labelmap, LabelTable
 from nnunet_bridge.core.quality import (
     AGREEMENTS,
@@ -56,6 +57,8 @@ VOLUME_RED_CHANCE = 0.0001
 LEAST_LOG_SD = 0.03
 """Lower bound of the standard deviation of the logarithm of volumes: people differ by
 three percent at least."""
+
+LEAST_STEP_MM = 0.1  # steps up to this one are no steps
 
 FEWEST_LABELS = 3
 """Fewest training labels for an expected volume: two have a range, but no spread."""
@@ -103,6 +106,10 @@ class StructureFigures:
     pieces: int = 0  # face-connected pieces of at least `PIECE_SHARE` of the volume
     at_border: bool = False
     """Whether one of these pieces reaches the border of the field of view."""
+
+    step_mm: float = 0.0
+    """How far the centre of a slice lies from the middle of its neighbours' centres:
+    root mean square, weighted by the smallest area of the three slices."""
 
     sides_mm3: tuple[float, float] | None = None
     """Volume on the right and on the left: of the two labels of a pair (kept with the
@@ -232,8 +239,24 @@ def _figures_of(labelmap: Labelmap, label: Label, box: Box) -> StructureFigures:
         volume_mm3=float(sizes.sum()) * voxel_mm3,
         pieces=int(counted.sum()),
         at_border=_reaches_border(pieces, counted, box, labelmap.grid.shape),
+        step_mm=_step_mm(mask, labelmap.grid.spacing_mm),
         sides_mm3=(sides[0] * voxel_mm3, sides[1] * voxel_mm3) if sides else None,
     )
+
+
+def _step_mm(mask: BoolArray, spacing_mm: FloatArray) -> float:
+    """Return `StructureFigures.step_mm`; slices are along the largest voxel edge."""
+    through = 2 - int(np.argmax(spacing_mm[::-1]))
+    slices = np.moveaxis(mask, through, 0)
+    edges_mm = np.delete(spacing_mm, through)
+    profiles = [np.count_nonzero(slices, axis=axis) for axis in (2, 1)]
+    area = profiles[0].sum(axis=1)
+    places = (profile @ np.arange(profile.shape[1]) for profile in profiles)
+    both = zip(places, edges_mm, strict=True)
+    centres = np.array([edge * sums / np.maximum(area, 1) for sums, edge in both])
+    off = centres[:, 1:-1] - (centres[:, :-2] + centres[:, 2:]) / 2
+    weights = np.min([area[:-2], area[1:-1], area[2:]], axis=0)
+    return math.sqrt((off**2).sum(axis=0) @ weights / max(int(weights.sum()), 1))
 
 
 def _reaches_border(
@@ -287,6 +310,7 @@ def _range_of(found: Sequence[StructureFigures]) -> StructureRange | None:
         cases=len(found),
         at_border=sum(one.at_border for one in found),
         volume_mm3=_spread([one.volume_mm3 for one in found]),
+        step_mm=_spread([max(one.step_mm, LEAST_STEP_MM) for one in found]),
         pieces=_spread([one.pieces for one in found]),
         asymmetry=_spread(asymmetries) if alike >= PAIRED_SHARE * len(found) else None,
     )
@@ -360,6 +384,8 @@ def _range_reasons(
     """Yield the comparisons of a structure that is present with its training labels."""
     if known.cases >= FEWEST_LABELS:
         yield _volume_reason(label.name, found.volume_mm3, known)
+        if known.step_mm is not None:
+            yield _step_reason(label.name, found.step_mm, known.step_mm, known.cases)
     yield _pieces_reason(label.name, found.pieces, known)
     if known.asymmetry is not None and not (label.side and found.sides_mm3 is None):
         yield _symmetry_reason(label, found, known.asymmetry)
@@ -383,6 +409,19 @@ def _volume_reason(name: str, volume_mm3: float, known: StructureRange) -> Reaso
         f"{_cm3(spread.least)} to {_cm3(spread.most)})."
     )
     return Reason(name, QualityCheck.VOLUME, level, volume_mm3, usual, text)
+
+
+def _step_reason(name: str, step_mm: float, known: Spread, cases: int) -> Reason:
+    amber, red = (
+        expected_volume_mm3(known, cases, chance)[1]
+        for chance in (VOLUME_AMBER_CHANCE, VOLUME_RED_CHANCE)
+    )
+    text = (
+        f"{name}: steps of {step_mm:.1f} mm from slice to slice; up to {amber:.1f} mm "
+        f"expected ({cases} training labels: {known.least:.1f} to {known.most:.1f})."
+    )
+    level = _level(step_mm, amber=amber, red=red)
+    return Reason(name, QualityCheck.STEPS, level, step_mm, (None, amber), text)
 
 
 def _pieces_reason(name: str, pieces: int, known: StructureRange) -> Reason:

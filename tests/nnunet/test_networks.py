@@ -493,6 +493,28 @@ def test_the_reports_flip_gives_every_side_the_label_of_the_other(trainer_of):
     assert found["segmentation"][0, 0].tolist() == [1, 0, 0, 0, 2, 2]
 
 
+def test_one_patch_of_five_is_an_original_neither_turned_nor_flipped(trainer_of):
+    """The report adds four augmented copies of each slice; it replaces none."""
+    trainer = trainer_of("report-augmentation", "smoke", patch=[64, 64])
+    rotation, flat, first_patch, _ = (
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    )
+    transforms = trainer.get_training_transforms([64, 64], rotation, None, None, flat)
+    torch.manual_seed(0)
+    image = torch.rand(1, *first_patch)
+    labels = torch.ones(1, *first_patch, dtype=torch.int16)
+    low = [(edge - 64) // 2 for edge in first_patch]
+    middle = image[0, low[0] : low[0] + 64, low[1] : low[1] + 64]
+
+    found = [
+        transforms(image=image.clone(), segmentation=labels.clone())["image"][0]
+        for _ in range(300)
+    ]
+
+    originals = sum(torch.allclose(one, middle, atol=1e-4) for one in found)
+    assert originals == pytest.approx(60, abs=21)  # three standard deviations
+
+
 def test_flipping_twice_changes_nothing():
     flip = FlipLeftRight(1, {1: 2, 2: 1}, probability=1)
     once = flip(image=torch.randn(1, 4, 6), segmentation=torch.randint(0, 4, (1, 4, 6)))

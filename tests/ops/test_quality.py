@@ -27,6 +27,7 @@ from nnunet_bridge.core.quality import (
     count_levels,
 )
 from nnunet_bridge.core.records import from_record
+from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.quality import (
     AGREEMENT_LIMITS,
     BORDER_SHARE,
@@ -612,3 +613,55 @@ def test_the_ends_of_an_expected_volume_belong_to_it(end):
     assert level(math.nextafter(usual, away)) is QualityLevel.AMBER
     assert level(possible) is QualityLevel.AMBER
     assert level(math.nextafter(possible, away)) is QualityLevel.RED
+
+
+def _jittered(found, most, rng):
+    """Return a labelmap whose slices are shifted by up to `most` voxels."""
+    slices = [
+        np.roll(found.voxels[:, :, k], tuple(rng.integers(-most, most + 1, 2)), (0, 1))
+        for k in range(found.voxels.shape[2])
+    ]
+    return found.with_voxels(np.stack(slices, axis=2))
+
+
+def test_steps_are_those_of_a_closed_form():
+    """Slices that alternate by one voxel lie one voxel off their neighbours' middle."""
+    voxels = np.zeros((20, 20, 12), np.uint8)
+    for k in range(12):
+        voxels[5 + k % 2 : 9 + k % 2, 5:15, k] = 1
+
+    found = structure_figures(labelmap(voxels, spacing=(0.5, 0.5, 3.0)))
+
+    assert found["tibia"].step_mm == pytest.approx(0.5)
+
+
+@given(st.integers(-2, 2), st.integers(-2, 2))
+@examples(20)
+def test_a_straight_bone_has_no_steps_however_it_leans(across, down):
+    voxels = np.zeros((40, 40, 8), np.uint8)
+    for k in range(8):
+        i, j = 17 + across * k, 17 + down * k
+        voxels[i : i + 5, j : j + 5, k] = 1
+
+    assert structure_figures(labelmap(voxels))["tibia"].step_mm == pytest.approx(0)
+
+
+def test_slices_of_real_labels_that_jitter_by_three_voxels_are_never_good(test_data):
+    """The limits come from 12 labels as drawn; no failure has set them."""
+    files = sorted((test_data / "train/msd_hippocampus/labelsTr").glob("*.nii.gz"))
+    table = LabelTable.from_names(["anterior", "posterior"])
+    found = [read_labelmap(file, table) for file in files]
+    training = training_structures([structure_figures(one) for one in found[:12]])
+    rng = np.random.default_rng(0)
+
+    def level(one):
+        reasons = judge(one, MemberAgreement(), training).reasons
+        return max(r.level for r in reasons if r.kind is QualityCheck.STEPS)
+
+    as_drawn = [level(one) for one in found[12:]]
+    jittered = {n: [level(_jittered(one, n, rng)) for one in found] for n in (1, 2, 3)}
+
+    assert sum(one > QualityLevel.GREEN for one in as_drawn) <= 2
+    assert min(jittered[3]) > QualityLevel.GREEN
+    assert min(jittered[2]) > QualityLevel.GREEN
+    assert sum(one > QualityLevel.GREEN for one in jittered[1]) >= 0.9 * len(found)

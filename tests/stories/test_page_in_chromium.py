@@ -1,5 +1,7 @@
 """The pages in a real browser: they work, they fit, they complain of nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.formats.html.run_page import RunContent, ShownSlice, write_run_page
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import slice_picture, slice_stack
+from nnunet_bridge.ops.along import distances_mm
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.surface import surfaces_of
@@ -42,6 +45,15 @@ def tab(browser, page):
     assert browser.complaints == []
 
 
+@pytest.fixture
+def reference(tab):
+    """The page with surfaces of the reference alone, in the colours of structures."""
+    for name in ("reference", "2d", "3d_fullres", "structure"):
+        tab.run(f"{_button('#meshes', name)}.click()")
+    tab.wait_for(f"{SURFACE_PIXELS}.tibia > 2000")
+    return tab
+
+
 def page_content() -> PageContent:
     table = LabelTable.from_names(["tibia", "femur"])
     rng = np.random.default_rng(5)
@@ -68,7 +80,7 @@ def page_content() -> PageContent:
         ),
         colours=(("tibia", "#e65546"), ("femur", "#50b469")),
         curves=tuple(_curve(model) for model in scores),
-        cases=(_case(table),),
+        cases=(_case(table), replace(_case(table), case_id="c1", reason="")),
         settings=(Setting("epochs", ("8", "8")),),
     )
 
@@ -97,15 +109,18 @@ def _images(table):
 def _case(table):
     image, reference, prediction = _images(table)
     found = {"2d": prediction, "3d_fullres": reference}
+    drawn = surfaces_of(reference)
+    sets = [MeshSet("reference", tuple(drawn.values()))]
+    for model, labelmap in found.items():
+        meshes = surfaces_of(labelmap)
+        far = [distances_mm(mesh, drawn[n], reference) for n, mesh in meshes.items()]
+        sets.append(MeshSet(model, tuple(meshes.values()), tuple(far)))
     return CaseView(
         case_id="c0",
         reason="worst case",
         dice=(("2d", 0.9), ("3d_fullres", 1.0)),
         stacks=tuple(slice_stack(image, reference, found, plane=p) for p in PLANES),
-        meshes=tuple(
-            MeshSet(name, tuple(surfaces_of(labelmap).values()))
-            for name, labelmap in {"reference": reference, **found}.items()
-        ),
+        meshes=tuple(sets),
     )
 
 
@@ -156,18 +171,86 @@ def test_the_wheel_turns_the_slices_and_stops_at_the_ends(tab):
         assert tab.run(f"{slider}.value === {slider}.{end}")
 
 
-def test_the_disagreement_is_off_at_first_and_explains_itself_when_on(tab):
+def test_the_disagreement_is_on_at_first_and_explains_itself(tab):
     several = "rgb(226, 26, 138)"
     explained = "getComputedStyle(document.querySelector('.differs')).display"
     tab.wait_for(f"{_pixels_in('rgb(92, 184, 242)')} > 0")
-    assert tab.run(explained) == "none"
+    assert tab.run(explained) == "flex"
     before = tab.run(_pixels_near("rgb(92, 184, 242)"))
+    assert tab.run(_pixels_near(several)) == 0, "only 2d differs in this case"
 
     tab.run(f"{_button('#viewer', 'disagreement')}.click()")
 
-    tab.wait_for(f"{_pixels_near('rgb(92, 184, 242)')} > {before}")
-    assert tab.run(explained) == "flex"
-    assert tab.run(_pixels_near(several)) == 0, "only 2d differs in this case"
+    tab.wait_for(f"{_pixels_near('rgb(92, 184, 242)')} < {before}")
+    assert tab.run(explained) == "none"
+
+
+def test_small_pictures_lead_to_every_case_and_the_surfaces_follow(tab):
+    small = "[...document.querySelectorAll('#viewer .small')]"
+    loaded = "b.querySelector('img').complete && b.querySelector('img').naturalWidth"
+    tab.wait_for(f"{small}.every(b => {loaded})")
+    assert tab.run(f"{small}.map(b => b.ariaLabel)") == ["worst case: c0", "case: c1"]
+
+    tab.run(f"{small}[1].click()")
+
+    tab.wait_for_frames()
+    assert (
+        tab.run("document.querySelector('.stage .name').textContent")[:9] == "c1, axial"
+    )
+    about = tab.run("document.querySelector('#meshes .about').textContent")
+    assert about == "2d and 3d_fullres, case: c1"
+    assert tab.run(f"{small}.map(b => b.ariaPressed)") == ["false", "true"]
+
+
+def test_the_scale_bar_is_as_long_as_it_says(tab):
+    """The frame is 30 mm wide, and its margin reaches the border."""
+    bar, stage = (
+        tab.run(f"document.querySelector('{name}').getBoundingClientRect().width")
+        for name in (".stage .bar", ".stage canvas")
+    )
+
+    assert tab.run("document.querySelector('.stage .bar').textContent") == "10 mm"
+    assert bar / stage == pytest.approx(10 / 30, rel=0.02)
+
+
+def test_the_legend_names_the_structures_of_the_slice_alone(tab):
+    shown = (
+        "[...document.querySelectorAll('#viewer [data-value]')].filter(e => !e.hidden)"
+    )
+    assert tab.run(f"{shown}.map(e => e.textContent)") == ["tibia", "femur"]
+
+    tab.run("document.querySelector('#viewer .stage').focus()")
+    tab.press("End")
+
+    assert tab.run(f"{shown}.length") == 0
+
+
+def test_surfaces_of_both_models_stand_side_by_side_on_a_desk_above_on_a_phone(tab):
+    places = (
+        "[...document.querySelectorAll('.scene .pane')].filter(e => !e.hidden)"
+        ".map(e => [e.textContent, e.getBoundingClientRect().x, e.offsetTop])"
+    )
+    (one, x, top), (other, beside, level) = tab.run(places)
+    assert (one, other) == ("2d", "3d_fullres")
+    assert x < beside
+    assert top == level
+    tab.size(390, 844)
+    tab.wait_for_frames()
+    (_, x, top), (_, same, below) = tab.run(places)
+    assert x == same
+    assert top < below
+
+
+def test_a_surface_has_the_colour_of_its_distance_on_the_common_scale(tab):
+    """2d is off by 1 mm, the end of the scale; 3d_fullres is the reference."""
+    assert "1 mm" in tab.run("document.querySelector('.scale').textContent")
+    both = tab.run(SURFACE_PIXELS)["tibia"]
+    assert both > 500  # red: too large on one side
+
+    tab.run(f"{_button('#meshes', '2d')}.click()")
+    tab.wait_for_frames()
+
+    assert tab.run(SURFACE_PIXELS)["tibia"] == 0
 
 
 def test_the_image_can_be_switched_off_so_that_labels_stand_on_black(tab):
@@ -208,17 +291,18 @@ def test_tabs_show_one_metric_at_a_time_and_obey_the_keyboard(tab):
     assert tab.run(f"{shown}.map(p => p.dataset.tab).join()") == "HD95"
 
 
-def test_surfaces_are_drawn_in_the_colours_of_their_structures(tab):
-    seen = tab.run(SURFACE_PIXELS)
+def test_surfaces_are_drawn_in_the_colours_of_their_structures(reference):
+    seen = reference.run(SURFACE_PIXELS)
 
     assert seen["tibia"] > 2000
     assert seen["femur"] > 2000
-    assert tab.run("document.querySelector('#meshes .about').textContent") == (
+    assert reference.run("document.querySelector('#meshes .about').textContent") == (
         "reference, worst case: c0"
     )
 
 
-def test_a_structure_can_be_hidden_and_shown(tab):
+def test_a_structure_can_be_hidden_and_shown(reference):
+    tab = reference
     button = _button("#meshes", "tibia")
 
     tab.run(f"{button}.click()")
@@ -262,7 +346,8 @@ def test_the_wheel_scrolls_the_page_until_the_surfaces_are_clicked(tab):
     assert tab.run(picture) == first
 
 
-def test_one_finger_turns_the_surfaces_and_two_bring_them_nearer(tab):
+def test_one_finger_turns_the_surfaces_and_two_bring_them_nearer(reference):
+    tab = reference
     tab.size(390, 844)
     tab.ask("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     tab.wait_for_frames()
@@ -294,8 +379,9 @@ def test_letters_name_the_sides_of_the_patient_in_every_view(tab, view, letters)
     assert tab.run(f"{edges}.textContent).join('')") == letters
 
 
-def test_the_tibia_lies_on_the_side_of_the_picture_that_its_letter_names(tab):
+def test_the_tibia_lies_on_the_side_of_the_picture_that_its_letter_names(reference):
     """It has the lower x, towards the patient's right: left in front, right behind."""
+    tab = reference
     front = tab.run(SURFACE_PIXELS)["tibia_x"]
     tab.run(f"{_button('#meshes', 'back')}.click()")
     tab.wait_for_frames()
@@ -303,14 +389,15 @@ def test_the_tibia_lies_on_the_side_of_the_picture_that_its_letter_names(tab):
     assert front < 0.5 < tab.run(SURFACE_PIXELS)["tibia_x"]
 
 
-def test_surfaces_of_every_model_can_be_chosen(tab):
+def test_surfaces_of_every_model_can_be_chosen(reference):
     """The prediction of 2d is the reference moved by 1 mm to the patient's left."""
-    reference = tab.run(SURFACE_PIXELS)["tibia_x"]
+    tab, before = reference, reference.run(SURFACE_PIXELS)["tibia_x"]
 
-    tab.run(f"{_button('#meshes', '2d')}.click()")
+    for name in ("2d", "reference"):
+        tab.run(f"{_button('#meshes', name)}.click()")
     tab.wait_for_frames()
 
-    assert reference < tab.run(SURFACE_PIXELS)["tibia_x"] < reference + 0.1
+    assert before < tab.run(SURFACE_PIXELS)["tibia_x"] < before + 0.1
     about = tab.run("document.querySelector('#meshes .about').textContent")
     assert about == "2d, worst case: c0"
 
@@ -335,7 +422,7 @@ def test_a_browser_without_webgl_says_what_to_do(browser, page):
 def test_everything_can_be_reached_and_pressed_by_the_keyboard(tab):
     """Tab from the top reaches every control; Enter presses it."""
     reached = set()
-    for _ in range(90):
+    for _ in range(110):
         tab.press("Tab")
         reached.add(
             tab.run(

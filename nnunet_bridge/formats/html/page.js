@@ -101,6 +101,11 @@ if (ratedList && sorting) {
   });
 }
 
+/* A click on a picture enlarges it. */
+for (const picture of document.querySelectorAll(".zoom")) {
+  picture.addEventListener("click", () => picture.setAttribute("aria-expanded", String(picture.parentElement.classList.toggle("zoomed"))));
+}
+
 /* Slices */
 const viewer = document.getElementById("viewer");
 if (viewer && cases.length) startViewer();

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_bridge.core.quality import Quality, QualityLevel
+from nnunet_bridge.core.quality import Quality, QualityLevel, Reason
 from nnunet_bridge.formats.files import write_if_changed
 from nnunet_bridge.formats.html.parts import number, rendered
 
@@ -32,6 +32,7 @@ class CaseQuality:
 
     volumes_mm3: tuple[tuple[str, float], ...]
     picture: str  # ``data:`` address
+    links: tuple[tuple[str, str], ...] = ()  # words, and address relative to the page
 
     @property
     def level(self) -> str:
@@ -53,6 +54,14 @@ class CaseQuality:
         """Sort key of the page; cases without agreement come last."""
         lowest = self.quality.lowest_agreement if self.quality else None
         return 2.0 if lowest is None else lowest
+
+    @property
+    def reasons(self) -> tuple[tuple[Reason, ...], tuple[Reason, ...]]:
+        """The reasons that decide on the level, and the lesser ones."""
+        every = self.quality.reasons if self.quality else ()
+        worst = max((r.level for r in every), default=QualityLevel.GREEN)
+        decide = tuple(r for r in every if r.level == worst > QualityLevel.GREEN)
+        return decide, tuple(reason for reason in every if reason not in decide)
 
     @property
     def volumes(self) -> tuple[tuple[str, str], ...]:

@@ -183,8 +183,8 @@ function showSurfaces() {
         gl.drawElements(gl.TRIANGLES, mesh.corners.length, gl.UNSIGNED_INT, 0);
       }
       const label = labelOf(place, name);
-      label.style.left = `${100 * (column + 0.5) / columns}%`;
-      label.style.top = `calc(${100 * row / rows}% + 30px)`;
+      label.style.left = `calc(${100 * column / columns}% + 12px)`;
+      label.style.top = `calc(${100 * row / rows}% + 8px)`;
     });
     scene.querySelectorAll(".pane").forEach((label, place) => { label.hidden = place >= shownSets().length; });
     surfaces.querySelector(".scale").hidden = !(byDistance && paintable);

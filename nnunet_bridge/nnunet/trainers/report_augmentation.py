@@ -5,7 +5,8 @@ Source: *Automatic Segmentation for Lower Limb Bones & Muscles using Deep Learni
 
 Settings:
 
-- every patch is rotated in the plane of its slice, uniformly by -15 to +15 degrees;
+- the report adds four augmented copies to each slice: one patch of five stays as it is;
+- the others are rotated in the plane of their slice, uniformly by -15 to +15 degrees;
 - with probability 1/2 it is flipped from left to right, if that is the same axis of the
   array in every case, within 30 degrees, and lies in the patch;
 - a flip exchanges sided labels; if a structure has a label on one side only, there is
@@ -42,6 +43,7 @@ from nnunet_bridge.nnunet.trainers.budgets import BridgeQuickTrainer, BridgeSmok
 
 LARGEST_ROTATION = math.radians(15)
 FLIP_PROBABILITY = 0.5
+COPIES = 4  # augmented copies that the report adds to each original slice
 
 
 class FlipLeftRight(BasicTransform):  # type: ignore[misc]
@@ -76,6 +78,22 @@ class FlipLeftRight(BasicTransform):  # type: ignore[misc]
         for value, other in self.swaps.items():
             swapped[flipped == value] = other
         return swapped
+
+
+class WithOriginals(BasicTransform):  # type: ignore[misc]
+    """Apply `augment` to `COPIES` patches for each one to which `keep` is applied."""
+
+    def __init__(self, keep: BasicTransform, augment: BasicTransform) -> None:
+        super().__init__()
+        self.keep, self.augment = keep, augment
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, bool]:  # noqa: ANN401, ARG002 - as the original
+        """Decide at random whether this patch is an original."""
+        return {"original": bool(torch.rand(1) < 1 / (1 + COPIES))}
+
+    def apply(self, data_dict: dict[str, Any], **params: bool) -> Any:  # noqa: ANN401 - as the original
+        """Return the patch, transformed by one of the two."""
+        return (self.keep if params["original"] else self.augment)(**data_dict)
 
 
 class ReportAugmentation:
@@ -125,19 +143,24 @@ class ReportAugmentation:
         if mirror_axes:
             raise AssertionError("the report mirrors from left to right only")
         flat = do_dummy_2d_data_aug
-        rotated = SpatialTransform(
-            patch_size[1:] if flat else patch_size,
-            patch_center_dist_from_border=0,
-            random_crop=False,
-            p_rotation=1,
-            rotation=rotation_for_DA,
-            border_mode_seg="constant",
-            padding_value_seg=-1,
-        )
-        transforms = [rotated]
+        turned = [
+            SpatialTransform(
+                patch_size[1:] if flat else patch_size,
+                patch_center_dist_from_border=0,
+                random_crop=False,
+                p_rotation=probability,
+                rotation=rotation_for_DA,
+                border_mode_seg="constant",
+                padding_value_seg=-1,
+            )
+            for probability in (0, 1)
+        ]
+        there, back = Convert3DTo2DTransform(), Convert2DTo3DTransform()
         if flat:
-            transforms = [Convert3DTo2DTransform(), rotated, Convert2DTo3DTransform()]
-        transforms += [self.flip] if self.flip else []
+            turned = [ComposeTransforms([there, turn, back]) for turn in turned]
+        original, rotated = turned
+        copy = ComposeTransforms([rotated, *([self.flip] if self.flip else [])])
+        transforms: list[Any] = [WithOriginals(original, copy)]
         masked = [n for n, used in enumerate(use_mask_for_norm or []) if used]
         if masked:
             outside = {"channel_idx_in_seg": 0, "set_outside_to": 0}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.image import Labelmap, LabelTable
@@ -17,7 +19,7 @@ from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.formats.tables import write_reasons
 from nnunet_bridge.nnunet.names import agreement_file
 from nnunet_bridge.ops.quality import judge
-from nnunet_bridge.pipeline.prediction.outputs import CASE_PREVIEW
+from nnunet_bridge.pipeline.prediction.outputs import CASE_MESHES, CASE_PREVIEW
 from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
 
 QUALITY_PAGE = "quality.html"
@@ -75,9 +77,19 @@ def _case_quality(case_dir: Path, labels: LabelTable) -> html.CaseQuality | None
             quality=record.quality,
             volumes_mm3=tuple(record.volumes_mm3.items()),
             picture=_picture(case_dir, labels),
+            links=tuple(_links(case_dir)),
         )
     except (OSError, ValueError, BridgeError):
         return None
+
+
+def _links(case_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield words and relative address of a case's pictures, labels and meshes."""
+    meshes = sorted((case_dir / CASE_MESHES).glob("[!.]*"))
+    named = [("pictures", case_dir / CASE_PREVIEW), ("labels", case_dir / CASE_LABELS)]
+    for words, file in (*named, *((f"mesh of {file.stem}", file) for file in meshes)):
+        if file.is_file():
+            yield words, quote(file.relative_to(case_dir.parent).as_posix())
 
 
 def _picture(case_dir: Path, labels: LabelTable) -> str:
