@@ -88,7 +88,10 @@ def along_length(
         """Return the part of each place along the axis, in voxels."""
         share = (np.asarray(places) + 0.5 - held[0]) / length
         share = share if forwards else 1 - share
-        return np.clip(share * PARTS, 0, PARTS - 1).astype(np.intp)
+        places_of: npt.NDArray[np.intp] = np.clip(share * PARTS, 0, PARTS - 1).astype(
+            np.intp
+        )
+        return places_of
 
     of_slice = part(np.arange(len(both)))
     total = np.bincount(of_slice, sizes[0] + sizes[1], PARTS)

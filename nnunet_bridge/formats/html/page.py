@@ -115,8 +115,8 @@ def _profile_figures(
     figures = []
     for structure in dict.fromkeys(profile.structure for profile in profiles):
         own = [profile for profile in profiles if profile.structure == structure]
-        drawn = (charts.profile_plot(own, kind) for kind in ("dice", "error_mm"))
-        figures.append((structure, own[0].cases, *drawn))
+        dice, error = (charts.profile_plot(own, kind) for kind in ("dice", "error_mm"))
+        figures.append((structure, own[0].cases, dice, error))
     return figures
 
 
