@@ -114,9 +114,8 @@ def report(pictures):
             yticks=range(4), yticklabels=BONES, title=f"{pair[1]} minus {pair[0]}"
         )
         panel.set_xlabel("difference of the mean Dice, 95 % interval")
-        print(
-            "\n| bone | p < 0.05, r = 0 | r = 0.5 | r = 0.9 | Holm, r = 0 | r = 0.5 | r = 0.9 |"
-        )
+        head = " | ".join(f"r = {r:g}" for r in CORRELATIONS)
+        print(f"\n| bone | p < 0.05: {head} | Holm: {head} |")
         print("|---|---|---|---|---|---|---|")
         every = [shares(pair, r) for r in CORRELATIONS]
         for bone in (*BONES, ALL_STRUCTURES):

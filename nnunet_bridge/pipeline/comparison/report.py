@@ -25,7 +25,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_instant
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.core.words import ALL_CASES
+from nnunet_bridge.core.words import ALL_CASES, Configuration
 from nnunet_bridge.formats.comparison_files import (
     Evidence,
     comparison_csv,
@@ -37,6 +37,7 @@ from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html.content import ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.nnunet.plans import BUDGETS
+from nnunet_bridge.nnunet.sides import has_sided_labels
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.verdict import verdict
@@ -245,6 +246,12 @@ def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:
     return means
 
 
+_MIRRORING = (
+    "Labels keep left and right apart: 2d is never mirrored in training or prediction, "
+    "3d may be along its other axes."
+)
+
+
 def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
     """Return what limits the numbers, one sentence each."""
     notes = [
@@ -252,6 +259,9 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
         for run in study.runs
         if any(fold.fold == ALL_CASES for fold in run.folds)
     ]
+    flat = {run.configuration == Configuration.TWO_D for run in study.runs}
+    if len(flat) > 1 and has_sided_labels(study.labels.names):
+        notes.append(_MIRRORING)
     if len(comparison.models) > 1 and comparison.patients < FEWEST_FOR_AN_INTERVAL:
         notes.append(
             f"{_count(comparison.patients, 'patient')}: too few for a 95 % interval "

@@ -430,3 +430,48 @@ def test_every_nth_slice_is_drawn_on_one_sheet_and_listed(study):
 def test_one_slice_and_every_nth_are_not_asked_for_together():
     with pytest.raises(UsageError, match=r"one slice .* or every n-th"):
         ViewOptions(slice_number=1, every=2)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["tibia", "femur"], False), (["hip_left", "hip_right"], True)]
+)
+def test_the_page_says_that_2d_is_not_mirrored_where_sides_are_kept_apart(
+    study, names, said
+):
+    places = study / "labelsTr", study / "imagesTr"
+    sided = ValidatedStudy(tuple(models(study)), *places, LabelTable.from_names(names))
+
+    found = write_comparison(study / "out", sided, PATIENTS, ReportOptions("x"))
+
+    assert any("2d is never mirrored" in note for note in found.notes) is said
+
+
+def test_every_case_is_on_the_page_the_worst_first_below_its_limit(study):
+    written(study)
+
+    text = (study / "out/index.html").read_text()
+    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+    means = [np.mean([float(dice) for _, dice in case["dice"]]) for case in found]
+    assert {case["id"] for case in found} == set(CASES)
+    assert means == sorted(means)
+    assert [case["reason"] for case in found][::3] == ["worst case", "median case"]
+    assert all(plane["picture"] for case in found for plane in case["planes"])
+
+
+def test_the_slider_stands_where_the_models_differ_most(study):
+    """The models of the first case differ in one slice alone."""
+    drawn = reference(0)
+    for model in ("2d", "3d_fullres"):
+        other = drawn.voxels.copy()
+        other[3:6, 4:8, 11] = 0 if model == "2d" else 1
+        other[3:11, 4:8, 3:5] = 0
+        write_labelmap(
+            study / model / "fold_0" / f"{CASES[0]}.nii.gz", drawn.with_voxels(other)
+        )
+    written(study)
+
+    text = (study / "out/index.html").read_text()
+    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+    (case,) = (case for case in found if case["id"] == CASES[0])
+    axial = next(plane for plane in case["planes"] if plane["plane"] == "axial")
+    assert axial["indices"][axial["start"]] == 11
