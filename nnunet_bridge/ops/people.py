@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 _PLACEHOLDER = re.compile(
@@ -41,19 +41,6 @@ def is_placeholder(patient_id: str) -> bool:
     return bool(_PLACEHOLDER.fullmatch(re.sub(r"[\W_]", "", patient_id.casefold())))
 
 
-def believed(scans: Mapping[str, PersonEvidence]) -> dict[str, PersonEvidence]:
-    """Return the evidence without IDs that more than half of the scans share."""
-    shared = {
-        key
-        for key, group in _groups(scans, lambda one: one.patient_id).items()
-        if 2 * len(group) > len(scans)
-    }
-    return {
-        name: replace(one, patient_id="", birth="") if one.patient_id in shared else one
-        for name, one in scans.items()
-    }
-
-
 def people_of(scans: Mapping[str, PersonEvidence]) -> dict[str, str]:
     """Return for each scan the first scan of the same person.
 
@@ -64,70 +51,53 @@ def people_of(scans: Mapping[str, PersonEvidence]) -> dict[str, str]:
     >>> people_of(dict(zip("abcd", (*same, *other))))
     {'a': 'a', 'b': 'a', 'c': 'c', 'd': 'd'}
     """
-    known = believed(scans)
+    known = _believed(scans)
     person = {name: name for name in known}
-    for group in _united(known):
+    united = [*_by(known, "pixels"), *_by(known, "birth")]
+    for key, stronger in (("patient_id", "birth"), ("code", "patient_id")):
+        groups = _by(known, key)
+        united += [g for g in groups if not all(getattr(known[n], stronger) for n in g)]
+    for group in united:
         joined = {person[name] for name in group}
-        if len(joined) > 1:
-            first = min(joined)
-            person = {n: first if who in joined else who for n, who in person.items()}
+        person = {n: min(joined) if p in joined else p for n, p in person.items()}
     return person
 
 
-def _united(scans: Mapping[str, PersonEvidence]) -> Iterator[list[str]]:
-    """Yield groups of scans of one person; they may overlap."""
-    yield from _groups(scans, lambda one: one.pixels).values()
-    yield from _groups(scans, lambda one: one.birth).values()
-    for group in _groups(scans, lambda one: one.patient_id).values():
-        if not all(scans[name].birth for name in group):
-            yield group
-    for group in _groups(scans, lambda one: one.code).values():
-        if not all(scans[name].patient_id for name in group):
-            yield group
+def disagreements(scans: Mapping[str, PersonEvidence]) -> list[list[list[str]]]:
+    """Return groups of scans whose codes mislead, by how they do.
 
-
-def _groups(
-    scans: Mapping[str, PersonEvidence], key: Callable[[PersonEvidence], str]
-) -> dict[str, list[str]]:
-    """Return the scans by a piece of evidence, without those that lack it."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, one in scans.items():
-        if key(one):
-            groups[key(one)].append(name)
-    return groups
-
-
-def same_pixels(scans: Mapping[str, PersonEvidence]) -> list[list[str]]:
-    """Return the groups of scans that are one image."""
-    groups = _groups(scans, lambda one: one.pixels).values()
-    return [group for group in groups if len(group) > 1]
-
-
-def codes_and_people(
-    scans: Mapping[str, PersonEvidence],
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Return scans of one person with unequal codes, and of one code and two persons.
-
-    Scans that are one image are not in the first list.
+    They are one image; are one person with several codes; have one code but are several
+    persons.
     """
-    person, known = people_of(scans), believed(scans)
-    pixels = {frozenset(group) for group in same_pixels(scans)}
-    whose = _groups(
-        {n: replace(one, code=person[n]) for n, one in known.items()}, _code
-    )
-    unequal = [
+    person, known = people_of(scans), _believed(scans)
+    images = [group for group in _by(known, "pixels") if len(group) > 1]
+    people = [
         group
-        for group in whose.values()
-        if len({known[name].code for name in group}) > 1
-        and frozenset(group) not in pixels
+        for group in groups_of(person)
+        if len({known[name].code for name in group}) > 1 and group not in images
     ]
-    mixed = [
-        group
-        for group in _groups(known, _code).values()
-        if len({person[name] for name in group}) > 1
-    ]
-    return unequal, mixed
+    codes = [g for g in _by(known, "code") if len({person[name] for name in g}) > 1]
+    return [images, people, codes]
 
 
-def _code(one: PersonEvidence) -> str:
-    return one.code
+def groups_of(key: Mapping[str, str]) -> list[list[str]]:
+    """Return the names with equal keys together, without those whose key is empty."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, value in key.items():
+        groups[value].append(name)
+    return [group for value, group in groups.items() if value]
+
+
+def _believed(scans: Mapping[str, PersonEvidence]) -> dict[str, PersonEvidence]:
+    """Return the evidence without IDs that more than half of the scans share."""
+    groups = _by(scans, "patient_id")
+    shared = {name for group in groups if 2 * len(group) > len(scans) for name in group}
+    return {
+        name: replace(one, patient_id="", birth="") if name in shared else one
+        for name, one in scans.items()
+    }
+
+
+def _by(scans: Mapping[str, PersonEvidence], key: str) -> list[list[str]]:
+    """Return the scans by a piece of evidence, without those that lack it."""
+    return groups_of({name: getattr(one, key) for name, one in scans.items()})

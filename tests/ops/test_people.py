@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nnunet_bridge.ops.people import (
     PersonEvidence,
-    codes_and_people,
+    disagreements,
     is_placeholder,
     people_of,
 )
@@ -108,7 +108,7 @@ def test_equal_pixels_and_equal_births_are_always_one_person(found):
 def test_the_warnings_list_each_person_and_code_that_disagree(found):
     person = people_of(found)
 
-    unequal, mixed = codes_and_people(found)
+    _, unequal, mixed = disagreements(found)
 
     for group in unequal:
         assert len({person[name] for name in group}) == 1

@@ -36,7 +36,6 @@ from nnunet_bridge.pipeline.ingest.planned import (
     StudyPlan,
     comparable,
     files_below,
-    patients_on_both_sides,
     places_of,
     without_collisions,
 )
@@ -147,7 +146,6 @@ def _plan_by_names(study: Path, recipe: Recipe) -> StudyPlan:
         for plan, scan in zip(plans, scans, strict=True)
     ]
     plans = without_collisions(plans)
-    findings += patients_on_both_sides(plans)
     known = {place for plan in plans for place in places_of(plan)}
     left_out = dict(_left_out(study, recipe, known))
     return StudyPlan(tuple(plans), tuple(findings), left_out)

@@ -13,9 +13,10 @@ from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.ops.people import (
     PersonEvidence,
-    codes_and_people,
+    disagreements,
+    groups_of,
     is_placeholder,
-    same_pixels,
+    people_of,
 )
 from nnunet_bridge.pipeline.ingest.inputs import ImageReading
 from nnunet_bridge.pipeline.ingest.planned import CasePlan
@@ -40,40 +41,46 @@ def evidence_of(
 def people_findings(
     scans: Mapping[str, PersonEvidence], plans: Sequence[CasePlan], study: Path
 ) -> Iterator[Finding]:
-    """Yield a warning, with its folders, for each person whose names disagree."""
-    split = {plan.case_id: plan.split for plan in plans}
-    names = {plan.case_id: _named(plan, study) for plan in plans}
+    """Yield warnings of names that disagree with headers or pixels, with the folders.
+
+    And of persons with scans for training and scans for testing.
+    """
+    places = {plan.case_id: _place(plan, study) for plan in plans}
 
     def listed(group: Sequence[str]) -> str:
-        *most, last = (names[case] for case in group)
+        *most, last = (f"{case} ({quoted(places[case])})" for case in group)
         return f"{', '.join(most)} and {last}"
 
-    def both_sides(group: Sequence[str]) -> str:
-        sides = {split[case] for case in group}
-        return " Some train and some test: test scores are too good." * (len(sides) > 1)
+    images, people, codes = disagreements(scans)
+    for groups, words in (
+        (images, "hold the same image: they count as one patient. Remove all but one."),
+        (
+            people,
+            f"{_ONE_PERSON} Give them one code, in their names or the case table.",
+        ),
+        (codes, f"{_ONE_CODE} Correct the code."),
+    ):
+        for group in groups:
+            yield warning("K24", f"{listed(group)} {words}")
+    for group in groups_of(people_of(scans)):
+        sides: dict[str, list[str]] = {"train": [], "test": []}
+        for plan in plans:
+            if plan.case_id in group:
+                sides[plan.split].append(plan.case_id)
+        if all(sides.values()):
+            training, test = (", ".join(cases) for cases in sides.values())
+            text = f"{training} (training) and {test} (test) are scans of one patient:"
+            yield warning("", f"{text} test scores will be too good.")
 
-    unequal, mixed = codes_and_people(scans)
-    for group in same_pixels(scans):
-        text = f"{listed(group)} hold the same image: they count as one patient. Remove"
-        yield warning("K24", f"{text} all but one.{both_sides(group)}")
-    for group in unequal:
-        text = f"{listed(group)} are scans of one person by their headers or pixels:"
-        text = f"{text} they count as one patient. Give them one code, in their names"
-        yield warning("K24", f"{text} or in the case table.{both_sides(group)}")
-    for group in mixed:
-        text = f"{listed(group)} have the code of one patient, but their headers name"
-        yield warning(
-            "K24",
-            f"{text} two or more persons, who count as different patients: correct the "
-            "code.",
-        )
+
+_ONE_PERSON = "are of one person by headers or pixels: they count as one patient."
+_ONE_CODE = (
+    "have one code, but their headers name different persons, who count as such."
+)
 
 
-def _named(plan: CasePlan, study: Path) -> str:
-    """Return case and folder of a scan."""
-    if plan.scan is None:
-        return plan.case_id
-    path = plan.scan.path
+def _place(plan: CasePlan, study: Path) -> str:
+    """Return the scan of a case as a path in the study."""
+    path = plan.scan.path if plan.scan else study
     inside = path.is_relative_to(study)
-    place = path.relative_to(study).as_posix() if inside else path.name
-    return f"{plan.case_id} ({quoted(place)})"
+    return path.relative_to(study).as_posix() if inside else path.name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_bridge.core.case_table import Role
-from nnunet_bridge.core.findings import Finding, refusal, warning
+from nnunet_bridge.core.findings import Finding, refusal
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.slicer import NamedValue
 from nnunet_bridge.formats.voxel_files import with_voxel_file
@@ -155,19 +155,3 @@ def _alone(plan: CasePlan, twins: list[CasePlan]) -> CasePlan:
             "or use {code} in `dataset.case`.",
         ),
     )
-
-
-def patients_on_both_sides(plans: list[CasePlan]) -> list[Finding]:
-    """Warn of patients with scans for training and scans for testing."""
-    splits: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for plan in plans:
-        splits[plan.patient][plan.split].append(plan.case_id)
-    return [
-        warning(
-            "",
-            f"{', '.join(cases['train'])} (training) and {', '.join(cases['test'])} "
-            "(test) are scans of one patient: test scores will be too good.",
-        )
-        for cases in splits.values()
-        if len(cases) > 1
-    ]

@@ -34,7 +34,6 @@ from nnunet_bridge.pipeline.ingest.planned import (
     StudyPlan,
     comparable,
     files_below,
-    patients_on_both_sides,
     places_of,
     without_collisions,
 )
@@ -107,9 +106,8 @@ def plan_from_table(
     files = _Files(study, rows)
     plans = without_collisions([_plan(case, files) for case in cases])
     states = {case.case_id: _states(case, recipe) for case in cases}
-    findings = patients_on_both_sides(plans)
     left_out = dict(_left_out(study, plans, files, recipe.own_files))
-    plan = StudyPlan(tuple(plans), tuple(findings), left_out, files.ignored)
+    plan = StudyPlan(tuple(plans), (), left_out, files.ignored)
     return plan, recipe.with_cases({c: own for c, own in states.items() if own})
 
 
