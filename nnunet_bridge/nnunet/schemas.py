@@ -414,6 +414,7 @@ class _StructureRange(_Strict):
     volume_mm3: _PositiveSpread
     pieces: _Spread
     asymmetry: _Spread | None
+    step_mm: _PositiveSpread | None = None
 
 
 class TrainingStructuresCard(_Strict):

@@ -169,7 +169,7 @@ def test_a_training_label_itself_is_green_but_says_what_could_not_be_judged():
     quality = judge(labelmap(voxels), MemberAgreement(), training)
 
     assert quality.level is QualityLevel.GREEN
-    assert {r.kind for r in quality.reasons} == {"volume", "pieces", "border"}
+    assert {r.kind for r in quality.reasons} == {"volume", "steps", "pieces", "border"}
     assert [words[:8] for words in quality.not_judged] == ["One fold", "One conf"]
 
 

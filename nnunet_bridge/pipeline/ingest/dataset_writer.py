@@ -213,7 +213,7 @@ class DatasetWriter:
         self._store.close(self._manifest(complete=True, unused=unused, cases=records))
 
     def _with_people(self, records: list[CaseRecord]) -> list[CaseRecord]:
-        """Record who is one person, now that all cases are known (K24)."""
+        """Record who is one person, now that all cases are known (K25)."""
         person = people_of({r.case: evidence_in(r) for r in records if r.outputs})
         return [
             record.model_copy(update={"person": self.hashed(f"case {first}")})

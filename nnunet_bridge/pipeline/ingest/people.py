@@ -1,4 +1,4 @@
-"""Whose the scans of a study are; warnings where names and headers disagree (K24)."""
+"""Whose the scans of a study are; warnings where names and headers disagree (K25)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def people_findings(
         (codes, f"{_ONE_CODE} Correct the code."),
     ):
         for group in groups:
-            yield warning("K24", f"{listed(group)} {words}")
+            yield warning("K25", f"{listed(group)} {words}")
     for group in groups_of(people_of(scans)):
         sides: dict[str, list[str]] = {"train": [], "test": []}
         for plan in plans:

@@ -1,4 +1,4 @@
-"""K24: folders whose names and headers disagree about whose scans they hold."""
+"""K25: folders whose names and headers disagree about whose scans they hold."""
 
 import gzip
 
@@ -37,10 +37,10 @@ def converted(tmp_path):
 
 
 def k24(summary):
-    return [found.message for found in summary.findings if found.code == "K24"]
+    return [found.message for found in summary.findings if found.code == "K25"]
 
 
-def test_K24_one_person_in_four_of_eight_folders_is_one_patient_of_one_fold(
+def test_K25_one_person_in_four_of_eight_folders_is_one_patient_of_one_fold(
     tmp_path, converted
 ):
     for index in range(1, 8):
@@ -56,7 +56,7 @@ def test_K24_one_person_in_four_of_eight_folders_is_one_patient_of_one_fold(
         assert len({"msk_001", "msk_002", "msk_003"} & set(fold["val"])) in (0, 3)
 
 
-def test_K24_the_same_scan_in_two_folders_is_one_patient(tmp_path, converted):
+def test_K25_the_same_scan_in_two_folders_is_one_patient(tmp_path, converted):
     for index in range(1, 5):
         pixels = 1 if index == 2 else None
         split = {"folder": TEST} if index == 2 else {}
@@ -74,7 +74,7 @@ def test_K24_the_same_scan_in_two_folders_is_one_patient(tmp_path, converted):
     assert patients["msk_001"] == patients["msk_002"] != patients["msk_003"]
 
 
-def test_K24_one_code_of_two_persons_is_two_patients(tmp_path, converted):
+def test_K25_one_code_of_two_persons_is_two_patients(tmp_path, converted):
     write(tmp_path / "study", 1, code="1A")
     write(tmp_path / "study", 2, code="1A")
     write(tmp_path / "study", 3)
