@@ -43,7 +43,9 @@ def case_id_of(path: Path) -> str:
     >>> case_id_of(Path("msk_013_0000.nii.gz")), case_id_of(Path("Anna's left leg"))
     ('msk_013', 'Anna-s-left-leg')
     """
-    name = re.sub(r"(?i)\.(nii|nii\.gz|nrrd|mha)$", "", path.absolute().name)
+    name = re.sub(
+        r"(?i)\.(nii|nii\.gz|hdr|nhdr|nrrd|mh[ad]|mg[zh])$", "", path.absolute().name
+    )
     name = re.sub(r"(_\d{4})+$", "", name) or name
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_CASE_ID]
     return checked_case_id(name or "case")

@@ -17,6 +17,7 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.formats.slicer import MASK_ENDINGS, read_mask, read_segments
 from nnunet_bridge.formats.volume_header import read_volume_header
 from nnunet_bridge.formats.voxel_files import with_voxel_file
+from nnunet_bridge.pipeline.ingest.inputs import files_of, find_images, read_image
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -324,3 +325,19 @@ def test_a_name_in_the_encoding_of_windows_is_read(tmp_path):
     file.write_bytes(content)
 
     assert next(read_segments(file)).name == "Röhre"
+
+
+@every_format
+def test_an_image_in_every_format_is_found_and_read(tmp_path, name):
+    """A folder with headers and the files of their voxels holds one image each."""
+    ending, save = FORMATS[name]
+    for number in (1, 2):
+        save(tmp_path / f"knee_{number}{ending}", affine_lps())
+
+    sources = find_images([tmp_path])
+
+    assert [source.case_id for source in sources] == ["knee_1", "knee_2"]
+    reading = read_image(sources[0].path)
+    assert np.array_equal(reading.volume.voxels, blob())
+    beside = with_voxel_file(sources[0].path)
+    assert dict(files_of(sources[0].path)) == {file.name: file for file in beside}

@@ -19,7 +19,8 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom.scan_folders import scan_folders
 from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
-from nnunet_bridge.formats.slicer import is_segmentation
+from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation
+from nnunet_bridge.formats.voxel_files import with_voxel_file
 from nnunet_bridge.ops.checks import image_findings
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ SCANS_FOLDER = "Raw DICOM MRI Scans"
 """Folder of a study with one folder of DICOM files per patient."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-IMAGE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,13 @@ def without_twins(sources: Sequence[ImageSource]) -> tuple[ImageSource, ...]:
 
 def is_image_file(path: Path) -> bool:
     """Whether a path is named like an image that is no DICOM file."""
-    name = path.name.lower()
-    return name.endswith(IMAGE_ENDINGS) and not is_segmentation(name)
+    return is_mask_file(path.name) and not is_segmentation(path.name)
 
 
 def files_of(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield name and path of the files of an image, sorted; links are left out."""
     if path.is_file():
-        yield path.name, path
+        yield from ((file.name, file) for file in with_voxel_file(path))
     for file in sorted(path.rglob("*")):
         if file.is_file() and not file.is_symlink():
             yield file.relative_to(path).as_posix(), file
@@ -242,7 +241,7 @@ def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:
         raise InputError(f"{path} is empty: name a folder with DICOM or NIfTI files.")
     images = [p for p in visible if p.is_file() and is_image_file(p)]
     nifti = [p for p in images if p.name.lower().endswith(NIFTI_ENDINGS)]
-    if nifti or len(images) == len(visible):
+    if nifti or {f for p in images for f in with_voxel_file(p)} >= set(visible):
         return [ImageSource(case_id_of(file), file) for file in nifti or images]
     zips = [p for p in visible if is_zip(p) and p.is_file()]
     if zips and unpack_dir is not None and len(zips) == len(visible):
@@ -270,7 +269,7 @@ def _images_of_file(file: Path, unpack_dir: Path | None) -> list[ImageSource]:
         return [replace(found[0], case_id=case_id, packed=file)]
     if not is_image_file(file):
         raise InputError(
-            f"{file} is neither NIfTI (.nii, .nii.gz), NRRD, MetaImage (.mha) nor a "
-            "zip. For DICOM, name the folder."
+            f"{file} is neither NIfTI, NRRD, MetaImage, MGH nor a zip. For DICOM, name "
+            "the folder."
         )
     return [ImageSource(case_id_of(file), file)]
