@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not name:
         parser.parse_args(words)
     read_pickles_as_data()
+    if words[0] in ("plan", "train"):
+        _read_labels_as_whole_numbers()
     task = import_module(f"nnunet_bridge.nnunet.inside.{name}")
     task.add_arguments(parser)
     asked = parser.parse_args(words)
@@ -43,7 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
     getattr(task, do)(asked)
 
 
+def _read_labels_as_whole_numbers() -> None:
+    labels = import_module("nnunet_bridge.nnunet.inside.whole_labels")
+    labels.read_labels_as_whole_numbers()
+
+
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":  # a worker process that nnU-Net has spawned
     read_pickles_as_data()
+    _read_labels_as_whole_numbers()
