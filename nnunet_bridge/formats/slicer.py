@@ -265,9 +265,7 @@ def _named_segments(
 
 def read_segment_names(file: Path) -> tuple[str, ...]:
     """Read the names of the segments of a ``.seg.nrrd`` from its header alone."""
-    with _nrrd_boundary(file), file.open("rb") as stream:
-        header = _nrrd_header(stream)
-    return tuple(name for name, _, _ in _segments(header, file.name))
+    return read_nrrd_header(file).segments
 
 
 def read_values(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
@@ -366,7 +364,7 @@ def _inflated(
     """Return the bytes of the voxels; none is missing (K19), none too many (S06)."""
     count = int(np.prod(sizes, dtype=np.float64))
     if count > MAX_VOXELS or min(sizes, default=0) < 1:
-        raise Refused.because("S07", f"{quoted(name)} announces the sizes {sizes}.")
+        raise refused("S07", name, f"announces the sizes {sizes}")
     needed = count * kind.itemsize
     lines, skipped = _skips(name, header)
     for _ in range(lines):
@@ -520,13 +518,18 @@ def _read_mha(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if (dimensions, components) != (_SPACE_DIMENSIONS, 1):
         raise _not_three_dimensional(file.name, sizes)
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = direction * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
     voxels: npt.NDArray[Any] = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    grid = _grid(file.name, affine, voxels.shape)
+    grid = grid_of_itk(file.name, image)
     return grid, voxels, _without_an_axis(file.name) if flat else []
+
+
+def grid_of_itk(name: str, image: Any) -> Grid:  # noqa: ANN401 - its classes have no types
+    """Return the grid of SimpleITK's image, or of a reader that read its header."""
+    affine = np.eye(4)
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    affine[:3, :3] = directions * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return _grid(name, affine, image.GetSize())
 
 
 _MHA_BYTES = {
@@ -567,43 +570,30 @@ def _require_whole_mha(file: Path) -> None:
         raise _damaged(file.name, f"is damaged: {AGAIN}")
 
 
-def _mgh_header(file: Path) -> tuple[Any, Grid]:
-    """Return nibabel's header of a FreeSurfer volume, and its grid."""
+def _read_mgh(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
+    """Read a FreeSurfer volume; nibabel parses its header."""
     from nibabel.freesurfer.mghformat import MGHHeader
 
     start = first_bytes(file, _MGH_BYTES)
     try:
-        header = MGHHeader(start)
+        header: Any = MGHHeader(start)
         shape, affine = header.get_data_shape(), LPS_FROM_RAS @ header.get_affine()
+        kind, offset = header.get_data_dtype(), header.get_data_offset()
     except Exception as error:  # the boundary around one untrusted file
         raise _damaged(file.name, "is not a readable FreeSurfer file") from error
     if len(shape) != _SPACE_DIMENSIONS:
         raise _not_three_dimensional(file.name, shape)
-    if not 0 < np.prod(shape, dtype=np.float64) <= MAX_VOXELS:
-        raise Refused.because(
-            "S07", f"{quoted(file.name)} announces the sizes {shape}."
-        )
+    count = int(np.prod(shape, dtype=np.float64))
+    if not 0 < count <= MAX_VOXELS:
+        raise refused("S07", file, f"announces the sizes {shape}")
     if start[28:30] != b"\0\1":  # nibabel would put it somewhere
         lack = "has no place in the patient (goodRASFlag is 0)"
-        raise refused("K11", file.name, f"{lack}: export it again with its geometry")
-    return header, _grid(file.name, affine, shape)
-
-
-def _read_mgh(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
-    header, grid = _mgh_header(file)
-    kind, offset = header.get_data_dtype(), header.get_data_offset()
-    count = int(np.prod(grid.shape))
+        raise refused("K11", file, f"{lack}: export it again with its geometry")
     needed = offset + count * kind.itemsize
     content = whole_content(file, lambda _: needed, spare=_MGH_TAGS_BYTES)
-    flat = np.frombuffer(content, kind, count=count, offset=offset)
-    voxels = flat.reshape(grid.shape, order="F")
+    voxels = np.frombuffer(content, kind, count, offset).reshape(shape, order="F")
+    grid = _grid(file.name, affine, shape)
     return grid, voxels.astype(kind.newbyteorder("=")), []
-
-
-def read_mgh_grid_and_type(file: Path) -> tuple[Grid, np.dtype[Any]]:
-    """Read grid and type of a FreeSurfer volume, but not its voxels."""
-    header, grid = _mgh_header(file)
-    return grid, header.get_data_dtype()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,11 @@ import numpy as np
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.formats.nifti import read_grid_and_type
-from nnunet_bridge.formats.slicer import read_mgh_grid_and_type, read_nrrd_header
+from nnunet_bridge.formats.slicer import (
+    grid_of_itk,
+    read_nrrd_header,
+    read_values,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +38,8 @@ def read_volume_header(file: Path) -> VolumeHeader:
         if name.endswith((".nii", ".nii.gz", ".hdr")):
             return VolumeHeader(*read_grid_and_type(file))
         if name.endswith((".mgz", ".mgh")):
-            return VolumeHeader(*read_mgh_grid_and_type(file))
+            grid, voxels, _ = read_values(file)
+            return VolumeHeader(grid, voxels.dtype)
         if name.endswith((".nrrd", ".nhdr")):
             found = read_nrrd_header(file)
             return VolumeHeader(found.grid, found.kind, found.segments)
@@ -61,10 +66,6 @@ def _of_meta_image(file: Path) -> VolumeHeader:
         raise InputError(f"{file.name} is not a readable MetaImage file.") from error
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:  # noqa: PLR2004 - space has three axes
         raise InputError(f"{file.name} is not one 3-D image.")
-    affine = np.eye(4)
-    direction = np.array(reader.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = direction * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
     words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     kind = "f4" if "float" in words else "u1" if "8-bit" in words else "i4"
-    return VolumeHeader(Grid(reader.GetSize(), affine), np.dtype(kind))
+    return VolumeHeader(grid_of_itk(file.name, reader), np.dtype(kind))

@@ -38,18 +38,6 @@ class Turn:
         flips = (n for n in range(3) if letters[axes[n]] != wanted[n])
         return cls(axes, tuple(flips))
 
-    @classmethod
-    def onto(cls, grid: Grid, other: Grid) -> Turn | None:
-        """Return the turn of a grid to the axes of another; None if they are oblique.
-
-        It finds the nearest axes, whatever the letters of `Grid.axis_letters` say.
-        """
-        first, second = (g.affine[:3, :3] / g.spacing_mm for g in (grid, other))
-        cosines = second.T @ first
-        axes = tuple(int(axis) for axis in np.abs(cosines).argmax(axis=1))
-        flips = (n for n, axis in enumerate(axes) if cosines[n, axis] < 0)
-        return cls(axes, tuple(flips)) if len(set(axes)) == len(axes) else None
-
     def grid(self, grid: Grid) -> Grid:
         """Return the grid of the turned image; its voxels stay where they are."""
         first, second, third = (grid.shape[axis] for axis in self.axes)

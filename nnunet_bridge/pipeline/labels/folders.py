@@ -11,6 +11,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.labels_file import (
+    MOST_UNNAMED,
     find_label_file,
     number_labels,
     read_label_table,
@@ -85,7 +86,8 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
             highest.append(round(np.nan_to_num(voxels.max(initial=0))))
     if not highest:
         raise InputError("No label file can be read:\n" + "\n".join(reasons))
-    return number_labels(max(highest))
+    # A file with larger values is refused by itself, when it is read.
+    return number_labels(max([v for v in highest if v <= MOST_UNNAMED] or highest))
 
 
 def _stem(file: Path) -> str:

@@ -26,7 +26,7 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
-from nnunet_bridge.ops.turn import Turn
+from nnunet_bridge.ops.turn import turn_towards
 from nnunet_bridge.pipeline.labels.folders import (
     label_files,
     table_file_for,
@@ -216,7 +216,7 @@ def _score(
 
 def _turned_onto(labelmap: Labelmap, grid: Grid) -> Labelmap:
     """Return a labelmap in the axis order of a grid, if it lies on the same voxels."""
-    turn = None if labelmap.grid.matches(grid) else Turn.onto(labelmap.grid, grid)
+    turn = turn_towards(labelmap.grid, [grid.axis_letters])
     if turn is None or not turn.grid(labelmap.grid).matches(grid):
         return labelmap  # other grids are refused when they are compared (M02)
     return Labelmap(grid, turn.voxels(labelmap.voxels), labelmap.labels)

@@ -222,6 +222,24 @@ def test_without_a_table_the_labels_are_numbered(folders):
     assert set(summary.as_json()["mean"]) == {"label_1", "label_2"}
 
 
+@pytest.mark.parametrize("value", [3000, np.nan, -1])
+def test_a_file_that_holds_no_labels_does_not_end_a_batch_without_a_table(
+    folders, value
+):
+    (folders[1].parent / "dataset.json").unlink()
+    file = folders[0] / "msk_001.nii.gz"
+    image = nibabel.load(file)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    voxels[0, 0, 0] = value
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), file)
+
+    summary = score_folders(*folders)
+
+    outcomes = [str(case.outcome) for case in summary.cases]
+    assert outcomes == ["accepted", "refused", "accepted"]
+    assert set(summary.as_json()["mean"]) == {"label_1", "label_2"}
+
+
 def test_a_value_beyond_the_table_refuses_the_case(folders):
     labels = folders[1].parent / "one.json"
     labels.write_text(json.dumps({"labels": {"background": 0, "tibia": 1}}))
