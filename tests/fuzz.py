@@ -126,6 +126,38 @@ def _nrrd_files(folder):
         yield ".mha", file
 
 
+def _other_files(folder):
+    """Yield the rarer formats; `_apart` has the voxels that lie in other files."""
+    import nibabel
+    import SimpleITK as sitk  # noqa: N813 - its usual name
+
+    kinds = {
+        "mgh": nibabel.MGHImage,
+        "mgz": nibabel.MGHImage,
+        "nii.gz": nibabel.Nifti2Image,
+        "hdr": nibabel.Nifti1Pair,
+    }
+    for ending, kind in kinds.items():
+        nibabel.save(kind(_voxels(), GRID.affine), folder / f"mask.{ending}")
+        yield f".{ending}", folder / f"mask.{ending}"
+    for ending in ("mhd", "nhdr"):
+        file = folder / f"mask.{ending}"
+        sitk.WriteImage(sitk.GetImageFromArray(_voxels().T), str(file))
+        (folder / "mask.raw").rename(folder / f"{ending}.raw")
+        file.write_bytes(
+            file.read_bytes().replace(b"mask.raw", f"{ending}.raw".encode())
+        )
+        yield f".{ending}", file
+
+
+@cache
+def _apart():
+    with tempfile.TemporaryDirectory() as name:
+        list(_other_files(Path(name)))
+        names = ("mask.img", "mhd.raw", "nhdr.raw")
+        return {one: Path(name, one).read_bytes() for one in names}
+
+
 def _seg_files(folder):
     drawn = _voxels() > 0
     other = np.roll(drawn, 3, axis=0)
@@ -348,6 +380,8 @@ def read(kind, folder, ending, content, number):
         return
     file = folder / f"mask{ending}"
     file.write_bytes(content)
+    for name, voxels in _apart().items() if kind == "other" else ():
+        (folder / name).write_bytes(voxels)
     if kind == "seg":
         for _ in read_segments(file):
             pass
@@ -366,7 +400,7 @@ def _companions():
         return [Path(name, str(index)).read_bytes() for index in range(len(slices))]
 
 
-KINDS = ("dicom", "nifti", "nrrd", "seg")
+KINDS = ("dicom", "nifti", "nrrd", "seg", "other")
 
 
 def fuzz(kind, numbers):

@@ -67,8 +67,8 @@ OWN_NAMES = {
 }
 """Names without the patient, for masks in the patient's folder."""
 
-IMAGES = ("dicom", "nii.gz", "nrrd", "mha", "zip")
-MASKS = ("nii.gz", "nii", "nrrd", "mha")
+IMAGES = ("dicom", "nii.gz", "nrrd", "mha", "zip", "mhd", "hdr")
+MASKS = ("nii.gz", "nii", "nrrd", "mha", "nhdr", "mhd", "hdr", "mgz")
 SEVERAL = ("labelmap", "seg.nrrd")
 TABLES = (
     "labels.txt",
@@ -279,6 +279,9 @@ def write_volume(file, voxels, affine):
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.name.endswith((".nii", ".nii.gz")):
         nibabel.save(nibabel.Nifti1Image(voxels, affine), file)
+        return
+    if file.name.endswith(".mgz"):
+        nibabel.save(nibabel.MGHImage(voxels, affine), file)
         return
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
     lps = np.diag([-1, -1, 1, 1]) @ affine

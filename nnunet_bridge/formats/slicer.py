@@ -51,6 +51,7 @@ MASK_ENDINGS = (
 SPACING_MM = (0.05, 50.0)  # possible voxel sizes; outside, the unit of length is wrong
 _SPACE_DIMENSIONS = 3
 _MGH_BYTES = 284  # of the header of a FreeSurfer volume
+_MGH_VERSION = b"\0\0\0\1"
 _MGH_TAGS_BYTES = 1 << 24  # parameters and history may follow the voxels
 _NRRD_TYPES = {
     "signed char": "i1", "int8": "i1", "int8_t": "i1",
@@ -366,9 +367,10 @@ def _inflated(
     if count > MAX_VOXELS or min(sizes, default=0) < 1:
         raise refused("S07", name, f"announces the sizes {sizes}")
     needed = count * kind.itemsize
-    lines, skipped = _skips(name, header)
+    (lines, skipped), begin = _skips(name, header), 0
     for _ in range(lines):
-        stored = stored.partition(b"\n")[2]
+        begin = stored.find(b"\n", begin) + 1 or len(stored)
+    stored = stored[begin:]
     ask_for_memory(2 * needed, quoted(name))
     encoding = str(header.get("encoding", "")).lower()
     if encoding in ("gzip", "gz"):
@@ -575,8 +577,10 @@ def _read_mgh(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:
     from nibabel.freesurfer.mghformat import MGHHeader
 
     start = first_bytes(file, _MGH_BYTES)
+    if start[:4] != _MGH_VERSION:
+        raise _damaged(file.name, "is not a FreeSurfer file of version 1")
     try:
-        header: Any = MGHHeader(start)
+        header: Any = MGHHeader(start, check=False)  # it would log what it finds
         shape, affine = header.get_data_shape(), LPS_FROM_RAS @ header.get_affine()
         kind, offset = header.get_data_dtype(), header.get_data_offset()
     except Exception as error:  # the boundary around one untrusted file

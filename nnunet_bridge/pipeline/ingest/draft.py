@@ -458,6 +458,7 @@ class _Structures:
         except BridgeError:  # without a place, or damaged: `check` says so
             return Role.MASK, [self._of_text(text, own, None, one.file)]
         whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
+        whole = whole if whole.any() else (voxels > 0).astype(np.uint8)  # scaled
         values = [int(value) for value in distinct_labels(whole) if value > 0]
         names = self._names_beside(one.file, values)
         alone = own.structures or (own.rest and names.keys().isdisjoint(values))

@@ -47,6 +47,7 @@ _NEVER_DICOM = (
 _SKIPPED = ("__MACOSX", "nnUNet_preprocessed", "nnUNet_results")
 _MOST_UNPACKED_BYTES = 256 << 20  # of one file in a zip
 _FEW_VALUES = 64  # a mask holds at most so many
+_SAMPLED_VOXELS = 1 << 17  # of a file of fractions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,12 +299,14 @@ def _is_drawing(
 
 
 def _holds_few_values(file: Path, header: VolumeHeader) -> bool:
-    """Whether a file holds background and a few whole values, as masks do."""
-    if header.kind.kind not in "iu":
-        return False
+    """Whether a file holds background and a few values, as masks do."""
     try:
         _, values, _ = read_values(file)
     except BridgeError:
         return False
-    found = distinct_labels(values)
+    if header.kind.kind in "iu":
+        found = distinct_labels(values)
+    else:
+        step = 1 + values.size // _SAMPLED_VOXELS
+        found = np.unique(values.ravel(order="K")[::step])
     return bool(found.size <= _FEW_VALUES and found[0] == 0)

@@ -18,11 +18,13 @@ from small_study import (
     scan,
 )
 
+from nnunet_bridge.formats.case_table import read_case_table
 from nnunet_bridge.formats.mask_values import MaskValues, Meaning
 from nnunet_bridge.formats.nifti import LPS_FROM_RAS, read_labelmap
 from nnunet_bridge.formats.recipe import read_recipe
 from nnunet_bridge.ops.naming import composed
 from nnunet_bridge.pipeline.ingest.convert import check_study, convert_study
+from nnunet_bridge.pipeline.ingest.init import InitOptions, write_recipe
 
 RAS = LPS_FROM_RAS @ AFFINE
 
@@ -222,3 +224,15 @@ def test_a_recipe_that_leaves_nothing_out_keeps_its_digest():
     assert "leave_out" not in recipe().decisions()["masks"]
     assert "leave_out" in recipe(masks={"leave_out": "x"}).decisions()["masks"]
     assert composed("e\u0301") == "\u00e9"
+
+
+def test_init_takes_a_scaled_mask_for_a_mask(study, tmp_path):
+    draw(study, "1_tibia_1A", TIBIA * np.float32(0.0039))
+
+    write_recipe(study, InitOptions(tmp_path / "dataset.toml"))
+
+    rows = read_case_table(tmp_path / "cases.csv")
+    assert {row.structure: str(row.role) for row in rows if row.structure} == {
+        "tibia": "mask",
+        "femur": "mask",
+    }
