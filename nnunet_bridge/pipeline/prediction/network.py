@@ -38,7 +38,7 @@ _SMALLER = (
 
 
 class ImagesTooLarge(BridgeError):  # noqa: N818 - it lists cases
-    """Some images do not fit into memory (F10); predict the others without them."""
+    """Some images fit neither memory (F10) nor disk (F06); predict the others."""
 
     def __init__(self, cases: Mapping[str, Refused]) -> None:
         super().__init__("\n".join(map(str, cases.values())), code="F10")
@@ -212,17 +212,26 @@ def _within(
 def _require_disk(
     members: Sequence[PlannedMember], grids: Mapping[str, Grid], free: int
 ) -> None:
-    """Refuse images whose mean of several members does not fit on the disk (F06)."""
+    """Refuse images whose mean of several members does not fit on the disk (F06).
+
+    Raise `EnvironmentFault` if none fits.
+    """
+    too_large: dict[str, Refused] = {}
     for case_id, grid in grids.items():
         needed = waiting_disk_bytes(members, grid.shape)
         if needed > free:
-            raise EnvironmentFault(
+            too_large[case_id] = Refused.because(
+                "F06",
                 f"The mean of {len(members)} configurations needs "
                 f"{format_bytes(needed)} of disk for {case_id}, but "
                 f"{format_bytes(free)} are free where the results go: free some "
                 "space, or predict with one configuration (-c).",
-                code="F06",
             )
+    if too_large and len(too_large) == len(grids):
+        first = next(iter(too_large.values())).findings[0]
+        raise EnvironmentFault(first.message, code=first.code)
+    if too_large:
+        raise ImagesTooLarge(too_large)
 
 
 def _share_done(progress_file: Path) -> float:

@@ -117,6 +117,21 @@ def test_a_mean_too_large_for_the_disk_is_refused_with_both_figures(predict_with
     assert (caught.value.code, caught.value.exit_code) == ("F06", 5)
 
 
+def test_F06_a_single_image_too_large_for_the_disk_does_not_end_the_batch(
+    predict_with, tmp_path
+):
+    grid = Grid((90, 90, 90), np.eye(4))
+    large = Volume(grid, np.ones(grid.shape, np.int16))
+    write_volume(tmp_path / "work" / "images" / "body_0000.nii.gz", large)
+
+    with pytest.raises(ImagesTooLarge) as caught:
+        predict_with(MANY, 1_000_000, ("2d", "3d_fullres"))
+
+    assert {case: one.code for case, one in caught.value.cases.items()} == {
+        "body": "F06"
+    }
+
+
 def test_one_configuration_needs_no_disk_for_a_mean(predict_with):
     command, _ = predict_with(MANY, 10)
 
