@@ -222,13 +222,11 @@ def _convert_all(
             _process(plan, writer.recipe, tally, writer)
         else:
             tally.files.update(kept.files)
-            tally.see(kept.geometry.grid() if kept.geometry else None)
+            if kept.geometry is not None:
+                grid, position = kept.geometry.grid(), kept.geometry.patient_position
+                tally.see(plan.case_id, grid, position)
             tally.add(plan, kept.noticed)
             tally.people[plan.case_id] = evidence_in(kept)
-            if kept.geometry is not None:
-                geometry = kept.geometry
-                look = Look(geometry.axis_letters, geometry.patient_position)
-                tally.looks[plan.case_id] = look
     tally.look_at_study(study, writer.recipe)
     writer.finish({case_id for case_id, _ in tally.plans}, tally.plan.left_out)
     tally.findings += check_files(writer.dataset_dir)
@@ -270,9 +268,10 @@ class _Tally:
         self.files["excluded"] += len(account.excluded)
         self.files["failed"] += len(account.failed)
 
-    def see(self, grid: Grid | None) -> None:
-        """Keep the grid of an image, unless one like it is kept already."""
-        if grid is not None and not any(grid.matches(known) for known in self.grids):
+    def see(self, case_id: str, grid: Grid, patient_position: str) -> None:
+        """Keep how an image lies, and its grid unless one like it is kept already."""
+        self.looks[case_id] = Look(grid.axis_letters, patient_position)
+        if not any(grid.matches(known) for known in self.grids):
             self.grids.append(grid)
 
     def look_at_study(self, study: Path, recipe: Recipe) -> None:
@@ -359,10 +358,8 @@ def _process(
         return
     tally.count(assembled.reading.files, plan.mask_count, used=True)
     grid, series = assembled.reading.volume.grid, assembled.reading.series
-    tally.see(grid)
+    tally.see(plan.case_id, grid, series.patient_position if series else "")
     tally.bytes_needed += case_bytes(assembled)
-    position = series.patient_position if series else ""
-    tally.looks[plan.case_id] = Look(grid.axis_letters, position)
     whose = evidence_of(plan, assembled.reading, tally.hashed)
     tally.people[plan.case_id] = whose
     if writer:
