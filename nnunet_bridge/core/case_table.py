@@ -21,6 +21,10 @@ class Role(StrEnum):
     IGNORE = "ignore"  # left out on purpose
 
 
+DRAWN_ROLES = (Role.MASK, Role.SEGMENTATION, Role.LABELMAP, Role.SURFACE)
+"""Files with drawn structures, in the order in which they claim a structure."""
+
+
 class Drawing(StrEnum):
     """Whether a structure of a case was drawn (FAULTS K14, K15)."""
 

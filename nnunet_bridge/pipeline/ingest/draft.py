@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge.core.case_table import Role, Split, TableRow
+from nnunet_bridge.core.case_table import DRAWN_ROLES, Role, Split, TableRow
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray
@@ -33,8 +33,6 @@ _TEST_WORDS = ("test", "testing", "ts", "testset", "heldout")
 _SEVERAL_WORDS = ("labels", "labelmap", "labelmaps", "multilabel", "dseg", "structures")
 _USUAL = 0.6  # a word in so many names of masks is not a structure
 _IDLE_NAMES = ("segment", "label", "value", "structure", "class", "region", "object")
-_ROLES = (Role.MASK, Role.SEGMENTATION, Role.LABELMAP, Role.SURFACE)
-"""In the order in which files claim a structure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +286,7 @@ def _rows_of(
     read = [(*reader.read(one, scan), one, pair.why) for one, pair in scan.files]
     drawn: list[TableRow] = []
     claimed: dict[tuple[str, str], str] = {}
-    for role, parts, one, why in sorted(read, key=lambda r: _ROLES.index(r[0])):
+    for role, parts, one, why in sorted(read, key=lambda r: DRAWN_ROLES.index(r[0])):
         twice = next((part for part in parts if part.claim in claimed), None)
         if twice and role is Role.SURFACE:
             note = f"left out: {claimed[twice.claim]} has the structure as voxels"

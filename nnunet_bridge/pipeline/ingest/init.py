@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_bridge.core.case_table import Role, Split, TableRow
+from nnunet_bridge.core.case_table import DRAWN_ROLES, Role, Split, TableRow
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.summary import JsonObject
@@ -32,7 +32,6 @@ from nnunet_bridge.pipeline.ingest.draft import CASE_ID, Draft, Unknown, draft_r
 from nnunet_bridge.pipeline.ingest.survey import Survey, look_through
 
 TABLE = "cases.csv"
-_DRAWN = (Role.MASK, Role.LABELMAP, Role.SEGMENTATION, Role.SURFACE)
 _MOST_LISTED = 12
 _HIGHEST_ID = 999
 
@@ -221,7 +220,7 @@ def _update(recipe: Path, table: Path, draft: Draft) -> InitSummary:
     unused |= {
         row.file: f"{row.patient} is in the table already; add a row"
         for row in draft.rows
-        if row.case in mine and row.file not in known and row.role in _DRAWN
+        if row.case in mine and row.file not in known and row.role in DRAWN_ROLES
     }
     to_do: tuple[str, ...] = ()
     has = read_recipe(recipe).structures if recipe.is_file() else draft.structures
@@ -259,7 +258,7 @@ def _summary(
 
 
 def _case(case: str, rows: Sequence[TableRow]) -> JsonObject:
-    drawn = [row for row in rows if row.role in _DRAWN]
+    drawn = [row for row in rows if row.role in DRAWN_ROLES]
     test = any(row.split is Split.TEST for row in rows) or not drawn
     return {
         "case": case,

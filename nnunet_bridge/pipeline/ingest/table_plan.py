@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
+from nnunet_bridge.core.case_table import DRAWN_ROLES, Drawing, Role, Split, TableRow
 from nnunet_bridge.core.dataset import checked_case_id
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Outcome, refusal
@@ -38,7 +38,6 @@ from nnunet_bridge.pipeline.ingest.planned import (
     without_collisions,
 )
 
-_MASKS = (Role.MASK, Role.LABELMAP, Role.SEGMENTATION, Role.SURFACE)
 _STATES = {Drawing.ABSENT: "absent", Drawing.UNLABELLED: IGNORE}
 """State of a row -> word of ``[cases.ID]`` in a recipe."""
 
@@ -116,7 +115,7 @@ def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:
     drawn = row.state is Drawing.DRAWN
     if row.role is not Role.IGNORE and not (row.case or row.patient):
         yield "it needs a case or a patient"
-    if not row.file and (drawn or row.role not in _MASKS):
+    if not row.file and (drawn or row.role not in DRAWN_ROLES):
         yield "file is empty; only a structure that was not drawn may have none"
     if row.file and not _inside(row.file):
         yield f"{quoted(row.file)} lies outside the study; give a path inside it"
@@ -141,7 +140,7 @@ def _faults_of_mask(row: TableRow) -> Iterator[str]:
 
 
 def _faults_of_state(row: TableRow, recipe: Recipe) -> Iterator[str]:
-    if row.role not in _MASKS or not row.structure:
+    if row.role not in DRAWN_ROLES or not row.structure:
         yield f"state {row.state} needs the role mask and a structure"
     else:
         yield from _faults_by(recipe.structure_of, row.structure, row.side)
@@ -254,7 +253,7 @@ class _Files:
             line = f"{name} (line {row.line} of the case table)"
             if not path.exists():
                 text = f"{line} does not exist: correct the row, or remove it."
-                yield refusal("K15" if row.role in _MASKS else "", text)
+                yield refusal("K15" if row.role in DRAWN_ROLES else "", text)
             elif not path.resolve().is_relative_to(root):
                 text = f"{line} is a link out of the study: put a copy in its place."
                 yield refusal("F01", text)
@@ -269,7 +268,7 @@ def _found(study: Path, file: str) -> Path:
 
 
 def _plan(case: _Rows, files: _Files) -> CasePlan:
-    images, drawn = case.of(Role.IMAGE), case.of(*_MASKS)
+    images, drawn = case.of(Role.IMAGE), case.of(*DRAWN_ROLES)
     drawn = [row for row in drawn if row.state is Drawing.DRAWN]
     findings = [*files.faults([*images, *drawn]), *_about_masks(drawn, files)]
     if len(images) != 1:
