@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import bridge
+from file_states import file_states
 from literal_rule import literal_slices, merged
 
 from nnunet_bridge.core.image import LabelTable
@@ -29,13 +30,10 @@ TABLE = LabelTable.from_names(list(BONES))
 DATASET = "Dataset001_LowerLimb"
 
 
-def snapshot(folder):
-    """Return when each file was written; tables are written anew every time."""
-    return {
-        file: (file.stat().st_mtime_ns, file.stat().st_size)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.suffix != ".csv"
-    }
+def states_without_tables(folder):
+    """Return the states of all files but tables, which are written anew every time."""
+    states = file_states(folder).items()
+    return {file: state for file, state in states if not file.endswith(".csv")}
 
 
 @pytest.fixture(
@@ -242,13 +240,13 @@ def test_R12_a_second_run_writes_nothing_again_and_says_where_things_are(demo, w
     folder, _, _ = demo
     results = work / "runs" / DATASET / "results/smoke/predictions"
     folders = (work / "nnUNet_raw", work / "nnUNet_results", results)
-    before = [snapshot(folder) for folder in folders]
+    before = [states_without_tables(folder) for folder in folders]
 
     started = time.monotonic()
     text = bridge("demo", folder).stdout
 
     assert time.monotonic() - started < 120
-    assert [snapshot(folder) for folder in folders] == before
+    assert [states_without_tables(folder) for folder in folders] == before
     last = "\n".join(text.splitlines()[-8:])
     for word in ("index.html", "scores.csv", "meshes", "smoke test"):
         assert word in last

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import bridge
+from file_states import file_states
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 pytestmark = pytest.mark.training
@@ -89,17 +90,9 @@ def their_workspace(planned_by_hand, by_hand, planned_lab, tmp_path):  # noqa: A
     return tmp_path
 
 
-def stamps(folder):
-    return {
-        file: (file.stat().st_mtime_ns, file.read_bytes())
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
-
-
 @pytest.mark.usefixtures("few_steps")
 def test_N11_our_plan_train_and_status_touch_nothing_that_nnunet_made(their_workspace):
-    before = stamps(their_workspace / "nnUNet_preprocessed")
+    before = file_states(their_workspace / "nnUNet_preprocessed")
     words = ("1", "-c", "2d", "-w", their_workspace)
     smoke = (*words, "--budget", "smoke", "--device", "cpu", "--json")
     told = bridge("train", *smoke, check=False)
@@ -110,9 +103,9 @@ def test_N11_our_plan_train_and_status_touch_nothing_that_nnunet_made(their_work
 
     assert planned["folds"] == 5
     assert "nnUNetPlans_2d" in planned["warnings"][0]
-    assert stamps(their_workspace / "nnUNet_preprocessed") == before
+    assert file_states(their_workspace / "nnUNet_preprocessed") == before
     bridge("train", *smoke)
-    now = stamps(their_workspace / "nnUNet_preprocessed")
+    now = file_states(their_workspace / "nnUNet_preprocessed")
     assert before.items() <= now.items()
     states = json.loads(bridge("status", "1", *words[3:], "--json").stdout)["runs"]
     assert [state["state"] for state in states] == ["done"]

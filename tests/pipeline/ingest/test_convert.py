@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_base import base, expected, save
+from file_states import file_states
 from small_study import (
     AFFINE,
     FEMUR,
@@ -52,17 +53,6 @@ def study(tmp_path):
 @pytest.fixture
 def raw_dir(tmp_path):
     return tmp_path / "workspace" / "nnUNet_raw"
-
-
-def state(folder):
-    return {
-        str(file.relative_to(folder)): (
-            hashlib.sha256(file.read_bytes()).hexdigest(),
-            file.stat().st_mtime_ns,
-        )
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def the_case(summary, case_id="msk_001"):
@@ -114,17 +104,17 @@ def test_images_and_labels_hold_what_was_scanned_and_drawn(study, raw_dir):
 
 
 def test_check_says_the_same_and_writes_nothing(study, raw_dir):
-    before = state(study)
+    before = file_states(study)
 
     checked = check_study(study, recipe()).as_json()
 
     assert not raw_dir.parent.exists()
-    assert state(study) == before
+    assert file_states(study) == before
     converted = convert_study(study, recipe(), raw_dir).as_json()
     for case in (*checked["cases"], *converted["cases"]):
         del case["rewritten"]
     assert checked == converted
-    assert state(study) == before
+    assert file_states(study) == before
 
 
 def test_R3_every_file_is_used_excluded_or_failed(study, raw_dir):
@@ -140,11 +130,11 @@ def test_R3_every_file_is_used_excluded_or_failed(study, raw_dir):
 
 def test_R12_a_second_run_rewrites_nothing(study, raw_dir):
     first = convert_study(study, recipe(), raw_dir)
-    before = state(raw_dir)
+    before = file_states(raw_dir)
 
     second = convert_study(study, recipe(), raw_dir)
 
-    assert state(raw_dir) == before
+    assert file_states(raw_dir) == before
     assert [case.rewritten for case in second.cases] == [False] * 4
     assert second.files == first.files
     assert [case.outcome for case in second.cases] == [
@@ -154,13 +144,13 @@ def test_R12_a_second_run_rewrites_nothing(study, raw_dir):
 
 def test_F09_a_changed_input_redoes_its_case_alone(study, raw_dir):
     convert_study(study, recipe(), raw_dir)
-    before = state(raw_dir)
+    before = file_states(raw_dir)
     draw(study, "2_tibia_2B", box(slice(4, 13)))
 
     summary = convert_study(study, recipe(), raw_dir)
 
     assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_002"]
-    after = state(raw_dir)
+    after = file_states(raw_dir)
     changed = {name for name in after if after[name] != before.get(name)}
     assert {name.rpartition("/")[2] for name in changed} == {
         "msk_002_0000.nii.gz",
@@ -173,7 +163,7 @@ def test_F09_a_changed_input_redoes_its_case_alone(study, raw_dir):
 
 def test_F09_a_damaged_output_is_written_again(study, raw_dir):
     convert_study(study, recipe(), raw_dir)
-    before = state(raw_dir)
+    before = file_states(raw_dir)
     damaged = raw_dir / "Dataset001_Tibia" / "labelsTr" / "msk_001.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:-4])
 
@@ -181,7 +171,7 @@ def test_F09_a_damaged_output_is_written_again(study, raw_dir):
 
     assert [c.case_id for c in summary.cases if c.rewritten] == ["msk_001"]
     images = [name for name in before if name.endswith(".gz")]
-    after = state(raw_dir)
+    after = file_states(raw_dir)
     assert [after[name][0] for name in images] == [before[name][0] for name in images]
 
 
@@ -692,7 +682,7 @@ def test_F04_a_label_that_was_corrected_by_hand_is_not_written_over(
 ):
     label = convert_study(study, recipe(), raw_dir).dataset_dir / "labelsTr"
     label /= "msk_001.nii.gz"
-    by_hand, before = corrected(label), state(raw_dir)
+    by_hand, before = corrected(label), file_states(raw_dir)
     other = {"merge": {"overlap_limit_percent": 1.0}} if change == "recipe" else {}
     if change == "study":
         draw(study, "1_tibia_1A", box(slice(4, 13)))
@@ -703,7 +693,7 @@ def test_F04_a_label_that_was_corrected_by_hand_is_not_written_over(
         convert_study(study, recipe(**other), raw_dir)
 
     assert it.value.code == "F04"
-    assert state(raw_dir) == before
+    assert file_states(raw_dir) == before
     assert label.read_bytes() == by_hand
     convert_study(study, recipe(**other), raw_dir, force=True)
     assert not label.exists() or label.read_bytes() != by_hand
@@ -716,13 +706,13 @@ def test_F04_a_dataset_of_somebody_else_is_not_written_over(study, raw_dir, forc
         (dataset / name).parent.mkdir(parents=True)
         (dataset / name).write_bytes(b"theirs")
     (dataset / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
-    before = state(raw_dir)
+    before = file_states(raw_dir)
 
     with pytest.raises(InputError, match="`convert` did not write") as caught:
         convert_study(study, recipe(), raw_dir, force=force)
 
     assert caught.value.code == "F04"
-    assert state(raw_dir) == before
+    assert file_states(raw_dir) == before
     (finding,) = check_study(study, recipe(), raw_dir).findings
     assert finding.code == "F04"
 

@@ -1,7 +1,6 @@
 """A study by its case table: every form, every row, and nothing left out silently."""
 
 import gzip
-import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -31,6 +30,7 @@ from any_lab import (
     zipped_dicom,
 )
 from dicom_base import base, expected, save
+from file_states import file_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import FEMUR, GRID, TIBIA
@@ -78,17 +78,6 @@ def require_equal(dataset, case_id):
     np.testing.assert_array_equal(image, expected())
     np.testing.assert_array_equal(labels, LABELS)
     np.testing.assert_allclose(affine, np.diag([-1, -1, 1, 1]) @ GRID.affine)
-
-
-def states(folder):
-    return {
-        str(file.relative_to(folder)): (
-            hashlib.sha256(file.read_bytes()).hexdigest(),
-            file.stat().st_mtime_ns,
-        )
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def rewritten(summary):
@@ -188,12 +177,12 @@ def test_no_way_of_writing_a_path_leaves_the_study(way, study):
 def test_R12_a_second_run_writes_nothing(study, raw_dir):
     recipe = write_study(study, two_patients(study))
     convert_study(study, recipe, raw_dir)
-    before = states(raw_dir)
+    before = file_states(raw_dir)
 
     summary = convert_study(study, recipe, raw_dir)
 
     assert rewritten(summary) == []
-    assert states(raw_dir) == before
+    assert file_states(raw_dir) == before
 
 
 @pytest.mark.parametrize(
@@ -253,13 +242,13 @@ def test_R12_a_state_that_changes_converts_its_case_alone(study, raw_dir):
 def test_patients_keep_their_ids_wherever_others_are_added(study, raw_dir):
     rows = two_patients(study)
     convert_study(study, write_study(study, rows), raw_dir)
-    before = states(raw_dir)
+    before = file_states(raw_dir)
     more = patient_rows(study, "aaron", zipped_dicom, segmentation)
 
     summary = convert_study(study, write_study(study, [*more, *rows[::-1]]), raw_dir)
 
     assert rewritten(summary) == ["msk_003"]
-    after = states(raw_dir)
+    after = file_states(raw_dir)
     images = [name for name in before if "imagesTr" in name or "labelsTr" in name]
     assert [after[name] for name in images] == [before[name] for name in images]
 

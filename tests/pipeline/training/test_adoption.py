@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from command import bridge
+from file_states import file_states
 from spheres import DATASET, TABLE, write_spheres
 from tiny_model import HARMLESS, golden_plans, write_model
 
@@ -74,13 +75,10 @@ def theirs(tmp_path):
 
 def contents(dataset):
     folders = dataset.planned_dir, dataset.results_dir
-    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     return {
-        file.relative_to(dataset.workspace.runs_dir.parent).as_posix(): (
-            hashlib.sha256(file.read_bytes()).hexdigest(),
-            file.stat().st_mtime_ns,
-        )
-        for file in files
+        f"{folder.parent.name}/{folder.name}/{file}": state
+        for folder in folders
+        for file, state in file_states(folder).items()
     }
 
 
