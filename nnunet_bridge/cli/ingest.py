@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_bridge.cli import options as shared
 from nnunet_bridge.cli.fields import argument, given, option, part
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.summary import Summary
+
+if TYPE_CHECKING:
+    from nnunet_bridge.formats.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,11 @@ class _Check:
     recipe: str | None = shared.recipe_field()
     scans: shared.ScanChoice = part(shared.ScanChoice)
 
+    def recipe_for(self, session: Session) -> Recipe:
+        """Return the recipe of the study, with the options that were given."""
+        recipe = session.recipe(self.recipe, self.study)
+        return recipe.with_scans(**given(self.scans))
+
 
 @command(_Check)
 def check(session: Session, asked: _Check) -> Summary:
@@ -55,11 +64,9 @@ def check(session: Session, asked: _Check) -> Summary:
 
     workspace = session.new_workspace
     with session.progress() as progress:
-        recipe = session.recipe(asked.recipe, asked.study)
-        recipe = recipe.with_scans(**given(asked.scans))
         return check_study(
             asked.study,
-            recipe,
+            asked.recipe_for(session),
             workspace.raw_dir,
             other_places=workspace.nnunet_dirs,
             progress=progress,
@@ -67,10 +74,7 @@ def check(session: Session, asked: _Check) -> Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Convert:
-    study: Path = argument(type=shared.EXISTING)
-    recipe: str | None = shared.recipe_field()
-    scans: shared.ScanChoice = part(shared.ScanChoice)
+class _Convert(_Check):
     force: bool = shared.force_field("Write again what is already there.")
 
 
@@ -84,11 +88,9 @@ def convert(session: Session, asked: _Convert) -> Summary:
 
     workspace = session.new_workspace
     with session.progress() as progress:
-        recipe = session.recipe(asked.recipe, asked.study)
-        recipe = recipe.with_scans(**given(asked.scans))
         return convert_study(
             asked.study,
-            recipe,
+            asked.recipe_for(session),
             workspace.raw_dir,
             other_places=workspace.nnunet_dirs,
             force=asked.force,

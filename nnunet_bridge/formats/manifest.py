@@ -128,13 +128,6 @@ class GeometryRecord(Part):
     declared_spacing_mm: float | None = None
     patient_position: str = ""  # *Patient Position*, such as ``HFS``
 
-    @property
-    def axis_letters(self) -> str:
-        """Where i, j and k run to, as `Grid.axis_letters`."""
-        affine = np.eye(4)
-        affine[:3, :3] = np.array(self.direction).reshape(3, 3).T
-        return Grid((1, 1, 1), affine).axis_letters
-
     def grid(self) -> Grid:
         """Return the grid, as exactly as it is recorded."""
         affine = np.eye(4)

@@ -171,6 +171,14 @@ def distinct_labels(values: VoxelArray) -> npt.NDArray[Any]:
     return np.flatnonzero(found)
 
 
+def are_labels(values: VoxelArray, most: int) -> bool:
+    """Whether values are whole numbers: background 0, and `most` different at most."""
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        return False
+    found = distinct_labels(values)
+    return bool(found.size <= most and found[0] == 0)
+
+
 def listed(values: npt.NDArray[Any]) -> str:
     """Return the first values as a message shows them."""
     shown = ", ".join(f"{value:g}" for value in values[:6])

@@ -24,6 +24,8 @@ def read_vocabulary() -> Vocabulary:
         pairs=tuple((left, right) for left, right in content["sides"]["pairs"]),
         kinds={kind: _folded(words) for kind, words in content["words"].items()},
         muscles=frozenset(content["soft"]),
+        mask_parts=tuple(content["unused_masks"]["parts"]),
+        mask_abbreviations=frozenset(content["unused_masks"]["words"]),
     )
 
 

@@ -47,6 +47,8 @@ class Vocabulary:
     """``mask``, ``image``, ``sequence``, ``visit``, ``group``, ``idle`` -> words."""
 
     muscles: frozenset[str] = frozenset()  # canonical names; they have no middle
+    mask_parts: tuple[str, ...] = ()  # parts of the names of masks
+    mask_abbreviations: frozenset[str] = frozenset()
     silenced: frozenset[str] = field(default=frozenset({"t1", "t2"}))
     """Names of structures that mean something else, in most studies."""
 

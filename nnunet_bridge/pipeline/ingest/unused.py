@@ -1,8 +1,8 @@
 """Find the files of a study that look like masks and belong to no case.
 
-A mask that is left out by mistake is learnt as background; so none is left out without
-a word. A file looks like a mask if it is a segmentation or a surface, if its name says
-so, or if it holds few whole numbers on the grid of a scan.
+A mask that is left out by mistake is learnt as background, so each is reported. A file
+looks like a mask if it is a segmentation or a surface, if its name says so, or if it
+holds few whole numbers on the grid of a scan.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, warning
@@ -27,15 +25,14 @@ from nnunet_bridge.formats.dicom.headers import (
     NotUsed,
     holds_segments,
 )
-from nnunet_bridge.formats.mask_values import distinct_labels
+from nnunet_bridge.formats.mask_values import are_labels
 from nnunet_bridge.formats.recipe import Recipe, folded
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, read_values
+from nnunet_bridge.formats.vocabulary import read_vocabulary
 from nnunet_bridge.ops.naming import natural_key
 from nnunet_bridge.pipeline.ingest.planned import StudyPlan, places_of
 
 SURFACE_ENDINGS = (".ply", ".stl", ".obj", ".vtk", ".vtp")
-MASK_WORDS = ("mask", "label", "segment", "contour")
-SHORT_MASK_WORDS = frozenset({"seg", "roi", "gt", "msk", "lbl", "lab"})
 _MOST_VALUES = 128
 """A file with more values than these is an image."""
 
@@ -72,12 +69,12 @@ def unused_masks(
 
     `grids` are those of the images.
     """
-    told = "\n".join(finding.message for finding in plan.findings)
+    reported = "\n".join(finding.message for finding in plan.findings)
     words = {folded(name) for name in (*recipe.structures, *_aliases(recipe))}
     files = [
         file
         for file in _candidates(study, plan)
-        if quoted(file.name) not in told and _looks_like_a_mask(file, words, grids)
+        if quoted(file.name) not in reported and _looks_like_a_mask(file, words, grids)
     ]
     if not files:
         return []
@@ -134,10 +131,10 @@ def _looks_like_a_mask(file: Path, words: set[str], grids: Sequence[Grid]) -> bo
     name = file.name
     if is_segmentation(name) or not is_mask_file(name):
         return True
-    plain = folded(re.sub(r"[^\w]|[\d_]", " ", name))
-    if any(word in plain for word in (*MASK_WORDS, *words)):
+    vocabulary, plain = read_vocabulary(), folded(re.sub(r"[^\w]|[\d_]", " ", name))
+    if any(word in plain for word in (*vocabulary.mask_parts, *words)):
         return True
-    if not SHORT_MASK_WORDS.isdisjoint(plain.split()):
+    if not vocabulary.mask_abbreviations.isdisjoint(plain.split()):
         return True
     with suppress(BridgeError):
         return _holds_labels(file, grids)
@@ -150,7 +147,4 @@ def _holds_labels(file: Path, grids: Sequence[Grid]) -> bool:
     near_mm = _SAME_GRID * float(grid.spacing_mm.min())
     if not any(grid.matches(known, tolerance_mm=near_mm) for known in grids):
         return False
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        return False
-    found = distinct_labels(values)
-    return bool(1 < found.size <= _MOST_VALUES and found[0] == 0)
+    return bool(values.any()) and are_labels(values, _MOST_VALUES)

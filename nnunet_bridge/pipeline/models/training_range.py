@@ -105,7 +105,9 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
     echoes = [c.echo_time_ms for c in contrasts if c.echo_time_ms]
     geometries = [record.geometry for record in records if record.geometry]
     return {
-        "orientations": sorted({geometry.axis_letters for geometry in geometries}),
+        "orientations": sorted(
+            {geometry.grid().axis_letters for geometry in geometries}
+        ),
         "modalities": sorted(filter(WORD.fullmatch, modalities)) or None,
         "image_types": [list(kind) for kind in sorted(kinds)],
         "echo_times_ms": [min(echoes), max(echoes)] if echoes else None,
