@@ -22,14 +22,14 @@ class _Init:
         "-o", "--out", "Recipe to write.", type=shared.FILE, default="dataset.toml"
     )
     update: bool = option(
-        "--update", "Add new patients to the case table; change no row that is there."
+        "--update", "Add new patients to the case table; keep its rows unchanged."
     )
     force: bool = shared.force_field("Overwrite an existing recipe and case table.")
 
 
 @command(_Init)
 def init(session: Session, asked: _Init) -> Summary:
-    """Write a recipe and the case table of a study, from what lies in its folder.
+    """Write a recipe and the case table of a study, from the files in its folder.
 
     Example:  nnunet-bridge init knee_study -o knee.toml
     """
@@ -75,7 +75,9 @@ def check(session: Session, asked: _Check) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Convert(_Check):
-    force: bool = shared.force_field("Write again what is already there.")
+    force: bool = shared.force_field(
+        "Convert finished cases again; overwrite files changed by hand."
+    )
 
 
 @command(_Convert)

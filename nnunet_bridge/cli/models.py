@@ -46,16 +46,14 @@ def pack(session: Session, asked: _Pack) -> Summary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unpack:
     file: Path = argument(type=click.Path(path_type=Path, exists=True, dir_okay=False))
-    replace: bool = shared.output_option(
-        "--replace", "Replace the model that is there."
-    )
+    replace: bool = shared.output_option("--replace", "Replace an existing model.")
 
 
 @command(_Unpack)
 def unpack(session: Session, asked: _Unpack) -> Summary:
-    """Check a model from elsewhere, then put it among the results.
+    """Check a packed model, then install it among the results.
 
-    None of it runs before all of it has passed.
+    No part of it runs before all checks have passed.
 
     Example:  nnunet-bridge unpack tibia.zip
     """

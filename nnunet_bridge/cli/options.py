@@ -120,7 +120,7 @@ labels_file_field = partial(
 label_map_field = partial(
     input_option,
     "--map",
-    "Map another tool's labels to ours, by name or value, e.g. "
+    "Map another tool's labels to those of the dataset, by name or value, e.g. "
     "femur_left=femur. Repeat for several.",
     metavar="FILE|THEIRS=OURS",
 )
@@ -143,7 +143,7 @@ class ScanChoice:
     echo: int | None = series_option("--echo", "Echo number.")
     repetition: str | None = series_option(
         "--repetition",
-        "Acquisition to read where the same places were scanned several times, e.g. 2.",
+        "Acquisition to read where positions were scanned several times, e.g. 2.",
     )
     overlap: str | None = series_option(
         "--overlap",

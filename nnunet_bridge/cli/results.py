@@ -79,7 +79,7 @@ class _Predict:
     dicom_seg: bool = shared.output_option(
         "--dicom-seg", "Also write DICOM SEG, which contains the patient's name."
     )
-    force: bool = shared.force_field("Predict again what is already there.")
+    force: bool = shared.force_field("Predict finished cases again.")
     device: str = shared.device_field()
 
     def options(self) -> PredictionOptions:
@@ -103,7 +103,7 @@ class _Predict:
 
 @command(_Predict)
 def predict(session: Session, asked: _Predict) -> Summary:
-    """Predict DICOM folders, studies of them, zips, or NIfTI files.
+    """Predict DICOM folders, studies, zips or NIfTI files.
 
     Several configurations are averaged.
 
@@ -351,7 +351,7 @@ class _View:
 
 @command(_View)
 def view(session: Session, asked: _View) -> Summary:  # noqa: ARG001 - every command gets a session
-    """Draw one slice three ways: image, labels, overlay.
+    """Draw one slice in three panels: image, labels, overlay.
 
     Example:  nnunet-bridge view scan_folder labels.nii.gz -o slice.png --plane coronal
 

@@ -98,7 +98,7 @@ class Session:
     def consent(self, progress: Progress, *, yes: bool) -> Callable[[str], None]:
         """Return the question before a long training: it raises if it is not wanted.
 
-        Without a terminal nobody can answer: then only ``--yes`` starts it.
+        Without a terminal there is no question, and only ``--yes`` starts it.
         """
 
         def ask(sentence: str) -> None:

@@ -68,7 +68,7 @@ class _Plan:
         metavar="MM MM MM",
     )
     force: bool = shared.force_field(
-        "Plan again what is planned; replace plans, data and splits of others."
+        "Plan again, and replace plans, data and splits that `plan` did not write."
     )
 
     def options(self) -> PlanningOptions:
@@ -292,7 +292,7 @@ class _Select:
     tolerance_mm: float = shared.tolerance_field("Tolerance of the NSD.")
     ensembles: bool = option(
         "--ensembles",
-        "Also try means of two configurations: predicts the held-out cases again.",
+        "Also try the mean of two configurations; predicts the held-out cases again.",
     )
     models: tuple[str, ...] = shared.models_field(
         "Repeat for several. [default: all that have finished folds]"
@@ -305,7 +305,7 @@ class _Select:
 def select(session: Session, asked: _Select) -> Summary:
     """Choose among finished models by the cases that their folds held out.
 
-    Chooses the cheapest model that the best one does not beat beyond the noise.
+    Chooses the cheapest model that is not worse than the best beyond the noise.
 
     Example:  nnunet-bridge select 1
 

@@ -85,7 +85,7 @@ RECENT = 5  # number of last epochs whose median is the pace of a training
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Progress of a training by its events; None where no event tells."""
+    """Progress of a training by its events; None where no event has it."""
 
     epochs_done: int = 0
     epochs: int | None = None  # number of planned epochs

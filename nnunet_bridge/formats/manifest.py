@@ -234,7 +234,7 @@ class CaseRecord(Part):
     """Names of the channels of the image; one until images have several."""
 
     structures: tuple[str, ...] | None = None
-    """Reserved: the structures that somebody drew or declared absent; None for all."""
+    """Reserved: the structures that were drawn or declared absent; None for all."""
 
     recipe_sha256: str = ""
     version: str = ""
@@ -378,7 +378,7 @@ class ManifestStore:
         self.add(CaseRecord(case=case_id))
 
     def close(self, manifest: Manifest) -> None:
-        """Join all records into the manifest, unless it says the same already."""
+        """Join all records into the manifest, unless it holds the same already."""
         if not self.manifest.says_the_same(manifest):
             write_manifest(self._dataset_dir, manifest.as_json())
         self._remove_records()

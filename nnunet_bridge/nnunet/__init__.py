@@ -1,1 +1,1 @@
-"""Floor 4: the only place that knows nnU-Net."""
+"""Floor 4: everything that depends on nnU-Net."""

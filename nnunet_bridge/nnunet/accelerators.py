@@ -57,7 +57,7 @@ class TorchBuild:
     """Whether it can use the GPU of an Apple computer."""
 
     error: str = ""
-    """What it said when it was to compute on the first GPU."""
+    """Error of a computation on the first GPU; empty if it worked."""
 
 
 def fault_of(gpu: Accelerator, torch: TorchBuild) -> str:

@@ -66,7 +66,7 @@ def train_command_of(
         *(*PYTHON, "-m", "nnunet_bridge", "train", run.dataset.name),
         *("-w", str(workspace), "-c", run.configuration, "-f", str(run.fold)),
         *("--model", method.model, "--budget", method.budget.name, "-q"),
-        "--yes",  # whoever submits a job wants it
+        "--yes",  # submitting a job is the consent
         *options.words(),
     )
 

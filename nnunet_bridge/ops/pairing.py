@@ -118,7 +118,7 @@ def _paired(
     chosen = on_grid if on_grid and on_grid != everyone else everyone
 
     def pairing(scan: int, why: str, *, by_name: bool = False) -> Pairing:
-        # With one scan, the grid still tells which of its images it is.
+        # With one scan, the grid still decides which of its images it is.
         return Pairing(scan, why, by_name, tuple(fitting.get(scan, ())))
 
     if len(chosen) == 1:
@@ -217,7 +217,7 @@ class _Names:
         return len(self.best(path, among)[0]) == 1
 
     def _weight(self, mark: str) -> float:
-        """Return how much a mark tells: little, if many scans or drawings have it."""
+        """Return the weight of a mark: low if many scans or drawings have it."""
         rarity = math.log(len(self._marks) / self._often[mark])
         rarity *= math.log((self._drawings + 1) / self._drawn[mark])
         telling = " " in mark or (number_in(mark) and not mark.isdigit())

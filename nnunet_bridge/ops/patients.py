@@ -1,4 +1,4 @@
-"""Tell from the paths of images whose they are, and of which visit.
+"""Read the patient and the visit of images from their paths.
 
 The patient is named by the first part of the path that differs between the images. What
 all images share (``scans``, ``DICOM``), sequences (``T1_Dixon``) and visits (``ses-1``)
@@ -22,12 +22,12 @@ _SOURCE = re.compile(r"\d+_.*_(?P<code>[^_]+)")
 """The source's form of a folder: number, sequence, code of the patient."""
 
 _CODE = re.compile(r"\d[a-z]")  # ``3T`` may be a field strength, or a code
-_RARE = 8  # a word of one in so many images is theirs alone
+_RARE = 8  # a word of one in so many images belongs to them alone
 _FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class PatientVisit:
     """The patient and the visit of an image, as its path names them."""
 
     patient: str
@@ -54,7 +54,7 @@ class _Part:
 
 def name_patients(
     paths: Sequence[tuple[str, ...]], vocabulary: Vocabulary
-) -> tuple[Whose, ...]:
+) -> tuple[PatientVisit, ...]:
     """Return patient and visit of each image; `paths` end with a name, no ending."""
     idle = _idle_words(paths, vocabulary)
     parts = [[_part(text, vocabulary, idle) for text in path] for path in paths]
@@ -78,7 +78,7 @@ def name_patients(
         words = [w for part in names for w in part.own(common) or words_of(part.text)]
         when = " ".join(words_of(visit))  # one word: 1 of ses-2 is not 2 of ses-1
         named.append(
-            Whose(
+            PatientVisit(
                 match["code"] if match else "/".join(part.text for part in names),
                 visit,
                 frozenset(map(plain_word, (*words, when))) - {""},
@@ -92,9 +92,9 @@ def name_patients(
 def _idle_words(
     paths: Sequence[tuple[str, ...]], vocabulary: Vocabulary
 ) -> Callable[[str], bool]:
-    """Return the judge of words that name no patient.
+    """Return the test for words that name no patient.
 
-    A code such as ``3T`` that hardly any other image has is a patient's.
+    A code such as ``3T`` names a patient if hardly any other image has it.
     """
     every = (frozenset(w for part in path for w in words_of(part)) for path in paths)
     often = Counter(word for words in every for word in words)
@@ -103,7 +103,7 @@ def _idle_words(
     def is_idle(word: str) -> bool:
         rare = len(paths) >= _FEWEST_IMAGES and often[word] <= most
         code = rare and _CODE.fullmatch(word)
-        return vocabulary.says_nothing(word) and not code
+        return vocabulary.has_no_meaning(word) and not code
 
     return is_idle
 
@@ -115,7 +115,7 @@ def _part(text: str, vocabulary: Vocabulary, idle: Callable[[str], bool]) -> _Pa
     visit = " ".join(filter(None, (visit, side)))
     kept = bare
     for chunk in _CHUNK.findall(bare):
-        if _says_what_it_is(chunk, vocabulary) and all(map(idle, words_of(chunk))):
+        if _describes_a_file(chunk, vocabulary) and all(map(idle, words_of(chunk))):
             alone = rf"(?<![^\W_]){re.escape(chunk)}(?![^\W_])"
             kept = re.sub(alone, "", kept, count=1)
     kept = re.sub(r"^[\W_]+|[\W_]+$", "", kept)
@@ -124,8 +124,8 @@ def _part(text: str, vocabulary: Vocabulary, idle: Callable[[str], bool]) -> _Pa
     return _Part(kept if words and kept else text, visit, words)
 
 
-def _says_what_it_is(chunk: str, vocabulary: Vocabulary) -> bool:
-    """Whether a chunk is a sequence or says what kind of file it is."""
+def _describes_a_file(chunk: str, vocabulary: Vocabulary) -> bool:
+    """Whether a chunk names a sequence or a kind of file."""
     words = words_of(chunk)
     kinds = [vocabulary.kinds[kind] for kind in ("sequence", "image", "mask")]
     return all(any(word in kind for kind in kinds) for word in words)

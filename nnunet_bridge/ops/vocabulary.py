@@ -26,7 +26,7 @@ _VERTEBRA = re.compile(r"t(3|4|5|6|7|8|9|10|11|12)")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a name says."""
+    """The structures and the side in a name."""
 
     structures: tuple[str, ...]  # canonical names, in the order of the words
     side: str  # `left`, `right`, `middle`, or empty
@@ -81,13 +81,13 @@ class Vocabulary:
         """Whether one of the words is of a kind."""
         return not self.kinds[kind].isdisjoint(words)
 
-    def telling_words(self, name: str) -> tuple[str, ...]:
-        """Return the words of a name that may tell patients apart; not ``T1``."""
+    def identifying_words(self, name: str) -> tuple[str, ...]:
+        """Return the words of a name that may identify a patient; not ``T1``."""
         idle = frozenset.union(*(self.kinds[k] for k in ("mask", "image", "sequence")))
         return tuple(word for word in words_of(name) if word not in idle)
 
-    def says_nothing(self, word: str) -> bool:
-        """Whether a word tells neither a patient nor a structure."""
+    def has_no_meaning(self, word: str) -> bool:
+        """Whether a word names neither a patient nor a structure."""
         return any(word in words for words in self.kinds.values())
 
     def read(self, words: Sequence[str], without: Collection[str] = ()) -> Reading:
@@ -144,7 +144,7 @@ class Vocabulary:
             for word in left
             if word not in self._side_of
             and not word.isdigit()
-            and not self.says_nothing(word)
+            and not self.has_no_meaning(word)
         )
         return found, "" if side == "both" else side, rest
 

@@ -1,1 +1,1 @@
-"""Floor 5: the stories, and the only place where the floors below meet."""
+"""Floor 5: the tasks, and the only place where the floors below meet."""

@@ -70,7 +70,7 @@ def test_volumes_count_voxels_of_every_label():
     assert found.mask(TABLE["femur"]).sum() == 1
 
 
-def test_what_nobody_judged_is_no_structure_but_a_value_of_its_own():
+def test_ignored_voxels_are_no_structure_but_a_value_of_their_own():
     found = labelmap([1, 2, 3, 3], IGNORING)
 
     assert IGNORING.ignore_value == 3
@@ -163,7 +163,7 @@ def test_a_case_is_as_good_as_its_worst_finding():
     assert str(worst([fixed])) == "fixed"
 
 
-def test_a_refusal_tells_its_reasons_and_keeps_the_other_findings():
+def test_a_refusal_has_its_reasons_and_keeps_the_other_findings():
     fixed = Finding("K02", Outcome.FIXED, "cropped")
     refused = Finding("K05", Outcome.REFUSED, "elsewhere")
 

@@ -41,7 +41,7 @@ def test_a_size_below_0_or_infinite_is_refused_with_its_place(name, value):
         replace(SCORE, **{name: value})
 
 
-def test_a_structure_that_nobody_holds_has_no_dice():
+def test_a_structure_in_no_labelmap_has_no_dice():
     with pytest.raises(InputError, match="both are empty"):
         replace(SCORE, state="both_empty")
 

@@ -1,4 +1,4 @@
-"""The documentation says what the program does, and leads nowhere that is not."""
+"""The documentation describes what the program does, and its links have targets."""
 
 import re
 import tomllib

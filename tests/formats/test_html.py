@@ -1,4 +1,4 @@
-"""The page needs nothing but itself, and believes nobody's names."""
+"""The page needs no other file, and escapes every name."""
 
 import base64
 import json
@@ -369,7 +369,7 @@ def least_difference(colours, eye):
 
 @pytest.mark.parametrize("eye", SEEN_BY)
 @pytest.mark.parametrize("scheme", [":root {", "(prefers-color-scheme: dark)"])
-def test_every_eye_tells_the_models_apart(scheme, eye):
+def test_the_colours_of_the_models_differ_for_every_eye(scheme, eye):
     """Two models at a glance; of four, each also has a mark of its own."""
     colours = page_colours(scheme)
 
@@ -378,7 +378,7 @@ def test_every_eye_tells_the_models_apart(scheme, eye):
 
 
 @pytest.mark.parametrize("eye", SEEN_BY)
-def test_every_eye_tells_who_disagrees(eye):
+def test_the_colours_of_disagreement_differ_for_every_eye(eye):
     assert least_difference([*MODEL_COLOURS[:2], SEVERAL_COLOUR], eye) > 30
 
 
@@ -528,7 +528,7 @@ def test_a_broken_line_in_the_middle_is_not(tmp_path):
         read_events(file)
 
 
-def test_a_missing_events_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_events_file_is_reported_as_missing(tmp_path):
     with pytest.raises(InputError, match="Cannot read"):
         read_events(tmp_path / "events.jsonl")
 

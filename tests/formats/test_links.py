@@ -234,12 +234,12 @@ def test_S11_no_command_changes_the_target_of_a_link_at_any_of_its_outputs(
         (root / output).unlink(missing_ok=True)
         (root / output).symlink_to(target)
 
-        code, said = run(name)
+        code, message = run(name)
 
         assert target.read_text() == PRECIOUS, output
         # A planted input, such as a manifest, may be refused as damaged instead.
-        assert code in EXPECTED.get(name, (0, 3, 4, 5, 6)), said
-        assert code != 6 or "a link lies there" in said
+        assert code in EXPECTED.get(name, (0, 3, 4, 5, 6)), message
+        assert code != 6 or "a link lies there" in message
     assert written or name in ("check", "status", "convert")
 
 

@@ -336,7 +336,7 @@ def test_the_labels_of_a_sheet_are_seen_and_named(tmp_path):
     assert TABLE["femur"].colour in colours
 
 
-def test_a_sheet_that_nobody_could_read_is_refused_with_the_step_to_take(tmp_path):
+def test_a_sheet_too_large_to_read_is_refused_with_the_step_to_take(tmp_path):
     volume = Volume(Grid((2, 2, 1000), np.eye(4)), np.zeros((2, 2, 1000), np.int16))
 
     with pytest.raises(UsageError, match=r"1000 slices do not fit .* every 3-th"):

@@ -247,7 +247,7 @@ def test_options_of_a_command_overrule_the_scans_of_a_recipe():
         ),
     ],
 )
-def test_a_mistake_is_told_once_with_one_suggestion(part, lines):
+def test_a_mistake_is_reported_once_with_one_suggestion(part, lines):
     with pytest.raises(RecipeError) as caught:
         recipe_from(with_part(**part))
 

@@ -93,7 +93,7 @@ def test_label_values_begin_again_in_every_layer(tmp_path, grid):
     assert addresses == [("0", "1"), ("0", "2"), ("1", "1")]
 
 
-def test_the_header_tells_what_slicer_shows_of_a_segment(tmp_path, grid):
+def test_the_header_holds_what_slicer_shows_of_a_segment(tmp_path, grid):
     write_segmentation(tmp_path / "1_1B.seg.nrrd", grid, APART)
 
     header = nrrd.read_header(str(tmp_path / "1_1B.seg.nrrd"))
@@ -186,7 +186,7 @@ def test_a_labelmap_keeps_its_values_and_its_place_for_pynrrd(written, labelmap)
     np.testing.assert_allclose(header["space origin"], affine[:3, 3])
 
 
-def test_slicerio_knows_every_structure_its_colour_and_its_code(written, labelmap):
+def test_slicerio_reads_every_structure_its_colour_and_its_code(written, labelmap):
     read = slicerio.read_segmentation(str(written))
 
     np.testing.assert_array_equal(read["voxels"], labelmap.voxels)

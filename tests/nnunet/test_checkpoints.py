@@ -88,18 +88,18 @@ def test_a_harmless_checkpoint_passes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (zipped([("archive/version", "3")], compression=0), "no checkpoint of torch"),
         (pickled_checkpoint({}, **{"archive/constants.pkl": b""}), "has no place"),
         (pickled_checkpoint({}, **{"archive/data/../x": b""}), "climbs out"),
     ],
 )
-def test_S01_S04_a_zip_of_other_things_is_refused(tmp_path, content, said):
+def test_S01_S04_a_zip_of_other_things_is_refused(tmp_path, content, message):
     file = tmp_path / "checkpoint_final.pth"
     file.write_bytes(content)
 
-    with pytest.raises(SecurityError, match=said):
+    with pytest.raises(SecurityError, match=message):
         check_checkpoint(file)
 
 

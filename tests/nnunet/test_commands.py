@@ -145,7 +145,7 @@ def test_a_gpu_that_is_not_there_is_named():
     assert chosen_device("auto", SERVER, None) == ("cuda", "")
 
 
-def test_a_failure_is_told_by_the_line_that_matters(tmp_path):
+def test_a_failure_is_reported_with_the_relevant_line(tmp_path):
     program = "print('Predicting msk_001'); raise RuntimeError('no such plans')"
 
     with pytest.raises(NnUNetError, match=r"plan it.*RuntimeError: no such plans"):
@@ -163,7 +163,7 @@ def test_an_older_log_is_kept_and_not_mistaken_for_this_call(tmp_path):
     assert "of yesterday" in (tmp_path / "log").read_text()
 
 
-def test_a_killed_process_is_said_to_have_run_out_of_memory(tmp_path):
+def test_a_killed_process_is_reported_as_out_of_memory(tmp_path):
     program = "import os; os.kill(os.getpid(), 9)"
 
     with NnUNetProcess(python(program), os.environ, tmp_path / "log") as process:

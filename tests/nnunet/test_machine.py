@@ -132,7 +132,7 @@ def test_an_old_driver_that_does_not_know_the_capability_still_lists_its_gpus(
 
 
 @pytest.mark.parametrize(
-    ("found", "torch", "said"),
+    ("found", "torch", "message"),
     [
         (gpu(), CUDA_13, ""),
         (gpu(capability=""), CUDA_13, ""),
@@ -151,11 +151,13 @@ def test_an_old_driver_that_does_not_know_the_capability_still_lists_its_gpus(
         (gpu(), TorchBuild("", error="torch does not start"), "^torch does not start"),
     ],
 )
-def test_a_gpu_that_torch_cannot_use_is_told_with_what_to_install(found, torch, said):
+def test_a_gpu_that_torch_cannot_use_is_reported_with_what_to_install(
+    found, torch, message
+):
     fault = fault_of(found, torch)
 
-    assert bool(fault) == bool(said)
-    assert re.search(said, fault)
+    assert bool(fault) == bool(message)
+    assert re.search(message, fault)
 
 
 def test_auto_takes_the_cpu_where_no_gpu_can_be_used_and_says_why():

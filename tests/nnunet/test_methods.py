@@ -23,7 +23,7 @@ def test_no_two_methods_share_a_folder():
 
 
 @pytest.mark.parametrize("words", list(METHODS))
-def test_a_training_knows_its_method_again(words):
+def test_the_method_of_a_training_is_recognised(words):
     method = method_of(*words)
 
     run = method.run(DATASET, method.configurations[0], 0)

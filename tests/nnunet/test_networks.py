@@ -351,7 +351,7 @@ def test_the_encoder_begins_with_the_weights_of_the_file(trainer_of, encoder, tm
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "output"),
     [
         (lambda w: w.pop("layer4.2.bn2.bias"), r"lack layer4\.2\.bn2\.bias"),
         (lambda w: w.update(extra=torch.zeros(1)), "hold extra"),
@@ -364,12 +364,12 @@ def test_the_encoder_begins_with_the_weights_of_the_file(trainer_of, encoder, tm
     ids=["missing", "superfluous", "shape", "first convolution"],
 )
 def test_weights_of_another_network_are_refused_and_the_first_named(
-    encoder, change, said
+    encoder, change, output
 ):
     weights = encoder.state_dict()
     change(weights)
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=output):
         fitted(weights, encoder.state_dict())
 
 
@@ -405,10 +405,10 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
         argparse.Namespace(weights=None, out=tmp_path / "out.pth", answer=answer)
     )
 
-    told = json.loads(answer.read_text())
-    assert told["fault"] == "EnvironmentFault"
-    assert "--weights FILE" in told["message"]
-    assert "--from-scratch" in told["message"]
+    report = json.loads(answer.read_text())
+    assert report["fault"] == "EnvironmentFault"
+    assert "--weights FILE" in report["message"]
+    assert "--from-scratch" in report["message"]
 
 
 # left and right
@@ -626,8 +626,8 @@ def test_a_training_ends_after_so_many_epochs_without_progress_resumed_or_not(
     training.run_training()
 
     assert (training.current_epoch, training.ended) == (epochs, 1)
-    told = read_events(tmp_path / "events.jsonl") if epochs < 9 else ()
-    assert [event["epoch"] for event in told] == [epochs - 1] * (epochs < 9)
+    report = read_events(tmp_path / "events.jsonl") if epochs < 9 else ()
+    assert [event["epoch"] for event in report] == [epochs - 1] * (epochs < 9)
 
 
 def test_a_training_that_had_stopped_trains_no_further_when_it_is_resumed(tmp_path):

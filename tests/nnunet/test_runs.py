@@ -105,12 +105,12 @@ def test_a_killed_run_is_stopped_not_running(workspace):
 
 
 @pytest.mark.parametrize(
-    ("told", "dice"),
+    ("answer", "dice"),
     [('{"mean_dice": 0.8}', 0.8), ('{"mean_dice": null}', None), ("[", None)],
 )
-def test_a_fold_from_elsewhere_is_unpacked_and_tells_its_dice(workspace, told, dice):
+def test_a_fold_from_elsewhere_is_unpacked_and_has_its_dice(workspace, answer, dice):
     write_results(workspace, validated=False)
-    (run_in(workspace).fold_dir / "unpacked.json").write_text(told)
+    (run_in(workspace).fold_dir / "unpacked.json").write_text(answer)
 
     found = state(workspace)
 
@@ -170,7 +170,7 @@ def test_a_finished_run_stays_finished_whatever_its_record_says(workspace):
 
 
 @pytest.mark.parametrize("line", [b"{", b"\x00" * 40, b"\xff\xff", b'"a word"'])
-def test_events_damaged_in_the_middle_are_read_around_and_told(workspace, line):
+def test_events_damaged_in_the_middle_are_skipped_and_reported(workspace, line):
     write_events(workspace, {"event": "start", "epochs": 20})
     with run_in(workspace).events_file.open("ab") as file:
         file.write(line + b'\n{"event": "epoch", "epoch": 3}\n')
@@ -178,8 +178,8 @@ def test_events_damaged_in_the_middle_are_read_around_and_told(workspace, line):
     found = state(workspace)
 
     assert (found.course.epochs_done, found.course.epochs) == (4, 20)
-    told = "events.jsonl is damaged: line 2 cannot be read."
-    assert found.reason == ("" if line == b'"a word"' else told)
+    answer = "events.jsonl is damaged: line 2 cannot be read."
+    assert found.reason == ("" if line == b'"a word"' else answer)
 
 
 def test_a_line_that_is_being_written_is_no_damage(workspace):
@@ -232,10 +232,10 @@ def test_the_dice_of_an_epoch_bear_the_names_of_the_structures(workspace):
     write_events(workspace, {"event": "start", "epochs": 11}, epoch)
 
     with only_writer(run_in(workspace).lock_file, "the run"):
-        told = state(workspace).as_json()
+        answer = state(workspace).as_json()
 
-    assert told["dice_per_structure"] == {"tibia": 0.7, "femur": None}
-    assert (told["seconds_per_epoch"], told["seconds_left"]) == (2, 20)
+    assert answer["dice_per_structure"] == {"tibia": 0.7, "femur": None}
+    assert (answer["seconds_per_epoch"], answer["seconds_left"]) == (2, 20)
 
 
 def test_only_a_running_training_has_time_left(workspace):

@@ -101,7 +101,7 @@ def test_every_task_of_a_submitted_array_has_a_job_id(monkeypatch, tmp_path, ans
     assert submit(tmp_path / "train.sbatch", 3) == ["42_0", "42_1", "42_2"]
 
 
-def test_what_slurm_refuses_is_told_with_its_reason(monkeypatch, tmp_path):
+def test_what_slurm_refuses_is_reported_with_its_reason(monkeypatch, tmp_path):
     refusing = "echo 'sbatch: error: Invalid partition' >&2; exit 1"
     monkeypatch.setenv("PATH", sbatch_that(tmp_path, refusing), prepend=":")
 

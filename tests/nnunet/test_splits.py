@@ -115,7 +115,7 @@ def test_a_structure_of_one_patient_cannot_be_everywhere():
     assert splits == patient_splits(patients)
 
 
-# --- splits of somebody else ----------------------------------------------------------
+# --- splits of other origin ----------------------------------------------------------
 
 PATIENTS = {"a": "p", "b": "q", "c": "p", "d": "r"}
 

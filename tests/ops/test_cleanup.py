@@ -378,7 +378,9 @@ def test_components_are_those_of_scipy(mask, across):
 
 @pytest.mark.parametrize("lines", [(0, 5), (2, 8), (4, 11), (0, 11)])
 @pytest.mark.parametrize("columns", [(0, 6), (3, 9), (5, 13), (0, 13)])
-def test_a_crop_tells_how_large_holes_are_in_the_whole_slice(lines, columns):
+def test_holes_at_the_border_of_a_crop_have_their_size_in_the_whole_slice(
+    lines, columns
+):
     """Components of the background against scipy's of the uncropped slices."""
     whole = np.random.default_rng(5).random((3, 11, 13)) < 0.6
     for axis, (low, high) in ((1, lines), (2, columns)):  # one line wider, if it can be

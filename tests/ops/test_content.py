@@ -96,7 +96,7 @@ def test_K23_one_structure_that_slipped_is_named_alone():
     assert finding.message.startswith("The mask of tibia fits the image better")
 
 
-def test_K23_noise_says_nothing():
+def test_K23_noise_gives_no_finding():
     rng = np.random.default_rng(1)
     volume = Volume(GRID, rng.normal(0, 100, SHAPE).astype(np.int16))
 

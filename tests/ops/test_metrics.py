@@ -358,7 +358,7 @@ def test_K15_voxels_that_nobody_judged_count_for_neither_side():
     table = LabelTable.from_names(["tibia"], has_ignore=True)
     drawn = np.zeros((12, 12, 12), np.uint8)
     drawn[2:6, 2:6, 2:6] = 1
-    drawn[7:] = 2  # nobody judged this half
+    drawn[7:] = 2  # this half is ignored
     predicted = (drawn == 1).astype(np.uint8)
     predicted[8:11, 8:11, 8:11] = 1  # may be right or wrong
 

@@ -26,17 +26,17 @@ def scan(path, number=0):
 
 def paired(masks, scans):
     drawings = [Drawing(tuple(path.split("/")), own) for path, own in masks]
-    split = read_vocabulary().telling_words
+    split = read_vocabulary().identifying_words
     return [pair.scan for pair in pair_all(drawings, scans, split)]
 
 
-def test_a_grid_of_its_own_names_the_scan_whatever_the_names_say():
+def test_a_grid_of_its_own_decides_before_the_names():
     scans = [scan("scans/P01", 1), scan("scans/P02", 2)]
 
     assert paired([("masks/P01_femur", grid(2))], scans) == [1]
 
 
-def test_a_grid_that_all_scans_share_says_nothing():
+def test_a_grid_that_all_scans_share_is_no_evidence():
     scans = [scan("scans/P01"), scan("scans/P02")]
 
     assert paired([("masks/P02_femur", grid())], scans) == [1]

@@ -211,7 +211,7 @@ def test_a_limb_on_another_grid_has_the_same_volume_in_mm3():
     np.testing.assert_allclose(volumes[0], volumes[1], rtol=0.1)
 
 
-def test_nobody_can_write_into_a_mask(patient):
+def test_a_mask_is_read_only(patient):
     with pytest.raises(ValueError, match="read-only"):
         patient.masks["tibia", "left"][0, 0, 0] = True
 

@@ -116,7 +116,7 @@ def test_a_damaged_light_is_refused_in_words(damaged):
         from_record(Quality, damaged, "quality rating")
 
 
-def test_a_kind_that_nobody_knows_is_refused():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="between_folds, between_configurations"):
         Reason("tibia", "colour", QualityLevel.RED, None, (None, None), "")
 
@@ -133,7 +133,7 @@ def test_members_that_agree_less_never_give_a_better_level(kind, one, other):
     assert agreement_level(kind, math.nextafter(red, 0)) is QualityLevel.RED
 
 
-def test_agreements_become_reasons_by_label_and_a_missing_one_is_said():
+def test_agreements_become_reasons_by_label_and_a_missing_one_is_reported():
     content = {"between_folds": {"1": 0.55, "2": None}}
     agreement = from_record(MemberAgreement, content, "table of agreements")
 
@@ -162,7 +162,7 @@ def test_a_table_of_agreements_that_is_none_is_refused(damaged):
         from_record(MemberAgreement, damaged, "table of agreements")
 
 
-def test_a_training_label_itself_is_green_but_says_what_could_not_be_judged():
+def test_a_training_label_itself_is_green_and_lists_what_could_not_be_judged():
     voxels = two_bones()
     training = training_on(*([voxels] * 4))
 
@@ -209,7 +209,7 @@ def test_the_expected_range_of_normal_values_is_the_constant_of_quality_control(
 
 
 @pytest.mark.parametrize("cases", [5, 12, 60])
-def test_a_new_patient_of_the_same_population_lies_outside_as_rarely_as_said(cases):
+def test_a_new_patient_of_the_same_population_lies_outside_as_rarely_as_stated(cases):
     rng = np.random.default_rng(cases)
     outside = 0
     for _ in range(2000):
@@ -255,7 +255,7 @@ def test_the_further_a_volume_is_from_the_median_the_worse_its_level(factors):
         (9, 2, "far too large"),
     ],
 )
-def test_a_volume_is_said_with_what_is_known_of_it(factor, level, word):
+def test_a_volume_is_reported_with_its_expected_range(factor, level, word):
     training = TrainingStructures(12, {"tibia": KNOWN})
     table = LabelTable.from_names(["tibia"])
     voxels = np.zeros((12, 12, 12), np.uint8)
@@ -369,7 +369,7 @@ def legs(left=10, right=10, gap=8):
     return voxels
 
 
-def test_the_sides_of_one_label_are_told_apart_by_the_gap_between_them():
+def test_the_sides_of_one_label_are_split_at_the_gap_between_them():
     found = structure_figures(labelmap(legs(left=12, right=8)))["tibia"]
 
     assert found.sides_mm3 == (8 * 16, 12 * 16)
@@ -450,7 +450,7 @@ def test_a_structure_without_two_sides_in_training_is_not_asked_for_symmetry():
     assert "symmetry" not in {r.kind for r in quality.reasons}
 
 
-def test_two_labels_of_one_bone_are_compared_and_told_once():
+def test_two_labels_of_one_bone_are_compared_and_reported_once():
     def femurs(left, right):
         voxels = np.zeros((30, 8, 8), np.uint8)
         voxels[1 : 1 + right, 2:6, 2:6] = 2
@@ -543,7 +543,7 @@ def test_a_range_holds_the_extremes_the_median_and_the_middle_90_percent():
     assert found.volume_mm3 == Spread(1, 6, 51, 96, 101)
 
 
-def test_labels_that_nobody_gave_have_no_ranges():
+def test_missing_labels_have_no_ranges():
     assert training_structures([]) == TrainingStructures(0, {})
     assert training_structures([{"tibia": StructureFigures(2.0, 1)}]).cases == 1
 

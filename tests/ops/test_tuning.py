@@ -103,7 +103,7 @@ def test_removing_what_was_invented_is_an_improvement():
     assert found.accepted
 
 
-def test_a_fold_that_lacks_the_structure_has_no_say():
+def test_a_fold_that_lacks_the_structure_does_not_count():
     nothing = {"1": [score("z", None, None, "both_empty")]}
     before = folds((0.9, 5.0)) | nothing
     after = folds((0.95, 5.0)) | nothing

@@ -145,7 +145,7 @@ def test_S02_S07_structures_of_a_card_are_judged_number_by_number(
     assert refusal_of(checked_card, card) == code
 
 
-def test_the_agreement_beside_a_labelmap_is_read_and_its_absence_said(tmp_path):
+def test_the_agreement_beside_a_labelmap_is_read_and_its_absence_reported(tmp_path):
     alone = case_quality(legs(), tmp_path, "leg_9", None)
     (tmp_path / "leg_9.agreement.json").write_text(
         '{"between_folds": {"1": 0.7, "2": null},'

@@ -33,14 +33,14 @@ def canonical(image):
 
 def converted(study, out):
     """Run init and convert as they are typed; return rows, init's JSON and labels."""
-    said = bridge("init", study, "-o", out / "dataset.toml", "--json")
+    message = bridge("init", study, "-o", out / "dataset.toml", "--json")
     words = ("-r", out / "dataset.toml", "-w", out / "work", "--json")
     result = bridge("convert", study, *words, check=False)
     assert result.exit_code == 0, result.output
     labels = next((out / "work" / "nnUNet_raw").iterdir()) / "labelsTr"
     names = json.loads((labels.parent / "dataset.json").read_text())["labels"]
     assert names == {"background": 0, **layouts.BONES}
-    return read_case_table(out / "cases.csv"), json.loads(said.stdout), labels
+    return read_case_table(out / "cases.csv"), json.loads(message.stdout), labels
 
 
 def assert_equal(file, voxels, affine):
@@ -77,9 +77,9 @@ def test_every_shared_layout_becomes_the_same_labelmap(script, source, tmp_path,
     study.mkdir()
     script.LAYOUTS[name](source, study)
 
-    rows, said, labels = converted(study, tmp_path)
+    rows, message, labels = converted(study, tmp_path)
 
-    assert (len(said["cases"]), said["unused"], said["unknown"]) == (4, [], [])
+    assert (len(message["cases"]), message["unused"], message["unknown"]) == (4, [], [])
     images = [row for row in rows if row.role == "image"]
     for row, number in zip(images, source.ids, strict=True):
         voxels, affine = source.multilabel(number)
@@ -121,10 +121,10 @@ def test_further_layouts_become_the_labelmap_that_was_drawn(tmp_path, layout):
     study = tmp_path / "study"
     truth = layout.write(study)
 
-    rows, said, labels = converted(study, tmp_path)
+    rows, message, labels = converted(study, tmp_path)
 
     assert layouts.wrong_rows(rows, truth) == []
-    assert (said["unused"], said["unknown"]) == ([], [])
+    assert (message["unused"], message["unknown"]) == ([], [])
     for row in rows:
         if row.role == "image":
             number = truth.images[row.file]
@@ -173,11 +173,11 @@ def test_real_hippocampi_in_folders_of_patients(test_data, tmp_path):
             whole[drawn] = np.where(whole[drawn] == 0, value, 0)
         expected[number] = whole, image.affine
 
-    said = bridge("init", study, "-o", tmp_path / "dataset.toml", "--json")
+    message = bridge("init", study, "-o", tmp_path / "dataset.toml", "--json")
     words = ("-r", tmp_path / "dataset.toml", "-w", tmp_path / "work")
     bridge("convert", study, *words)
 
-    assert json.loads(said.stdout)["structures"] == ["anterior", "posterior"]
+    assert json.loads(message.stdout)["structures"] == ["anterior", "posterior"]
     labels = next((tmp_path / "work" / "nnUNet_raw").iterdir()) / "labelsTr"
     for number, (voxels, affine) in expected.items():
         assert_equal(labels / f"msk_{number:03d}.nii.gz", voxels, affine)

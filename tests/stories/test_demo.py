@@ -83,11 +83,11 @@ def test_every_patient_was_converted_and_none_refused(demo):
 
 
 def test_the_progress_named_each_stage_and_the_time_left(demo):
-    _, _, said = demo
+    _, _, message = demo
 
     for stage in ("convert", "plan", "train", "predict 2d", "predict 3d_fullres"):
-        assert f"] {stage}" in said
-    assert " left" in said
+        assert f"] {stage}" in message
+    assert " left" in message
 
 
 def test_predictions_lie_on_the_grid_of_their_image(demo, work):
@@ -363,18 +363,20 @@ def test_nothing_that_identifies_the_study_is_in_the_dataset(demo, work):
 
 
 def test_the_mean_of_both_is_weighed_too_and_predict_follows_the_choice(work, tmp_path):
-    told = json.loads(bridge("select", "1", "-w", work, "--ensembles", "--json").stdout)
+    answer = json.loads(
+        bridge("select", "1", "-w", work, "--ensembles", "--json").stdout
+    )
 
-    candidates = {one["name"]: one for one in told["candidates"]}
+    candidates = {one["name"]: one for one in answer["candidates"]}
     assert set(candidates) == {"2d", "3d_fullres", "2d+3d_fullres"}
     dice = {name: one["dice"] for name, one in candidates.items()}
     assert dice["2d+3d_fullres"] > min(dice["2d"], dice["3d_fullres"]) - 0.01
     ours = {name: candidates[name]["mean"] for name in ("2d", "3d_fullres")}
-    assert told["second_opinion"]["best"] == max(ours, key=ours.get)
+    assert answer["second_opinion"]["best"] == max(ours, key=ours.get)
     assert not list((work / "runs" / DATASET).glob(".select-*"))
 
     image = min((work / "nnUNet_raw" / DATASET / "imagesTs").glob("*.nii.gz"))
     words = ("predict", "1", image, "-w", work, "-o", tmp_path / "out", "--json")
     predicted = json.loads(bridge(*words).stdout)
 
-    assert f"the choice of `select`: {told['reason']}" in predicted["model"]
+    assert f"the choice of `select`: {answer['reason']}" in predicted["model"]

@@ -46,8 +46,8 @@ def train_until(work, event, *, fold=1, with_signal=signal.SIGINT, seconds=300):
                 break
             time.sleep(0.1)
         command.send_signal(with_signal)
-        _, said = command.communicate(timeout=60)
-    return command.returncode, said, events.read_text()
+        _, message = command.communicate(timeout=60)
+    return command.returncode, message, events.read_text()
 
 
 def works_in(work):
@@ -58,28 +58,28 @@ def works_in(work):
     return [line for line in processes.stdout.splitlines() if str(work) in line]
 
 
-def assert_nobody_works_in(work):
+def assert_no_process_works_in(work):
     assert works_in(work) == []
 
 
 def test_N05_an_interrupted_training_goes_on_also_if_its_checkpoint_is_truncated(work):
-    code, said, _ = train_until(work, '"epoch": 2')
+    code, message, _ = train_until(work, '"epoch": 2')
 
     assert code == 130
-    assert "run the same command again" in said
+    assert "run the same command again" in message
     (stopped,) = status_of(Dataset(Workspace.at(work, environment={}), LAB)).runs
     assert (stopped.run.fold, stopped.state) == (1, "stopped")
 
-    _, said, events = train_until(work, '"epoch": 5,')
+    _, message, events = train_until(work, '"epoch": 5,')
 
-    assert first_epochs(events)[-1] >= 1, said
-    assert_nobody_works_in(work)
+    assert first_epochs(events)[-1] >= 1, message
+    assert_no_process_works_in(work)
 
     latest = work / "nnUNet_results" / LAB / MODEL / "fold_1" / "checkpoint_latest.pth"
     latest.write_bytes(latest.read_bytes()[:5000])
-    code, said, events = train_until(work, '(?s)("start".*){3}')
+    code, message, events = train_until(work, '(?s)("start".*){3}')
 
-    assert code == 130, said
+    assert code == 130, message
     assert first_epochs(events)[-1] >= 1
     assert latest.with_name(f"{latest.name}.damaged").exists()
     record = work / "runs" / LAB / MODEL / "fold_1" / "run.json"
@@ -100,13 +100,13 @@ def test_three_patients_are_enough_and_a_killed_command_leaves_no_worker(tmp_pat
     convert_study(tmp_path / "study", recipe(), work.raw_dir)
     plan_dataset(Dataset(work, LAB), PlanningOptions(("2d",)))
 
-    code, said, events = train_until(
+    code, message, events = train_until(
         tmp_path / "work", '"epoch": 0', fold=0, with_signal=signal.SIGKILL
     )
 
-    assert code == -signal.SIGKILL, said
+    assert code == -signal.SIGKILL, message
     assert '"training_cases": 2, "validation_cases": 1' in events
     end = time.monotonic() + 60
     while works_in(tmp_path / "work") and time.monotonic() < end:
         time.sleep(0.5)
-    assert_nobody_works_in(tmp_path / "work")
+    assert_no_process_works_in(tmp_path / "work")

@@ -355,13 +355,13 @@ def study(tmp_path):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_of_the_masks_has_its_outcome_codes_figures_and_exit_code(study, row):
-    plant, (exit_code, outcome), codes, said = ROWS[row]
+    plant, (exit_code, outcome), codes, message = ROWS[row]
     plant(study)
 
     found = check(study)
 
     assert found[:3] == (exit_code, outcome, codes), found[3]
-    assert said in found[3]
+    assert message in found[3]
 
 
 OPTIONS = {
@@ -378,13 +378,13 @@ OPTIONS = {
 
 @pytest.mark.parametrize("row", OPTIONS)
 def test_what_a_row_refuses_the_recipe_can_settle_by_name(study, row):
-    masks, rest, (exit_code, outcome), codes, said = OPTIONS[row]
+    masks, rest, (exit_code, outcome), codes, message = OPTIONS[row]
     ROWS[row][0](study)
 
     found = check(study, masks, rest)
 
     assert found[:3] == (exit_code, outcome, codes), found[3]
-    assert said in found[3]
+    assert message in found[3]
 
 
 @pytest.mark.parametrize(
@@ -406,10 +406,10 @@ def test_K20_masks_on_stated_slices_are_still_looked_for_in_air(study):
 def test_K06_values_that_are_not_meant_are_left_out_with_their_number(study):
     plain(study, TWO)
 
-    _, outcome, codes, said = check(study, "values.tibia = 3")
+    _, outcome, codes, message = check(study, "values.tibia = 3")
 
     assert (outcome, codes) == ("warned", ["K06"])
-    assert "36 voxels of other values were left out" in said
+    assert "36 voxels of other values were left out" in message
     assert check(study, "values.tibia = 5")[1:3] == ("refused", ["K06"])
 
 
@@ -465,7 +465,7 @@ def write_striped(study):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (lambda m: np.flip(m, 0), "flipped along i"),
         (lambda m: np.flip(m, 1), "flipped along j"),
@@ -477,7 +477,7 @@ def write_striped(study):
     ids=["flip i", "flip j", "flip k", "shift j", "shift k", "as it is"],
 )
 def test_K23_a_mask_that_fits_better_elsewhere_is_worth_a_warning(
-    tmp_path, wrong, said
+    tmp_path, wrong, message
 ):
     study = tmp_path / "study"
     mask, grid = write_striped(study)
@@ -488,8 +488,8 @@ def test_K23_a_mask_that_fits_better_elsewhere_is_worth_a_warning(
     exit_code, outcome, codes, text = check(study, rest=declared)
 
     assert exit_code == 0
-    assert (outcome, codes) == (("warned", ["K23"]) if said else ("accepted", []))
-    assert said in text
+    assert (outcome, codes) == (("warned", ["K23"]) if message else ("accepted", []))
+    assert message in text
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,14 @@ def test_the_plain_training_command_starts_on_our_dataset(by_hand):
         text=True,
         start_new_session=True,
     ) as process:
-        said = []
+        message = []
         for line in process.stdout:
-            said.append(line)
+            message.append(line)
             if "Current learning rate" in line:
                 break
         os.killpg(process.pid, signal.SIGKILL)
 
-    assert "Current learning rate: 0.01" in said[-1], "".join(said[-20:])
+    assert "Current learning rate: 0.01" in message[-1], "".join(message[-20:])
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_N11_our_plan_train_and_status_touch_nothing_that_nnunet_made(their_work
     before = file_states(their_workspace / "nnUNet_preprocessed")
     words = ("1", "-c", "2d", "-w", their_workspace)
     smoke = (*words, "--budget", "smoke", "--device", "cpu", "--json")
-    told = bridge("train", *smoke, check=False)
-    assert told.exit_code == 3
-    assert "adopts plans, data and splits" in told.stderr
+    answer = bridge("train", *smoke, check=False)
+    assert answer.exit_code == 3
+    assert "adopts plans, data and splits" in answer.stderr
 
     planned = json.loads(bridge("plan", *words, "--json").stdout)
 

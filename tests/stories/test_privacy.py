@@ -258,10 +258,10 @@ def test_R11_F12_F13_convert_and_check_let_no_identity_out(study, tmp_path):
     before = {f: f.stat().st_mtime_ns for f in study.rglob("*")}
 
     words = (study, "-r", recipe, "-w", work)
-    said = command(tmp_path, "check", *words, exit_code=4)
+    message = command(tmp_path, "check", *words, exit_code=4)
     assert not list(work.iterdir())
-    said += command(tmp_path, "convert", *words, exit_code=4)
-    said += command(tmp_path, "convert", *words, exit_code=4)
+    message += command(tmp_path, "convert", *words, exit_code=4)
+    message += command(tmp_path, "convert", *words, exit_code=4)
 
     assert {f: f.stat().st_mtime_ns for f in study.rglob("*")} == before
     folder = work / "nnUNet_raw" / "Dataset001_Tibia"
@@ -270,7 +270,7 @@ def test_R11_F12_F13_convert_and_check_let_no_identity_out(study, tmp_path):
     assert outcomes.count("refused") == 3
     assert len(list(folder.rglob("*.nii.gz"))) == 6
     assert_no_trace_below(planted, work)
-    assert_no_trace(IN_HEADERS | ELSEWHERE, said, "what the terminal shows")
+    assert_no_trace(IN_HEADERS | ELSEWHERE, message, "what the terminal shows")
 
 
 def test_R11_an_internal_failure_leaves_no_identity_behind(study, tmp_path):
@@ -278,10 +278,10 @@ def test_R11_an_internal_failure_leaves_no_identity_behind(study, tmp_path):
     work, recipe = tmp_path / "work", tmp_path / "dataset.toml"
     (work / "nnUNet_raw").write_text("a file in the way")
 
-    said = command(tmp_path, "convert", study, "-r", recipe, "-w", work, exit_code=5)
+    message = command(tmp_path, "convert", study, "-r", recipe, "-w", work, exit_code=5)
 
-    assert b"part of the path is a file" in said
-    assert_no_trace(IN_HEADERS | ELSEWHERE | IN_NAMES, said, "the message")
+    assert b"part of the path is a file" in message
+    assert_no_trace(IN_HEADERS | ELSEWHERE | IN_NAMES, message, "the message")
 
 
 def test_R11_M09_meshes_and_scores_tell_only_case_and_structure(study, tmp_path):

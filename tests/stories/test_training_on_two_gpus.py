@@ -45,8 +45,8 @@ def test_a_run_on_two_gpus_trains_stops_resumes_validates_and_is_recorded(
     assert resumed.failures == ()
     assert run_state(run).done
     events, _ = readable_events(run.events_file)
-    told = [(e["event"], e.get("epoch", e.get("first_epoch"))) for e in events]
-    assert [fact for fact in told if fact[0] != "summary"] == [
+    answer = [(e["event"], e.get("epoch", e.get("first_epoch"))) for e in events]
+    assert [fact for fact in answer if fact[0] != "summary"] == [
         *(("start", 0), ("epoch", 0), ("start", 1), ("epoch", 1)),
         *(("validation", None), ("end", None)),
     ]

@@ -105,4 +105,4 @@ def typeset(words: str) -> str:
 def _own(name: str) -> Markup:
     """Return one of our own files that lie beside this one; they are trusted."""
     text = files("nnunet_bridge.formats.html").joinpath(name).read_text("utf-8")
-    return Markup(text)  # noqa: S704 - our own style and script, not anybody's input
+    return Markup(text)  # noqa: S704 - our own style and script, not user input

@@ -22,7 +22,7 @@ from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.slicer import read_values
 from nnunet_bridge.ops.naming import natural_key, number_in, words_of
 from nnunet_bridge.ops.pairing import Drawing, Pairing, ScanNames, pair_all
-from nnunet_bridge.ops.patients import Whose, name_patients
+from nnunet_bridge.ops.patients import PatientVisit, name_patients
 from nnunet_bridge.ops.vocabulary import Reading, Vocabulary
 from nnunet_bridge.pipeline.ingest.survey import FoundDrawing, FoundImage, Survey
 
@@ -63,7 +63,7 @@ class Draft:
 class _Part:
     """One structure of a file."""
 
-    structure: str  # empty if nobody can know
+    structure: str  # empty if it is unknown
     side: str
     value: int | None
     note: str = ""
@@ -90,7 +90,7 @@ class _Part:
 class _Scan:
     """A patient at a visit, while its files are gathered."""
 
-    whose: Whose
+    whose: PatientVisit
     images: list[FoundImage]
     files: list[tuple[FoundDrawing, Pairing]] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ def draft_rows(
     pairs = pair_all(
         [Drawing(one.parts, one.grid) for one in survey.drawings],
         [scan.names for scan in scans],
-        vocabulary.telling_words,
+        vocabulary.identifying_words,
     )
     for drawing, pairing in zip(survey.drawings, pairs, strict=True):
         if pairing.scan is None:

@@ -1,8 +1,8 @@
 """Write the recipe and the case table of a study folder, from what lies in it.
 
 `survey` looks through the folder, `draft` pairs what it found. Nothing is typed, and
-nothing is hidden: each guess stands in the table, each file that found no place in the
-result.
+nothing is hidden: the table notes each guess, the result lists each file that was not
+placed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def write_recipe(
     Raises
     ------
     UsageError
-        If one of the files exists, unless `force` or `update` says what to do.
+        If one of the files exists, unless `force` or `update` is set.
     InputError
         If the folder holds no images or no masks, or the folders in it are studies.
     """
@@ -182,7 +182,7 @@ def _studies_below(survey: Survey, vocabulary: Vocabulary) -> dict[str, set[str]
 
 
 def _patients_in(folder: str, survey: Survey, vocabulary: Vocabulary) -> set[str]:
-    """Return the patients with masks in a folder, who are told apart by names."""
+    """Return the patients with masks in a folder that their names identify."""
     images = [i for i in survey.images if i.parts[0] == folder and len(i.parts) > 1]
     drawings = [d for d in survey.drawings if d.parts[0] == folder and len(d.parts) > 1]
     ids = {image.dicom.patient if image.dicom else image.file for image in images}

@@ -1,4 +1,4 @@
-"""Find the images of a command, under the ids that a dataset knows them by.
+"""Find the images of a command, under the ids that they have in a dataset.
 
 A study whose recipe names a case table has the images of its rows. An image that was
 converted before keeps the id of its case, by the hashes in the manifest, so that a

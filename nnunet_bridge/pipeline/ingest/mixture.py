@@ -1,6 +1,6 @@
 """Planes, axes and positions that differ between the cases of a dataset (FAULTS G19).
 
-nnU-Net learns all cases as one kind of image: it knows no patient axes.
+nnU-Net learns all cases as one kind of image; it does not use patient axes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Look through a study folder once: which files are images, and which hold drawings.
 
 Of each DICOM folder a few headers are read, of other images and masks the header.
-Voxels are read only of a file whose names do not say whether it is an image or a mask.
+Voxels are read only of a file whose names do not show whether it is an image or a mask.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What lies in the folder of plans and was not written by `plan` (FAULTS N11).
+"""Plans, data and splits in the planning folder that `plan` did not write (FAULTS N11).
 
-Plans made or edited by hand, data that nnU-Net's own commands preprocessed, and the
-splits of finished runs are the work of somebody. Planning adopts them if they are whole
-and of the present cases, else it refuses. Only ``--force`` replaces them.
+Examples are plans made or edited by hand, data that nnU-Net's own commands
+preprocessed, and the splits of finished runs. Planning adopts them if they are complete
+and belong to the present cases, else it refuses. Only ``--force`` replaces them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_NAMES = 3
 
 @dataclass(slots=True)
 class Adoption:
-    """One look at the folder of plans, and what was found in it."""
+    """The content of the planning folder: what is adopted, and what is refused."""
 
     dataset: Dataset
     patients: Mapping[str, str]
@@ -75,7 +75,7 @@ class Adoption:
     def refuse_replacing(
         self, known: planned.Planned | None, wanted: Mapping[str, Sequence[str]]
     ) -> None:
-        """Refuse plans and data in the way of planning anew that are not ours."""
+        """Refuse plans and data that planning would replace and did not write."""
         for word, names in wanted.items():
             file = self.dataset.plans_file(PLANNERS[word].plans)
             if not planned.wrote(self.dataset, known, file):
@@ -86,9 +86,9 @@ class Adoption:
     def refuse_other_splits(
         self, known: planned.Planned | None, *, asked: bool
     ) -> None:
-        """Refuse to replace splits that are not ours, or that finished runs have.
+        """Refuse to replace splits of other origin, or those of finished runs.
 
-        Ours can be made again, so they are replaced where others are `asked` for.
+        Splits that `plan` wrote are replaced where others are `asked` for.
         """
         file = self.dataset.splits_file
         if not planned.wrote(self.dataset, known, file):
@@ -118,8 +118,8 @@ class Adoption:
         if not self.adopted:
             return self.warnings
         names = ", ".join(dict.fromkeys(self.adopted))
-        said = f"Adopted as they are, not written by `plan`: {names}."
-        return [said, *self.warnings]
+        sentence = f"Adopted as they are, not written by `plan`: {names}."
+        return [sentence, *self.warnings]
 
     def _with_planner(
         self, known: planned.Planned, word: str, names: Sequence[str]

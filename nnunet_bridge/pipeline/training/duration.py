@@ -30,7 +30,7 @@ def announce_cpu_time(
     progress: Progress,
     consent: Consent | None,
 ) -> None:
-    """Say how long trainings take on this CPU; above a day, ask for consent."""
+    """Report how long trainings take on this CPU; above a day, ask for consent."""
     seconds = cpu_seconds(runs, method, machine)
     if seconds is None:
         return

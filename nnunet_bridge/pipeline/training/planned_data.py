@@ -165,8 +165,8 @@ def _require_whole(
 ) -> None:
     """Refuse preprocessed cases that are not as planning left them (FAULTS N04).
 
-    The hashes tell of damage, not of intent: what is unpickled is judged by its content
-    (S12), and once more when nnU-Net reads it.
+    The hashes detect damage, not intent: the content of each pickle is checked (S12),
+    and once more when nnU-Net reads it.
     """
     for configuration in configurations:
         identifier = planned.identifier_of(dataset, stock_plans, configuration)

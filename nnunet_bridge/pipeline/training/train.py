@@ -107,7 +107,7 @@ def train_dataset(
 
 
 def _selected_or_reported(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
-    """Select the runs; where that fails, tell those that wait for a job why."""
+    """Select the runs; if that fails, record why for those that wait for a job."""
     try:
         selected = select_runs(dataset, request)
         require_previous_stages(selected.todo)

@@ -112,7 +112,7 @@ def test_a_map_file_says_the_same_in_each_of_its_forms(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("m.toml", "femur = 1", "no table `map`"),
         ("m.toml", "[map", "is not valid"),
@@ -124,10 +124,10 @@ def test_a_map_file_says_the_same_in_each_of_its_forms(tmp_path, name):
         ("m.toml", "[map]\n", "maps no label"),
     ],
 )
-def test_a_file_that_is_no_map_is_refused(tmp_path, name, text, said):
+def test_a_file_that_is_no_map_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_label_map(tmp_path / name)
 
 
@@ -142,7 +142,7 @@ def test_one_label_for_two_structures_is_refused():
         parse_label_map(["75=femur", "75=tibia"])
 
 
-def test_all_that_is_wrong_with_a_map_is_said_together(folders, tmp_path):
+def test_all_mistakes_of_a_map_are_reported_together(folders, tmp_path):
     with pytest.raises(InputError) as caught:
         score_folders(
             *folders, tmp_path / "out", by_map(["75=femr", "nobody_knows=tibia"])

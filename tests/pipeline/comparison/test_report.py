@@ -366,7 +366,7 @@ def test_a_case_validated_by_two_folds_is_refused(study):
         written(study)
 
 
-def test_progress_is_told_case_by_case(study):
+def test_progress_is_reported_case_by_case(study):
     listener = Listener()
 
     written(study, progress=listener)

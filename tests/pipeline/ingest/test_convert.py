@@ -474,7 +474,7 @@ def test_K15_a_structure_that_is_declared_absent_but_drawn_is_refused(study):
     )
 
 
-def test_K15_what_nobody_drew_can_be_ignored(study, raw_dir):
+def test_K15_what_was_not_drawn_can_be_ignored(study, raw_dir):
     (study / MASKS / "1_femur_1A.nii.gz").unlink()
 
     folder = convert_study(
@@ -700,7 +700,7 @@ def test_F04_a_label_that_was_corrected_by_hand_is_not_written_over(
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_F04_a_dataset_of_somebody_else_is_not_written_over(study, raw_dir, force):
+def test_F04_a_dataset_of_another_origin_is_not_overwritten(study, raw_dir, force):
     dataset = raw_dir / "Dataset001_Tibia"
     for name in ("imagesTr/msk_001_0000.nii.gz", "labelsTr/msk_001.nii.gz"):
         (dataset / name).parent.mkdir(parents=True)
@@ -747,10 +747,10 @@ def mixture_of(study, raw_dir):
     """Return the warnings about mixtures: of check, convert, and a second convert."""
     summaries = [check_study(study, recipe())]
     summaries += [convert_study(study, recipe(), raw_dir) for _ in range(2)]
-    told = [[str(f) for f in s.findings if f.code == "G19"] for s in summaries]
-    assert told[0] == told[1] == told[2]
+    answer = [[str(f) for f in s.findings if f.code == "G19"] for s in summaries]
+    assert answer[0] == answer[1] == answer[2]
     assert {summary.exit_code for summary in summaries} == {0}
-    return told[0]
+    return answer[0]
 
 
 def test_G19_a_dataset_of_one_kind_is_not_warned_of(study, raw_dir):

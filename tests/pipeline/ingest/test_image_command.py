@@ -95,7 +95,7 @@ def test_a_name_that_is_no_nifti_name_is_a_usage_error(folder, tmp_path):
     assert image(folder, tmp_path / "scan.mha")[0] == 2
 
 
-def test_what_an_option_did_is_told(tmp_path):
+def test_the_change_made_by_an_option_is_reported(tmp_path):
     save(base(shear=(0, 1, 0)), tmp_path / "sheared")
     out = tmp_path / "upright.nii.gz"
 

@@ -1,4 +1,4 @@
-"""`init` pairs what lies in a study, whatever the names, and says what it guessed."""
+"""`init` pairs the files of a study, whatever their names, and notes its guesses."""
 
 import json
 import shutil
@@ -471,14 +471,14 @@ def test_a_folder_with_nothing_but_a_study_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda s: shutil.rmtree(s / "scans"), "holds no image"),
         (lambda s: shutil.rmtree(s / "masks"), "0 mask files"),
         (shutil.rmtree, "does not exist"),
     ],
 )
-def test_a_folder_that_is_no_study_says_what_is_missing(tmp_path, spoil, said):
+def test_a_folder_that_is_no_study_says_what_is_missing(tmp_path, spoil, message):
     study = tmp_path / "study"
     Layout(patients=2).write(study)
     spoil(study)
@@ -487,7 +487,7 @@ def test_a_folder_that_is_no_study_says_what_is_missing(tmp_path, spoil, said):
     result = CliRunner().invoke(main, words)
 
     assert result.exit_code in (2, 3)
-    assert said in result.stderr
+    assert message in result.stderr
     assert not (tmp_path / "r.toml").exists()
 
 

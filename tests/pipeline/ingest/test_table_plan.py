@@ -287,7 +287,7 @@ def test_splits_follow_masks_and_words(study, raw_dir):
     assert files == ["msk_002.nii.gz", "msk_002_0000.nii.gz", "msk_003_0000.nii.gz"]
 
 
-def test_loose_files_of_two_patients_in_one_folder_are_told_apart(study, raw_dir):
+def test_loose_files_of_two_patients_in_one_folder_are_separated(study, raw_dir):
     anna, bert = base(), base(zs=[100 + 4.0 * k for k in range(12)])
     for ds in bert:
         ds.PatientID, ds.SeriesNumber = "P2", 8

@@ -237,8 +237,8 @@ def test_every_item_of_the_malicious_set_is_refused_before_it_runs(
     result = unpack_command(workspace, file)
 
     answer = json.loads(result.stdout)
-    said = f"{answer['code']}  exit {result.exit_code}: {answer['error']}"
-    print(f"{row}  {what:50} {said}")  # noqa: T201 - the table that -rP shows
+    message = f"{answer['code']}  exit {result.exit_code}: {answer['error']}"
+    print(f"{row}  {what:50} {message}")  # noqa: T201 - the table that -rP shows
     record_property("outcome", answer["error"])
     assert (result.exit_code, answer["code"]) == (6, row)
     assert len(answer["error"].splitlines()) == 1
@@ -275,7 +275,7 @@ def weights_of(workspace, fold):
         return torch.load(file, weights_only=True)["network_weights"]
 
 
-def test_R11_a_packed_model_tells_nobody_whose_it_is(trained, packed):
+def test_R11_a_packed_model_contains_no_identity(trained, packed):
     file, summary = packed
     planted = [*PLANTED, str(trained.results_dir), str(trained.results_dir.parent)]
     here = [name for name in (socket.gethostname(), str(Path.home())) if len(name) > 5]
@@ -522,7 +522,7 @@ def unfolding():
         ("S02", "another configuration", lambda: {"init_args": {"configuration": "x"}}),
     ],
 )
-def test_what_the_listing_of_a_pickle_cannot_tell_is_refused_by_the_second_gate(
+def test_what_the_listing_of_a_pickle_cannot_show_is_refused_by_the_second_check(
     workspace, tmp_path, row, what, build
 ):
     built = build()
@@ -693,19 +693,19 @@ def test_N07_a_number_that_another_dataset_bears_is_refused(workspace, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"labels": {"background": 0, "bones": [1, 2]}}, "regions"),
         ({"file_ending": ".nrrd"}, "reads .nrrd files"),
     ],
 )
 def test_a_model_that_predict_could_not_use_is_not_unpacked(
-    workspace, tmp_path, change, said
+    workspace, tmp_path, change, message
 ):
     file = tmp_path / "model.zip"
     file.write_bytes(model_with(dataset={**DATASET_JSON, **change}))
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         unpack_model(workspace, file)
 
     assert not workspace.results_dir.exists()

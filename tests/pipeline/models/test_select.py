@@ -77,12 +77,12 @@ def write_fold(workspace, configuration, fold, short_by):
         write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
     file = run.events_file
     file.parent.mkdir(parents=True)
-    told = [
+    answer = [
         {"event": "start", "epochs": 1, "validation_cases": 3},
         {"event": "validation", "time": 0.0},
         {"event": "end", "time": 3 * SECONDS[configuration]},
     ]
-    file.write_text("".join(json.dumps(event) + "\n" for event in told))
+    file.write_text("".join(json.dumps(event) + "\n" for event in answer))
     return fold_dir
 
 
@@ -103,7 +103,7 @@ def alike(workspace):
     return workspace
 
 
-def test_the_cheaper_is_chosen_within_the_noise_and_nnunet_says_what_it_would(alike):
+def test_the_cheaper_is_chosen_within_the_noise_beside_nnunets_own_choice(alike):
     summary = select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"))
 
     assert summary.chosen["configurations"] == ["2d"]
@@ -146,7 +146,7 @@ def test_folds_that_are_not_shared_cannot_be_compared(workspace):
         select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
 
 
-def test_only_shared_cases_count_and_a_failing_second_opinion_is_told(workspace):
+def test_only_shared_cases_count_and_a_failing_second_opinion_is_reported(workspace):
     for fold, rows in ((0, (3, 3, 3)), (1, (0, 0, 0))):
         write_fold(workspace, "2d", fold, rows)
     write_fold(workspace, "3d_fullres", 0, (1, 1, 1))
@@ -195,7 +195,7 @@ def test_predict_takes_the_choice_until_a_checkpoint_changes(alike):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
-def test_a_damaged_choice_is_told_and_not_followed(alike, content):
+def test_a_damaged_choice_is_reported_and_not_used(alike, content):
     choice_file(Dataset(alike, DATASET)).write_text(content)
 
     kept, remark = current_choice(Dataset(alike, DATASET))
@@ -205,7 +205,7 @@ def test_a_damaged_choice_is_told_and_not_followed(alike, content):
 
 
 @pytest.mark.parametrize("content", ['{"budget": 3}', '{"chosen": {}}'])
-def test_a_choice_that_lacks_a_part_is_told_and_not_followed(alike, content):
+def test_a_choice_that_lacks_a_part_is_reported_and_not_used(alike, content):
     choice_file(Dataset(alike, DATASET)).write_text(content)
 
     kept, remark = current_choice(Dataset(alike, DATASET))

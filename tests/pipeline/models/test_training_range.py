@@ -70,7 +70,7 @@ def findings_about(reading, seen, channel="MRI"):
     ]
 
 
-def test_the_manifest_tells_what_was_seen(seen):
+def test_the_range_is_read_from_the_manifest(seen):
     assert seen.model_dump() == {
         "cases": 2,
         "smallest_spacing_mm": [0.75, 0.75, 4.0],
@@ -84,7 +84,7 @@ def test_the_manifest_tells_what_was_seen(seen):
     }
 
 
-def test_a_manifest_of_schema_2_still_tells_the_contrast(converted, tmp_path):
+def test_the_contrast_is_read_from_a_manifest_of_schema_2(converted, tmp_path):
     manifest = read_json(converted / "manifest.json")
     for record in manifest["cases"]:
         del record["contrast"]
@@ -102,7 +102,7 @@ def test_an_image_like_the_training_is_not_warned_of(tmp_path, seen):
 
 
 @pytest.mark.parametrize(
-    ("slices", "image_type", "said"),
+    ("slices", "image_type", "output"),
     [
         (
             base(px=(1.6, 1.6), size=24),
@@ -122,7 +122,7 @@ def test_an_image_like_the_training_is_not_warned_of(tmp_path, seen):
     ids=["wide", "fine", "coronal", "long", "fat", "adc"],
 )
 def test_N08_what_the_model_has_not_seen_is_warned_of_with_its_figures(
-    tmp_path, seen, slices, image_type, said
+    tmp_path, seen, slices, image_type, output
 ):
     reading = reading_of(tmp_path, slices, image_type=image_type)
 
@@ -130,7 +130,7 @@ def test_N08_what_the_model_has_not_seen_is_warned_of_with_its_figures(
 
     assert (finding.code, str(finding.outcome)) == ("N08", "warned")
 
-    assert re.search(said, finding.message), finding.message
+    assert re.search(output, finding.message), finding.message
 
 
 def test_N08_a_spacing_at_half_and_at_twice_the_range_passes(seen):
@@ -224,7 +224,7 @@ def test_a_card_of_an_older_version_is_still_read_and_stays_as_it_was():
     assert TrainingRange.model_validate(old).orientations is None
 
 
-def test_N08_an_unpacked_model_warns_by_what_its_card_said(tmp_path, seen):
+def test_N08_an_unpacked_model_warns_by_the_range_on_its_card(tmp_path, seen):
     workspace = finished_workspace(tmp_path)
     (fold_dir,) = workspace.results_dir.glob("*/*/fold_0")
     (fold_dir / ORIGIN_FILE).write_text(

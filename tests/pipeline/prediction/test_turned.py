@@ -194,7 +194,7 @@ def test_dicom_seg_refers_to_the_slices_of_a_turned_series(workspace, tmp_path):
     assert sources & used
 
 
-def test_without_a_manifest_the_images_tell_the_order(leg, tmp_path):
+def test_without_a_manifest_the_order_is_read_from_the_images(leg, tmp_path):
     images = tmp_path / "raw" / "imagesTr"
     images.mkdir(parents=True)
     stored_as("PIR", leg, images).rename(images / "a_0000.nii.gz")

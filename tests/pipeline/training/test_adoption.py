@@ -164,9 +164,9 @@ def test_N11_other_arguments_of_nnunet_replace_no_adopted_plans(theirs):
     own = ("-gpu_memory_target", "4")
     assert f"{PLANS} was not written" in refused(theirs, own_arguments=own)
     plan(theirs)
-    said = refused(theirs, own_arguments=own)
-    assert f"{PLANS} was not written" in said
-    assert f"{DATA}/ was not written" in said
+    message = refused(theirs, own_arguments=own)
+    assert f"{PLANS} was not written" in message
+    assert f"{DATA}/ was not written" in message
 
 
 def test_N11_plans_of_an_older_nnunet_are_refused(theirs):
@@ -193,7 +193,7 @@ def test_force_replaces_what_is_in_the_way_and_nothing_else(theirs):
     assert len(list(theirs.results_dir.rglob("checkpoint_final.pth"))) == 2
 
 
-# --- what `plan` wrote, and somebody changed ------------------------------------------
+# --- what `plan` wrote and was changed since -----------------------------------------
 
 
 @pytest.fixture
@@ -245,9 +245,9 @@ def test_a_changed_label_makes_plans_and_data_again_and_keeps_the_splits(ours):
 def test_N11_a_new_case_does_not_cost_the_splits_of_finished_folds(ours):
     add_case(ours)
 
-    said = refused(ours)
+    message = refused(ours)
 
-    assert "splits_final.json holds the folds of 2d fold 0, 2d fold 1" in said
+    assert "splits_final.json holds the folds of 2d fold 0, 2d fold 1" in message
 
 
 def test_a_new_case_gives_new_splits_where_nothing_was_trained(ours):

@@ -32,7 +32,7 @@ MACHINE = Machine(cores=2, free_memory_bytes=8 << 30, gpus=0)
 
 class Listener(Silent):
     def __init__(self):
-        self.tables, self.done, self.said = [], [], []
+        self.tables, self.done, self.lines = [], [], []
 
     def advance(self, done, _note=""):
         self.done.append(done)
@@ -41,7 +41,7 @@ class Listener(Silent):
         self.tables.append(draw(120))
 
     def say(self, line):
-        self.said.append(line)
+        self.lines.append(line)
 
 
 class StandIn:
@@ -164,7 +164,7 @@ def test_F11_a_killed_run_is_tried_once_more_with_half_the_workers(dataset):
 
     assert nnunet.started == [(0, "2"), (0, "1")]
     assert batch.failures == []
-    assert batch.warnings == listener.said
+    assert batch.warnings == listener.lines
     (warning,) = batch.warnings
     assert warning.startswith("[F11] nnU-Net failed (train 2d fold 0)")
     assert "It was predicting ball_001" in warning

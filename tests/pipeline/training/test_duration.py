@@ -1,4 +1,4 @@
-"""Without a GPU, the time of the budget full is said before anything starts."""
+"""Without a GPU, the time of the budget full is reported before anything starts."""
 
 import json
 import os
@@ -42,10 +42,10 @@ def call(*_words):
 
 class Heard(Silent):
     def __init__(self):
-        self.said = []
+        self.lines = []
 
     def say(self, line):
-        self.said.append(line)
+        self.lines.append(line)
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def test_what_is_trained_already_does_not_count(planned):
     run = method_of("nnunet", "full").run(planned, "3d_fullres", 0)
     one = seconds(planned, request("3d_fullres"))
     run.events_file.parent.mkdir(parents=True)
-    told = [{"event": "start", "epochs": 1000}]
-    told += [{"event": "epoch", "epoch": n, "seconds": 9.0} for n in range(250)]
-    run.events_file.write_text("".join(json.dumps(one) + "\n" for one in told))
+    report = [{"event": "start", "epochs": 1000}]
+    report += [{"event": "epoch", "epoch": n, "seconds": 9.0} for n in range(250)]
+    run.events_file.write_text("".join(json.dumps(one) + "\n" for one in report))
 
     assert seconds(planned, request("3d_fullres")) == pytest.approx(0.75 * one)
 
@@ -104,14 +104,14 @@ def test_a_short_training_is_announced_and_starts(planned):
     assert seconds(planned, plain) < DAY_S
 
     def never(_sentence):
-        pytest.fail("nobody needs to be asked")
+        pytest.fail("no question is needed")
 
     with pytest.raises(Called):
         train_dataset(
             planned, plain, host=Host(LARGE, start=call), progress=heard, consent=never
         )
 
-    (sentence,) = [line for line in heard.said if "Without a GPU" in line]
+    (sentence,) = [line for line in heard.lines if "Without a GPU" in line]
     assert re.search(
         r"1 training at the budget full will take about .+ on 4 cores", sentence
     )
@@ -144,7 +144,7 @@ def test_nothing_is_asked_with_a_gpu_or_for_another_budget(planned, budget, gpus
     device = "cuda" if gpus else "cpu"
 
     def never(_sentence):
-        pytest.fail("nobody needs to be asked")
+        pytest.fail("no question is needed")
 
     with pytest.raises(Called):
         train_dataset(
@@ -164,8 +164,8 @@ def test_without_a_terminal_the_command_ends_with_exit_code_2_and_the_sentence(p
     result = bridge(*words(planned), "--json", check=False, environment=ONE_CORE)
 
     assert result.exit_code == 2
-    said = json.loads(result.stdout)["error"]
-    assert re.search(r"take about \d+ d \d+ h on 1 core\..*Add --yes", said)
+    message = json.loads(result.stdout)["error"]
+    assert re.search(r"take about \d+ d \d+ h on 1 core\..*Add --yes", message)
     assert not planned.results_dir.exists()
 
 
@@ -180,14 +180,14 @@ def test_on_a_terminal_the_command_asks(planned, answer, exit_code):
         env={**os.environ, **ONE_CORE, "COLUMNS": "300"},
     ) as process:
         os.close(theirs)
-        said = b""
-        while b"Start it?" not in said:
-            said += os.read(ours, 4096)
+        message = b""
+        while b"Start it?" not in message:
+            message += os.read(ours, 4096)
         os.write(ours, answer)
         process.wait(60)
 
     assert process.returncode == exit_code
-    assert b"at the budget full will take about" in said
+    assert b"at the budget full will take about" in message
     assert not planned.results_dir.exists()
 
 

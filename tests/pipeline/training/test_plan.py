@@ -172,8 +172,8 @@ def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
 def test_F08_a_dataset_in_training_is_not_planned_again(work):
     run = method_of("nnunet", "smoke").run(Dataset(work, DATASET), "2d", 0)
     held = only_writer(run.lock_file, "fold 0")
-    said = r"being trained \(2d fold 0\)"
-    with held, pytest.raises(EnvironmentFault, match=said):
+    message = r"being trained \(2d fold 0\)"
+    with held, pytest.raises(EnvironmentFault, match=message):
         plan(work, "2d")
 
 
@@ -229,7 +229,7 @@ def test_what_is_planned_is_not_planned_again(planned):
     assert "predict the largest case (12 x " in summary.as_text()
 
 
-def test_a_method_whose_planner_has_not_planned_says_which_command_does(planned):
+def test_a_method_without_plans_names_the_command_that_makes_them(planned):
     with pytest.raises(InputError) as caught:
         required(planned, "2d", plans="nnUNetResEncUNetMPlans")
 
@@ -309,7 +309,7 @@ def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
         assert f"nnUNetPlans_2d/{name}" in str(caught.value)
 
 
-def test_F11_a_failed_planning_is_told_to_whoever_wants_to_train(planned):
+def test_F11_train_reports_a_failed_planning(planned):
     known = Planned.read(Dataset(planned, DATASET))
     Planned(known.dataset_state, failure="a worker was killed.").write(
         Dataset(planned, DATASET)

@@ -148,7 +148,7 @@ def test_R11_no_host_user_or_folder_stands_in_the_record(workspace):
 
     text = run_in(workspace).record_file.read_text()
 
-    for told in (socket.gethostname(), str(Path.home()), os.fspath(Path.cwd())):
-        assert told not in text
+    for answer in (socket.gethostname(), str(Path.home()), os.fspath(Path.cwd())):
+        assert answer not in text
     assert str(workspace.runs_dir.parent) not in text
     assert f'"{getpass.getuser()}"' not in text

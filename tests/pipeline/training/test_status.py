@@ -29,13 +29,13 @@ def run_in(workspace):
 
 class Listener:
     def __init__(self):
-        self.tables, self.said = [], []
+        self.tables, self.lines = [], []
 
     def show(self, draw):
         self.tables.append(draw(120))
 
     def say(self, line):
-        self.said.append(line)
+        self.lines.append(line)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_it_shows_another_training_and_ends_with_it(workspace):
     other.join()
 
     assert [state.state for state in summary.runs] == ["failed"]
-    assert listener.said == ["2d fold 0: failed"]
+    assert listener.lines == ["2d fold 0: failed"]
     assert listener.tables[-1].count("3/4") == 1
     assert any("running" in table and "2/4" in table for table in listener.tables)
     assert "it broke" in summary.as_text()
@@ -84,10 +84,10 @@ def test_watching_what_rests_ends_soon_with_the_same_object_as_status(workspace)
     watched = CliRunner().invoke(main, [*words, "--watch", "1"])
 
     assert watched.exit_code == 0
-    told = json.loads(watched.stdout)
-    assert told == json.loads(CliRunner().invoke(main, words).stdout)
+    answer = json.loads(watched.stdout)
+    assert answer == json.loads(CliRunner().invoke(main, words).stdout)
     assert {"train_loss", "val_loss", "dice_per_structure", "seconds_left"} <= set(
-        told["runs"][0]
+        answer["runs"][0]
     )
 
 
@@ -122,7 +122,7 @@ def test_ctrl_c_at_the_command_gives_its_result_and_exit_code_0(workspace):
             if select.select([process.stderr], [], [], 1.0)[0]:  # it has seen a change
                 break
         process.send_signal(signal.SIGINT)
-        told, said = process.communicate(timeout=60)
+        answer, message = process.communicate(timeout=60)
 
-    assert process.returncode == 0, said
-    assert json.loads(told)["runs"][0]["state"] == "running"
+    assert process.returncode == 0, message
+    assert json.loads(answer)["runs"][0]["state"] == "running"

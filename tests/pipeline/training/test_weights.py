@@ -22,7 +22,7 @@ FILE = Path("weights.pth")
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
+    ("model", "options", "message"),
     [
         ("unet2d", {"weights": FILE}, "--weights is for --model resnet34"),
         ("nnunet", {"from_scratch": True}, "--from-scratch is for"),
@@ -33,8 +33,8 @@ FILE = Path("weights.pth")
         ("unet2d", {"gpus": 2}, "--model unet2d needs one GPU"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_by_name(model, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_options_that_do_not_fit_are_refused_by_name(model, options, message):
+    with pytest.raises(UsageError, match=message):
         check(model, **options)
 
 
