@@ -11,9 +11,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
-from nnunet_bridge.ops.cleanup import clean_slices, clean_volume
+from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.ops.phantom import STRUCTURES, lower_limb
 from nnunet_bridge.ops.surface import smoothed, surfaces_of
 
@@ -50,9 +51,9 @@ def draw_cleaning(file: Path):
     before = spoilt(drawn_limb((192, 96, 64), (2.0, 2.0, 12.0)))
     panels = {
         "prediction with specks and holes": before,
-        "slice (the source's rule)": clean_slices(before).labelmap,
-        "volume (pieces below 500 mm3 go)": clean_volume(
-            before, min_volume_mm3=500.0
+        "slice (the source's rule)": clean_alike(before, CleaningRule()).labelmap,
+        "volume (pieces below 500 mm3 go)": clean_alike(
+            before, CleaningRule("volume", min_volume_mm3=500.0)
         ).labelmap,
     }
     colours = np.array([(20, 20, 24), *(label.colour for label in TABLE)]) / 255

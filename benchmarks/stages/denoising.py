@@ -14,8 +14,9 @@ from limb import BONES, Limb
 from race import Contender, Facts, Stage, equal, sha256
 from scipy import ndimage
 
+from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.image import BoolArray, Labelmap
-from nnunet_bridge.ops.cleanup import clean_slices
+from nnunet_bridge.ops.cleanup import clean_alike
 
 RATIO = 0.01
 
@@ -53,7 +54,7 @@ def _denoised(volume: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _ours(labelmap: Labelmap, _: Path) -> Labelmap:
-    return clean_slices(labelmap, ratio=RATIO).labelmap
+    return clean_alike(labelmap, CleaningRule(ratio=RATIO)).labelmap
 
 
 def _every_slice(

@@ -12,7 +12,7 @@ from race import Contender, Facts, Stage, equal, sha256
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray
-from nnunet_bridge.ops.merge import merge_masks
+from nnunet_bridge.ops.merge import MaskMerger
 
 Inputs: TypeAlias = tuple[Grid, tuple[BoolArray, ...]]
 
@@ -31,7 +31,10 @@ def _source(inputs: Inputs, _: Path) -> npt.NDArray[np.float64]:
 
 def _ours(inputs: Inputs, _: Path) -> npt.NDArray[Any]:
     grid, masks = inputs
-    return merge_masks(grid, BONES, zip(BONES, masks, strict=True)).labelmap.voxels
+    merger = MaskMerger(grid, BONES)
+    for label, mask in zip(BONES, masks, strict=True):
+        merger.add(label, mask)
+    return merger.merged().labelmap.voxels
 
 
 def _numexpr(inputs: Inputs, _: Path) -> npt.NDArray[Any]:

@@ -29,63 +29,6 @@ _SLICES_AT_ONCE = 64
 """Slices processed together: few enough for the cache of the processor."""
 
 
-def clean_slices(labelmap: Labelmap, *, ratio: float = 0.01) -> Cleaned:
-    """Clean a labelmap slice by slice, by the rule of the source report.
-
-    For every structure and every slice ``[:, :, k]``, 4-connected, with
-    ``limit = int(ratio * area)`` and the area in pixels before any change:
-
-    1. components of the complement below `limit` pixels become part of the structure
-       (the outer background is a component like any other);
-    2. components of the result below `limit` pixels are removed.
-
-    `ratio` is 0..1, 0.01 in the source; slices with fewer than ``2 / ratio`` pixels
-    never change. Raises InputError for another ratio.
-    """
-    return clean_alike(labelmap, CleaningRule(Rule.SLICE, ratio=ratio))
-
-
-def clean_volume(
-    labelmap: Labelmap,
-    *,
-    min_volume_mm3: float,
-    keep_largest: int | None = None,
-    each_side: bool = False,
-) -> Cleaned:
-    """Clean a labelmap in 3-D.
-
-    For every structure, 6-connected: enclosed cavities of any size are filled; then
-    pieces below `min_volume_mm3` are removed, and all but the `keep_largest` largest of
-    the others.
-
-    Parameters
-    ----------
-    min_volume_mm3 : float
-        Pieces of exactly this volume stay. 0 removes none.
-    keep_largest : int, optional
-        Number of pieces of a label that stay. Of equal pieces the first (by k, j, i)
-        stays.
-    each_side : bool
-        Apply `keep_largest` to each side of the middle of the image, for labels that
-        hold both sides. The centroid decides about the side of a piece; the middle
-        itself is left.
-
-    Raises
-    ------
-    InputError
-        If a limit is out of range.
-    """
-    return clean_alike(
-        labelmap,
-        CleaningRule(
-            Rule.VOLUME,
-            min_volume_mm3=min_volume_mm3,
-            keep_largest=keep_largest,
-            each_side=each_side,
-        ),
-    )
-
-
 def clean_alike(labelmap: Labelmap, rule: CleaningRule) -> Cleaned:
     """Clean every structure by the same rule."""
     return clean_structures(labelmap, dict.fromkeys(labelmap.labels.names, rule))
@@ -96,6 +39,17 @@ def clean_structures(labelmap: Labelmap, rules: Mapping[str, CleaningRule]) -> C
 
     A structure without a rule stays unchanged and keeps voxels that another would fill.
     Raises InputError for a structure that is not in the table.
+
+    The slice rule (of the source report) applies to every slice ``[:, :, k]``,
+    4-connected, with ``limit = int(ratio * area)`` and the area in pixels before any
+    change: components of the complement below `limit` pixels become structure (the
+    outer background is a component like any other), then components of the result below
+    `limit` pixels are removed.
+
+    The volume rule is 6-connected: enclosed cavities of any size are filled; pieces
+    below `min_volume_mm3` are removed (one of exactly this volume stays), and all but
+    the `keep_largest` largest, of equal ones the first by k, j, i. With `each_side`,
+    the centroid of a piece decides about its side; the middle itself is left.
     """
     strangers = sorted(set(rules) - set(labelmap.labels.names))
     if strangers:

@@ -187,11 +187,6 @@ def _open_border(border: _Border, label: Label) -> BoolArray:
     return free if free.sum() >= OPEN_SHARE * own.sum() else np.zeros_like(free)
 
 
-def content_fit(volume: Volume, labelmap: Labelmap) -> ContentFit:
-    """Return the fit of all structures of a labelmap to its image."""
-    return content_findings(volume, labelmap)[1]
-
-
 def _finding(who: str, fit: ContentFit, grid: Grid) -> Finding:
     verb = "fits" if who != "The masks" else "fit"
     return warning(

@@ -7,7 +7,7 @@ The result does not depend on the order of the masks (FAULTS K16).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
@@ -96,22 +96,6 @@ class MaskMerger:
         ]
         labelmap = Labelmap(self._grid, voxels, labels)
         return Merged(labelmap, drawn, tuple(overlaps), tuple(findings))
-
-
-def merge_masks(
-    grid: Grid,
-    labels: LabelTable,
-    masks: Iterable[tuple[Label, BoolArray]],
-    *,
-    policy: OverlapPolicy = "background",
-    priority: Sequence[str] = (),
-    limit_percent: float = 0.5,
-) -> Merged:
-    """Merge masks with `MaskMerger`."""
-    merger = MaskMerger(grid, labels)
-    for label, mask in masks:
-        merger.add(label, mask)
-    return merger.merged(policy=policy, priority=priority, limit_percent=limit_percent)
 
 
 def _claim(claims: npt.NDArray[Any], mask: BoolArray, bit: int) -> None:

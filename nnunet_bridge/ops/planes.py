@@ -122,24 +122,6 @@ def place_stack(
     return StackPlacement(affine, error_mm, tuple(findings))
 
 
-def stack_affine(
-    orientation: npt.ArrayLike,
-    pixel_spacing_mm: npt.ArrayLike,
-    positions_mm: npt.ArrayLike,
-) -> FloatArray:
-    """Return the (4, 4) affine of a stack of parallel, equally spaced slices.
-
-    Raises GeometryError if `place_stack` has a finding about the stack.
-    """
-    placement = place_stack(orientation, pixel_spacing_mm, positions_mm)
-    if placement.findings:
-        raise GeometryError(
-            "\n".join(finding.message for finding in placement.findings),
-            code=placement.findings[0].code,
-        )
-    return placement.affine
-
-
 def position_tolerance_mm(spacing_mm: float) -> float:
     """Return the largest distance of a slice from its place without a warning (R1)."""
     return min(POSITION_TOLERANCE_MM, POSITION_TOLERANCE * abs(spacing_mm))

@@ -33,18 +33,13 @@ GROWING_STEP = -0.53
 plain smoothing, do not shrink the surface."""
 
 
-def surface_of(labelmap: Labelmap, label: Label) -> Mesh | None:
-    """Return the surface of one structure; None if it is absent.
+def surfaces_of(labelmap: Labelmap) -> dict[str, Mesh | None]:
+    """Return name -> surface of every structure; None if it is absent.
 
     The grid may be oblique, left-handed or anisotropic. The faces turn outwards. A
     structure that reaches the border of the image is closed there and has
     `Mesh.touches_border`.
     """
-    return surface_in(labelmap, label, label_boxes(labelmap)[label.value - 1])
-
-
-def surfaces_of(labelmap: Labelmap) -> dict[str, Mesh | None]:
-    """Return name -> surface of every structure; None if it is absent."""
     return {
         label.name: surface_in(labelmap, label, box)
         for label, box in zip(labelmap.labels, label_boxes(labelmap), strict=True)

@@ -73,10 +73,6 @@ class Vocabulary:
         """The rank of each canonical name."""
         return {name: rank for rank, name in enumerate(self.names)}
 
-    def is_known(self, structure: str) -> bool:
-        """Whether a structure has a canonical name."""
-        return structure in self.names
-
     def has_kind(self, kind: str, words: Iterable[str]) -> bool:
         """Whether one of the words is of a kind."""
         return not self.kinds[kind].isdisjoint(words)

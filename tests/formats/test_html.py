@@ -29,7 +29,7 @@ from nnunet_bridge.formats.sprites import (
     slice_stack,
 )
 from nnunet_bridge.ops.comparison import compare_models
-from nnunet_bridge.ops.surface import surface_of, surfaces_of
+from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.ops.verdict import verdict
 
 HOSTILE = "<script>alert('x')</script>&\"'"
@@ -90,7 +90,7 @@ def ball(radius=10):
 def case_view(case_id="c0"):
     labelmap = ball()
     image = Volume(labelmap.grid, labelmap.voxels.astype(np.int16) * 50)
-    mesh = surface_of(labelmap, labelmap.labels["tibia"])
+    mesh = surfaces_of(labelmap)["tibia"]
     return CaseView(
         case_id=case_id,
         reason="worst case",
@@ -462,7 +462,7 @@ def unpacked(packed):
 
 def test_packed_meshes_have_fewer_faces_and_keep_their_place_and_volume():
     labelmap = ball()
-    mesh = surface_of(labelmap, labelmap.labels["tibia"])
+    mesh = surfaces_of(labelmap)["tibia"]
 
     vertices, faces = unpacked(packed_mesh(mesh, 500))
     shown = Mesh(vertices, faces.astype(np.int32), mesh.label, True, False)
@@ -479,7 +479,7 @@ def test_a_shattered_surface_is_thinned_too():
     grid = Grid((30, 30, 30), np.eye(4))
     specks = (np.random.default_rng(1).random(grid.shape) < 1 / 30).astype(np.uint8)
     shattered = Labelmap(grid, specks, LabelTable.from_names(["tibia"]))
-    mesh = surface_of(shattered, shattered.labels["tibia"])
+    mesh = surfaces_of(shattered)["tibia"]
 
     _, faces = unpacked(packed_mesh(mesh, 500))
 
@@ -488,7 +488,7 @@ def test_a_shattered_surface_is_thinned_too():
 
 def test_packed_vertices_are_within_a_step_of_the_mesh():
     labelmap = ball()
-    mesh = surface_of(labelmap, labelmap.labels["tibia"])
+    mesh = surfaces_of(labelmap)["tibia"]
 
     packed = packed_mesh(mesh, max_faces=10**6)
     vertices, faces = unpacked(packed)

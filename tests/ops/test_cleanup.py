@@ -22,9 +22,7 @@ from nnunet_bridge.ops.cleanup import (
     _Crop,
     _whole_lengths,
     clean_alike,
-    clean_slices,
     clean_structures,
-    clean_volume,
 )
 from nnunet_bridge.ops.components import connected
 
@@ -35,6 +33,14 @@ DATA = Path(os.environ.get("NNUNET_BRIDGE_TEST_DATA", "../shared/data"))
 def labelmap(voxels, spacing_mm=(1.0, 1.0, 1.0), table=TABLE):
     grid = Grid(voxels.shape, np.diag([*spacing_mm, 1.0]))
     return Labelmap(grid, voxels.astype(np.uint8), table)
+
+
+def clean_slices(labelmap, **options):
+    return clean_alike(labelmap, CleaningRule("slice", **options))
+
+
+def clean_volume(labelmap, **options):
+    return clean_alike(labelmap, CleaningRule("volume", **options))
 
 
 def adversarial(seed):

@@ -19,7 +19,6 @@ from nnunet_bridge.ops.content import (
     _open_border,
     _stands_out,
     content_findings,
-    content_fit,
 )
 from nnunet_bridge.ops.phantom import lower_limb
 
@@ -114,7 +113,7 @@ def test_K23_an_image_that_only_grows_rougher_is_no_better_place():
 
 def test_a_small_or_empty_mask_is_not_judged():
     labels = np.zeros(SHAPE, np.uint8)
-    nothing = content_fit(image(labels), Labelmap(GRID, labels, TABLE))
+    _, nothing = content_findings(image(labels), Labelmap(GRID, labels, TABLE))
     assert nothing == ContentFit(0, 0.0, AS_GIVEN, 0.0, 0.0)
     assert not nothing.judged
     labels[4:10, 4:10, 4:10] = 1

@@ -11,7 +11,7 @@ from laws import examples
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.ops.merge import merge_masks
+from nnunet_bridge.ops.merge import MaskMerger
 
 TABLE = LabelTable.from_names(["tibia", "femur", "fibula", "pelvis"])
 GRID = Grid((12, 10, 8), np.diag([2.0, 2.0, 5.0, 1.0]))
@@ -21,6 +21,13 @@ def box(*slices):
     mask = np.zeros(GRID.shape, bool)
     mask[tuple(slices)] = True
     return mask
+
+
+def merge_masks(grid, labels, masks, **options):
+    merger = MaskMerger(grid, labels)
+    for label, mask in masks:
+        merger.add(label, mask)
+    return merger.merged(**options)
 
 
 def random_masks(seed, names=TABLE.names):

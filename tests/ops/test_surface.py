@@ -17,12 +17,15 @@ from nnunet_bridge.ops.surface import (
     is_watertight,
     smoothed,
     surface_in,
-    surface_of,
     surfaces_of,
 )
 
 TABLE = LabelTable.from_names(["tibia", "femur"])
 TIBIA, FEMUR = TABLE
+
+
+def surface_of(labelmap, label):
+    return surfaces_of(labelmap)[label.name]
 
 
 def oblique(seed, *, mirrored=False):

@@ -17,9 +17,10 @@ from command import bridge
 from file_states import file_states
 from literal_rule import literal_slices, merged
 
+from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_labelmap
-from nnunet_bridge.ops.cleanup import clean_slices
+from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.ops.metrics import bone_scores
 
 pytestmark = pytest.mark.training
@@ -129,7 +130,7 @@ def test_what_the_networks_predict_is_cleaned_as_by_the_literal_rule(predicted):
     for prediction, _ in predicted:
         results = [literal_slices(prediction.mask(label), 0.01) for label in TABLE]
 
-        cleaned = clean_slices(prediction, ratio=0.01)
+        cleaned = clean_alike(prediction, CleaningRule(ratio=0.01))
 
         expected, _ = merged(prediction, results)
         np.testing.assert_array_equal(cleaned.labelmap.voxels, expected)

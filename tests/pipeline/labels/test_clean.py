@@ -8,7 +8,7 @@ from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
-from nnunet_bridge.ops.cleanup import clean_slices
+from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.clean import clean_labels
 from nnunet_bridge.pipeline.labels.mesh import mesh_labels
 
@@ -25,7 +25,7 @@ def test_a_folder_is_cleaned_and_accounted_for(folders, tmp_path):
     for case in summary.as_json()["cases"]:
         name = f"{case['case']}.nii.gz"
         table = LabelTable.from_names(["label_1", "label_2"])
-        cleaned = clean_slices(read_labelmap(predictions / name, table), ratio=0.5)
+        cleaned = clean_alike(read_labelmap(predictions / name, table), HALF)
         written = read_labelmap(out / name, table)
         np.testing.assert_array_equal(written.voxels, cleaned.labelmap.voxels)
         for structure, change in case["structures"].items():
