@@ -48,10 +48,8 @@ _UTF8_MARK = codecs.BOM_UTF8
 def read_case_table(file: Path) -> tuple[TableRow, ...]:
     """Return the rows of a case table; empty lines are left out.
 
-    Raises
-    ------
-    RecipeError
-        If the file cannot be read as a table, with every mistake and its line.
+    Raises `RecipeError` if the file cannot be read as a table, with every mistake and
+    its line.
     """
     _, header, lines = _parsed(file)
     rows, faults = [], []
@@ -86,10 +84,7 @@ def write_case_table(rows: Iterable[TableRow], file: Path) -> None:
 def add_rows(rows: Iterable[TableRow], file: Path) -> None:
     """Add rows at the end of a case table; what it holds stays as it is.
 
-    Raises
-    ------
-    RecipeError
-        As `read_case_table`.
+    Raises `RecipeError` as `read_case_table`.
     """
     text, header, _ = _parsed(file)
     end = "" if text.endswith(("\n", "\r")) else _LINE_END

@@ -66,10 +66,7 @@ def refuse_links(*folders: Path, but: tuple[str, ...] = ()) -> None:
     Links to folders are followed, once each: their owner may keep data on another
     disk. `but` are patterns of files that the program does not write in place.
 
-    Raises
-    ------
-    SecurityError
-        With the first link (S11).
+    Raises `SecurityError` with the first link (S11).
     """
     seen: set[str] = set()
     for folder in folders:

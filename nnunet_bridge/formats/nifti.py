@@ -94,10 +94,8 @@ def read_labelmap(
 ) -> Labelmap:
     """Read the labelmap in a NIfTI file; `findings` gets what was rounded (K07).
 
-    Raises
-    ------
-    Refused
-        As `read_volume`, or if a value is not a label of the table (K06, K07).
+    Raises `Refused` as `read_volume`, or if a value is not a label of the table (K06,
+    K07).
     """
     grid, stored = read_array(file)
     highest = max(labels.highest_value, 1)

@@ -151,10 +151,7 @@ def read_labelmap(file: Path, names: Sequence[NamedValue]) -> Iterator[Structure
 
     Values of one name and side are one structure.
 
-    Raises
-    ------
-    Refused
-        As `read_mask`, or if a value has no name (K06).
+    Raises `Refused` as `read_mask`, or if a value has no name (K06).
     """
     grid, stored, findings = read_values(file)
     _refuse_impossible_voxels(grid, file.name)
@@ -195,10 +192,8 @@ def read_segments(
     label values begin again in every layer. The origin places the file:
     `Segment*_Extent` and `ReferenceImageExtentOffset` only help a viewer.
 
-    Raises
-    ------
-    Refused
-        As `read_mask`, or if a segment lacks name, layer or label value (K09).
+    Raises `Refused` as `read_mask`, or if a segment lacks name, layer or label value
+    (K09).
     """
     nrrd, findings = _read_nrrd(file), list[Finding]()
     segments = _segments(nrrd.header, file.name)

@@ -291,10 +291,7 @@ def judged(file: Path, name: ModelFolder) -> JsonObject:
 
     nnU-Net's process takes them from here: a file may change after it was checked.
 
-    Raises
-    ------
-    SecurityError
-        With the id of the fault.
+    Raises `SecurityError` with the id of the fault.
     """
     content: JsonObject = _read(file)
     if file.name == DATASET_FILE:

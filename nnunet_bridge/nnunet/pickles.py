@@ -40,10 +40,8 @@ class _DataOnly(pickle.Unpickler):
 def load_data(file: str | Path, _mode: str = "rb") -> Any:  # noqa: ANN401 - any data
     """Return the content of a pickle; the arguments are those of nnU-Net's function.
 
-    Raises
-    ------
-    SecurityError
-        If it holds more than plain values and arrays, or is damaged (S12).
+    Raises `SecurityError` if it holds more than plain values and arrays, or is damaged
+    (S12).
     """
     try:
         with Path(file).open("rb") as stream:

@@ -114,10 +114,7 @@ def batch_script(
 def submit(script: Path, tasks: int) -> list[str]:
     """Hand a file of `batch_script` to Slurm; return the job id of every task.
 
-    Raises
-    ------
-    EnvironmentFault
-        If there is no Slurm here, or it refuses the jobs.
+    Raises `EnvironmentFault` if there is no Slurm here, or it refuses the jobs.
     """
     sbatch = shutil.which("sbatch")
     if sbatch is None:

@@ -67,10 +67,7 @@ def patient_splits(
     folds : int
         Most folds; 0 for one a patient.
 
-    Raises
-    ------
-    InputError
-        If all cases are of one patient.
+    Raises `InputError` if all cases are of one patient.
 
     Examples
     --------

@@ -140,11 +140,8 @@ def run_study(
     Every stage does only what is missing: an interrupted run resumes when it is called
     again. `consent` is asked for a training of days, see `train_dataset`.
 
-    Raises
-    ------
-    BridgeError
-        As the stages do. Refused cases do not stop the others; a study without any
-        usable case does.
+    Raises `BridgeError` as the stages do. Refused cases do not stop the others; a study
+    without any usable case does.
     """
     shown = progress or Silent()
     shown.outline(_outline(options))

@@ -128,10 +128,8 @@ def write_comparison(
     test_scores : mapping, optional
         Model -> scores on the test set.
 
-    Raises
-    ------
-    InputError
-        If nothing can be scored, or a case was validated twice by one model.
+    Raises `InputError` if nothing can be scored, or a case was validated twice by one
+    model.
     """
     progress = progress or Silent()
     scores = validation_scores(study, progress)

@@ -90,10 +90,7 @@ def plan_from_table(
 
     A case without an id keeps that of `known`, or gets the next number that is free.
 
-    Raises
-    ------
-    RecipeError
-        If the table has mistakes, with their lines.
+    Raises `RecipeError` if the table has mistakes, with their lines.
     """
     rows = read_case_table(table)
     faults = [f"line {r.line}: {fault}" for r in rows for fault in _faults(r, recipe)]

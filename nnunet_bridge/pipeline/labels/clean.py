@@ -106,10 +106,7 @@ def clean_labels(
     force : bool
         Clean cases again whose results still hold.
 
-    Raises
-    ------
-    UsageError
-        If a result would replace its own input.
+    Raises `UsageError` if a result would replace its own input.
     """
     if labels.is_dir() and out.name.endswith(ENDINGS):
         raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")

@@ -33,10 +33,7 @@ def label_files(path: Path) -> dict[str, Path]:
         One NIfTI file, or a folder of ``<case>.nii.gz`` and ``<case>.nii``, or of
         ``<case>/labels.nii.gz`` as `predict` writes them.
 
-    Raises
-    ------
-    InputError
-        If nothing is there, or two files are of the same case.
+    Raises `InputError` if nothing is there, or two files are of the same case.
     """
     if path.is_file():
         if not path.name.endswith(ENDINGS):
