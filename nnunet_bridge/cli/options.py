@@ -19,9 +19,7 @@ COUNT = click.IntRange(1)
 NOT_NEGATIVE = click.FloatRange(0)
 POSITIVE = click.FloatRange(0, min_open=True)
 
-BOTH = tuple(map(str, words.ALWAYS_PLANNED))
-"""Trained and compared by default."""
-
+BOTH = tuple(map(str, words.ALWAYS_PLANNED))  # trained and compared by default
 CONFIGURATIONS = tuple(map(str, words.Configuration))
 PLANNERS = tuple(map(str, words.PlannerName))
 MODELS = tuple(map(str, words.ModelName))

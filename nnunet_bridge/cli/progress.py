@@ -16,9 +16,7 @@ from rich.text import Text
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.units import format_duration
 
-PLAIN_EVERY_S = 20.0
-"""Time between two lines of progress where there is no terminal."""
-
+PLAIN_EVERY_S = 20.0  # time between two lines of progress where there is no terminal
 _KNOWN_ENOUGH = 0.03
 _TRUSTED = 0.25
 _PRIOR_S = 30.0
@@ -41,9 +39,7 @@ class Forecast:
 
     expected_s: dict[str, float] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
-    spent_s: float = 0.0
-    """Time of the finished stages of the outline."""
-
+    spent_s: float = 0.0  # time of the finished stages of the outline
     stage: str = ""
     steps: float = 0.0
     done: float = 0.0

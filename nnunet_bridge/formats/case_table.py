@@ -31,9 +31,7 @@ COLUMNS = (
 )
 TABLE_SIDES = ("left", "right", "middle")
 _NEEDED = ("file", "role")
-_AS_WRITTEN = ("file", "note")
-"""Columns whose cells may begin or end with a space."""
-
+_AS_WRITTEN = ("file", "note")  # columns whose cells may begin or end with a space
 _DELIMITERS = (",", ";", "\t")
 _HINT = "sep="  # first line by which Excel names the delimiter
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-Size: TypeAlias = tuple[int, int]
-"""Width and height in pixels."""
-
+Size: TypeAlias = tuple[int, int]  # width and height in pixels
 PLANES = ("axial", "coronal", "sagittal")
 
 LETTERS: Mapping[str, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}
@@ -237,8 +235,7 @@ class Frame:
     letters: str = ""  # of the patient's sides at its left, right, top and bottom edge
 
 
-Legend: TypeAlias = Sequence[tuple[Colour, str]]
-"""Colour and name of every structure."""
+Legend: TypeAlias = Sequence[tuple[Colour, str]]  # colour and name of every structure
 
 
 def legend_of(labels: LabelTable) -> Legend:

@@ -27,9 +27,7 @@ from nnunet_bridge.formats.terminology import (
     find_terms,
 )
 
-Segment: TypeAlias = tuple[str, Colour, BoolArray]
-"""Name, colour and (I, J, K) mask."""
-
+Segment: TypeAlias = tuple[str, Colour, BoolArray]  # name, colour and (I, J, K) mask
 _MAGIC = (
     "NRRD0004",
     "# Complete NRRD file format specification at:",

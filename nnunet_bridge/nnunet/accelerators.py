@@ -15,9 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NVIDIA_SMI_S = 20
-"""``nvidia-smi`` answers within seconds, or the driver hangs."""
-
+NVIDIA_SMI_S = 20  # ``nvidia-smi`` answers within seconds, or the driver hangs
 OLDEST_DRIVERS = {13: 580, 12: 525, 11: 450}
 """Major version of CUDA -> oldest driver (NVIDIA, CUDA Compatibility, table 1)."""
 
@@ -30,16 +28,11 @@ class Accelerator:
     """An NVIDIA GPU that this process may use."""
 
     name: str
-    memory_bytes: int | None = None
-    """All of its memory; None if it is unknown."""
-
+    memory_bytes: int | None = None  # all of its memory; None if it is unknown
     free_bytes: int | None = None
     driver: str = ""
-    capability: str = ""
-    """Compute capability, such as ``8.9``; empty if it is unknown."""
-
-    word: str = ""
-    """Its name in ``CUDA_VISIBLE_DEVICES``."""
+    capability: str = ""  # compute capability, such as ``8.9``; empty if it is unknown
+    word: str = ""  # its name in ``CUDA_VISIBLE_DEVICES``
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +40,10 @@ class TorchBuild:
     """The installed torch."""
 
     version: str
-    cuda: str = ""
-    """Version of CUDA that it is built for; empty for none."""
-
-    architectures: tuple[str, ...] = ()
-    """GPUs that it has code for, such as ``sm_75``."""
-
-    mps: bool = False
-    """Whether it can use the GPU of an Apple computer."""
-
-    error: str = ""
-    """Error of a computation on the first GPU; empty if it worked."""
+    cuda: str = ""  # version of CUDA that it is built for; empty for none
+    architectures: tuple[str, ...] = ()  # GPUs that it has code for, such as ``sm_75``
+    mps: bool = False  # whether it can use the GPU of an Apple computer
+    error: str = ""  # error of a computation on the first GPU; empty if it worked
 
 
 def fault_of(gpu: Accelerator, torch: TorchBuild) -> str:

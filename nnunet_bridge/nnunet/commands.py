@@ -31,9 +31,7 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """The same for every Python that such a process starts, whatever its arguments."""
 
 LAUNCH = ("-m", "nnunet_bridge.nnunet.launch")
-GRACE_S = 5.0
-"""Seconds that a process may take to end after each signal."""
-
+GRACE_S = 5.0  # seconds that a process may take to end after each signal
 POLL_S = 0.5
 
 
@@ -41,23 +39,14 @@ POLL_S = 0.5
 class Resources:
     """Resources of a process of nnU-Net."""
 
-    device: str
-    """``cuda``, ``cpu`` or ``mps``."""
-
-    threads: int
-    """Threads of torch in the main process; 0 leaves it to torch."""
-
+    device: str  # ``cuda``, ``cpu`` or ``mps``
+    threads: int  # threads of torch in the main process; 0 leaves it to torch
     workers: int
     """Processes for preprocessing and export; 1 means a thread of the main one."""
 
-    loaders: int
-    """Processes that augment training data; 0 means the main process."""
-
-    gpus: int = 1
-    """GPUs of the process."""
-
-    visible: str = ""
-    """``CUDA_VISIBLE_DEVICES``; empty leaves it as it is."""
+    loaders: int  # processes that augment training data; 0 means the main process
+    gpus: int = 1  # GPUs of the process
+    visible: str = ""  # ``CUDA_VISIBLE_DEVICES``; empty leaves it as it is
 
     @property
     def can_halve(self) -> bool:
@@ -81,20 +70,13 @@ class PlanTask:
     """The work of one call of nnU-Net's planning."""
 
     dataset: Dataset
-    fingerprint: bool
-    """Whether to verify the dataset and compute its fingerprint first."""
-
-    planners: tuple[Planner, ...]
-    """Planners to run; the plans of others exist."""
-
-    preprocess: tuple[tuple[str, str], ...]
-    """Pairs of plans and configuration."""
-
+    fingerprint: bool  # whether to verify the dataset and compute its fingerprint first
+    planners: tuple[Planner, ...]  # planners to run; the plans of others exist
+    preprocess: tuple[tuple[str, str], ...]  # pairs of plans and configuration
     have: tuple[str, ...] = ()
     """Preprocessed data to keep, by nnU-Net's ``data_identifier``."""
 
-    own_arguments: tuple[str, ...] = ()
-    """nnU-Net's own arguments, for all planners."""
+    own_arguments: tuple[str, ...] = ()  # nnU-Net's own arguments, for all planners
 
 
 def plan_command(task: PlanTask, resources: Resources) -> list[str]:
@@ -117,9 +99,7 @@ class TrainingStart:
     encoder_weights: Path | None = None
     """Checked weights of an encoder; None for random ones."""
 
-    pretrained: Path | None = None
-    """Checkpoint of the trained model to start from."""
-
+    pretrained: Path | None = None  # checkpoint of the trained model to start from
     patience: int | None = None
     """Epochs without a lower validation loss after which it stops."""
 

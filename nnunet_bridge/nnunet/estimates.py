@@ -36,9 +36,7 @@ _REFERENCE_NUMBERS = {
 _TRAINING_PROCESS_BYTES = 1792 << 20
 """A process that has loaded torch and nnU-Net and trains a tiny network."""
 
-_WORKER_BYTES = 640 << 20
-"""A worker that has loaded torch and does nothing yet."""
-
+_WORKER_BYTES = 640 << 20  # a worker that has loaded torch and does nothing yet
 CPU_OPERATIONS_PER_S = 60e9
 """Floating-point operations a second of one core in training: between what the stock
 networks in 2D and 3D reached on an AVX-512 server (`docs/reference/budgets.md`)."""
@@ -52,9 +50,7 @@ _CPU_BYTES_PER_NUMBER = 22
 _PREDICTION_PROCESS_BYTES = 1200 << 20
 """A process that has imported torch and nnU-Net and loaded no model."""
 
-_CUDA_BYTES = 1200 << 20
-"""CUDA and cuDNN, on the host, beside a process."""
-
+_CUDA_BYTES = 1200 << 20  # CUDA and cuDNN, on the host, beside a process
 _FLOAT, _DOUBLE, _HALF = 4, 8, 2
 _SEPARATE_ABOVE = 3.0
 """Ratio of spacings from which nnU-Net treats the longest axis on its own."""
@@ -65,8 +61,7 @@ class Footprint:
     """Memory that something needs at its peak."""
 
     host_bytes: int
-    gpu_bytes: int
-    """Where it runs on a GPU; then the host needs less than `host_bytes`."""
+    gpu_bytes: int  # where it runs on a GPU; then the host needs less than `host_bytes`
 
 
 def feature_map_size(configuration: dict[str, Any], classes: int) -> int | None:
@@ -199,19 +194,12 @@ class PlannedMember:
     spacing_mm: tuple[float, ...]
     """Spacing that the network sees; a 2D one has the two axes in the plane."""
 
-    axes: _Triple
-    """Which axis of the file is nnU-Net's first, second and third."""
-
+    axes: _Triple  # which axis of the file is nnU-Net's first, second and third
     channels: int
-    heads: int
-    """Classes, background included."""
-
-    features: tuple[int, ...]
-    """Features of every stage of the network."""
-
+    heads: int  # classes, background included
+    features: tuple[int, ...]  # features of every stage of the network
     folds: int
-    weights_bytes: int
-    """Size of the weights of all folds."""
+    weights_bytes: int  # size of the weights of all folds
 
     @classmethod
     def of(

@@ -36,8 +36,7 @@ from nnunet_bridge.nnunet.names import Workspace
 ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 """Enough to read a file of weights."""
 
-TORCH_S = 300
-"""torch is imported within seconds, from a slow disk within minutes."""
+TORCH_S = 300  # torch is imported within seconds, from a slow disk within minutes
 
 
 @lru_cache(maxsize=1)

@@ -51,9 +51,7 @@ class Method:
 
     model: ModelName
     budget: Budget
-    trainer: str
-    """nnU-Net finds the class by this name."""
-
+    trainer: str  # nnU-Net finds the class by this name
     stock_plans: str = STOCK_PLANS
     """Name of the plans of nnU-Net's planner, from which its own are made."""
 

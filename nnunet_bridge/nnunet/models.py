@@ -70,9 +70,7 @@ class Contents:
     """The entries of a packed model, by purpose."""
 
     name: ModelFolder
-    checkpoints: dict[str, str]
-    """Fold -> entry of its final checkpoint."""
-
+    checkpoints: dict[str, str]  # fold -> entry of its final checkpoint
     texts: dict[str, str]
     """``plans.json``, ``dataset.json`` and, if present, our own files -> entry."""
 

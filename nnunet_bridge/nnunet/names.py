@@ -28,9 +28,7 @@ NOT_IN_PLACE = ("checkpoint_*.pth", "splits_final.json")
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the id of the process with which nnU-Net's ends."""
 
-ALL_NUMBERED = "all5"
-"""Word of `-f` for every numbered fold."""
-
+ALL_NUMBERED = "all5"  # word of `-f` for every numbered fold
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -83,8 +81,7 @@ class Dataset:
     """A dataset in a workspace: every folder and file that belongs to it."""
 
     workspace: Workspace
-    name: str
-    """Full name, such as ``Dataset001_Tibia``."""
+    name: str  # full name, such as ``Dataset001_Tibia``
 
     def __str__(self) -> str:
         """Return the full name."""
@@ -172,11 +169,8 @@ class Run:
     """``2d``, ``3d_fullres``, ...; a model from elsewhere may name its own."""
 
     fold: Fold
-    trainer: str
-    """Name of nnU-Net's trainer class."""
-
-    plans: str
-    """Name of the plans, such as ``nnUNetPlans``."""
+    trainer: str  # name of nnU-Net's trainer class
+    plans: str  # name of the plans, such as ``nnUNetPlans``
 
     def __post_init__(self) -> None:
         """Refuse an empty name and a fold that nnU-Net does not know."""

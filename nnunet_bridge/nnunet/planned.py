@@ -34,21 +34,15 @@ Contents: TypeAlias = dict[str, Content]
 class Planned:
     """Plans and preprocessed data of a dataset, or why planning failed."""
 
-    dataset_state: str
-    """Hash of the training data."""
-
+    dataset_state: str  # hash of the training data
     planners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Word of a planner -> the configurations that are preprocessed."""
 
-    own_arguments: tuple[str, ...] = ()
-    """nnU-Net's own arguments, for all planners."""
-
+    own_arguments: tuple[str, ...] = ()  # nnU-Net's own arguments, for all planners
     preprocessed: Mapping[str, Contents] = field(default_factory=dict)
     """nnU-Net's ``data_identifier`` -> contents of the files of that folder."""
 
-    failure: str = ""
-    """Why the last call failed; empty if it succeeded."""
-
+    failure: str = ""  # why the last call failed; empty if it succeeded
     files: Mapping[str, str] | None = None
     """Plans and splits that planning wrote -> SHA-256; empty for a file or folder that
     a call without an end may have written. None in records of earlier versions."""

@@ -34,11 +34,8 @@ class Planner:
     """One of nnU-Net's planners."""
 
     word: PlannerName
-    class_name: str
-    """nnU-Net finds the class by this name."""
-
-    plans: str
-    """Name of the plans that it writes, without ending."""
+    class_name: str  # nnU-Net finds the class by this name
+    plans: str  # name of the plans that it writes, without ending
 
 
 _CLASS_AND_PLANS = {
@@ -81,9 +78,7 @@ class Budget:
     """The length of a training."""
 
     name: BudgetName
-    suffix: str
-    """Ending of the names of its plans."""
-
+    suffix: str  # ending of the names of its plans
     caveat: str
     """What a reader must know about scores of such a training; empty for none."""
 
@@ -109,9 +104,7 @@ class SmokeSize:
     encoder has one block instead, of two convolutions."""
 
     batch_size: int
-    largest_patch: int
-    """Most voxels of a patch."""
-
+    largest_patch: int  # most voxels of a patch
     steps: dict[str, float]
 
 

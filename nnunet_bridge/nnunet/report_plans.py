@@ -29,20 +29,14 @@ SMALLEST_BATCH = 2
 class ReportNetwork:
     """One of the report's networks."""
 
-    suffix: str
-    """Ending of the names of its plans."""
-
-    divisor: int
-    """The edges of a patch are multiples of it, because of the poolings."""
-
+    suffix: str  # ending of the names of its plans
+    divisor: int  # the edges of a patch are multiples of it, because of the poolings
     batch_size: int
     """The report's; nnU-Net's own if smaller, because its planner knows the memory."""
 
     learning_rate: float
     learning_rate_fall: float
-    size: Mapping[str, list[int]]
-    """Entries of the plans that define the network."""
-
+    size: Mapping[str, list[int]]  # entries of the plans that define the network
     smoke_size: Mapping[str, list[int]]
     smoke_learning_rate: float
     smoke_steps: Mapping[str, int]

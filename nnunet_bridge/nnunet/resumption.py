@@ -29,19 +29,15 @@ NEWEST_FIRST = (
 )
 """nnU-Net's order, with the one before the latest, which is ours."""
 
-DAMAGED = ".damaged"
-"""Ending of a checkpoint that was set aside."""
+DAMAGED = ".damaged"  # ending of a checkpoint that was set aside
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """The checkpoint from which a training resumes."""
 
-    checkpoint: str | None
-    """Name of the file; None if there is none."""
-
-    damaged: tuple[str, ...]
-    """Newer checkpoints that could not be read."""
+    checkpoint: str | None  # name of the file; None if there is none
+    damaged: tuple[str, ...]  # newer checkpoints that could not be read
 
     @property
     def findings(self) -> tuple[Finding, ...]:

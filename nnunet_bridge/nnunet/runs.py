@@ -38,20 +38,13 @@ class RunState:
     run: Run
     state: RunStatus
     folder: Path
-    course: Course = field(default_factory=Course)
-    """Its progress."""
-
+    course: Course = field(default_factory=Course)  # its progress
     mean_dice: float | None = None
     """Mean over the structures of nnU-Net's own validation; None before it."""
 
-    reason: str = ""
-    """Why it failed, or which of its files is damaged; else empty."""
-
-    job: str = ""
-    """Id of its job on a cluster, if there is one."""
-
-    page: Path | None = None
-    """The page of the run; None before there is one."""
+    reason: str = ""  # why it failed, or which of its files is damaged; else empty
+    job: str = ""  # id of its job on a cluster, if there is one
+    page: Path | None = None  # the page of the run; None before there is one
 
     @property
     def seconds_left(self) -> float | None:

@@ -33,15 +33,9 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Configuration
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-LONGEST_VALUE = 80
-"""Most characters of a foreign value in a message."""
-
-MOST_PARAMETERS = 10**9
-"""nnU-Net's largest plans have a few hundred million."""
-
-MOST_ACTIVATIONS = 2**31
-"""Voxels of a patch times the features of the first stage."""
-
+LONGEST_VALUE = 80  # most characters of a foreign value in a message
+MOST_PARAMETERS = 10**9  # nnU-Net's largest plans have a few hundred million
+MOST_ACTIVATIONS = 2**31  # voxels of a patch times the features of the first stage
 _TOO_LARGE = frozenset(
     {
         *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
@@ -308,11 +302,8 @@ class _Steps(_Strict):
     learning_rate_fall: Share | None = None
     foreground_share: Share | None = None
     patience: StepCount | None = None
-    features: _Encoder | None = None
-    """Entry of the report's U-Net."""
-
-    decoder: _Decoder | None = None
-    """Entry of the report's ResNet34 U-Net."""
+    features: _Encoder | None = None  # entry of the report's U-Net
+    decoder: _Decoder | None = None  # entry of the report's ResNet34 U-Net
 
 
 class PlansFile(_Strict):

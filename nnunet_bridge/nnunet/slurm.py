@@ -23,12 +23,8 @@ from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Run
 from nnunet_bridge.nnunet.training_options import TrainingOptions
 
-GRACE_S = 120
-"""Seconds before the time limit at which Slurm signals a job."""
-
-MOST_TIMEOUTS = 100
-"""How often a job may go back to the queue because its time is up."""
-
+GRACE_S = 120  # seconds before the time limit at which Slurm signals a job
+MOST_TIMEOUTS = 100  # how often a job may go back to the queue because its time is up
 _RUN = """\
 set -u
 {exports}

@@ -29,12 +29,9 @@ SPLIT_SEED = 12345
 class Splitting:
     """The way to split a dataset."""
 
-    folds: int = FOLDS
-    """Most folds; 0 for one a patient."""
-
+    folds: int = FOLDS  # most folds; 0 for one a patient
     seed: int = SPLIT_SEED
-    file: Path | None = None
-    """Splits of the user, instead of `folds` and `seed`."""
+    file: Path | None = None  # splits of the user, instead of `folds` and `seed`
 
     def splits(
         self, patients: Mapping[str, str], holds: Mapping[str, Collection[str]]

@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-SEED = 20230601
-"""Seed of every random generator at the start of a training."""
+SEED = 20230601  # seed of every random generator at the start of a training
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
     """Options of a training, the same here and on a cluster."""
 
-    device: str = "auto"
-    """``auto`` takes a GPU if there is one."""
-
-    gpus: int = 1
-    """GPUs of each run."""
-
-    restart: bool = False
-    """Whether to train again from the start, instead of resuming."""
-
+    device: str = "auto"  # ``auto`` takes a GPU if there is one
+    gpus: int = 1  # GPUs of each run
+    restart: bool = False  # whether to train again from the start, instead of resuming
     probabilities: bool = False
     """Whether validation saves its probabilities, for nnU-Net's choice of ensembles."""
 
@@ -35,9 +28,7 @@ class TrainingOptions:
     weights: Path | None = None
     """Initial state dict of a ResNet34 encoder; None for the default."""
 
-    from_scratch: bool = False
-    """Whether such an encoder starts from random weights."""
-
+    from_scratch: bool = False  # whether such an encoder starts from random weights
     pretrained: str = ""
     """Trained model to start from: a packed file, a checkpoint, or a dataset of the
     workspace with or without a configuration; empty for none."""

@@ -19,9 +19,7 @@ import numpy as np
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.ops.naming import marks, number_in, plain_word, words_of
 
-OFF_GRID = 0.1
-"""Largest distance in voxels of a slice from the grid on which it lies."""
-
+OFF_GRID = 0.1  # largest distance in voxels of a slice from the grid on which it lies
 _PAIR_WEIGHT = 2.0  # of `p1` or `knee 101`, against 1 of a lone number or word
 _USUAL = 0.75
 """Share of the names that must repeat all of a scan's marks, to expect it of others."""

@@ -18,11 +18,8 @@ AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 class Turn:
     """A permutation of the axes of an image, then flips."""
 
-    axes: tuple[int, ...]
-    """(3,) axis of the image that becomes axis n."""
-
-    flips: tuple[int, ...]
-    """The new axes that run the other way."""
+    axes: tuple[int, ...]  # (3,) axis of the image that becomes axis n
+    flips: tuple[int, ...]  # the new axes that run the other way
 
     @classmethod
     def between(cls, letters: str, wanted: str) -> Turn:

@@ -30,8 +30,7 @@ class Reading:
 
     structures: tuple[str, ...]  # canonical names, in the order of the words
     side: str  # `left`, `right`, `middle`, or empty
-    rest: tuple[str, ...] = ()
-    """Words without a meaning here; numbers are left out."""
+    rest: tuple[str, ...] = ()  # words without a meaning here; numbers are left out
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from nnunet_bridge.pipeline.ingest.phantom_study import (
 )
 from nnunet_bridge.pipeline.study import StudyOptions, StudySummary, run_study
 
-UNSEEN = 2
-"""Patients that are kept for testing."""
-
+UNSEEN = 2  # patients that are kept for testing
 FEWEST_FOR_TRAINING = 2
 
 

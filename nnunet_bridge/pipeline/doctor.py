@@ -41,8 +41,7 @@ class Check:
     ok: bool
     detail: str
 
-    needed: bool = True
-    """Whether everything fails without it."""
+    needed: bool = True  # whether everything fails without it
 
     @property
     def mark(self) -> str:

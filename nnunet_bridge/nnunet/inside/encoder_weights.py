@@ -25,9 +25,7 @@ from nnunet_bridge.formats.files import write_json
 
 COLOURS = 3
 FIRST = "conv1.weight"
-CLASSIFIER = ("fc.weight", "fc.bias")
-"""Weights of the classifier of whole images."""
-
+CLASSIFIER = ("fc.weight", "fc.bias")  # weights of the classifier of whole images
 COUNTER = ".num_batches_tracked"
 """Counter of batch normalisation; files of torch 0.4 and older lack it, unused here."""
 

@@ -55,15 +55,12 @@ class Cropped:
 class Prepared:
     """An image, preprocessed for a network."""
 
-    volume: torch.Tensor
-    """(channels, Z, Y, X) float32."""
-
+    volume: torch.Tensor  # (channels, Z, Y, X) float32
     cropped: Cropped
     spacing_mm: tuple[float, float, float]
     """Spacing of the image, in nnU-Net's order of the axes."""
 
-    properties: dict[str, Any]
-    """Facts of the file for nnU-Net's writers."""
+    properties: dict[str, Any]  # facts of the file for nnU-Net's writers
 
 
 class Member:

@@ -80,12 +80,9 @@ def predict(asked: argparse.Namespace) -> None:
 class Job:
     """One image for one member."""
 
-    files: Sequence[Path]
-    """One file a channel."""
-
+    files: Sequence[Path]  # one file a channel
     member: Member
-    previous: Path | None
-    """Labelmap of the first stage, for a member of the cascade."""
+    previous: Path | None  # labelmap of the first stage, for a member of the cascade
 
     def prepare(self) -> Prepared:
         """Return the image, preprocessed for the member."""
@@ -114,9 +111,7 @@ class Report:
     """A file to which the share of the work that is done is appended, as JSON."""
 
     file: Path
-    work: Sequence[float]
-    """Work of every job."""
-
+    work: Sequence[float]  # work of every job
     job: int = 0
     last_s: float = -1.0
 
@@ -139,8 +134,7 @@ class _Kept:
     cropped: Cropped
     file: IO[bytes]
     kind: np.dtype[np.generic]
-    shape: tuple[int, ...]
-    """Shape of a plane, heads first."""
+    shape: tuple[int, ...]  # shape of a plane, heads first
 
     @classmethod
     def of(

@@ -27,15 +27,10 @@ from scipy.ndimage import map_coordinates
 class Resampling:
     """The way from the shape that the network saw to that of the cropped image."""
 
-    function: partial[Any]
-    """nnU-Net's function, as the plans name it, with its options."""
-
-    shape: tuple[int, int, int]
-    """Shape of the result."""
-
+    function: partial[Any]  # nnU-Net's function, as the plans name it, with its options
+    shape: tuple[int, int, int]  # shape of the result
     spacing_seen_mm: tuple[float, float, float]
-    spacing_mm: tuple[float, float, float]
-    """Spacing of the result."""
+    spacing_mm: tuple[float, float, float]  # spacing of the result
 
     def planes(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]

@@ -27,8 +27,7 @@ STEP = 0.5
 """Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
 
 _HIGHEST_WEIGHT = 10
-_WIDTH = 1 / 8
-"""Height and relative width of the Gaussian, as in nnU-Net's predictor."""
+_WIDTH = 1 / 8  # height and relative width of the Gaussian, as in nnU-Net's predictor
 
 
 class NotFiniteError(ArithmeticError):
@@ -39,12 +38,8 @@ class NotFiniteError(ArithmeticError):
 class Manner:
     """Where and how exactly the windows of an image are computed."""
 
-    sums_on: torch.device
-    """Device of the weighted sums of the windows."""
-
-    single: bool = False
-    """Whether in single precision, instead of nnU-Net's half."""
-
+    sums_on: torch.device  # device of the weighted sums of the windows
+    single: bool = False  # whether in single precision, instead of nnU-Net's half
     at_once: bool = False
     """Whether a window and its mirrored forms are one batch: faster on a GPU, but of
     another rounding, and it needs more memory."""
@@ -60,12 +55,8 @@ class Networks:
     """The networks of one configuration, and the size and kind of their windows."""
 
     folds: tuple[torch.nn.Module, ...]
-    patch: tuple[int, ...]
-    """(2,) for a 2D network, (3,) for a 3D network."""
-
-    heads: int
-    """Classes, background included."""
-
+    patch: tuple[int, ...]  # (2,) for a 2D network, (3,) for a 3D network
+    heads: int  # classes, background included
     mirror_axes: tuple[int, ...]
     """Axes of the patch along which inputs are also mirrored; empty for none."""
 
@@ -97,14 +88,9 @@ class _Sums:
     logits: torch.Tensor
     """(folds, heads, depth, Y, X) of the manner's kind: weighted sums."""
 
-    weights: torch.Tensor
-    """(depth, Y, X) of the same kind: sums of the weights."""
-
-    gaussian: torch.Tensor
-    """(depth, y, x) half, of one window."""
-
-    first: int = 0
-    """Index in the volume of the first plane held."""
+    weights: torch.Tensor  # (depth, Y, X) of the same kind: sums of the weights
+    gaussian: torch.Tensor  # (depth, y, x) half, of one window
+    first: int = 0  # index in the volume of the first plane held
 
     @classmethod
     def zero(cls, networks: Networks, plane: Sequence[int], manner: Manner) -> _Sums:
@@ -154,12 +140,8 @@ class Sweep:
     """The windows over one preprocessed volume, in nnU-Net's order."""
 
     networks: Networks
-    volume: torch.Tensor
-    """(channels, Z, Y, X) float32, padded to the patch."""
-
-    inside: tuple[slice, slice, slice]
-    """The volume without its padding."""
-
+    volume: torch.Tensor  # (channels, Z, Y, X) float32, padded to the patch
+    inside: tuple[slice, slice, slice]  # the volume without its padding
     manner: Manner
     window_done: Callable[[], None] = field(default=lambda: None)
     """Called after every window."""

@@ -73,9 +73,7 @@ def train(asked: argparse.Namespace) -> None:
 class TrainerHooks:
     """Additions to a training, whatever its trainer."""
 
-    events: Path
-    """Written by the first process only."""
-
+    events: Path  # written by the first process only
     encoder_weights: Path | None = None
     patience: int | None = None
     gpus: int = 1

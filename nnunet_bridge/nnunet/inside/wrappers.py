@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-_OLDEST_COMPILED = (7, 0)
-"""Lowest compute capability that torch's compiler supports."""
+_OLDEST_COMPILED = (7, 0)  # lowest compute capability that torch's compiler supports
 
 
 def plain_network(network: torch.nn.Module) -> Any:  # noqa: ANN401 - a module of any kind

@@ -18,11 +18,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_bridge.nnunet.inside.wrappers import plain_network
 
-WARM_UP = 0.05
-"""Share of the steps in which the learning rate rises to its maximum."""
-
-LAST_LEARNING_RATE = 0.02
-"""Learning rate at the end, as a share of its maximum."""
+WARM_UP = 0.05  # share of the steps in which the learning rate rises to its maximum
+LAST_LEARNING_RATE = 0.02  # learning rate at the end, as a share of its maximum
 
 
 class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]

@@ -36,11 +36,8 @@ class ReportTrainer(ReportAugmentation, BridgeQuickTrainer):
     """Common base of the report's networks."""
 
     network_class: Callable[[int, int, Sequence[int]], torch.nn.Module]
-    size: str
-    """Entry of the plans that defines the network."""
-
-    with_focal = False
-    """Whether the categorical focal loss is added to the Dice loss."""
+    size: str  # entry of the plans that defines the network
+    with_focal = False  # whether the categorical focal loss is added to the Dice loss
 
     @classmethod
     def build_network_architecture(

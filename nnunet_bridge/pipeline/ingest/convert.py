@@ -245,8 +245,7 @@ class _Tally:
     bytes_needed: int = 0  # uncompressed size of all images and labelmaps
     looks: dict[str, Look] = field(default_factory=dict)
     people: dict[str, PersonEvidence] = field(default_factory=dict)
-    grids: list[Grid] = field(default_factory=list)
-    """The different grids of the images."""
+    grids: list[Grid] = field(default_factory=list)  # the different grids of the images
 
     def __post_init__(self) -> None:
         self.findings += self.plan.findings

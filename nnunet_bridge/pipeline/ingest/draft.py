@@ -52,9 +52,7 @@ class Draft:
     structures: tuple[str, ...]  # in the order of their labels
     unknown: tuple[Unknown, ...]
     unused: tuple[tuple[str, str], ...]  # file, and why it is not used
-    image_type: str = ""
-    """Contrast to choose, where a series mixes several."""
-
+    image_type: str = ""  # contrast to choose, where a series mixes several
     contrasts: tuple[str, ...] = ()  # those that are mixed
     modality: str = "MR"
 

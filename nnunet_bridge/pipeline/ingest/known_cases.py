@@ -27,8 +27,7 @@ from nnunet_bridge.pipeline.ingest.inputs import (
 from nnunet_bridge.pipeline.ingest.matching import plan_study
 from nnunet_bridge.pipeline.ingest.planned import ScanFiles
 
-_TRIED_FILES = 3
-"""Several scans may hold the same file, such as a licence."""
+_TRIED_FILES = 3  # several scans may hold the same file, such as a licence
 
 
 def find_known_images(

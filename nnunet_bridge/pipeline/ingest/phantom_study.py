@@ -52,9 +52,7 @@ SEGMENTED_PATIENT = 3
 LAYOUT = 2
 """Version of the files; raised when the same patients are written in another form."""
 
-CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-"""Without I and O, which look like 1 and 0."""
-
+CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # without I and O, which look like 1 and 0
 SEEDS_PER_STUDY = 1000
 """Distance of the seeds of two studies, so that they share no patient."""
 

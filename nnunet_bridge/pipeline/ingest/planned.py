@@ -40,9 +40,7 @@ class MaskFile:
     """One mask file of a case."""
 
     path: Path
-    structure: str | None
-    """None for a file that holds several structures."""
-
+    structure: str | None  # None for a file that holds several structures
     side: str
     role: Role = Role.MASK
     names: tuple[NamedValue, ...] = ()
@@ -57,9 +55,7 @@ class CasePlan:
     """The files of one case."""
 
     case_id: str
-    scan: ScanFiles | None
-    """None for a case without an image; it is refused."""
-
+    scan: ScanFiles | None  # None for a case without an image; it is refused
     masks: tuple[MaskFile, ...]
     split: str  # ``train`` or ``test``
     patient: str = field(repr=False)

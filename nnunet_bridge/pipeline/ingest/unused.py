@@ -33,16 +33,12 @@ from nnunet_bridge.ops.naming import natural_key
 from nnunet_bridge.pipeline.ingest.planned import StudyPlan, places_of
 
 SURFACE_ENDINGS = (".ply", ".stl", ".obj", ".vtk", ".vtp")
-_MOST_VALUES = 128
-"""A file with more values than these is an image."""
-
+_MOST_VALUES = 128  # a file with more values than these is an image
 _SAME_GRID = 0.1
 """Largest displacement on one grid, as a share of the smallest spacing (K04)."""
 
 _SHOWN = 3
-_TRIED_FILES = 3
-"""Files of a folder that are looked into for a DICOM segmentation."""
-
+_TRIED_FILES = 3  # files of a folder that are looked into for a DICOM segmentation
 _DICOM_SUFFIXES = ("", ".dcm")
 _HOW = {
     True: "Give each a row in the case table, with the role ignore if it is not meant.",

@@ -45,8 +45,7 @@ from nnunet_bridge.pipeline.labels.folders import (
 )
 
 RECORD = "clean.json"
-SOURCE_RULE = CleaningRule(Rule.SLICE)
-"""The rule of the source report."""
+SOURCE_RULE = CleaningRule(Rule.SLICE)  # the rule of the source report
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,14 +56,10 @@ class ModelRequest:
 class Model:
     """Finished runs that predict together: folds of one configuration or more."""
 
-    kind: str
-    """A word of `--model`."""
-
+    kind: str  # a word of `--model`
     budget: str
     states: tuple[RunState, ...]
-    reason: str
-    """Why these and no others."""
-
+    reason: str  # why these and no others
     previous: tuple[RunState, ...] = ()
     """The folds of ``3d_lowres`` that the cascade among them builds upon."""
 

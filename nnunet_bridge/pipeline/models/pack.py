@@ -50,8 +50,7 @@ from nnunet_bridge.pipeline.models.training_structures import known_structures
 
 _MEANS = ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-_SPACE_FACTOR = 2
-"""The checkpoints lie on the disk as they came, and as they are kept."""
+_SPACE_FACTOR = 2  # the checkpoints lie on the disk as they came, and as they are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,8 @@ class PackSummary:
     file: Path
     sha256: str
     folds: tuple[str, ...]
-    reason: str
-    """Why this model and no other."""
-
-    cleaning: bool
-    """Whether its tuned cleaning is in it."""
-
+    reason: str  # why this model and no other
+    cleaning: bool  # whether its tuned cleaning is in it
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
@@ -91,9 +86,7 @@ class UnpackSummary:
 
     model: str
     folder: Path
-    sha256: str
-    """Hash of the packed file."""
-
+    sha256: str  # hash of the packed file
     folds: tuple[str, ...]
     replaced: bool
     exit_code: int = 0

@@ -33,9 +33,7 @@ class FoldRun:
     validation_dir: Path
     """With ``<case>.nii.gz``, the predictions of the validation cases."""
 
-    events_file: Path | None = None
-    """``events.jsonl`` of the training."""
-
+    events_file: Path | None = None  # ``events.jsonl`` of the training
     run_facts: Mapping[str, Any] = field(default_factory=dict)
     """Settings, costs and versions, as the training wrote them."""
 
@@ -49,9 +47,7 @@ class FoldRun:
 class ModelRun:
     """One model: the trainings of one configuration."""
 
-    name: str
-    """Name in the report, such as ``2d``."""
-
+    name: str  # name in the report, such as ``2d``
     configuration: str
     folds: tuple[FoldRun, ...]
 

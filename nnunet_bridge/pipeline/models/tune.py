@@ -39,9 +39,7 @@ from nnunet_bridge.ops.tuning import CANDIDATES, Trial, chosen_rules, still_good
 from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 
-Treatment: TypeAlias = Mapping[str, CleaningRule]
-"""Structure -> its cleaning rule."""
-
+Treatment: TypeAlias = Mapping[str, CleaningRule]  # structure -> its cleaning rule
 Choose: TypeAlias = Callable[[Sequence[Trial]], Mapping[str, CleaningRule]]
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
@@ -54,8 +52,7 @@ class TunedModel:
     """The rules chosen for one configuration, and their evidence."""
 
     file: Path
-    content: JsonObject
-    """The content of the file."""
+    content: JsonObject  # the content of the file
 
     def as_json(self) -> JsonObject:
         """Return the entry of `models`."""

@@ -17,8 +17,7 @@ from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.models.run_facts import ModelRun
 
-Scores: TypeAlias = dict[str, list[BoneScore]]
-"""Model -> its scores."""
+Scores: TypeAlias = dict[str, list[BoneScore]]  # model -> its scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,7 @@ from nnunet_bridge.ops.turn import Turn
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.prediction.network import IMAGES, Network, predict_folder
 
-COARSE_MM = 5.0
-"""Approximate distance between the slices of the first pass."""
-
+COARSE_MM = 5.0  # approximate distance between the slices of the first pass
 _SPECK_SHARE = 0.01
 """A piece below this share of the largest one does not widen the region."""
 
@@ -53,13 +51,9 @@ def first_pass_model(model: Model) -> Model:
 class FirstPass:
     """Finds the region of the structures of several images in one call of nnU-Net."""
 
-    model: Model
-    """One fold; see `first_pass_model`."""
-
+    model: Model  # one fold; see `first_pass_model`
     labels: LabelTable
-    work: Path
-    """A folder of its own for thinned images and their predictions."""
-
+    work: Path  # a folder of its own for thinned images and their predictions
     margin_mm: float
     network: Network = predict_folder
     turns: dict[str, Turn] = field(default_factory=dict)

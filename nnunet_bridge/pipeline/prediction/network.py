@@ -25,9 +25,7 @@ from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.models.choose import Model
 
-IMAGES = "images"
-"""Folder of the work folder with ``<case>_0000.nii.gz``."""
-
+IMAGES = "images"  # folder of the work folder with ``<case>_0000.nii.gz``
 PREDICTED = "predicted"
 """Folder of the work folder with ``<case>.nii.gz`` and ``<case>.agreement.json``."""
 

@@ -29,20 +29,11 @@ class PredictionOptions:
     """``none``; ``slice`` (the source report's rule) or ``volume``; or ``tuned``: for
     each structure the rule that was chosen for this model."""
 
-    meshes: bool = False
-    """Also write a mesh of every structure."""
-
-    smooth: int = 0
-    """Iterations of Taubin smoothing of the meshes."""
-
-    seg_nrrd: bool = False
-    """Also write a segmentation for 3D Slicer."""
-
-    dicom_seg: bool = False
-    """Also write DICOM SEG; every image must be a DICOM series."""
-
-    force: bool = False
-    """Predict finished cases again."""
+    meshes: bool = False  # also write a mesh of every structure
+    smooth: int = 0  # iterations of Taubin smoothing of the meshes
+    seg_nrrd: bool = False  # also write a segmentation for 3D Slicer
+    dicom_seg: bool = False  # also write DICOM SEG; every image must be a DICOM series
+    force: bool = False  # predict finished cases again
 
     def __post_init__(self) -> None:
         """Refuse to smooth meshes that are not asked for."""

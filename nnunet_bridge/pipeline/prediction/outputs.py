@@ -46,15 +46,9 @@ class PredictedImage:
     """A prediction, with everything that its output files contain."""
 
     case_id: str
-    seen: Labelmap
-    """On the slices that the network saw."""
-
-    image: Volume
-    """On the same slices."""
-
-    cut: Region | None
-    """Which slices of the input these are; None for all of them."""
-
+    seen: Labelmap  # on the slices that the network saw
+    image: Volume  # on the same slices
+    cut: Region | None  # which slices of the input these are; None for all of them
     region: Region | None
     """The slices that `convert` kept of the scan; None for all of them."""
 
@@ -72,9 +66,7 @@ class PredictedImage:
 class WrittenOutputs:
     """The files of a case, and what was found while they were written."""
 
-    outputs: dict[str, str]
-    """File, relative to the folder of the case -> its SHA-256."""
-
+    outputs: dict[str, str]  # file, relative to the folder of the case -> its SHA-256
     volumes: tuple[StructureVolume, ...]
     findings: tuple[Finding, ...]
 

@@ -70,9 +70,7 @@ _PARTS = _READING, _PREDICTING, _FINISHING = 1, 30, 2
 _ENOUGH_FAILURES = 3
 """After so many images that failed alone, the others of a failed call are refused."""
 
-_ENOUGH = 4
-"""Images to read for each GPU before it starts, and before it starts again."""
-
+_ENOUGH = 4  # images to read for each GPU before it starts, and before it starts again
 NOTHING_FOUND = Finding(
     "",
     Outcome.WARNED,
@@ -157,14 +155,9 @@ class _WaitingImage:
     region: Region | None
     """The slices that `convert` kept of the scan; None for all of them."""
 
-    slices: tuple[SourceSlice, ...] = ()
-    """The files of the slices of a DICOM series."""
-
-    cut: Region | None = None
-    """The slices that the network sees; None for all of them."""
-
-    turn: Turn | None = None
-    """How it is turned for the network; None if it is not."""
+    slices: tuple[SourceSlice, ...] = ()  # the files of the slices of a DICOM series
+    cut: Region | None = None  # the slices that the network sees; None for all of them
+    turn: Turn | None = None  # how it is turned for the network; None if it is not
 
     @property
     def cut_grid(self) -> Grid:

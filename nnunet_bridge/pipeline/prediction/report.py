@@ -51,9 +51,7 @@ class PredictSummary:
     """The outcome of all images."""
 
     dataset: str
-    model: str
-    """Which model predicted, and why."""
-
+    model: str  # which model predicted, and why
     cases: tuple[PredictedCase, ...]
     out: Path
 

@@ -21,8 +21,7 @@ from nnunet_bridge.pipeline.models.training_range import (
 from nnunet_bridge.pipeline.models.training_structures import known_structures
 from nnunet_bridge.pipeline.models.tune import tuned_rules
 
-TUNED = "tuned"
-"""The word of ``--clean`` for the rules that were chosen for the model."""
+TUNED = "tuned"  # the word of ``--clean`` for the rules that were chosen for the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +31,14 @@ class TrainedModel:
     model: Model
     labels: LabelTable
     channel: str
-    description: bytes
-    """Its ``dataset.json``."""
-
+    description: bytes  # its ``dataset.json``
     seen: TrainingRange | None
     """Ranges of the training images; None if they are unknown."""
 
     structures: TrainingStructures | None
     """Ranges of the training labels; None if they are unknown."""
 
-    rules: Mapping[str, CleaningRule]
-    """The cleaning rule of each structure."""
+    rules: Mapping[str, CleaningRule]  # the cleaning rule of each structure
 
     @classmethod
     def of(cls, model: Model, cleaning: str) -> TrainedModel:

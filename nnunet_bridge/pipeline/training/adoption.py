@@ -29,9 +29,7 @@ class Adoption:
     """The content of the planning folder: what is adopted, and what is refused."""
 
     dataset: Dataset
-    patients: Mapping[str, str]
-    """Training case -> patient."""
-
+    patients: Mapping[str, str]  # training case -> patient
     faults: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     """Names of files and folders that stay as they are."""

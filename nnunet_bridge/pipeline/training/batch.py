@@ -32,8 +32,7 @@ from nnunet_bridge.pipeline.training.run_table import run_table
 from nnunet_bridge.pipeline.training.stages import in_stages, require_previous_stages
 from nnunet_bridge.pipeline.training.weights import InitialWeights
 
-FULL_EPOCHS = 1000
-"""Epochs of nnU-Net's own trainer."""
+FULL_EPOCHS = 1000  # epochs of nnU-Net's own trainer
 
 
 @dataclass(slots=True)
@@ -44,9 +43,7 @@ class Batch:
     request: TrainingRequest
     dataset_state: str
     weights: InitialWeights
-    resources: Resources
-    """Resources of each process."""
-
+    resources: Resources  # resources of each process
     side_by_side: int
     shown: Sequence[Run]
     """The rows of the table: the runs of the batch, and those that are done already."""

@@ -30,9 +30,7 @@ LOGS = "slurm"
 class ClusterOptions:
     """Options of a training on a cluster."""
 
-    settings: SlurmPart = field(default_factory=SlurmPart)
-    """Resources of each job."""
-
+    settings: SlurmPart = field(default_factory=SlurmPart)  # resources of each job
     only_script: bool = False
     """Whether to write a file for ``sbatch`` instead of submitting."""
 

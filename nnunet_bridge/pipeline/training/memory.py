@@ -31,8 +31,7 @@ from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
 from nnunet_bridge.nnunet.runs import known_runs
 
-_UNCERTAIN = 1.3
-"""A training may need 30 % less than the estimate for a GPU."""
+_UNCERTAIN = 1.3  # a training may need 30 % less than the estimate for a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,7 @@ class SeenTime:
     model: str
     budget: str
     epochs: int
-    epoch_seconds: float
-    """Median over the trainings so far."""
+    epoch_seconds: float  # median over the trainings so far
 
     @property
     def seconds(self) -> float:
@@ -61,15 +59,10 @@ class Estimate:
 
     planner: str
     configuration: str
-    training: Footprint | None
-    """At the budget ``full``; None for an unknown network."""
-
+    training: Footprint | None  # at the budget ``full``; None for an unknown network
     prediction: Footprint
-    largest_case: tuple[int, ...]
-    """Its shape at the spacing of the configuration."""
-
-    times: tuple[SeenTime, ...]
-    """Empty before the first epoch."""
+    largest_case: tuple[int, ...]  # its shape at the spacing of the configuration
+    times: tuple[SeenTime, ...]  # empty before the first epoch
 
     def as_json(self) -> JsonObject:
         """Return the entry of `estimates`."""

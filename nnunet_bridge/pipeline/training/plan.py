@@ -50,9 +50,7 @@ class PlanningOptions:
     configurations: tuple[str, ...] = ALWAYS_PLANNED
     """``3d_cascade_fullres`` brings the ``3d_lowres`` that it builds upon."""
 
-    planners: tuple[str, ...] = (PlannerName.DEFAULT,)
-    """Words of `--planner`."""
-
+    planners: tuple[str, ...] = (PlannerName.DEFAULT,)  # words of `--planner`
     splitting: Splitting | None = None
     """By default five folds by patient; where the dataset is planned already, the
     splits that are there."""
@@ -60,8 +58,7 @@ class PlanningOptions:
     own_arguments: tuple[str, ...] | None = None
     """nnU-Net's own, for every planner; by default those of the plans already there."""
 
-    force: bool = False
-    """Plan again what is planned."""
+    force: bool = False  # plan again what is planned
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """Return the configurations of each planner, with their previous stages."""
@@ -186,9 +183,7 @@ class _Planning:
     dataset: Dataset
     options: PlanningOptions
     state: str
-    kept: planned.Planned | None
-    """The plans that still hold."""
-
+    kept: planned.Planned | None  # the plans that still hold
     host: Host
     progress: Progress
     warnings: list[str] = field(default_factory=list)

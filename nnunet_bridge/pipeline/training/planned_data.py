@@ -16,8 +16,7 @@ from nnunet_bridge.nnunet.methods import METHODS, Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.nnunet.pickles import load_data
 
-_MOST_NAMES = 3
-"""Files that a message names."""
+_MOST_NAMES = 3  # files that a message names
 
 
 def require_plan(

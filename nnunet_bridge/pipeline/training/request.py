@@ -21,12 +21,8 @@ class TrainingRequest:
     """Train each configuration and fold of a model."""
 
     method: Method
-    configurations: tuple[str, ...] = ()
-    """By default the usual ones of the model."""
-
-    folds: tuple[str, ...] = ("0",)
-    """Words of `-f`."""
-
+    configurations: tuple[str, ...] = ()  # by default the usual ones of the model
+    folds: tuple[str, ...] = ("0",)  # words of `-f`
     options: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:

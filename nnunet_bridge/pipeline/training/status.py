@@ -31,8 +31,7 @@ class TrainSummary:
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     caveat: str = ""
-    notes: tuple[str, ...] = ()
-    """Other results, such as jobs handed to a cluster."""
+    notes: tuple[str, ...] = ()  # other results, such as jobs handed to a cluster
 
     @property
     def exit_code(self) -> int:

@@ -41,14 +41,9 @@ from nnunet_bridge.pipeline.training.weights import load_initial_weights
 class SelectedRuns:
     """The runs that a request means."""
 
-    runs: tuple[Run, ...]
-    """All of them, those that others build upon first."""
-
-    todo: tuple[Run, ...]
-    """The runs that are not done."""
-
-    dataset_state: str
-    """Hash of the training data."""
+    runs: tuple[Run, ...]  # all of them, those that others build upon first
+    todo: tuple[Run, ...]  # the runs that are not done
+    dataset_state: str  # hash of the training data
 
 
 def train_dataset(
