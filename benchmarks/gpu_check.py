@@ -33,7 +33,6 @@ from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import read_json, write_json
 from nnunet_bridge.formats.nifti import read_array
 from nnunet_bridge.formats.recipe import read_recipe
-from nnunet_bridge.nnunet.accelerators import compilation_fault
 from nnunet_bridge.nnunet.commands import (
     NnUNetProcess,
     Resources,
@@ -44,6 +43,7 @@ from nnunet_bridge.nnunet.commands import (
 )
 from nnunet_bridge.nnunet.estimates import training_memory
 from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.machine import compilation_fault
 from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
 from nnunet_bridge.nnunet.runs import can_resume
 from nnunet_bridge.pipeline.ingest.convert import convert_study

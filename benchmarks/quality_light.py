@@ -37,7 +37,7 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, Workspace
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.quality import AGREEMENT_LIMITS, judge
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
-from nnunet_bridge.pipeline.models.training_structures import known_structures
+from nnunet_bridge.pipeline.models.training_range import known_structures
 
 DATASET = "Dataset004_Hippocampus"
 CONFIGURATIONS = ("2d", "3d_fullres")

@@ -69,6 +69,11 @@ class BoneScore:
         return self.volume_error_mm3 / 1000.0
 
     @property
+    def volume_error_abs_cm3(self) -> float:
+        """Absolute volume error in cubic centimetres."""
+        return abs(self.volume_error_cm3)
+
+    @property
     def volume_error_abs_mm3(self) -> float:
         """Absolute volume error."""
         return abs(self.volume_error_mm3)

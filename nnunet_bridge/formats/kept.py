@@ -22,7 +22,6 @@ class Kept:
     """A JSON file whose content holds for exactly these facts."""
 
     file: Path
-
     facts: Mapping[str, object]
     """The inputs of the result as JSON values; stored as fields of the file."""
 

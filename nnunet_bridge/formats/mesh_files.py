@@ -183,7 +183,6 @@ class _Part:
     label: Label
     vertices: slice
     faces: slice
-
     vertices_mm: npt.NDArray[np.float32]  # (V, 3) in the frame of the file
     corners: npt.NDArray[np.int32]  # (F, 3) indices of vertices in the file
 

@@ -71,7 +71,6 @@ class View:
     through: int  # array axis that one scrolls along
     flip_across: bool  # whether the array axis runs the other way
     flip_down: bool
-
     flip_through: bool  # whether the first slice of the array is the last to show
     pixel_mm: tuple[float, float]  # width and height of a pixel
 

@@ -84,7 +84,6 @@ class StructureMask:
     voxels: BoolArray  # (I, J, K); true where the structure is
     file: str  # name of the file, without its folder
     findings: tuple[Finding, ...] = ()
-
     read_as: str = "yes or no"  # reading of its values, see `MaskValues`
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import open_to_write
-from nnunet_bridge.nnunet.accelerators import compilation_fault
 from nnunet_bridge.nnunet.failures import reason_of
+from nnunet_bridge.nnunet.machine import compilation_fault
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
 from nnunet_bridge.nnunet.plans import Planner
 

@@ -41,7 +41,8 @@ CPU_OPERATIONS_PER_S = 60e9
 """Floating-point operations a second of one core in training: between what the stock
 networks in 2D and 3D reached on an AVX-512 server (`docs/reference/budgets.md`)."""
 
-FULL_ITERATIONS = 1000 * (250 + 50 / 3)
+FULL_EPOCHS = 1000  # epochs of nnU-Net's own trainer
+FULL_ITERATIONS = FULL_EPOCHS * (250 + 50 / 3)
 """Of nnU-Net's own trainer; a validation iteration has no backward pass."""
 
 _CPU_BYTES_PER_NUMBER = 22

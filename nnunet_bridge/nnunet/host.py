@@ -16,7 +16,6 @@ from pathlib import Path
 
 from nnunet_bridge.formats.files import free_bytes
 from nnunet_bridge.formats.memory import free_memory_bytes
-from nnunet_bridge.nnunet.accelerators import TorchBuild
 from nnunet_bridge.nnunet.commands import (
     POLL_S,
     NnUNetProcess,
@@ -27,6 +26,7 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.machine import (
     BYTES_PER_WORKER,
     Machine,
+    TorchBuild,
     chosen_device,
     this_machine,
     usable,

@@ -88,7 +88,6 @@ class Pairing:
     scan: int | None  # index of the scan; None if it could not be placed
     why: str
     by_name: bool = False
-
     on_grid: tuple[int, ...] = ()
     """The images of this scan with the same grid, if that is evidence."""
 

@@ -16,13 +16,13 @@ from nnunet_bridge.core.findings import refusal
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats.files import free_bytes
-from nnunet_bridge.nnunet.accelerators import (
+from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.machine import (
+    Machine,
     TorchBuild,
     compilation_fault,
     fault_of,
 )
-from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.names import Workspace
 
 OLDEST_PYTHON = (3, 11)
@@ -40,7 +40,6 @@ class Check:
     name: str
     ok: bool
     detail: str
-
     needed: bool = True  # whether everything fails without it
 
     @property

@@ -29,7 +29,7 @@ from nnunet_bridge.pipeline.models.choose import ModelRequest
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 from nnunet_bridge.pipeline.prediction.report import PredictSummary
-from nnunet_bridge.pipeline.training.duration import Consent
+from nnunet_bridge.pipeline.training.memory import Consent
 from nnunet_bridge.pipeline.training.plan import (
     PlanningOptions,
     PlanSummary,

@@ -6,16 +6,14 @@ from dataclasses import replace
 import pytest
 
 from nnunet_bridge.core.errors import EnvironmentFault
-from nnunet_bridge.nnunet.accelerators import (
-    Accelerator,
-    TorchBuild,
-    compilation_fault,
-    fault_of,
-)
 from nnunet_bridge.nnunet.host import Host, installed_torch
 from nnunet_bridge.nnunet.machine import (
+    Accelerator,
     Machine,
+    TorchBuild,
     chosen_device,
+    compilation_fault,
+    fault_of,
     hardware,
     this_machine,
 )

@@ -17,7 +17,7 @@ from nnunet_bridge.formats.preview import THUMBNAIL_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.ops.quality import judge, structure_figures, training_structures
-from nnunet_bridge.pipeline.models.training_structures import (
+from nnunet_bridge.pipeline.models.training_range import (
     STRUCTURES_FILE,
     known_structures,
 )

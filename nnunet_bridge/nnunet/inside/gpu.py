@@ -13,7 +13,7 @@ def add_arguments(_gpu: argparse.ArgumentParser) -> None:
 
 
 def report(_asked: argparse.Namespace) -> None:
-    """Print the facts of `accelerators.TorchBuild` as one line of JSON."""
+    """Print the facts of `machine.TorchBuild` as one line of JSON."""
     facts = {
         "version": torch.__version__,
         "cuda": torch.version.cuda or "",

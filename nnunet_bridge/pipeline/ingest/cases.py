@@ -153,7 +153,6 @@ class CaseMasks:
     overlaps: tuple[Overlap, ...] = ()
     fit: ContentFit | None = None  # how the masks fit the image; None without masks
     ignored_share: float = 0.0
-
     drawn: list[DrawnStructure] = field(default_factory=list)
     states: dict[tuple[str, str], str] = field(default_factory=dict)
     """(structure, side) -> ``labelled`` or ``empty``."""

@@ -56,7 +56,6 @@ class ImageReading:
 
     volume: Volume
     findings: tuple[Finding, ...]
-
     series: SeriesReading | None = None  # the DICOM series; None for other images
     name: str = ""  # of the file, where it is one
 

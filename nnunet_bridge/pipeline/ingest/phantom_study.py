@@ -62,7 +62,6 @@ class PhantomStudy:
     """A folder of synthetic patients, ready for ``convert``."""
 
     folder: Path
-
     recipe_file: Path  # the `dataset.toml` that fits the folder
     train_ids: tuple[str, ...]  # cases with masks for training
     test_ids: tuple[str, ...]
@@ -93,7 +92,6 @@ class _Patient:
     scan_dir: Path
     masks_dir: Path
     slices: int
-
     segmented: bool  # whether one segmentation holds all masks
 
     @property

@@ -45,8 +45,10 @@ from nnunet_bridge.nnunet.names import (
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import refuse
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
-from nnunet_bridge.pipeline.models.training_range import training_range
-from nnunet_bridge.pipeline.models.training_structures import known_structures
+from nnunet_bridge.pipeline.models.training_range import (
+    known_structures,
+    training_range,
+)
 
 _MEANS = ("dice_before", "dice_after", "hd95_before_mm", "hd95_after_mm")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)

@@ -1,21 +1,36 @@
-"""The range of images that a model was trained on: spacings, sizes, contrasts."""
+"""The images and labels that a model was trained on, as ranges.
+
+Of the images: spacings, sizes, contrasts. Of the labels: volumes, shapes, pieces,
+measured once for a dataset and kept beside the records of its runs, with a hash of the
+labels. An unpacked model brings its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.core.quality import TrainingStructures
+from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
+from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import CaseRecord, read_manifest
-from nnunet_bridge.formats.nifti import read_grid
-from nnunet_bridge.nnunet.names import images_by_case
+from nnunet_bridge.formats.nifti import read_grid, read_labelmap
+from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.names import Dataset, images_by_case
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
+from nnunet_bridge.ops.quality import structure_figures, training_structures
 from nnunet_bridge.pipeline.models.likeness import WORD, contrast_words
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
+STRUCTURES_FILE = "training_structures.json"
+MEASURED_AS = 2
+"""Increase it when `ops.quality` measures something else: kept results are then old."""
+
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -122,3 +137,39 @@ def _orientations_in(dataset_dir: Path) -> dict[str, Any]:
     except BridgeError:
         return {}
     return {"orientations": sorted(letters)} if letters else {}
+
+
+def known_structures(dataset: Dataset, model_dir: Path) -> TrainingStructures | None:
+    """Return the ranges of a model's training labels; None where they are unknown."""
+    origins = sorted(model_dir.glob(f"fold_*/{ORIGIN_FILE}"))
+    try:
+        if not origins:
+            return _measured(dataset)
+        content = readable_object(origins[0])[0].get("training_structures")
+        return TrainingStructures.from_json(content) if content else None
+    except BridgeError:  # the raw dataset is gone, or a file cannot be read
+        return None
+
+
+def _measured(dataset: Dataset) -> TrainingStructures | None:
+    """Return the ranges of a dataset's labels; read them only if they are new."""
+    raw = RawDataset.open(dataset.raw_dir)
+    cases = raw.training_cases()
+    if not cases:
+        return None
+    digest = hashlib.sha256(f"{MEASURED_AS} {raw.labels.names}".encode())
+    for case in cases:
+        digest.update(sha256_of(raw.label_file(case, "Tr")).encode())
+    facts = {"labels_sha256": digest.hexdigest()}
+    kept = Kept(dataset.record_dir / STRUCTURES_FILE, facts)
+    with contextlib.suppress(InputError):  # damaged: measured again
+        if (content := kept.load()) is not None:
+            return TrainingStructures.from_json(content)
+    found = training_structures(
+        structure_figures(
+            read_labelmap(raw.label_file(case, "Tr"), raw.labels).without_ignored()
+        )
+        for case in cases
+    )
+    kept.save(found.as_json())
+    return found

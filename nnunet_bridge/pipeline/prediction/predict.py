@@ -151,7 +151,6 @@ class _WaitingImage:
     grid: Grid
     facts: JsonObject
     findings: tuple[Finding, ...]
-
     region: Region | None
     """The slices that `convert` kept of the scan; None for all of them."""
 

@@ -15,10 +15,10 @@ from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.pipeline.models.choose import Model
 from nnunet_bridge.pipeline.models.training_range import (
+    known_structures,
     require_one_channel,
     training_range,
 )
-from nnunet_bridge.pipeline.models.training_structures import known_structures
 from nnunet_bridge.pipeline.models.tune import tuned_rules
 
 TUNED = "tuned"  # the word of ``--clean`` for the rules that were chosen for the model

@@ -21,18 +21,20 @@ from nnunet_bridge.nnunet.commands import (
     Resources,
     train_command,
 )
+from nnunet_bridge.nnunet.estimates import FULL_EPOCHS
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.resumption import pick_checkpoint
 from nnunet_bridge.nnunet.runs import RunState, read_record, run_state, write_record
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.record import origin_of, record_end, record_start
-from nnunet_bridge.pipeline.training.request import TrainingRequest
-from nnunet_bridge.pipeline.training.run_table import run_table
-from nnunet_bridge.pipeline.training.stages import in_stages, require_previous_stages
+from nnunet_bridge.pipeline.training.request import (
+    TrainingRequest,
+    in_stages,
+    require_previous_stages,
+)
+from nnunet_bridge.pipeline.training.status import run_table
 from nnunet_bridge.pipeline.training.weights import InitialWeights
-
-FULL_EPOCHS = 1000  # epochs of nnU-Net's own trainer
 
 
 @dataclass(slots=True)

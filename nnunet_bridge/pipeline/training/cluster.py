@@ -17,8 +17,10 @@ from nnunet_bridge.formats.recipe import SlurmPart
 from nnunet_bridge.nnunet import slurm
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import run_state, write_record
-from nnunet_bridge.pipeline.training.request import TrainingRequest
-from nnunet_bridge.pipeline.training.stages import require_previous_stages
+from nnunet_bridge.pipeline.training.request import (
+    TrainingRequest,
+    require_previous_stages,
+)
 from nnunet_bridge.pipeline.training.status import TrainSummary
 from nnunet_bridge.pipeline.training.train import select_runs
 

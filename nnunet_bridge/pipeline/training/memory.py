@@ -5,33 +5,40 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.units import format_bytes, format_duration
+from nnunet_bridge.core.units import counted, format_bytes, format_duration
+from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.formats.events import Course
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
-from nnunet_bridge.nnunet.accelerators import Accelerator
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
+    FULL_EPOCHS,
     Footprint,
     PlannedMember,
+    full_training_seconds,
     host_bytes,
     preprocessing_memory_bytes,
     training_memory,
 )
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.machine import Accelerator, Machine
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
-from nnunet_bridge.nnunet.runs import known_runs
+from nnunet_bridge.nnunet.runs import known_runs, run_state
 
+DAY_S = 86_400.0
 _UNCERTAIN = 1.3  # a training may need 30 % less than the estimate for a GPU
+
+Consent = Callable[[str], None]
+"""Takes the sentence on the time; raises an error if the user does not want it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +226,40 @@ def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
 def _classes(dataset: Dataset) -> int:
     """Return the number of classes of a dataset, with the background."""
     return 1 + len(RawDataset.open(dataset.raw_dir).labels)
+
+
+def announce_cpu_time(
+    runs: Sequence[Run],
+    method: Method,
+    machine: Machine,
+    progress: Progress,
+    consent: Consent | None,
+) -> None:
+    """Report how long trainings take on this CPU; above a day, ask for consent."""
+    seconds = cpu_seconds(runs, method, machine)
+    if seconds is None:
+        return
+    sentence = (
+        f"Without a GPU, {counted(len(runs), 'training')} at the budget full will take "
+        f"about {format_duration(seconds)} on {counted(machine.cores, 'core')}."
+    )
+    if seconds > DAY_S and consent is not None:
+        consent(f"{sentence} Use a GPU, or --budget smoke for a trial.")
+    else:
+        progress.say(sentence)
+
+
+def cpu_seconds(runs: Sequence[Run], method: Method, machine: Machine) -> float | None:
+    """Return the time of all runs on all cores; None for another budget or network."""
+    if method.budget.name != BudgetName.FULL or method.report_network is not None:
+        return None
+    total = 0.0
+    for run in runs:
+        planned = resolved(read_json(run.plans_file), run.configuration)
+        channels = len(RawDataset.open(run.dataset.raw_dir).channels)
+        seconds = full_training_seconds(planned, channels, machine.cores)
+        if seconds is None:
+            return None
+        left = 1 - min(run_state(run).course.epochs_done / FULL_EPOCHS, 1)
+        total += seconds * left
+    return total

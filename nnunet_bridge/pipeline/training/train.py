@@ -18,8 +18,11 @@ from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
 from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
-from nnunet_bridge.pipeline.training.duration import Consent, announce_cpu_time
-from nnunet_bridge.pipeline.training.memory import require_memory_for_training
+from nnunet_bridge.pipeline.training.memory import (
+    Consent,
+    announce_cpu_time,
+    require_memory_for_training,
+)
 from nnunet_bridge.pipeline.training.planned_data import require_plan, write_plans
 from nnunet_bridge.pipeline.training.record import (
     origins_of,
@@ -29,10 +32,11 @@ from nnunet_bridge.pipeline.training.record import (
 from nnunet_bridge.pipeline.training.request import (
     TrainingRequest,
     chosen_folds,
+    in_stages,
     require_gpus,
     require_patches,
+    require_previous_stages,
 )
-from nnunet_bridge.pipeline.training.stages import in_stages, require_previous_stages
 from nnunet_bridge.pipeline.training.status import TrainSummary
 from nnunet_bridge.pipeline.training.weights import load_initial_weights
 

@@ -12,11 +12,10 @@ from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.nifti import write_volume
-from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.estimates import host_bytes
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.machine import Accelerator, Machine, TorchBuild
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
 from nnunet_bridge.pipeline.prediction.network import (

@@ -12,10 +12,9 @@ from nnunet_bridge.core.errors import WorkerKilled
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import write_json
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
-from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.machine import Accelerator, Machine, TorchBuild
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import run_state

@@ -16,14 +16,13 @@ from tiny_model import golden_plans
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import write_json
-from nnunet_bridge.nnunet.accelerators import Accelerator, TorchBuild
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.machine import Accelerator, Machine, TorchBuild
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned
 from nnunet_bridge.nnunet.training_options import TrainingOptions
-from nnunet_bridge.pipeline.training.duration import DAY_S, cpu_seconds
+from nnunet_bridge.pipeline.training.memory import DAY_S, cpu_seconds
 from nnunet_bridge.pipeline.training.planned_data import dataset_state
 from nnunet_bridge.pipeline.training.request import TrainingRequest
 from nnunet_bridge.pipeline.training.train import train_dataset

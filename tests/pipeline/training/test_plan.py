@@ -28,11 +28,10 @@ from nnunet_bridge.formats.nifti import (
     write_labelmap,
     write_volume,
 )
-from nnunet_bridge.nnunet.accelerators import Accelerator
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.estimates import training_memory
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.machine import Machine
+from nnunet_bridge.nnunet.machine import Accelerator, Machine
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned, preprocessed_now

@@ -9,7 +9,7 @@ from nnunet_bridge.formats.events import Course
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.runs import RunState
-from nnunet_bridge.pipeline.training.run_table import run_table
+from nnunet_bridge.pipeline.training.status import run_table
 
 SMOKE = method_of("nnunet", "smoke")
 
