@@ -69,11 +69,6 @@ def number_labels(highest: int) -> LabelTable:
     """Return the table ``label_1``, ``label_2``, ... for files without a table.
 
     Raises `InputError` if `highest` is not a plausible label: the file may be an image.
-
-    Examples
-    --------
-    >>> number_labels(2).names
-    ('label_1', 'label_2')
     """
     if highest > MOST_UNNAMED:
         raise InputError(

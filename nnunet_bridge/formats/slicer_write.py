@@ -185,11 +185,5 @@ def _coded(concept: Concept) -> str:
 
 
 def _vector(numbers: FloatArray) -> str:
-    """Format a vector with all its digits.
-
-    Examples
-    --------
-    >>> _vector(np.array([0.1, -0.0, 4.0]))
-    '(0.1,0.0,4.0)'
-    """
+    """Format a vector with all its digits."""
     return "(" + ",".join(repr(float(number) + 0.0) for number in numbers) + ")"

@@ -79,16 +79,7 @@ def check_checkpoint(file: Path) -> None:
 
 
 def fault_of_pickle(program: bytes) -> str:
-    """Return what is wrong with a pickle; empty if nothing.
-
-    Examples
-    --------
-    >>> import os, pickle
-    >>> fault_of_pickle(pickle.dumps({"epoch": 3}, protocol=2))
-    ''
-    >>> fault_of_pickle(pickle.dumps(os.system, protocol=2))
-    'it would call “posix system”'
-    """
+    """Return what is wrong with a pickle; empty if nothing."""
     try:
         # genops parses without executing. GLOBAL is the only opcode left that names
         # what REDUCE and BUILD may call, and its argument is in the program itself.

@@ -54,13 +54,7 @@ class Resources:
         return self.workers > 1 or self.loaders > 0
 
     def halved(self) -> Resources:
-        """Return the same with half the worker processes (FAULTS F11).
-
-        Examples
-        --------
-        >>> Resources("cpu", threads=1, workers=5, loaders=1).halved()
-        Resources(device='cpu', threads=1, workers=2, loaders=0, gpus=1, visible='')
-        """
+        """Return the same with half the worker processes (FAULTS F11)."""
         fewer = max(1, self.workers // 2)
         return replace(self, workers=fewer, loaders=self.loaders // 2)
 

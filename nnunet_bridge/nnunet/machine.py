@@ -57,13 +57,7 @@ class TorchBuild:
 
 
 def fault_of(gpu: Accelerator, torch: TorchBuild) -> str:
-    """Return why torch cannot use a GPU, with the way out; empty if it can.
-
-    Examples
-    --------
-    >>> fault_of(Accelerator("T4"), TorchBuild("2.9.0+cpu"))[:40]
-    'torch 2.9.0+cpu is built for CPUs only: '
-    """
+    """Return why torch cannot use a GPU, with the way out; empty if it can."""
     who = f"torch {torch.version}"
     if not torch.version:
         return torch.error

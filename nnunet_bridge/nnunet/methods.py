@@ -143,11 +143,6 @@ def method_of(model: str, budget: str) -> Method:
     """Return the method of a model and a budget.
 
     Raises `UsageError` if one of them is unknown.
-
-    Examples
-    --------
-    >>> method_of("nnunet", "smoke").plans
-    'nnUNetPlansSmoke'
     """
     if (model, budget) not in METHODS:
         raise UsageError(
@@ -158,13 +153,7 @@ def method_of(model: str, budget: str) -> Method:
 
 
 def trained_in(model: str) -> tuple[Configuration, ...]:
-    """Return the configurations of a model; all of them for an unknown one.
-
-    Examples
-    --------
-    >>> ", ".join(trained_in("nnunet"))
-    '2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres'
-    """
+    """Return the configurations of a model; all of them for an unknown one."""
     known = [m.configurations for m in METHODS.values() if m.model == model]
     return known[0] if known else CONFIGURATIONS
 

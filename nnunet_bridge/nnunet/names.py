@@ -253,26 +253,12 @@ def agreement_file(folder: Path, case_id: str) -> Path:
 
 
 def dataset_folder_name(spec: DatasetSpec) -> str:
-    """Return nnU-Net's folder name of a dataset.
-
-    Examples
-    --------
-    >>> from nnunet_bridge.core.image import LabelTable
-    >>> table = LabelTable.from_names(["tibia"])
-    >>> dataset_folder_name(DatasetSpec(1, "Tibia", ("MRI",), table))
-    'Dataset001_Tibia'
-    """
+    """Return nnU-Net's folder name of a dataset."""
     return f"Dataset{spec.number:03d}_{spec.name}"
 
 
 def number_of(dataset: str) -> int:
-    """Return the number in a dataset's full name.
-
-    Examples
-    --------
-    >>> number_of("Dataset001_Tibia")
-    1
-    """
+    """Return the number in a dataset's full name."""
     match = DATASET_FOLDER.fullmatch(dataset)
     if match is None:
         raise UsageError(f"{dataset!r} is no dataset name such as Dataset001_Tibia.")

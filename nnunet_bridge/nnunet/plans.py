@@ -50,24 +50,12 @@ PLANNERS: dict[str, Planner] = {
 
 
 def planner_of(plans: str) -> Planner:
-    """Return the planner that writes the plans of a name.
-
-    Examples
-    --------
-    >>> str(planner_of("nnUNetResEncUNetMPlans").word)
-    'resenc-m'
-    """
+    """Return the planner that writes the plans of a name."""
     return next(planner for planner in PLANNERS.values() if planner.plans == plans)
 
 
 def plan_words(dataset: str, plans: str) -> str:
-    """Return the command that makes the plans of a name.
-
-    Examples
-    --------
-    >>> plan_words("Dataset001_Tibia", "nnUNetPlans")
-    'nnunet-bridge plan Dataset001_Tibia'
-    """
+    """Return the command that makes the plans of a name."""
     planner = planner_of(plans).word
     chosen = "" if planner == PlannerName.DEFAULT else f" --planner {planner}"
     return f"nnunet-bridge plan {dataset}{chosen}"

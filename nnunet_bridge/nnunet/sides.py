@@ -28,13 +28,7 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def has_sided_labels(labels: Iterable[str]) -> bool:
-    """Whether a label names a side.
-
-    Examples
-    --------
-    >>> has_sided_labels(["background", "femur_left"]), has_sided_labels(["femur"])
-    (True, False)
-    """
+    """Whether a label names a side."""
     return any(side_of(name) in _OTHER for name in labels)
 
 

@@ -90,11 +90,6 @@ class RegionRequest:
         """Parse the options of a command; an option of None is not given.
 
         Raises UsageError if a word is not valid, or the options exclude each other.
-
-        Examples
-        --------
-        >>> RegionRequest.from_words(slices="400:").describe()
-        '400:'
         """
         given = {name: value for name, value in options.items() if value is not None}
         if "margin_mm" in given and "auto" not in given:

@@ -31,10 +31,5 @@ def compilation_fails(batch: int, gpus: int, capability: tuple[int, int]) -> boo
 
     nnU-Net warns that the validation may, after a training on several GPUs with one
     patch each; torch's compiler needs compute capability 7.0.
-
-    Examples
-    --------
-    >>> compilation_fails(2, 2, (8, 0)), compilation_fails(2, 1, (8, 0))
-    (True, False)
     """
     return (gpus > 1 and batch // gpus <= 1) or capability < _OLDEST_COMPILED

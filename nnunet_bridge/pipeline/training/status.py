@@ -115,11 +115,6 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
 
     `width` is that of the terminal. Where the table does not fit, it shows the mean
     pseudo-Dice instead of one per structure, then omits columns.
-
-    Examples
-    --------
-    >>> run_table([])
-    ''
     """
     if not states:
         return ""
