@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from nnunet_bridge.cli import options as shared
-from nnunet_bridge.cli import own_arguments
 from nnunet_bridge.cli.fields import argument, option
 from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.errors import UsageError
@@ -22,9 +23,57 @@ if TYPE_CHECKING:
     from nnunet_bridge.pipeline.training.plan import PlanningOptions
     from nnunet_bridge.pipeline.training.request import TrainingRequest
 
+_MODEL = "use --model and --budget"
+_WORKERS = "the number of workers follows the free memory"
+_LOG = "the output of nnU-Net is in plan.log"
+
+OF_PLANNING = {
+    "-gpu_memory_target": "use --gpu-memory-target",
+    "-overwrite_target_spacing": "use --target-spacing",
+    "-d": "the dataset is the first argument",
+    "-c": "use -c before `--`",
+    "-pl": "use --planner",
+    "-np": _WORKERS,
+    "-npfp": _WORKERS,
+    "-overwrite_plans_name": "trainings find plans by nnU-Net's names for them",
+    "-preprocessor_name": "planners share the preprocessed data",
+    "-fpe": "planners share the fingerprint",
+    "--clean": "the fingerprint is always that of the current dataset",
+    "--no_pp": "training needs the preprocessed data",
+    "--verify_dataset_integrity": "this is always done",
+    "--verbose": _LOG,
+    "--no_pbar": _LOG,
+}
+"""Argument of ``nnUNetv2_plan_and_preprocess`` -> what to do instead."""
+
+OF_TRAINING = {
+    "--npz": "use --probabilities",
+    "--val_best": "use --validate-best",
+    "-pretrained_weights": "use --pretrained",
+    "-tr": _MODEL,
+    "-p": _MODEL,
+    "-num_gpus": "use --gpus",
+    "-device": "use --device",
+    "--c": "use --resume or --restart",
+    "--val": "run train again: it makes up for a missing validation",
+    "--disable_checkpointing": "a training without checkpoints leaves no model",
+}
+"""Argument of ``nnUNetv2_train`` -> what to do instead."""
 
 _own_arguments_field = partial(argument, nargs=-1, type=click.UNPROCESSED, metavar="")
 """What follows ``--``, to refuse it by name."""
+
+
+def refuse_own_arguments(words: Sequence[str], instead: Mapping[str, str]) -> None:
+    """Refuse every argument of nnU-Net by name; `words` are all after ``--``.
+
+    Raises `UsageError` if there are any.
+    """
+    if not words:
+        return
+    named = [word for word in words if re.match("--?[A-Za-z]", word)] or words
+    faults = [f"{word}: {instead.get(word, 'unknown')}." for word in named]
+    raise UsageError("Arguments of nnU-Net are not passed on:\n" + "\n".join(faults))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +123,7 @@ class _Plan:
     def options(self) -> PlanningOptions:
         from nnunet_bridge.pipeline.training.plan import PlanningOptions
 
-        own_arguments.refuse(self.own_arguments, own_arguments.OF_PLANNING)
+        refuse_own_arguments(self.own_arguments, OF_PLANNING)
         return PlanningOptions(
             self.configurations or shared.BOTH,
             tuple(dict.fromkeys(self.planners)) or shared.PLANNERS[:1],
@@ -185,7 +234,7 @@ class _Train:
         from nnunet_bridge.nnunet.training_options import TrainingOptions
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
-        own_arguments.refuse(self.own_arguments, own_arguments.OF_TRAINING)
+        refuse_own_arguments(self.own_arguments, OF_TRAINING)
         return TrainingRequest(
             method_of(self._model(), self.budget),
             self.configurations,

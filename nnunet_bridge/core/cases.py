@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nnunet_bridge.core.aligned import aligned
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.quoting import without_names
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import aligned
 
 Result = TypeVar("Result")
 

@@ -4,11 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.cli.own_arguments import (
-    OF_PLANNING,
-    OF_TRAINING,
-    refuse,
-)
+from nnunet_bridge.cli.training import OF_PLANNING, OF_TRAINING, refuse_own_arguments
 from nnunet_bridge.core.errors import UsageError
 
 
@@ -18,7 +14,7 @@ from nnunet_bridge.core.errors import UsageError
 )
 def test_an_argument_of_nnunet_is_refused_with_what_to_do_instead(instead, word):
     with pytest.raises(UsageError) as caught:
-        refuse([word, "4"], instead)
+        refuse_own_arguments([word, "4"], instead)
 
     assert caught.value.exit_code == 2
     assert str(caught.value).splitlines()[1:] == [f"{word}: {instead[word]}."]
@@ -28,7 +24,7 @@ def test_every_argument_is_named_at_once_and_values_are_not():
     words = ["-np", "4", "--foo", "-overwrite_target_spacing", "1", "-2", "nan"]
 
     with pytest.raises(UsageError) as caught:
-        refuse(words, OF_PLANNING)
+        refuse_own_arguments(words, OF_PLANNING)
 
     named = [line.partition(":")[0] for line in str(caught.value).splitlines()[1:]]
     assert named == ["-np", "--foo", "-overwrite_target_spacing"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_bridge.core.units import (
+    aligned,
     counted,
     format_bytes,
     format_clock,
@@ -115,3 +116,14 @@ def test_a_page_names_the_instant_without_leading_zero():
     read = datetime.strptime(f"{format_instant()} +0000", "%d %B %Y, %H:%M UTC %z")
     age = datetime.now(tz=UTC) - read
     assert timedelta(0) <= age < timedelta(minutes=2)
+
+
+def test_a_column_is_one_of_numbers_only_if_every_row_is():
+    rows = [["1", "x", "-"], ["10", "2", "1e-3"], ["-", "30", "nan"]]
+
+    assert aligned(["a", "long", "figure"], rows).splitlines() == [
+        " a  long  figure",
+        " 1  x          -",
+        "10  2       1e-3",
+        " -  30       nan",
+    ]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_bridge.core.aligned import number
 from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.errors import InputError, UsageError
@@ -21,6 +20,7 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import number
 from nnunet_bridge.core.words import Rule
 from nnunet_bridge.formats.files import (
     readable_object,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import number
 from nnunet_bridge.core.cases import CaseReport, CasesSummary, run_case
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning, worst
@@ -15,6 +14,7 @@ from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import number
 from nnunet_bridge.formats.mesh_files import MeshFileOptions, write_mesh_files
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.metrics import structure_volumes

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import number
 from nnunet_bridge.core.cases import (
     CaseReport,
     CasesSummary,
@@ -20,6 +19,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import number
 from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
 from nnunet_bridge.formats.nifti import read_labelmap

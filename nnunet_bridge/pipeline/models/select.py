@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from pathlib import Path
 
-from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.errors import InputError, NnUNetError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
+from nnunet_bridge.core.units import aligned, number
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, refuse_links, write_json
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of

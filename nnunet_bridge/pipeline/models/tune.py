@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.cleaning import UNCLEANED, CleaningRule
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
+from nnunet_bridge.core.units import aligned, number
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.core.words import ALL_CASES, FOREIGN
 from nnunet_bridge.formats.files import readable_object, sha256_of

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from nnunet_bridge.core.aligned import aligned, number
 from nnunet_bridge.core.errors import NnUNetError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.summary import JsonObject, json_of
-from nnunet_bridge.core.units import format_clock
+from nnunet_bridge.core.units import aligned, format_clock, number
 from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.nnunet.commands import POLL_S
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
