@@ -33,6 +33,12 @@ def counted(count: int, noun: str, verbs: tuple[str, str] = ("", "")) -> str:
     return f"{count} {noun}{'s' * plural} {verbs[plural]}".rstrip()
 
 
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units.
 

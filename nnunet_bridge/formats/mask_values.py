@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.image import BoolArray, VoxelArray
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.units import some_of
 
 _MOST_LABELS = 2**16
 _BLOCK_VOXELS = 2**20
@@ -181,5 +182,4 @@ def are_labels(values: VoxelArray, most: int) -> bool:
 
 def listed(values: npt.NDArray[Any]) -> str:
     """Return the first values as a message shows them."""
-    shown = ", ".join(f"{value:g}" for value in values[:6])
-    return shown + (f" and {len(values) - 6} more" if len(values) > 6 else "")  # noqa: PLR2004 - enough to see
+    return some_of([f"{value:g}" for value in values], 6)

@@ -11,21 +11,10 @@ from typing import Literal, TypeAlias
 from nnunet_bridge.core.records import to_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
-from nnunet_bridge.formats.files import (
-    read_json,
-    read_record,
-    sha256_of,
-    write_json,
-)
+from nnunet_bridge.formats.files import read_json, read_record, sha256_of, write_json
 from nnunet_bridge.formats.kept import Content, contents_of
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.nnunet.plans import (
-    CASCADE,
-    LOWRES,
-    PLANNERS,
-    STOCK_PLANS,
-    resolved,
-)
+from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, PLANNERS, STOCK_PLANS, resolved
 
 Contents: TypeAlias = dict[str, Content]
 

@@ -21,11 +21,7 @@ from nnunet_bridge.core.findings import (
 )
 from nnunet_bridge.core.image import Label, Labelmap, Volume
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.dicom import (
-    FileAccount,
-    SeriesOptions,
-    SeriesRefused,
-)
+from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
 from nnunet_bridge.formats.dicom.headers import holds_segments
 from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE

@@ -34,11 +34,7 @@ from nnunet_bridge.formats.dicom import FileAccount
 from nnunet_bridge.formats.files import free_bytes, only_writer, pseudonym
 from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files, require_own
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.nnunet.names import (
-    DATASET_FOLDER,
-    dataset_folder_name,
-    number_of,
-)
+from nnunet_bridge.nnunet.names import DATASET_FOLDER, dataset_folder_name, number_of
 from nnunet_bridge.ops.people import PersonEvidence
 from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case
 from nnunet_bridge.pipeline.ingest.dataset_writer import (

@@ -18,7 +18,7 @@ from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.core.units import counted
+from nnunet_bridge.core.units import counted, some_of
 from nnunet_bridge.formats.dicom.headers import (
     Damaged,
     HeaderReader,
@@ -37,7 +37,6 @@ _MOST_VALUES = 128  # a file with more values than these is an image
 _SAME_GRID = 0.1
 """Largest displacement on one grid, as a share of the smallest spacing (K04)."""
 
-_SHOWN = 3
 _TRIED_FILES = 3  # files of a folder that are looked into for a DICOM segmentation
 _DICOM_SUFFIXES = ("", ".dcm")
 _HOW = {
@@ -113,9 +112,7 @@ def _is_dicom_segmentation(file: Path) -> bool:
 
 
 def _named(study: Path, files: Sequence[Path]) -> str:
-    shown = [quoted(file.relative_to(study).as_posix()) for file in files[:_SHOWN]]
-    more = len(files) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return some_of([quoted(file.relative_to(study).as_posix()) for file in files])
 
 
 def _aliases(recipe: Recipe) -> Iterator[str]:

@@ -27,11 +27,7 @@ from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_j
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
 from nnunet_bridge.ops.turn import turn_towards
-from nnunet_bridge.pipeline.labels.folders import (
-    label_files,
-    table_file_for,
-    table_for,
-)
+from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for, table_for
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 
 SCORES_TABLE = "scores.csv"

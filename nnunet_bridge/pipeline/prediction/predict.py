@@ -35,11 +35,7 @@ from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.ops.turn import Turn, turn_towards
-from nnunet_bridge.pipeline.ingest.inputs import (
-    ImageReading,
-    ImageSource,
-    read_image,
-)
+from nnunet_bridge.pipeline.ingest.inputs import ImageReading, ImageSource, read_image
 from nnunet_bridge.pipeline.ingest.known_cases import find_known_images
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
@@ -54,11 +50,7 @@ from nnunet_bridge.pipeline.prediction.network import (
     predict_folder,
 )
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
-from nnunet_bridge.pipeline.prediction.record import (
-    RECORD,
-    CutRecord,
-    PredictionRecord,
-)
+from nnunet_bridge.pipeline.prediction.record import RECORD, CutRecord, PredictionRecord
 from nnunet_bridge.pipeline.prediction.report import PredictedCase, PredictSummary
 from nnunet_bridge.pipeline.prediction.trained_model import TUNED, TrainedModel
 

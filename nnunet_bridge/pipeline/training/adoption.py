@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.units import some_of
 from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -20,8 +21,6 @@ from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import can_resume, known_runs
 from nnunet_bridge.nnunet.splits import cases_of, read_splits, splits_in
-
-_MOST_NAMES = 3
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ class Adoption:
         if splits is None:
             self.faults.append(f"{file.name} holds no splits.")
         elif strangers:
-            self.faults.append(f"{file.name} names {_some(strangers)}, not a case.")
+            self.faults.append(f"{file.name} names {some_of(strangers)}, not a case.")
         else:
             self.adopted.append(file.name)
             try:
@@ -95,7 +94,7 @@ class Adoption:
         states = known_runs(self.dataset)
         runs = [state for state in states if can_resume(state.run)]
         if runs and file.exists() and not asked:
-            trained = _some([state.name for state in runs])
+            trained = some_of([state.name for state in runs])
             self.faults.append(f"{file.name} holds the folds of {trained}.")
 
     def require_nothing_lost(self) -> None:
@@ -160,9 +159,9 @@ class Adoption:
         lost = planned.unfinished_cases(folder, sorted(self.patients))
         strangers = sorted(cases - self.patients.keys())
         if lost:
-            self.faults.append(f"{folder.name} lacks {_some(lost)}.")
+            self.faults.append(f"{folder.name} lacks {some_of(lost)}.")
         if strangers:
-            self.faults.append(f"{folder.name} holds {_some(strangers)}, not a case.")
+            self.faults.append(f"{folder.name} holds {some_of(strangers)}, not a case.")
         return not lost and not strangers
 
     def _compare_with_cases(self) -> None:
@@ -183,7 +182,7 @@ class Adoption:
             and sha256_of(copy) != sha256_of(raw.label_file(case, "Tr"))
         ]
         if changed:
-            self.faults.append(f"The label of {_some(changed)} has changed since.")
+            self.faults.append(f"The label of {some_of(changed)} has changed since.")
 
     def _refuse_foreign(
         self, known: planned.Planned | None, identifiers: set[str]
@@ -212,9 +211,3 @@ def _is_described(content: JsonObject, names: Sequence[str]) -> bool:
 
 def _files(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
-
-
-def _some(names: Sequence[str]) -> str:
-    left = len(names) - _MOST_NAMES
-    more = f" and {left} more" if left > 0 else ""
-    return f"{', '.join(names[:_MOST_NAMES])}{more}"

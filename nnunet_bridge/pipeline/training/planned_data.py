@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.units import some_of
 from nnunet_bridge.formats.files import read_json, readable_object, write_json
 from nnunet_bridge.formats.kept import contents_of
 from nnunet_bridge.nnunet import planned, plans
@@ -15,8 +16,6 @@ from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import METHODS, Method
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.nnunet.pickles import load_data
-
-_MOST_NAMES = 3  # files that a message names
 
 
 def require_plan(
@@ -174,13 +173,10 @@ def _require_whole(
         hashes = {file: content["sha256"] for file, content in now.items()}
         damaged = sorted(f for f in then if hashes.get(f) != then[f]["sha256"])
         if damaged:
-            left = len(damaged) - _MOST_NAMES
-            more = f" and {left} more" if left > 0 else ""
-            named = f"{', '.join(damaged[:_MOST_NAMES])}{more}"
             command = plans.plan_words(dataset.name, stock_plans)
             raise InputError(
                 f"Preprocessed data of {dataset} {configuration} are missing or "
-                f"changed ({named}). Restore them; or remove the folder "
+                f"changed ({some_of(damaged)}). Restore them; or remove the folder "
                 f"{dataset.planned_dir / identifier} and run `{command}`, which makes "
                 "it again and keeps plans and splits.",
                 code="N04",
