@@ -60,8 +60,6 @@ def write_dicom_seg(
 ) -> tuple[Finding, ...]:
     """Write a labelmap as DICOM SEG, and read it back before it gets its name.
 
-    The file is not written, and removed, if the labelmap is empty.
-
     The file is not written, and removed, if the labelmap is empty. The labelmap is on
     the grid of the series, (column, row, slice); `slices` are the sources of its
     slices, whose headers are read again. Returns warnings for the user of the file.

@@ -38,9 +38,8 @@ class Resampling:
         """Yield the (heads, height, width) planes of the result.
 
         `logits` are (heads, Y, X) tensors, in order, half or single as the result; all
-        are consumed. If the
-        plans name another function than nnU-Net's default, planes have the type that it
-        returns, after all of them were in memory at once.
+        are consumed. If the plans name another function than nnU-Net's default, planes
+        have the type that it returns, after all of them were in memory at once.
         """
         if tuple(shape_seen) == self.shape:
             yield from logits

@@ -104,8 +104,8 @@ def pretrained_checkpoint(run: Run, model: str, kind: str) -> Path:
     """Return the checkpoint of the best fold of a model with the same network.
 
     `model` is a packed file, a checkpoint, or a dataset with or without a
-    configuration: ``2:3d_fullres``. `run` starts from it, and its plans
-    are written; `kind` is its word of `--model`.
+    configuration: ``2:3d_fullres``. `run` starts from it, and its plans are written;
+    `kind` is its word of `--model`.
 
     Raises
     ------
