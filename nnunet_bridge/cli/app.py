@@ -1,7 +1,5 @@
 """The command `nnunet-bridge`; heavy modules are imported when a command runs."""
 
-from __future__ import annotations
-
 import json
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """`doctor`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nnunet_bridge.cli.session import Session, command

@@ -1,7 +1,5 @@
 """Show the progress of a long task, and the time left, on standard error."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

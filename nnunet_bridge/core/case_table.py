@@ -4,8 +4,6 @@ It says which file is an image, which one a mask, and what was drawn. `init` wri
 a person corrects it, and conversion reads it (`formats.case_table`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 

@@ -1,7 +1,5 @@
 """Cases and datasets, as values."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A surface in the patient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

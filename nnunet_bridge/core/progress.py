@@ -1,7 +1,5 @@
 """The interface through which a long task reports its progress."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 

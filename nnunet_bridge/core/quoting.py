@@ -1,7 +1,5 @@
 """Names from a user's files in messages, quoted so that they can be removed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -3,8 +3,6 @@
 Standard library only, so that ``--help`` stays quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 

@@ -1,7 +1,5 @@
 """The version of the package, which the build reads here, and of what it depends on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cache
 

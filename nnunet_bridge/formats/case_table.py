@@ -6,8 +6,6 @@ Its columns come in any order, with others between them. It names files of patie
 only its owner may read it.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import csv

@@ -5,8 +5,6 @@ that it was made from: hashes of inputs, options, versions. It holds while the f
 the same; a missing, damaged or older file does not hold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ and the other cases go on (`Refused`, exit code 3 or 4). Where nothing can start
 machine is at fault (`EnvironmentFault`, exit code 5).
 """
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterator

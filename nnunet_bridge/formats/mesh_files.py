@@ -5,8 +5,6 @@ states the frame (LPS or RAS), the unit, the structure and the version of this s
 and nothing about the patient or the case (FAULTS M05, M09).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

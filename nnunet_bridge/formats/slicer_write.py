@@ -5,8 +5,6 @@ every layer. The same segments give the same bytes: the header is written here, 
 pynrrd writes the date into it and accepts ASCII names only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -5,8 +5,6 @@ or an archive recognises a femur whatever the structure is called here. A struct
 that is not in the list is coded as tissue, as in 3D Slicer.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ of 3D Slicer and FreeSurfer, BIDS' ``dseg.tsv``, and plain text with a value and
 in each line.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """Read the vocabulary of structures and sides that comes with the package."""
 
-from __future__ import annotations
-
 import tomllib
 from functools import cache
 from pathlib import Path

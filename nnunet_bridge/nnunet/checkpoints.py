@@ -7,8 +7,6 @@ own, with limited memory, loads it with torch's list of harmless types and write
 prediction needs to a new file (FAULTS S01). No byte of a foreign pickle is kept.
 """
 
-from __future__ import annotations
-
 import pickletools
 import re
 from pathlib import Path

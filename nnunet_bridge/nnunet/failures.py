@@ -6,8 +6,6 @@ in their queue: consequences, which come last. The reason is the last exception 
 neither. Only where there is none, a worker was killed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

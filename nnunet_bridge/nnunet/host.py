@@ -3,8 +3,6 @@
 Pipelines take it as an argument, so that a test can run them on another machine.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

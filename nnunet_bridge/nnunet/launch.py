@@ -5,8 +5,6 @@ points (the other files of `inside`). Only the file of the task is loaded: to lo
 checkpoint takes torch, but not half of nnU-Net.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from importlib import import_module

@@ -4,8 +4,6 @@ torch is not imported: `inside.gpu` reports its facts from a process of its own,
 everything here is decided from these.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -5,8 +5,6 @@ Each pair has a trainer and plans of its own name, so that every training has a 
 of its own and any two can be compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ record could not protect it, because a file may change after it was hashed. So t
 processes of nnU-Net read pickles by this module too (FAULTS S12).
 """
 
-from __future__ import annotations
-
 import pickle
 from importlib import import_module
 from pathlib import Path

@@ -5,8 +5,6 @@ training: `full` is nnU-Net unchanged, `quick` its plan and trainer with 2 % of 
 steps, `smoke` a small network with few steps that checks the pipeline on a CPU.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from copy import deepcopy

@@ -6,8 +6,6 @@ report's features, steps and learning rate are under the key ``nnunet_bridge``, 
 which the trainers read them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass

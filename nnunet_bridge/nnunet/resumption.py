@@ -6,8 +6,6 @@ So each is read to its end before. A checkpoint is a zip file with checksums; ch
 them executes nothing.
 """
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ that `unpack` brought from elsewhere is ``unpacked``: it predicts, but its valid
 stayed where it was trained.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path

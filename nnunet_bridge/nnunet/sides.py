@@ -7,8 +7,6 @@ along that axis takes the vector that points to the left to one with the left-ri
 component 1 - 2 c^2.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -7,8 +7,6 @@ interval, from Student's t with n - 1 degrees of freedom and the variances of th
 second paper (its section 2): s²/n of the bias, s² (1/n + z²/(2 (n - 1))) of a limit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

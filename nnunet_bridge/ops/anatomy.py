@@ -7,8 +7,6 @@ at -90); tibia, fibula, foot and shank from the joint line of the knee; trunk an
 from the middle between the hip joint centres.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from nnunet_bridge.core.grid import FloatArray

@@ -6,8 +6,6 @@ The labelling is therefore one sparse graph of runs, and the same code connects
 neighbours within each plane (4-connected) or also between planes (6-connected).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ combination is distinct (sums of label values are not: tibia 1 + femur 2 is fibu
 The result does not depend on the order of the masks (FAULTS K16).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations

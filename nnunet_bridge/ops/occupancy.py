@@ -5,8 +5,6 @@ bytes, and only words that are not zero are examined voxel by voxel. Working in 
 limits the memory.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

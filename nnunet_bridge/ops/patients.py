@@ -5,8 +5,6 @@ all images share (``scans``, ``DICOM``), sequences (``T1_Dixon``) and visits (``
 name no patient.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence

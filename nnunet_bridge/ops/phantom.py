@@ -7,8 +7,6 @@ field of view. In the patient (LPS+) the lateral axis of the anatomy is +x on th
 and -x on the right.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeAlias
 

@@ -5,8 +5,6 @@ determine the position of a slice: not its file name, number or thickness, or ho
 patient lies in the scanner (FAULTS G01, G08, G18).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ placements are reported in mm (FAULTS K01-K05, K20). A mask without a valid posi
 refused, unless the recipe gives its position.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Only on request: interpolated voxels are not what the scanner measured (FAULTS G
 G07).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ A *solid* is a function from points to distances in mm: negative inside, positiv
 outside, exact only near the surface.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ a mask lies exactly half-way between two voxels, so the surface of the box is bi
 bit that of the whole volume, at a tenth of the cost.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Run all steps on synthetic lower limbs, on a CPU."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nnunet_bridge.core.errors import UsageError

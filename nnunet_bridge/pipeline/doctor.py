@@ -1,7 +1,5 @@
 """Check the machine and the installation."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """Run all steps on a study, from its files to the comparison of two models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

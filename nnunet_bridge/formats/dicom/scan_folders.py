@@ -5,8 +5,6 @@ A user may name a series, a patient, a folder of patients, or an exported medium
 site to site; the study that the headers name tells which folders belong together.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write a volume as a single-frame MR series, for the demo and for tests."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ by an allow-list of types; names and shapes are compared with the encoder before
 training starts, in a process of its own, so that a wrong file costs seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import pickle
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Events of a training, one JSON object a line, for every trainer."""
 
-from __future__ import annotations
-
 import json
 import math
 import resource

@@ -1,7 +1,5 @@
 """Report what torch can compute on."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

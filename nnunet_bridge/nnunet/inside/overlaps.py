@@ -1,7 +1,5 @@
 """Agreement of several labelmaps of the same voxels, counted plane by plane."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

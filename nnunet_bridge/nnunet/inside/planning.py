@@ -1,7 +1,5 @@
 """Verify, plan and preprocess a dataset by nnU-Net's own entry points."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ the same numbers from torch (mirroring, which transform applies), and a resumed 
 those of its first epochs again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import random

@@ -6,8 +6,6 @@ double precision, rounded to half. Both rules are separable, so a plane of the r
 needs at most two planes of the logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """nnU-Net's own choice among configurations: `find_best_configuration`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

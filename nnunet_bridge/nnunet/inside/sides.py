@@ -4,8 +4,6 @@ The rule is in `nnunet.sides`; here it is applied to the objects of every traine
 nnU-Net's own included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

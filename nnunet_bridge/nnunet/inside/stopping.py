@@ -5,8 +5,6 @@ epochs. nnU-Net keeps the losses in every checkpoint, so a resumed training cont
 count. A training without a loss fails.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What torch wraps around a network: compilation, and several GPUs."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -8,8 +8,6 @@ key ``nnunet_bridge``, so that a checkpoint has everything that made it:
 ``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -10,8 +10,6 @@ that its weight beside the Dice loss is the report's). Softmax comes first; the 
 both has no weights. Voxels of nnU-Net's ignore label count in neither.
 """
 
-from __future__ import annotations
-
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1

@@ -18,8 +18,6 @@ Settings:
 Building the network loads and downloads nothing, so prediction never does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -18,8 +18,6 @@ The features are in the plans (``nnunet_bridge``, ``features``), the last of the
 bottleneck's as well. The budget `smoke` has a half of them and a higher learning rate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

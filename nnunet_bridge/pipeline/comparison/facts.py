@@ -4,8 +4,6 @@ Known facts are shown in a fixed order under plain names, all others after them,
 that no recorded fact is missing from the page.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from nnunet_bridge.core.comparison import ModelCost, Setting

@@ -6,8 +6,6 @@ versions. It is written when the run ends. A page that cannot be written does no
 the run.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write one DICOM series as a NIfTI file, to look at it or for other tools."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ nothing is hidden: the table notes each guess, the result lists each file that w
 placed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ converted before keeps the id of its case, by the hashes in the manifest, so tha
 prediction and its reference have one name.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 nnU-Net learns all cases as one kind of image; it does not use patient axes.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ of another one are segments of a single file, as 3D Slicer can save them. Two ca
 the same parameters give the same bytes, and the second one writes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Beside the results lies ``clean.json``: input, rule, result and changes of every
 case for which all of these still hold is not cleaned again (FAULTS R12).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write the surface of every structure of labelmaps, in patient millimetres."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Labels of another tool: read by our names and placed on our grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Draw slices of an image: one as panels, or every n-th on one sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

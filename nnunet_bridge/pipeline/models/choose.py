@@ -5,8 +5,6 @@ compared. The choice holds while exactly these are there: a fold trained since, 
 trained again, makes it out of date.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Sequence

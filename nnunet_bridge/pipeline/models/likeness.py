@@ -6,8 +6,6 @@ nonsense. So every new image is compared with the spacings, orientations, sizes 
 contrasts of the training cases, and a warning names each difference with its figures.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 

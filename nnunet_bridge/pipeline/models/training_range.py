@@ -5,8 +5,6 @@ measured once for a dataset and kept beside the records of its runs, with a hash
 labels. An unpacked model brings its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ one: 2d predicts each slice on its own, so a tenth of the slices takes a tenth o
 time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

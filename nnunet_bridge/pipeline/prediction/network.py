@@ -1,7 +1,5 @@
 """Predict the images of a folder with nnU-Net: one model, or the mean of several."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a prediction is asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from nnunet_bridge.core.errors import UsageError

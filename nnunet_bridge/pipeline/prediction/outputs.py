@@ -6,8 +6,6 @@ matches the input and the model, every file in the record has its recorded hash,
 labels can be read to their end, on the grid of the input.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Report every predicted image, as text and as JSON."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

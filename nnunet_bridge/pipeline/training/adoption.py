@@ -5,8 +5,6 @@ preprocessed, and the splits of finished runs. Planning adopts them if they are 
 and belong to the present cases, else it refuses. Only ``--force`` replaces them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trainings that share the machine: started, watched, retried and recorded."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Runs that are done, or still wait there, are not submitted.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Estimate time and memory of training and prediction before they start (F10)."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The planned state of a dataset, and whether it still holds."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

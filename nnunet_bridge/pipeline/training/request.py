@@ -4,8 +4,6 @@
 fold predicts the cases that it was not trained on, so all folds are needed first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 

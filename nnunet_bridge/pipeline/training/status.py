@@ -3,8 +3,6 @@
 Only files are read, so a training may run in another process, here or on a cluster.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Train one run for every configuration and fold that is not done yet."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

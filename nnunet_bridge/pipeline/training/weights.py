@@ -6,8 +6,6 @@ that writes a copy of what passed. The copies lie below the records of the datas
 a model of another dataset of the workspace; its network must be that of the training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
