@@ -1,7 +1,5 @@
 """Options that several commands share, declared as fields (see `cli.fields`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

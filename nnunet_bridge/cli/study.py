@@ -1,7 +1,5 @@
 """`compare`, `run` and `demo`: a comparison, and all steps up to it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scores and the volume of one structure of one case."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ message. The command line takes its choices from here. Standard library only, so
 ``--help`` stays quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal, TypeAlias, TypeVar

@@ -6,8 +6,6 @@ larger read: the size of the listing, the listing itself, then content in blocks
 the declared size (FAULTS S04, S06, S08).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -3,8 +3,6 @@ r"""A comparison as a LaTeX table, ready for a thesis: `\input{comparison.tex}`.
 The only package it needs is booktabs.
 """
 
-from __future__ import annotations
-
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
     METRICS,

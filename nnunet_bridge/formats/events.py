@@ -4,8 +4,6 @@ The last line may be half-written, and a resumed training repeats the epochs sin
 last checkpoint. Both are normal and not an error.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ replaces it; links to folders hold (FAULTS S11). The package runs on POSIX syste
 locks are those of ``flock``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -4,8 +4,6 @@ The new folder lies beside its final place, on the same file system, and its nam
 with a dot, so that no reader mistakes it for a finished one (FAULTS F06, S05).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

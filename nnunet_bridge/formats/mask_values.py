@@ -1,7 +1,5 @@
 """Read from the values of a mask file which voxels were drawn (FAULTS K06, K07)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

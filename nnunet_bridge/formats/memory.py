@@ -54,12 +54,8 @@ def require_memory(
     `what` begins the message, `way_out` (an imperative) ends it. `of_one_case` says
     whether other cases can go on; False where nothing can start.
 
-    Raises
-    ------
-    Refused
-        With code F10 and both figures, for one case.
-    EnvironmentFault
-        The same, where nothing can start.
+    Raises `Refused` with code F10 and both figures for one case, `EnvironmentFault`
+    with the same where nothing can start.
     """
     if needed_bytes <= free_bytes:
         return

@@ -4,8 +4,6 @@ Numbers are written at full precision. An undefined measure is an empty cell in 
 null in JSON, never 0, NaN or infinity. A file that would not change is not written.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Read grid, type and segments of an image or mask file, but not its voxels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -60,11 +60,8 @@ def check_checkpoint(file: Path) -> None:
 
     Nothing in it runs, and torch is not needed.
 
-    Raises
-    ------
-    SecurityError
-        S01: it has code, or could hide some. S04, S06, S08: the zip file is harmful or
-        damaged.
+    Raises `SecurityError`. S01: it has code, or could hide some. S04, S06, S08: the zip
+    file is harmful or damaged.
     """
     # The zip is judged first: two readers must see the same entries in it.
     with open_archive(file, LIMITS, called=_called(file)) as archive:

@@ -88,11 +88,8 @@ class ModelFolder:
     def from_folders(cls, dataset: str, folder: str) -> ModelFolder:
         """Parse the names of two folders.
 
-        Raises
-        ------
-        SecurityError
-            S10: a name that a program could take for an option or a command. S09: an
-            unknown trainer. S04: not the folder of a model.
+        Raises `SecurityError`. S10: a name that a program could take for an option or a
+        command. S09: an unknown trainer. S04: not the folder of a model.
 
         Examples
         --------
@@ -140,11 +137,8 @@ def sorted_contents(entries: Sequence[str]) -> Contents:
     Their names are as ``Dataset001_X/trainer__plans__2d/fold_0/checkpoint_final.pth``,
     which is also how nnU-Net exports a model.
 
-    Raises
-    ------
-    SecurityError
-        S03: a pickle. S04: an unexpected or missing file. S05: files of another model.
-        S09, S10: a forbidden name.
+    Raises `SecurityError`. S03: a pickle. S04: an unexpected or missing file. S05:
+    files of another model. S09, S10: a forbidden name.
     """
     pickles = [entry for entry in entries if entry.lower().endswith(_PICKLES)]
     if pickles:
@@ -194,10 +188,8 @@ def check_trainer(name: str) -> None:
 def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return the content of a JSON file from elsewhere.
 
-    Raises
-    ------
-    SecurityError
-        S07: larger than any model needs. S08: damaged, or nested too deep.
+    Raises `SecurityError`. S07: larger than any model needs. S08: damaged, or nested
+    too deep.
     """
     if len(content) > MOST_JSON_BYTES:
         refuse(f"{file} has {len(content)} bytes", "S07")
@@ -211,11 +203,8 @@ def parsed(content: bytes, file: str) -> Any:  # noqa: ANN401 - whatever JSON ho
 def checked_plans(content: Any, name: ModelFolder) -> JsonObject:  # noqa: ANN401 - judged here
     """Return the content of a ``plans.json`` after a check of every word and number.
 
-    Raises
-    ------
-    SecurityError
-        S02: an unknown class, function or key, or plans of another model. S07: an
-        absurd number.
+    Raises `SecurityError`. S02: an unknown class, function or key, or plans of another
+    model. S07: an absurd number.
     """
     plans = validated(PlansFile, content, PLANS_FILE)
     names = {"dataset": plans.dataset_name, "plans": plans.plans_name}

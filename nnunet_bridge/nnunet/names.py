@@ -91,12 +91,8 @@ class Dataset:
     def find(cls, workspace: Workspace, asked: str) -> Dataset:
         """Return the dataset given by number or full name.
 
-        Raises
-        ------
-        UsageError
-            If there is none.
-        InputError
-            If two folders have the same number (FAULTS N07).
+        Raises `UsageError` if there is none, `InputError` if two folders have the same
+        number (FAULTS N07).
         """
         dirs = [folder for folder in workspace.nnunet_dirs if folder.is_dir()]
         entries = (entry for folder in dirs for entry in folder.iterdir())

@@ -7,8 +7,6 @@ S02, S07). The lists have whole names: a module under ``dynamic_network_architec
 also reaches everything that it imports.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, get_args

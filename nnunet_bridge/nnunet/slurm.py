@@ -6,8 +6,6 @@ writes the jobs as a file for ``sbatch``; `submit` hands that file over. The sta
 training is read from its files; the scheduler is only asked whether a job still waits.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

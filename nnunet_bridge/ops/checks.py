@@ -3,8 +3,6 @@
 Each check returns findings and changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 

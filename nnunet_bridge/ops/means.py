@@ -1,7 +1,5 @@
 """Mean scores over many cases, structure by structure."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -5,8 +5,6 @@ Names come glued, in capitals, with any separator: ``leftFemurKnee101``,
 ``P01``, ``9B``, ``L1`` and ``T1w`` are one word each.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence

@@ -12,8 +12,6 @@ Both means are over the same cases before and after:
   would only seem to improve it, so a rule that loses a structure is never accepted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain

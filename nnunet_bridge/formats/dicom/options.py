@@ -1,7 +1,5 @@
 """The user's choices for a series: which images, and what may be changed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 All headers are read only where the few show several patients, series or contrasts.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

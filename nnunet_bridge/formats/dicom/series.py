@@ -1,7 +1,5 @@
 """Read one DICOM series as one volume, with all findings."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

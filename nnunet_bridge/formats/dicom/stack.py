@@ -1,7 +1,5 @@
 """Sort the slices of one group, place them, and check that they make a volume."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

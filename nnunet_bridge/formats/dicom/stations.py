@@ -5,8 +5,6 @@ stations overlap, a place has two images. They are joined only if a user says ho
 only if both stations lie on one grid.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ time. Anything that is not exactly such a file raises `Unusual`: it may be sound
 pydicom has to read it. A test holds both readers against each other.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ A zip from outside may hold names that leave the folder, links, or content that 
 to far more than images do (FAULTS S04, S06, S08).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityError

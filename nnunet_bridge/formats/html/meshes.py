@@ -6,8 +6,6 @@ Positions are rounded to a hundredth of a millimetre or so: for display only. Us
 30 s for one shattered structure of 380,000 triangles, and the page tries several sizes.
 """
 
-from __future__ import annotations
-
 import base64
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`quality.html` of predicted cases: their ratings, the worst first, with reasons."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

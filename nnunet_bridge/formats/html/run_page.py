@@ -1,7 +1,5 @@
 """`index.html` of a training run: curves, scores, slices, settings, versions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

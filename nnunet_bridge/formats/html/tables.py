@@ -1,7 +1,5 @@
 """The tables of the comparison page; the template formats their numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

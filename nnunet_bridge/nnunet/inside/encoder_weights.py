@@ -51,12 +51,8 @@ def prepare_encoder(asked: argparse.Namespace) -> None:
 def read_state_dict(file: Path) -> Weights:
     """Return the tensors of a file.
 
-    Raises
-    ------
-    InputError
-        If it holds no state dict, or is damaged.
-    SecurityError
-        If it holds more than tensors and plain values.
+    Raises `InputError` if it holds no state dict or is damaged, `SecurityError` if it
+    holds more than tensors and plain values.
     """
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)

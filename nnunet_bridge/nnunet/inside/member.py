@@ -1,7 +1,5 @@
 """One configuration of a model: its networks, preprocessing and resampling."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@
   imports torch again (10 s) for every stage.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import multiprocessing.pool
 import os

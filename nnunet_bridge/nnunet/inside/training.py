@@ -1,7 +1,5 @@
 """Train one fold by nnU-Net's own entry point, with checkpoints that are whole."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -1,7 +1,5 @@
 """Labels of another tool as one more model of a comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

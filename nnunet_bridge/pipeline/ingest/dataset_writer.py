@@ -7,8 +7,6 @@ differs from it (FAULTS R6): the record of a case that is converted again is rem
 before its files, and written again after they are verified.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -86,13 +86,9 @@ def write_image(
 ) -> ImageSummary:
     """Write a DICOM series as a NIfTI file.
 
-    Parameters
-    ----------
-    dicom : Path
-        A folder or a zip; `options` choose the series if it holds several.
-    out : Path
-        Ends in ``.nii.gz`` or ``.nii``; outside `dicom`. A file with another image is
-        replaced only with `force`.
+    `dicom` is a folder or a zip; `options` choose the series if it holds several. `out`
+    ends in ``.nii.gz`` or ``.nii`` and lies outside `dicom`. A file with another image
+    is replaced only with `force`.
     """
     _check_target(dicom, out)
     listener = progress or Silent()

@@ -107,12 +107,9 @@ def write_recipe(
 ) -> InitSummary:
     """Write the recipe and the case table of a study.
 
-    Raises
-    ------
-    UsageError
-        If one of the files exists, unless `force` or `update` is set.
-    InputError
-        If the folder holds no images or no masks, or the folders in it are studies.
+    Raises `UsageError` if one of the files exists, unless `force` or `update` is set;
+    `InputError` if the folder holds no images or no masks, or the folders in it are
+    studies.
     """
     table = options.out.with_name(TABLE)
     if not study.is_dir():

@@ -33,10 +33,7 @@ def find_known_images(
 ) -> tuple[ImageSource, ...]:
     """Return the images at the paths of a command, as `inputs.find_images` does.
 
-    Raises
-    ------
-    InputError, SecurityError
-        As `inputs.find_images`.
+    Raises the same errors.
     """
     listed: list[ImageSource] = []
     others = []

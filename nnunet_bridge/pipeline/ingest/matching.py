@@ -5,8 +5,6 @@ if every group that both have (number and code, by convention) is equal. Nothing
 guessed, and every file that looks like a mask is either used or reported.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ Of each DICOM folder a few headers are read, of other images and masks the heade
 Voxels are read only of a file whose names do not show whether it is an image or a mask.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ looks like a mask if it is a segmentation or a surface, if its name says so, or 
 holds few whole numbers on the grid of a scan.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

@@ -127,12 +127,8 @@ def mesh_labels(
 ) -> MeshSummary:
     """Write the surface of every structure of a label file, or of a folder of them.
 
-    Parameters
-    ----------
-    labels : Path
-        A file; or a folder, whose cases get a folder each below `out_dir`.
-    out_dir : Path
-        Gets ``<structure>.<format>`` and ``all.<format>``.
+    `out_dir` gets ``<structure>.<format>`` and ``all.<format>``; with a folder of label
+    files, each case gets a folder of its own below it.
     """
     options = options or MeshOptions()
     files = label_files(labels)

@@ -22,13 +22,8 @@ def mapped_labels(
     The file is a NIfTI of whole numbers, on `grid` or on another grid of the same
     image; the result lies on `grid`.
 
-    Raises
-    ------
-    InputError
-        If the map does not fit the table.
-    Refused
-        If the file contains no labels (K06), lies elsewhere (K05) or leaves the image
-        (K02).
+    Raises `InputError` if the map does not fit the table; `Refused` if the file
+    contains no labels (K06), lies elsewhere (K05) or leaves the image (K02).
     """
     places = label_map.by_value(table)
     theirs, voxels = read_array(file)

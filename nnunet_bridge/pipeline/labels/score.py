@@ -1,7 +1,5 @@
 """Score predictions against references: by structure and case, and their means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -76,12 +76,8 @@ def write_view(
     `read_image` reads the image; the labels are a NIfTI labelmap on the same grid, and
     `out` is the PNG.
 
-    Raises
-    ------
-    UsageError
-        If there is no such slice.
-    GeometryError
-        If image and labels do not lie on the same grid.
+    Raises `UsageError` if there is no such slice, `GeometryError` if image and labels
+    do not lie on the same grid.
     """
     options = options or ViewOptions()
     plane, volume = options.plane, read_image(image)

@@ -7,8 +7,6 @@ file. So a packed model carries no path, host or person, and an unpacked one not
 that another machine has pickled.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ They come from the events of a training and from the record of its run; where bo
 a fact, the record wins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choose among finished models by cross-validation, beside nnU-Net's own choice."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -55,13 +55,7 @@ def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
 
 
 def require_one_channel(channels: Sequence[str]) -> None:
-    """Refuse a model that takes several images of a case at once.
-
-    Raises
-    ------
-    InputError
-        N08.
-    """
+    """Refuse a model that takes several images of a case at once (N08)."""
     if len(channels) != 1:
         raise InputError(
             f"The model takes {len(channels)} channels ({', '.join(channels)}), but an "

@@ -4,8 +4,6 @@ Every case gets a folder of its own, on the grid of its input. A finished case
 (`outputs.finished_case`) is not predicted again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

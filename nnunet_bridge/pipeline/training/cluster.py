@@ -43,12 +43,8 @@ def train_on_cluster(
     The nodes of the cluster share the disk of the workspace. There the device ``auto``
     is a GPU if the job was given one.
 
-    Raises
-    ------
-    InputError
-        If the dataset is not planned, or has changed since a run began.
-    EnvironmentFault
-        If there is no Slurm, or it refuses the jobs.
+    Raises `InputError` if the dataset is not planned, or has changed since a run began;
+    `EnvironmentFault` if there is no Slurm, or it refuses the jobs.
     """
     training = replace(request.options, gpus=options.settings.gpus)
     replace(request, options=training).check()

@@ -4,8 +4,6 @@ What was planned is recorded together with the state of the dataset, so that a s
 call does nothing, and a changed dataset is never trained on old plans.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

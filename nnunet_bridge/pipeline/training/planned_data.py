@@ -25,13 +25,9 @@ def require_plan(
 
     `stock_plans` names the plans of nnU-Net's planner that are needed.
 
-    Raises
-    ------
-    InputError
-        If it was never planned, or changed since (FAULTS N06); or if the preprocessed
-        data are damaged (N04).
-    UsageError
-        If nnU-Net plans no such configuration.
+    Raises `InputError` if it was never planned, or changed since (FAULTS N06), or the
+    preprocessed data are damaged (N04); `UsageError` if nnU-Net plans no such
+    configuration.
     """
     command = plans.plan_words(dataset.name, stock_plans)
     planner: str = plans.planner_of(stock_plans).word

@@ -4,8 +4,6 @@ It names no host, user or folder, so that you can pass it on: the command is bui
 the options, not copied from the terminal.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Iterable, Mapping

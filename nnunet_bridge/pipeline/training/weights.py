@@ -47,12 +47,8 @@ def load_initial_weights(
 
     Runs of `todo` that can be resumed need no weights.
 
-    Raises
-    ------
-    InputError, SecurityError
-        If weights are refused.
-    EnvironmentFault
-        If there are none, and the download fails.
+    Raises `InputError` or `SecurityError` if weights are refused, `EnvironmentFault` if
+    there are none and the download fails.
     """
     options, method = request.options, request.method
     start = TrainingStart(patience=options.patience)
