@@ -1,6 +1,8 @@
 """Cases and datasets, as values."""
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,8 @@ def checked_case_id(case_id: str) -> str:
 def case_id_of(path: Path) -> str:
     """Return a case id made from a file or folder name.
 
+    Letters of other scripts cannot stand in an id; a hash of the name takes their place.
+
     Examples
     --------
     >>> case_id_of(Path("msk_013_0000.nii.gz")), case_id_of(Path("Anna's left leg"))
@@ -45,7 +49,13 @@ def case_id_of(path: Path) -> str:
         r"(?i)\.(nii|nii\.gz|hdr|nhdr|nrrd|mh[ad]|mg[zh])$", "", path.absolute().name
     )
     name = re.sub(r"(_\d{4})+$", "", name) or name
+    others = [c for c in name if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
+    digest = hashlib.sha256(
+        unicodedata.normalize("NFC", name).encode("utf-8", "replace")
+    )
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_CASE_ID]
+    if others:
+        name = f"{name[:50] or 'case'}-{digest.hexdigest()[:8]}"
     return checked_case_id(name or "case")
 
 

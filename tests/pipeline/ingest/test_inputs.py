@@ -1,6 +1,7 @@
 """Which images the words of a command mean."""
 
 import stat
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -93,6 +94,19 @@ def test_a_file_that_is_no_nifti_is_refused(tmp_path):
 )
 def test_F02_a_hostile_name_becomes_a_harmless_id(tmp_path, name, case_id):
     assert case_id_of(tmp_path / name) == case_id
+
+
+def test_names_in_other_scripts_have_ids_of_their_own(tmp_path):
+    """Else two knees would both be `P1`, and one batch could not hold both."""
+    names = ["P1_左膝", "P1_右膝", "张三", "李四", "колено", "колонна", "فخذ", "가슴"]
+
+    ids = [case_id_of(tmp_path / f"{name}.nii.gz") for name in names]
+
+    assert len(set(ids)) == len(names)
+    assert ids[0].startswith("P1-")
+    decomposed = unicodedata.normalize("NFD", "가슴.nii.gz")
+    assert case_id_of(tmp_path / decomposed) == ids[-1]
+    assert case_id_of(tmp_path / "Größe é.nii.gz") == "Gr-e"
 
 
 def test_the_hash_of_an_image_holds_its_voxels_and_its_place(tmp_path, volume):
