@@ -38,7 +38,7 @@ def checked_case_id(case_id: str) -> str:
 def case_id_of(path: Path) -> str:
     """Return a case id made from a file or folder name.
 
-    Letters of other scripts cannot stand in an id; a hash of the name takes their place.
+    An id cannot hold letters of other scripts; a hash of the name replaces them.
 
     Examples
     --------
@@ -50,12 +50,11 @@ def case_id_of(path: Path) -> str:
     )
     name = re.sub(r"(_\d{4})+$", "", name) or name
     others = [c for c in name if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
-    digest = hashlib.sha256(
-        unicodedata.normalize("NFC", name).encode("utf-8", "replace")
-    )
+    composed = unicodedata.normalize("NFC", name).encode("utf-8", "replace")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_CASE_ID]
     if others:
-        name = f"{name[:50] or 'case'}-{digest.hexdigest()[:8]}"
+        digest = hashlib.sha256(composed).hexdigest()[:8]
+        name = f"{name[:50] or 'case'}-{digest}"
     return checked_case_id(name or "case")
 
 
