@@ -343,6 +343,11 @@ class _Select:
         "--ensembles",
         "Also try the mean of two configurations; predicts the held-out cases again.",
     )
+    nested: bool = option(
+        "--nested",
+        "Also score each fold by the model that the other folds choose: the honest "
+        "score of the choice.",
+    )
     models: tuple[str, ...] = shared.models_field(
         "Repeat for several. [default: all that have finished folds]"
     )

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.words import Answer, Better, RowState, checked_word
 
+SIGNIFICANT = 0.05  # a p below it, corrected, is an answer
 ALL_STRUCTURES = "all structures"  # row with the mean over the structures of each case
 
 
@@ -77,13 +79,14 @@ def margins_from(words: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class ModelMean:
-    """The mean of one model on one structure, over the compared cases."""
+    """The mean of one model on one structure, over the same cases for all models."""
 
     model: str
     structure: str
     metric: str
     mean: float | None  # None if no case has a value
-    n: int  # cases with a value
+    n: int  # cases in which every model has a value, and no distance is a failure
+    n_failed: int = 0  # cases in which this model misses or invents the structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Miss:
     structure: str
     missed: int
     invented: int
+    n: int = 0  # cases in which the reference or a model holds the structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +180,10 @@ class PairedDifference:
     case_ids: tuple[str, ...]  # the n cases in which both models have a value
     first_values: tuple[float, ...]
     second_values: tuple[float, ...]
+    """A distance is infinite where the model missed or invented the structure."""
+
     left_out: tuple[str, ...]
-    """Compared cases in which a model has no value, such as a missed structure."""
+    """Compared cases in which a model has no value, such as one not drawn."""
 
     patients: int  # number of patients behind the n cases
     state: RowState
@@ -193,6 +199,21 @@ class PairedDifference:
 
     effect: float | None = None
     """Matched-pairs rank-biserial correlation, -1..1; positive: second is larger."""
+
+    failures: tuple[int, int] = (0, 0)
+    """Cases in which the first and the second model miss or invent a structure."""
+
+    folds: int = 0
+    """Folds behind the two intervals below; 0 if the folds are unknown or one."""
+
+    fold_interval_95: tuple[float, float] | None = None
+    """95 % interval of the mean difference from the means of the folds."""
+
+    fold_interval_95_corrected: tuple[float, float] | None = None
+    """The same after Nadeau and Bengio, for overlapping training sets."""
+
+    detectable_difference: float | None = None
+    """Smallest difference that these patients would show with a power of 80 %."""
 
     margin: float | None = None
     """Largest difference that does not matter, as the reader defined it."""
@@ -219,17 +240,30 @@ class PairedDifference:
         return len(self.case_ids)
 
     @property
+    def n_means(self) -> int:
+        """Return the number of cases in which neither distance is a failure."""
+        return len(self._finite)
+
+    @property
     def means(self) -> tuple[float | None, float | None]:
-        """The means of both models over the n cases; None without a case."""
-        n = self.n or 1
-        first, second = sum(self.first_values) / n, sum(self.second_values) / n
-        return (first, second) if self.n else (None, None)
+        """The means of both models over the `n_means` cases; None without a case."""
+        if not self._finite:
+            return None, None
+        first, second = map(fmean, zip(*self._finite, strict=True))
+        return first, second
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Return second minus first, case by case."""
+        """Return second minus first, case by case; 0 where both are failures."""
         pairs = zip(self.first_values, self.second_values, strict=True)
-        return tuple(second - first for first, second in pairs)
+        return tuple(
+            0.0 if first == second else second - first for first, second in pairs
+        )
+
+    @property
+    def _finite(self) -> list[tuple[float, float]]:
+        pairs = zip(self.first_values, self.second_values, strict=True)
+        return [pair for pair in pairs if all(map(math.isfinite, pair))]
 
     @property
     def favours(self) -> str:
@@ -239,6 +273,27 @@ class PairedDifference:
             return ""
         second_is_better = (shift > 0) == (self.metric.better is Better.HIGHER)
         return self.second if second_is_better else self.first
+
+    @property
+    def holds_for_trainings(self) -> bool:
+        """Whether the folds agree, or there is only one, or they are unknown."""
+        ends = self.fold_interval_95
+        if ends is None or self.median_difference is None:
+            return True
+        return ends[0] > 0 if self.median_difference > 0 else ends[1] < 0
+
+    @property
+    def winner(self) -> str:
+        """The model that is better after Holm's correction; empty if none is."""
+        return self.winner_by(self.p_holm)
+
+    def winner_by(self, p: float | None) -> str:
+        """Return the better model, by a corrected p, the interval and the folds."""
+        if self.interval_95 is None or p is None or p >= SIGNIFICANT:
+            return ""
+        low, high = self.interval_95
+        decided = (low > 0 or high < 0) and self.holds_for_trainings
+        return self.favours if decided else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +338,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The conclusion in two sentences."""
+    """The conclusion in a few sentences."""
 
     winner: str  # the better model; empty if there is none
-    sentences: tuple[str, str]  # the result, and its limits
+    sentences: tuple[str, ...]  # the answer, its statistics, and its limits
     answer: Answer = Answer.UNDECIDED
 
     def __str__(self) -> str:
-        """Return both sentences."""
+        """Return all sentences."""
         return " ".join(self.sentences)

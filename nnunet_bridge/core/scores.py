@@ -14,7 +14,8 @@ class BoneScore:
     """The measures of one structure in one case.
 
     An undefined measure is None, never 0 or infinite; `state` gives the reason. A
-    missed or invented structure has Dice 0 (nothing overlaps), but no surface distance.
+    missed or invented structure has Dice, IoU and NSD 0 (nothing overlaps), but no
+    surface distance.
     """
 
     case_id: str
@@ -29,6 +30,8 @@ class BoneScore:
     volume_prediction_mm3: float
     iou: float | None = None  # intersection over union (Jaccard), in voxels
     hd_mm: float | None = None  # Hausdorff distance: the largest of any surface element
+    fold: str = ""  # whose validation case it is; empty if unknown
+    repeat: int = 0  # training of the fold: 0 is the first, others have other seeds
 
     def __post_init__(self) -> None:
         """Refuse an unknown state and measures out of range."""
@@ -49,7 +52,7 @@ class BoneScore:
             if size is not None and not 0 <= size < math.inf:
                 text = f"{self._place}: {name} must be 0 or more, not {size}."
                 raise InputError(text)
-        if self.state is ScoreState.BOTH_EMPTY and self.dice is not None:
+        if not self.state.held and self.dice is not None:
             raise InputError(f"{self._place}: no Dice exists where both are empty.")
 
     @property

@@ -79,12 +79,26 @@ class RunStatus(StrEnum):
 
 
 class ScoreState(StrEnum):
-    """Who holds a structure: both, neither, only the reference, only the prediction."""
+    """Who holds a structure: both, neither, only the reference, only the prediction.
+
+    `NOT_DRAWN`: the reference leaves it open, so nothing can be said of the prediction.
+    """
 
     SCORED = "scored"
     BOTH_EMPTY = "both_empty"
     MISSED = "missed"
     INVENTED = "invented"
+    NOT_DRAWN = "not_drawn"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the model failed: missed the structure, or invented it."""
+        return self in (ScoreState.MISSED, ScoreState.INVENTED)
+
+    @property
+    def held(self) -> bool:
+        """Whether the reference or the prediction holds the structure."""
+        return self.failed or self is ScoreState.SCORED
 
 
 class Side(StrEnum):

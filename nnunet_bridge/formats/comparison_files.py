@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -30,6 +31,8 @@ _CURVES = ("train_loss", "val_loss", "pseudo_dice", "pseudo_iou")
 _STATISTICS = (
     *("median_difference", "interval_95", "mean_difference", "mean_interval_95"),
     *("p", "p_holm", "effect", "n", "patients", "state", "margin"),
+    *("n_means", "folds", "fold_interval_95", "fold_interval_95_corrected"),
+    "detectable_difference",
 )
 """Fields of a difference that keep their name in JSON and CSV."""
 
@@ -42,7 +45,13 @@ _COLUMNS = (
     *("bias_interval_95_low", "bias_interval_95_high", "limits_low", "limits_high"),
     *("lower_limit_interval_95_low", "lower_limit_interval_95_high"),
     *("upper_limit_interval_95_low", "upper_limit_interval_95_high", "firsts"),
+    *("n_means", "folds", "fold_interval_95_low", "fold_interval_95_high"),
+    *("fold_interval_95_corrected_low", "fold_interval_95_corrected_high"),
+    *("detectable_difference", "failures_first", "failures_second", "winner"),
+    *("n_failed", "repeat"),
 )
+
+_PLACE = ("structure", "case", "state", "fold", "repeat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ def comparison_json(comparison: Comparison) -> JsonObject:
         "patients": comparison.patients,
         "left_out": [{"case": c, "only_in": m} for c, m in comparison.left_out],
         "misses": [asdict(miss) for miss in comparison.misses],
+        "failures": [asdict(miss) for miss in comparison.misses],
         "means": [asdict(mean) for mean in comparison.means],
         "results": [_row_json(row) for row in comparison.rows],
         "agreement": [_agreement_json(found) for found in comparison.agreements],
@@ -84,11 +94,21 @@ def _row_json(row: PairedDifference) -> JsonObject:
         "better": row.metric.better,
         "mean_first": row.means[0],
         "mean_second": row.means[1],
-        **{name: getattr(row, name) for name in _STATISTICS},
+        **{name: _finite(getattr(row, name)) for name in _STATISTICS},
+        "failures_first": row.failures[0],
+        "failures_second": row.failures[1],
         "favours": row.favours or None,
+        "winner": row.winner or None,
         "answer": row.answer or None,
         "left_out": list(row.left_out),
     }
+
+
+def _finite(value: object) -> object:
+    """Return a value for JSON; null for an infinite one, or such an end."""
+    if isinstance(value, tuple):
+        return [_finite(end) for end in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def _agreement_json(found: Agreement) -> JsonObject:
@@ -120,6 +140,8 @@ def _scores_json(scores: Mapping[str, Sequence[BoneScore]]) -> list[JsonObject]:
             "case": score.case_id,
             "structure": score.structure,
             "state": score.state,
+            "fold": score.fold,
+            "repeat": score.repeat,
             **{metric.key: getattr(score, metric.key) for metric in METRICS},
             "volume_reference_mm3": score.volume_reference_mm3,
             "volume_prediction_mm3": score.volume_prediction_mm3,
@@ -175,7 +197,7 @@ def _compared_rows(comparison: Comparison) -> Iterator[JsonObject]:
     for difference in comparison.rows:
         yield {"kind": "difference", **_flat(_row_json(difference))}
     for mean in comparison.means:
-        place = {"structure": mean.structure, "n": mean.n}
+        place = {"structure": mean.structure, "n": mean.n, "n_failed": mean.n_failed}
         yield _row("mean", mean.metric, mean.model, mean.mean, **place)
     for agreement in comparison.agreements:
         yield from _agreement_rows(agreement)
@@ -184,7 +206,8 @@ def _compared_rows(comparison: Comparison) -> Iterator[JsonObject]:
         yield _row("rank", rank.metric, rank.model, rank.mean_rank, **place)
     for miss in comparison.misses:
         for word, count in (("missed", miss.missed), ("invented", miss.invented)):
-            yield _row("miss", word, miss.model, count, structure=miss.structure)
+            place = {"structure": miss.structure, "n": miss.n}
+            yield _row("miss", word, miss.model, count, **place)
 
 
 def _agreement_rows(found: Agreement) -> Iterator[JsonObject]:
@@ -199,7 +222,7 @@ def _agreement_rows(found: Agreement) -> Iterator[JsonObject]:
 
 def _score_rows(scores: Mapping[str, Sequence[BoneScore]]) -> Iterator[JsonObject]:
     for score in _scores_json(scores):
-        place = {key: score[key] for key in ("structure", "case", "state")}
+        place = {key: score[key] for key in _PLACE}
         for metric in METRICS:
             yield _row("score", metric.key, score["model"], score[metric.key], **place)
 
@@ -217,7 +240,8 @@ def _flat(row: JsonObject) -> JsonObject:
     for key, value in row.items():
         if "interval" in key or "limits" in key:
             low, high = value or ("", "")
-            flat |= {f"{key}_low": low, f"{key}_high": high}
+            for end, limit in (("low", low), ("high", high)):
+                flat[f"{key}_{end}"] = "" if limit is None else limit
         elif isinstance(value, list):
             flat[key] = " ".join(str(part) for part in value)
         else:

@@ -114,4 +114,5 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _signed(value: float | None, metric: Metric) -> str:
-    return "--" if value is None else f"${value:+z.{metric.decimals}f}$"
+    words = "--" if value is None else f"${value:+z.{metric.decimals}f}$"
+    return words.replace("inf", r"\infty")

@@ -114,13 +114,10 @@ def training_memory(
     return Footprint(processes + _CPU_BYTES_PER_NUMBER * batch, GIB // 2 + on_gpu)
 
 
-def full_training_seconds(
-    configuration: dict[str, Any], channels: int, cores: int
-) -> float | None:
-    """Return about how long nnU-Net's 1000 epochs take on a CPU; None if unknown.
+def patch_multiply_adds(configuration: dict[str, Any], channels: int) -> int | None:
+    """Return the products of the convolutions for one patch; None if unknown.
 
-    Convolutions are counted, three times for forward and backward, and two operations
-    each. `configuration` is `plans.resolved`.
+    `configuration` is `plans.resolved`.
     """
     known = configuration.get("architecture", {}).get("arch_kwargs", {})
     counts = known.get("n_conv_per_stage") or known.get("n_blocks_per_stage")
@@ -129,7 +126,8 @@ def full_training_seconds(
     per_block = 2 if _network_of(configuration) == "ResidualEncoderUNet" else 1
     size = [int(edge) for edge in configuration["patch_size"]]
     stages: list[tuple[int, int]] = []
-    products, before = 0, channels
+    products: int = 0
+    before = channels
     layers = known["features_per_stage"], known["strides"], known["kernel_sizes"]
     for width, stride, kernel, count in zip(*layers, counts, strict=True):
         size = [edge // step for edge, step in zip(size, stride, strict=True)]
@@ -139,8 +137,47 @@ def full_training_seconds(
         before = width
     skips = zip(stages[-2::-1], known["n_conv_per_stage_decoder"], strict=True)
     products += sum(each * width * (count + 1) for (each, width), count in skips)
+    return products
+
+
+def full_training_seconds(
+    configuration: dict[str, Any], channels: int, cores: int
+) -> float | None:
+    """Return about how long nnU-Net's 1000 epochs take on a CPU; None if unknown.
+
+    Convolutions are counted, three times for forward and backward, and two operations
+    each. `configuration` is `plans.resolved`.
+    """
+    products = patch_multiply_adds(configuration, channels)
+    if products is None:
+        return None
     operations: int = 2 * 3 * products * int(configuration["batch_size"])
     return operations * FULL_ITERATIONS / CPU_OPERATIONS_PER_S / cores
+
+
+def prediction_multiply_adds(
+    plans: Plans, dataset: Mapping[str, Any], configuration: str, folds: int
+) -> float | None:
+    """Return the multiply-adds of predicting the median case of the training data.
+
+    With the first stage of a cascade, and every window mirrored. None for a network
+    that is not in the plans, such as those of the source report.
+    """
+    try:
+        planned = resolved(plans, configuration)
+        own = plans.get("nnunet_bridge", {}).get(configuration, {})
+        member = PlannedMember.of(plans, dataset, planned, folds)
+        products = patch_multiply_adds(planned, member.channels)
+        first, *_ = plans["original_median_shape_after_transp"]
+        seen = [first, *planned["median_image_size_in_voxels"]][-3:]
+    except KeyError:
+        return None
+    if products is None or {"features", "decoder"} & set(own):
+        return None
+    previous = planned.get("previous_stage")
+    before = previous and prediction_multiply_adds(plans, dataset, previous, folds)
+    passes = member.windows(seen) * folds * 2 ** len(member.patch)
+    return float(products * passes + (before or 0))
 
 
 def _network_of(configuration: dict[str, Any]) -> str:

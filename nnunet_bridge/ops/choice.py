@@ -3,37 +3,51 @@
 All candidates are compared on the cases that all of them have validated. The candidate
 with the best mean is the benchmark. A cheaper one is preferred unless the benchmark is
 better beyond the noise: the 95 % interval of the mean difference, resampled over
-patients, excludes 0. With too few patients for an interval, the benchmark must be
-better in all of them.
+patients, excludes 0, and Wilcoxon's p, corrected for every pair of candidates (the
+benchmark is the best of all of them), is below 0.05. Below six patients nothing can be
+told, and the cheapest is chosen.
 
-A missed or invented structure counts as Dice 0 and NSD 0. It has no distance: by a
-distance, only candidates with the fewest misses can be chosen, and structures that any
-candidate missed are left out of all means.
+Failures count as everywhere (`ops.outcomes`). By a distance with failures, the mean
+rank takes the place of the mean, and the test decides alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnunet_bridge.core.comparison import METRICS, Metric
+from nnunet_bridge.core.comparison import METRICS, SIGNIFICANT, Metric
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
-from nnunet_bridge.core.words import Better, ScoreState
+from nnunet_bridge.core.words import Better
 from nnunet_bridge.ops.means import mean_of, mean_scores
-from nnunet_bridge.ops.paired import cluster_table, clustered_intervals
+from nnunet_bridge.ops.outcomes import Outcomes, finite
+from nnunet_bridge.ops.paired import (
+    FEWEST_FOR_AN_INTERVAL,
+    bounded,
+    cluster_table,
+    clustered_intervals,
+    p_words,
+    rank_biserial,
+    signed_rank_p,
+)
 
 RULE = (
-    "Of the candidates, scored on the cases that all have validated, the cheapest is "
-    "chosen that the one with the best mean does not beat beyond the noise: beyond it "
-    "is a 95 % interval of the mean difference (bootstrap over patients) without 0; "
-    "with fewer than six patients, being better in every one."
+    "Of the candidates, scored on the cases that all have validated, the cheapest by "
+    "multiply-adds is chosen that the one with the best mean does not beat beyond the "
+    "noise: beyond it is a 95 % interval of the mean difference (bootstrap over "
+    "patients) without 0 and Wilcoxon's p, corrected for all pairs, below 0.05. With "
+    "fewer than six patients nothing can be told, and the cheapest is chosen."
+)
+OPTIMISTIC = (
+    "The score of the chosen is optimistic, because the same cases chose it; --nested "
+    "gives the score of the whole procedure on cases that took no part in the choice."
 )
 
 CHOOSING = {
@@ -44,7 +58,8 @@ CHOOSING = {
 }
 """Word of `--metric` -> metric."""
 
-BEST, NOT_WORSE, WORSE, MISSES = "best", "within the noise", "worse", "misses more"
+BEST, NOT_WORSE, WORSE = "best", "within the noise", "worse"
+CANNOT_TELL = "too few patients to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,10 @@ class Candidate:
 
     name: str
     scores: tuple[BoneScore, ...]
-    cost: float = math.inf  # seconds to predict a case; infinite if not measured
+    cost: float = math.inf
+    """Multiply-adds to predict the median case; infinite if they cannot be counted."""
+
+    seconds: float | None = None  # to predict a case, as measured in the validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +80,31 @@ class Standing:
 
     name: str
     cost: float
-    mean: float | None  # mean of the metric over cases; in a case, over its structures
+    mean: float | None
+    """Mean of the metric over cases, in a case over its structures; None if a distance
+    is a failure."""
+
     behind: float | None
     """Mean difference by which the best candidate is better; 0 for the best."""
 
     interval_95: tuple[float, float] | None
-    """95 % interval of `behind`; None with too few patients."""
+    """95 % interval of `behind`; None with too few patients, or a failure."""
 
-    verdict: str  # `BEST`, `NOT_WORSE`, `WORSE` or `MISSES`
+    p: float | None  # against the best, corrected for all pairs
+    verdict: str  # `BEST`, `NOT_WORSE`, `WORSE` or `CANNOT_TELL`
     figures: Mapping[str, float | None]  # measure -> mean over the structures
+    seconds: float | None = None
 
     def as_json(self) -> JsonObject:
         """Return the entry of `candidates`."""
         return {
             "name": self.name,
-            "seconds_per_case": self.cost if math.isfinite(self.cost) else None,
+            "multiply_adds": finite(self.cost),
+            "seconds_per_case": self.seconds,
             "mean": self.mean,
             "behind": self.behind,
             "interval_95": self.interval_95 and list(self.interval_95),
+            "p": self.p,
             "verdict": self.verdict,
             **self.figures,
         }
@@ -97,6 +122,19 @@ class Choice:
     standings: tuple[Standing, ...]  # sorted by mean, the best first
 
 
+@dataclass(frozen=True, slots=True)
+class NestedChoice:
+    """The score of the procedure: each fold scored by what the other folds choose."""
+
+    mean: float | None  # over the cases; None if a distance is a failure
+    n: int
+    chosen: Mapping[str, str]  # fold -> the candidate that the others choose
+
+    def as_json(self) -> JsonObject:
+        """Return the object `nested`."""
+        return {"mean": self.mean, "n": self.n, "chosen": dict(self.chosen)}
+
+
 def choose(
     candidates: Sequence[Candidate], metric: Metric, patients: Mapping[str, str]
 ) -> Choice:
@@ -106,115 +144,127 @@ def choose(
     not in it is a patient of its own). Raises InputError if the candidates have no
     validated case in common.
     """
-    values = _values(candidates, metric)
-    cases = tuple(sorted(values[candidates[0].name])) if candidates else ()
-    if not cases:
+    table = _table(candidates, metric)
+    cases, values = list(table), np.array(list(table.values()))
+    clusters = [patients.get(case, case) for case in cases]
+    people = len(set(clusters))
+    levels = _levels(values, metric)
+    places = sorted(
+        range(len(candidates)),
+        key=lambda n: (levels[n], candidates[n].cost, candidates[n].name),
+    )
+    best = places[0]
+    standings = []
+    for place in places:
+        own = candidates[place]
+        found = Standing(
+            own.name,
+            own.cost,
+            finite(float(values[:, place].mean())),
+            0.0,
+            None,
+            None,
+            BEST,
+            _figures(own, cases),
+            own.seconds,
+        )
+        if place != best:
+            lag = _behind_of(values[:, best], values[:, place], metric)
+            found = _judged(found, lag, clusters, len(candidates))
+        standings.append(found)
+    order = {candidates[place].name: rank for rank, place in enumerate(places)}
+    able = [one for one in standings if one.verdict != WORSE]
+    chosen = min(able, key=lambda one: (one.cost, order[one.name]))
+    reason = _reason(chosen, standings, metric, len(cases), people)
+    kept = tuple(cases), people, tuple(standings)
+    return Choice(chosen.name, reason, metric.key, *kept)
+
+
+def choose_nested(
+    candidates: Sequence[Candidate], metric: Metric, patients: Mapping[str, str]
+) -> NestedChoice:
+    """Score every fold by the candidate that the cases of the other folds choose.
+
+    Raises InputError with fewer than two folds, or if candidates differ in them.
+    """
+    table = _table(candidates, metric)
+    names = [one.name for one in candidates]
+    folds = {case: {_fold(one, case) for one in candidates} for case in table}
+    several = {fold for found in folds.values() for fold in found}
+    if len(several) < 2 or any(len(found) > 1 for found in folds.values()):  # noqa: PLR2004 - two folds
+        raise InputError(
+            "--nested needs at least two folds, which all candidates share: train more "
+            "folds of each."
+        )
+    chosen, values = {}, []
+    for fold in sorted(several):
+        inside = {case for case, found in folds.items() if fold in found}
+        others = [
+            replace(one, scores=tuple(s for s in one.scores if s.case_id not in inside))
+            for one in candidates
+        ]
+        chosen[fold] = choose(others, metric, patients).chosen
+        place = names.index(chosen[fold])
+        values += [float(table[case][place]) for case in table if case in inside]
+    return NestedChoice(finite(float(np.mean(values))), len(values), chosen)
+
+
+def _fold(candidate: Candidate, case_id: str) -> str:
+    return next(s.fold for s in candidate.scores if s.case_id == case_id)
+
+
+def _table(candidates: Sequence[Candidate], metric: Metric) -> dict[str, FloatArray]:
+    """Return case -> (candidates,) means over the structures."""
+    outcomes = Outcomes.of({one.name: one.scores for one in candidates})
+    names = [one.name for one in candidates]
+    table = outcomes.table(metric.key, names, outcomes.structures) if names else {}
+    if not table:
         raise InputError(
             "No case has been validated by every candidate: "
-            f"{', '.join(c.name for c in candidates) or 'there is none'}. Train the "
-            "same folds of each."
+            f"{', '.join(names) or 'there is none'}. Train the same folds of each."
         )
-    eligible = _with_fewest_misses(candidates, metric)
+    return table
+
+
+def _levels(values: FloatArray, metric: Metric) -> FloatArray:
+    """Return what the (cases, candidates) are sorted by, the best lowest.
+
+    The mean; the mean rank in a case if a value is a failure, which has no mean.
+    """
+    from scipy.stats import rankdata
+
+    sign = -1.0 if metric.better is Better.HIGHER else 1.0
+    badness = sign * values
+    if np.isinf(badness).any():
+        badness = rankdata(badness, axis=1)
+    levels: FloatArray = badness.mean(axis=0)
+    return levels
+
+
+def _behind_of(best: FloatArray, own: FloatArray, metric: Metric) -> FloatArray:
+    """Return by how much the best is better, case by case; two failures are a tie."""
     sign = 1.0 if metric.better is Better.HIGHER else -1.0
-
-    means = {
-        name: float(np.mean([found[case] for case in cases]))
-        for name, found in values.items()
-    }
-
-    def order(candidate: Candidate) -> tuple[float, float, str]:
-        return (-sign * means[candidate.name], candidate.cost, candidate.name)
-
-    best = min(eligible, key=order)
-    clusters = [patients.get(case, case) for case in cases]
-    standings = {}
-    for candidate in sorted(candidates, key=order):
-        own, leading = values[candidate.name], values[best.name]
-        behind = [sign * (leading[case] - own[case]) for case in cases]
-        intervals = clustered_intervals(behind, clusters)
-        interval = None if intervals is None else intervals.mean
-        verdict = WORSE if _beyond_the_noise(behind, clusters, interval) else NOT_WORSE
-        if candidate.name == best.name:
-            verdict = BEST
-        elif candidate not in eligible:
-            verdict = MISSES
-        standings[candidate.name] = Standing(
-            candidate.name,
-            candidate.cost,
-            means[candidate.name],
-            float(np.mean(behind)),
-            interval,
-            verdict,
-            _figures(candidate, cases),
-        )
-    able = [c for c in eligible if standings[c.name].verdict in (BEST, NOT_WORSE)]
-    chosen = min(able, key=lambda c: (c.cost, *order(c)))
-    found = tuple(standings.values())
-    people = len(set(clusters))
-    reason = _reason(standings[chosen.name], found, metric, len(cases), people)
-    return Choice(chosen.name, reason, metric.key, cases, people, found)
+    return np.array(
+        [0.0 if a == b else sign * (a - b) for a, b in zip(best, own, strict=True)]
+    )
 
 
-def _values(
-    candidates: Sequence[Candidate], metric: Metric
-) -> dict[str, dict[str, float]]:
-    """Return candidate -> case -> mean over the structures, for the common cases."""
-    found = {c.name: _by_place(c.scores, metric) for c in candidates}
-    if not found:
-        return {}
-    common = set.intersection(*(set(values) for values in found.values()))
-    by_case: dict[str, list[str]] = {}
-    for case, structure in sorted(common):
-        by_case.setdefault(case, []).append(structure)
-    return {
-        name: {
-            case: float(np.mean([values[case, structure] for structure in structures]))
-            for case, structures in by_case.items()
-        }
-        for name, values in found.items()
-    }
-
-
-def _by_place(
-    scores: Sequence[BoneScore], metric: Metric
-) -> dict[tuple[str, str], float]:
-    """Return (case, structure) -> value, where there is one."""
-    found = {}
-    for score in scores:
-        value: float | None = getattr(score, metric.key)
-        if value is None and score.state in (ScoreState.MISSED, ScoreState.INVENTED):
-            value = None if metric.better is Better.LOWER else 0.0
-        if value is not None:
-            found[score.case_id, score.structure] = value
-    return found
-
-
-def _with_fewest_misses(
-    candidates: Sequence[Candidate], metric: Metric
-) -> list[Candidate]:
-    """Return the eligible candidates: all, unless the metric ignores misses."""
-    if metric.better is Better.HIGHER:
-        return list(candidates)
-    judged = set.intersection(*({s.case_id for s in c.scores} for c in candidates))
-    misses = {}
-    for candidate in candidates:
-        states = Counter(s.state for s in candidate.scores if s.case_id in judged)
-        missed = states[ScoreState.MISSED] + states[ScoreState.INVENTED]
-        misses[candidate.name] = missed
-    fewest = min(misses.values())
-    return [c for c in candidates if misses[c.name] == fewest]
-
-
-def _beyond_the_noise(
-    behind: Sequence[float],
-    clusters: Sequence[str],
-    interval: tuple[float, float] | None,
-) -> bool:
-    """Whether differences are larger than chance explains."""
-    if interval is not None:
-        return interval[0] > 0
-    per_patient = np.nanmean(cluster_table(behind, clusters), axis=1)
-    return bool((per_patient > 0).all())
+def _judged(
+    standing: Standing, lag: FloatArray, clusters: Sequence[str], candidates: int
+) -> Standing:
+    """Return the standing of a candidate whose cases are behind by `lag`."""
+    intervals = clustered_intervals(lag, clusters)
+    interval = intervals.mean if intervals else None
+    per_patient = np.nanmean(cluster_table(bounded(lag), clusters), axis=1)
+    pairs = math.comb(candidates, 2)
+    p = min(1.0, signed_rank_p(per_patient) * pairs)
+    verdict = NOT_WORSE
+    if len(per_patient) < FEWEST_FOR_AN_INTERVAL:
+        verdict = CANNOT_TELL
+    elif p < SIGNIFICANT and rank_biserial(per_patient) > 0:
+        verdict = WORSE if interval is None or interval[0] > 0 else NOT_WORSE
+    behind = finite(float(lag.mean()))
+    return replace(standing, behind=behind, interval_95=interval, p=p, verdict=verdict)
 
 
 def _figures(candidate: Candidate, cases: Sequence[str]) -> dict[str, float | None]:
@@ -233,10 +283,19 @@ def _reason(
 ) -> str:
     """Return the reason of the choice as a sentence."""
     over = f"over {counted(cases, 'case')} of {counted(patients, 'patient')}"
-    mean = f"{metric.title} {chosen.mean:.{metric.decimals}f}"
+    known = (
+        "with failures" if chosen.mean is None else f"{chosen.mean:.{metric.decimals}f}"
+    )
+    mean = f"{metric.title} {known}"
     if len(standings) == 1:
         return f"{chosen.name} is the only candidate ({mean} {over})."
-    best = next(standing for standing in standings if standing.verdict == BEST)
+    best = standings[0]
+    if patients < FEWEST_FOR_AN_INTERVAL:
+        return (
+            f"{counted(patients, 'patient')} cannot tell the candidates apart (at "
+            f"least {FEWEST_FOR_AN_INTERVAL} can), so the cheapest is taken: "
+            f"{chosen.name} ({_cost(chosen)}), {mean} {over}."
+        )
     if chosen.name != best.name:
         return (
             f"{chosen.name} is cheaper ({_cost(chosen)}) than {best.name} "
@@ -254,13 +313,17 @@ def _reason(
 def _behind(standing: Standing, metric: Metric) -> str:
     digits = metric.decimals
     unit = f" {metric.unit}" if metric.unit else ""
+    p = f"p {p_words(standing.p or 1.0)}, corrected for all candidates"
+    if standing.behind is None:
+        return f"ranks, as a distance fails ({p})"
     words = f"{standing.behind:+.{digits}f}{unit}"
     if standing.interval_95 is None:
-        return f"{words}, and not in every patient"
+        return f"{words} ({p})"
     low, high = standing.interval_95
-    return f"{words} (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{words} (95 % interval {low:+.{digits}f} to {high:+.{digits}f}; {p})"
 
 
 def _cost(standing: Standing) -> str:
-    known = math.isfinite(standing.cost)
-    return f"{standing.cost:.1f} s a case" if known else "cost unknown"
+    if math.isinf(standing.cost):
+        return "cost unknown"
+    return f"{standing.cost / 1e9:.3g} billion multiply-adds a case"

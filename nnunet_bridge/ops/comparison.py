@@ -9,15 +9,17 @@ is the usual paired analysis. `ops.paired` and `ops.agreement` define the statis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
+from typing import TypeAlias
 
 import numpy as np
 
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
     METRICS,
+    SIGNIFICANT,
     Agreement,
     Comparison,
     Metric,
@@ -32,39 +34,22 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import Answer, Better, RowState, ScoreState
 from nnunet_bridge.ops.agreement import limits_of_agreement
 from nnunet_bridge.ops.means import mean_of
+from nnunet_bridge.ops.outcomes import NOT_TRAINED, Outcomes
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
     SEED,
-    SIGNIFICANT,
     TIE_DECIMALS,
+    bounded,
     cluster_table,
     clustered_intervals,
+    detectable_difference,
     equivalence,
+    fold_intervals,
     holm,
     rank_biserial,
     signed_rank_p,
+    unbounded,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """The scores of all models on the cases that all of them have."""
-
-    by_model: Mapping[str, Mapping[tuple[str, str], BoneScore]]
-    """Model -> (case, structure) -> score."""
-
-    case_ids: tuple[str, ...]
-    structures: tuple[str, ...]  # in the order of their first appearance
-    patients: Mapping[str, str]
-
-    def value(
-        self, model: str, case_id: str, structure: str, metric: Metric
-    ) -> float | None:
-        score = self.by_model[model].get((case_id, structure))
-        if score is None or score.state is ScoreState.BOTH_EMPTY:
-            return None
-        value: float | None = getattr(score, metric.key)
-        return value
 
 
 def compare_models(
@@ -83,16 +68,15 @@ def compare_models(
     Raises `InputError` if a model has two scores for one case and structure, or the
     patient of a case is unknown.
     """
-    by_model = {model: _by_case(model, found) for model, found in scores.items()}
-    case_ids, left_out = _common_cases(by_model)
+    outcomes = Outcomes.of(scores)
+    case_ids, names = outcomes.case_ids, outcomes.structures
     unknown = [case_id for case_id in case_ids if case_id not in patients]
     if unknown:
         raise InputError(
             f"The patients of {', '.join(unknown)} are unknown, so it is unknown which "
             "cases are independent. Give a patient for every case."
         )
-    names = {structure: None for found in by_model.values() for _, structure in found}
-    scored = _Scores(by_model, case_ids, tuple(names), patients)
+    scored = _Study(outcomes, patients)
     rows = [
         _row(_Pair(metric, structure, first, second), scored, seed)
         for first, second in combinations(scores, 2)
@@ -101,20 +85,38 @@ def compare_models(
     ]
     return Comparison(
         models=tuple(scores),
-        structures=scored.structures,
+        structures=names,
         case_ids=case_ids,
-        left_out=left_out,
+        left_out=outcomes.left_out,
         patients=len({patients[case_id] for case_id in case_ids}),
         rows=_with_answers(_with_holm(rows), margins or {}),
-        means=tuple(_means(scored)),
-        misses=tuple(_misses(scored)),
+        means=tuple(_means(outcomes)),
+        misses=tuple(_misses(outcomes)),
         agreements=tuple(
             _agreement(model, structure, scored)
             for structure in names
             for model in scores
         ),
-        ranks=tuple(_ranks(scored)),
+        ranks=tuple(_ranks(outcomes)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """The scores that are compared, and the patient of every case."""
+
+    outcomes: Outcomes
+    patients: Mapping[str, str]
+
+    def fold(self, pair: _Pair, case_id: str) -> str:
+        """Return the fold that held out a case; empty unless both models agree.
+
+        A model that was not trained agrees with every fold.
+        """
+        folds = self.outcomes.folds
+        known = {folds[model][case_id] for model in (pair.first, pair.second)}
+        known = known - {NOT_TRAINED} or known
+        return known.pop() if len(known) == 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,47 +129,78 @@ class _Pair:
     second: str
 
 
-def _row(pair: _Pair, scored: _Scores, seed: int) -> PairedDifference:
+def _row(pair: _Pair, study: _Study, seed: int) -> PairedDifference:
     """Return the paired differences of one metric and structure, not yet corrected."""
-    case_ids = scored.case_ids
-    values = {case_id: _paired_values(pair, scored, case_id) for case_id in case_ids}
-    kept = {case_id: both for case_id, both in values.items() if both is not None}
-    clusters = [scored.patients[case_id] for case_id in kept]
+    names = [pair.structure]
+    if pair.structure == ALL_STRUCTURES:
+        names = list(study.outcomes.structures)
+    models = pair.first, pair.second
+    kept = study.outcomes.table(pair.metric.key, models, names)
+    clusters = [study.patients[case_id] for case_id in kept]
+    values = np.array(list(kept.values())).reshape(-1, 2)
     row = PairedDifference(
         structure=pair.structure,
         metric=pair.metric,
         first=pair.first,
         second=pair.second,
         case_ids=tuple(kept),
-        first_values=tuple(first for first, _ in kept.values()),
-        second_values=tuple(second for _, second in kept.values()),
-        left_out=tuple(case_id for case_id in case_ids if case_id not in kept),
+        first_values=tuple(map(float, values[:, 0])),
+        second_values=tuple(map(float, values[:, 1])),
+        left_out=tuple(
+            case_id
+            for case_id in study.outcomes.case_ids
+            if case_id not in kept
+            and any((case_id, name) in study.outcomes.held for name in names)
+        ),
         patients=len(set(clusters)),
         state=RowState.ABSENT,
+        failures=_failures(study.outcomes, pair, names, kept),
     )
-    return _with_statistics(row, clusters, seed) if kept else row
+    folds = [study.fold(pair, case_id) for case_id in kept]
+    return _with_statistics(row, clusters, folds, seed) if kept else row
+
+
+def _failures(
+    outcomes: Outcomes, pair: _Pair, names: Sequence[str], cases: Collection[str]
+) -> tuple[int, int]:
+    """Return in how many cases each model misses or invents one of the structures."""
+    first, second = (
+        len(outcomes.failed_cases(model, names) & set(cases))
+        for model in (pair.first, pair.second)
+    )
+    return first, second
 
 
 def _with_statistics(
-    row: PairedDifference, clusters: Sequence[str], seed: int
+    row: PairedDifference, clusters: Sequence[str], folds: Sequence[str], seed: int
 ) -> PairedDifference:
     """Return the row with the statistics that its pairs allow."""
-    differences = np.array(row.differences).round(TIE_DECIMALS)
+    differences = bounded(row.differences).round(TIE_DECIMALS)
+    whole = row.n_means == row.n
     state = _row_state(differences, row.patients)
     row = replace(
         row,
         state=state,
-        median_difference=float(np.median(differences)),
-        mean_difference=float(np.mean(differences)),
+        median_difference=unbounded(float(np.median(differences))),
+        mean_difference=float(np.mean(differences)) if whole else None,
     )
     if state in (RowState.TOO_FEW, RowState.ONE_PATIENT):
         return row
     per_patient = np.nanmean(cluster_table(differences, clusters), axis=1)
     row = replace(row, p=signed_rank_p(per_patient), effect=rank_biserial(per_patient))
-    intervals = clustered_intervals(differences, clusters, seed=seed)
+    intervals = clustered_intervals(row.differences, clusters, seed=seed)
     if state is not RowState.COMPARED or intervals is None:
         return row
-    return replace(row, interval_95=intervals.median, mean_interval_95=intervals.mean)
+    by_fold = fold_intervals(differences, folds) if whole else None
+    return replace(
+        row,
+        interval_95=intervals.median,
+        mean_interval_95=intervals.mean if whole else None,
+        folds=by_fold.folds if by_fold else 0,
+        fold_interval_95=by_fold.plain if by_fold else None,
+        fold_interval_95_corrected=by_fold.corrected if by_fold else None,
+        detectable_difference=detectable_difference(per_patient) if whole else None,
+    )
 
 
 def _row_state(differences: FloatArray, patients: int) -> RowState:
@@ -181,56 +214,6 @@ def _row_state(differences: FloatArray, patients: int) -> RowState:
     return RowState.CONSTANT if same else RowState.COMPARED
 
 
-def _paired_values(
-    pair: _Pair, scored: _Scores, case_id: str
-) -> tuple[float, float] | None:
-    """Return the values of both models in one case; None if a model has no value.
-
-    Over all structures: the mean over those that both models have in this case.
-    """
-    names = [pair.structure]
-    if pair.structure == ALL_STRUCTURES:
-        of_first = scored.by_model[pair.first]
-        names = sorted({structure for case, structure in of_first if case == case_id})
-    found = []
-    for name in names:
-        first = scored.value(pair.first, case_id, name, pair.metric)
-        second = scored.value(pair.second, case_id, name, pair.metric)
-        if first is not None and second is not None:
-            found.append((first, second))
-    if not found:
-        return None
-    first_mean, second_mean = np.mean(found, axis=0)
-    return float(first_mean), float(second_mean)
-
-
-def _by_case(
-    model: str, scores: Sequence[BoneScore]
-) -> dict[tuple[str, str], BoneScore]:
-    counts = Counter((score.case_id, score.structure) for score in scores)
-    twice = sorted({case_id for (case_id, _), count in counts.items() if count > 1})
-    if twice:
-        raise InputError(
-            f"Model {model} has two scores for the same structure of "
-            f"{', '.join(twice)}. A case belongs to the validation of one fold only."
-        )
-    return {(score.case_id, score.structure): score for score in scores}
-
-
-def _common_cases(
-    by_model: Mapping[str, Mapping[tuple[str, str], BoneScore]],
-) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Return the cases of all models, and (case, model) for those of only some."""
-    cases = {model: {case for case, _ in found} for model, found in by_model.items()}
-    common = set.intersection(*cases.values()) if cases else set()
-    left_out = [
-        (case_id, model)
-        for model, found in cases.items()
-        for case_id in sorted(found - common)
-    ]
-    return tuple(sorted(common)), tuple(left_out)
-
-
 def _with_holm(rows: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
     tested = [row.p for row in rows if row.p is not None]
     corrected = iter(holm(tested))
@@ -239,35 +222,30 @@ def _with_holm(rows: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]
     )
 
 
-def _means(scored: _Scores) -> Iterator[ModelMean]:
-    for model, metric in product(scored.by_model, METRICS):
-        per_case: dict[str, list[float]] = {case: [] for case in scored.case_ids}
-        for structure in scored.structures:
-            values = []
-            for case_id in scored.case_ids:
-                value = scored.value(model, case_id, structure, metric)
-                if value is not None:
-                    values.append(value)
-                    per_case[case_id].append(value)
-            yield _mean(model, structure, metric, values)
-        overall = [float(np.mean(values)) for values in per_case.values() if values]
-        yield _mean(model, ALL_STRUCTURES, metric, overall)
+def _means(outcomes: Outcomes) -> Iterator[ModelMean]:
+    """Yield the mean of every model, over the same cases for all that have scores."""
+    models = list(outcomes.by_model)
+    for metric, structure in product(METRICS, (*outcomes.structures, ALL_STRUCTURES)):
+        every = structure == ALL_STRUCTURES
+        names = outcomes.structures if every else (structure,)
+        table = outcomes.table(metric.key, models, names)
+        rows = [row for row in table.values() if np.isfinite(row).all()]
+        for column, model in enumerate(models):
+            values = [float(row[column]) for row in rows]
+            failed = len(outcomes.failed_cases(model, names))
+            mean = mean_of(values)
+            yield ModelMean(model, structure, metric.key, mean, len(values), failed)
 
 
-def _mean(
-    model: str, structure: str, metric: Metric, values: Sequence[float]
-) -> ModelMean:
-    return ModelMean(model, structure, metric.key, mean_of(values), len(values))
-
-
-def _misses(scored: _Scores) -> Iterator[Miss]:
-    for model, structure in product(scored.by_model, scored.structures):
-        found = scored.by_model[model]
-        places = [(case_id, structure) for case_id in scored.case_ids]
-        states = Counter(found[place].state for place in places if place in found)
+def _misses(outcomes: Outcomes) -> Iterator[Miss]:
+    for model, structure in product(outcomes.by_model, outcomes.structures):
+        found = {one.case_id: one for one in outcomes.scores(model, structure)}
+        states = Counter(
+            one.state for one in outcomes.scores(model, structure) if one.state.failed
+        )
         missed, invented = states[ScoreState.MISSED], states[ScoreState.INVENTED]
         if missed or invented:
-            yield Miss(model, structure, missed, invented)
+            yield Miss(model, structure, missed, invented, len(found))
 
 
 def _with_answers(
@@ -283,17 +261,30 @@ def _with_answers(
 
 
 def _answer(row: PairedDifference, margins: Mapping[str, float]) -> Answer:
-    """Return the second model against the first, by the margin and Holm's p."""
-    found = equivalence(answering_interval(row), margins[row.metric.key])
-    if found != "different" or row.metric.better is Better.ZERO:
-        return Answer.EQUIVALENT if found == "equivalent" else Answer.UNDECIDED
-    if row.p_holm is None or row.p_holm >= SIGNIFICANT:
+    """Return the second model against the first, by the margin and Holm's p.
+
+    Equivalent: the intervals of the median and of the mean lie within the margin, both
+    models fail in as many cases, and no distance is a failure.
+    """
+    median, mean = _answering_intervals(row)
+    margin = margins[row.metric.key]
+    answers = {equivalence(ends, margin) for ends in (median, mean)}
+    if answers == {"equivalent"} and row.failures[0] == row.failures[1]:
+        return Answer.EQUIVALENT
+    different = equivalence(median, margin) == "different"
+    p = row.p_holm
+    if not different or p is None or p >= SIGNIFICANT or not row.holds_for_trainings:
+        return Answer.UNDECIDED
+    if not row.favours:
         return Answer.UNDECIDED
     return Answer.BETTER if row.favours == row.second else Answer.WORSE
 
 
-def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
-    """Return the interval that is compared with the margin.
+_Ends: TypeAlias = tuple[float, float] | None
+
+
+def _answering_intervals(row: PairedDifference) -> tuple[_Ends, _Ends]:
+    """Return the intervals of median and mean that are compared with the margin.
 
     Equal differences have no spread and no interval; with enough patients their single
     value takes its place.
@@ -301,18 +292,20 @@ def answering_interval(row: PairedDifference) -> tuple[float, float] | None:
     if row.interval_95 is None and row.state in (RowState.IDENTICAL, RowState.CONSTANT):
         same = row.median_difference
         if same is not None and row.patients >= FEWEST_FOR_AN_INTERVAL:
-            return same, same
-    return row.interval_95
+            ends = (same, same)
+            return ends, ends if row.n_means == row.n else None
+    return row.interval_95, row.mean_interval_95
 
 
-def _agreement(model: str, structure: str, scored: _Scores) -> Agreement:
-    """Return the agreement of the volumes of one structure with their references."""
-    found = scored.by_model[model]
-    places = [(case_id, structure) for case_id in scored.case_ids]
-    known = [found[place] for place in places if place in found]
-    scores = [one for one in known if one.state is not ScoreState.BOTH_EMPTY]
+def _agreement(model: str, structure: str, study: _Study) -> Agreement:
+    """Return the agreement of the volumes of one structure with their references.
+
+    Of several trainings of a fold, only the first: a volume must not count twice.
+    """
+    found = study.outcomes.scores(model, structure)
+    scores = [one for one in found if one.state.held and not one.repeat]
     differences = tuple(score.volume_error_cm3 for score in scores)
-    of_patients = {scored.patients[score.case_id] for score in scores}
+    of_patients = {study.patients[score.case_id] for score in scores}
     agreement = Agreement(
         model=model,
         structure=structure,
@@ -339,12 +332,15 @@ def _agreement(model: str, structure: str, scored: _Scores) -> Agreement:
     )
 
 
-def _ranks(scored: _Scores) -> Iterator[ModelRank]:
+def _ranks(outcomes: Outcomes) -> Iterator[ModelRank]:
     """Yield the mean rank of every model on every metric, over all structures."""
     from scipy.stats import rankdata
 
+    models = list(outcomes.by_model)
     for metric in METRICS:
-        table = _case_table(scored, metric).round(TIE_DECIMALS)
+        values = outcomes.table(metric.key, models, outcomes.structures).values()
+        table = np.array(list(values), dtype=np.float64).round(TIE_DECIMALS)
+        table = table.reshape(len(values), len(models))
         badness = {
             Better.HIGHER: -table,
             Better.LOWER: table,
@@ -352,24 +348,7 @@ def _ranks(scored: _Scores) -> Iterator[ModelRank]:
         }[metric.better]
         places = rankdata(badness, axis=1, method="average")
         first = rankdata(badness, axis=1, method="min") == 1
-        for column, model in enumerate(scored.by_model):
+        for column, model in enumerate(models):
             mean = float(places[:, column].mean()) if len(table) else None
             firsts = int(first[:, column].sum())
             yield ModelRank(model, metric.key, mean, firsts, len(table))
-
-
-def _case_table(scored: _Scores, metric: Metric) -> FloatArray:
-    """Return the (cases, models) means over the structures that all models have.
-
-    Cases in which no structure has a value in every model are left out.
-    """
-    rows = []
-    for case_id in scored.case_ids:
-        by_structure = [
-            [scored.value(model, case_id, name, metric) for model in scored.by_model]
-            for name in scored.structures
-        ]
-        whole = [values for values in by_structure if None not in values]
-        if whole:
-            rows.append(np.mean(np.array(whole, dtype=np.float64), axis=0))
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(scored.by_model))

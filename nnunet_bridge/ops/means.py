@@ -9,6 +9,8 @@ import numpy as np
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ScoreState
+from nnunet_bridge.ops.outcomes import DISTANCES, SHARES, finite, outcome
+from nnunet_bridge.ops.paired import bounded, unbounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +18,17 @@ class StructureMean:
     """The arithmetic means of one structure, with the number of cases of each.
 
     Cases in which neither side holds the structure are left out. A missed or invented
-    structure counts as Dice 0 and with its volume error, but has no surface distance:
-    the means of the surface measures are over the scored cases.
+    structure counts as Dice, IoU and NSD 0 and with its volume error. It has no
+    distance, so the mean of a distance is None if there is one; median and quartiles
+    rank it as the worst.
     """
 
     structure: str
     n: int
-    """Cases behind `dice`, `iou` and the volume errors in cm3 and mm3: all but
-    ``both_empty``."""
+    """Cases behind `dice`, `iou`, `nsd` and the volume errors in cm3 and mm3: those in
+    which either side holds the structure."""
 
-    n_surface: int  # cases behind the surface measures: those ``scored``
+    n_surface: int  # cases with a surface distance: those ``scored``
     states: Mapping[ScoreState, int]  # cases of each state
     dice: float | None
     hd95_mm: float | None
@@ -43,14 +46,27 @@ class StructureMean:
     volume_error_abs_percent: float | None
     """Over the cases whose reference holds the structure."""
 
+    median: Mapping[str, float | None]
+    """Of Dice, IoU, NSD and the distances; None if it is a failure's."""
+
+    iqr: Mapping[str, list[float | None]]
+    """The quartiles of the same."""
+
+    @property
+    def n_failed(self) -> int:
+        """Return the number of cases that are missed or invented."""
+        return self.n - self.n_surface
+
     def as_json(self) -> JsonObject:
         """Return the entry of `mean`."""
         counts = {"n": self.n, "n_surface": self.n_surface}
+        counts |= {"n_found": self.n_surface, "n_failed": self.n_failed}
         states = {str(state): self.states[state] for state in ScoreState}
-        return {**counts, **states, **{name: getattr(self, name) for name in _MEASURES}}
+        means = {name: getattr(self, name) for name in _MEASURES}
+        return {**counts, **states, **means, "median": self.median, "iqr": self.iqr}
 
 
-_COUNTED = ("structure", "n", "n_surface", "states")
+_COUNTED = ("structure", "n", "n_surface", "states", "median", "iqr")
 _MEASURES = [f.name for f in fields(StructureMean) if f.name not in _COUNTED]
 """The means, in the order of the JSON."""
 
@@ -65,18 +81,30 @@ def mean_scores(scores: Iterable[BoneScore]) -> tuple[StructureMean, ...]:
 
 def _mean(structure: str, scores: Sequence[BoneScore]) -> StructureMean:
     states = Counter(score.state for score in scores)
-    held = [score for score in scores if score.state is not ScoreState.BOTH_EMPTY]
+    held = [score for score in scores if score.state.held]
     means = {}
     for name in _MEASURES:  # the JSON has another name for one property of a score
         measure = name.replace("cm3_absolute", "abs_cm3")
-        means[name] = mean_of(getattr(score, measure) for score in held)
+        means[name] = finite(mean_of(outcome(score, measure) for score in held))
+    quartiles = {key: _quartiles(held, key) for key in (*SHARES, *DISTANCES)}
     return StructureMean(
         structure=structure,
         n=len(held),
         n_surface=states[ScoreState.SCORED],
         states=states,
+        median={key: found[1] for key, found in quartiles.items()},
+        iqr={key: [found[0], found[2]] for key, found in quartiles.items()},
         **means,
     )
+
+
+def _quartiles(scores: Sequence[BoneScore], measure: str) -> list[float | None]:
+    """Return quartile, median and quartile; None where a failure is the value."""
+    known = [value for s in scores if (value := outcome(s, measure)) is not None]
+    if not known:
+        return [None] * 3
+    found = np.quantile(bounded(known), [0.25, 0.5, 0.75])
+    return [finite(unbounded(float(value))) for value in found]
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

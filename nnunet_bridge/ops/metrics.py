@@ -43,6 +43,10 @@ SURFACE_DEFINITION = (
 """Definition of the surface measures, kept beside every table of them."""
 
 ROBUST_PERCENT = 95.0
+EQUAL_DISTANCES = 1e-4
+"""Distances that differ by less than this share of the smallest spacing are equal: an
+affine is read with seven digits, which must not decide what is within a tolerance."""
+
 SAME_PLACE_WITHIN = 0.01
 """Largest distance of voxel centres of equal grids, as a share of the smallest spacing:
 files round positions, and a hundredth of a voxel changes no score."""
@@ -61,7 +65,8 @@ def bone_scores(
     """Score every structure of the label table; see `SURFACE_DEFINITION`.
 
     Dice, IoU and volumes count voxels; the volume of a voxel is ``|det affine|``.
-    Ignored voxels of the reference count as background in both.
+    Ignored voxels of the reference count as background in both; a structure without a
+    voxel in a reference that has some is not drawn, whatever the prediction.
 
     The normalised surface Dice counts surfaces as equal up to `tolerance_mm`;
     `case_id` and `configuration` are copied into every score.
@@ -76,6 +81,8 @@ def bone_scores(
     _check_comparable(prediction, reference)
     if not 0 <= tolerance_mm < np.inf:
         raise InputError(f"The tolerance must be 0 mm or more, not {tolerance_mm}.")
+    ignored = reference.labels.ignore_value
+    some_ignored = ignored is not None and bool((reference.voxels == ignored).any())
     prediction, reference = _without_ignored(prediction, reference)
     counts = pair_counts(prediction, reference)
     voxel_mm3 = reference.grid.voxel_volume_mm3
@@ -84,8 +91,11 @@ def bone_scores(
     scores = []
     for label in reference.labels:
         overlap = _Overlap.of(label, counts)
+        not_drawn = some_ignored and not overlap.drawn
+        state = ScoreState.NOT_DRAWN if not_drawn else overlap.state
+        dice, iou = (None, None) if not_drawn else (overlap.dice, overlap.iou)
         box, reference_box = predicted[label.value - 1], drawn[label.value - 1]
-        surface: Mapping[str, float | None] = _NO_SURFACE
+        surface: Mapping[str, float | None] = _NO_SURFACE | {"nsd": dice}
         if box is not None and reference_box is not None:
             measured = _SurfaceScore.between(
                 _surface(prediction, label, box, weights),
@@ -99,15 +109,25 @@ def bone_scores(
                 case_id=case_id,
                 structure=label.name,
                 configuration=configuration,
-                state=overlap.state,
-                dice=overlap.dice,
+                state=state,
+                dice=dice,
                 volume_reference_mm3=overlap.drawn * voxel_mm3,
                 volume_prediction_mm3=overlap.predicted * voxel_mm3,
-                iou=overlap.iou,
+                iou=iou,
                 **surface,
             )
         )
     return tuple(scores)
+
+
+def tolerance_remark(tolerance_mm: float, largest_edge_mm: float) -> str:
+    """Return a warning about a tolerance below the voxel size; empty if it is not."""
+    if tolerance_mm >= largest_edge_mm * (1 - EQUAL_DISTANCES):
+        return ""
+    return (
+        f"The tolerance of the NSD ({tolerance_mm:g} mm) is below the largest voxel "
+        f"edge ({largest_edge_mm:.3g} mm): a shift by one voxel counts as an error."
+    )
 
 
 def structure_volumes(
@@ -250,6 +270,7 @@ class _SurfaceScore:
         tolerance_mm: float,
     ) -> _SurfaceScore:
         """Measure in both directions."""
+        within_mm = tolerance_mm + EQUAL_DISTANCES * float(spacing_mm.min())
         both = (
             _directed(reference, prediction, spacing_mm=spacing_mm),
             _directed(prediction, reference, spacing_mm=spacing_mm),
@@ -260,14 +281,14 @@ class _SurfaceScore:
             hd_mm=max(one.largest_mm for one in both),
             hd95_mm=max(one.percentile_mm(ROBUST_PERCENT) for one in both),
             assd_mm=weighted / area_mm2,
-            nsd=sum(one.area_within_mm2(tolerance_mm) for one in both) / area_mm2,
+            nsd=sum(one.area_within_mm2(within_mm) for one in both) / area_mm2,
         )
 
 
-_NO_SURFACE: Mapping[str, float | None] = dict.fromkeys(
+_NO_SURFACE: dict[str, float | None] = dict.fromkeys(
     field.name for field in fields(_SurfaceScore)
 )
-"""The measures of a structure that one of both lacks."""
+"""The measures of a structure that one of both lacks, but for its NSD."""
 
 
 def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Directed:

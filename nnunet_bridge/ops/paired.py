@@ -12,26 +12,38 @@ independent observations.
 - Correction: Holm 1979.
 - Effect: matched-pairs rank-biserial correlation (Kerby 2014), the share of the rank
   sum in favour of the second model minus the share against.
+- Folds: Student's t over the means of the folds. One training a fold is one draw, so
+  their spread holds what the choice of patients and the training do together. Beside
+  it the correction of Nadeau and Bengio 2003, Machine Learning 52, 239-281, for
+  training sets that overlap.
+- Power: the smallest mean difference that the test finds in 80 % of samples with the
+  spread of this one, for normal differences.
+
+A difference with a failure on one side is infinite: larger than any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_bridge.core.comparison import SIGNIFICANT
 from nnunet_bridge.core.grid import FloatArray
 
 SEED = 20_251_101
-SIGNIFICANT = 0.05
 FEWEST_FOR_AN_INTERVAL = 6
 """Fewest patients for a 95 % interval of a median: the whole range of five values
 covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
 
 RESAMPLES = 10_000  # bootstrap samples: enough that the seed hardly changes an interval
 TIE_DECIMALS = 12  # decimals to which equal differences agree: 0.9 - 0.8 and 0.8 - 0.7
+POWER = 0.8
+_FAR = 1e9  # stands for an infinite difference, so that sums of both signs are a tie
+_SAMPLES = 2000  # samples of normal differences from which the power is estimated
 
 
 def signed_rank_p(differences: npt.ArrayLike) -> float:
@@ -43,6 +55,14 @@ def signed_rank_p(differences: npt.ArrayLike) -> float:
     ties, unlike tables.
     """
     ranks, positive = _doubled_ranks(differences)
+    chance = _rank_sum_chances(ranks)
+    rank_sum = int(ranks[positive].sum())
+    tail = min(chance[: rank_sum + 1].sum(), chance[rank_sum:].sum())
+    return float(min(1.0, 2 * tail))
+
+
+def _rank_sum_chances(ranks: npt.NDArray[np.int64]) -> FloatArray:
+    """Return the chance of every sum of the positive ranks, from 0 to their total."""
     total = int(ranks.sum())
     chance = np.zeros(total + 1)
     chance[0] = 1.0
@@ -50,9 +70,7 @@ def signed_rank_p(differences: npt.ArrayLike) -> float:
         moved = np.zeros_like(chance)
         moved[rank:] = chance[: total + 1 - rank]
         chance = (chance + moved) / 2
-    rank_sum = int(ranks[positive].sum())
-    tail = min(chance[: rank_sum + 1].sum(), chance[rank_sum:].sum())
-    return float(min(1.0, 2 * tail))
+    return chance
 
 
 def rank_biserial(differences: npt.ArrayLike) -> float:
@@ -113,8 +131,8 @@ def p_words(p: float) -> str:
 class Intervals:
     """95 % intervals of one set of paired differences."""
 
-    median: tuple[float, float]
-    mean: tuple[float, float]
+    median: tuple[float, float]  # an end may be infinite
+    mean: tuple[float, float] | None  # None if a difference is infinite
 
 
 def clustered_intervals(
@@ -129,7 +147,7 @@ def clustered_intervals(
     `clusters` names the patient of each of the (n,) differences. None with fewer than
     `FEWEST_FOR_AN_INTERVAL` clusters.
     """
-    table = cluster_table(differences, clusters)
+    table = cluster_table(bounded(differences), clusters)
     size = len(table)
     if size < FEWEST_FOR_AN_INTERVAL:
         return None
@@ -137,13 +155,90 @@ def clustered_intervals(
     # the padding (NaN) last, so that the first `counts` values of a row are cases.
     draws = np.random.default_rng(seed).integers(size, size=(resamples, size))
     samples = np.sort(table[draws].reshape(resamples, -1), axis=1)
-    counts = np.isfinite(samples).sum(axis=1)
+    counts = (~np.isnan(samples)).sum(axis=1)
     rows = np.arange(resamples)
     medians = (samples[rows, (counts - 1) // 2] + samples[rows, counts // 2]) / 2
+    low, high = _percentiles(medians, 0.025)
+    median = unbounded(low), unbounded(high)
+    if np.isinf(differences).any():
+        return Intervals(median, None)
     means = np.nansum(samples, axis=1) / counts
-    return Intervals(
-        median=_percentiles(medians, 0.025), mean=_percentiles(means, _tail(size))
-    )
+    return Intervals(median, _percentiles(means, _tail(size)))
+
+
+def bounded(differences: npt.ArrayLike) -> FloatArray:
+    """Return differences with a large number in place of infinity."""
+    return np.clip(np.asarray(differences, dtype=np.float64), -_FAR, _FAR)
+
+
+def unbounded(value: float) -> float:
+    """Return a statistic of `bounded` differences; infinite where a failure is it."""
+    return float(np.copysign(np.inf, value)) if abs(value) > _FAR / 1e3 else value
+
+
+@dataclass(frozen=True, slots=True)
+class FoldIntervals:
+    """95 % intervals of the mean difference, from the means of the folds."""
+
+    folds: int
+    plain: tuple[float, float]
+    corrected: tuple[float, float]  # after Nadeau and Bengio
+
+
+def fold_intervals(
+    differences: npt.ArrayLike, folds: Sequence[str]
+) -> FoldIntervals | None:
+    """Return Student's t intervals over fold means; `folds` names that of each.
+
+    None if a fold is unknown (an empty name), or there is only one.
+    """
+    from scipy.stats import t
+
+    count = len(set(folds))
+    if count < 2 or not all(folds):  # noqa: PLR2004 - one fold has no spread
+        return None
+    means = np.nanmean(cluster_table(differences, folds), axis=1)
+    reach = float(t.ppf(0.975, count - 1) * means.std(ddof=1))
+    centre = float(means.mean())
+    widths = reach * np.sqrt([1 / count, 1 / count + 1 / (count - 1)])
+    plain, corrected = ((centre - float(w), centre + float(w)) for w in widths)
+    return FoldIntervals(count, plain, corrected)
+
+
+def detectable_difference(
+    per_patient: npt.ArrayLike, *, alpha: float = SIGNIFICANT
+) -> float | None:
+    """Return the smallest mean difference that is found with a power of 80 %.
+
+    Of the test at `alpha`, with the spread of these differences, one a patient. None
+    if there is no spread, or no p of so few patients is below `alpha`.
+    """
+    values = np.asarray(per_patient, dtype=np.float64)
+    if smallest_p(len(values)) >= alpha or not np.isfinite(values).all():
+        return None
+    deviation = float(values.std(ddof=1))
+    return deviation * _detectable_deviations(len(values), alpha) or None
+
+
+@cache
+def _detectable_deviations(patients: int, alpha: float) -> float:
+    """Return the shift in standard deviations at which 80 % of samples have p < alpha.
+
+    The same samples serve every shift, so that the power rises with it.
+    """
+    from scipy.stats import rankdata
+
+    samples = np.random.default_rng(SEED).normal(size=(_SAMPLES, patients))
+    chance = _rank_sum_chances(np.arange(1, patients + 1))
+    p_of_sum = 2 * np.minimum(chance.cumsum(), chance[::-1].cumsum()[::-1])
+    low, high = 0.0, 10.0
+    while high - low > 1e-3:  # noqa: PLR2004 - digits of a factor
+        shift = (low + high) / 2
+        shifted = samples + shift
+        sums = (rankdata(np.abs(shifted), axis=1) * (shifted > 0)).sum(axis=1)
+        found = float(np.mean(p_of_sum[np.rint(sums).astype(int)] < alpha))
+        low, high = (low, shift) if found >= POWER else (shift, high)
+    return high
 
 
 def cluster_table(differences: npt.ArrayLike, clusters: Sequence[str]) -> FloatArray:

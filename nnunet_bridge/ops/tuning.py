@@ -23,6 +23,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Rule, ScoreState
 from nnunet_bridge.ops.means import mean_of
+from nnunet_bridge.ops.outcomes import outcome
 
 FoldScores: TypeAlias = Mapping[str, Sequence[BoneScore]]
 """Fold -> scores of its validation cases."""
@@ -147,6 +148,36 @@ def still_good(trials: Iterable[Trial]) -> dict[str, CleaningRule]:
     }
 
 
+def nested_changes(
+    before: FoldScores,
+    afters: Sequence[FoldScores],
+    candidates: Sequence[Mapping[str, CleaningRule]],
+) -> dict[str, MeanChange]:
+    """Return the effect of choosing, on folds that took no part in the choice.
+
+    Each fold is cleaned by the rules that the other folds choose, structure by
+    structure; `afters` are the scores after each of the `candidates`. Empty with fewer
+    than two folds.
+    """
+    pairs: dict[str, list[_Pair]] = {}
+    for fold in before if len(before) > 1 else ():
+        others = {name: scores for name, scores in before.items() if name != fold}
+        rules = chosen_rules(
+            trial
+            for after, rule in zip(afters, candidates, strict=True)
+            for trial in tried(others, after, rule)
+        )
+        for name, rule in rules.items():
+            places = [
+                n for n, tried_on in enumerate(candidates) if tried_on[name] == rule
+            ]
+            after = afters[places[0]] if places else before
+            pairs.setdefault(name, []).extend(
+                _pairs({fold: before[fold]}, after, name)[fold]
+            )
+    return {name: _mean_change(found) for name, found in pairs.items()}
+
+
 def _pairs(
     before: FoldScores, after: FoldScores, structure: str
 ) -> dict[str, list[_Pair]]:
@@ -166,15 +197,15 @@ def _pairs(
 
 
 def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
-    held = [pair for pair in pairs if pair[0].state is not ScoreState.BOTH_EMPTY]
+    held = [pair for pair in pairs if pair[0].state.held]
     distances = [
         (one.hd95_mm, other.hd95_mm)
         for one, other in pairs
         if one.hd95_mm is not None and other.hd95_mm is not None
     ]
     return MeanChange(
-        dice_before=mean_of(_agreement(one) for one, _ in held),
-        dice_after=mean_of(_agreement(other) for _, other in held),
+        dice_before=mean_of(outcome(one, "dice") for one, _ in held),
+        dice_after=mean_of(outcome(other, "dice") for _, other in held),
         hd95_before_mm=mean_of(one for one, _ in distances),
         hd95_after_mm=mean_of(other for _, other in distances),
         lost=sum(
@@ -182,11 +213,6 @@ def _mean_change(pairs: Sequence[_Pair]) -> MeanChange:
             for one, other in pairs
         ),
     )
-
-
-def _agreement(score: BoneScore) -> float:
-    """Return the Dice; 1 if both sides are empty."""
-    return 1.0 if score.dice is None else score.dice
 
 
 def _rank(trial: Trial) -> tuple[float, float]:

@@ -1,16 +1,24 @@
-"""The conclusion of a comparison in two sentences: the result and its limits."""
+"""The conclusion of a comparison: the answer, its statistics, and its limits.
+
+Two questions have two answers. Whether a trained model is better on such patients is
+answered by the patients. Whether its kind is better is about trainings too: a winner is
+named only if the means of the folds agree.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nnunet_bridge.core.comparison import (
     ALL_STRUCTURES,
+    SIGNIFICANT,
     Comparison,
     PairedDifference,
     Verdict,
 )
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Answer, RowState
-from nnunet_bridge.ops.paired import SIGNIFICANT, holm, p_words, smallest_p
+from nnunet_bridge.ops.paired import holm, p_words, smallest_p
 
 OVERLAP_NOTE = (
     "cross-validation models share most of their training cases, so the interval is "
@@ -21,11 +29,12 @@ OVERLAP_NOTE = (
 def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
     """Return which model is better on Dice over all structures, or why it is undecided.
 
-    A model wins only if the 95 % interval of the median difference excludes 0 and
-    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05. Of more than
-    two models, the two with the highest mean Dice are compared. With a margin of Dice,
-    models whose whole interval lies within it are equivalent, even if the interval
-    excludes 0. A `caveat`, such as a smoke test, allows no winner.
+    A model wins only if the 95 % interval of the median difference excludes 0,
+    Wilcoxon's p (Holm-corrected over the pairs of models) is below 0.05, and the
+    interval of the means of the folds, where there is one, excludes 0 as well. Of more
+    than two models, the two with the highest mean Dice are compared. With a margin of
+    Dice, models whose whole intervals lie within it are equivalent, even if they
+    exclude 0. A `caveat`, such as a smoke test, allows no winner.
     """
     if len(comparison.models) < 2:  # noqa: PLR2004 - a comparison has two sides
         only = "".join(comparison.models) or "no model"
@@ -39,35 +48,48 @@ def verdict(comparison: Comparison, *, caveat: str = "") -> Verdict:
             f"Undecided: {row.first} and {row.second} share no case with a Dice.",
             "Score both models on the same cases.",
         )
-    measured = _measured(row, p)
+    measured = f"{_measured(row, p)}."
     if caveat:
-        return _none(f"No verdict: {caveat}.", f"For the record: {measured}.")
-    if row.answer is Answer.EQUIVALENT:
-        return _equivalent(row, measured)
-    winner = _winner(row, p)
-    if winner:
-        loser = row.first if winner == row.second else row.second
-        opening = f"{winner} is better than {loser} on Dice: {measured}."
-    else:
-        opening = f"Undecided between {row.first} and {row.second} on Dice: {measured}."
+        return _none(f"No verdict: {caveat}.", f"For the record: {measured}")
+    winner = row.winner_by(p)
     answer = Answer.BETTER if winner else Answer.UNDECIDED
-    return Verdict(winner, (opening, _limits(row, decided=bool(winner))), answer)
+    if row.answer is Answer.EQUIVALENT:
+        winner, answer = "", Answer.EQUIVALENT
+    measured = f"{measured[0].upper()}{measured[1:]}"
+    rest = (_limits(row, answer), _trainings(row), _power(row))
+    opening = f"{_opening(row, p, answer)}: {_scores(row)}."
+    return Verdict(winner, (opening, measured, *filter(None, rest)), answer)
 
 
 def _none(result: str, limits: str) -> Verdict:
     return Verdict("", (result, limits), Answer.NONE)
 
 
-def _equivalent(row: PairedDifference, measured: str) -> Verdict:
-    low, high = row.interval_95 or (0.0, 0.0)
-    opening = (
-        f"{row.first} and {row.second} are equivalent on Dice within the margin of "
-        f"{row.margin:g}: {measured}."
-    )
-    remark = f"The margin of {row.margin:g} was defined beforehand"
-    if low > 0 or high < 0:
-        remark += f"; a smaller difference exists, in favour of {row.favours}"
-    return Verdict("", (opening, f"{remark}; and {OVERLAP_NOTE}."), Answer.EQUIVALENT)
+def _opening(row: PairedDifference, p: float | None, answer: Answer) -> str:
+    """Return the answer in a few words."""
+    if answer is Answer.EQUIVALENT:
+        return f"{row.first} and {row.second} are equivalent within {row.margin:g}"
+    if answer is Answer.BETTER:
+        return f"{row.favours} is better"
+    if _by_patients(row, p):
+        return (
+            f"{row.favours} is better for these {row.folds} trainings each; whether it "
+            "holds for another training cannot be told"
+        )
+    return f"Undecided between {row.first} and {row.second}"
+
+
+def _by_patients(row: PairedDifference, p: float | None) -> bool:
+    """Whether the patients alone name a winner."""
+    return bool(replace(row, fold_interval_95=None).winner_by(p))
+
+
+def _scores(row: PairedDifference) -> str:
+    """Return both means, that of the favoured model first, and the number of cases."""
+    means = dict(zip((row.first, row.second), row.means, strict=True))
+    best = row.favours or row.first
+    other = row.first if best == row.second else row.second
+    return f"Dice {means[best]:.3f} against {means[other]:.3f}, n = {row.n}"
 
 
 def _leading_row(comparison: Comparison) -> tuple[PairedDifference, float | None]:
@@ -89,13 +111,6 @@ def _leading_row(comparison: Comparison) -> tuple[PairedDifference, float | None
     return leading, found[0] if found else None
 
 
-def _winner(row: PairedDifference, p: float | None) -> str:
-    if row.interval_95 is None or p is None or p >= SIGNIFICANT:
-        return ""
-    low, high = row.interval_95
-    return row.favours if low > 0 or high < 0 else ""
-
-
 def _measured(row: PairedDifference, p: float | None) -> str:
     """Return difference, interval, p and n as text."""
     uncertainty = []
@@ -112,7 +127,7 @@ def _measured(row: PairedDifference, p: float | None) -> str:
     )
 
 
-def _limits(row: PairedDifference, *, decided: bool) -> str:
+def _limits(row: PairedDifference, answer: Answer) -> str:
     """Return what these cases cannot show."""
     least = smallest_p(row.patients)
     if row.patients < 2:  # noqa: PLR2004 - one patient has no spread
@@ -122,18 +137,60 @@ def _limits(row: PairedDifference, *, decided: bool) -> str:
             f"With {row.patients} patients no two-sided p below {least:g} exists, so "
             "no difference, however large, could be called significant: add patients."
         )
-    if row.state is RowState.IDENTICAL:
-        return "Both models gave the same Dice in every case."
-    if row.state is RowState.CONSTANT:
-        return "The difference is the same in every case, so no interval exists."
-    if decided:
-        return f"Read it with care: {OVERLAP_NOTE}."
-    unproven = (
-        "This is not proof of equality: a difference within the interval may exist"
-    )
+    if row.state in _WITHOUT_SPREAD and answer is not Answer.EQUIVALENT:
+        return _WITHOUT_SPREAD[row.state]
+    return f"{_reading(row, answer)}: {OVERLAP_NOTE}."
+
+
+_WITHOUT_SPREAD = {
+    RowState.IDENTICAL: "Both models gave the same Dice in every case.",
+    RowState.CONSTANT: "The difference is the same in every case, so no interval "
+    "exists.",
+}
+
+
+def _reading(row: PairedDifference, answer: Answer) -> str:
+    """Return how to read an answer."""
+    if answer is Answer.BETTER:
+        return "Read it with care"
+    if answer is Answer.EQUIVALENT:
+        low, high = row.interval_95 or (0.0, 0.0)
+        exists = f"; a smaller difference exists, in favour of {row.favours}"
+        remark = exists if low > 0 or high < 0 else ""
+        return f"The margin of {row.margin:g} was defined beforehand{remark}"
     if row.margin is not None:
-        unproven = (
-            f"The interval reaches beyond the margin of {row.margin:g}, so equality is "
-            "not shown either"
+        return (
+            f"An interval reaches beyond the margin of {row.margin:g}, or the models "
+            "fail in unequal numbers of cases, so equality is not shown either"
         )
-    return f"{unproven}; and {OVERLAP_NOTE}."
+    return "This is not proof of equality (a difference within the interval may exist)"
+
+
+def _trainings(row: PairedDifference) -> str:
+    """Return what the folds say about other trainings."""
+    if row.state is not RowState.COMPARED or row.interval_95 is None:
+        return ""
+    if row.fold_interval_95 is None or row.fold_interval_95_corrected is None:
+        return (
+            "This is about the patients only: the trainings behind it are one draw, "
+            "and the scores do not show how another training would turn out."
+        )
+    plain, corrected = (
+        f"{low:+z.3f} to {high:+z.3f}"
+        for low, high in (row.fold_interval_95, row.fold_interval_95_corrected)
+    )
+    return (
+        f"Over the means of the {row.folds} folds, each of which trained both models "
+        f"anew, the 95 % interval of the mean difference is {plain} ({corrected} after "
+        "Nadeau and Bengio, for training sets that overlap)."
+    )
+
+
+def _power(row: PairedDifference) -> str:
+    """Return the smallest difference that the comparison could have shown."""
+    if row.detectable_difference is None:
+        return ""
+    return (
+        f"With the spread of these differences, {row.patients} patients show a "
+        f"difference of {row.detectable_difference:.3f} or more in 80 % of studies."
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -75,8 +76,9 @@ class Scale:
 def scale_of(
     values: Iterable[float], start: float, end: float, *, zero: bool = False
 ) -> Scale:
-    """Return a scale that shows all values with a little room."""
-    shown = [*values, 0.0] if zero else list(values)
+    """Return a scale that shows all finite values with a little room."""
+    known = list(filter(isfinite, values))
+    shown = [*known, 0.0] if zero or not known else known
     low, high = min(shown), max(shown)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
     return Scale(low - room, high + room, start, end)
@@ -161,7 +163,8 @@ class _Drawing:
         words = f"median {_signed(median, decimals)}"
         if row.interval_95 is not None:
             low, high = row.interval_95
-            self.line(place(low), place(high), "interval")
+            first, last = (min(max(e, scale.low), scale.high) for e in (low, high))
+            self.line(place(first), place(last), "interval")
             ends = f"{_signed(low, decimals)} to {_signed(high, decimals)}"
             words += f", 95 % interval {ends}"
         self.dot("median", *place(median), words)
@@ -262,9 +265,11 @@ def estimation_plot(
     drawing.line((split + 8, right(0.0)), (290, right(0.0)), "zero")
     for x, row in zip(_places(len(rows), split + 32, 266), rows, strict=True):
         for case_id, value in zip(row.case_ids, row.differences, strict=True):
+            if not isfinite(value):
+                continue
             words = f"{case_id}: {_signed(value, decimals)}"
             drawing.dot("diff", x - 9, right(value), words)
-        if row.median_difference is not None:
+        if row.median_difference is not None and isfinite(row.median_difference):
             drawing.difference(row, right, decimals, x=x + 9)
         drawing.text(x, bottom + 18, "difference" if len(rows) == 1 else "Δ")
     described = f"{rows[0].structure}, {rows[0].metric.heading}: {len(values)} cases"
@@ -451,8 +456,9 @@ def _values(rows: Sequence[PairedDifference]) -> dict[str, dict[str, float]]:
     for row in rows:
         pairs = zip(row.case_ids, row.first_values, row.second_values, strict=True)
         for case_id, first, second in pairs:
-            known = values.setdefault(case_id, {})
-            known |= {row.first: first, row.second: second}
+            pair = {row.first: first, row.second: second}
+            known = {model: value for model, value in pair.items() if isfinite(value)}
+            values.setdefault(case_id, {}).update(known)  # a failure has no height
     return values
 
 

@@ -6,6 +6,7 @@ works offline. No script of others is part of it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -63,6 +64,8 @@ def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
     """
     if value is None:
         return "\u2013"
+    if math.isinf(value):  # the difference of a failure from a distance
+        return "+\u221e" if value > 0 else "\u2212\u221e"
     words = f"{value:+z.{decimals}f}" if signed else f"{value:z.{decimals}f}"
     return words.replace("-", "\u2212")
 

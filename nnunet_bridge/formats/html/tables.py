@@ -35,12 +35,8 @@ class TableRow:
 
     @property
     def favours(self) -> str:
-        """The model whose interval excludes 0 in the better direction, if any."""
-        row = self.difference
-        if row is None or row.interval_95 is None:
-            return ""
-        low, high = row.interval_95
-        return row.favours if low > 0 or high < 0 else ""
+        """The model that is better after the correction for all rows, if any."""
+        return self.difference.winner if self.difference else ""
 
     @property
     def remark(self) -> str:
@@ -48,11 +44,16 @@ class TableRow:
         row = self.difference
         if row is None:
             return ""
-        words = _REMARKS.get(row.state, "")
+        words = [_REMARKS.get(row.state, "")]
         if row.left_out and row.n:
-            missing = f"without {', '.join(row.left_out)}: no value in one model"
-            return f"{words}; {missing}" if words else missing
-        return words
+            words.append(f"without {', '.join(row.left_out)}: no value in one model")
+        pairs = zip((row.first, row.second), row.failures, strict=True)
+        words += [
+            f"{model} failed in {count} of {row.n}" for model, count in pairs if count
+        ]
+        if row.n_means < row.n:
+            words.append(f"means over the other {row.n_means}")
+        return "; ".join(filter(None, words))
 
 
 _REMARKS = {

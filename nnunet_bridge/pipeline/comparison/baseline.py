@@ -11,11 +11,12 @@ from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.label_map import LabelMap
 from nnunet_bridge.formats.nifti import write_labelmap
 from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.ops.outcomes import NOT_TRAINED
 from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
-NO_FOLD = "-"
+NO_FOLD = NOT_TRAINED
 """Fold of a model that has no folds."""
 
 

@@ -23,7 +23,7 @@ from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
 from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
-from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores
+from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores, tolerance_remark
 from nnunet_bridge.ops.turn import turn_towards
 from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for, table_for
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
@@ -57,6 +57,9 @@ class ScoredCase(CaseReport):
     left_out: tuple[str, ...] = ()
     """Labels of another tool that the map does not mention."""
 
+    largest_edge_mm: float = 0.0
+    """Of a voxel of the reference."""
+
     def details(self) -> JsonObject:
         """Return a row per structure."""
         return {"structures": [score_row(score) for score in self.scores]}
@@ -88,6 +91,11 @@ class ScoreSummary(CasesSummary):
         return tuple(sorted({label for case in self.cases for label in case.left_out}))
 
     @property
+    def largest_edge_mm(self) -> float:
+        """The largest edge of a voxel of any reference."""
+        return max((case.largest_edge_mm for case in self.cases), default=0.0)
+
+    @property
     def scores(self) -> tuple[BoneScore, ...]:
         """The scores of all cases, one after the other."""
         return tuple(score for case in self.cases for score in case.scores)
@@ -102,6 +110,7 @@ class ScoreSummary(CasesSummary):
         return {
             "definition": SURFACE_DEFINITION,
             "tolerance_mm": self.tolerance_mm,
+            "largest_voxel_edge_mm": self.largest_edge_mm,
             "configuration": self.configuration,
             "mean": {mean.structure: mean.as_json() for mean in self.mean},
             "cases": [case.as_json() for case in self.cases],
@@ -114,9 +123,14 @@ class ScoreSummary(CasesSummary):
         """Return the means as a table, then cases and labels that are not in it."""
         nsd = f"nsd ({self.tolerance_mm:g} mm)"
         distances = ("hd95 (mm)", "assd (mm)", nsd, "volume error (cm3)", "(%)")
-        states = (str(state).replace("_", " ") for state in _STATES)
-        header = ("structure", "n", "dice", *distances, *states)
-        lines = self.table(header, [_row(mean) for mean in self.mean])
+        states = [state for state in ScoreState if self._has(state) or state in _ALWAYS]
+        words = (str(state).replace("_", " ") for state in states)
+        header = ("structure", "n", "dice", *distances, "median hd95", *words)
+        lines = self.table(header, [_row(mean, states) for mean in self.mean])
+        remark = tolerance_remark(self.tolerance_mm, self.largest_edge_mm)
+        lines += [remark] if remark else []
+        if any(mean.n_failed for mean in self.mean):
+            lines.append(FAILURES_NOTE)
         missing = {
             "No reference for": self.without_reference,
             "No prediction for": self.without_prediction,
@@ -125,6 +139,9 @@ class ScoreSummary(CasesSummary):
         at = 1 if self.scores else 0
         lines[at:at] = [f"{k}: {', '.join(v)}." for k, v in missing.items() if v]
         return "\n".join(lines)
+
+    def _has(self, state: ScoreState) -> bool:
+        return any(mean.states[state] for mean in self.mean)
 
 
 def score_folders(
@@ -179,7 +196,7 @@ def _score(
 ) -> ScoredCase:
     """Score one case; a file that cannot be trusted refuses it."""
 
-    def work() -> tuple[tuple[BoneScore, ...], tuple[str, ...]]:
+    def work() -> tuple[tuple[BoneScore, ...], tuple[str, ...], float]:
         prediction, reference = files
         drawn = read_labelmap(reference, table, findings)
         left_out: tuple[str, ...] = ()
@@ -199,7 +216,7 @@ def _score(
             configuration=options.configuration,
             tolerance_mm=options.tolerance_mm,
         )
-        return scores, left_out
+        return scores, left_out, float(drawn.grid.spacing_mm.max())
 
     findings: list[Finding] = []
     report, found = run_case(case_id, work)
@@ -232,16 +249,20 @@ _DIGITS = {"dice": 4, "hd95_mm": 2, "assd_mm": 3, "nsd": 4} | {
     "volume_error_cm3": 2,
     "volume_error_percent": 1,
 }
-_STATES = (
-    *(ScoreState.SCORED, ScoreState.MISSED),
-    *(ScoreState.INVENTED, ScoreState.BOTH_EMPTY),
+_ALWAYS = tuple(ScoreState)[:4]
+"""States that always have a column."""
+
+FAILURES_NOTE = (
+    "A missed or invented structure counts as Dice, IoU and NSD 0. It has no distance, "
+    "so there is no mean of one; the median ranks it as the worst."
 )
 
 
-def _row(mean: StructureMean) -> tuple[str, ...]:
+def _row(mean: StructureMean, states: Sequence[ScoreState]) -> tuple[str, ...]:
     measures = [number(getattr(mean, name), _DIGITS[name]) for name in _DIGITS]
-    states = [str(mean.states[state]) for state in _STATES]
-    return (mean.structure, str(mean.n), *measures, *states)
+    median = number(mean.median["hd95_mm"], 2)
+    counts = [str(mean.states[state]) for state in states]
+    return (mean.structure, str(mean.n), *measures, median, *counts)
 
 
 def _first_names(cases: Iterable[str]) -> str:

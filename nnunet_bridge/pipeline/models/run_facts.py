@@ -35,6 +35,9 @@ class FoldRun:
     run_facts: Mapping[str, Any] = field(default_factory=dict)
     """Settings, costs and versions, as the training wrote them."""
 
+    repeat: int = 0
+    """Training of the fold: 0 is the first, others have other seeds."""
+
     def events(self) -> Sequence[JsonObject]:
         """Read the events; empty if the training wrote none."""
         file = self.events_file

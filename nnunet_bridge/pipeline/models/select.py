@@ -17,12 +17,22 @@ from nnunet_bridge.formats.files import readable_object, refuse_links, write_jso
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of
 from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.estimates import prediction_multiply_adds
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import FILE_ENDING, NOT_IN_PLACE, Dataset, Run
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
-from nnunet_bridge.ops.choice import CHOOSING, RULE, Candidate, Choice, choose
+from nnunet_bridge.ops.choice import (
+    CHOOSING,
+    OPTIMISTIC,
+    RULE,
+    Candidate,
+    Choice,
+    NestedChoice,
+    choose,
+    choose_nested,
+)
 from nnunet_bridge.pipeline.models import choose as finished
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
@@ -52,6 +62,9 @@ class SelectionOptions:
 
     ensembles: bool = False
     """Whether to predict the held-out cases again, for the mean of every pair."""
+
+    nested: bool = False
+    """Whether to score each fold by what the other folds choose, too."""
 
     device: str = "auto"
     tolerance_mm: float = 1.0
@@ -95,6 +108,7 @@ class SelectionSummary:
     checkpoints: JsonObject
     file: Path
     note: str = ""
+    nested: NestedChoice | None = None
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
@@ -107,6 +121,8 @@ class SelectionSummary:
             "rule": RULE,
             "chosen": self.chosen,
             "reason": self.choice.reason,
+            "optimistic": True,
+            "nested": self.nested and self.nested.as_json(),
             "candidates": [one.as_json() for one in self.choice.standings],
             "cases": list(self.choice.case_ids),
             "patients": self.choice.patients,
@@ -119,7 +135,13 @@ class SelectionSummary:
     def as_text(self) -> str:
         """Return the candidates as a table, the choice and nnU-Net's."""
         caveat = BUDGETS[self.budget].caveat
-        lines = [_table(self.choice), f"Chosen: {self.choice.reason}"]
+        lines = [_table(self.choice), f"Chosen: {self.choice.reason}", OPTIMISTIC]
+        if self.nested is not None:
+            mean = number(self.nested.mean, 4)
+            lines.append(
+                f"Nested: {self.choice.metric} {mean} over {self.nested.n} cases, each "
+                "fold scored by what the other folds choose."
+            )
         lines += [self.opinion.as_text(), *([f"Note: {caveat}."] if caveat else [])]
         lines += [self.note] if self.note else []
         use = "`predict` uses it unless you give -c or --model."
@@ -165,7 +187,8 @@ def select_model(
     )
     candidates = selection.candidates()
     patients = patients_of(dataset.raw_dir, selection.raw.training_cases())
-    choice = choose(candidates, CHOOSING[options.metric], patients)
+    by = CHOOSING[options.metric], patients
+    choice = choose(candidates, *by)
     summary = SelectionSummary(
         dataset.name,
         states[0].budget,
@@ -176,6 +199,7 @@ def select_model(
         finished.checkpoints_of(comparable),
         finished.choice_file(dataset),
         counted_by_case(dataset.raw_dir),
+        choose_nested(candidates, *by) if options.nested else None,
     )
     write_json(summary.file, summary.as_json())
     return summary
@@ -213,17 +237,28 @@ class _Selection:
         ]
         study = ValidatedStudy.of(self.raw, runs, self.options.tolerance_mm)
         scores = validation_scores(study, self.progress)
-        costs = {cost.model: cost.prediction_s_per_case for cost in costs_of(runs)}
-        single = [
-            Candidate(name, tuple(found), costs[name] or math.inf)
+        seconds = {cost.model: cost.prediction_s_per_case for cost in costs_of(runs)}
+        single = {
+            name: Candidate(name, tuple(found), self._cost(name), seconds[name])
             for name, found in scores.items()
-        ]
-        if not self.options.ensembles:
-            return single
-        return [*single, *self._ensembles(study, {c.name: c.cost for c in single})]
+        }
+        ensembles = self._ensembles(study, single) if self.options.ensembles else ()
+        return [*single.values(), *ensembles]
+
+    def _cost(self, name: str) -> float:
+        """Return the multiply-adds of a model for the median case."""
+        states = self.members[name]
+        run, folds = states[0].run, len(states)
+        plans, described = (
+            readable_object(file)[0]
+            for file in (run.plans_file, self.dataset.raw_dir / "dataset.json")
+        )
+        planned = {"configurations": {}, **plans}
+        found = prediction_multiply_adds(planned, described, run.configuration, folds)
+        return math.inf if found is None else found
 
     def _ensembles(
-        self, study: ValidatedStudy, costs: Mapping[str, float]
+        self, study: ValidatedStudy, single: Mapping[str, Candidate]
     ) -> Iterator[Candidate]:
         """Predict the held-out cases again, and score the mean of every pair."""
         self.pairs = self._pairs()
@@ -236,11 +271,16 @@ class _Selection:
             for done, (name, pair) in enumerate(self.pairs.items(), start=1):
                 predicted = self._predict_again(pair, cases, Path(folder) / name)
                 scores: list[BoneScore] = []
+                one, other = (single[member] for member in pair)
+                folds = {score.case_id: score.fold for score in one.scores}
                 for case, file in predicted.items():
                     found, reference = study.prediction(file), study.reference(case)
-                    scores += study.scored(found, reference, case, name)
+                    own = study.scored(found, reference, case, name)
+                    scores += (replace(score, fold=folds[case]) for score in own)
                 self.progress.advance(done, name)
-                yield Candidate(name, tuple(scores), sum(costs[one] for one in pair))
+                cost = one.cost + other.cost
+                seconds = one.seconds and other.seconds and one.seconds + other.seconds
+                yield Candidate(name, tuple(scores), cost, seconds)
 
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Return the ensembles: pairs of one model, which can predict together."""
@@ -378,11 +418,11 @@ def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinio
 def _table(choice: Choice) -> str:
     headings = [heading for heading, _ in _COLUMNS.values()]
     behind = f"behind ({choice.metric})"
-    header = ["candidate", *headings, "s per case", behind, "verdict"]
+    header = ["candidate", *headings, "multiply-adds (1e9)", behind, "verdict"]
     rows = []
     for one in choice.standings:
         figures = [number(one.figures[key], n) for key, (_, n) in _COLUMNS.items()]
-        cost = number(one.cost if math.isfinite(one.cost) else None, 1)
+        cost = number(one.cost / 1e9 if math.isfinite(one.cost) else None, 3)
         verdict = one.verdict + (", chosen" if one.name == choice.chosen else "")
         rows.append([one.name, *figures, cost, number(one.behind, 4), verdict])
     return aligned(header, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -35,12 +35,24 @@ from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.ops.tuning import CANDIDATES, Trial, chosen_rules, still_good, tried
+from nnunet_bridge.ops.tuning import (
+    CANDIDATES,
+    Trial,
+    chosen_rules,
+    nested_changes,
+    still_good,
+    tried,
+)
 from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 
 Treatment: TypeAlias = Mapping[str, CleaningRule]  # structure -> its cleaning rule
 Choose: TypeAlias = Callable[[Sequence[Trial]], Mapping[str, CleaningRule]]
+
+OPTIMISTIC = (
+    "The means after cleaning are optimistic, because the same cases chose the rules. "
+    "Nested means are honest: each fold is cleaned by what the other folds choose."
+)
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 _MEANS = {"dice_before": 4, "dice_after": 4, "hd95_before_mm": 2, "hd95_after_mm": 2}
@@ -70,7 +82,15 @@ class TunedModel:
         for name, row in self.content["structures"].items():
             means = [number(row[key], digits) for key, digits in _MEANS.items()]
             rows.append((name, *means, CleaningRule.from_json(row).as_text()))
-        return "\n".join([title, aligned(header, rows), f"Stored in {self.file}"])
+        lines = [title, aligned(header, rows), OPTIMISTIC]
+        for name, change in self.content.get("nested", {}).items():
+            means = [number(change[key], digits) for key, digits in _MEANS.items()]
+            dice, cleaned, hd95, cleaned_hd95 = means
+            lines.append(
+                f"Nested, {name}: Dice {dice} -> {cleaned}, HD95 {hd95} -> "
+                f"{cleaned_hd95} mm"
+            )
+        return "\n".join([*lines, f"Stored in {self.file}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +245,11 @@ def _chosen_content(
         "cases": {fold: [c.case_id for c in cs] for fold, cs in evidence.folds.items()},
         "structures": {trial.structure: trial.as_json() for trial in final},
         "tried": tried_on,
+        "optimistic": True,
+        "nested": {
+            name: asdict(change)
+            for name, change in nested_changes(before, after, candidates).items()
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.metrics import bone_scores
-from nnunet_bridge.pipeline.models.run_facts import ModelRun
+from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
 Scores: TypeAlias = dict[str, list[BoneScore]]  # model -> its scores
 
@@ -65,6 +65,11 @@ class ValidatedStudy:
         tolerance_mm = self.tolerance_mm
         return bone_scores(prediction, reference, **named, tolerance_mm=tolerance_mm)
 
+    @property
+    def folds(self) -> dict[Path, FoldRun]:
+        """The training behind every folder of validation predictions."""
+        return {fold.validation_dir: fold for run in self.runs for fold in run.folds}
+
     def image(self, case_id: str) -> Volume | None:
         """Read the first channel of a case; None where it is missing."""
         file = self.images_dir / f"{case_id}_0000{FILE_ENDING}"
@@ -84,13 +89,17 @@ def validation_scores(study: ValidatedStudy, progress: Progress) -> Scores:
             f"No validation prediction of {', '.join(without) or 'any model'} was "
             "found: train first, and let the validation finish."
         )
+    folds = study.folds
     scores: Scores = {run.name: [] for run in study.runs}
     progress.stage("compare", len(predictions))
     for done, (case_id, by_model) in enumerate(predictions.items(), start=1):
         reference = study.reference(case_id)
         for model, files in by_model.items():
             for file in files:
-                found = study.prediction(file)
-                scores[model] += study.scored(found, reference, case_id, model)
+                found, fold = study.prediction(file), folds[file.parent]
+                scores[model] += (
+                    replace(score, fold=fold.fold, repeat=fold.repeat)
+                    for score in study.scored(found, reference, case_id, model)
+                )
         progress.advance(done, case_id)
     return scores

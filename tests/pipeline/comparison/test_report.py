@@ -234,7 +234,7 @@ def test_a_named_margin_is_answered_on_the_page_in_words_and_in_json(study):
     page = (study / "out/index.html").read_text()
 
     assert summary.as_json()["verdict"]["answer"] == "equivalent"
-    assert "equivalent on Dice within the margin of 0.5" in page
+    assert "are equivalent within 0.5" in page
     assert "two one-sided tests" in page
     assert "two one-sided tests" not in without_margin(study)
 

@@ -248,12 +248,13 @@ def test_a_value_beyond_the_table_refuses_the_case(folders):
 
 
 def test_the_text_is_a_table_with_a_line_per_structure(folders):
-    header, tibia, femur = (
+    header, tibia, femur, remark = (
         score_folders(*folders, ScoreOptions(tolerance_mm=2)).as_text().splitlines()
     )
 
     assert header.split()[:3] == ["structure", "n", "dice"]
     assert "nsd (2 mm)" in header
+    assert "(2 mm) is below the largest voxel edge (3 mm)" in remark
     assert tibia.split()[:2] == ["tibia", "3"]
     assert femur.startswith("femur")
 
