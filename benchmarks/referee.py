@@ -124,7 +124,7 @@ def chosen(scores: Scores, metric: str = "dice"):
 
 
 def any_worse(scores: Scores) -> bool:
-    """Whether `select` calls a candidate worse, or takes the dearest for being better."""
+    """Whether `select` calls a candidate worse."""
     choice = chosen(scores)
     return any(one.verdict == "worse" for one in choice.standings)
 
@@ -264,7 +264,7 @@ def rows() -> Iterator[Row]:
         for patients in (10, 20, 50):
             for repeats in (1, 3) if REPEATABLE else (1,):
                 study = Study(patients, (0.0, 1.0), noise, repeats)
-                name = f"shift 1 SD, noise {noise}, {patients} patients, {repeats} trainings"
+                name = f"shift 1 SD, noise {noise}, {patients} patients, x{repeats}"
                 yield Row(f"{name}: found", ask(winner, study), "", slow=True)
 
 

@@ -14,7 +14,7 @@ from nnunet_bridge.core.summary import Summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Compare:
-    dataset: str = shared.dataset_field()
+    dataset: str | None = shared.dataset_field(required=False)
     configurations: tuple[str, ...] = shared.configurations_field()
     out: Path = option(
         "-o", "--out", "Folder of index.html and the tables.", type=shared.FOLDER
@@ -30,6 +30,18 @@ class _Compare:
         metavar="NAME=FOLDER",
     )
     map_words: tuple[str, ...] = shared.label_map_field()
+    tables: tuple[str, ...] = shared.input_option(
+        "--scores",
+        "Instead of a dataset: a table with the columns of scores.csv. Repeat for "
+        "each.",
+        metavar="NAME=FILE",
+    )
+    patients: Path | None = shared.input_option(
+        "--patients",
+        "With --scores: a table with the columns case, patient. [default: each case "
+        "is a patient]",
+        type=shared.FILE,
+    )
     models: tuple[str, ...] = shared.models_field(
         "Repeat for several. [default: nnunet]"
     )
@@ -46,7 +58,13 @@ def compare(session: Session, asked: _Compare) -> Summary:
     Example:  nnunet-bridge compare 1 -c 2d -c 3d_fullres -o comparison
 
     Example:  nnunet-bridge compare 1 -o comparison --margin dice=0.01 --latex
+
+    Example:  nnunet-bridge compare --scores a=a.csv --scores b=b.csv -o comparison
     """
+    if asked.tables:
+        return _compare_tables(asked)
+    if asked.dataset is None or asked.patients:
+        raise UsageError("Name a DATASET, or tables with --scores NAME=FILE.")
     from nnunet_bridge.core.comparison import margins_from
     from nnunet_bridge.pipeline.comparison.baseline import baseline_of
     from nnunet_bridge.pipeline.comparison.compare import (
@@ -68,6 +86,25 @@ def compare(session: Session, asked: _Compare) -> Summary:
     dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
         return compare_dataset(dataset, asked.out, options, progress=progress)
+
+
+def _compare_tables(asked: _Compare) -> Summary:
+    from nnunet_bridge.core.comparison import margins_from
+    from nnunet_bridge.pipeline.comparison.score_tables import (
+        TableOptions,
+        compare_tables,
+        table_of,
+    )
+
+    others = asked.configurations, asked.baselines, asked.models, asked.map_words
+    if asked.dataset or asked.budget or any(others):
+        raise UsageError(
+            "--scores compares tables: omit DATASET and the options of models."
+        )
+    tables = [table_of(word) for word in asked.tables]
+    margins = margins_from(asked.margins)
+    options = TableOptions(tables, asked.patients, margins, asked.latex)
+    return compare_tables(asked.out, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,8 @@ class BoneScore:
     hd95_mm: float | None
     assd_mm: float | None
     nsd: float | None  # normalised surface Dice; the tolerance is kept beside the table
-    volume_reference_mm3: float
-    volume_prediction_mm3: float
+    volume_reference_mm3: float | None  # None in a table of others without volumes
+    volume_prediction_mm3: float | None
     iou: float | None = None  # intersection over union (Jaccard), in voxels
     hd_mm: float | None = None  # Hausdorff distance: the largest of any surface element
     fold: str = ""  # whose validation case it is; empty if unknown
@@ -60,31 +60,36 @@ class BoneScore:
         return f"{self.case_id}, {self.structure}"
 
     @property
-    def volume_error_mm3(self) -> float:
-        """Prediction minus reference, signed."""
+    def volume_error_mm3(self) -> float | None:
+        """Prediction minus reference, signed; None if a volume is unknown."""
+        if self.volume_prediction_mm3 is None or self.volume_reference_mm3 is None:
+            return None
         return self.volume_prediction_mm3 - self.volume_reference_mm3
 
     @property
-    def volume_error_cm3(self) -> float:
+    def volume_error_cm3(self) -> float | None:
         """Prediction minus reference, signed, in cubic centimetres."""
-        return self.volume_error_mm3 / 1000.0
+        error = self.volume_error_mm3
+        return None if error is None else error / 1000.0
 
     @property
-    def volume_error_abs_cm3(self) -> float:
+    def volume_error_abs_cm3(self) -> float | None:
         """Absolute volume error in cubic centimetres."""
-        return abs(self.volume_error_cm3)
+        error = self.volume_error_cm3
+        return None if error is None else abs(error)
 
     @property
-    def volume_error_abs_mm3(self) -> float:
+    def volume_error_abs_mm3(self) -> float | None:
         """Absolute volume error."""
-        return abs(self.volume_error_mm3)
+        return None if self.volume_error_mm3 is None else abs(self.volume_error_mm3)
 
     @property
     def volume_error_percent(self) -> float | None:
         """Signed error in percent of the reference; None if that is empty."""
-        if self.volume_reference_mm3 == 0:
+        error = self.volume_error_mm3
+        if error is None or not self.volume_reference_mm3:
             return None
-        return 100.0 * self.volume_error_mm3 / self.volume_reference_mm3
+        return 100.0 * error / self.volume_reference_mm3
 
     @property
     def volume_error_abs_percent(self) -> float | None:

@@ -7,7 +7,7 @@ null in JSON, never 0, NaN or infinity. A file that would not change is not writ
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import Side
+from nnunet_bridge.core.words import ScoreState, Side, checked_word
 from nnunet_bridge.formats.files import write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]
@@ -46,6 +46,75 @@ def score_row(score: BoneScore) -> Row:
 def write_scores(file: Path, scores: Iterable[BoneScore]) -> None:
     """Write ``scores.csv``."""
     _write_csv(file, SCORE_COLUMNS, map(score_row, scores))
+
+
+MEASURES = ("dice", "hd95_mm", "assd_mm", "nsd", "iou", "hd_mm")
+_VOLUMES = ("volume_reference_mm3", "volume_prediction_mm3")
+
+
+def read_scores(file: Path, model: str = "") -> tuple[BoneScore, ...]:
+    """Read a table with columns of ``scores.csv``, of any origin.
+
+    `case` and `structure` are required; `fold` and `repeat` may stand beside the
+    measures. Without a column `state`, a row with a number is scored. Raises InputError
+    that names every row that cannot be read.
+    """
+    scores, problems = [], []
+    for number, row in enumerate(_csv_rows(file, ("case", "structure")), start=2):
+        try:
+            scores.append(_score_of(row, model))
+        except (InputError, ValueError) as error:
+            problems.append(f"row {number}: {error}")
+    if problems or not scores:
+        why = "\n".join(problems) or "it has no row"
+        raise InputError(f"{file} is not a table of scores: {why}")
+    return tuple(scores)
+
+
+def read_patients(file: Path) -> dict[str, str]:
+    """Read the patient of every case from a table with `case` and `patient`."""
+    return {row["case"]: row["patient"] for row in _csv_rows(file, ("case", "patient"))}
+
+
+def _score_of(row: Mapping[str, str], model: str) -> BoneScore:
+    numbers = {
+        key: float(row[key]) if row.get(key) else None for key in (*MEASURES, *_VOLUMES)
+    }
+    some = any(numbers[key] is not None for key in MEASURES)
+    state = row.get("state") or (str(ScoreState.SCORED) if some else "")
+    if not state:
+        raise InputError("it has neither a number nor a state.")
+    if state in (ScoreState.BOTH_EMPTY, ScoreState.NOT_DRAWN):
+        numbers |= dict.fromkeys(MEASURES)
+    return BoneScore(
+        case_id=row["case"],
+        structure=row["structure"],
+        configuration=model,
+        state=checked_word(ScoreState, state, "state"),
+        fold=row.get("fold") or "",
+        repeat=int(row.get("repeat") or 0),
+        **numbers,
+    )
+
+
+def _csv_rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a table that has the required columns, each filled."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows = [{k: (v or "").strip() for k, v in r.items() if k} for r in reader]
+            names = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"Cannot read {file}: {error}.") from error
+    if missing := [name for name in required if name not in names]:
+        raise InputError(f"{file} lacks the column {', '.join(missing)}.")
+    empty = [
+        n for n, row in enumerate(rows, start=2) if not all(map(row.get, required))
+    ]
+    if empty:
+        where = ", ".join(map(str, empty))
+        raise InputError(f"{file}: {' or '.join(required)} is empty in row {where}.")
+    return rows
 
 
 def write_scores_json(file: Path, content: JsonObject) -> None:

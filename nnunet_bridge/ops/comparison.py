@@ -302,18 +302,19 @@ def _agreement(model: str, structure: str, study: _Study) -> Agreement:
 
     Of several trainings of a fold, only the first: a volume must not count twice.
     """
-    found = study.outcomes.scores(model, structure)
-    scores = [one for one in found if one.state.held and not one.repeat]
-    differences = tuple(score.volume_error_cm3 for score in scores)
-    of_patients = {study.patients[score.case_id] for score in scores}
+    found = [one for one in study.outcomes.scores(model, structure) if one.state.held]
+    errors = {
+        one.case_id: (error, (one.volume_reference_mm3 or 0.0) / 1000.0 + error / 2)
+        for one in found
+        if not one.repeat and (error := one.volume_error_cm3) is not None
+    }
+    differences = tuple(error for error, _ in errors.values())
+    of_patients = {study.patients[case_id] for case_id in errors}
     agreement = Agreement(
         model=model,
         structure=structure,
-        case_ids=tuple(score.case_id for score in scores),
-        means_cm3=tuple(
-            (score.volume_reference_mm3 + score.volume_prediction_mm3) / 2000.0
-            for score in scores
-        ),
+        case_ids=tuple(errors),
+        means_cm3=tuple(mean for _, mean in errors.values()),
         differences_cm3=differences,
         patients=len(of_patients),
         bias_cm3=mean_of(differences),
@@ -322,7 +323,7 @@ def _agreement(model: str, structure: str, study: _Study) -> Agreement:
     if limits is None:
         return agreement
     agreement = replace(agreement, limits_cm3=limits.limits)
-    if len(of_patients) < len(scores):
+    if len(of_patients) < len(errors):
         return agreement
     return replace(
         agreement,

@@ -62,4 +62,4 @@ class PageContent:
     costs: tuple[Setting, ...] = ()
     versions: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = ()  # limits of the numbers, one sentence each
-    tolerance_mm: float = 1.0  # of the normalised surface Dice
+    tolerance_mm: float | None = 1.0  # of the normalised surface Dice, if known

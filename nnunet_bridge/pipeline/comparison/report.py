@@ -39,6 +39,7 @@ from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.sides import has_sided_labels
 from nnunet_bridge.ops.comparison import compare_models
+from nnunet_bridge.ops.metrics import tolerance_remark
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.comparison.case_views import case_views
@@ -104,12 +105,13 @@ class ReportOptions:
         return BUDGETS[self.budget].caveat
 
 
-def write_comparison(
+def write_comparison(  # noqa: PLR0913 - the place, what is compared, and how it is shown
     out_dir: Path,
     study: ValidatedStudy,
     patients: Mapping[str, str],
     options: ReportOptions,
     *,
+    scores: Mapping[str, Sequence[BoneScore]] | None = None,
     test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
     progress: Progress | None = None,
 ) -> ComparisonSummary:
@@ -125,6 +127,8 @@ def write_comparison(
         absent.
     patients : mapping
         Case id -> patient.
+    scores : mapping, optional
+        Model -> scores, where they are known; by default the predictions are scored.
     test_scores : mapping, optional
         Model -> scores on the test set.
 
@@ -132,7 +136,8 @@ def write_comparison(
     model.
     """
     progress = progress or Silent()
-    scores = validation_scores(study, progress)
+    if scores is None:
+        scores = validation_scores(study, progress)
     evidence = Evidence(
         compare_models(scores, patients=patients, margins=options.margins),
         scores,
@@ -187,7 +192,7 @@ def _write_tables(
     summary: ComparisonSummary,
     evidence: Evidence,
     options: ReportOptions,
-    tolerance_mm: float,
+    tolerance_mm: float | None,
 ) -> None:
     """Write the numbers of the page for programs and spreadsheets."""
     write_text(summary.folder / "comparison.csv", comparison_csv(evidence))
@@ -279,6 +284,9 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
         if miss.invented:
             where = f"in {_count(miss.invented, 'case')} where the reference has none"
             notes.append(f"{miss.model} segmented {miss.structure} {where}.")
+    if study.tolerance_mm is not None:
+        remark = tolerance_remark(study.tolerance_mm, study.largest_edge_mm())
+        notes += [remark] if remark else []
     return tuple(notes)
 
 

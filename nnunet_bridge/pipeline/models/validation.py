@@ -11,7 +11,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.formats.nifti import read_grid, read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.metrics import bone_scores
@@ -28,7 +28,8 @@ class ValidatedStudy:
     references_dir: Path
     images_dir: Path
     labels: LabelTable
-    tolerance_mm: float = 1.0
+    tolerance_mm: float | None = 1.0
+    """Of the NSD; None if unknown, as in a table of others."""
 
     @classmethod
     def of(
@@ -62,8 +63,14 @@ class ValidatedStudy:
     ) -> tuple[BoneScore, ...]:
         """Score one prediction of a model."""
         named: dict[str, Any] = {"case_id": case_id, "configuration": model}
-        tolerance_mm = self.tolerance_mm
-        return bone_scores(prediction, reference, **named, tolerance_mm=tolerance_mm)
+        if self.tolerance_mm is not None:
+            named["tolerance_mm"] = self.tolerance_mm
+        return bone_scores(prediction, reference, **named)
+
+    def largest_edge_mm(self) -> float:
+        """Return the largest edge of a voxel of any reference that is predicted."""
+        files = (self.references_dir / f"{c}{FILE_ENDING}" for c in self.predictions())
+        return max((float(read_grid(f).spacing_mm.max()) for f in files), default=0.0)
 
     @property
     def folds(self) -> dict[Path, FoldRun]:

@@ -114,7 +114,9 @@ def test_the_json_has_every_figure_of_every_metric_and_structure(study):
     assert len(found["results"]) == 5 * 3
     assert found["results"] == json.loads(json.dumps(summary.as_json()))["results"]
     assert len(found["scores"]) == 2 * 2 * len(CASES)
-    assert found["verdict"]["winner"] == "3d_fullres"
+    assert found["verdict"]["winner"] is None  # two folds say little of other trainings
+    opening = "3d_fullres is better for these 2 trainings each"
+    assert found["verdict"]["sentences"][0].startswith(opening)
 
 
 def table_of(study, kind):
