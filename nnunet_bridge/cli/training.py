@@ -178,6 +178,12 @@ class _Train:
     own_arguments: tuple[str, ...] = _own_arguments_field()
     configurations: tuple[str, ...] = shared.configurations_field()
     folds: tuple[str, ...] = shared.folds_field()
+    repeat: int = option(
+        "--repeat",
+        "Trainings of each fold, each with its own random numbers; `compare` uses all.",
+        type=shared.COUNT,
+        default=1,
+    )
     resume: bool = option(
         "--resume/--restart",
         "Resume from checkpoints, or train again from the start.",
@@ -235,6 +241,8 @@ class _Train:
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
         refuse_own_arguments(self.own_arguments, OF_TRAINING)
+        if self.repeat > 1 and self.place != "local":
+            raise UsageError("--repeat trains on this machine only: omit --on.")
         return TrainingRequest(
             method_of(self._model(), self.budget),
             self.configurations,
@@ -250,6 +258,7 @@ class _Train:
                 from_scratch=self.from_scratch,
                 pretrained=self._absolute_pretrained(),
             ),
+            self.repeat,
         )
 
     def on_cluster(self) -> ClusterOptions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_bridge.core.dataset import DatasetSpec
@@ -29,6 +29,9 @@ PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the id of the process with which nnU-Net's ends."""
 
 ALL_NUMBERED = "all5"  # word of `-f` for every numbered fold
+SEED_PART = "_seed_"
+"""In the name of the folder of a repeated training: ``fold_0_seed_1``."""
+
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -168,6 +171,10 @@ class Run:
     trainer: str  # name of nnU-Net's trainer class
     plans: str  # name of the plans, such as ``nnUNetPlans``
 
+    repeat: int = 0
+    """0 for the first training of the fold; others have other seeds, and all their
+    files in `run_dir`."""
+
     def __post_init__(self) -> None:
         """Refuse an empty name and a fold that nnU-Net does not know."""
         names = (self.dataset.name, self.configuration, self.trainer, self.plans)
@@ -181,13 +188,20 @@ class Run:
     @property
     def title(self) -> str:
         """Configuration and fold, such as ``2d fold 0``."""
-        return f"{self.configuration} fold {self.fold}"
+        seed = f" seed {self.repeat}" if self.repeat else ""
+        return f"{self.configuration} fold {self.fold}{seed}"
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace, with the results of this training."""
+        if not self.repeat:
+            return self.dataset.workspace
+        return replace(self.dataset.workspace, results_dir=self.run_dir / "results")
 
     @property
     def model_dir(self) -> Path:
         """The folder of all folds of the model."""
-        name = f"{self.trainer}__{self.plans}__{self.configuration}"
-        return self.dataset.results_dir / name
+        return self.workspace.results_dir / self.dataset.name / self._model
 
     @property
     def fold_dir(self) -> Path:
@@ -197,7 +211,12 @@ class Run:
     @property
     def run_dir(self) -> Path:
         """The folder of our own record."""
-        return self.dataset.record_dir / self.model_dir.name / f"fold_{self.fold}"
+        seed = f"{SEED_PART}{self.repeat}" if self.repeat else ""
+        return self.dataset.record_dir / self._model / f"fold_{self.fold}{seed}"
+
+    @property
+    def _model(self) -> str:
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
 
     @property
     def plans_file(self) -> Path:

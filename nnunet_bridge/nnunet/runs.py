@@ -22,7 +22,7 @@ from nnunet_bridge.core.words import FOREIGN, RunStatus, fold_named
 from nnunet_bridge.formats.events import Course, course_of, readable_events
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS, method_of_run
-from nnunet_bridge.nnunet.names import Dataset, Run
+from nnunet_bridge.nnunet.names import SEED_PART, Dataset, Run
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
 
 ORIGIN_FILE = "unpacked.json"
@@ -83,6 +83,7 @@ class RunState:
         return {
             "configuration": self.run.configuration,
             "fold": self.run.fold,
+            "repeat": self.run.repeat,
             **{name: getattr(self, name) for name in ("model", "budget", "state")},
             **self.course.as_json(),
             "seconds_left": self.seconds_left,
@@ -194,12 +195,14 @@ def known_runs(dataset: Dataset) -> list[RunState]:
         for parent in (dataset.results_dir, dataset.record_dir):
             for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
                 configuration = folder.parent.name.removeprefix(prefix)
+                word, _, seed = folder.name.removeprefix("fold_").partition(SEED_PART)
                 try:
-                    fold = fold_named(folder.name.removeprefix("fold_"))
+                    fold, repeat = fold_named(word), int(seed or 0)
                 except ValueError:  # a folder that is not a fold, such as a copy
                     continue
-                state = run_state(Run(dataset, configuration, fold, trainer, plans))
-                key = (state.model, state.budget, configuration, str(fold))
+                run = Run(dataset, configuration, fold, trainer, plans, repeat)
+                state = run_state(run)
+                key = (state.model, state.budget, configuration, str(fold), repeat)
                 states[key] = state
     return [states[key] for key in sorted(states)]
 

@@ -11,8 +11,7 @@ that the other surface lacks are looked up, in a k-d tree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -95,15 +94,14 @@ def bone_scores(
         state = ScoreState.NOT_DRAWN if not_drawn else overlap.state
         dice, iou = (None, None) if not_drawn else (overlap.dice, overlap.iou)
         box, reference_box = predicted[label.value - 1], drawn[label.value - 1]
-        surface: Mapping[str, float | None] = _NO_SURFACE | {"nsd": dice}
+        surface = _SurfaceScore(None, None, None, dice)  # 0 where one side is empty
         if box is not None and reference_box is not None:
-            measured = _SurfaceScore.between(
+            surface = _SurfaceScore.between(
                 _surface(prediction, label, box, weights),
                 _surface(reference, label, reference_box, weights),
                 spacing_mm=reference.grid.spacing_mm,
                 tolerance_mm=tolerance_mm,
             )
-            surface = asdict(measured)
         scores.append(
             BoneScore(
                 case_id=case_id,
@@ -111,10 +109,13 @@ def bone_scores(
                 configuration=configuration,
                 state=state,
                 dice=dice,
+                hd95_mm=surface.hd95_mm,
+                assd_mm=surface.assd_mm,
+                nsd=surface.nsd,
                 volume_reference_mm3=overlap.drawn * voxel_mm3,
                 volume_prediction_mm3=overlap.predicted * voxel_mm3,
                 iou=iou,
-                **surface,
+                hd_mm=surface.hd_mm,
             )
         )
     return tuple(scores)
@@ -255,10 +256,10 @@ class _Directed:
 class _SurfaceScore:
     """The surface measures of one structure."""
 
-    hd_mm: float
-    hd95_mm: float
-    assd_mm: float
-    nsd: float
+    hd_mm: float | None
+    hd95_mm: float | None
+    assd_mm: float | None
+    nsd: float | None
 
     @classmethod
     def between(
@@ -283,12 +284,6 @@ class _SurfaceScore:
             assd_mm=weighted / area_mm2,
             nsd=sum(one.area_within_mm2(within_mm) for one in both) / area_mm2,
         )
-
-
-_NO_SURFACE: dict[str, float | None] = dict.fromkeys(
-    field.name for field in fields(_SurfaceScore)
-)
-"""The measures of a structure that one of both lacks, but for its NSD."""
 
 
 def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Directed:

@@ -42,7 +42,7 @@ class RunContent:
     versions: tuple[Setting, ...] = ()
     colours: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    tolerance_mm: float = 1.0
+    tolerance_mm: float | None = 1.0
 
 
 _MEASURES = (

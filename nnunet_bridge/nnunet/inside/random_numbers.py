@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from nnunet_bridge.nnunet.failures import FAILED_WORKER
+from nnunet_bridge.nnunet.names import SEED_PART
 from nnunet_bridge.nnunet.training_options import SEED
 
 
@@ -39,7 +40,9 @@ def seed_by_run(trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's ty
 
     A CPU training with one thread and no loader is then repeatable.
     """
-    run = "/".join(Path(trainer.output_folder).parts[-3:])  # dataset, model, fold
+    parts = Path(trainer.output_folder).parts
+    repeat = [part for part in parts[:-3] if SEED_PART in part][-1:]
+    run = "/".join([*repeat, *parts[-3:]])  # dataset, model, fold
     _seed_all(seed_of(run, rank, "weights"))
     module: Any = import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     plain, load = module.NonDetMultiThreadedAugmenter, trainer.get_dataloaders

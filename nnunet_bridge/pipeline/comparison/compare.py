@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
+from nnunet_bridge.nnunet.runs import known_runs
 from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run
 from nnunet_bridge.pipeline.comparison.report import (
     ComparisonSummary,
@@ -90,14 +91,20 @@ def compare_dataset(
 
 
 def _model_run(model: Model) -> ModelRun:
-    """Return the numbered folds of a model."""
+    """Return the numbered folds of a model, with all their trainings."""
     numbered = [state for state in model.states if state.run.fold != ALL_CASES]
     if not numbered:
         raise InputError(
             f"{model.name} has only the fold `all`, which has no validation cases: "
             "train numbered folds."
         )
-    folds = tuple(map(fold_run, numbered))
+    firsts = {state.run for state in numbered}
+    repeats = [
+        state
+        for state in known_runs(model.dataset)
+        if state.done and state.run.repeat and replace(state.run, repeat=0) in firsts
+    ]
+    folds = tuple(map(fold_run, [*numbered, *repeats]))
     return ModelRun(model.name, model.configurations[0], folds)
 
 

@@ -172,7 +172,11 @@ def _page_content(
         verdict=verdict(comparison, caveat=options.caveat),
         comparison=comparison,
         models=tuple(
-            ModelCard(run.name, run.configuration, tuple(f.fold for f in run.folds))
+            ModelCard(
+                run.name,
+                run.configuration,
+                tuple(dict.fromkeys(f.fold for f in run.folds)),
+            )
             for run in study.runs
         ),
         colours=tuple((label.name, label.hex_colour) for label in study.labels),

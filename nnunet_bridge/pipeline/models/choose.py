@@ -130,7 +130,8 @@ def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> M
 def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
     """Return the finished model that a command asks for; an `InputError` if none."""
     request = request or ModelRequest()
-    done = [state for state in known_runs(dataset) if state.can_predict]
+    known = [state for state in known_runs(dataset) if state.can_predict]
+    done = [state for state in known if not state.run.repeat]
     for kind, budget in _candidates(done, request):
         able = [s for s in done if (s.model, s.budget) == (kind, budget)]
         able = _of_folds(able, request.folds)
@@ -257,7 +258,8 @@ def selectable_runs(
 
     Without a budget, of the longest that has some.
     """
-    done = [s for s in states if s.done and s.run.fold != ALL_CASES]
+    first = [state for state in states if not state.run.repeat]
+    done = [s for s in first if s.done and s.run.fold != ALL_CASES]
     for name in dict.fromkeys(name for _, name in METHODS):
         found = [s for s in done if s.budget == name]
         if found and budget in (None, name):

@@ -52,6 +52,11 @@ class ModelRun:
     configuration: str
     folds: tuple[FoldRun, ...]
 
+    @property
+    def fold_names(self) -> tuple[str, ...]:
+        """The folds, each once."""
+        return tuple(dict.fromkeys(fold.fold for fold in self.folds))
+
 
 def fold_run(state: RunState) -> FoldRun:
     """Return the files and the record of a training."""
@@ -60,6 +65,7 @@ def fold_run(state: RunState) -> FoldRun:
         state.run.validation_dir,
         state.run.events_file,
         read_record(state.run).content,
+        state.run.repeat,
     )
 
 

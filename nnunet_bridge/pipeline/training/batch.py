@@ -148,7 +148,7 @@ class Batch:
             **self.weights.origin,
             **origin_of(run, self.dataset_state),
         )
-        workspace, log_file = self.dataset.workspace, run.run_dir / "train.log"
+        workspace, log_file = run.workspace, run.run_dir / "train.log"
         process = self.host.launch(workspace, command, resources, log_file)
         self._running[run] = self._held[run].enter_context(process)
 

@@ -27,6 +27,8 @@ class TrainingRequest:
     configurations: tuple[str, ...] = ()  # by default the usual ones of the model
     folds: tuple[str, ...] = ("0",)  # words of `-f`
     options: TrainingOptions = field(default_factory=TrainingOptions)
+    repeat: int = 1
+    """Trainings of each fold, each with its own random numbers."""
 
     def __post_init__(self) -> None:
         """Fill in the usual configurations."""
@@ -50,6 +52,8 @@ class TrainingRequest:
                 "A frozen encoder does not learn, so random weights stay random: give "
                 "it --weights FILE, or train it without --freeze-encoder."
             )
+        if self.repeat > 1 and CASCADE in self.configurations:
+            raise UsageError(f"--repeat cannot train {CASCADE}: omit one of both.")
         if options.gpus > 1:
             self._check_several_gpus()
 

@@ -128,8 +128,9 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
     write_plans(dataset, method)
     splits: Splits = read_json(dataset.splits_file)
     folds = chosen_folds(request.folds, splits)
-    pairs = itertools.product(request.configurations, folds)
-    first, cascade = in_stages([method.run(dataset, *pair) for pair in pairs])
+    each = itertools.product(request.configurations, range(request.repeat), folds)
+    asked = [replace(method.run(dataset, c, fold), repeat=n) for c, n, fold in each]
+    first, cascade = in_stages(asked)
     runs = todo = [*first, *cascade]
     if not options.restart:
         require_same_origin(origins_of(runs, state, options))
