@@ -50,6 +50,14 @@ def test_the_content_check_finds_what_is_planted_in_the_synthetic_limb():
     assert "False alarms: 0." in table
 
 
+def test_the_referee_finds_every_promise_kept():
+    """The short form: 40 studies a row, within two standard errors of such a draw."""
+    rows = printed_by("referee.py").splitlines()[2:]
+
+    assert len(rows) >= 16
+    assert [row for row in rows if "NO" in row.split("|")[-2]] == []
+
+
 @pytest.mark.training
 def test_the_check_of_a_gpu_runs_from_end_to_end_on_a_cpu(
     planned_lab, tmp_path, few_steps

@@ -139,7 +139,10 @@ def _limits(row: PairedDifference, answer: Answer) -> str:
         )
     if row.state in _WITHOUT_SPREAD and answer is not Answer.EQUIVALENT:
         return _WITHOUT_SPREAD[row.state]
-    return f"{_reading(row, answer)}: {OVERLAP_NOTE}."
+    reading = _reading(row, answer)
+    if not row.folds:  # no cross-validation
+        return "" if answer is Answer.BETTER else f"{reading}."
+    return f"{reading}: {OVERLAP_NOTE}."
 
 
 _WITHOUT_SPREAD = {

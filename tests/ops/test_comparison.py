@@ -1,5 +1,6 @@
 """The comparison against scipy, closed forms, and its own promises."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,7 @@ from nnunet_bridge.ops.agreement import limits_of_agreement
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.paired import (
     clustered_intervals,
+    detectable_difference,
     equivalence,
     holm,
     rank_biserial,
@@ -247,6 +249,19 @@ def test_limits_are_those_of_bland_and_altman_1999():
     assert found.bias_interval_95 == pytest.approx((-20.5, -12.1), abs=0.06)
     assert found.lower_interval_95 == pytest.approx((-61.9, -47.5), abs=0.15)
     assert found.upper_interval_95 == pytest.approx((14.9, 29.3), abs=0.15)
+
+
+def test_limits_of_three_differences_are_those_of_the_closed_form():
+    """Of -1, 0 and 1 the variance with n - 1 is 1, with n it is 2/3."""
+    z, t = stats.norm.ppf(0.975), stats.t.ppf(0.975, 2)
+
+    found = limits_of_agreement([-1.0, 0.0, 1.0])
+
+    assert found.limits == pytest.approx((-z, z))
+    assert found.bias_interval_95[1] == pytest.approx(t * np.sqrt(1 / 3))
+    reach = t * np.sqrt(1 / 3 + z**2 / (2 * 2))
+    assert found.upper_interval_95 == pytest.approx((z - reach, z + reach))
+    assert found.lower_interval_95 == pytest.approx((-z - reach, -z + reach))
 
 
 def test_one_difference_has_no_limits_and_equal_ones_have_no_width():
@@ -730,6 +745,173 @@ def test_a_row_or_mean_nobody_computed_is_a_key_error():
         comparison.row("dice", "skull")
     with pytest.raises(KeyError):
         comparison.mean("m0", "skull", "dice")
+
+
+def test_the_volume_error_of_an_absent_structure_is_what_is_drawn_of_it():
+    """The rightly silent m0 has 0 cm3, m1 invents 1 cm3."""
+    silent, invents = held("both_empty", "m0"), held("invented", "m1")
+
+    row = compared({"m0": [silent], "m1": [invents]}).row("volume_error_cm3", "fibula")
+
+    assert (row.first_values, row.second_values) == ((0.0,), (1.0,))
+    assert invents.volume_error_percent is invents.volume_error_abs_percent is None
+    assert held("missed", "m0").volume_error_percent == -100.0
+
+
+# --------------------------------------------------------------------------- power
+
+
+def test_six_patients_show_what_makes_all_six_differences_positive():
+    """Only then is p below 0.05: 80 % = Phi(shift)^6, for a standard deviation of 1."""
+    six = np.array([-1, -1, -1, 1, 1, 1]) / np.std([-1, -1, -1, 1, 1, 1], ddof=1)
+
+    expected = stats.norm.ppf(0.8 ** (1 / 6))
+
+    assert detectable_difference(six) == pytest.approx(expected, rel=0.03)
+    assert detectable_difference(7 * six) == pytest.approx(7 * expected, rel=0.03)
+
+
+@pytest.mark.parametrize("patients", [20, 50])
+def test_many_patients_show_what_students_t_with_wilcoxons_efficiency_shows(patients):
+    """The efficiency of the signed-rank test is 3 / pi for normal differences."""
+    size = patients * 3 / np.pi
+    critical = stats.t.ppf(0.975, size - 1)
+    shifts = np.linspace(0.2, 1.5, 2000)
+    power = stats.nct.sf(critical, size - 1, shifts * np.sqrt(size))
+    expected = shifts[np.argmax(power >= 0.8)]
+    values = np.random.default_rng(1).normal(size=patients)
+
+    found = detectable_difference(values) / values.std(ddof=1)
+
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_too_few_patients_or_no_spread_show_nothing():
+    assert detectable_difference([1.0, 2.0, 3.0, 4.0, 5.0]) is None
+    assert detectable_difference([1.0] * 8) is None
+    assert detectable_difference([1.0] * 7 + [np.inf]) is None
+
+
+def test_every_comparison_prints_what_it_could_have_shown():
+    found = compared(models(0.0, 0.0, cases=12))
+    row = found.row("dice")
+
+    assert row.detectable_difference == detectable_difference(row.differences)
+    expected = f"a difference of {row.detectable_difference:.3f} or more in 80 %"
+    assert expected in str(verdict(found))
+
+
+# --------------------------------------------------------------------------- folds
+
+
+def in_folds(scores, folds=5, repeats=1, noise=0.0):
+    """Return scores with folds; each training of a fold has a shift of its own."""
+    rng = np.random.default_rng(6)
+    found = {}
+    for name, own in scores.items():
+        shifts = rng.normal(0, noise, (repeats, folds))
+        found[name] = [
+            replace(
+                one,
+                dice=one.dice + shifts[repeat][int(one.case_id[1:]) % folds],
+                fold=str(int(one.case_id[1:]) % folds),
+                repeat=repeat,
+            )
+            for one in own
+            for repeat in range(repeats)
+        ]
+    return found
+
+
+def test_a_winner_needs_fold_means_that_agree():
+    clear = compared(in_folds(models(0.0, 0.05, cases=20)))
+    noisy = compared(in_folds(models(0.0, 0.03, cases=20), noise=0.03))
+
+    assert verdict(clear).winner == "m1"
+    assert clear.row("dice").winner == "m1"
+    ends = noisy.row("dice").fold_interval_95
+    assert ends[0] < 0 < ends[1]
+    assert noisy.row("dice").interval_95[0] > 0
+    assert (verdict(noisy).winner, noisy.row("dice").winner) == ("", "")
+    assert "m1 is better for these 5 trainings each" in str(verdict(noisy))
+
+
+@pytest.mark.parametrize("folds", [1, None])
+def test_with_one_fold_or_none_the_patients_answer_and_the_verdict_says_so(folds):
+    scores = models(0.0, 0.05, cases=20)
+    found = compared(in_folds(scores, folds) if folds else scores)
+
+    assert found.row("dice").fold_interval_95 is None
+    assert verdict(found).winner == "m1"
+    assert "This is about the patients only" in str(verdict(found))
+
+
+def test_models_with_other_folds_share_no_draw():
+    scores = in_folds(models(0.0, 0.05, cases=20))
+    scores["m1"] = [replace(s, fold=str(int(s.fold) // 2)) for s in scores["m1"]]
+
+    assert compared(scores).row("dice").folds == 0
+
+
+def test_a_model_without_trainings_takes_the_folds_of_the_other():
+    scores = in_folds(models(0.0, 0.05, cases=20))
+    scores["m1"] = [replace(one, fold="-") for one in scores["m1"]]
+
+    assert compared(scores).row("dice").folds == 5
+
+
+def test_of_several_trainings_the_mean_is_compared():
+    scores = in_folds(models(0.0, 0.02, cases=6), repeats=3, noise=0.02)
+
+    row = compared(scores).row("dice", "tibia")
+
+    first = [
+        np.mean([s.dice for s in scores["m0"] if (s.case_id, s.structure) == place])
+        for place in [(f"c{n}", "tibia") for n in range(6)]
+    ]
+    assert row.n == 6
+    assert row.first_values == pytest.approx(first)
+
+
+def test_two_scores_of_one_training_are_refused():
+    scores = in_folds(models(0.0), repeats=2)
+    scores["m0"][1] = replace(scores["m0"][1], repeat=0)
+
+    with pytest.raises(InputError, match="two scores"):
+        compared(scores)
+
+
+# --------------------------------------------------------------------- corrections
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "winner"),
+    [
+        ((0.001, 0.03), 0.049, "m1"),
+        ((-0.03, -0.001), 0.049, "m1"),
+        ((-0.001, 0.03), 0.001, ""),
+        ((0.0, 0.03), 0.001, ""),
+        ((0.001, 0.03), 0.05, ""),
+        ((0.001, 0.03), None, ""),
+        (None, 0.001, ""),
+    ],
+)
+def test_a_winner_needs_an_interval_without_0_and_p_below_5_percent(
+    interval, p, winner
+):
+    row = compared(models(0.0, 0.02)).row("dice")
+    row = replace(row, interval_95=interval, p_holm=p)
+
+    assert row.winner == row.winner_by(p) == winner
+
+
+def test_a_mark_asks_the_corrected_p_and_not_the_interval_alone():
+    """Of eight patients no p survives the correction for fifteen rows."""
+    row = compared(models(0.0, 0.05, cases=8)).row("dice")
+
+    assert row.interval_95[0] > 0
+    assert row.p < 0.05 < row.p_holm
+    assert row.winner == ""
 
 
 # ------------------------------------------------------------------------- verdict

@@ -36,6 +36,8 @@ def test_every_mean_is_over_the_cases_that_have_a_figure():
     assert tibia.nsd == pytest.approx((0.8 + 0.4 + 0 + 0) / 4)
     assert tibia.volume_error_mm3 == pytest.approx((1e3 - 1e3 - 1e3 + 2e3) / 4)
     assert tibia.volume_error_abs_mm3 == pytest.approx(5e3 / 4)
+    assert tibia.volume_error_cm3_absolute == pytest.approx(5 / 4)
+    assert tibia.volume_error_cm3 == pytest.approx(1 / 4)
     assert tibia.volume_error_abs_percent == pytest.approx((25 + 50 + 100) / 3)
 
 

@@ -11,6 +11,7 @@ from laws import examples
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.recipe import MergePart
 from nnunet_bridge.ops.merge import MaskMerger
 
 TABLE = LabelTable.from_names(["tibia", "femur", "fibula", "pelvis"])
@@ -93,6 +94,26 @@ def test_K16_priority_gives_the_voxel_to_the_stronger():
 
     assert merged.labelmap.voxels[:, 0, 0].tolist() == [1] * 4 + [2] * 6 + [0, 0]
     assert [f.outcome for f in merged.findings] == [Outcome.FIXED]
+
+
+@pytest.mark.parametrize(("voxels", "outcome"), [(2, "fixed"), (3, "refused")])
+def test_K16_the_limit_is_half_a_percent_of_the_smaller_structure(voxels, outcome):
+    """2 of 400 voxels are the limit itself; the larger structure has 480."""
+    first, second = np.zeros(GRID.shape, bool), box(slice(6, 12))
+    first[:6].flat[: 400 - voxels] = True
+    first[6:].flat[:voxels] = True
+    limit = MergePart().overlap_limit_percent
+
+    merged = merge_masks(
+        GRID,
+        TABLE,
+        [(TABLE["tibia"], first), (TABLE["femur"], second)],
+        policy="background",
+        limit_percent=limit,
+    )
+
+    assert limit == 0.5
+    assert [f.outcome for f in merged.findings] == [outcome]
 
 
 @pytest.mark.parametrize(

@@ -388,3 +388,107 @@ def test_a_percentile_is_the_distance_within_which_that_share_of_the_area_lies(
     found = _Directed(np.arange(1.0, len(areas) + 1), np.array(areas, float))
 
     assert found.percentile_mm(percent) == distance
+
+
+@pytest.mark.parametrize("speck_of", ["prediction", "reference"])
+def test_hd95_is_the_larger_of_both_directions(speck_of):
+    """A second box is in one mask only: far from the other's surface, not vice versa."""
+    one = np.zeros((40, 8, 8), np.uint8)
+    one[2:6, 2:6, 2:6] = 1
+    two = one.copy()
+    two[30:34, 2:6, 2:6] = 1
+    pair = (two, one) if speck_of == "prediction" else (one, two)
+
+    (score,) = bone_scores(*(labelmap(v, table=ONE) for v in pair), case_id="c")
+
+    assert score.hd95_mm == 28.0
+
+
+@pytest.mark.parametrize(
+    ("share", "refused"), [(0.009, False), (0.011, True), (0.2, True)]
+)
+def test_M02_a_hundredth_of_a_voxel_is_the_same_place_and_no_more(share, refused):
+    voxels = np.zeros((6, 6, 6), np.uint8)
+    voxels[2:4, 2:4, 2:4] = 1
+    moved = np.diag([0.5, 0.5, 2.0, 1.0])
+    moved[0, 3] = share * 0.5
+    reference = labelmap(voxels, (0.5, 0.5, 2.0), ONE)
+    prediction = labelmap(voxels, table=ONE, affine=moved)
+
+    if refused:
+        with pytest.raises(GeometryError, match=f"{share * 0.5:.3f} mm apart"):
+            bone_scores(prediction, reference, case_id="c")
+    else:
+        assert bone_scores(prediction, reference, case_id="c")[0].dice == 1.0
+
+
+@pytest.mark.parametrize("eighth_digit", [-1e-8, 0.0, 1e-8])
+@pytest.mark.parametrize(("spacing", "steps"), [(1.0, 1), (0.1, 10), (0.7, 3)])
+def test_the_eighth_digit_of_an_affine_does_not_decide_what_is_within_a_tolerance(
+    spacing, steps, eighth_digit
+):
+    """A box moved by exactly the tolerance lies within it, whatever the rounding."""
+    voxels = np.zeros((30, 8, 8), np.uint8)
+    voxels[4:14, 2:6, 2:6] = 1
+    edge = spacing * (1 + eighth_digit)
+    moved, fixed = (
+        labelmap(np.roll(voxels, shift, axis=0), (edge,) * 3, ONE)
+        for shift in (steps, 0)
+    )
+
+    (score,) = bone_scores(moved, fixed, case_id="c", tolerance_mm=steps * spacing)
+    (beyond,) = bone_scores(
+        moved, fixed, case_id="c", tolerance_mm=steps * spacing * (1 - 1e-3)
+    )
+
+    assert score.nsd == 1.0
+    assert beyond.nsd < 1.0
+
+
+@pytest.mark.parametrize("drawn", [(), ("tibia",), ("tibia", "femur")])
+def test_a_structure_that_an_open_reference_lacks_is_not_drawn(drawn):
+    """The prediction holds tibia and femur; the reference leaves voxels open."""
+    table = LabelTable.from_names(["tibia", "femur"], has_ignore=True)
+    reference = np.full((8, 8, 8), table.ignore_value, np.uint8)
+    reference[:2] = 0
+    prediction = np.zeros((8, 8, 8), np.uint8)
+    for value, name in enumerate(("tibia", "femur"), start=1):
+        prediction[value, :4] = value
+        if name in drawn:
+            reference[value, :4] = value
+
+    found = bone_scores(
+        labelmap(prediction, table=table), labelmap(reference, table=table), case_id="c"
+    )
+
+    for score in found:
+        if score.structure in drawn:
+            assert (score.state, score.dice) == ("scored", 1.0)
+        else:
+            measures = (score.dice, score.iou, score.nsd, score.hd95_mm)
+            assert (score.state, *measures) == ("not_drawn", *[None] * 4)
+
+
+@pytest.mark.parametrize("empty", ["prediction", "reference"])
+def test_a_failure_has_dice_iou_and_nsd_0_and_no_distance(empty):
+    full, nothing = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
+    full[1:3] = 1
+    pair = (nothing, full) if empty == "prediction" else (full, nothing)
+
+    (score,) = bone_scores(*(labelmap(v, table=ONE) for v in pair), case_id="c")
+
+    assert score.state == {"prediction": "missed", "reference": "invented"}[empty]
+    assert (score.dice, score.iou, score.nsd) == (0.0, 0.0, 0.0)
+    assert score.hd95_mm is score.assd_mm is score.hd_mm is None
+
+
+@pytest.mark.parametrize(
+    ("tolerance_mm", "edge_mm", "named"), [(1, 3, True), (1, 1, False), (1, 0.5, False)]
+)
+def test_a_tolerance_below_the_largest_voxel_edge_is_named(
+    tolerance_mm, edge_mm, named
+):
+    words = metrics.tolerance_remark(tolerance_mm, edge_mm)
+
+    assert ("(1 mm) is below the largest voxel edge (3 mm)" in words) == named
+    assert bool(words) == named

@@ -88,6 +88,20 @@ def test_K02_a_mask_larger_than_the_image_is_pasted():
     assert [f.code for f in placed.findings] == ["K02"]
 
 
+@pytest.mark.parametrize(("outside", "refused"), [(1, False), (2, True)])
+def test_K02_a_thousandth_of_a_mask_may_lie_outside_and_no_more(outside, refused):
+    large = np.zeros((40, 18, 12), bool)
+    large[5:20].flat[: 1000 - outside] = True
+    large[30:].flat[:outside] = True
+    grid = shifted([0, 0, 0], large.shape)
+
+    if refused:
+        with pytest.raises(Refused, match=r"2 of 1000 voxels of m \(0\.20%\)"):
+            placed_on(GRID, grid, large, name="m")
+    else:
+        assert placed_on(GRID, grid, large, name="m").voxels_outside == outside
+
+
 def test_K02_what_lies_outside_the_image_is_counted_and_limited():
     large = np.zeros((40, 18, 12), bool)
     large[5:15] = True
