@@ -53,7 +53,9 @@ print(json.dumps(found))
 @pytest.mark.training
 def test_each_loader_fold_rank_and_start_draws_its_own_numbers_and_a_repeat_the_same():
     first, second = (f"results/Dataset1/Trainer/fold_{fold}" for fold in (0, 1))
+    repeat = f"runs/Dataset1/Trainer/fold_0_seed_1/{first}"
     places = [(first, 0, 0), (first, 7, 0), (first, 0, 1), (second, 0, 0)]
+    places.append((repeat, 0, 0))
     elsewhere = f"elsewhere/{first}", 0, 0
     asked = json.dumps([*places, elsewhere])
 
@@ -70,4 +72,4 @@ def test_each_loader_fold_rank_and_start_draws_its_own_numbers_and_a_repeat_the_
     assert len(numbers) == len(set(numbers)) == len(places) * (3 + 3 * 2)
     weights = [one[0] for one in found]
     assert weights[0] == weights[1]  # they do not depend on the epoch
-    assert len(set(weights)) == 3
+    assert len(set(weights)) == 4

@@ -392,7 +392,7 @@ def test_a_percentile_is_the_distance_within_which_that_share_of_the_area_lies(
 
 @pytest.mark.parametrize("speck_of", ["prediction", "reference"])
 def test_hd95_is_the_larger_of_both_directions(speck_of):
-    """A second box is in one mask only: far from the other's surface, not vice versa."""
+    """A second box is in one mask only: far from the other mask, not vice versa."""
     one = np.zeros((40, 8, 8), np.uint8)
     one[2:6, 2:6, 2:6] = 1
     two = one.copy()

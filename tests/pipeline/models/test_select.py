@@ -6,6 +6,7 @@ that the right choice is known. nnU-Net itself is really asked for its opinion.
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,9 +25,12 @@ from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.nnunet.runs import known_runs
+from nnunet_bridge.pipeline.comparison.compare import ComparisonOptions, compare_dataset
 from nnunet_bridge.pipeline.models.choose import (
     ModelRequest,
     choice_file,
+    choose_model,
     current_choice,
     fingerprint,
     predicting_model,
@@ -34,6 +38,7 @@ from nnunet_bridge.pipeline.models.choose import (
 from nnunet_bridge.pipeline.models.select import SelectionOptions, select_model
 
 SMOKE = method_of("nnunet", "smoke")
+BOTH = ("2d", "3d_fullres")
 TABLE = LabelTable.from_names(["tibia", "femur"])
 GRID = Grid((16, 16, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
 FOLDS = {0: ("leg_1", "leg_2", "leg_3"), 1: ("leg_4", "leg_5", "leg_6")}
@@ -66,9 +71,10 @@ def write_dataset(workspace):
     (planned / f"{SMOKE.plans}.json").write_text(json.dumps(tiny_plans()))
 
 
-def write_fold(workspace, configuration, fold, short_by):
+def write_fold(workspace, configuration, fold, short_by, repeat=0):
     """Write a finished fold; `short_by` are the rows that its predictions lack."""
     run = SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
+    run = replace(run, repeat=repeat)
     weights = f"{configuration} {fold}".encode()
     fold_dir = write_model(
         run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
@@ -193,6 +199,51 @@ def test_predict_takes_the_choice_until_a_checkpoint_changes(alike):
     (run.fold_dir / "checkpoint_final.pth").write_bytes(again)
     late = predicting_model(Dataset(alike, DATASET))
     assert "(the choice is out of date: run `select` again)" in late.reason
+
+
+def test_nested_scores_each_fold_by_the_choice_of_the_other(alike):
+    asked = SelectionOptions(device="cpu", nested=True)
+
+    summary = select_model(Dataset(alike, DATASET), asked, host=SILENT)
+
+    nested = summary.as_json()["nested"]
+    assert nested["chosen"] == {"0": "2d", "1": "2d"}  # three patients cannot tell
+    mean = next(s.mean for s in summary.choice.standings if s.name == "2d")
+    assert (nested["n"], nested["mean"]) == (6, pytest.approx(mean))
+    assert "Nested: dice" in summary.as_text()
+
+
+def test_further_trainings_of_a_fold_are_compared_and_nothing_else_uses_them(
+    alike, tmp_path
+):
+    dataset = Dataset(alike, DATASET)
+    folder = write_fold(alike, "2d", 0, (8, 8, 8), repeat=1)
+
+    record = dataset.record_dir / SMOKE.run(dataset, "2d", 0).model_dir.name
+    assert folder.is_relative_to(record / "fold_0_seed_1")
+    states = {state.run.title: state for state in known_runs(dataset)}
+    assert states["2d fold 0 seed 1"].done
+    assert states["2d fold 0 seed 1"].as_json()["repeat"] == 1
+    assert states["2d fold 0"].run.fold_dir.is_relative_to(alike.results_dir)
+    choice = select_model(dataset, SelectionOptions(device="cpu"), host=SILENT).choice
+    assert next(s.mean for s in choice.standings if s.name == "2d") > 0.9
+    model = choose_model(dataset, ModelRequest(("2d",)))
+    assert [state.run.repeat for state in model.states] == [0, 0]
+
+    found = compare_dataset(dataset, tmp_path / "out", ComparisonOptions(BOTH))
+
+    scores = json.loads((tmp_path / "out/comparison.json").read_text())["scores"]
+    tibia = {
+        (one["model"], one["case"], one["repeat"]): one["dice"]
+        for one in scores
+        if one["structure"] == "tibia"
+    }
+    row = found.comparison.row("dice", "tibia")
+    assert row.n == 6
+    expected = np.mean([tibia["2d", "leg_1", 0], tibia["2d", "leg_1", 1]])
+    assert tibia["2d", "leg_1", 1] == 0.0
+    assert row.first_values[0] == pytest.approx(expected)
+    assert row.first_values[3] == tibia["2d", "leg_4", 0]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
