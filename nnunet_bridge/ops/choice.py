@@ -26,7 +26,7 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Better
-from nnunet_bridge.ops.means import mean_of, mean_scores
+from nnunet_bridge.ops.means import mean_of
 from nnunet_bridge.ops.outcomes import Outcomes, finite
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
@@ -57,6 +57,10 @@ CHOOSING = {
     if metric.key == key
 }
 """Word of `--metric` -> metric."""
+
+_FIGURES = {key: key for key in ("dice", "nsd", "hd95_mm", "assd_mm")}
+_FIGURES |= {"volume_error_cm3_absolute": "volume_error_abs_cm3"}
+"""Name in the JSON -> measure."""
 
 BEST, NOT_WORSE, WORSE = "best", "within the noise", "worse"
 CANNOT_TELL = "too few patients to tell"
@@ -153,7 +157,7 @@ def choose(
         range(len(candidates)),
         key=lambda n: (levels[n], candidates[n].cost, candidates[n].name),
     )
-    best = places[0]
+    best, figures = places[0], _figures(candidates)
     standings = []
     for place in places:
         own = candidates[place]
@@ -165,7 +169,7 @@ def choose(
             None,
             None,
             BEST,
-            _figures(own, cases),
+            figures[place],
             own.seconds,
         )
         if place != best:
@@ -215,8 +219,8 @@ def _fold(candidate: Candidate, case_id: str) -> str:
 
 def _table(candidates: Sequence[Candidate], metric: Metric) -> dict[str, FloatArray]:
     """Return case -> (candidates,) means over the structures."""
-    outcomes = Outcomes.of({one.name: one.scores for one in candidates})
     names = [one.name for one in candidates]
+    outcomes = Outcomes.of({one.name: one.scores for one in candidates})
     table = outcomes.table(metric.key, names, outcomes.structures) if names else {}
     if not table:
         raise InputError(
@@ -263,15 +267,20 @@ def _judged(
         verdict = CANNOT_TELL
     elif p < SIGNIFICANT and rank_biserial(per_patient) > 0:
         verdict = WORSE if interval is None or interval[0] > 0 else NOT_WORSE
-    behind = finite(float(lag.mean()))
+    behind = None if np.isinf(lag).any() else float(lag.mean())
     return replace(standing, behind=behind, interval_95=interval, p=p, verdict=verdict)
 
 
-def _figures(candidate: Candidate, cases: Sequence[str]) -> dict[str, float | None]:
-    """Return the means over the structures of the means over the common cases."""
-    means = mean_scores([s for s in candidate.scores if s.case_id in set(cases)])
-    keys = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_error_cm3_absolute")
-    return {key: mean_of(getattr(mean, key) for mean in means) for key in keys}
+def _figures(candidates: Sequence[Candidate]) -> list[dict[str, float | None]]:
+    """Return the means over the common cases of every candidate, by measure."""
+    outcomes = Outcomes.of({one.name: one.scores for one in candidates})
+    names = [one.name for one in candidates]
+    found: list[dict[str, float | None]] = [{} for _ in names]
+    for key, measure in _FIGURES.items():
+        table = list(outcomes.table(measure, names, outcomes.structures).values())
+        for place, own in enumerate(found):
+            own[key] = finite(mean_of(float(row[place]) for row in table))
+    return found
 
 
 def _reason(
@@ -283,10 +292,8 @@ def _reason(
 ) -> str:
     """Return the reason of the choice as a sentence."""
     over = f"over {counted(cases, 'case')} of {counted(patients, 'patient')}"
-    known = (
-        "with failures" if chosen.mean is None else f"{chosen.mean:.{metric.decimals}f}"
-    )
-    mean = f"{metric.title} {known}"
+    digits, known = metric.decimals, chosen.mean is not None
+    mean = f"{metric.title} " + (f"{chosen.mean:.{digits}f}" if known else "fails")
     if len(standings) == 1:
         return f"{chosen.name} is the only candidate ({mean} {over})."
     best = standings[0]

@@ -36,17 +36,16 @@ def outcome(score: BoneScore, measure: str) -> float | None:
     """
     if score.state is ScoreState.NOT_DRAWN:
         return None
-    if measure in SHARES and score.state is not ScoreState.SCORED:
-        return 0.0 if score.state.failed else 1.0
-    if measure in DISTANCES and score.state is not ScoreState.SCORED:
-        return math.inf if score.state.failed else 0.0
-    value: float | None = getattr(score, measure)
-    return value
+    if score.state is ScoreState.SCORED or measure not in (*SHARES, *DISTANCES):
+        value: float | None = getattr(score, measure)
+        return value
+    failed, right = (0.0, 1.0) if measure in SHARES else (math.inf, 0.0)
+    return failed if score.state.failed else right
 
 
 def finite(value: float | None) -> float | None:
     """Return a value, or None for that of a failure."""
-    return None if value is None or math.isinf(value) else value
+    return None if value is None or not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +77,18 @@ class Outcomes:
         }
         common = set.intersection(*cases.values()) if cases else set()
         every = [score for found in scores.values() for score in found]
-        places = {(one.case_id, one.structure): None for one in every if one.state.held}
-        open_places = {
-            (one.case_id, one.structure)
-            for one in every
-            if one.state is ScoreState.NOT_DRAWN
-        }
+
+        def places(*states: ScoreState) -> set[Place]:
+            return {(s.case_id, s.structure) for s in every if s.state in states}
+
+        held = places(ScoreState.SCORED, ScoreState.MISSED, ScoreState.INVENTED)
+        held -= places(ScoreState.NOT_DRAWN)
         return cls(
             by_model,
             tuple(sorted(common)),
-            tuple(
-                (case_id, model)
-                for model, found in cases.items()
-                for case_id in sorted(found - common)
-            ),
-            tuple({one.structure: None for one in every}),
-            frozenset(p for p in places if p[0] in common and p not in open_places),
+            tuple((c, m) for m, found in cases.items() for c in sorted(found - common)),
+            tuple(dict.fromkeys(one.structure for one in every)),
+            frozenset(place for place in held if place[0] in common),
             {m: {one.case_id: one.fold for one in own} for m, own in scores.items()},
         )
 
@@ -116,7 +111,7 @@ class Outcomes:
             return None
         found = self.by_model[model].get((case_id, structure), ())
         values = [value for s in found if (value := outcome(s, measure)) is not None]
-        return float(np.mean(values)) if values else None
+        return sum(values) / len(values) if values else None
 
     def table(
         self, measure: str, models: Sequence[str], structures: Sequence[str]
