@@ -796,7 +796,9 @@ def test_every_comparison_prints_what_it_could_have_shown():
     found = compared(models(0.0, 0.0, cases=12))
     row = found.row("dice")
 
-    assert row.detectable_difference == detectable_difference(row.differences)
+    assert row.detectable_difference == pytest.approx(
+        detectable_difference(row.differences)
+    )
     expected = f"a difference of {row.detectable_difference:.3f} or more in 80 %"
     assert expected in str(verdict(found))
 

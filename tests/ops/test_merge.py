@@ -96,7 +96,9 @@ def test_K16_priority_gives_the_voxel_to_the_stronger():
     assert [f.outcome for f in merged.findings] == [Outcome.FIXED]
 
 
-@pytest.mark.parametrize(("voxels", "outcome"), [(2, "fixed"), (3, "refused")])
+@pytest.mark.parametrize(
+    ("voxels", "outcome"), [(2, Outcome.FIXED), (3, Outcome.REFUSED)]
+)
 def test_K16_the_limit_is_half_a_percent_of_the_smaller_structure(voxels, outcome):
     """2 of 400 voxels are the limit itself; the larger structure has 480."""
     first, second = np.zeros(GRID.shape, bool), box(slice(6, 12))

@@ -405,7 +405,7 @@ def test_hd95_is_the_larger_of_both_directions(speck_of):
 
 
 @pytest.mark.parametrize(
-    ("share", "refused"), [(0.009, False), (0.011, True), (0.2, True)]
+    ("share", "refused"), [(0.009, False), (0.012, True), (0.2, True)]
 )
 def test_M02_a_hundredth_of_a_voxel_is_the_same_place_and_no_more(share, refused):
     voxels = np.zeros((6, 6, 6), np.uint8)
