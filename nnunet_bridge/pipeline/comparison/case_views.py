@@ -50,8 +50,9 @@ def case_views(
     `dice` is the mean Dice of each case and model. Slices get as much detail as leaves
     the page below its limit.
     """
-    ranked = sorted(dice, key=lambda case_id: fmean(dice[case_id].values()))
-    predictions = study.predictions()
+    predictions = study.predictions()  # none where the scores come from tables
+    known = [case_id for case_id in dice if case_id in predictions]
+    ranked = sorted(known, key=lambda case_id: fmean(dice[case_id].values()))
     views = _Views(study, len(ranked))
     found = []
     cases = [(case_id, case_id) for case_id in ranked]

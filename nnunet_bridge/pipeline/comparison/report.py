@@ -7,7 +7,7 @@ thesis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -40,6 +40,7 @@ from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.sides import has_sided_labels
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.metrics import tolerance_remark
+from nnunet_bridge.ops.outcomes import Outcomes
 from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
 from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.comparison.case_views import case_views
@@ -172,12 +173,7 @@ def _page_content(
         verdict=verdict(comparison, caveat=options.caveat),
         comparison=comparison,
         models=tuple(
-            ModelCard(
-                run.name,
-                run.configuration,
-                tuple(dict.fromkeys(f.fold for f in run.folds)),
-            )
-            for run in study.runs
+            ModelCard(run.name, run.configuration, run.fold_names) for run in study.runs
         ),
         colours=tuple((label.name, label.hex_colour) for label in study.labels),
         curves=evidence.curves,
@@ -244,13 +240,11 @@ def _test_comparison(
 
 def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:
     """Return case -> model -> mean Dice over the structures that have one."""
-    means: dict[str, dict[str, float]] = {}
-    for case_id in evidence.comparison.case_ids:
-        for model, scores in evidence.scores.items():
-            own = [s.dice for s in scores if s.case_id == case_id]
-            if known := [dice for dice in own if dice is not None]:
-                means.setdefault(case_id, {})[model] = fmean(known)
-    return means
+    outcomes, models = Outcomes.of(evidence.scores), evidence.comparison.models
+    table = outcomes.table("dice", models, outcomes.structures)
+    return {
+        c: dict(zip(models, map(float, row), strict=True)) for c, row in table.items()
+    }
 
 
 _MIRRORING = (
@@ -281,17 +275,21 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
                 f"Not compared, because not every model predicted them: "
                 f"{', '.join(only)} (only in {model})."
             )
-    for miss in comparison.misses:
-        if miss.missed:
-            cases = _count(miss.missed, "case")
-            notes.append(f"{miss.model} missed {miss.structure} in {cases}.")
-        if miss.invented:
-            where = f"in {_count(miss.invented, 'case')} where the reference has none"
-            notes.append(f"{miss.model} segmented {miss.structure} {where}.")
+    notes += _failures(comparison)
     if study.tolerance_mm is not None:
         remark = tolerance_remark(study.tolerance_mm, study.largest_edge_mm())
         notes += [remark] if remark else []
     return tuple(notes)
+
+
+def _failures(comparison: Comparison) -> Iterator[str]:
+    for miss in comparison.misses:
+        if miss.missed:
+            cases = _count(miss.missed, "case")
+            yield (f"{miss.model} missed {miss.structure} in {cases}.")
+        if miss.invented:
+            where = f"in {_count(miss.invented, 'case')} where the reference has none"
+            yield (f"{miss.model} segmented {miss.structure} {where}.")
 
 
 def _count(number: int, noun: str) -> str:
