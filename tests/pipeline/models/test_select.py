@@ -82,7 +82,7 @@ def write_fold(workspace, configuration, fold, short_by, repeat=0):
     for case, rows in zip(FOLDS[fold], short_by, strict=True):
         write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
     file = run.events_file
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     answer = [
         {"event": "start", "epochs": 1, "validation_cases": 3},
         {"event": "validation", "time": 0.0},
