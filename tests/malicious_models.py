@@ -182,6 +182,18 @@ def flipped():
     return bytes(content)
 
 
+def two_end_records():
+    """Let a large zip's locator name another end record than the one before it."""
+    content = bytearray(HARMLESS)
+    at = content.rfind(b"PK\x05\x06")
+    count, size, begin = struct.unpack_from("<HLL", content, at + 10)
+    record = b"PK\x06\x06" + struct.pack(
+        "<QHHLLQQQQ", 44, 45, 45, 0, 0, count, count, size, begin
+    )
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, at, 1)
+    return bytes(content[:at] + record + record + locator + content[at:])
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 UNET = "dynamic_network_architectures.architectures.unet"
 
@@ -229,6 +241,24 @@ MALICIOUS = [
         lambda _m: model_with(
             zipped([("archive/data.pkl", b"\x80\x02}")], compression=0)
         ),
+    ),
+    (
+        "S04",
+        "a pickle before the zip of the checkpoint",
+        lambda m: model_with(at_the_end_of_a_zip(m)),
+    ),
+    (
+        "S04",
+        "a checkpoint before the checkpoint",
+        lambda m: model_with(pickled_checkpoint(Runs(m)) + HARMLESS),
+    ),
+    ("S04", "a model before the model", lambda _m: model_with() + model_with()),
+    ("S04", "a script before the model", lambda _m: b"#!/bin/sh\n" + model_with()),
+    ("S08", "two end records", lambda _m: model_with(two_end_records())),
+    (
+        "S02",
+        "a way back of the axes that is not the way there",
+        lambda _m: plans_with("transpose_forward", [1, 2, 0]),
     ),
     (
         "S02",

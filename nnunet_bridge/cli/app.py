@@ -1,5 +1,6 @@
 """The command `nnunet-bridge`; heavy modules are imported when a command runs."""
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from nnunet_bridge.cli.ingest import check, convert, image, init
 from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
+from nnunet_bridge.cli.streams import prepare_streams, say
 from nnunet_bridge.cli.study import compare, demo, run
 from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
@@ -40,6 +42,7 @@ class BridgeGroup(click.RichGroup):
 
     def main(self, *words: Any, **options: Any) -> Any:
         """Run the command and exit with its code."""
+        prepare_streams()
         asked = list((words[0] if words else options.get("args")) or sys.argv[1:])
         options["standalone_mode"] = False
         try:
@@ -48,8 +51,9 @@ class BridgeGroup(click.RichGroup):
             if "--json" in asked:
                 message = error.format_message()
                 content = {"error": message, "code": "", "exit_code": error.exit_code}
-                click.echo(json.dumps(content, indent=2))
-            error.show()
+                say(json.dumps(content, indent=2), as_is=True)
+            with contextlib.suppress(OSError, ValueError):
+                error.show()
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(Interrupted.exit_code)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import rich_click as click
-
 from nnunet_bridge.cli import options as shared
 from nnunet_bridge.cli.fields import argument, option
 from nnunet_bridge.cli.session import Session, command
@@ -43,7 +41,7 @@ def pack(session: Session, asked: _Pack) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unpack:
-    file: Path = argument(type=click.Path(path_type=Path, exists=True, dir_okay=False))
+    file: Path = argument(type=shared.EXISTING_FILE)
     replace: bool = shared.output_option("--replace", "Replace an existing model.")
 
 

@@ -12,7 +12,21 @@ from nnunet_bridge.core import words
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-EXISTING = click.Path(path_type=Path, exists=True)
+
+
+class _Existing(click.Path):
+    """A file or a folder; a pipe would be waited for without end."""
+
+    def convert(self, value: Any, *place: Any) -> Any:
+        """Return the path, or end with a usage error."""
+        path: Path = super().convert(value, *place)  # type: ignore[assignment] # by `path_type`
+        if not (path.is_file() or path.is_dir()):
+            self.fail(f"{value} is a pipe or a device, not a file or a folder.", *place)
+        return path
+
+
+EXISTING = _Existing(path_type=Path, exists=True)
+EXISTING_FILE = _Existing(path_type=Path, exists=True, dir_okay=False)
 COUNT = click.IntRange(1)
 NOT_NEGATIVE = click.FloatRange(0)
 POSITIVE = click.FloatRange(0, min_open=True)

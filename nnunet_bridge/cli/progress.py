@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from nnunet_bridge.cli.streams import say, visible
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.units import format_duration
 
@@ -191,7 +192,7 @@ class _Bar(_Shown):
         self._show(note)
 
     def say(self, line: str) -> None:
-        self.display.console.print(line, highlight=False)
+        self.display.console.print(visible(line), highlight=False, markup=False)
 
     def show(self, draw: Callable[[int], str]) -> None:
         self.display.text = draw(self.display.console.width)
@@ -207,6 +208,10 @@ class _Bar(_Shown):
         )
 
 
+def _to_stderr(line: str) -> None:
+    say(line.removesuffix("\n"), err=True)
+
+
 class _Lines(_Shown):
     """Progress without a terminal: a line for each stage, and one now and then."""
 
@@ -215,7 +220,7 @@ class _Lines(_Shown):
     ) -> None:
         super().__init__()
         self.every_s = every_s
-        self.write = write or sys.stderr.write
+        self.write = write or _to_stderr
         self.last_s = 0.0
 
     def stage(self, name: str, steps: int) -> None:
@@ -233,7 +238,6 @@ class _Lines(_Shown):
 
     def say(self, line: str) -> None:
         self.write(f"{line}\n")
-        sys.stderr.flush()
 
     def show(self, draw: Callable[[int], str]) -> None:
         """Ignore tables: without a terminal, the notes report the same."""

@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from nnunet_bridge.cli.fields import Asked, Group, asked_for, decorators, option
-from nnunet_bridge.core.errors import BridgeError, Interrupted, UsageError
+from nnunet_bridge.cli.streams import say
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    Interrupted,
+    UsageError,
+)
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.summary import JsonObject, Summary
 
@@ -118,6 +124,7 @@ class Session:
         """Do the work of a command, print its result and exit with its code."""
         _stop_on_signals()
         try:
+            _require_current_folder()
             summary = work()
         except BridgeError as error:
             self._show_traceback()
@@ -136,10 +143,14 @@ class Session:
 
     def show(self, summary: Summary) -> None:
         """Print a result and exit with its code."""
+        lost = ""
         if self.as_json:
-            self._print_json(summary.as_json())
+            lost = self._print_json(summary.as_json())
         elif not self.quiet:
-            click.echo(summary.as_text())
+            lost = say(summary.as_text())
+        if lost:
+            text = f"The work is done, but its result could not be printed: {lost}."
+            say(text, err=True)
         sys.exit(summary.exit_code)
 
     def fail(
@@ -151,16 +162,28 @@ class Session:
             failure = {"error": message, "code": code, "exit_code": exit_code}
             self._print_json({**failure, "cases": done})
         known = f"[{code}] " if code and f"[{code}]" not in message else ""
-        click.echo(f"Error: {known}{message}", err=True)
+        say(f"Error: {known}{message}", err=True)
         sys.exit(exit_code)
 
     def _show_traceback(self) -> None:
         if self.traceback:
-            click.echo(format_exc(), err=True)
+            say(format_exc(), err=True)
 
     @staticmethod
-    def _print_json(content: JsonObject) -> None:
-        click.echo(json.dumps(content, indent=2, allow_nan=False, default=str))
+    def _print_json(content: JsonObject) -> str:
+        text = json.dumps(content, indent=2, allow_nan=False, default=str)
+        return say(text, as_is=True)
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that somebody has removed meanwhile."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        text = (
+            f"The current folder cannot be used ({error.strerror}): change to another."
+        )
+        raise EnvironmentFault(text) from error
 
 
 def command(

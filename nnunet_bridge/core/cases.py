@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
-from nnunet_bridge.core.quoting import without_names
+from nnunet_bridge.core.quoting import quoted, without_names
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import aligned
 
@@ -160,16 +160,31 @@ def memory_errors_refused(what: str) -> Iterator[None]:
         raise Refused.because("F10", text) from error
 
 
+def unexpected(error: Exception) -> Refused:
+    """Return the refusal of a case whose files no check had expected (F15)."""
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    return Refused.because(
+        "F15",
+        f"A file of the case cannot be used ({quoted(reason)}): export its image and "
+        "masks again or leave the case out, and please report this message.",
+    )
+
+
 def run_case(
     case_id: str, work: Callable[[], Result]
 ) -> tuple[CaseReport, Result | None]:
     """Process one case; turn a faulty input into a refused case without a result.
 
-    A full disk or a missing permission is raised: it would affect every case.
+    A full disk or a missing permission is raised: it would affect every case. What no
+    reader expected in a file affects this case alone (F15).
     """
     try:
         with memory_errors_refused(case_id):
             result = work()
     except (Refused, InputError, GeometryError) as error:
         return CaseReport(case_id, findings_of_error(error)), None
+    except (BridgeError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary around the files of one case
+        return CaseReport(case_id, findings_of_error(unexpected(error))), None
     return CaseReport(case_id), result

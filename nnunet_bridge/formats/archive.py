@@ -49,6 +49,10 @@ class ArchiveLimits:
     always_bytes: int = 4 << 20
     """Entries below this size may have any ratio, as text does."""
 
+    at_start: bool = True
+    """Whether the first entry must begin with the file: what lies before it can be a
+    second archive, which another reader would take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -120,6 +124,8 @@ def open_archive(
             entries = archive.infolist()
             _check_listing(name, entries, allowed)
             _check_sizes(name, entries, allowed, archive_bytes=file.stat().st_size)
+            if allowed.at_start and min((e.header_offset for e in entries), default=0):
+                raise _refusal(name, "something lies before its first entry", "S04")
         files = tuple(entry for entry in entries if not entry.is_dir())
         yield Archive(name, files, archive)
 
@@ -192,6 +198,8 @@ def _check_directory_size(file: Path, called: str, limits: ArchiveLimits) -> Non
         locator = tail[max(at - _LOCATOR_BYTES, 0) : at]
         if locator.startswith(_LOCATOR):
             before = length - tail_bytes + at - _LOCATOR_BYTES - _END_64_BYTES
+            if limits.at_start and struct.unpack_from("<Q", locator, 8) != (before,):
+                raise zipfile.BadZipFile("it has two end records")
             for place in (before, *struct.unpack_from("<Q", locator, 8)):
                 large = _counts_of_64(stream, min(max(place, 0), length))
                 count, size = max(count, large[0]), max(size, large[1])

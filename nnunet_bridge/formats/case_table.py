@@ -20,6 +20,7 @@ from nnunet_bridge.core.errors import RecipeError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.files import open_to_write, whole_file
+from nnunet_bridge.formats.tables import guarded, unguarded
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -32,10 +33,6 @@ _NEEDED = ("file", "role")
 _AS_WRITTEN = ("file", "note")  # columns whose cells may begin or end with a space
 _DELIMITERS = (",", ";", "\t")
 _HINT = "sep="  # first line by which Excel names the delimiter
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""First characters of a cell that a spreadsheet would take for a formula, or that we
-put before one; such a cell gets a ``'`` in front."""
-
 _LINE_END = "\r\n"  # of RFC 4180; Python then quotes every cell that holds one
 _MOST_FAULTS = 20
 _UTF8_MARK = codecs.BOM_UTF8
@@ -178,7 +175,7 @@ def _row(header: _Header, cells: Sequence[str], number: int) -> TableRow:
         raise _Faults("it has more cells than there are columns; quote a cell with one")
     texts = dict.fromkeys(COLUMNS, "")
     texts |= {
-        name: _unguarded(cell if name in _AS_WRITTEN else cell.strip())
+        name: unguarded(cell if name in _AS_WRITTEN else cell.strip())
         for name, cell in zip(header.names, cells, strict=False)
         if name in COLUMNS
     }
@@ -239,7 +236,7 @@ def _text(rows: Iterable[TableRow], columns: Sequence[str], delimiter: str) -> s
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=delimiter, lineterminator=_LINE_END)
     for row in rows:
-        cells = {name: _guarded(_cell(row, name)) for name in COLUMNS}
+        cells = {name: guarded(_cell(row, name)) for name in COLUMNS}
         writer.writerow([cells.get(name, "") for name in columns])
     return stream.getvalue()
 
@@ -249,14 +246,6 @@ def _cell(row: TableRow, column: str) -> str:
         return "" if row.role in (Role.IMAGE, Role.IGNORE) else str(row.state)
     value = getattr(row, column)
     return "" if value is None else str(value)
-
-
-def _guarded(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
-def _unguarded(cell: str) -> str:
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
 
 
 def _write(file: Path, text: str, *, header: Sequence[str] = ()) -> None:

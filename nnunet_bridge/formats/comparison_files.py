@@ -25,6 +25,7 @@ from nnunet_bridge.core.comparison import (
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve
+from nnunet_bridge.formats.tables import guarded_row
 
 _CURVES = ("train_loss", "val_loss", "pseudo_dice", "pseudo_iou")
 
@@ -156,7 +157,7 @@ def comparison_csv(evidence: Evidence) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_rows(evidence))
+    writer.writerows(map(guarded_row, _rows(evidence)))
     return text.getvalue()
 
 

@@ -69,7 +69,7 @@ def _parsed(lines: Sequence[bytes]) -> tuple[tuple[JsonObject, ...], list[int]]:
     for number, line in enumerate(lines, start=1):
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 damaged.append(number)
             continue

@@ -18,11 +18,12 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from nnunet_bridge.core.errors import EnvironmentFault, SecurityError
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityError
 from nnunet_bridge.core.records import Value, damaged, from_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
@@ -41,7 +42,7 @@ def open_to_write(file: Path, mode: str = "wb", *, buffering: int = -1) -> Binar
     Raises
     ------
     SecurityError
-        If a link lies in its place (S11).
+        If a link lies in its place, or another file name for the same content (S11).
     EnvironmentFault
         If the folder cannot be written, or a pipe lies there (F06).
     """
@@ -52,7 +53,16 @@ def open_to_write(file: Path, mode: str = "wb", *, buffering: int = -1) -> Binar
 def _opened(file: Path, mode: str, buffering: int = -1) -> BinaryIO:
     def not_through_a_link(path: str, flags: int) -> int:
         # A pipe without a reader is an error too, instead of an endless wait.
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        safe = flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, safe, 0o666)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            if found.st_nlink > 1:
+                os.close(descriptor)
+                raise OSError(errno.EMLINK, "a hard link", path)
+            if flags & os.O_TRUNC:
+                os.ftruncate(descriptor, 0)
+        return descriptor
 
     stream = open(file, mode, buffering, opener=not_through_a_link)  # noqa: SIM115 - Path.open takes no opener
     return cast("BinaryIO", stream)
@@ -75,7 +85,8 @@ def refuse_links(*folders: Path, but: tuple[str, ...] = ()) -> None:
                 continue
             seen.add(real)
             for file in (Path(place, name) for name in sorted(names)):
-                if file.is_symlink() and not any(map(file.match, but)):
+                linked = file.is_symlink() or file.lstat().st_nlink > 1
+                if linked and not any(map(file.match, but)):
                     raise _refused_link(f"write {file}")
 
 
@@ -148,9 +159,17 @@ def write_json(final: Path, content: Any) -> None:  # noqa: ANN401 - whatever JS
     write_text(final, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+class DamagedJson(InputError, ValueError):  # noqa: N818 - a verdict on a file
+    """A file is not valid JSON, or is nested too deep to be read."""
+
+
 def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """Return the content of a JSON file."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Return the content of a JSON file; raises `DamagedJson`."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0] or "it is nested too deep"
+        raise DamagedJson(f"{file} is not valid JSON ({reason}).") from error
 
 
 def readable_object(file: Path) -> tuple[dict[str, Any], str]:
@@ -163,7 +182,7 @@ def readable_object(file: Path) -> tuple[dict[str, Any], str]:
         content = read_json(file)
     except FileNotFoundError:
         return {}, ""
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
         return {}, f"{file.name} cannot be read: it is damaged."
@@ -239,6 +258,7 @@ def only_writer(lock_file: Path, what: str) -> Iterator[None]:
     )
     with clear_os_errors(f"write {lock_file}"):
         lock_file.parent.mkdir(parents=True, exist_ok=True)
+        _opened(lock_file, "ab").close()  # before the lock empties it
         try:
             lock.acquire()
         except Timeout as error:
@@ -260,10 +280,16 @@ def is_locked(lock_file: Path) -> bool:
 
     A shared lock on the file, opened for reading, is enough to tell: so this works in
     a workspace that one may only read. `only_writer` waits longer than that lock lasts.
+
+    Raises `SecurityError` if a link lies in its place (S11).
     """
-    if not lock_file.exists():
-        return False
-    with lock_file.open("r", encoding="utf-8") as stream:
+    with clear_os_errors(f"read {lock_file}"):
+        try:
+            not_linked = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(lock_file, not_linked)
+        except FileNotFoundError:
+            return False
+    with os.fdopen(descriptor, "rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -283,7 +309,7 @@ def clear_os_errors(
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
             raise _refused_link(doing) from error
         full = ""
         if needed_bytes and folder is not None:
@@ -302,6 +328,12 @@ def clear_os_errors(
         }
         reason = ways_out.get(error.errno or 0, error.strerror or str(error))
         raise EnvironmentFault(f"Cannot {doing}: {reason}.", code="F06") from error
+
+
+is_regular, is_folder = os.path.isfile, os.path.isdir
+is_link, is_there = os.path.islink, os.path.exists
+"""The methods of `Path` raise for a path that is longer than the system allows; these
+do not. A pipe is not regular: it has no end."""
 
 
 def free_bytes(path: Path) -> int:

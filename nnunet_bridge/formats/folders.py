@@ -11,18 +11,23 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_bridge.formats.files import clear_os_errors, process_lives, sync_to_disk
+from nnunet_bridge.formats.files import (
+    clear_os_errors,
+    is_there,
+    process_lives,
+    sync_to_disk,
+)
 from nnunet_bridge.ops.naming import composed
 
 
 def named_below(folder: Path, name: str) -> Path:
     """Return the path of a name below a folder, however its accents are stored."""
     path = folder / name
-    if path.exists():
+    if is_there(path):
         return path
     for part in Path(name).parts:
         there = folder / part
-        if not there.exists() and folder.is_dir():
+        if not is_there(there) and folder.is_dir():
             alike = (p for p in folder.iterdir() if composed(p.name) == composed(part))
             there = next(alike, there)
         folder = there

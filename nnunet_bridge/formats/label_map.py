@@ -146,10 +146,7 @@ def read_names_beside(files: Iterable[Path]) -> dict[str, int]:
 
 
 def _names_in(file: Path) -> dict[str, int]:
-    try:
-        content = read_json(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid ({error}).") from error
+    content = read_json(file)
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict):
         return {}

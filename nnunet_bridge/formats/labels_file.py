@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,6 @@ def _labels(dataset_json: Path) -> dict[str, Any]:
         content = read_json(dataset_json)
     except OSError as error:
         raise InputError(f"Cannot read {dataset_json}: {error.strerror}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{dataset_json} is not valid JSON ({error}).") from error
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or not labels:
         form = '"labels": {"background": 0, "tibia": 1, ...}'

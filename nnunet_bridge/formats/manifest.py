@@ -379,7 +379,7 @@ class ManifestStore:
 
     def close(self, manifest: Manifest) -> None:
         """Join all records into the manifest, unless it holds the same already."""
-        if not self.manifest.says_the_same(manifest):
+        if self.is_open or not self.manifest.says_the_same(manifest):
             write_manifest(self._dataset_dir, manifest.as_json())
         self._remove_records()
         self.manifest, self.is_open = manifest, False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,9 @@ _HEADER_BYTES = 352
 _STRUCT_BYTES = 348
 _STRUCT_2_BYTES = 540
 """Bytes of a header of NIfTI-2."""
+
+_EXTENSION_BYTES = 8
+"""Size and code of a header extension, the least that it can have."""
 
 _SPARE_BYTES = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -142,6 +146,7 @@ def read_array(file: Path) -> tuple[Grid, VoxelArray]:
     if beside is None:
         content = whole_content(file, lambda start: _parsed(file, start).bytes_needed)
         header = _parsed(file, bytes(content[:_STRUCT_2_BYTES]))
+        _require_whole_extensions(file, content, header)
     else:
         header = _read_header(file)
         content = whole_content(beside, lambda _: header.bytes_needed)
@@ -295,6 +300,23 @@ def _named_failures(file: Path) -> Iterator[None]:
         raise InputError(reason) from error
     except _NotWhole as error:
         raise refused("K19", file, f"is damaged ({error}): {AGAIN}") from error
+
+
+def _require_whole_extensions(file: Path, content: bytearray, header: _Header) -> None:
+    """Refuse header extensions that run into the voxels or past the end (K19).
+
+    Each begins with its size in bytes, a multiple of 16; a size of zero ends them.
+    """
+    flag, order = int(header.fields["sizeof_hdr"]), header.fields.endianness
+    at = flag + 4
+    while at < min(header.offset, len(content)) and content[flag]:
+        (size,) = struct.unpack_from(f"{order}i", content, at)
+        if size == 0:
+            return
+        if size < _EXTENSION_BYTES or at + size > header.offset:
+            wrong = f"an extension of {size} bytes does not fit into its header"
+            raise refused("K19", file, f"is damaged: {wrong}. {AGAIN.capitalize()}")
+        at += size
 
 
 class _NotWhole(Exception):  # noqa: N818 - never leaves this module

@@ -11,11 +11,14 @@ import difflib
 import hashlib
 import json
 import re
+import signal
 import string
+import threading
 import tomllib
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -40,19 +43,59 @@ from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.ops.naming import composed
 
 RECIPE_FILE = "dataset.toml"
+MATCH_S = 1.0
+"""Processor time that one name may take to match a pattern."""
+
+_MOST_RECIPE_BYTES = 1 << 20
+_LONGEST_PATTERN = 1000
+_MOST_LABELS = 255
+"""nnU-Net stores labels in one byte, and 0 is the background."""
+
+_HINTS = 20
+"""Unknown names for which a similar one is searched."""
+
+_CASE_FORMAT = re.compile(r"[<>^=+-]?0?[0-9]{0,2}[ds]?")
 SIDE_WORDS = {
     "l": "left", "left": "left", "r": "right", "right": "right",
     "m": "middle", "middle": "middle",
 }  # fmt: skip
 
 
+def match_name(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:
+    """Return the match of a whole name, as `re.fullmatch`, in bounded time.
+
+    Some patterns, such as ``(a+)+b``, take years for a name of 40 letters. A timer of
+    the processor time ends them; threads but the main one have none.
+
+    Raises `RecipeError` after `MATCH_S` seconds.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise RecipeError(
+            f"The pattern {pattern[:80]!r} of the recipe takes more than {MATCH_S:g} s "
+            f"for the name {quoted(name)}: repeat nothing that is repeated already."
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        return re.fullmatch(pattern, name, flags)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MATCH_S)
+    try:
+        return re.fullmatch(pattern, name, flags)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def _pattern_with(*needs: str) -> AfterValidator:
     """Check that a regular expression compiles and has these named groups."""
 
     def checked(pattern: str) -> str:
+        if len(pattern) > _LONGEST_PATTERN:
+            raise ValueError(f"has more than {_LONGEST_PATTERN} characters")
         try:
             groups = re.compile(pattern).groupindex
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"is not a regular expression: {error}") from error
         if missing := [name for name in needs if name not in groups]:
             raise ValueError(f"needs a named group (?P<{missing[0]}>...)")
@@ -144,17 +187,58 @@ class RegionPart(_Part):
     slices: tuple[int, int] | None = None
 
 
+SlurmWord: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+@-]*$")]
+
+
+def _known_to_slurm(option: str) -> str:
+    """Refuse options that set variables, run programs or name files of a job."""
+    name, equals, value = option.removeprefix("--").partition("=")
+    if name not in _SLURM_OPTIONS.split() or not option.startswith("--"):
+        known = f"one of the options {_SLURM_OPTIONS.replace(' ', ', ')}"
+        raise ValueError(f"{option[:80]!r} is not {known}")
+    if equals and not _SLURM_VALUE.fullmatch(value):
+        raise ValueError(f"the value in {option[:80]!r} has forbidden characters")
+    return option
+
+
+SlurmOption: TypeAlias = Annotated[str, AfterValidator(_known_to_slurm)]
+_SLURM_VALUE = re.compile(r"[A-Za-z0-9_.,:@%&|*+=()\[\]-]+")
+_SLURM_OPTIONS = (
+    "begin cluster-constraint clusters comment constraint contiguous core-spec "
+    "cores-per-socket cpus-per-gpu deadline delay-boot dependency distribution exclude "
+    "exclusive gpu-bind gpu-freq gpus gpus-per-node gpus-per-task gres-flags hint hold "
+    "kill-on-invalid-dep licenses mail-type mail-user mem-bind mem-per-cpu mem-per-gpu "
+    "mincpus network nice no-kill nodelist nodes ntasks ntasks-per-node oversubscribe "
+    "prefer priority qos quiet reservation sockets-per-node spread-job switches "
+    "thread-spec threads-per-core time-min tmp use-min-nodes verbose wckey"
+)
+"""Not, for example, ``export`` (variables can run code), ``output`` and ``chdir``."""
+
+
 class SlurmPart(_Part):
     """``[slurm]``: the resources that a training requests from a cluster."""
 
-    partition: str | None = None
-    account: str | None = None
-    time: str = Field(default="1-00:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+    partition: SlurmWord | None = None
+    account: SlurmWord | None = None
+    time: str = Field(
+        default="1-00:00:00", pattern=r"^([0-9]{1,3}-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$"
+    )
     gpus: int = Field(default=1, ge=0, le=64)
     cpus: int = Field(default=8, ge=1, le=1024)
     memory_gb: int = Field(default=32, ge=1, le=16384)
     at_once: int | None = Field(default=None, ge=1)
-    options: tuple[Annotated[str, Field(pattern=r"^--[a-z][^\s]*$")], ...] = ()
+    options: tuple[SlurmOption, ...] = ()
+
+
+def _label_name(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise ValueError("a label needs a name of printable characters")
+    return name
+
+
+LabelName: TypeAlias = Annotated[
+    str, Field(max_length=100), AfterValidator(_label_name)
+]
 
 
 class Recipe(_Part):
@@ -163,7 +247,7 @@ class Recipe(_Part):
     dataset: DatasetPart
     scans: ScansPart = ScansPart()
     masks: MasksPart = MasksPart()
-    labels: dict[str, int] = Field(min_length=1)
+    labels: dict[LabelName, int] = Field(min_length=1, max_length=_MOST_LABELS)
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
@@ -361,10 +445,13 @@ def read_recipe(source: str | Path) -> Recipe:
     """
     file = _recipe_file(source)
     try:
+        size = file.stat().st_size
+        if size > _MOST_RECIPE_BYTES:
+            raise RecipeError(f"{file.name} has {size} bytes: it is not a recipe.")
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"Cannot read {file}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{file.name} is not valid TOML: {error}.") from error
     recipe = recipe_from(raw, name=file.name)
     recipe._file = file  # noqa: SLF001 - only this function knows it
@@ -401,7 +488,8 @@ def recipe_from(raw: Mapping[str, Any], *, name: str = "the recipe") -> Recipe:
         recipe = Recipe.model_validate(parts)
     except ValidationError as error:
         faults += [_described(fault) for fault in error.errors()]
-    faults += _contradictions(parts)
+    if len(_table(parts, "labels")) <= _MOST_LABELS:
+        faults += _contradictions(parts)
     if faults or recipe is None:
         lines = "\n  ".join([f"{name} has {counted(len(faults), 'mistake')}:", *faults])
         raise RecipeError(lines)
@@ -468,11 +556,12 @@ def _unknown_names(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[st
         "merge.priority": _table(raw, "merge").get("priority", []),
         **{f"cases.{case}": _table(cases, case) for case in cases},
     }
-    faults = []
+    faults: list[str] = []
     for place, names in uses.items():
         for name in names if isinstance(names, dict | list) else ():
             if isinstance(name, str) and known and name not in known:
-                near = difflib.get_close_matches(name, sorted(known), n=1)
+                few = sorted(known) if len(faults) < _HINTS else []
+                near = difflib.get_close_matches(name, few, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 faults.append(f"{place}: unknown label {name!r}{hint}")
     return faults
@@ -502,20 +591,29 @@ def _case_faults(raw: Mapping[str, Any]) -> list[str]:
         return []
     try:
         known = set(re.compile(pattern).groupindex)
-        used = {field for _, field, _, _ in string.Formatter().parse(form) if field}
-    except (re.error, ValueError) as error:
-        return [] if isinstance(error, re.error) else [f"dataset.case: {error}"]
+    except (re.error, RecursionError, OverflowError):
+        return []  # the pattern is named already
+    try:
+        text = _fault_of_form(form, known)
+    except (BridgeError, ValueError) as error:
+        text = str(error)
+    return [f"dataset.case: {text}"] if text else []
+
+
+def _fault_of_form(form: str, known: set[str]) -> str:
+    """Return what is wrong with the form of case ids; empty if nothing."""
+    parts = list(string.Formatter().parse(form))
+    used = {field for _, field, _, _ in parts if field}
     if unknown := sorted(used - known):
         groups = ", ".join(sorted(known)) or "it has none"
-        text = f"{{{unknown[0]}}} is not a named group of scans.pattern ({groups})"
-        return [f"dataset.case: {text}"]
+        return f"{{{unknown[0]}}} is not a named group of scans.pattern ({groups})"
     if not used:
-        return ["dataset.case: all cases would get one id; use {index:03d}"]
-    try:
-        checked_case_id(form.format(**dict.fromkeys(used, 1)))
-    except (BridgeError, ValueError) as error:
-        return [f"dataset.case: {error}"]
-    return []
+        return "all cases would get one id; use {index:03d}"
+    specs = [spec or "" for *_, spec, _ in parts]
+    if odd := [spec for spec in specs if not _CASE_FORMAT.fullmatch(spec)]:
+        return f"unknown format {odd[0][:80]!r}; use one such as 03d"
+    checked_case_id(form.format(**dict.fromkeys(used, 1)))
+    return ""
 
 
 def _region_faults(raw: Mapping[str, Any]) -> list[str]:

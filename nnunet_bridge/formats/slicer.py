@@ -195,7 +195,8 @@ def read_segments(
     (K09).
     """
     nrrd, findings = _read_nrrd(file), list[Finding]()
-    segments = _segments(nrrd.header, file.name)
+    with _nrrd_boundary(file):
+        segments = _segments(nrrd.header, file.name)
     if nrrd.grid is not None and not segments:
         raise refused("K09", file.name, "names no segments: export it again")
     chosen = _named_segments(file.name, segments, names, own_names=own_names)
@@ -209,7 +210,7 @@ def read_segments(
     layers = [values.read_labels(layer) for layer in nrrd.layers]
     findings += _of_no_segment(file.name, layers, segments)
     for name, side, layer, value in chosen:
-        if layer >= len(layers):
+        if not 0 <= layer < len(layers):
             place = f"puts segment {quoted(name)} into layer {layer}"
             reason = f"{place}, but has {len(layers)} layers"
             raise refused("K09", file.name, reason)
@@ -535,6 +536,36 @@ _MHA_BYTES = {
 }  # fmt: skip
 
 
+_MHA_LINE = re.compile(
+    rb"\s*([^\s=:]{1,250})[^=:\r\n]{0,250}[=:]([^\r\n]{0,16000})\r?\n"
+)
+
+
+def _mha_header(stored: bytes) -> tuple[dict[str, str], bytes]:
+    """Return the fields of a MetaImage and the bytes that follow them.
+
+    The header is text, one "name = value" a line; the voxels follow its last line,
+    "ElementDataFile = LOCAL". Any other value names another file. No name may come
+    twice, nor a line of another form: SimpleITK would see another header than we do.
+    """
+    fields: dict[str, str] = {}
+    at = 0
+    while "ElementDataFile" not in fields:
+        line = _MHA_LINE.match(stored, at)
+        name = line[1].decode("latin-1") if line else ""
+        if line is None or name in fields or name == "HeaderSize":
+            return {}, b""
+        fields[name] = line[2].decode("latin-1").strip()
+        at = line.end()
+    return fields, stored[at:]
+
+
+def _is_plain(named: str, beside: Path) -> bool:
+    """Whether a MetaImage names the file beside it, and no list or pattern of files."""
+    listed_there = named.upper().startswith(("LIST", "LOCAL")) or "%" in named
+    return named == beside.name and not listed_there
+
+
 def _require_whole_mha(file: Path) -> None:
     """Refuse a MetaImage that lacks voxels: SimpleITK may read it anyway (K19)."""
     try:
@@ -542,20 +573,20 @@ def _require_whole_mha(file: Path) -> None:
         apart = None if beside is None else beside.read_bytes()
     except OSError as error:
         raise _damaged(file.name, f"cannot be read: {error.strerror}") from error
-    # The header is text, one "name = value" a line; the voxels follow its last line,
-    # "ElementDataFile = LOCAL". Any other value names another file.
-    head, mark, rest = stored.partition(b"ElementDataFile")
-    body = rest.partition(b"\n")[2] if apart is None else apart
-    lines = [line.partition("=") for line in head.decode("latin-1").splitlines()]
-    fields = {name.strip(): value.strip() for name, _, value in lines}
+    fields, body = _mha_header(stored)
+    where = fields.get("ElementDataFile", "").encode("latin-1")
+    named = where.decode("utf-8", "surrogateescape").removeprefix("./")
+    local = named == "LOCAL" if beside is None else _is_plain(named, beside)
+    body = body if apart is None else apart
     try:
         sizes = [int(size) for size in fields["DimSize"].split()]
         count = int(np.prod(sizes, dtype=np.float64))
         needed = count * _MHA_BYTES[fields["ElementType"]]
     except (KeyError, ValueError) as error:
         raise _damaged(file.name, "is not a readable MetaImage file") from error
-    if not mark or not 0 < needed <= 8 * MAX_VOXELS:
+    if not local or not 0 < needed <= 8 * MAX_VOXELS:
         raise _damaged(file.name, "is not a readable MetaImage file")
+    ask_for_memory(2 * needed, quoted(file.name))
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":
         try:

@@ -38,6 +38,26 @@ REASON_COLUMNS = (
 )
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""First characters of a cell that a spreadsheet would take for a formula, or that we
+put before one; such a cell gets a ``'`` in front."""
+
+
+def guarded(cell: str) -> str:
+    """Return a text that no spreadsheet computes as a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def unguarded(cell: str) -> str:
+    """Return a text as it was before `guarded`."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
+
+
+def guarded_row(row: Row) -> Row:
+    """Return a row whose texts are `guarded`; numbers stay numbers."""
+    return {k: guarded(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
 def score_row(score: BoneScore) -> Row:
     """Return a score by column."""
     return _row(score, SCORE_COLUMNS)
@@ -102,7 +122,10 @@ def _csv_rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            rows = [{k: (v or "").strip() for k, v in r.items() if k} for r in reader]
+            rows = [
+                {k: unguarded((v or "").strip()) for k, v in r.items() if k}
+                for r in reader
+            ]
             names = reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Cannot read {file}: {error}.") from error
@@ -135,7 +158,7 @@ def read_volumes(file: Path) -> tuple[StructureVolume, ...]:
             return tuple(
                 StructureVolume(
                     case_id=row["case"],
-                    structure=row["structure"],
+                    structure=unguarded(row["structure"]),
                     side=Side(row["side"]),
                     voxels=int(row["voxels"]),
                     volume_mm3=float(row["volume_mm3"]),
@@ -180,5 +203,5 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(guarded_row, rows))
     write_if_changed(file, text.getvalue().encode("utf-8"))

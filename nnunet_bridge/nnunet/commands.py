@@ -187,9 +187,18 @@ def second_opinion_command(
     return [*_task("second-opinion", resources), *options]
 
 
-def checkpoint_command(copies: Mapping[Path, Path], resources: Resources) -> list[str]:
-    """Return the call that copies from each checkpoint what prediction needs."""
-    return [*_task("checkpoint", resources), *_options(copy=list(copies.items()))]
+def checkpoint_command(
+    copies: Mapping[Path, Path],
+    resources: Resources,
+    fits: tuple[Path, str, str] | None = None,
+) -> list[str]:
+    """Return the call that copies from each checkpoint what prediction needs.
+
+    `fits` are a folder with plans and description, the trainer and the configuration
+    that the weights must fit.
+    """
+    options = _options(copy=list(copies.items()), fits=fits)
+    return [*_task("checkpoint", resources), *options]
 
 
 def gpu_command(resources: Resources) -> list[str]:

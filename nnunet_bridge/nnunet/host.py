@@ -29,7 +29,7 @@ from nnunet_bridge.nnunet.machine import (
     this_machine,
     usable,
 )
-from nnunet_bridge.nnunet.names import Workspace
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Workspace
 
 ONE_THREAD = Resources("cpu", threads=1, workers=1, loaders=0)
 """Enough to read a file of weights."""
@@ -43,7 +43,12 @@ def installed_torch() -> TorchBuild:
     words = gpu_command(ONE_THREAD)
     try:
         answer = subprocess.run(  # noqa: S603 - our own argument list
-            words, capture_output=True, text=True, check=False, timeout=TORCH_S
+            words,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TORCH_S,
         )
     except subprocess.TimeoutExpired:
         return TorchBuild("", error=f"torch did not answer within {TORCH_S} s")

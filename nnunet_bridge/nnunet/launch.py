@@ -9,6 +9,7 @@ import argparse
 import sys
 from importlib import import_module
 
+from nnunet_bridge.nnunet.parent import end_with_parent
 from nnunet_bridge.nnunet.pickles import read_pickles_as_data
 
 TASKS = {
@@ -25,6 +26,7 @@ TASKS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one task; the arguments are those that `nnunet.commands` builds."""
+    end_with_parent()
     words = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="nnunet_bridge.nnunet.launch")
     parser.add_argument("task", choices=TASKS)

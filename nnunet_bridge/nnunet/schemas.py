@@ -327,6 +327,9 @@ class PlansFile(_Strict):
         for axes in (self.transpose_forward, self.transpose_backward):
             if sorted(axes) != [0, 1, 2]:
                 raise PydanticCustomError("odd", "a transposition names an axis twice")
+        there_and_back = [self.transpose_forward[n] for n in self.transpose_backward]
+        if there_and_back != [0, 1, 2]:
+            raise PydanticCustomError("odd", "transpose_backward is not the way back")
         return self
 
 

@@ -75,6 +75,8 @@ def batch_script(
     """Return a file for ``sbatch``: an array of that name with one training a task.
 
     Every task sets the variables of `environment` and writes a log to `log_dir`.
+
+    Raises `EnvironmentFault` if a line break in a name would end a line for Slurm.
     """
     at_once = f"%{settings.at_once}" if settings.at_once else ""
     options: dict[str, Any] = {
@@ -92,6 +94,10 @@ def batch_script(
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     header = [f"#SBATCH {one}" for one in [*given, "--requeue", *settings.options]]
+    for line in header:
+        if not line.isprintable():
+            text = f"{line!r} has a character that no line for Slurm can have: rename"
+            raise EnvironmentFault(f"{text} the folder of the workspace.", code="S10")
     variables = {**SAFE_PATH, **environment}.items()
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables]
     words = [shlex.join(command) for command in commands]

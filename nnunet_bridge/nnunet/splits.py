@@ -7,7 +7,6 @@ patients have.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -151,7 +150,7 @@ def read_splits(file: Path, patients: Mapping[str, str]) -> Splits:
     """
     try:
         splits = read_json(file)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
     if not _has_the_form(splits):
         raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_bridge.core.findings import Finding, Outcome, refusal, warning
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.grid import FloatArray, Grid
 from nnunet_bridge.core.image import BoolArray, Labelmap, Volume, VoxelArray
 from nnunet_bridge.core.units import counted
@@ -25,6 +25,9 @@ WHOLE_SHARE = 0.99  # share of a bone that its largest component should hold
 TWIN_SHARE = 0.25
 """A piece of at least this share of the largest may be the bone of the other side."""
 
+LONGEST_M = 10.0
+"""A whole body takes 2 m."""
+
 _SAMPLES = 2_000_000
 
 
@@ -35,6 +38,19 @@ class DrawnStructure:
     structure: str
     side: str
     centroid_mm: FloatArray  # (3,) LPS+: x grows towards the patient's left
+
+
+def require_possible_length(grid: Grid) -> None:
+    """Refuse an image that is longer than anybody (G13): it would take days to predict.
+
+    Raises `Refused`.
+    """
+    length_m = float((grid.spacing_mm * grid.shape).max()) / 1000
+    if length_m > LONGEST_M:
+        text = (
+            f"The image is {length_m:.1f} m long, {LONGEST_M:g} m are possible: is its"
+        )
+        raise Refused.because("G13", f"{text} unit of length right? Export it again.")
 
 
 def image_findings(volume: Volume) -> Iterator[Finding]:

@@ -116,6 +116,42 @@ def plain(tmp_path):
     return read_series(tmp_path / "in")
 
 
+PLANTED = {
+    "PatientComments": "lives at 12 Elm St", "OtherPatientNames": "DOE^JUNE",
+    "PatientAddress": "12 Elm St", "StudyDescription": "Knee of J. Doe",
+    "SeriesDescription": "WATER Doe", "ProtocolName": "Doe", "StationName": "ROOM-DOE",
+    "InstitutionName": "Doe Clinic", "ImageComments": "Doe", "Occupation": "judge",
+    "AdditionalPatientHistory": "fell", "OperatorsName": "ROE", "EthnicGroup": "x",
+    "PerformingPhysicianName": "ROE", "RequestedProcedureDescription": "Doe's knee",
+    "AdmittingDiagnosesDescription": "fracture", "PatientMotherBirthName": "MOE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [lambda s: s, lambda s: [enhanced(s)]])
+def test_R11_no_free_text_of_the_source_gets_into_the_file(tmp_path, form):
+    slices = form(base())
+    for ds in slices:
+        for keyword, text in PLANTED.items():
+            setattr(ds, keyword, text)
+        other = pydicom.Dataset()
+        other.PatientID = "PLANTED-ID"
+        ds.OtherPatientIDsSequence = [other]
+        ds.add_new(0x00091001, "LO", "PRIVATE-DOE")
+        ds.PatientName, ds.ReferringPhysicianName = "DOE^JANE", "REFERRER"
+    save(slices, tmp_path / "in")
+    series = read_series(tmp_path / "in")
+    labelmap = labels_on(series.volume.grid)
+
+    write_dicom_seg(tmp_path / "seg.dcm", labelmap, series.slices, MODEL)
+
+    seg, content = pydicom.dcmread(tmp_path / "seg.dcm"), (tmp_path / "seg.dcm")
+    found = [text for text in PLANTED.values() if text.encode() in content.read_bytes()]
+    assert [text for text in found if len(text) > 1] == []
+    assert b"PLANTED-ID" not in content.read_bytes()
+    assert b"PRIVATE-DOE" not in content.read_bytes()
+    assert (seg.PatientName, seg.ReferringPhysicianName) == ("DOE^JANE", "REFERRER")
+
+
 def test_the_file_refers_to_every_slice_and_bears_its_patient(plain, tmp_path):
     labelmap = labels_on(plain.volume.grid)
     write_dicom_seg(tmp_path / "seg.dcm", labelmap, plain.slices, MODEL)

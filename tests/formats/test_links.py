@@ -14,6 +14,7 @@ from tiny_model import DATASET, HARMLESS, run_of, write_model
 from nnunet_bridge.cli import main
 from nnunet_bridge.core.errors import EnvironmentFault, SecurityError
 from nnunet_bridge.formats.files import (
+    is_locked,
     only_writer,
     open_to_write,
     refuse_links,
@@ -74,6 +75,32 @@ def test_S11_a_file_written_in_place_is_not_written_through_a_link(
     assert (refused.value.code, refused.value.exit_code) == ("S11", 6)
     assert target.exists() is there
     assert not there or target.read_text() == PRECIOUS
+
+
+@pytest.mark.parametrize("write", IN_PLACE.values(), ids=IN_PLACE)
+def test_S11_nor_through_a_second_name_of_another_file(linked, write):
+    target, link = linked
+    link.unlink()
+    link.hardlink_to(target)
+
+    with pytest.raises(SecurityError, match="a link lies there") as refused:
+        write(link)
+
+    assert (refused.value.code, target.read_text()) == ("S11", PRECIOUS)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_S11_a_look_at_a_lock_opens_no_link_and_waits_for_no_pipe(linked, there):
+    target, link = linked
+    if not there:
+        target.unlink()
+    os.mkfifo(link.with_name("pipe"))
+
+    with pytest.raises(SecurityError, match="a link lies there"):
+        is_locked(link)
+
+    assert not is_locked(link.with_name("pipe"))
+    assert not is_locked(link.with_name("nothing"))
 
 
 def test_S11_a_whole_file_replaces_the_link_and_leaves_its_target(linked):

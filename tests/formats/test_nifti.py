@@ -245,6 +245,23 @@ def test_a_header_extension_is_read_over(tmp_path):
     assert read_volume(tmp_path / "a.nii.gz").voxels.all()
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("size", [-16, 4, 48, 2**20, 2**31 - 1])
+def test_K19_an_extension_that_leaves_the_header_is_refused(tmp_path, ending, size):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 20))
+    content = bytearray(image.to_bytes())
+    assert content[348:356] == b"\1\0\0\0\x20\0\0\0"
+    content[352:356] = struct.pack("<i", size)
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+
+    with pytest.raises(Refused, match="an extension of") as refused:
+        read_volume(file)
+
+    assert refused.value.code == "K19"
+
+
 def test_labels_are_checked_against_their_table(tmp_path):
     grid = oblique()
     voxels = np.zeros(grid.shape, np.uint8)

@@ -1,6 +1,8 @@
 """The recipe: every mistake at once, and names that are never guessed."""
 
 import re
+import signal
+import time
 import tomllib
 from pathlib import Path
 
@@ -8,7 +10,12 @@ import pytest
 
 from nnunet_bridge.core.errors import RecipeError
 from nnunet_bridge.core.findings import Refused
-from nnunet_bridge.formats.recipe import read_recipe, recipe_from, shipped_recipes
+from nnunet_bridge.formats.recipe import (
+    match_name,
+    read_recipe,
+    recipe_from,
+    shipped_recipes,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 GOOD = {
@@ -252,3 +259,67 @@ def test_a_mistake_is_reported_once_with_one_suggestion(part, lines):
         recipe_from(with_part(**part))
 
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == lines
+
+
+def nested(depth):
+    return "(" * depth + "(?P<index>a)" + ")" * depth
+
+
+HOSTILE = {
+    "2000 nested groups": {"scans": {"pattern": nested(2000)}},
+    "a repetition of 10^12": {"scans": {"pattern": "(?P<index>a{1000000000000})"}},
+    "a width of 10^9": {
+        "dataset": {**GOOD["dataset"], "case": "m_{index:01000000000d}"}
+    },
+    "a width from another name": {
+        "dataset": {**GOOD["dataset"], "case": "m_{index:{code}}"}
+    },
+    "an attribute": {"dataset": {**GOOD["dataset"], "case": "{index.__class__}"}},
+    "100,000 labels": {"labels": {f"l{n}": n + 1 for n in range(100_000)}},
+    "256 labels": {"labels": {f"l{n}": n + 1 for n in range(256)}},
+    "a label without a name": {"labels": {"": 1}},
+    "a label of spaces": {"labels": {" \t": 1}},
+    "a label of escape codes": {"labels": {"a\x1b[2J": 1}},
+    "a label of 1,000 letters": {"labels": {"a" * 1000: 1}},
+    "10,000 unknown labels": {
+        "merge": {"priority": [f"bone{n}" for n in range(10_000)]}
+    },
+}
+
+
+@pytest.mark.parametrize("part", HOSTILE.values(), ids=HOSTILE)
+def test_R9_a_hostile_recipe_is_refused_in_bounded_time(part):
+    begin = time.process_time()
+
+    with pytest.raises(RecipeError):
+        recipe_from(with_part(**part))
+
+    assert time.process_time() - begin < 1
+
+
+def test_255_labels_are_allowed():
+    labels = {f"l{n}": n + 1 for n in range(255)}
+
+    assert len(recipe_from({**GOOD, "labels": labels}).table) == 255
+
+
+@pytest.mark.parametrize(
+    "content", ["a = " + "[" * 100_000, "a = 1" + "0" * 5000, "#" * (1 << 20) + "\na=1"]
+)
+def test_R9_a_file_that_no_recipe_needs_is_refused(tmp_path, content):
+    (tmp_path / "dataset.toml").write_text(content)
+
+    with pytest.raises(RecipeError):
+        read_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["(?P<index>(a+)+)b", "(?P<index>(a|a)*)b"])
+def test_R9_an_exponential_pattern_ends_with_the_name_that_it_was_tried_on(pattern):
+    begin = time.process_time()
+
+    with pytest.raises(RecipeError, match=r"takes more than 1 s for the name .aaaa"):
+        match_name(pattern, "a" * 40)
+
+    assert time.process_time() - begin < 2
+    assert match_name(pattern, "aab")["index"] == "aa"
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)

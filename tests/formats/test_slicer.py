@@ -410,6 +410,56 @@ def metaimage_by_hand(file, voxels, kind, sizes):
     return file
 
 
+LOCAL = b"ElementDataFile = LOCAL"
+HOSTILE_HEADERS = {
+    "another file first": b"ElementDataFile = secret\n" + LOCAL,
+    "the same after a blank": b" \tElementDataFile = secret\n" + LOCAL,
+    "after a vertical tab": b"\x0bElementDataFile = secret\n" + LOCAL,
+    "with a colon": b"ElementDataFile : secret\n" + LOCAL,
+    "behind a line without a value": b"foo\n" + LOCAL + b"\nElementDataFile = secret",
+    "a list of files": b"ElementDataFile = LIST\nsecret",
+    "a pattern of files": b"ElementDataFile = %03d 1 8 1\nsecret",
+    "sizes twice": b"DimSize = 1 1 1\n" + LOCAL,
+    "voxels from another place": b"HeaderSize = 3\n" + LOCAL,
+    "a long name": b"A" * 5000 + b" = 1\n" + LOCAL,
+    "a long value": b"Comment = " + b"A" * 33000 + b"\n" + LOCAL,
+    "a carriage return": b"Comment = a\rElementDataFile = secret\r" + LOCAL,
+}
+
+
+@pytest.mark.parametrize("line", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
+def test_K19_a_metaimage_never_makes_us_read_a_file_that_is_elsewhere(tmp_path, line):
+    (tmp_path / "elsewhere").mkdir()
+    secret = tmp_path / "elsewhere" / "secret"
+    secret.write_bytes(blob().tobytes(order="F"))
+    file = metaimage_by_hand(tmp_path / "m.mha", blob(), "MET_UCHAR", blob().shape)
+    line = line.replace(b"secret", bytes(secret))
+    file.write_bytes(file.read_bytes().replace(LOCAL, line))
+
+    assert refused(file).code == "K19"
+
+
+@pytest.mark.parametrize("name", ["LIST", "list 2", "%03d.raw 1 8 1", "LOCAL"])
+def test_K19_a_file_beside_a_metaimage_is_no_list_and_no_pattern(tmp_path, name):
+    (tmp_path / name).write_bytes(blob().tobytes(order="F"))
+    file = metaimage_by_hand(tmp_path / "m.mhd", blob(), "MET_UCHAR", blob().shape)
+    head = file.read_bytes().partition(b"ElementDataFile")[0]
+    file.write_bytes(head + b"ElementDataFile = " + name.encode() + b"\n")
+
+    assert refused(file).code == "K19"
+
+
+@pytest.mark.parametrize(
+    "line", [b"0008|0050 = ", b"Comment = a = b", b"Note x = 1", b""]
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_other_lines_of_a_metaimage_are_read_over(tmp_path, line, end):
+    file = metaimage_by_hand(tmp_path / "m.mha", blob(), "MET_UCHAR", blob().shape)
+    file.write_bytes(file.read_bytes().replace(LOCAL, line + end + LOCAL))
+
+    assert read_mask(file, name="t").voxels.sum() == blob().sum()
+
+
 @pytest.mark.parametrize("kind", METAIO)
 def test_a_metaimage_may_hold_any_type_of_number_and_needs_all_its_bytes(
     tmp_path, kind

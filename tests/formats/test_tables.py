@@ -10,6 +10,7 @@ from laws import examples
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.labels_file import (
     find_label_file,
     number_labels,
@@ -51,6 +52,34 @@ scores = st.builds(
     iou=shares,
     hd_mm=measures,
 )
+
+
+def only_row(file):
+    with file.open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    return row
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "'=", "'"])
+def test_F12_no_text_of_a_table_is_a_formula_and_it_comes_back(tmp_path, start):
+    name = f"{start}HYPERLINK(1)"
+    volume = StructureVolume("a", name, Side.MERGED, 1000, 1000.0)
+
+    write_volumes(tmp_path / "volumes.csv", [volume])
+
+    row = only_row(tmp_path / "volumes.csv")
+    assert row["structure"] == f"'{name}"
+    assert read_volumes(tmp_path / "volumes.csv") == (volume,)
+
+
+def test_F12_a_negative_number_stays_a_number(tmp_path):
+    score = BoneScore("a", "-x", "2d", "scored", 0.5, 1.0, 1.0, 0.5, 2000.0, 1000.0)
+
+    write_scores(tmp_path / "scores.csv", [score])
+
+    row = only_row(tmp_path / "scores.csv")
+    assert float(row["volume_error_cm3"]) == -1.0
+    assert row["structure"] == "'-x"
 
 
 @examples(40)

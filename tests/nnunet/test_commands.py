@@ -229,12 +229,31 @@ def test_a_launcher_whose_parent_was_killed_while_it_imported_ends_at_once():
     assert launcher.wait(timeout=60) == -signal.SIGKILL
 
 
+@pytest.mark.training
+@pytest.mark.parametrize("after_s", [0.3, 1.0, 1.6])
+def test_R6_nnunet_ends_within_a_second_of_its_parent_while_it_imports_torch(after_s):
+    program = (
+        "import os, pathlib, time;"
+        "from nnunet_bridge.nnunet.commands import *;"
+        "words = gpu_command(Resources('cpu', 1, 1, 0));"
+        "p = NnUNetProcess(words, os.environ, pathlib.Path(os.devnull));"
+        "print(p._process.pid, flush=True); time.sleep(60)"
+    )
+    words = python(program)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        launcher = int(parent.stdout.readline())
+        time.sleep(after_s)
+        parent.kill()
+
+    assert wait_until(lambda: not lives(launcher), 1)
+
+
 def _launcher_with_a_worker():
     """A process that prepares itself as the launcher does, without torch."""
     return (
         "import sys, types, os, subprocess, time;"
         "sys.modules['torch'] = types.ModuleType('torch');"
-        "from nnunet_bridge.nnunet.inside.safety import end_with_parent;"
+        "from nnunet_bridge.nnunet.parent import end_with_parent;"
         "end_with_parent();"
         "w = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
         "print(os.getpid(), w.pid, flush=True); time.sleep(60)"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from small_study import CONTENT
 
 from nnunet_bridge.core.errors import EnvironmentFault, RecipeError
 from nnunet_bridge.formats.recipe import SlurmPart, recipe_from
@@ -50,6 +51,64 @@ def test_a_script_asks_for_what_the_recipe_says(tmp_path):
         "--requeue",
         "--qos=long",
     ]
+
+
+HOSTILE = (
+    *("gpu\ntouch MARK", "gpu\r\ntouch MARK", "$(touch MARK)", "`touch MARK`", "a;b"),
+    *("gpu\n#SBATCH --export=BASH_ENV=x", "a b", "", "-p q", "ä\u2028touch MARK"),
+)
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+@pytest.mark.parametrize("field", ["partition", "account", "time", "options"])
+def test_S10_a_word_of_the_recipe_never_becomes_a_line_or_a_command(field, word):
+    value = [f"--qos={word}"] if field == "options" else word
+
+    with pytest.raises(RecipeError, match=rf"slurm\.{field}"):
+        recipe_from({**CONTENT, "slurm": {field: value}})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "--export=ALL,LD_PRELOAD=/tmp/a.so",
+            "--expor=ALL,BASH_ENV=/tmp/a",
+            "--wrap=a",
+        ),
+        *("--output=/home/me/.bashrc", "--out=/home/me/.bashrc", "--error=x", "--bb=x"),
+        *("--chdir=/tmp", "--get-user-env", "--prolog=/tmp/a", "-J", "--", "qos=long"),
+        *("--array=0-9", "--job-name=x", "--container=/tmp/x", "--qos=a\tb", "--QOS=a"),
+    ],
+)
+def test_S10_options_that_set_variables_or_name_files_are_refused(option):
+    with pytest.raises(RecipeError, match=r"slurm\.options"):
+        recipe_from({**CONTENT, "slurm": {"options": [option]}})
+
+
+def test_usual_words_of_slurm_are_accepted_as_before():
+    part = {
+        "partition": "gpu,gpu-long",
+        "account": "lab_a.b",
+        "time": "1-00:00:00",
+        "options": [
+            "--qos=long",
+            "--constraint=[a100*2&ib]",
+            "--exclusive",
+            "--nice=5",
+        ],
+    }
+
+    assert recipe_from({**CONTENT, "slurm": part}).slurm.options == tuple(
+        part["options"]
+    )
+
+
+def test_S10_a_workspace_with_a_line_break_in_its_name_gets_no_script(tmp_path):
+    with pytest.raises(EnvironmentFault, match="rename the folder") as refused:
+        script(tmp_path / "a\ntouch MARK\n")
+
+    assert refused.value.code == "S10"
 
 
 @pytest.mark.parametrize("task", [0, 1])

@@ -24,6 +24,7 @@ from nnunet_bridge.formats.dicom.headers import (
     NotUsed,
     SliceHeader,
 )
+from nnunet_bridge.formats.files import is_regular
 
 _SLICE_SUFFIXES = {"", ".dcm", ".ima"}
 
@@ -110,7 +111,7 @@ def _files(
             relative = path.relative_to(folder).as_posix()
             if path.is_symlink() and not _stays_inside(path, root):
                 excluded[relative] = "link that is not followed"
-            elif path.is_file():
+            elif is_regular(path):
                 yield relative, path
             elif name in names:
                 excluded[relative] = "not a regular file"

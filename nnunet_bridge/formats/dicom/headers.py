@@ -12,15 +12,21 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import (
+    _read_command_set_elements,
+    _read_file_meta_info,
+    read_partial,
+    read_preamble,
+)
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from nnunet_bridge.core.errors import InputError
@@ -37,7 +43,7 @@ from nnunet_bridge.formats.dicom.walker import (
 
 EMPTY = "empty file"  # reason of `NotUsed` for a file without a byte
 MAX_MATRIX = 4096
-MAX_FRAMES = 20_000
+MAX_FRAMES = 8192
 MAX_INFLATED_BYTES = 256 * 2**20
 _INFLATED_AT_ONCE = 2**20
 
@@ -51,7 +57,9 @@ NATIVE_SYNTAXES = {_IMPLICIT: "<", PLAIN_SYNTAX: "<", _BIG_ENDIAN: ">"}
 
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_GROUP_LENGTH_BYTES = 12
+_FRAMES_TAG, _PIXELS_TAG = 0x52000000, 0x7FE00008
+"""Where the groups of frames begin, and the pixels in any of their forms."""
+
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
 _UNDEFINED = 0xFFFFFFFF
@@ -278,26 +286,22 @@ def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
 def _parsed(
     file: Path, name: str, stream: BinaryIO, *, announced: bool
 ) -> tuple[SliceHeader, ...]:
-    if announced:
-        _refuse_a_bomb(file)
-    stream.seek(0)
-    dataset = pydicom.dcmread(
-        stream,
-        stop_before_pixels=True,
-        force=not announced,
-        specific_tags=[*_TAGS, _PRIVATE_SCALE],
-    )
+    _refuse_a_bomb(stream, announced=announced)
+    dataset = _read(stream, _FRAMES_TAG, announced=announced)
     meta = dataset.file_meta
     sop_class = _image_class(dataset, meta)
     if not announced and None in (_whole(dataset, "Rows"), _whole(dataset, "Columns")):
         raise NotUsed("not a DICOM file", code="D14")
     frames = _announced_frames(dataset)
+    if frames > 1 or sop_class.endswith(_ENHANCED) or not _at_pixels(stream):
+        dataset = _read(stream, _PIXELS_TAG, announced=announced)
     syntax = _text(meta, "TransferSyntaxUID") or _guessed_syntax(dataset)
     pixels = _pixel_place(stream, syntax)
     shared, per_frame = _functional_groups(dataset, sop_class, frames)
+    of_all = [_Elements(dataset), *_flattened(shared)]
     slices = []
     for index, own in enumerate(per_frame):
-        groups = [dataset, *_flattened(shared), *_flattened(own)]
+        groups = [*of_all, *_flattened(own)]
         template = _template(groups, syntax, frames)
         found = {"file": file, "name": name, "frame": index, "pixels": pixels}
         slices.append(_completed(template, groups, **found))
@@ -421,14 +425,36 @@ def _encoding(syntax: str, groups: Sequence[Header]) -> Encoding:
     )
 
 
-def _refuse_a_bomb(file: Path) -> None:
-    """Refuse a deflated file that would inflate beyond measure (S06)."""
-    meta = read_file_meta_info(file)
-    if meta.get("TransferSyntaxUID") != _DEFLATED:
+def _read(stream: BinaryIO, end: int, *, announced: bool) -> Dataset:
+    """Parse a header up to a tag; the stream stands at the first element behind."""
+    stream.seek(0)
+    return read_partial(
+        stream,
+        lambda tag, _kind, _length: int(tag) >= end,
+        force=not announced,
+        specific_tags=list(map(BaseTag, _WALKED_TAGS)),
+    )
+
+
+def _at_pixels(stream: BinaryIO) -> bool:
+    head = stream.read(3)
+    stream.seek(-len(head), 1)
+    return head[:2] == b"\xe0\x7f" and head[2:] >= b"\x08"
+
+
+def _refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
+    """Refuse a deflated file that would inflate beyond measure (S06).
+
+    Where its content begins is found as pydicom finds it: the length that the file
+    states for its first group may be false.
+    """
+    stream.seek(0)
+    read_preamble(stream, force=not announced)
+    if _read_file_meta_info(stream).get("TransferSyntaxUID") != _DEFLATED:
         return
-    meta_bytes = _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
+    _read_command_set_elements(stream)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = file.read_bytes()[_PREAMBLE_BYTES + 4 + meta_bytes :]
+    body = stream.read()
     inflated = 0
     while body and not inflater.eof:
         inflated += len(inflater.decompress(body, _INFLATED_AT_ONCE))
@@ -488,9 +514,45 @@ _GROUPS = (
 """The functional groups with the place, the scale or the contrast of a frame."""
 
 
-def _flattened(group: Dataset) -> list[Dataset]:
-    sequences = (group.get(keyword) for keyword in _GROUPS)
-    return [sequence[0] for sequence in sequences if sequence]
+class _Elements(Mapping[Any, Any]):
+    """Elements of a dataset by keyword, each converted once; pydicom is slower."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset, self._known = dataset, dict[Any, Any]()
+
+    def __getitem__(self, keyword: Any) -> Any:  # noqa: ANN401 - any value representation
+        """Return a value; of a private element, by its tag."""
+        if keyword not in self._known:
+            self._known[keyword] = self._dataset[_tag_of(keyword)].value
+        return self._known[keyword]
+
+    def __contains__(self, keyword: Any) -> bool:  # noqa: ANN401 - likewise
+        """Whether the dataset has the element."""
+        return _tag_of(keyword) in self._dataset.keys()  # noqa: SIM118 - it is quicker
+
+    def get(self, keyword: Any, default: Any = None) -> Any:  # noqa: ANN401 - likewise
+        """Return a value, or None."""
+        return self[keyword] if _tag_of(keyword) in self._dataset.keys() else default  # noqa: SIM118 - likewise
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the tags."""
+        return iter(self._dataset.keys())
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        return len(self._dataset)
+
+
+@cache
+def _tag_of(keyword: str | int) -> int:
+    tag = keyword if isinstance(keyword, int) else tag_for_keyword(keyword)
+    return BaseTag(tag or 0)
+
+
+def _flattened(group: Dataset) -> list[_Elements]:
+    own = _Elements(group)
+    sequences = (own[keyword] for keyword in _GROUPS if keyword in own)
+    return [_Elements(sequence[0]) for sequence in sequences if sequence]
 
 
 def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
@@ -26,6 +27,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused, warning
 from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
+from nnunet_bridge.formats.dicom.codestreams import WrongSize, require_size
 from nnunet_bridge.formats.dicom.headers import NATIVE_SYNTAXES, Encoding, SliceHeader
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
@@ -232,7 +234,11 @@ class _FrameSource:
                     self.dataset = pydicom.dcmread(header.file, force=True)
                     self.file = header.file
                 index = header.frame if header.frames > 1 else 0
+                self._require_size(header, index)
                 values = pixel_array(self.dataset, index=index, raw=True)
+        except WrongSize as error:
+            text = f"{quoted(header.name)} cannot be decoded: {error}. Export it again."
+            raise Refused.because("S07", text) from error
         except Exception as error:  # the boundary around one untrusted file
             kind = type(error).__name__
             raise _cut_off(header, f"its pixels cannot be decoded: {kind}") from error
@@ -241,6 +247,14 @@ class _FrameSource:
             raise _cut_off(header, f"it decodes to {values.shape}, not {shape}")
         decoded: npt.NDArray[Any] = values
         return decoded
+
+    def _require_size(self, header: SliceHeader, index: int) -> None:
+        """Refuse a code stream of another size than the header's, before decoding."""
+        if not UID(header.encoding.syntax).is_encapsulated:
+            return
+        frame = get_frame(self.dataset.PixelData, index, number_of_frames=header.frames)
+        plane = header.plane
+        require_size(frame, header.encoding.syntax, plane.rows, plane.columns)
 
 
 def _significant(values: npt.NDArray[Any], encoding: Encoding) -> npt.NDArray[Any]:

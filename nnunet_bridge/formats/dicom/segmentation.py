@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.dataset import Dataset
     from pydicom.sr.coding import Code
+    from pydicom.tag import BaseTag
 
 TOLERANCE_MM = 0.01  # largest distance of a voxel from its place in the labelmap
 _SERIES_NUMBER_ABOVE = 1000  # the segmentation of series 6 is series 1006
@@ -42,6 +43,19 @@ _MAY_BE_EMPTY = (
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 """Type 2 of the modules Patient and General Study, PS3.3 C.7.1.1 and C.7.2.1."""
+
+_TEXTS = frozenset({"LO", "SH", "LT", "ST", "UT", "UC", "PN", "SQ"})
+_REQUIRED_TEXTS = frozenset(
+    {
+        *("PatientID", "PatientName", "AccessionNumber", "StudyID"),
+        *("ReferringPhysicianName", "PositionReferenceIndicator"),
+        *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+        *("DimensionIndexSequence", "DimensionOrganizationSequence"),
+    }
+)
+"""Texts that the modules Patient, General Study and Frame of Reference require, and
+sequences of a multi-frame source; comments, other names and descriptions stay behind.
+"""
 
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 """References of a segmentation to its source, PS3.3 C.12.4 and C.7.2.1."""
@@ -168,7 +182,12 @@ def _sources(
 def _complete(source: Dataset, grid: Grid) -> None:
     """Complete a header with the attributes that highdicom copies into a DICOM SEG."""
     import highdicom as hd
+    from pydicom.datadict import dictionary_has_tag
 
+    for tag in list(source.keys()):
+        free = not tag.is_private and dictionary_has_tag(tag) and _is_free_text(tag)
+        if tag.is_private or free:
+            del source[tag]
     for keyword in _MAY_BE_EMPTY:
         source.setdefault(keyword, None)
     measures = _measures(source, grid)
@@ -183,6 +202,15 @@ def _complete(source: Dataset, grid: Grid) -> None:
     shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(
         hd.CoordinateSystemNames.PATIENT, cosines
     )
+
+
+def _is_free_text(tag: BaseTag) -> bool:
+    """Whether a DICOM SEG does not need an element in which anything may stand."""
+    from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+    if dictionary_VR(tag) not in _TEXTS:
+        return False
+    return keyword_for_tag(tag) not in _REQUIRED_TEXTS
 
 
 def _measures(source: Dataset, grid: Grid) -> PixelMeasuresSequence:

@@ -40,7 +40,11 @@ def unpack_scans(file: Path, target: Path) -> None:
     """
     total = min(max(_RATIO * file.stat().st_size, _ALWAYS_BYTES), _MOST_BYTES)
     limits = ArchiveLimits(
-        entries=200_000, total_bytes=total, directory_bytes=64 << 20, ratio=_RATIO
+        entries=200_000,
+        total_bytes=total,
+        directory_bytes=64 << 20,
+        ratio=_RATIO,
+        at_start=False,
     )
     with open_archive(file, limits) as archive:
         names = [n for n in archive.names if not n.startswith(_LEFT_BEHIND)]

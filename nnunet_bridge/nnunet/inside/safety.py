@@ -1,17 +1,12 @@
 """Prepare the process of a task before it calls nnU-Net.
 
 - No foreign pickle can run: checkpoints load by an allow-list (FAULTS S01).
-- The process ends with its parent, and its workers end with it.
 - A single worker is a thread of this process: nnU-Net would start an interpreter that
   imports torch again (10 s) for every stage.
 """
 
 import multiprocessing
 import multiprocessing.pool
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,14 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_bridge.nnunet.names import PARENT_VARIABLE
-
-_PARENT_CHECK_S = 1.0
-
 
 def prepare(threads: int = 0) -> None:
     """Prepare this process; `threads` are torch's own, 0 leaves it to torch."""
-    end_with_parent()
     load_only_what_is_allowed()
     one_worker_is_a_thread()
     if threads:
@@ -76,21 +66,3 @@ def one_worker_is_a_thread() -> None:
         return start_processes(processes, *options, **named)
 
     context.Pool = pool
-
-
-def end_with_parent() -> None:
-    """End this process and its workers when the process that started it has ended.
-
-    That one may have ended while this one still imported torch, so its id comes from a
-    variable that it set.
-    """
-    parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_S)
-        os.killpg(0, signal.SIGKILL)
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.getpgrp() == os.getpid():
-        threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.formats.files import read_json, write_json
 
 _COPIES_IN_MEMORY = 3
 _SPARE_BYTES = 1 << 30
@@ -24,14 +26,17 @@ def add_arguments(checkpoint: argparse.ArgumentParser) -> None:
     checkpoint.add_argument(
         "--copy", nargs=2, type=Path, action="append", required=True
     )
+    checkpoint.add_argument("--fits", nargs=3, metavar=("DIR", "TRAINER", "NAME"))
 
 
 def strip_checkpoints(asked: argparse.Namespace) -> None:
     """Copy what prediction needs of each checkpoint; write its facts beside it as JSON.
 
     The optimiser, the logs and the arguments of the training are left behind, and with
-    them every path and name.
+    them every path and name. With ``--fits`` the weights must be those of the network
+    that the checked plans and labels in a folder describe.
     """
+    expected = _expected_shapes(*asked.fits) if asked.fits else None
     for source, target in asked.copy:
         _limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
         found = torch.load(source, map_location="cpu", weights_only=True)
@@ -41,8 +46,58 @@ def strip_checkpoints(asked: argparse.Namespace) -> None:
             "trainer": kept["trainer_name"],
             "configuration": kept["init_args"]["configuration"],
             "parameters": sum(t.numel() for t in kept["network_weights"].values()),
+            "fault": _fault_of(kept, expected),
         }
         write_json(target.with_suffix(".json"), facts)
+
+
+def _expected_shapes(folder: str, trainer: str, name: str) -> dict[str, torch.Size]:
+    """Return the shape of every weight as `predict` will need them; builds no weight.
+
+    `folder` holds plans and description; `name` is the configuration.
+    """
+    from nnunetv2.inference import predict_from_raw_data as nnunet
+
+    plans, dataset = (
+        read_json(Path(folder, f"{n}.json")) for n in ("plans", "dataset")
+    )
+    manager = nnunet.PlansManager(plans)
+    planned = manager.get_configuration(name)
+    channels = nnunet.determine_num_input_channels(manager, planned, dataset)
+    heads = manager.get_label_manager(dataset).num_segmentation_heads
+    kind: Any = nnunet.recursive_find_trainer_class_by_name(trainer)
+    if "plans_manager" in signature(kind.build_network_architecture).parameters:
+        parts: tuple[Any, ...] = (manager, planned)
+    else:
+        parts = (
+            planned.network_arch_class_name,
+            planned.network_arch_init_kwargs,
+            planned.network_arch_init_kwargs_req_import,
+        )
+    with torch.device("meta"):
+        network = kind.build_network_architecture(
+            *parts, channels, heads, enable_deep_supervision=False
+        )
+    return {name: weight.shape for name, weight in network.state_dict().items()}
+
+
+def _fault_of(
+    kept: Mapping[str, Any], expected: Mapping[str, torch.Size] | None
+) -> str:
+    """Return why `predict` could not use a checkpoint; empty if it can."""
+    dimensions = 2 if kept["init_args"]["configuration"] == "2d" else 3
+    axes = kept["inference_allowed_mirroring_axes"] or ()
+    if len(axes) > len(set(axes) & set(range(dimensions))):
+        return f"mirrors images along the axes {str(axes)[:80]}"
+    weights = kept["network_weights"]
+    if not weights:
+        return "has no weights"
+    held = {name: weight.shape for name, weight in weights.items()}
+    if expected is None or held == expected:
+        return ""
+    odd = min(name for name, _ in held.items() ^ expected.items())
+    has, needs = (tuple(of.get(odd, ())) for of in (held, expected))
+    return f"does not fit its plans and labels: {odd} has the shape {has}, not {needs}"
 
 
 def _for_prediction(found: Any) -> dict[str, Any]:  # noqa: ANN401 - judged here

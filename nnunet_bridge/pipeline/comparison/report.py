@@ -206,6 +206,7 @@ def _write_tables(
             "margins": dict(options.margins),
             "version": __version__,
             **summary.as_json(),
+            "report": "index.html",  # the folder may be moved, and its path is private
             **evidence_json(evidence),
         },
     )

@@ -22,6 +22,7 @@ from nnunet_bridge.core.cases import (
     memory_errors_refused,
     messages_of,
     outcome_counts,
+    unexpected,
 )
 from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, warning, worst
@@ -36,7 +37,11 @@ from nnunet_bridge.formats.manifest import KEY_FOLDER, check_files, require_own
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.nnunet.names import DATASET_FOLDER, dataset_folder_name, number_of
 from nnunet_bridge.ops.people import PersonEvidence
-from nnunet_bridge.pipeline.ingest.cases import CaseRefused, assemble_case
+from nnunet_bridge.pipeline.ingest.cases import (
+    AssembledCase,
+    CaseRefused,
+    assemble_case,
+)
 from nnunet_bridge.pipeline.ingest.dataset_writer import (
     DatasetWriter,
     case_bytes,
@@ -326,6 +331,17 @@ def _workspace_findings(
     return findings
 
 
+def _assembled(plan: CasePlan, recipe: Recipe) -> AssembledCase:
+    """Assemble a case; whatever its files hold, other cases go on (F15)."""
+    try:
+        with memory_errors_refused(plan.case_id):
+            return assemble_case(plan, recipe)
+    except BridgeError:
+        raise
+    except Exception as error:  # the boundary around the files of one case
+        raise unexpected(error) from error
+
+
 def _process(
     plan: CasePlan, recipe: Recipe, tally: _Tally, writer: DatasetWriter | None = None
 ) -> None:
@@ -334,8 +350,7 @@ def _process(
     A fault of the machine is raised: it would affect every case.
     """
     try:
-        with memory_errors_refused(plan.case_id):
-            assembled = assemble_case(plan, recipe)
+        assembled = _assembled(plan, recipe)
     except EnvironmentFault:
         raise
     except BridgeError as error:

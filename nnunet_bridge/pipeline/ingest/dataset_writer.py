@@ -28,7 +28,7 @@ from nnunet_bridge.formats.dicom import FileAccount, SeriesReading
 from nnunet_bridge.formats.files import (
     free_bytes,
     pseudonym,
-    read_json,
+    readable_object,
     remove_stale_partials,
     sha256_of,
     write_json,
@@ -200,7 +200,7 @@ class DatasetWriter:
             return
         description = _dataset_json(self.recipe, self._all_records())
         file = self.dataset_dir / "dataset.json"
-        if not file.is_file() or read_json(file) != description:
+        if readable_object(file)[0] != description:  # missing and damaged ones too
             self._open()
             write_json(file, description)
         unused = [
@@ -296,9 +296,10 @@ class DatasetWriter:
 
     def _hashes_of(self, plan: CasePlan) -> dict[str, str]:
         if plan not in self._hashes:
-            self._hashes[plan] = {
-                name: sha256_of(file) for name, file in plan.input_files().items()
-            }
+            self._hashes[plan] = {}
+            for name, file in plan.input_files().items():
+                with contextlib.suppress(OSError):  # the check of the case names it
+                    self._hashes[plan][name] = sha256_of(file)
         return self._hashes[plan]
 
     def _digest(self, plan: CasePlan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -19,9 +20,10 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom.scan_folders import scan_folders
 from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
+from nnunet_bridge.formats.files import is_regular
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation
 from nnunet_bridge.formats.voxel_files import with_voxel_file
-from nnunet_bridge.ops.checks import image_findings
+from nnunet_bridge.ops.checks import image_findings, require_possible_length
 
 if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom import (
@@ -128,8 +130,9 @@ def files_of(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield name and path of the files of an image, sorted; links are left out."""
     if path.is_file():
         yield from ((file.name, file) for file in with_voxel_file(path))
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and not file.is_symlink():
+    below = (Path(p, name) for p, _, names in os.walk(path) for name in names)
+    for file in sorted(below):
+        if is_regular(file) and not file.is_symlink():
             yield file.relative_to(path).as_posix(), file
 
 
@@ -158,10 +161,12 @@ def read_image(
         from nnunet_bridge.formats.dicom import read_series
 
         series = read_series(path, options, leave_out=leave_out)
+        require_possible_length(series.volume.grid)
         return ImageReading(series.volume, series.findings, series)
     from nnunet_bridge.formats.slicer import read_values
 
     grid, voxels, findings = read_values(path)
+    require_possible_length(grid)
     volume = Volume(grid, voxels)
     findings += image_findings(volume)
     if worst(findings) is Outcome.REFUSED:

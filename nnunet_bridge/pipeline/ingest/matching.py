@@ -16,9 +16,10 @@ from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import is_folder, is_link, is_regular
 from nnunet_bridge.formats.folders import named_below
 from nnunet_bridge.formats.manifest import read_manifest, salt_of
-from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe
+from nnunet_bridge.formats.recipe import SIDE_WORDS, Recipe, match_name
 from nnunet_bridge.formats.slicer import (
     is_mask_file,
     is_segmentation,
@@ -159,7 +160,7 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
         )
     scans = []
     for folder in sorted(root.iterdir(), key=lambda path: natural_key(path.name)):
-        if not folder.is_dir() or folder.name.startswith("."):
+        if not is_folder(folder) or folder.name.startswith("."):
             continue
         if folder.is_symlink():
             findings.append(_about_link(folder))
@@ -189,7 +190,7 @@ def _masks(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Mask]:
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-            if not path.is_file() or not is_mask_file(path.name):
+            if not is_regular(path) or not is_mask_file(path.name):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 findings.append(_about_link(path))
@@ -207,7 +208,7 @@ def _left_out(
     """Yield the files in the recipe's folders that belong to no case, and why (R3)."""
     for name in (recipe.scans.folder, *recipe.masks.folder, *recipe.masks.test):
         for file in files_below(named_below(study, name), known):
-            kind = "link" if file.is_symlink() else "file"
+            kind = "link" if is_link(file) else "file"
             yield file.relative_to(study).as_posix(), f"{kind} of no case"
 
 
@@ -243,7 +244,7 @@ def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:
 
 def _matched(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:
     """Match a name, however its accents and those of the pattern are stored."""
-    return re.fullmatch(composed(pattern), composed(name), flags)
+    return match_name(composed(pattern), composed(name), flags)
 
 
 def _belong_together(

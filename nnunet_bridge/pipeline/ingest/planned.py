@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.findings import Finding, refusal
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.files import is_folder, is_regular
 from nnunet_bridge.formats.slicer import NamedValue
 from nnunet_bridge.formats.voxel_files import with_voxel_file
 from nnunet_bridge.ops.naming import composed
@@ -77,7 +78,7 @@ class CasePlan:
         """Return all input files that exist, by their name in the manifest."""
         scans = self.scan.files() if self.scan else ()
         named = {f"scan/{name}": file for name, file in scans}
-        for mask in (mask for mask in self.masks if mask.path.is_file()):
+        for mask in (mask for mask in self.masks if is_regular(mask.path)):
             name = self.mask_name(mask)
             for file in with_voxel_file(mask.path):
                 named[name if file == mask.path else f"{name}+voxels"] = file
@@ -124,9 +125,9 @@ def places_of(plan: CasePlan) -> Iterator[Path]:
 
 def files_below(folder: Path, known: Collection[Path]) -> Iterator[Path]:
     """Yield the files below a folder, except known ones and those in known folders."""
-    inside = folder.is_dir() and folder not in known
+    inside = is_folder(folder) and folder not in known
     for path in sorted(folder.iterdir()) if inside else ():
-        if path.is_dir() and not path.is_symlink() and path not in known:
+        if is_folder(path) and not path.is_symlink() and path not in known:
             yield from files_below(path, known)
         elif path not in known:
             yield path

@@ -24,6 +24,7 @@ from nnunet_bridge.formats.dicom.sample import (
     sample_folder,
 )
 from nnunet_bridge.formats.dicom.scan_folders import INDEX
+from nnunet_bridge.formats.files import is_regular
 from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.slicer import MASK_ENDINGS, read_values
 from nnunet_bridge.formats.value_names import ENDINGS, read_value_names
@@ -138,7 +139,7 @@ def _folders(
             continue
         if entry.is_dir(follow_symlinks=False):
             inside.append(entry.name)
-        elif entry.is_file() and (
+        elif is_regular(Path(entry)) and (
             not entry.is_symlink() or Path(entry).resolve().is_relative_to(root)
         ):
             _sort_in(found, entry.name)
@@ -214,7 +215,9 @@ def _dicom_images(folder: _Folder, found: FoundDicom) -> Iterator[FoundImage]:
 def _look_into_zip(file: Path, folder: _Folder, survey: Survey) -> None:
     """Add the series of a zip, by a few of its files; the others are not unpacked."""
     path, parts = folder.path_of(file.name), (*folder.parts, file.stem)
-    limits = ArchiveLimits(200_000, 20 << 30, directory_bytes=64 << 20, ratio=100)
+    limits = ArchiveLimits(
+        200_000, 20 << 30, directory_bytes=64 << 20, ratio=100, at_start=False
+    )
     try:
         with (
             open_archive(file, limits) as archive,

@@ -21,7 +21,7 @@ from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Outcome, refusal
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.case_table import read_case_table, table_faults
-from nnunet_bridge.formats.files import pseudonym
+from nnunet_bridge.formats.files import is_there, pseudonym
 from nnunet_bridge.formats.folders import named_below
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import CaseRecord
@@ -248,7 +248,7 @@ class _Files:
         for row in rows:
             path, name = self.path(row), quoted(row.file)
             line = f"{name} (line {row.line} of the case table)"
-            if not path.exists():
+            if not is_there(path):
                 text = f"{line} does not exist: correct the row, or remove it."
                 yield refusal("K15" if row.role in DRAWN_ROLES else "", text)
             elif not path.resolve().is_relative_to(root):
@@ -261,7 +261,7 @@ def _found(study: Path, file: str) -> Path:
     ways = [file, file.strip(), file.strip().replace("\\", "/")]
     inside = filter(_inside, ways)
     paths = [named_below(study, os.path.normpath(way)) for way in inside]
-    return next((path for path in paths if path.exists()), paths[0])
+    return next((path for path in paths if is_there(path)), paths[0])
 
 
 def _plan(case: _Rows, files: _Files) -> CasePlan:

@@ -23,6 +23,7 @@ from nnunet_bridge.formats.dicom.headers import (
     NotUsed,
     holds_segments,
 )
+from nnunet_bridge.formats.files import is_regular
 from nnunet_bridge.formats.mask_values import are_labels
 from nnunet_bridge.formats.recipe import Recipe, folded
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, read_values
@@ -85,7 +86,7 @@ def _candidates(study: Path, plan: StudyPlan) -> Iterator[Path]:
         kept = (name for name in folders if Path(parent, name) not in plan.ignored)
         folders[:] = sorted((n for n in kept if not n.startswith(".")), key=natural_key)
         files = [Path(parent, name) for name in sorted(names, key=natural_key)]
-        others = [file for file in files if file not in known]
+        others = [file for file in files if file not in known and is_regular(file)]
         yield from (file for file in others if may_be_a_mask(file.name))
         folder = Path(parent)
         if used.isdisjoint((folder, *folder.parents)):  # scans account for their files

@@ -29,6 +29,16 @@ _OF_PROCESSING = re.compile(
 )
 """Words of *Image Type* that name how an image was made, not its contrast."""
 
+_KNOWN_WORD = re.compile(
+    r"WATER|FAT|W|F|(IN|OUT|OPP|OP|IP)(_?PHASE)?|PHASE(_?MAP)?|P|MAGNITUDE|REAL|R|"
+    r"IMAGINARY|I|T[12]|T[12]_?(MAP|STAR|STAR_MAP)|R[12](_?MAP|_STAR|_STAR_MAP)?|PD|"
+    r"PROTON_DENSITY|B[01](_MAP)?|FIELD_?MAP|DIFFUSION|DWI|ADC|FA|EADC|TRACEW?|TENSOR|"
+    r"PERFUSION|ASL|CBF|CBV|MTT|TTP|ANGIO|TOF|MIP|MNIP|MPR|PROJECTION_IMAGE|SWI|VIBE|"
+    r"SUB|SUBTRACTION|STIR|FLAIR|MEAN|LOCALIZER|AXIAL|VOLUME|RESAMPLED|DYNAMIC|FLOW|"
+    r"VELOCITY|CARDIAC|CINE|FMRI|FLUID_ATTENUATED|MIXED|UNKNOWN|METABOLITE|STRUCTURAL"
+)
+"""Words of the standard (PS3.3 C.8.13.3.1) and of vendors; others may name anything."""
+
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _CT = "CT"
 _AIR_HU = -500
@@ -132,7 +142,10 @@ def _other_modality(contrast: Contrast, trained: Sequence[str]) -> Iterator[str]
 
 def _other_image_type(contrast: Contrast, seen: TrainingRange) -> Iterator[str]:
     words, trained = contrast_words(contrast.image_type), seen.image_types
-    if trained and words not in [sorted(kind) for kind in trained]:
+    # A packed model holds known words only.
+    same = words in [sorted(kind) for kind in trained or ()]
+    packed = [sorted(kind) for kind in trained or () if kind == known_words(kind)]
+    if trained and not same and known_words(words) not in packed:
         yield (
             f"Its Image Type is {_kind(words)}, that of the training cases "
             f"{' or '.join(map(_kind, trained))}. Is it another contrast? Select the "
@@ -169,6 +182,11 @@ def contrast_words(image_type: Iterable[str]) -> list[str]:
     words = {word.strip().upper().replace(" ", "_") for word in image_type}
     named = filter(WORD.fullmatch, words)
     return sorted(word for word in named if not _OF_PROCESSING.fullmatch(word))
+
+
+def known_words(words: Iterable[str]) -> list[str]:
+    """Return the words of contrast that may leave the house with a model."""
+    return list(filter(_KNOWN_WORD.fullmatch, words))
 
 
 def _kind(words: Sequence[str]) -> str:

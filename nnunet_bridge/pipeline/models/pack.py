@@ -43,6 +43,7 @@ from nnunet_bridge.nnunet.names import (
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import refuse
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
+from nnunet_bridge.pipeline.models.likeness import known_words
 from nnunet_bridge.pipeline.models.training_range import (
     known_structures,
     training_range,
@@ -201,7 +202,7 @@ def unpack_model(
             shown.advance(len(hashes))
             foreign = {f: _checkpoint(work / "foreign", f) for f in hashes}
             with _refused_by_torch():
-                copies = _copied(host, workspace, name, foreign, work)
+                copies = _copied(host, workspace, name, foreign, work, texts)
             new = work / name.folder
             _write_model(new, texts, copies, hashes, files.sha256_of(file))
             put_in_place(new, model_dir)
@@ -236,7 +237,7 @@ def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Pat
             fold: {"mean_dice": state.mean_dice, "sha256": now[fold]}
             for fold, state in zip(copies, model.states, strict=True)
         },
-        "training_range": seen and seen.model_dump(),
+        "training_range": seen and _without_foreign_words(seen.model_dump()),
         "training_structures": structures.as_json() if structures else None,
     }
     name = layout.ModelFolder.of(model.states[0].run)
@@ -257,6 +258,12 @@ def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Pat
         },
         **{f"fold_{fold}/{CHECKPOINT_FINAL}": copy for fold, copy in copies.items()},
     }
+
+
+def _without_foreign_words(seen: JsonObject) -> JsonObject:
+    """Return a training range without words of *Image Type* that may name somebody."""
+    kinds = {tuple(known_words(kind)) for kind in seen.get("image_types") or ()}
+    return {**seen, "image_types": sorted(map(list, kinds))} if kinds else seen
 
 
 def _cleaning_for(
@@ -393,16 +400,21 @@ def _copied(
     name: layout.ModelFolder,
     checkpoints: Mapping[str, Path],
     work: Path,
+    texts: Mapping[str, JsonObject] | None = None,
 ) -> dict[str, Path]:
     """Copy of each checkpoint what prediction needs, in a process of its own.
 
-    Refuse one that belongs to another model than that of its folder (S02, S09).
+    Refuse one that belongs to another model than that of its folder (S02, S09). With
+    the checked `texts` of a model from elsewhere, its weights must fit them too.
     """
+    fits = (work, name.trainer, name.configuration) if texts else None
+    for file in (layout.PLANS_FILE, layout.DATASET_FILE) if texts else ():
+        files.write_json(work / file, (texts or {})[file])
     copies = {fold: _checkpoint(work / "copies", fold) for fold in checkpoints}
     for copy in copies.values():
         copy.parent.mkdir(parents=True)
     places = {checkpoints[fold]: copy for fold, copy in copies.items()}
-    command = checkpoint_command(places, ONE_THREAD)
+    command = checkpoint_command(places, ONE_THREAD, fits)
     process = host.launch(workspace, command, ONE_THREAD, work / "log")
     host.finish(process, "read the checkpoints")
     for fold, copy in copies.items():
@@ -412,6 +424,8 @@ def _copied(
             if named != own:
                 it = f"the checkpoint of fold {fold} names the {what} {quoted(named)}"
                 refuse(f"{it}, its folder {own}", code)
+        if facts["fault"]:
+            refuse(f"the checkpoint of fold {fold} {quoted(facts['fault'])}", "S02")
     return copies
 
 

@@ -91,8 +91,8 @@ def write_outputs(
         (case_dir / name).unlink(missing_ok=True)
     write_labelmap(case_dir / CASE_LABELS, labelmap)
     write_volumes(case_dir / CASE_VOLUMES, volumes)
-    title, preview = predicted.case_id, case_dir / CASE_PREVIEW
-    write_preview(preview, predicted.image, predicted.seen, title=title)
+    # Without the case id: pixels cannot be searched for names, or rid of them.
+    write_preview(case_dir / CASE_PREVIEW, predicted.image, predicted.seen)
     if options.seg_nrrd:
         write_labelmap_segmentation(case_dir / CASE_SEGMENTATION, labelmap)
     findings: tuple[Finding, ...] = ()

@@ -119,6 +119,16 @@ def test_the_json_has_every_figure_of_every_metric_and_structure(study):
     assert found["verdict"]["sentences"][0].startswith(opening)
 
 
+def test_R11_the_files_hold_no_path_of_this_machine(study):
+    summary = written(study)
+
+    for file in (study / "out").iterdir():
+        assert str(study).encode() not in file.read_bytes(), file.name
+    found = json.loads((study / "out/comparison.json").read_text())
+    assert found["report"] == "index.html"
+    assert summary.as_json()["report"] == str(study / "out" / "index.html")
+
+
 def table_of(study, kind):
     """Return the rows of one kind of comparison.csv, and the JSON beside it."""
     text = (study / "out/comparison.csv").read_text()

@@ -22,10 +22,12 @@ from tiny_model import (
     DATASET,
     DATASET_JSON,
     HARMLESS,
+    NOWHERE,
     changed,
     pickled_checkpoint,
     run_of,
     tiny_plans,
+    untrained_checkpoint,
     untrained_network,
     write_model,
     zipped,
@@ -536,6 +538,74 @@ def test_what_the_listing_of_a_pickle_cannot_show_is_refused_by_the_second_check
 
     print(f"{row}  {what:50} {caught.value.code}  {caught.value}")  # noqa: T201 - the table
     assert caught.value.code == row
+    assert not workspace.results_dir.exists()
+
+
+HEADS = "decoder.seg_layers.0.weight"
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """The content of the checkpoint of an untrained network."""
+    import torch
+
+    stream = io.BytesIO(untrained_checkpoint(run_of(NOWHERE), PLANS))
+    return torch.load(stream, weights_only=True)
+
+
+def other_weights(content, **weights):
+    return {**content, "network_weights": {**content["network_weights"], **weights}}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        ("", lambda c: c),
+        ("no weights", lambda c: {**c, "network_weights": {}}),
+        ("axes", lambda c: {**c, "inference_allowed_mirroring_axes": (0, 2)}),
+        ("axes", lambda c: {**c, "inference_allowed_mirroring_axes": (0,) * 10**5}),
+        ("axes", lambda c: {**c, "inference_allowed_mirroring_axes": (-1,)}),
+        (HEADS, lambda c: other_weights(c, **{HEADS: c["network_weights"][HEADS][:2]})),
+        ("more", lambda c: other_weights(c, more=c["network_weights"][HEADS])),
+        ("encoder", lambda c: {**c, "network_weights": {"x": torch_zeros(3)}}),
+    ],
+)
+def test_S02_what_predict_could_not_use_of_a_checkpoint_is_named(
+    untrained, tmp_path, said, change
+):
+    from nnunet_bridge.nnunet.inside import stripping
+
+    (tmp_path / "plans.json").write_text(json.dumps(PLANS))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    shapes = stripping._expected_shapes(str(tmp_path), "nnUNetTrainer", "2d")
+
+    fault = stripping._fault_of(change(untrained), shapes)
+
+    assert said in fault
+    assert len(fault) < 400
+    assert bool(fault) is bool(said)
+
+
+def torch_zeros(size):
+    import torch
+
+    return torch.zeros(size)
+
+
+@pytest.mark.training
+def test_S02_a_model_with_heads_for_other_labels_is_refused_when_it_is_unpacked(
+    workspace, tmp_path
+):
+    labels = {"background": 0, "tibia": 1}
+    checkpoint = untrained_checkpoint(run_of(NOWHERE), PLANS)
+    model = model_with(checkpoint, dataset={**DATASET_JSON, "labels": labels})
+    (tmp_path / "model.zip").write_bytes(model)
+
+    with pytest.raises(SecurityError, match=r"seg_layers.*\(3.*not \(2") as caught:
+        unpack_model(workspace, tmp_path / "model.zip")
+
+    assert caught.value.code == "S02"
     assert not workspace.results_dir.exists()
 
 

@@ -25,6 +25,7 @@ from nnunet_bridge.pipeline.models.likeness import (
     contrast_words,
     geometry_warnings,
 )
+from nnunet_bridge.pipeline.models.pack import _without_foreign_words
 from nnunet_bridge.pipeline.models.training_range import training_range
 from nnunet_bridge.pipeline.prediction.predict import predict_images
 
@@ -95,6 +96,24 @@ def test_the_contrast_is_read_from_a_manifest_of_schema_2(converted, tmp_path):
     assert old.image_types == [["WATER"]]
     assert old.echo_times_ms == [2.46, 2.46]
     assert old.modalities is None
+
+
+def test_R11_a_packed_model_keeps_known_words_of_image_type_only(tmp_path, seen):
+    kinds = [["DOE_JANE", "WATER"], ["IN_PHASE"], ["WATER"], ["JANE"]]
+    content = {**seen.model_dump(), "image_types": kinds}
+
+    packed = _without_foreign_words(content)
+
+    assert packed["image_types"] == [[], ["IN_PHASE"], ["WATER"]]
+    there = TrainingRange.model_validate(packed)
+    here = TrainingRange.model_validate(content)
+    for number, (word, warned) in enumerate(
+        [("WATER", False), ("FAT", True), ("DOE_JANE\\WATER", False)]
+    ):
+        words = ["ORIGINAL", "PRIMARY", "M", *word.split("\\")]
+        reading = reading_of(tmp_path / str(number), base(), image_type=words)
+        for range_ in (there, here):
+            assert bool(findings_about(reading, range_)) is warned, word
 
 
 def test_an_image_like_the_training_is_not_warned_of(tmp_path, seen):

@@ -47,6 +47,16 @@ def predicted(tmp_path):
     )
 
 
+def test_R11_the_case_id_is_not_in_the_pixels_of_the_picture(tmp_path, predicted):
+    write_outputs(tmp_path / "a", predicted, PredictionOptions())
+    write_outputs(
+        tmp_path / "b", replace(predicted, case_id="doe_jane"), PredictionOptions()
+    )
+
+    one, two = (tmp_path / case / "preview.png" for case in "ab")
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_every_file_is_recorded_with_its_hash_and_no_other(tmp_path, predicted):
     case = tmp_path / "msk_001"
 

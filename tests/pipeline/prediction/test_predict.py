@@ -1,15 +1,22 @@
 """A call of `predict`: what it reads, writes and reports."""
 
 import csv
+import json
 import sys
 
+import numpy as np
 import pytest
-from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
+from stand_in import DATASET, GRID, StandIn, finished_workspace, image_with_bone
+from tiny_model import run_of
 
 from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.findings import Refused
+from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.progress import Silent
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
+from nnunet_bridge.pipeline.ingest.inputs import read_image
 from nnunet_bridge.pipeline.labels.mesh import MeshOptions, mesh_labels
 from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 from nnunet_bridge.pipeline.prediction.predict import predict_images
@@ -129,3 +136,46 @@ def test_a_case_is_reported_in_the_form_of_all_commands(predict_legs):
     assert case["codes"] == ["K20"]
     assert [message[:6] for message in case["messages"]] == ["[K20] "]
     assert (case["volumes_mm3"], case["files"], case["quality"]) == ({}, [], None)
+
+
+def test_N08_an_image_that_may_take_days_is_warned_of_before_it_is_predicted(tmp_path):
+    work = finished_workspace(tmp_path)
+    origin = run_of(work).fold_dir / "unpacked.json"
+    size = {"smallest": 1.0, "largest": 1.0}
+    seen = {f"{end}_spacing_mm": [mm] * 3 for end, mm in size.items()}
+    seen |= {f"{end}_shape": [20] * 3 for end in size}
+    origin.write_text(json.dumps({"training_range": {"cases": 2, **seen}}))
+    grid = Grid(GRID.shape, np.diag([9.0, 9.0, 9.0, 1.0]))
+    image = image_with_bone(tmp_path / "leg.nii.gz", 20, 30, grid=grid)
+    said, before = [], []
+
+    class Listener(Silent):
+        def say(self, line):
+            said.append(line)
+
+    class Network(StandIn):
+        def __call__(self, *arguments, **named):
+            before.extend(said)
+            return super().__call__(*arguments, **named)
+
+    done = predict_images(
+        Dataset(work, DATASET),
+        [image],
+        tmp_path / "out",
+        PredictionOptions(device="cpu"),
+        progress=Listener(),
+        network=Network(),
+    )
+
+    warned = "voxels are 9 x 9 x 9 mm"
+    assert any("N08" in line and warned in line for line in before), done.cases
+
+
+def test_G13_an_image_longer_than_anybody_is_refused(tmp_path):
+    grid = Grid((4, 4, 600), np.diag([19.0, 19.0, 19.0, 1.0]))
+    image_with_bone(tmp_path / "leg.nii.gz", 1, 2, grid=grid)
+
+    with pytest.raises(Refused, match=r"11\.4 m long") as refused:
+        read_image(tmp_path / "leg.nii.gz")
+
+    assert refused.value.code == "G13"

@@ -1,0 +1,32 @@
+"""End a process of nnU-Net, and its workers, when the process that started it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from nnunet_bridge.nnunet.names import PARENT_VARIABLE
+
+_CHECK_S = 0.2
+
+
+def end_with_parent() -> None:
+    """Watch the parent from a thread; kill this process, or its whole group, after it.
+
+    It begins before torch is imported, which takes seconds. The parent may have ended
+    already, so its id comes from a variable that it set.
+    """
+    parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
+    leads = os.getpgrp() == os.getpid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_CHECK_S)
+        if leads:
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
