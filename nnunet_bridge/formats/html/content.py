@@ -40,6 +40,7 @@ class CaseView:
     dice: tuple[tuple[str, float], ...]  # model and mean Dice over the structures
     stacks: tuple[SliceStack, ...]  # one for each plane
     meshes: tuple[MeshSet, ...]
+    failures: tuple[str, ...] = ()  # such as ``2d missed fibula``
 
 
 @dataclass(frozen=True, slots=True)

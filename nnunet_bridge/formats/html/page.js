@@ -176,7 +176,7 @@ function startViewer() {
     [".l", ".r", ".t", ".bo"].forEach((side, n) => { part(side).textContent = plane.letters[n]; });
     const scores = shownCase.dice.map(([name, dice]) => `${name} ${dice}`).join(", ");
     const title = titleOf(shownCase);
-    part(".about").textContent = `${title[0].toUpperCase()}${title.slice(1)}. ${scores ? `Mean Dice: ${scores}.` : ""}`;
+    part(".about").textContent = `${title[0].toUpperCase()}${title.slice(1)}. ${scores ? `Mean Dice: ${scores}.` : ""} ${shownCase.failures.map((words) => `${words}.`).join(" ")}`;
   }
   const turn = (step) => {
     const next = Math.min(plane.indices.length - 1, Math.max(0, frame + step));
@@ -198,7 +198,8 @@ function startViewer() {
   const small = cases.map((found) => {
     const button = make("button", { type: "button", className: "small" });
     button.setAttribute("aria-label", titleOf(found));
-    button.title = `Mean Dice: ${found.dice.map(([name, dice]) => `${name} ${dice}`).join(", ")}`;
+    button.title = [`Mean Dice: ${found.dice.map(([name, dice]) => `${name} ${dice}`).join(", ")}`, ...found.failures].join("; ");
+    button.classList.toggle("failing", found.failures.length > 0);
     button.append(make("img", { alt: "" }), make("span", { textContent: found.id }), make("small", { textContent: found.dice.map(([, dice]) => dice).join(" · ") }));
     button.addEventListener("click", () => showCase(found));
     boxes("case").append(button);

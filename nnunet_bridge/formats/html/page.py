@@ -125,6 +125,7 @@ def _case_object(case: CaseView, max_faces: int, scale_mm: float) -> JsonObject:
     return {
         "id": case.case_id,
         "reason": case.reason,
+        "failures": case.failures,
         "dice": [[model, number(dice, 3)] for model, dice in case.dice],
         "planes": [asdict(stack) for stack in case.stacks],
         "meshes": [

@@ -8,7 +8,7 @@ thesis.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -165,6 +165,10 @@ def _page_content(
 ) -> PageContent:
     comparison = evidence.comparison
     cases, profiles = case_views(study, _case_dice(evidence), progress)
+    cases = tuple(
+        replace(case, failures=tuple(_failures(case.case_id, evidence)))
+        for case in cases
+    )
     return PageContent(
         title=options.title,
         dataset=options.dataset,
@@ -252,6 +256,14 @@ _MIRRORING = (
     "Labels keep left and right apart: 2d is never mirrored in training or prediction, "
     "3d may be along its other axes."
 )
+
+
+def _failures(case_id: str, evidence: Evidence) -> Iterator[str]:
+    """Yield which model missed or invented which structure of a case."""
+    for model, scores in evidence.scores.items():
+        for score in scores:
+            if score.case_id == case_id and score.state in ("missed", "invented"):
+                yield f"{model} {score.state} {score.structure}"
 
 
 def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:

@@ -487,3 +487,17 @@ def test_the_slider_stands_where_the_models_differ_most(study):
     (case,) = (case for case in found if case["id"] == CASES[0])
     axial = next(plane for plane in case["planes"] if plane["plane"] == "axial")
     assert axial["indices"][axial["start"]] == 11
+
+
+def test_a_case_names_the_structures_that_a_model_missed_or_invented(study):
+    drawn = reference(1)
+    without = np.where(drawn.voxels == 2, 0, drawn.voxels)
+    file = study / "2d" / "fold_1" / f"{CASES[1]}.nii.gz"
+    write_labelmap(file, drawn.with_voxels(without))
+    written(study)
+
+    text = (study / "out/index.html").read_text()
+    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+    failures = {case["id"]: case["failures"] for case in found}
+    assert failures.pop(CASES[1]) == ["2d missed femur"]
+    assert not any(failures.values())
