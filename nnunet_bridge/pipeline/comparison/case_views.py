@@ -30,15 +30,8 @@ from nnunet_bridge.ops.along import (
 from nnunet_bridge.ops.surface import surfaces_of
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
-Detail: TypeAlias = tuple[int, int]
-"""Longest side of a frame in pixels, and most frames of a plane."""
-
-_DETAILS: tuple[Detail, ...] = (
-    *((256, 32), (224, 28), (192, 24), (160, 18), (128, 14), (112, 10)),
-    *((96, 8), (80, 6), (64, 4)),
-)
-_SHARE_OF_SLICES = 0.6  # of the bytes of the page
-
+_DETAILS = ((256, 32), (208, 26), (160, 18), (128, 14), (104, 10), (80, 6), (64, 4))
+"""Longest side of a frame in pixels, and most frames of a plane; tried in turn."""
 _CaseDice: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
@@ -71,8 +64,11 @@ class _Views:
     """The views so far."""
 
     study: ValidatedStudy
-    cases: int
-    detail: Detail | None = None
+    to_come: int  # cases
+    bytes_left: float = 0.6 * MAX_BYTES  # for slices; surfaces get the rest
+    details: list[tuple[int, int]] = field(default_factory=lambda: list(_DETAILS))
+    """Those that fitted so far, and coarser ones."""
+
     axes: dict[str, int] = field(default_factory=dict)
     """Structure -> the patient axis of its length, as the first case has it."""
 
@@ -94,17 +90,19 @@ class _Views:
     def _stacks(
         self, image: Volume, reference: Labelmap, predicted: Mapping[str, Labelmap]
     ) -> tuple[SliceStack, ...]:
-        """Return the slices of a case; the first, worst case decides on the detail."""
-        for detail in (self.detail,) if self.detail else _DETAILS:
-            side, frames = detail
+        """Return the slices of a case in its share of what is left of the page."""
+        stacks: tuple[SliceStack, ...] = ()
+        for side, frames in self.details.copy():
             options = {"frames": frames, "longest_side": side}
             stacks = tuple(
                 slice_stack(image, reference, predicted, plane=plane, **options)
                 for plane in PLANES
             )
-            self.detail = detail
-            if self.cases * _bytes(stacks) <= _SHARE_OF_SLICES * MAX_BYTES:
+            if self.to_come * _bytes(stacks) <= self.bytes_left:
                 break
+            self.details = self.details[1:] or self.details
+        self.to_come -= 1
+        self.bytes_left -= _bytes(stacks)
         return stacks
 
     def _surfaces(
