@@ -253,8 +253,8 @@ def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:
 
 
 _MIRRORING = (
-    "Labels keep left and right apart: 2d is never mirrored in training or prediction, "
-    "3d may be along its other axes."
+    "Labels keep left and right apart: nnU-Net's 2d is never mirrored in training or "
+    "prediction, 3d may be along its other axes."
 )
 
 
