@@ -26,12 +26,20 @@ MAX_BYTES = 15_000_000  # the page stays below this, so that it can be sent by m
 MESH_FACES = (6000, 3000, 1500, 700, 300, 0)
 """Faces per structure, tried in turn until the page is small enough; 0 for none."""
 
+_BYTES_OF_A_FACE = 11  # at least, with its share of the vertices
+
 _SCALES_MM = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
 def write_page(file: Path, content: PageContent, *, max_bytes: int = MAX_BYTES) -> int:
     """Write the page, whole or not at all; return its size in bytes."""
+    sets = [mesh_set for case in content.cases for mesh_set in case.meshes]
+    faces = [len(mesh.faces) for mesh_set in sets for mesh in mesh_set.meshes]
+    bare = len(page_text(content, max_faces=0).encode())
     for max_faces in MESH_FACES:
+        least = _BYTES_OF_A_FACE * sum(min(count, max_faces) for count in faces)
+        if max_faces and bare + least > max_bytes:
+            continue  # thinning takes seconds, and would be for nothing
         page = page_text(content, max_faces=max_faces)
         size = len(page.encode())
         if size <= max_bytes:
