@@ -166,7 +166,7 @@ def _page_content(
     comparison = evidence.comparison
     cases, profiles = case_views(study, _case_dice(evidence), progress)
     cases = tuple(
-        replace(case, failures=tuple(_failures(case.case_id, evidence)))
+        replace(case, failures=tuple(_case_failures(case.case_id, evidence)))
         for case in cases
     )
     return PageContent(
@@ -258,7 +258,7 @@ _MIRRORING = (
 )
 
 
-def _failures(case_id: str, evidence: Evidence) -> Iterator[str]:
+def _case_failures(case_id: str, evidence: Evidence) -> Iterator[str]:
     """Yield which model missed or invented which structure of a case."""
     for model, scores in evidence.scores.items():
         for score in scores:
