@@ -616,8 +616,8 @@ class _Elements(Mapping[Any, Any]):
 
     def _write_points(self, tag: int) -> None:
         """Write the decimal commas of a number as points."""
-        raw = self._dataset.get_item(tag)
-        stored = raw.value if isinstance(raw, RawDataElement) else None
+        raw: Any = self._dataset.get_item(tag)
+        stored: Any = raw.value if isinstance(raw, RawDataElement) else None
         if b"," in (stored or b"") and (raw.VR or dictionary_VR(tag)) == "DS":
             parts = stored.split(b"\\")
             points = (p if b"." in p else p.replace(b",", b".") for p in parts)
