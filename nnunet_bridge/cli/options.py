@@ -150,7 +150,12 @@ class ScanChoice:
     image_type: str | None = series_option(
         "--image-type", "Contrast: a word of Image Type, e.g. WATER.", metavar="WORD"
     )
-    echo: int | None = series_option("--echo", "Echo number.")
+    echo: int | None = series_option(
+        "--echo", "Echo number; counted by rising time where the headers have none."
+    )
+    echo_time_ms: float | None = series_option(
+        "--echo-time", "Echo time in ms, e.g. 4.92.", type=POSITIVE, metavar="MS"
+    )
     repetition: str | None = series_option(
         "--repetition",
         "Acquisition to read where positions were scanned several times, e.g. 2.",

@@ -142,6 +142,7 @@ class ScansPart(_Part):
     image_type: str | None = None
     series: str | None = None
     echo: int | None = None
+    echo_time_ms: float | None = Field(default=None, gt=0)
     repetition: str | None = None
     overlap: Literal["refuse", "first", "mean"] = "refuse"
     invert_monochrome1: bool = False
@@ -406,6 +407,8 @@ class Recipe(_Part):
         del content["dataset"]["table"]  # the plan of a case has what its rows say
         if not self.masks.leave_out:  # as in recipes before there was this word
             del content["masks"]["leave_out"]
+        if self.scans.echo_time_ms is None:  # likewise
+            del content["scans"]["echo_time_ms"]
         return content
 
     def digest(self, case_id: str | None = None, more: str = "") -> str:

@@ -331,8 +331,10 @@ def test_what_a_header_leaves_out_of_its_encoding_is_the_plain_way(tmp_path):
 @pytest.mark.parametrize(
     ("sop_class", "modality", "verdict"),
     [
-        ("1.2.840.10008.5.1.4.1.1.7", "MR", "not an MR image but Secondary Capture"),
-        ("1.2.3.4", "MR", "a file of an unknown class"),
+        ("1.2.840.10008.5.1.4.1.1.7", "OT", "not an MR image but Secondary Capture"),
+        ("1.2.3.4", "OT", "a file of an unknown class"),
+        ("1.2.840.10008.5.1.4.1.1.7", "MR", None),
+        ("1.2.3.4", "MR", None),
         (None, "MR", None),
         (None, "CT", None),
         (None, "OT", "a file without an SOP class"),

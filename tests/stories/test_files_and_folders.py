@@ -102,6 +102,40 @@ def test_F01_a_scan_that_is_a_link_and_a_mask_from_elsewhere_are_left_out(
     assert summary.files["excluded"] == 2
 
 
+def test_F01_a_patient_s_folder_may_be_a_link_inside_the_study(study, raw_dir):
+    folder = study / SCANS / FIRST
+    (study / "pool").mkdir()
+    folder.rename(study / "pool" / "p1")
+    folder.symlink_to("../pool/p1")
+    (study / SCANS / "3_WATER_3C").symlink_to(folder)  # the same scan again
+
+    summary = convert_study(study, recipe(), raw_dir)
+
+    assert [case.outcome for case in summary.cases] == [Outcome.ACCEPTED] * 2
+    assert [finding.code for finding in summary.findings] == ["F01"]
+    assert states(record_of(summary)) == {"used": 14}
+
+
+def test_F01_scans_in_git_annex_are_converted_again_when_their_content_changes(
+    study, raw_dir
+):
+    folder, store = study / SCANS / FIRST, study / ".git" / "annex" / "objects"
+    store.mkdir(parents=True)
+    for file in sorted(folder.iterdir()):
+        file.rename(store / file.name)
+        file.symlink_to(f"../../.git/annex/objects/{file.name}")
+
+    def hashes():
+        record = record_of(convert_study(study, recipe(), raw_dir))
+        return {entry["sha256"] for entry in record["inputs"]}
+
+    first = hashes()
+    (store / file.name).write_bytes((store / file.name).read_bytes()[:-2] + b"\1\0")
+
+    assert len(first) == 14
+    assert len(first & hashes()) == 13
+
+
 def test_F01_a_mask_that_is_a_link_inside_the_study_is_used(study, raw_dir):
     mask = study / MASKS / "1_tibia_1A.nii.gz"
     mask.rename(study / "kept.nii.gz")

@@ -1,7 +1,8 @@
 """Find the slices in a folder; account for every file: used, excluded or failed.
 
 Files are known by content, not by name. An index (DICOMDIR) is never followed, nor is a
-link to a folder, nor a link that leaves the folder (FAULTS D13, D14, F01).
+link to a folder, nor a link that leaves the folder, but to the content of git-annex
+(FAULTS D13, D14, F01).
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from nnunet_bridge.formats.dicom.headers import (
     HeaderReader,
     NotUsed,
     SliceHeader,
+    open_dicom,
 )
+from nnunet_bridge.formats.dicom.identifiers import believable
 from nnunet_bridge.formats.files import is_regular
 
 _SLICE_SUFFIXES = {"", ".dcm", ".ima"}
+_LINK = "link that is not followed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,11 @@ def scan_folder(folder: Path, leave_out: Collection[Path] = ()) -> Scan:
     with warnings.catch_warnings(action="ignore"):
         for name, file in sorted(_files(folder, scan.excluded, leave_out)):
             _take(scan, reader, file, name)
+    links = [name for name, reason in scan.excluded.items() if reason == _LINK]
+    if links:
+        scan.left_out["F01", _LINK] = links
     scan.findings += _about_other_files(scan)
+    scan.headers = believable(scan.headers)
     _drop_copies(scan)
     return scan
 
@@ -102,6 +110,9 @@ def _files(
     if folder.is_file():
         yield folder.name, folder
     root = folder.resolve()
+    # git-annex keeps the content of files in the repository, behind links.
+    stores = (parent / ".git" / "annex" / "objects" for parent in (root, *root.parents))
+    roots = [root, *(store for store in stores if store.is_dir())]
     for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if Path(parent, name) not in leave_out]
         for name in [*folders, *names]:
@@ -109,21 +120,26 @@ def _files(
             if path in leave_out:
                 continue
             relative = path.relative_to(folder).as_posix()
-            if path.is_symlink() and not _stays_inside(path, root):
-                excluded[relative] = "link that is not followed"
+            if path.is_symlink() and not _stays_inside(path, roots):
+                excluded[relative] = _LINK
             elif is_regular(path):
                 yield relative, path
             elif name in names:
                 excluded[relative] = "not a regular file"
 
 
-def _stays_inside(link: Path, root: Path) -> bool:
-    """Whether a link leads to a file inside `root`."""
+def is_in_annex(link: Path) -> bool:
+    """Whether a link leads to the content of a file of git-annex."""
+    return "/.git/annex/objects/" in link.resolve().as_posix()
+
+
+def _stays_inside(link: Path, roots: list[Path]) -> bool:
+    """Whether a link leads to a file inside one of `roots`."""
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):
         return False
-    return target.is_file() and target.is_relative_to(root)
+    return target.is_file() and any(map(target.is_relative_to, roots))
 
 
 def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
@@ -191,7 +207,7 @@ def _drop_copies(scan: Scan) -> None:
 
 def _pixel_hash(header: SliceHeader) -> bytes:
     """Return a hash of the stored pixels, or of the file where pydicom decodes them."""
-    with header.file.open("rb") as stream:
+    with open_dicom(header.file) as stream:
         stream.seek(max(header.pixels.offset, 0))
         stored = stream.read(header.pixels.length)
     return hashlib.sha256(stored).digest()

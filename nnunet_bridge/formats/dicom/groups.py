@@ -3,34 +3,53 @@
 Slices of one series are split by the attributes that distinguish images at the same
 place (image type, echo, repetition), and by those that no volume can mix (orientation,
 spacing, matrix). Slices of two groups are never interleaved: where more than one group
-fits, the user chooses (FAULTS D01-D06).
+fits, the user chooses (FAULTS D01-D06). Stations of one scan may be several series.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
+from nnunet_bridge.formats.dicom.contrasts import (
+    ONE_ECHO,
+    place_of,
+    places_of,
+    repetitions,
+    split,
+    split_echoes,
+)
 from nnunet_bridge.formats.dicom.folder import Scan
-from nnunet_bridge.formats.dicom.headers import SliceHeader
+from nnunet_bridge.formats.dicom.headers import SliceHeader, describe
+from nnunet_bridge.formats.dicom.identifiers import series_key
 from nnunet_bridge.formats.dicom.options import SeriesOptions
-from nnunet_bridge.ops.planes import SIMILAR_ORIENTATION
+from nnunet_bridge.ops.planes import POSITION_TOLERANCE_MM, SIMILAR_ORIENTATION
 
 FEWEST_SLICES = 3  # A volume needs so many
 MAIN_SHARE = 0.8
 """A stack must hold this share of the images of its group; the rest is left out."""
 
-_DIXON = frozenset(
-    {"WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP", "FF"}
+_MAPS = re.compile(r"FAT(?! ?(SAT|SUP))|FRAC|[RT][12] ?(\*|STAR|MAP)|\b(FF|PDFF|ADC)\b")
+_CONTRASTS = re.compile(
+    r"WATER|PHASE|\b(W|F|P|R|I|IP|OP|OOP|FA|B0|REAL|IMAGINARY|FIELD ?MAP)\b"
 )
+"""Words of images that are not the contrast asked for: of Image Type and description,
+and of Image Type only."""
+
+_OF_A_SCAN = attrgetter(
+    *("identity.patient", "identity.study", "identity.frame_of_reference"),
+    "contrast.image_type",
+)
+"""What the stations of one scan have in common."""
+
 _CODES = {"series": "D01", "echo": "D05", "repetition": "D06"}
 """Fault of a choice that fits nothing."""
 
@@ -79,10 +98,13 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
     D15).
     """
     _prefer_mr(scan)
+    kinds = list(map(_turn_back, split(scan.headers, _kind)))
+    scan.headers = [header for kind in kinds for header in kind]
     groups = [
         Group(tuple(members), repetition)
-        for one_contrast in _split(scan.headers, _contrast_key)
-        for repetition, members in _repetitions(one_contrast)
+        for kind in kinds
+        for one_echo in split_echoes(kind)
+        for repetition, members in repetitions(one_echo)
     ]
     if not groups:
         raise Refused.because(
@@ -97,73 +119,35 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
     fitting = _named("series", options.series, groups, _series_names)
     fitting = _worth_a_volume(fitting, scan)
     fitting = _of_contrast(fitting, options.image_type, scan)
-    echo = None if options.echo is None else str(options.echo)
-    fitting = _named("echo", echo, fitting, lambda group: (group.first.contrast.echo,))
+    fitting = _of_echo(fitting, options)
     fitting = _named("repetition", options.repetition, fitting, _repetition_names)
     used = set(map(id, fitting))
     if options.overlap != "refuse" and _are_stations(fitting):
-        fitting = [Group(tuple(h for group in fitting for h in group.headers))]
+        fitting = [_joined(fitting, scan)]
     if len(fitting) > 1:
         raise _ambiguous(fitting)
     rejected = tuple(group for group in groups if id(group) not in used)
     for group in rejected:
         scan.exclude(list(group.headers), "belongs to another series or contrast")
+    _note_echo_times(fitting[0], scan)
     return _main_stack(fitting[0], scan), rejected
 
 
-def find_shared_positions(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Return the lists of slices that share one place, in the order of the places."""
-    places: dict[tuple[float, ...], list[SliceHeader]] = defaultdict(list)
-    for header in headers:
-        if header.plane.position_mm is not None:
-            places[_place(header)].append(header)
-    return [places[place] for place in sorted(places) if len(places[place]) > 1]
-
-
-def _place(header: SliceHeader) -> tuple[float, ...]:
-    """Return position and cosines of a slice, rounded to 0.01 mm and to 0.1."""
-    # Adding 0.0 turns -0.0 into 0.0, so that both are one key.
-    position = tuple(round(x, 2) + 0.0 for x in header.plane.position_mm or ())
-    turned = tuple(round(x, 1) + 0.0 for x in header.plane.orientation or ())
-    return position + turned
-
-
 def _prefer_mr(scan: Scan) -> None:
-    """Leave out other images where the folder holds MR (D03)."""
-    kinds = {header.contrast.modality for header in scan.headers}
-    if "MR" in kinds and len(kinds) > 1:
-        others = [h for h in scan.headers if h.contrast.modality != "MR"]
+    """Leave out other images, and other classes, where the folder holds MR (D03)."""
+    rest = [
+        h for h in scan.headers if h.contrast.modality != "MR" or "class" in h.mended
+    ]
+    mr = [h for h in scan.headers if h.contrast.modality == "MR"]
+    others = rest if len(rest) < len(scan.headers) else []
+    others = others or [h for h in rest if mr and h.contrast.modality != "MR"]
+    if others:
         scan.exclude(others, "not an MR image")
         first = f"the first is {quoted(others[0].name)}"
         left_out = (
             f"{counted(len(others), 'image')} left out (not an MR image), {first}."
         )
         scan.note("D03", Outcome.ACCEPTED, left_out)
-
-
-def _split(
-    headers: Iterable[SliceHeader], key: Callable[[SliceHeader], tuple[Hashable, ...]]
-) -> list[list[SliceHeader]]:
-    parts: dict[tuple[Hashable, ...], list[SliceHeader]] = defaultdict(list)
-    for header in headers:
-        parts[key(header)].append(header)
-    return [parts[chosen] for chosen in sorted(parts)]
-
-
-def _repetitions(headers: list[SliceHeader]) -> list[tuple[str, list[SliceHeader]]]:
-    """Split images at the same places by the attribute that repeats them (D06)."""
-    if not find_shared_positions(headers):
-        return [("", headers)]
-    repeats: dict[str, Callable[[SliceHeader], str]] = {
-        "acquisition": lambda h: h.contrast.acquisition,
-        "temporal position": lambda h: h.contrast.temporal_position,
-        "trigger time": lambda h: h.contrast.trigger_time,
-    }
-    for name, value in repeats.items():
-        parts = _split(headers, lambda h, value=value: (value(h),))  # type: ignore[misc]
-        if len(parts) > 1 and not any(map(find_shared_positions, parts)):
-            return [(f"{name} {value(part[0])}", part) for part in parts]
-    return [("", headers)]
 
 
 def _named(
@@ -183,6 +167,50 @@ def _named(
 def _series_names(group: Group) -> tuple[str, ...]:
     first = group.first
     return first.identity.series, first.series_number, first.description
+
+
+def _of_echo(groups: list[Group], options: SeriesOptions) -> list[Group]:
+    """Return the groups of an echo, by its number or its time (D05)."""
+    numbers = _echo_numbers(groups)
+    echo = None if options.echo is None else str(options.echo)
+    groups = _named("echo", echo, groups, lambda group: (numbers[id(group)],))
+    wanted = options.echo_time_ms
+    if wanted is None:
+        return groups
+    away = {id(g): abs(_echo(g.first)[0] - wanted) for g in groups}
+    nearest = min(away.values())
+    found = [g for g in groups if away[id(g)] == nearest <= (ONE_ECHO - 1) * wanted]
+    return _require(found, groups, "D05", f"There is no echo time of {wanted:g} ms")
+
+
+def _echo_numbers(groups: Sequence[Group]) -> dict[int, str]:
+    """Return the echo number of each group; by rising time where numbers lack."""
+    numbers = {}
+    for group in groups:
+        own = [g for g in groups if _kind(g.first) == _kind(group.first)]
+        echoes = sorted({_echo(g.first) for g in own})
+        sound = len({number for _, number in echoes if number}) == len(echoes)
+        rank = str(1 + echoes.index(_echo(group.first)))
+        numbers[id(group)] = group.first.contrast.echo if sound else rank
+    return numbers
+
+
+def _echo(header: SliceHeader) -> tuple[float, str]:
+    return header.contrast.echo_time_ms or 0.0, header.contrast.echo
+
+
+def _kind(header: SliceHeader) -> tuple[tuple[str, ...], ...]:
+    return series_key(header), header.contrast.image_type
+
+
+def _note_echo_times(group: Group, scan: Scan) -> None:
+    """Note that slices of one echo state other echo times, or none (D05)."""
+    times = sorted({_echo(header)[0] for header in group.headers})
+    if len(times) > 1:
+        known = " to ".join(f"{time:g}" for time in (times[times[0] == 0], times[-1]))
+        lack = ", or is missing" if times[0] == 0 else ""
+        message = f"The echo time is {known} ms{lack}: the slices are one echo."
+        scan.note("D05", Outcome.FIXED, message)
 
 
 def _repetition_names(group: Group) -> tuple[str, ...]:
@@ -222,12 +250,11 @@ def _of_contrast(
         return groups
     wanted = image_type.strip().upper()
     typed = [g for g in groups if wanted in g.first.contrast.image_type]
-    texts = [re.split(r"[^A-Z0-9]+", g.first.description.upper()) for g in groups]
-    described = [g for g, words in zip(groups, texts, strict=True) if wanted in words]
+    plain = [group for group in groups if not _shows_another(group.first, wanted)]
+    described = [g for g in plain if wanted in _words(g.first.description).split()]
     if typed or described:
         return typed or described
-    first = groups[0].first
-    if len(groups) > 1 or _DIXON & set(first.contrast.image_type):
+    if len(groups) > 1 or not plain:
         raise Refused.because(
             "D04",
             f"No images have the image type {wanted}. The folder holds: "
@@ -240,48 +267,91 @@ def _of_contrast(
     return groups
 
 
-def _are_stations(groups: list[Group]) -> bool:
-    """Whether groups are one contrast of one series at different places."""
-    kinds = {_contrast_key(group.first) for group in groups}
-    places = {frozenset(map(_place, group.headers)) for group in groups}
-    return len(groups) > 1 and len(kinds) == 1 and len(places) == len(groups)
+def _words(*texts: str) -> str:
+    return re.sub(r"[^A-Z0-9*]+", " ", " ".join(texts).upper()).strip()
 
 
-def _contrast_key(header: SliceHeader) -> tuple[Hashable, ...]:
-    contrast, series = header.contrast, header.identity.series
-    return series, contrast.image_type, contrast.echo_time_ms or 0.0, contrast.echo
+def _shows_another(header: SliceHeader, wanted: str) -> bool:
+    """Whether the words of an image name another contrast than the wanted one."""
+    mine = re.compile(rf"\b{re.escape(_words(wanted))}\b(?! FRAC)")
+    typed = mine.sub("", _words(*header.contrast.image_type[2:]))
+    every = f"{typed} {mine.sub('', _words(header.description))}"
+    return bool(_CONTRASTS.search(typed) or _MAPS.search(every))
+
+
+def _joined(groups: Sequence[Group], scan: Scan) -> Group:
+    """Return the stations of one scan as one group (D09)."""
+    if len({series_key(group.first) for group in groups}) > 1:
+        numbers = ", ".join(sorted(group.first.series_number for group in groups))
+        message = f"The series {numbers} are joined, as stations of one scan."
+        scan.note("D09", Outcome.FIXED, message)
+    return Group(tuple(header for group in groups for header in group.headers))
+
+
+def _are_stations(groups: Sequence[Group]) -> bool:
+    """Whether groups are one contrast at places that make one stack without a gap."""
+    firsts = [group.first for group in groups]
+    times = sorted(_echo(header)[0] for header in firsts)
+    alike = len(set(map(_OF_A_SCAN, firsts))) == 1 and times[-1] <= ONE_ECHO * times[0]
+    places = [places_of(group.headers) for group in groups]
+    nested = any(a <= b for a in places for b in places if a is not b)
+    if len(groups) == 1 or nested or not alike or len(_parallel(firsts)) > 1:
+        return False
+    along_row, down_column = np.reshape(firsts[0].plane.orientation or [0] * 6, (2, 3))
+    positions = [h.plane.position_mm or (0, 0, 0) for g in groups for h in g.headers]
+    heights = np.unique(np.round(positions @ np.cross(along_row, down_column), 1))
+    gaps = np.diff(heights)
+    return len(gaps) > 0 and bool(gaps.max() < 1.5 * np.median(gaps))
 
 
 def _ambiguous(groups: list[Group]) -> Refused:
-    """Return the refusal that lists the groups and the option that chooses one."""
+    """Return the refusal that lists the groups and the options that choose one."""
     if patients := _of_several_patients(groups):
         return patients
-    first, *others = (group.first for group in groups)
-    echo = (first.contrast.echo_time_ms, first.contrast.echo)
-    if any(h.identity.series != first.identity.series for h in others):
-        code, option = "D01", "series"
-    elif any(h.contrast.image_type != first.contrast.image_type for h in others):
-        code, option = "D04", "image_type"
-    elif any((h.contrast.echo_time_ms, h.contrast.echo) != echo for h in others):
-        code, option = "D05", "echo"
-    elif len({frozenset(map(_place, group.headers)) for group in groups}) == 1:
-        code, option = "D06", "repetition"
-    else:
-        code, option = "D09", ""
-    how = f"Choose one with {SeriesOptions.how_to(option)}."
-    if not option:
+    numbers = _echo_numbers(groups)
+    differing: dict[tuple[str, str], list[Hashable]] = {
+        ("D01", "series"): [series_key(g.first) for g in groups],
+        ("D04", "image_type"): [g.first.contrast.image_type for g in groups],
+        ("D05", "echo"): [numbers[id(g)] for g in groups],
+        ("D06", "repetition"): [g.repetition for g in groups],
+    }
+    needed = [key for key, values in differing.items() if len(set(values)) > 1]
+    needed = needed or [("D06", "repetition")]
+    alone = [key for key in needed if len(set(differing[key])) == len(groups)]
+    ways = [SeriesOptions.how_to(option) for _, option in alone[:1] or needed]
+    code, how = needed[0][0], f"Choose one with {' and '.join(ways)}."
+    if _are_stations(groups):
+        code = "D09" if code == "D06" else code
         join = SeriesOptions.how_to("overlap", "first")
-        how = f"Export the composed series, or join the stations with {join}."
+        how += f" If they are stations of one scan, join them with {join}."
     sets = f"The folder holds {len(groups)} sets of images that fit:"
-    table = _table(groups, between="\n")
-    return Refused.because(code, f"{sets}\n{table}\n{how}")
+    return Refused.because(code, "\n".join([sets, *_told_apart(groups), how]))
+
+
+def _told_apart(groups: Sequence[Group]) -> list[str]:
+    """Return the line of each group, with more where lines would say the same."""
+    groups = sorted(groups, key=_number_first)
+    same = Counter(map(str, groups))
+    firsts = [min(group.headers, key=place_of) for group in groups]
+    found = [describe(h.file, UID=h.identity.series) for h in firsts]
+    lines = []
+    for group, own in zip(groups, found, strict=True):
+        parts = [f"{k} {own[k]}" for k in own if any(own[k] != o[k] for o in found)]
+        names = {header.name for header in group.headers}
+        parts.append(
+            f"{counted(len(names), 'file')}, the first is {quoted(min(names))}"
+        )
+        more = same[str(group)] > 1 or group.repetition.startswith("set")
+        lines.append(", ".join([str(group), *(parts if more else ())]))
+    return lines
 
 
 def _of_several_patients(groups: Sequence[Group]) -> Refused | None:
     """Return the refusal of a folder of several patients (D11); None of one patient."""
     by_patient: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        by_patient[group.first.identity.patient].append(group)
+        if group.first.identity.patient:
+            by_patient[group.first.identity.patient].append(group)
     if len(by_patient) < 2:  # noqa: PLR2004 - one patient is as it should be
         return None
     lines = [
@@ -294,12 +364,13 @@ def _of_several_patients(groups: Sequence[Group]) -> Refused | None:
     return Refused.because("D11", "\n".join([text, *lines, how]))
 
 
-def _table(groups: Iterable[Group], *, between: str = "; ") -> str:
-    def number_first(group: Group) -> tuple[int, str]:
-        number = group.first.series_number
-        return (int(number) if number.isdecimal() else 0, str(group))
+def _number_first(group: Group) -> tuple[int, str]:
+    number = group.first.series_number
+    return (int(number) if number.isdecimal() else 0, str(group))
 
-    return between.join(map(str, sorted(groups, key=number_first)))
+
+def _table(groups: Iterable[Group]) -> str:
+    return "; ".join(map(str, sorted(groups, key=_number_first)))
 
 
 def _main_stack(group: Group, scan: Scan) -> Group:
@@ -324,25 +395,66 @@ def _main_stack(group: Group, scan: Scan) -> Group:
     return Group(tuple(main), group.repetition)
 
 
+def _turn_back(headers: list[SliceHeader]) -> list[SliceHeader]:
+    """Describe slices that are stored turned or mirrored as the others are (G20)."""
+    main = _parallel(headers)[0][0].plane.orientation
+    if main is None:
+        return headers
+    return [
+        h if h.plane.orientation == main else _as_stored_along(h, main) for h in headers
+    ]
+
+
+def _as_stored_along(header: SliceHeader, wanted: tuple[float, ...]) -> SliceHeader:
+    """Return a slice with rows and columns as wanted, if they are only reversed."""
+    plane = header.plane
+    if not (plane.orientation and plane.position_mm and plane.pixel_spacing_mm):
+        return header
+    axes = np.reshape(plane.orientation, (2, 3))
+    aligned = np.sum(axes * np.reshape(wanted, (2, 3)), axis=1)
+    against = aligned < 0
+    if (np.abs(aligned) < 1 - SIMILAR_ORIENTATION).any() or not against.any():
+        return header
+    # The first voxel is now the last one of each axis that runs against the others.
+    last = np.array([plane.columns - 1, plane.rows - 1])
+    ends = against * last * plane.pixel_spacing_mm[::-1] @ axes
+    plane = replace(
+        plane,
+        position_mm=tuple((plane.position_mm + ends).tolist()),
+        orientation=tuple(np.where(against[:, None], -axes, axes).ravel().tolist()),
+    )
+    reversed_axes = (bool(against[1]), bool(against[0]))
+    mended = (*header.mended, "turned")
+    return replace(header, plane=plane, reversed_axes=reversed_axes, mended=mended)
+
+
 def _parallel(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
     """Split by orientation, pixel spacing and matrix; the largest part first."""
-    keyed = [(_shape_key(header), header) for header in headers]
-    parts: list[tuple[tuple[float, ...], list[SliceHeader]]] = []
-    for (shape, _), header in sorted(keyed, key=lambda one: one[0]):
-        for known, part in parts:
-            if known == shape and not _orientations_differ(part[0], header):
+    parts: list[list[SliceHeader]] = []
+    for header in sorted(headers, key=_shape):
+        for part in parts:
+            first = part[0]
+            if _shapes_agree(first, header) and not _orientations_differ(first, header):
                 part.append(header)
                 break
         else:
-            parts.append((shape, [header]))
-    return sorted((part for _, part in parts), key=len, reverse=True)
+            parts.append([header])
+    return sorted(parts, key=len, reverse=True)
 
 
-def _shape_key(header: SliceHeader) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _shape(header: SliceHeader) -> tuple[tuple[float, ...], ...]:
     plane = header.plane
-    sizes = (round(size, 4) for size in plane.pixel_spacing_mm or ())
-    spacing = tuple(size for size in sizes if not math.isnan(size))
-    return (plane.rows, plane.columns, *spacing), plane.orientation or ()
+    matrix = (plane.rows, plane.columns)
+    return matrix, plane.pixel_spacing_mm or (), plane.orientation or ()
+
+
+def _shapes_agree(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether matrix and pixel spacing are the same, but for rounding (G14)."""
+    (matrix, spacing, _), (others, another, _) = _shape(one), _shape(other)
+    if spacing == another or len(spacing) != len(another) or matrix != others:
+        return (matrix, spacing) == (others, another)
+    off_mm = np.abs(np.subtract(spacing, another)) * max(matrix)
+    return not (off_mm > POSITION_TOLERANCE_MM).any()
 
 
 def _orientations_differ(one: SliceHeader, other: SliceHeader) -> bool:

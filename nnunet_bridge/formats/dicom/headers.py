@@ -11,14 +11,18 @@ headers, or raises `NotUsed` or `Damaged`, whatever a parser raises inside.
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from pydicom.datadict import tag_for_keyword
+import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import (
     _read_command_set_elements,
@@ -30,6 +34,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom.walker import (
     CHARSET_TAG,
     PLAIN_SYNTAX,
@@ -60,6 +65,8 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _FRAMES_TAG, _PIXELS_TAG = 0x52000000, 0x7FE00008
 """Where the groups of frames begin, and the pixels in any of their forms."""
 
+_STANDARD, _SECONDARY_CAPTURE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1.7"
+_GZIP = b"\x1f\x8b"
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
 _UNDEFINED = 0xFFFFFFFF
@@ -185,6 +192,13 @@ class PixelPlace:
     offset: int = -1
     length: int = -1
     available: int = -1  # bytes from the offset to the end of the file
+    packed: bool = False
+    """Whether the offset counts in the unpacked file, or pydicom has to decode."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether plain pixels can be read from the file as it is."""
+        return self.offset >= 0 and not self.packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +225,31 @@ class SliceHeader:
     privately_scaled: bool
     """Whether Philips' private scale stands beside the public one (P02)."""
 
+    mended: tuple[str, ...] = ()
+    """What was corrected in the header, or not believed: keys of `stack.MENDED`."""
+
+    reversed_axes: tuple[bool, bool] = (False, False)
+    """Whether `plane` describes rows, and columns, against the stored order."""
+
 
 Parser: TypeAlias = Callable[[Path, str], tuple[SliceHeader, ...]]
+
+
+_TELLING = [
+    "SeriesTime", "AcquisitionTime", "DiffusionBValue", "FlipAngle", "InversionTime",
+    "RepetitionTime", "ScanningSequence", "ScanOptions", "SequenceName",
+    "ComplexImageComponent", "ContrastBolusAgent",
+]  # fmt: skip
+
+
+def describe(file: Path, **known: str) -> dict[str, str]:
+    """Return, quoted, what may tell an image from others, after what is `known`."""
+    tags: list[Any] = [*_TELLING]
+    with warnings.catch_warnings(action="ignore"), open_dicom(file) as stream:
+        options = {"stop_before_pixels": True, "force": True}
+        image = pydicom.dcmread(stream, specific_tags=tags, **options)
+    known |= {name: _text(image, name) for name in _TELLING}
+    return {name: quoted(text) for name, text in known.items()}
 
 
 class HeaderReader:
@@ -260,11 +297,12 @@ def _plain_template(dataset: Header) -> SliceHeader:
     sop_class = _image_class(dataset, dataset)
     if _announced_frames(dataset) != 1 or sop_class.endswith(_ENHANCED):
         raise Unusual
-    return _template([dataset], PLAIN_SYNTAX, 1)
+    template = _template([dataset], PLAIN_SYNTAX, 1)
+    return replace(template, mended=tuple(_other_class(sop_class)))
 
 
 def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
-    with file.open("rb") as stream:
+    with open_dicom(file) as stream:
         start = stream.read(_SNIFF_BYTES)
         if not start:
             raise NotUsed(EMPTY, code="D14")
@@ -283,20 +321,55 @@ def _read_by_pydicom(file: Path, name: str) -> tuple[SliceHeader, ...]:
             raise kind(problem, code="P10") from error
 
 
+def open_dicom(file: Path) -> BinaryIO:
+    """Open a file; of a DICOM file that is packed with gzip, the content.
+
+    Raises `Damaged` if the content is cut off (P10), or larger than images are (S06).
+    """
+    stream = file.open("rb")
+    packed, _ = stream.read(2) == _GZIP, stream.seek(0)
+    if not packed:
+        return stream
+    inflater, start = zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+    try:
+        with stream:
+            start = inflater.decompress(stream.read(_SNIFF_BYTES), _SNIFF_BYTES)
+            if start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] != b"DICM":
+                return BytesIO(start or _GZIP)
+            rest = inflater.unconsumed_tail + stream.read()
+            content = start + inflater.decompress(rest, MAX_INFLATED_BYTES)
+    except zlib.error as error:
+        if not start:
+            return BytesIO(_GZIP)
+        raise Damaged(f"its gzip content is damaged ({error})", code="P10") from error
+    if len(content) >= MAX_INFLATED_BYTES:
+        most = f"{MAX_INFLATED_BYTES >> 20} MiB"
+        raise Damaged(f"its gzip content is larger than {most}", code="S06")
+    if not inflater.eof:
+        raise Damaged("its gzip content is cut off", code="P10")
+    return BytesIO(content)
+
+
 def _parsed(
     file: Path, name: str, stream: BinaryIO, *, announced: bool
 ) -> tuple[SliceHeader, ...]:
     _refuse_a_bomb(stream, announced=announced)
     dataset = _read(stream, _FRAMES_TAG, announced=announced)
-    meta = dataset.file_meta
-    sop_class = _image_class(dataset, meta)
-    if not announced and None in (_whole(dataset, "Rows"), _whole(dataset, "Columns")):
+    named, rows = dataset.original_encoding[0], dataset.get_item("Rows")
+    implicit = getattr(rows, "is_implicit_VR", named)  # as pydicom found it
+    header, meta = _Elements(dataset), dataset.file_meta
+    sop_class = _image_class(header, meta)
+    if not announced and None in (_whole(header, "Rows"), _whole(header, "Columns")):
         raise NotUsed("not a DICOM file", code="D14")
-    frames = _announced_frames(dataset)
+    frames = _announced_frames(header)
     if frames > 1 or sop_class.endswith(_ENHANCED) or not _at_pixels(stream):
         dataset = _read(stream, _PIXELS_TAG, announced=announced)
     syntax = _text(meta, "TransferSyntaxUID") or _guessed_syntax(dataset)
-    pixels = _pixel_place(stream, syntax)
+    other_form = implicit != named
+    pixels = _pixel_place(stream, syntax, implicit=bool(implicit))
+    packed = isinstance(stream, BytesIO) or other_form
+    pixels = replace(pixels, packed=packed)
+    mended = (*["syntax"] * other_form, *_other_class(sop_class))
     shared, per_frame = _functional_groups(dataset, sop_class, frames)
     of_all = [_Elements(dataset), *_flattened(shared)]
     slices = []
@@ -304,7 +377,9 @@ def _parsed(
         groups = [*of_all, *_flattened(own)]
         template = _template(groups, syntax, frames)
         found = {"file": file, "name": name, "frame": index, "pixels": pixels}
-        slices.append(_completed(template, groups, **found))
+        made = _completed(template, groups, **found)
+        commas = ["comma"] * any(group.had_commas for group in groups)
+        slices.append(replace(made, mended=(*mended, *commas)))
     return tuple(slices)
 
 
@@ -475,11 +550,22 @@ def _image_class(dataset: Header, meta: Header) -> str:
     if sop_class == _INDEX_CLASS:
         raise NotUsed("index of a file set (DICOMDIR)", code="D13")
     by_modality = not sop_class and _text(dataset, "Modality") in ("MR", "CT")
-    if sop_class not in MR_CLASSES | CT_CLASSES and not by_modality:
+    usual = sop_class in MR_CLASSES | CT_CLASSES or by_modality
+    placed = "ImageOrientationPatient" in dataset and "PixelSpacing" in dataset
+    single = (_whole(dataset, "NumberOfFrames") or 1) == 1
+    mr = _text(dataset, "Modality") in ("MR", "CT") and bool(_other_class(sop_class))
+    if not (usual or (placed and single and mr)):
         raise NotUsed(f"not an MR image but {_kind_named(sop_class)}", code="D03")
     if (_whole(dataset, "SamplesPerPixel") or 1) > 1:
         raise NotUsed("colour image", code="D03")
     return sop_class
+
+
+def _other_class(sop_class: str) -> list[str]:
+    """Return the key of a correction for a secondary capture or a private class."""
+    captured = sop_class.startswith(_SECONDARY_CAPTURE)
+    private = bool(sop_class) and not sop_class.startswith(_STANDARD)
+    return ["class"] * (captured or private)
 
 
 def _kind_named(sop_class: str) -> str:
@@ -519,12 +605,24 @@ class _Elements(Mapping[Any, Any]):
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset, self._known = dataset, dict[Any, Any]()
+        self.had_commas = False
 
     def __getitem__(self, keyword: Any) -> Any:  # noqa: ANN401 - any value representation
         """Return a value; of a private element, by its tag."""
         if keyword not in self._known:
+            self._write_points(_tag_of(keyword))
             self._known[keyword] = self._dataset[_tag_of(keyword)].value
         return self._known[keyword]
+
+    def _write_points(self, tag: int) -> None:
+        """Write the decimal commas of a number as points."""
+        raw: Any = self._dataset.get_item(tag)
+        stored: Any = raw.value if isinstance(raw, RawDataElement) else None
+        if b"," in (stored or b"") and (raw.VR or dictionary_VR(tag)) == "DS":
+            parts = stored.split(b"\\")
+            points = (p if b"." in p else p.replace(b",", b".") for p in parts)
+            self._dataset[tag] = raw._replace(value=b"\\".join(points))
+            self.had_commas = True
 
     def __contains__(self, keyword: Any) -> bool:  # noqa: ANN401 - likewise
         """Whether the dataset has the element."""
@@ -555,7 +653,7 @@ def _flattened(group: Dataset) -> list[_Elements]:
     return [_Elements(sequence[0]) for sequence in sequences if sequence]
 
 
-def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
+def _pixel_place(stream: BinaryIO, syntax: str, *, implicit: bool) -> PixelPlace:
     """Return the place of the pixels; pydicom has stopped at the tag before them."""
     if syntax == _DEFLATED:
         return PixelPlace()
@@ -567,7 +665,7 @@ def _pixel_place(stream: BinaryIO, syntax: str) -> PixelPlace:
         return PixelPlace(offset=offset, length=0, available=0)
     (element,) = struct.unpack_from(order + "H", head, 2)
     keyword = {8: "FloatPixelData", 9: "DoubleFloatPixelData"}.get(element, "PixelData")
-    at = 4 if syntax == _IMPLICIT else 8
+    at = 4 if implicit else 8
     (length,) = struct.unpack_from(order + "I", head, at)
     begin = offset + at + 4
     available = max(0, end - begin)

@@ -18,7 +18,10 @@ class SeriesOptions:
     """Contrast of a mixed series: a word of *Image Type* such as ``WATER``."""
 
     echo: int | None = None
-    """*Echo Number(s)* of the images."""
+    """*Echo Number(s)* of the images; by rising echo time where numbers lack."""
+
+    echo_time_ms: float | None = None
+    """Echo time of the images, nearest to this one."""
 
     repetition: str | None = None
     """Acquisition, where several hold the same places: ``acquisition 2``, or ``2``."""
@@ -44,7 +47,7 @@ class SeriesOptions:
         >>> SeriesOptions.how_to("image_type")
         '`image_type` in [scans], or `--image-type`'
         """
-        word = f"--{name.replace('_', '-')}".removesuffix("-mm")
+        word = f"--{name.replace('_', '-')}".removesuffix("-mm").removesuffix("-ms")
         set_to = f' = "{value}"' if value else ""
         return f"`{name}{set_to}` in [scans], or `{word}{value and ' '}{value}`"
 

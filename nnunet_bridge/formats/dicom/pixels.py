@@ -28,7 +28,12 @@ from nnunet_bridge.core.image import VoxelArray
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.dicom.codestreams import WrongSize, require_size
-from nnunet_bridge.formats.dicom.headers import NATIVE_SYNTAXES, Encoding, SliceHeader
+from nnunet_bridge.formats.dicom.headers import (
+    NATIVE_SYNTAXES,
+    Encoding,
+    SliceHeader,
+    open_dicom,
+)
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
 
@@ -160,13 +165,19 @@ def _stored(header: SliceHeader, source: _FrameSource) -> npt.NDArray[Any]:
     allocated = header.encoding.bits_allocated
     kind = _FLOATS.get(header.pixels.keyword, "")
     whole_bytes = (8, 16, 32) if order == "<" else (16, 32)
-    if not kind and header.pixels.offset >= 0 and allocated in whole_bytes:
+    if not kind and allocated in whole_bytes:
         kind = f"{'i' if header.encoding.signed else 'u'}{allocated // 8}"
-    if not (order and kind):
-        return source.frame(header)
+    if not (order and kind and header.pixels.is_direct):
+        return _as_placed(source.frame(header), header)
     stored = np.empty((header.plane.rows, header.plane.columns), order + kind)
     _read_frame(stored, header)
-    return stored
+    return _as_placed(stored, header)
+
+
+def _as_placed(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[Any]:
+    """Return a frame in the order of rows and columns that its header describes."""
+    rows, columns = (-1 if turned else 1 for turned in header.reversed_axes)
+    return stored[::rows, ::columns]
 
 
 def _read_straight(
@@ -183,7 +194,8 @@ def _read_straight(
         and encoding.bits_allocated == plane.dtype.itemsize * 8
         and plane.dtype.kind in "iu"
         and header.pixels.keyword == "PixelData"
-        and header.pixels.offset >= 0
+        and header.pixels.is_direct
+        and not any(header.reversed_axes)
     ):
         return None
     sign = "i" if encoding.signed else "u"
@@ -231,7 +243,8 @@ class _FrameSource:
         try:
             with warnings.catch_warnings(action="ignore"):
                 if self.file != header.file:
-                    self.dataset = pydicom.dcmread(header.file, force=True)
+                    with open_dicom(header.file) as stream:
+                        self.dataset = pydicom.dcmread(stream, force=True)
                     self.file = header.file
                 index = header.frame if header.frames > 1 else 0
                 self._require_size(header, index)

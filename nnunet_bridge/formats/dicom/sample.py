@@ -18,6 +18,7 @@ from nnunet_bridge.formats.dicom.headers import (
     SliceHeader,
     holds_segments,
 )
+from nnunet_bridge.formats.dicom.identifiers import believable, series_key
 from nnunet_bridge.ops.pairing import Place
 
 SAMPLE = 9  # files of a folder that are read first
@@ -64,8 +65,8 @@ def sample_folder(folder: Path, names: Sequence[str]) -> FoundDicom:
                 headers, drawn, others = _read(folder, order)
             else:
                 return FoundDicom((_found(headers, len(order)),))
-    groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
-    for header in headers:
+    groups: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
+    for header in believable(headers):
         groups[_key(header)].append(header)
     series = (_found(own, 0) for own in groups.values())
     return FoundDicom(tuple(series), tuple(drawn))
@@ -90,8 +91,8 @@ def _read(
     return headers, drawn, others
 
 
-def _key(header: SliceHeader) -> tuple[str, str]:
-    return header.identity.patient, header.identity.series
+def _key(header: SliceHeader) -> tuple[str, ...]:
+    return header.identity.patient, *series_key(header)
 
 
 def _found(headers: Sequence[SliceHeader], count: int) -> FoundSeries:

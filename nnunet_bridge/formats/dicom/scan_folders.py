@@ -58,7 +58,7 @@ def _first_study(folder: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files, those of a folder before those of its subfolders."""
-    inside = [path for path in _visible(folder) if not path.is_symlink()]
+    inside = [p for p in _visible(folder) if p.is_file() or not p.is_symlink()]
     yield from (path for path in inside if path.is_file())
     for path in inside:
         if path.is_dir():

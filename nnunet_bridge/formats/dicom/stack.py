@@ -10,11 +10,8 @@ import numpy as np
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.dicom.groups import (
-    FEWEST_SLICES,
-    Group,
-    find_shared_positions,
-)
+from nnunet_bridge.formats.dicom.contrasts import find_shared_positions
+from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES, Group
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.formats.dicom.stations import Overlap, split_overlap
@@ -32,6 +29,18 @@ _INVERTED = (
     "unusual for MR. Export the series again, or invert it: "
     f"{SeriesOptions.how_to('invert_monochrome1')}."
 )
+
+_ANONYMISED = (
+    "looks anonymised (empty, or alike or different in all files): not believed"
+)
+_FIXED, _WARNED = Outcome.FIXED, Outcome.WARNED
+MENDED = {
+    "syntax": ("P13", _FIXED, "have another form of VR than their Transfer Syntax UID"),
+    "comma": ("P14", _WARNED, "have decimal commas, which were read as points"),
+    "class": ("D03", _WARNED, "are Secondary Capture, or of a private class"),
+    "turned": ("G20", _FIXED, "are stored with reversed rows or columns; turned back"),
+}
+"""Key of `SliceHeader.mended` -> code, outcome and what the slices are or have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,14 +80,17 @@ def arrange(group: Group, *, whole_series: bool, options: SeriesOptions) -> Stac
     ordered = tuple(sorted(headers, key=lambda header: _height_key(header, normal)))
     # One image for every place. Images of further stations are set aside if a user
     # allowed it; any other second image is refused.
-    ordered, overlap = split_overlap(ordered, normal, options)
-    findings += _repeated(ordered)
+    refuse, overlap = options.overlap == "refuse", Overlap()
+    joined = ordered
+    if not refuse or find_shared_positions(ordered):
+        joined, overlap = split_overlap(ordered, normal, options)
+    findings += _repeated(ordered if refuse else joined, stations=bool(overlap.others))
+    ordered, overlap = (ordered, Overlap()) if refuse else (joined, overlap)
     _stop_if_refused(findings)
     # Fit the affine; the placement holds a finding for every gap and shear.
     positions = np.array([header.plane.position_mm for header in ordered], np.float64)
-    placement = place_stack(
-        orientation, ordered[0].plane.pixel_spacing_mm or (np.nan, np.nan), positions
-    )
+    spacings = [header.plane.pixel_spacing_mm or (np.nan, np.nan) for header in ordered]
+    placement = place_stack(orientation, np.median(spacings, axis=0), positions)
     about_placement, restack = _restack(ordered, placement, positions, options)
     findings += about_placement
     _stop_if_refused(findings)
@@ -156,7 +168,7 @@ def _identity(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
         "frames of reference": lambda h: h.identity.frame_of_reference,
     }
     for name, value in identifiers.items():
-        values = sorted({value(header) for header in headers})
+        values = sorted({value(header) for header in headers} - {""})
         if len(values) > 1:
             hashes = ", ".join(pseudonym(text, salt)[:8] for text in values[:4])
             yield refusal(
@@ -190,6 +202,11 @@ def _missing_geometry(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
 def _appearance(headers: Sequence[SliceHeader]) -> Iterator[Finding]:
     """Judge the attributes that concern the pixels as a whole."""
     first = headers[0]
+    for key in dict.fromkeys(key for header in headers for key in header.mended):
+        many = sum(key in header.mended for header in headers)
+        anonymised = ("D16", _WARNED, f"have a {key} that {_ANONYMISED}")
+        code, outcome, what = MENDED.get(key, anonymised)
+        yield Finding(code, outcome, f"{many} of {len(headers)} slices {what}.")
     if scaled := sum(header.privately_scaled for header in headers):
         yield Finding(
             "P02",
@@ -232,7 +249,7 @@ def _inverted(
     yield Finding("P03", outcome, f"{count} (white is the smallest value): {rest}")
 
 
-def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
+def _repeated(ordered: Sequence[SliceHeader], *, stations: bool) -> Iterator[Finding]:
     """Refuse slices at one place: other images (D08) or overlapping stations (D09)."""
     twice = find_shared_positions(ordered)
     if not twice or len(twice[0]) == len(ordered):
@@ -247,13 +264,17 @@ def _repeated(ordered: Sequence[SliceHeader]) -> Iterator[Finding]:
             f"{_differences(pair)}: remove the one that does not belong.",
         )
         return
-    yield refusal(
-        "D09",
-        f"{len(twice)} places hold more than one image, the first ({place}) holds "
-        f"{names}: stations that overlap, or a repeated scan. Export the composed "
-        "series of the scanner, or one scan alone; to join stations, set "
-        f"{SeriesOptions.how_to('overlap', 'first')}.",
-    )
+    what = "several images of one place, not stations of one scan"
+    how = f"Export each in a series of its own{_differences(pair)}."
+    if stations:
+        join = SeriesOptions.how_to("overlap", "first")
+        what = "stations that overlap, or a repeated scan"
+        how = (
+            "Export the composed series of the scanner, or one scan alone; to join "
+            f"stations, set {join}."
+        )
+    found = f"{len(twice)} places hold more than one image, the first ({place}) holds"
+    yield refusal("D09", f"{found} {names}: {what}. {how}")
 
 
 def _differences(headers: Sequence[SliceHeader]) -> str:

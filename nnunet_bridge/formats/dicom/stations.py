@@ -14,7 +14,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from nnunet_bridge.core.grid import FloatArray
-from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES, find_shared_positions
+from nnunet_bridge.formats.dicom.contrasts import find_shared_positions, places_of
+from nnunet_bridge.formats.dicom.groups import FEWEST_SLICES
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 from nnunet_bridge.formats.dicom.options import SeriesOptions
 from nnunet_bridge.ops.planes import position_tolerance_mm
@@ -44,18 +45,18 @@ def split_overlap(
 
     `ordered` is in stacking order, along `normal`, (3,) float64.
 
-    All slices are returned, and no others, if nothing overlaps, the options do not
-    allow it, or the headers do not tell stations apart. The others are the images at
+    All slices are returned, and no others, if nothing overlaps, or the headers do not
+    tell stations apart, each with places of its own. The others are the images at
     places that an earlier station holds; the first station is the lowest one.
     """
-    if options.overlap == "refuse" or len(ordered) < 2 * FEWEST_SLICES:
+    if len(ordered) < 2 * FEWEST_SLICES:
         return ordered, Overlap()
     heights = {id(header): float(_position(header) @ normal) for header in ordered}
     gaps = np.diff(sorted(heights.values()))
     apart = gaps[gaps > gaps.max() / 10] if gaps.max() > 0 else gaps
     spacing = float(np.median(apart))
     tolerance = position_tolerance_mm(spacing)
-    stations = _stations(ordered, heights, spacing)
+    stations = _stations(ordered, heights, spacing) if spacing else []
     if not stations:
         return ordered, Overlap()
     places: list[SliceHeader] = []
@@ -90,6 +91,7 @@ def _stations(
     """Split slices by the first attribute that separates stations; empty without."""
     index = {key: round(height / spacing) for key, height in heights.items()}
     keys: tuple[Key, ...] = (
+        lambda h: h.identity.series,
         lambda h: h.contrast.acquisition,
         lambda h: h.contrast.temporal_position,
         lambda h: h.contrast.trigger_time,
@@ -102,9 +104,13 @@ def _stations(
             parts[key(header)].append(header)
         stations = list(parts.values())
         whole = all(len(part) >= FEWEST_SLICES for part in stations)
+        places = [places_of(part) for part in stations]
+        # Stations reach further than each other; else they are contrasts or repeats.
+        nested = any(a <= b for a in places for b in places if a is not b)
         if (
             len(stations) > 1
             and whole
+            and not nested
             and not any(map(find_shared_positions, stations))
         ):
             return stations

@@ -18,6 +18,7 @@ from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, worst
 from nnunet_bridge.core.image import Volume
+from nnunet_bridge.formats.dicom.folder import is_in_annex
 from nnunet_bridge.formats.dicom.scan_folders import scan_folders
 from nnunet_bridge.formats.dicom.zipped import is_zip, unpack_scans
 from nnunet_bridge.formats.files import is_regular
@@ -127,12 +128,12 @@ def is_image_file(path: Path) -> bool:
 
 
 def files_of(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield name and path of the files of an image, sorted; links are left out."""
+    """Yield name and path of the files of an image, sorted; of links, git-annex's."""
     if path.is_file():
         yield from ((file.name, file) for file in with_voxel_file(path))
     below = (Path(p, name) for p, _, names in os.walk(path) for name in names)
     for file in sorted(below):
-        if is_regular(file) and not file.is_symlink():
+        if is_regular(file) and (not file.is_symlink() or is_in_annex(file)):
             yield file.relative_to(path).as_posix(), file
 
 

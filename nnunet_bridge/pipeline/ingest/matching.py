@@ -158,11 +158,12 @@ def _scans(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Scan]:
             f"{study} has no folder {recipe.scans.folder!r} (`scans.folder` of the "
             f"recipe). It holds: {there or 'nothing'}."
         )
-    scans = []
+    scans: list[_Scan] = []
     for folder in sorted(root.iterdir(), key=lambda path: natural_key(path.name)):
         if not is_folder(folder) or folder.name.startswith("."):
             continue
-        if folder.is_symlink():
+        taken = {scan.folder.resolve() for scan in scans}
+        if folder.is_symlink() and not _is_pooled(folder, study, taken):
             findings.append(_about_link(folder))
             continue
         match = _matched(recipe.scans.pattern, folder.name)
@@ -216,9 +217,18 @@ def _belongs_to_none(mask: Path, why: str) -> Finding:
     return warning("K21", f"The mask {quoted(mask.name)} belongs to no scan: {why}")
 
 
+def _is_pooled(link: Path, study: Path, taken: set[Path]) -> bool:
+    """Whether a link leads to a folder of the study that is no other scan."""
+    scans, target = link.parent.resolve(), link.resolve()
+    shared = target.is_relative_to(scans) or scans.is_relative_to(target)
+    return target.is_relative_to(study.resolve()) and not shared | (target in taken)
+
+
 def _about_link(path: Path) -> Finding:
     """Report a link that was left out: its target is not part of the study (F01)."""
-    kind = "a folder" if path.is_dir() else "a file outside the study"
+    kind = "a file outside the study"
+    if path.is_dir():
+        kind = "a folder outside the study, or of another scan"
     return warning(
         "F01",
         f"{quoted(path.name)} was left out: it is a link to {kind}, and such links are "
