@@ -222,21 +222,30 @@ def detectable_difference(
 
 @cache
 def _detectable_deviations(patients: int, alpha: float) -> float:
-    """Return the shift in standard deviations at which 80 % of samples have p < alpha.
+    """Return the shift in standard deviations at which 80 % of samples have an answer.
+
+    An answer is a p below alpha and an interval of the median without 0.
 
     The same samples serve every shift, so that the power rises with it.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import binom, rankdata
 
     samples = np.random.default_rng(SEED).normal(size=(_SAMPLES, patients))
     chance = _rank_sum_chances(np.arange(1, patients + 1))
     p_of_sum = 2 * np.minimum(chance.cumsum(), chance[::-1].cumsum()[::-1])
+    # A bootstrap median is below 0 where half of its draws are: the interval excludes 0
+    # up to this many negative differences.
+    below = np.arange(patients + 1)
+    tails = binom.sf((patients + 1) // 2 - 1, patients, below / patients)
+    most_negative = int(below[tails < (1 - 0.95) / 2].max())
     low, high = 0.0, 10.0
     while high - low > 1e-3:  # noqa: PLR2004 - digits of a factor
         shift = (low + high) / 2
         shifted = samples + shift
         sums = (rankdata(np.abs(shifted), axis=1) * (shifted > 0)).sum(axis=1)
-        found = float(np.mean(p_of_sum[np.rint(sums).astype(int)] < alpha))
+        small_p = p_of_sum[np.rint(sums).astype(int)] < alpha
+        clear = (shifted < 0).sum(axis=1) <= most_negative
+        found = float(np.mean(small_p & clear))
         low, high = (low, shift) if found >= POWER else (shift, high)
     return high
 

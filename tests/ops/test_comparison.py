@@ -771,19 +771,21 @@ def test_six_patients_show_what_makes_all_six_differences_positive():
     assert detectable_difference(7 * six) == pytest.approx(7 * expected, rel=0.03)
 
 
-@pytest.mark.parametrize("patients", [20, 50])
-def test_many_patients_show_what_students_t_with_wilcoxons_efficiency_shows(patients):
-    """The efficiency of the signed-rank test is 3 / pi for normal differences."""
-    size = patients * 3 / np.pi
-    critical = stats.t.ppf(0.975, size - 1)
+@pytest.mark.parametrize(("patients", "most_negative"), [(20, 5), (50, 17)])
+def test_many_patients_show_what_keeps_the_interval_of_the_median_above_0(
+    patients, most_negative
+):
+    """The bootstrap's tail is binomial: P(Bin(n, k / n) >= n / 2) < 2.5 % up to k."""
+    tail = stats.binom.sf(patients // 2 - 1, patients, most_negative / patients)
+    assert tail < 0.025
     shifts = np.linspace(0.2, 1.5, 2000)
-    power = stats.nct.sf(critical, size - 1, shifts * np.sqrt(size))
+    power = stats.binom.cdf(most_negative, patients, stats.norm.cdf(-shifts))
     expected = shifts[np.argmax(power >= 0.8)]
     values = np.random.default_rng(1).normal(size=patients)
 
     found = detectable_difference(values) / values.std(ddof=1)
 
-    assert found == pytest.approx(expected, rel=0.05)
+    assert found == pytest.approx(expected, rel=0.06)
 
 
 def test_too_few_patients_or_no_spread_show_nothing():
