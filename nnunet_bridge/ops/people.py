@@ -74,9 +74,14 @@ def disagreements(scans: Mapping[str, PersonEvidence]) -> list[list[list[str]]]:
     people = [
         group
         for group in groups_of(person)
-        if len({known[name].code for name in group}) > 1 and group not in images
+        if len({scans[name].code for name in group}) > 1 and group not in images
     ]
-    codes = [g for g in _by(known, "code") if len({person[name] for name in g}) > 1]
+    codes = [
+        group
+        for group in _by(scans, "code")
+        if len({person[n] for n in group}) > 1
+        and any(known[n].patient_id for n in group)
+    ]
     return [images, people, codes]
 
 
@@ -89,13 +94,28 @@ def groups_of(key: Mapping[str, str]) -> list[list[str]]:
 
 
 def _believed(scans: Mapping[str, PersonEvidence]) -> dict[str, PersonEvidence]:
-    """Return the evidence without IDs that more than half of the scans share."""
-    groups = _by(scans, "patient_id")
-    shared = {name for group in groups if 2 * len(group) > len(scans) for name in group}
-    return {
-        name: replace(one, patient_id="", birth="") if name in shared else one
-        for name, one in scans.items()
-    }
+    """Return the evidence without what identifies nobody.
+
+    That is an ID that more than half of the scans share, and a code that all of three
+    or more scans share: in `1_tibia_A`, `2_tibia_A`, ... the letter is no patient.
+    """
+    ids, same_code = _by(scans, "patient_id"), have_one_code(scans)
+    shared = {name for group in ids if 2 * len(group) > len(scans) for name in group}
+    known = {}
+    for name, one in scans.items():
+        known[name] = replace(one, patient_id="", birth="") if name in shared else one
+        if same_code:
+            known[name] = replace(known[name], code="")
+    return known
+
+
+def have_one_code(scans: Mapping[str, PersonEvidence]) -> bool:
+    """Whether three or more scans all have the same code.
+
+    Two may be two visits of one person.
+    """
+    codes = [len(group) for group in _by(scans, "code")]
+    return len(scans) > 2 and codes == [len(scans)]  # noqa: PLR2004 - see above
 
 
 def _by(scans: Mapping[str, PersonEvidence], key: str) -> list[list[str]]:

@@ -64,6 +64,20 @@ def test_an_id_of_more_than_half_of_the_folders_is_not_believed(share, same):
     assert (found["0"] == found["1"]) is same
 
 
+@pytest.mark.parametrize(("scans", "people"), [(2, 1), (3, 3), (5, 5)])
+def test_a_code_that_all_of_three_or_more_scans_have_is_not_believed(scans, people):
+    found = people_of({str(n): PersonEvidence("A") for n in range(scans)})
+
+    assert len(set(found.values())) == people
+
+
+def test_ids_still_join_scans_that_all_have_one_code():
+    scans = {str(n): PersonEvidence("A", f"i{n // 2}") for n in range(6)}
+
+    assert len(set(people_of(scans).values())) == 3
+    assert disagreements(scans)[2] == [list(scans)]
+
+
 @pytest.mark.parametrize(
     "text", ["", " ", "0", "00000", "Anonymous", "ANON", "N/A", "no-ID", "XXXX", "9999"]
 )

@@ -15,6 +15,7 @@ from nnunet_bridge.ops.people import (
     PersonEvidence,
     disagreements,
     groups_of,
+    have_one_code,
     is_placeholder,
     people_of,
 )
@@ -62,7 +63,16 @@ def people_findings(
     ):
         for group in groups:
             yield warning("K25", f"{listed(group)} {words}")
-    for group in groups_of(people_of(scans)):
+    person = people_of(scans)
+    if have_one_code(scans) and len(set(person.values())) == len(scans):
+        yield warning("K25", _CODE_OF_ALL)
+    yield from _on_both_sides(person, plans)
+
+
+def _on_both_sides(
+    person: Mapping[str, str], plans: Sequence[CasePlan]
+) -> Iterator[Finding]:
+    for group in groups_of(person):
         sides: dict[str, list[str]] = {"train": [], "test": []}
         for plan in plans:
             if plan.case_id in group:
@@ -74,6 +84,10 @@ def people_findings(
 
 
 _ONE_PERSON = "are of one person by headers or pixels: they count as one patient."
+_CODE_OF_ALL = (
+    "All scans have the same patient code in their names: each counts as one patient. "
+    "If some are of one person, give each person a code of their own."
+)
 _ONE_CODE = (
     "have one code, but their headers name different persons, who count as such."
 )
