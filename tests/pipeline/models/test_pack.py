@@ -385,7 +385,7 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
     (case,) = summary.as_json()["cases"]
     assert case["quality"] == record["quality"]
     assert {row["kind"] for row in case["quality"]["reasons"]} <= {
-        *("between_folds", "volume", "pieces", "border", "empty"),
+        *("between_folds", "volume", "pieces", "border", "empty", "steps"),
     }
     assert not any("unknown" in words for words in case["quality"]["not_judged"])
     assert f"worst first in {tmp_path / 'out' / 'quality.html'}" in summary.as_text()
