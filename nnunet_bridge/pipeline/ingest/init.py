@@ -152,7 +152,8 @@ def _look_at_level(
         same = f"{study} holds {len(below)} studies with patients of one name"
         raise InputError(f"{same}; {level}")
     reasons = "".join(f"\n  {file}: {why}" for file, why in survey.unused[:3])
-    above = f"If the others lie beside it, try `nnunet-bridge init {study.parent}`."
+    parent = study.parent if study.name.strip(".") else study / ".."
+    above = f"If the others lie beside it, try `nnunet-bridge init {parent}`."
     drawings = counted(len(survey.drawings), "mask file")
     if not survey.images:
         kinds = "DICOM, NIfTI, NRRD or MetaImage"

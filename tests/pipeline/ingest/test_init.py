@@ -491,6 +491,15 @@ def test_a_folder_that_is_no_study_says_what_is_missing(tmp_path, spoil, message
     assert not (tmp_path / "r.toml").exists()
 
 
+def test_the_folder_above_the_current_one_is_named(tmp_path, monkeypatch):
+    Layout(patients=2).write(tmp_path)
+    monkeypatch.chdir(tmp_path / "scans")
+
+    result = CliRunner().invoke(main, ["init", "."])
+
+    assert "`nnunet-bridge init ..`" in result.stderr
+
+
 def test_no_voxel_is_read_of_masks_with_names(tmp_path):
     study = tmp_path / "study"
     truth = Layout(words="en", mask="nii", patients=2).write(study)
