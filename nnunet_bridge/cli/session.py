@@ -176,7 +176,7 @@ class Session:
 
 
 def _require_current_folder() -> None:
-    """Refuse to work in a folder that somebody has removed meanwhile."""
+    """Refuse to work in a folder that was removed meanwhile."""
     try:
         Path.cwd()
     except OSError as error:

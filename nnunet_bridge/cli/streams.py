@@ -1,6 +1,6 @@
 """Standard output and error, which may be closed, full, or unable to show a letter.
 
-What a command did is not undone because nobody can read about it: `say` returns why a
+What a command did stands, even if its result cannot be printed: `say` returns why a
 text could not be printed, and the caller decides.
 """
 

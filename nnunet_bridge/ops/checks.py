@@ -41,9 +41,9 @@ class DrawnStructure:
 
 
 def require_possible_length(grid: Grid) -> None:
-    """Refuse an image that is longer than anybody (G13): it would take days to predict.
+    """Refuse an image that is longer than a person (G13).
 
-    Raises `Refused`.
+    It would take days to predict. Raises `Refused`.
     """
     length_m = float((grid.spacing_mm * grid.shape).max()) / 1000
     if length_m > LONGEST_M:

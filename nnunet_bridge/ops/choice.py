@@ -4,8 +4,8 @@ All candidates are compared on the cases that all of them have validated. The ca
 with the best mean is the benchmark. A cheaper one is preferred unless the benchmark is
 better beyond the noise: the 95 % interval of the mean difference, resampled over
 patients, excludes 0, and Wilcoxon's p, corrected for every pair of candidates (the
-benchmark is the best of all of them), is below 0.05. Below six patients nothing can be
-told, and the cheapest is chosen.
+benchmark is the best of all of them), is below 0.05. Below six patients no difference
+can be shown, and the cheapest is chosen.
 
 Failures count as everywhere (`ops.outcomes`). By a distance with failures, the mean
 rank takes the place of the mean, and the test decides alone.
@@ -43,7 +43,7 @@ RULE = (
     "multiply-adds is chosen that the one with the best mean does not beat beyond the "
     "noise: beyond it is a 95 % interval of the mean difference (bootstrap over "
     "patients) without 0 and Wilcoxon's p, corrected for all pairs, below 0.05. With "
-    "fewer than six patients nothing can be told, and the cheapest is chosen."
+    "fewer than six patients no difference can be shown: the cheapest is chosen."
 )
 OPTIMISTIC = (
     "The score of the chosen is optimistic, because the same cases chose it; --nested "
@@ -148,7 +148,7 @@ def choose(
     not in it is a patient of its own). Raises InputError if the candidates have no
     validated case in common.
     """
-    table = _table(candidates, metric)
+    table = _table(_outcomes(candidates), metric)
     cases, values = list(table), np.array(list(table.values()))
     clusters = [patients.get(case, case) for case in cases]
     people = len(set(clusters))
@@ -191,9 +191,9 @@ def choose_nested(
 
     Raises InputError with fewer than two folds, or if candidates differ in them.
     """
-    table = _table(candidates, metric)
-    names = [one.name for one in candidates]
-    folds = {case: {_fold(one, case) for one in candidates} for case in table}
+    outcomes = _outcomes(candidates)
+    table, names = _table(outcomes, metric), list(outcomes.by_model)
+    folds = {case: {own[case] for own in outcomes.folds.values()} for case in table}
     several = {fold for found in folds.values() for fold in found}
     if len(several) < 2 or any(len(found) > 1 for found in folds.values()):  # noqa: PLR2004 - two folds
         raise InputError(
@@ -213,14 +213,13 @@ def choose_nested(
     return NestedChoice(finite(float(np.mean(values))), len(values), chosen)
 
 
-def _fold(candidate: Candidate, case_id: str) -> str:
-    return next(s.fold for s in candidate.scores if s.case_id == case_id)
+def _outcomes(candidates: Sequence[Candidate]) -> Outcomes:
+    return Outcomes.of({one.name: one.scores for one in candidates})
 
 
-def _table(candidates: Sequence[Candidate], metric: Metric) -> dict[str, FloatArray]:
+def _table(outcomes: Outcomes, metric: Metric) -> dict[str, FloatArray]:
     """Return case -> (candidates,) means over the structures."""
-    names = [one.name for one in candidates]
-    outcomes = Outcomes.of({one.name: one.scores for one in candidates})
+    names = list(outcomes.by_model)
     table = outcomes.table(metric.key, names, outcomes.structures) if names else {}
     if not table:
         raise InputError(

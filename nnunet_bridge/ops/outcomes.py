@@ -3,8 +3,8 @@
 A structure that a model misses, or invents where the reference is empty, is a result.
 It counts as Dice, IoU and NSD 0, and its distance is worse than any other. A case and
 structure counts if the reference or any compared model holds it; there, a model that
-rightly draws nothing has Dice, IoU and NSD 1 and distance 0. A structure that nobody
-drew in the reference does not count.
+rightly draws nothing has Dice, IoU and NSD 1 and distance 0. A structure that was
+not drawn in the reference does not count.
 """
 
 from __future__ import annotations

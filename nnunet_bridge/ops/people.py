@@ -17,7 +17,7 @@ _PLACEHOLDER = re.compile(
     r"|(?:no|none|null|na|nan|(?:no)?id|test|phantom|qa|unknown|unnamed|removed|redacted|default"
     r"|(?:no)?(?:patient|subject)(?:id|name)?|(?:de)?identified|anon(?:ym\w*)?)"
 )
-"""Patient IDs, without blanks and signs, that software writes for anybody."""
+"""Patient IDs, without blanks and signs, that software writes as placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class PersonEvidence:
 
 
 def is_placeholder(patient_id: str) -> bool:
-    """Whether a *Patient ID* identifies nobody.
+    """Whether a *Patient ID* identifies no patient.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def people_of(scans: Mapping[str, PersonEvidence]) -> dict[str, str]:
     for key, stronger in (("patient_id", "birth"), ("code", "patient_id")):
         groups = _by(known, key)
         united += [g for g in groups if not all(getattr(known[n], stronger) for n in g)]
-    for group in united:
+    for group in (several for several in united if len(several) > 1):
         joined = {person[name] for name in group}
         person = {n: min(joined) if p in joined else p for n, p in person.items()}
     return person
@@ -94,7 +94,7 @@ def groups_of(key: Mapping[str, str]) -> list[list[str]]:
 
 
 def _believed(scans: Mapping[str, PersonEvidence]) -> dict[str, PersonEvidence]:
-    """Return the evidence without what identifies nobody.
+    """Return the evidence without what identifies no patient.
 
     That is an ID that more than half of the scans share, and a code that all of three
     or more scans share: in `1_tibia_A`, `2_tibia_A`, ... the letter is no patient.

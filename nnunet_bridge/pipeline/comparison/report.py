@@ -262,7 +262,7 @@ def _case_failures(case_id: str, evidence: Evidence) -> Iterator[str]:
     """Yield which model missed or invented which structure of a case."""
     for model, scores in evidence.scores.items():
         for score in scores:
-            if score.case_id == case_id and score.state in ("missed", "invented"):
+            if score.case_id == case_id and score.state.failed:
                 yield f"{model} {score.state} {score.structure}"
 
 
@@ -299,10 +299,10 @@ def _failures(comparison: Comparison) -> Iterator[str]:
     for miss in comparison.misses:
         if miss.missed:
             cases = _count(miss.missed, "case")
-            yield (f"{miss.model} missed {miss.structure} in {cases}.")
+            yield f"{miss.model} missed {miss.structure} in {cases}."
         if miss.invented:
             where = f"in {_count(miss.invented, 'case')} where the reference has none"
-            yield (f"{miss.model} segmented {miss.structure} {where}.")
+            yield f"{miss.model} segmented {miss.structure} {where}."
 
 
 def _count(number: int, noun: str) -> str:

@@ -261,7 +261,7 @@ def _contents(model: Model, copies: Mapping[str, Path]) -> dict[str, bytes | Pat
 
 
 def _without_foreign_words(seen: JsonObject) -> JsonObject:
-    """Return a training range without words of *Image Type* that may name somebody."""
+    """Return a training range without words of *Image Type* that may hold a name."""
     kinds = {tuple(known_words(kind)) for kind in seen.get("image_types") or ()}
     return {**seen, "image_types": sorted(map(list, kinds))} if kinds else seen
 
