@@ -18,6 +18,7 @@ for profile, examples in (("quick", 25), ("default", 30), ("long", 400)):
         profile,
         max_examples=examples,
         deadline=None,
+        derandomize=bool(os.environ.get("CI")),  # a red run is caused by the change
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.function_scoped_fixture,

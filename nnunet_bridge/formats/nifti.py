@@ -211,11 +211,12 @@ def _parsed(file: Path, packed: bytes) -> _Header:
     import nibabel
 
     pair = file.name.lower().endswith(".hdr")
-    if pair and packed[:_STRUCT_BYTES].find(b"ni") not in (4, _STRUCT_BYTES - 4):
+    second = int.from_bytes(packed[:4], "little") in _SIZES_2
+    magic_at = 4 if second else _STRUCT_BYTES - 4
+    if pair and packed[magic_at : magic_at + 2] != b"ni":
         lack = "is an Analyze file, which has no place in the patient"
         raise refused("K11", file, f"{lack}: save it as .nii.gz with its geometry")
     try:
-        second = int.from_bytes(packed[:4], "little") in _SIZES_2
         kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
         fields = kind(packed if second else packed[:_STRUCT_BYTES], check=False)
         fields.check_fix(logger=_SILENT)

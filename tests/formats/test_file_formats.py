@@ -151,6 +151,36 @@ def test_K11_an_analyze_file_has_no_place(tmp_path):
     assert caught.value.code == "K11"
 
 
+@pytest.mark.parametrize("name", ["pair", "pair of NIfTI-2"])
+@pytest.mark.parametrize("field", ["descrip", "aux_file", "intent_name"])
+def test_the_letters_of_the_magic_elsewhere_in_a_header_decide_nothing(
+    tmp_path, name, field
+):
+    file = tmp_path / "m.hdr"
+    FORMATS[name][1](file, affine_lps())
+    pair = nibabel.load(file, mmap=False)
+    pair.header[field] = b"ni1, ni2, n+1"
+    nibabel.save(pair, file)
+
+    mask = read_mask(file, name="tibia")
+
+    assert np.array_equal(mask.voxels, blob().astype(bool))
+
+
+@pytest.mark.parametrize("at", [4, 60, 148, 253, 328])
+def test_K11_nor_do_they_make_an_analyze_file_a_pair(tmp_path, at):
+    file = tmp_path / "m.hdr"
+    nibabel.save(nibabel.AnalyzeImage(blob(), None), file)
+    header = bytearray(file.read_bytes())
+    header[at : at + 2] = b"ni"
+    file.write_bytes(header)
+
+    with pytest.raises(Refused, match="is an Analyze file") as caught:
+        read_mask(file, name="tibia")
+
+    assert caught.value.code == "K11"
+
+
 def test_K11_an_mgh_without_a_place_is_refused(tmp_path):
     by_nibabel(nibabel.MGHImage)(tmp_path / "m.mgh", affine_lps())
     content = bytearray((tmp_path / "m.mgh").read_bytes())
