@@ -15,6 +15,8 @@ DEMO   ?= demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROCESSES ?= 3
+# Compiled modules are kept: the tests start some hundred processes that import them.
+unexport PYTHONDONTWRITEBYTECODE
 # Threads of several trainings share the cores: those that wait must not keep one busy.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
@@ -32,7 +34,7 @@ test: lint floors
 	wait $$types; types=$$?; cat $(VENV)/mypy.log; exit $$((tests || types))
 
 quick: lint
-	$(PYTEST) -q --hypothesis-profile quick \
+	$(PYTEST) -q --hypothesis-profile quick --ignore tests/nnunet/inside \
 		-m 'not training and not browser and not cluster and not long'
 
 test-long: $(READY)

@@ -69,15 +69,12 @@ def check(words):
             parameter.type_cast_value(context, values[parameter.name])
 
 
-@pytest.mark.parametrize("words", sorted(set(suggestions())))
-def test_a_command_in_a_message_is_known_with_its_options(words):
-    check(words.replace("...", ""))
-
-
-def test_messages_suggest_commands_at_all():
+def test_a_command_in_a_message_is_known_with_its_options():
     found = set(suggestions())
 
     assert {words.split()[0] for words in found} >= {"convert", "status", "train"}
+    for words in found:
+        check(words.replace("...", ""))
 
 
 @pytest.mark.parametrize("plans", [planner.plans for planner in PLANNERS.values()])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,10 @@ def reference(number):
 
 @pytest.fixture
 def study(tmp_path):
+    return study_in(tmp_path)
+
+
+def study_in(tmp_path):
     """Two models, two folds, six cases; the second model is off by less."""
     for number, case in enumerate(CASES):
         drawn = reference(number)
@@ -87,7 +92,8 @@ def models(study, folds=(0, 1)):
     ]
 
 
-def written(study, *, runs=None, patients=PATIENTS, images="imagesTr", **changes):
+def written(study, *, runs=None, patients=PATIENTS, images="nowhere", **changes):
+    """Write a comparison; without images, whose pictures take most of the time."""
     places = study / "labelsTr", study / images
     validated = ValidatedStudy(tuple(runs or models(study)), *places, TABLE)
     given = {key: changes.pop(key) for key in ("test_scores", "progress")
@@ -96,18 +102,29 @@ def written(study, *, runs=None, patients=PATIENTS, images="imagesTr", **changes
     return write_comparison(study / "out", validated, patients, options, **given)
 
 
-def test_the_report_has_a_page_a_table_and_json(study):
-    summary = written(study)
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A whole report with pictures, for the tests that only read it."""
+    study, progress = study_in(tmp_path_factory.mktemp("report")), Listener()
+    options = {"margins": {"dice": 0.01}, "latex": True, "progress": progress}
+    summary = written(study, images="imagesTr", **options)
+    page = (study / "out/index.html").read_text()
+    return SimpleNamespace(study=study, summary=summary, page=page, progress=progress)
 
-    names = sorted(file.name for file in (study / "out").iterdir())
-    assert names == ["comparison.csv", "comparison.json", "index.html"]
-    assert summary.exit_code == 0
-    assert summary.page_bytes == (study / "out/index.html").stat().st_size
+
+def test_the_report_has_a_page_a_table_and_json(report):
+    names = sorted(file.name for file in (report.study / "out").iterdir())
+
+    tables = ["comparison.csv", "comparison.json", "comparison.tex"]
+    assert names == [*tables, "index.html"]
+    assert report.summary.exit_code == 0
+    size = (report.study / "out/index.html").stat().st_size
+    assert report.summary.page_bytes == size
 
 
-def test_the_json_has_every_figure_of_every_metric_and_structure(study):
-    summary = written(study)
-    found = json.loads((study / "out/comparison.json").read_text())
+def test_the_json_has_every_figure_of_every_metric_and_structure(report):
+    summary = report.summary
+    found = json.loads((report.study / "out/comparison.json").read_text())
 
     keys = {"median_difference", "interval_95", "p", "p_holm", "effect", "n"}
     assert all(keys <= set(row) for row in found["results"])
@@ -119,8 +136,8 @@ def test_the_json_has_every_figure_of_every_metric_and_structure(study):
     assert found["verdict"]["sentences"][0].startswith(opening)
 
 
-def test_R11_the_files_hold_no_path_of_this_machine(study):
-    summary = written(study)
+def test_R11_the_files_hold_no_path_of_this_machine(report):
+    study, summary = report.study, report.summary
 
     for file in (study / "out").iterdir():
         assert str(study).encode() not in file.read_bytes(), file.name
@@ -140,9 +157,8 @@ def cell(value):
     return "" if value is None else str(value)
 
 
-def test_the_differences_of_the_csv_are_those_of_the_json(study):
-    written(study, margins={"dice": 0.01})
-    rows, found = table_of(study, "difference")
+def test_the_differences_of_the_csv_are_those_of_the_json(report):
+    rows, found = table_of(report.study, "difference")
 
     assert len(rows) == len(found["results"])
     for row, result in zip(rows, found["results"], strict=True):
@@ -164,10 +180,9 @@ def test_the_differences_of_the_csv_are_those_of_the_json(study):
       "bias_cm3"), ("rank", "ranks", "model", "mean_rank")],
 )  # fmt: skip
 def test_means_agreement_and_ranks_of_the_csv_are_those_of_the_json(
-    study, kind, key, model, value
+    report, kind, key, model, value
 ):
-    written(study)
-    rows, found = table_of(study, kind)
+    rows, found = table_of(report.study, kind)
 
     assert rows
     assert [(row["first"], row["value"]) for row in rows] == [
@@ -175,8 +190,8 @@ def test_means_agreement_and_ranks_of_the_csv_are_those_of_the_json(
     ]
 
 
-def test_scores_costs_settings_and_curves_of_the_csv_are_those_of_the_json(study):
-    written(study)
+def test_scores_costs_settings_and_curves_of_the_csv_are_those_of_the_json(report):
+    study = report.study
     scores, found = table_of(study, "score")
     dice = [row for row in scores if row["metric"] == "dice"]
 
@@ -191,18 +206,16 @@ def test_scores_costs_settings_and_curves_of_the_csv_are_those_of_the_json(study
     assert [float(r["value"]) for r in curves[:2]] == found["curves"][0]["pseudo_iou"]
 
 
-def test_every_number_of_the_pages_tables_is_in_the_csv(study):
+def test_every_number_of_the_pages_tables_is_in_the_csv(report):
     """Rounded as the page rounds them; the drawings show the cases of the scores."""
-    written(study, margins={"dice": 0.01})
-    page = (study / "out/index.html").read_text()
-    text = (study / "out/comparison.csv").read_text()
+    text = (report.study / "out/comparison.csv").read_text()
     known = {
         f"{float(value):z.{digits}f}"
         for value in re.split(r"[,\n ]", text)
         if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value)
         for digits in range(5)
     }
-    tables = re.findall(r'<table class="scores">.*?</table>', page, re.DOTALL)
+    tables = re.findall(r'<table class="scores">.*?</table>', report.page, re.DOTALL)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", " ".join(tables), re.DOTALL)
     words = re.sub(r"<svg.*?</svg>|<[^>]+>", " ", " ".join(cells), flags=re.DOTALL)
     shown = re.findall(r"(?<![\w.])[+\u2212]?\d+\.\d+", words)
@@ -217,10 +230,8 @@ def test_every_number_of_the_pages_tables_is_in_the_csv(study):
     assert missing == set()
 
 
-def test_the_iou_of_a_curve_is_that_of_each_structures_dice(study):
-    written(study)
-
-    (curve, *_) = table_of(study, "curve")[1]["curves"]
+def test_the_iou_of_a_curve_is_that_of_each_structures_dice(report):
+    (curve, *_) = table_of(report.study, "curve")[1]["curves"]
 
     assert curve["pseudo_dice"][0] == pytest.approx(0.55)
     assert curve["pseudo_iou"][0] == pytest.approx((0.5 / 1.5 + 0.6 / 1.4) / 2)
@@ -248,24 +259,15 @@ def test_a_named_margin_is_answered_on_the_page_in_words_and_in_json(study):
     assert summary.as_json()["verdict"]["answer"] == "equivalent"
     assert "are equivalent within 0.5" in page
     assert "two one-sided tests" in page
-    assert "two one-sided tests" not in without_margin(study)
-
-
-def without_margin(study):
     written(study)
-    return (study / "out/index.html").read_text()
+    assert "two one-sided tests" not in (study / "out/index.html").read_text()
 
 
-def test_the_latex_table_is_written_on_request_and_has_every_row(study):
-    written(study)
-    assert not (study / "out/comparison.tex").exists()
-
-    summary = written(study, latex=True, margins={"dice": 0.01})
-
-    text = (study / "out/comparison.tex").read_text()
+def test_the_latex_table_is_written_on_request_and_has_every_row(report):
+    text = (report.study / "out/comparison.tex").read_text()
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     cells = [line for line in rows if r"\multicolumn" not in line]
-    assert len(cells) == 1 + len(summary.comparison.rows)
+    assert len(cells) == 1 + len(report.summary.comparison.rows)
     assert {line.count(" & ") for line in cells} == {9}
     assert r"3d\_fullres" in text
     assert r"\textbf" not in text
@@ -273,9 +275,8 @@ def test_the_latex_table_is_written_on_request_and_has_every_row(study):
     assert r"\begin{tabular}{lrrrrrrrrl}" in text
 
 
-def test_the_scores_are_those_of_the_metrics(study):
-    written(study)
-    found = json.loads((study / "out/comparison.json").read_text())["scores"]
+def test_the_scores_are_those_of_the_metrics(report):
+    found = json.loads((report.study / "out/comparison.json").read_text())["scores"]
     drawn = reference(0)
     rolled = drawn.with_voxels(np.roll(drawn.voxels, 2, axis=0))
 
@@ -286,16 +287,13 @@ def test_the_scores_are_those_of_the_metrics(study):
     assert [s["hd95_mm"] for s in got] == [s.hd95_mm for s in expected]
 
 
-def test_the_page_shows_settings_costs_versions_and_both_cases(study):
-    written(study)
-    page = (study / "out/index.html").read_text()
-
+def test_the_page_shows_settings_costs_versions_and_both_cases(report):
     for words in ("PlainConvUNet", "8 \u00d7 8", "3 min 0 s, 2 folds", "1.1 GB",
                   "1.0 million", "nnunetv2 version", "plans sha256", "worst case",
                   "median case", "Pseudo-Dice", "derived IoU", "Bland and Altman",
                   "Cost and quality", "HD95 (mm), all structures"):  # fmt: skip
-        assert words in page
-    assert ">state<" not in page
+        assert words in report.page
+    assert ">state<" not in report.page
 
 
 def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
@@ -311,9 +309,10 @@ def test_a_smoke_run_names_no_winner_and_wears_a_banner(study):
 
 
 def test_without_images_the_page_has_surfaces_but_no_slices(study):
-    written(study, images="nowhere")
+    written(study)
     page = (study / "out/index.html").read_text()
 
+    assert not (study / "out/comparison.tex").exists()
     assert 'id="viewer"' not in page
     assert 'id="meshes"' in page
 
@@ -332,7 +331,7 @@ def test_test_scores_have_a_section_of_their_own(study):
 
 
 def test_one_model_alone_is_reported_without_a_comparison(study):
-    summary = written(study, runs=models(study)[:1])
+    summary = written(study, runs=models(study)[:1], images="imagesTr")
 
     assert summary.as_json()["results"] == []
     assert "2d was scored alone" in summary.as_text()
@@ -378,13 +377,9 @@ def test_a_case_validated_by_two_folds_is_refused(study):
         written(study)
 
 
-def test_progress_is_reported_case_by_case(study):
-    listener = Listener()
-
-    written(study, progress=listener)
-
-    assert ("compare", len(CASES)) in listener.heard
-    assert (1, CASES[0]) in listener.heard
+def test_progress_is_reported_case_by_case(report):
+    assert ("compare", len(CASES)) in report.progress.heard
+    assert (1, CASES[0]) in report.progress.heard
 
 
 def test_a_view_is_written_and_described(study):
@@ -450,7 +445,7 @@ def test_one_slice_and_every_nth_are_not_asked_for_together():
 def test_the_page_says_that_2d_is_not_mirrored_where_sides_are_kept_apart(
     study, names, said
 ):
-    places = study / "labelsTr", study / "imagesTr"
+    places = study / "labelsTr", study / "nowhere"
     sided = ValidatedStudy(tuple(models(study)), *places, LabelTable.from_names(names))
 
     found = write_comparison(study / "out", sided, PATIENTS, ReportOptions("x"))
@@ -458,11 +453,8 @@ def test_the_page_says_that_2d_is_not_mirrored_where_sides_are_kept_apart(
     assert any("2d is never mirrored" in note for note in found.notes) is said
 
 
-def test_every_case_is_on_the_page_the_worst_first_below_its_limit(study):
-    written(study)
-
-    text = (study / "out/index.html").read_text()
-    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+def test_every_case_is_on_the_page_the_worst_first_below_its_limit(report):
+    found = json.loads(re.search(r'id="cases">(.*?)</script>', report.page)[1])
     means = [np.mean([float(dice) for _, dice in case["dice"]]) for case in found]
     assert {case["id"] for case in found} == set(CASES)
     assert means == sorted(means)
@@ -480,7 +472,7 @@ def test_the_slider_stands_where_the_models_differ_most(study):
         write_labelmap(
             study / model / "fold_0" / f"{CASES[0]}.nii.gz", drawn.with_voxels(other)
         )
-    written(study)
+    written(study, images="imagesTr")
 
     text = (study / "out/index.html").read_text()
     found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
