@@ -2,7 +2,7 @@
 #   make demo   set up, then the synthetic lower limb from DICOM to the comparison page
 #   make test   set up, then every check and every test
 # Beside them:
-#   make quick        lint and the tests without training, browser and cluster
+#   make quick        lint and the tests without torch, browser, cluster and benchmarks
 #   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body
 #   make test-newest  make test under the newest Python that is here
 #   make mutants      changes one operator at a time: some test must notice (an hour)
@@ -35,7 +35,7 @@ test: lint floors
 
 quick: lint
 	$(PYTEST) -q --hypothesis-profile quick --ignore tests/nnunet/inside \
-		-m 'not training and not browser and not cluster and not long'
+		-m 'not training and not browser and not cluster and not benchmark and not long'
 
 test-long: $(READY)
 	$(PYTEST) --hypothesis-profile long -m 'long or hypothesis' --durations 30

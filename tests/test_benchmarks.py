@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.benchmark
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROWS = (
     "read DICOM",

@@ -313,5 +313,5 @@ def font(size: int) -> FreeTypeFont | ImageFont:
 def data_uri(picture: Image, kind: str, **options: object) -> str:
     """Return a picture as a ``data:`` address, which needs no file."""
     stream = io.BytesIO()
-    picture.save(stream, kind, optimize=True, **options)
+    picture.save(stream, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -244,4 +244,5 @@ def _planes_of(labelmap: Labelmap) -> Image:
 
 def _save(picture: Image, file: Path) -> None:
     with whole_file(file) as temporary, open_to_write(temporary) as stream:
-        picture.save(stream, format="png", optimize=True)
+        # Pillow's `optimize` takes seven times as long for a tenth of the bytes.
+        picture.save(stream, format="png")

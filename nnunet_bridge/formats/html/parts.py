@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.html import charts
 from nnunet_bridge.ops.paired import p_words
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def rendered(
@@ -31,26 +35,35 @@ def rendered(
     `models` have the order of their colours and marks. With `surfaces` the page has the
     script that draws surfaces.
     """
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            number=number,
+            interval=interval,
+            p_value=p_value,
+            model_places={name: place for place, name in enumerate(models)},
+            key=charts.legend_mark,
+            style=_own("page.css"),
+            script=_own("page.js") + (_own("surfaces.js") if surfaces else ""),
+            surfaces=surfaces,
+            version=__version__,
+            **content,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Return Jinja's environment, which compiles a template once a process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("nnunet_bridge.formats.html", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(
-        number=number,
-        interval=interval,
-        p_value=p_value,
-        model_places={name: place for place, name in enumerate(models)},
-        key=charts.legend_mark,
-        style=_own("page.css"),
-        script=_own("page.js") + (_own("surfaces.js") if surfaces else ""),
-        surfaces=surfaces,
-        version=__version__,
-        **content,
     )
 
 
