@@ -32,6 +32,7 @@ from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.names import Workspace
 from nnunet_bridge.nnunet.pickles import load_data
 
+core = np._core
 numbers = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()
 voxels = arrays(np.int64, (2, 3))
 values = st.recursive(
@@ -75,10 +76,10 @@ def test_S12_the_pickles_of_a_real_preprocessed_case_are_read(planned_lab):
 
 
 class Calls:
-    """An object that is made by a call when it is unpickled."""
+    """An object that is made by a call when it is unpickled, and then given a state."""
 
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments, state) if state else (function, arguments)
 
     def __reduce__(self):
         return self.call
@@ -104,6 +105,55 @@ def test_S12_a_pickle_that_calls_anything_else_is_refused(tmp_path, call, protoc
         load_data(file)
 
     assert caught.value.code == "S12"
+
+
+EIGHT = b"A" * 8  # a place in memory that is not ours
+MAKERS = {
+    "scalar": lambda kind: Calls(core.multiarray.scalar, kind, EIGHT),
+    "buffer": lambda kind: Calls(core.numeric._frombuffer, EIGHT, kind, (1,), "C"),
+    "array": lambda kind: Calls(
+        core.multiarray._reconstruct,
+        *(np.ndarray, (0,), b"b"),
+        state=(1, (1,), kind, False, EIGHT),
+    ),
+    "over a buffer": lambda kind: Calls(
+        np.ndarray, (1,), kind, np.frombuffer(EIGHT, "u1")
+    ),
+}
+fields = st.tuples(st.sampled_from([np.dtype("O"), np.dtype("i8")]), st.integers(0, 99))
+
+
+@st.composite
+def forged_kinds(draw):
+    """Draw a type of NumPy with any state: objects, places outside, too many."""
+    base = draw(st.sampled_from(["V8", "S8", "U2", "O8", "M8"]))
+    named = draw(st.none() | fields.map(lambda field: {"a": field}))
+    more = draw(st.none() | st.just((np.dtype("i8"), (2,))))
+    names = tuple(named) if named else None
+    state = (3, "|", more, names, named, draw(st.integers(-8, 64)), 1, 0)
+    return Calls(np.dtype, base, False, True, state=state)
+
+
+@examples(50)
+@given(kind=forged_kinds(), made=st.sampled_from(list(MAKERS)))
+def test_S12_no_pickle_makes_numpy_read_memory_that_is_not_its_own(
+    tmp_path_factory, kind, made
+):
+    file = tmp_path_factory.mktemp("pickles") / "case.pkl"
+    file.write_bytes(pickle.dumps({"spacing": MAKERS[made](kind)}))
+
+    with pytest.raises(SecurityError, match="it holds values of the type"):
+        load_data(file)
+
+
+@pytest.mark.parametrize("kind", ["O", "V8", "U2", "S8", "M8[s]", [("a", "O")]])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_S12_only_numbers_are_read_as_arrays(tmp_path, kind, make):
+    file = tmp_path / "case.pkl"
+    file.write_bytes(pickle.dumps(make(np.dtype(kind))))
+
+    with pytest.raises(SecurityError, match="it holds values of the type"):
+        load_data(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"content", pickle.dumps([1, 2])[:-3]])
