@@ -27,10 +27,9 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Better
 from nnunet_bridge.ops.means import mean_of
-from nnunet_bridge.ops.outcomes import Outcomes, finite
+from nnunet_bridge.ops.outcomes import Outcomes, bounded, finite
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
-    bounded,
     cluster_table,
     clustered_intervals,
     p_words,

@@ -34,12 +34,11 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import Answer, Better, RowState, ScoreState
 from nnunet_bridge.ops.agreement import limits_of_agreement
 from nnunet_bridge.ops.means import mean_of
-from nnunet_bridge.ops.outcomes import NOT_TRAINED, Outcomes
+from nnunet_bridge.ops.outcomes import NOT_TRAINED, Outcomes, bounded, unbounded
 from nnunet_bridge.ops.paired import (
     FEWEST_FOR_AN_INTERVAL,
     SEED,
     TIE_DECIMALS,
-    bounded,
     cluster_table,
     clustered_intervals,
     detectable_difference,
@@ -48,7 +47,6 @@ from nnunet_bridge.ops.paired import (
     holm,
     rank_biserial,
     signed_rank_p,
-    unbounded,
 )
 
 

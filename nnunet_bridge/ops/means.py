@@ -9,8 +9,14 @@ import numpy as np
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ScoreState
-from nnunet_bridge.ops.outcomes import DISTANCES, SHARES, finite, outcome
-from nnunet_bridge.ops.paired import bounded, unbounded
+from nnunet_bridge.ops.outcomes import (
+    DISTANCES,
+    SHARES,
+    bounded,
+    finite,
+    outcome,
+    unbounded,
+)
 
 
 @dataclass(frozen=True, slots=True)

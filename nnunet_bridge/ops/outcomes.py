@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import FloatArray
@@ -23,6 +24,8 @@ from nnunet_bridge.core.words import ScoreState
 
 SHARES = ("dice", "iou", "nsd")
 DISTANCES = ("hd95_mm", "assd_mm", "hd_mm")
+
+_FAR = 1e9  # stands for an infinite difference, so that sums of both signs are a tie
 
 NOT_TRAINED = "-"  # fold of a model that has none, such as another tool
 Place: TypeAlias = tuple[str, str]
@@ -150,3 +153,13 @@ def _by_place(
             "only."
         )
     return {place: tuple(own.values()) for place, own in found.items()}
+
+
+def bounded(differences: npt.ArrayLike) -> FloatArray:
+    """Return differences with a large number in place of infinity."""
+    return np.clip(np.asarray(differences, dtype=np.float64), -_FAR, _FAR)
+
+
+def unbounded(value: float) -> float:
+    """Return a statistic of `bounded` differences; infinite where a failure is it."""
+    return float(np.copysign(np.inf, value)) if abs(value) > _FAR / 1e3 else value

@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from nnunet_bridge.core.comparison import SIGNIFICANT
 from nnunet_bridge.core.grid import FloatArray
+from nnunet_bridge.ops.outcomes import bounded, unbounded
 
 SEED = 20_251_101
 FEWEST_FOR_AN_INTERVAL = 6
@@ -42,7 +43,6 @@ covers their median with a probability of 1 - 2 / 2**5 = 93.75 %."""
 RESAMPLES = 10_000  # bootstrap samples: enough that the seed hardly changes an interval
 TIE_DECIMALS = 12  # decimals to which equal differences agree: 0.9 - 0.8 and 0.8 - 0.7
 POWER = 0.8
-_FAR = 1e9  # stands for an infinite difference, so that sums of both signs are a tie
 _SAMPLES = 2000  # samples of normal differences from which the power is estimated
 
 
@@ -164,16 +164,6 @@ def clustered_intervals(
         return Intervals(median, None)
     means = np.nansum(samples, axis=1) / counts
     return Intervals(median, _percentiles(means, _tail(size)))
-
-
-def bounded(differences: npt.ArrayLike) -> FloatArray:
-    """Return differences with a large number in place of infinity."""
-    return np.clip(np.asarray(differences, dtype=np.float64), -_FAR, _FAR)
-
-
-def unbounded(value: float) -> float:
-    """Return a statistic of `bounded` differences; infinite where a failure is it."""
-    return float(np.copysign(np.inf, value)) if abs(value) > _FAR / 1e3 else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_bridge.core.dataset import case_id_of
 from nnunet_bridge.core.errors import InputError
@@ -20,17 +21,18 @@ from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import known_runs
-from nnunet_bridge.pipeline.comparison.baseline import Baseline, baseline_run
 from nnunet_bridge.pipeline.comparison.report import (
     ComparisonSummary,
     ReportOptions,
     write_comparison,
 )
 from nnunet_bridge.pipeline.labels.folders import label_files
-from nnunet_bridge.pipeline.labels.other_tools import read_map
 from nnunet_bridge.pipeline.models.choose import Model, ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
+
+if TYPE_CHECKING:
+    from nnunet_bridge.pipeline.comparison.baseline import Baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ def compare_dataset(
     """
     models, budget = _finished_models(dataset, options)
     raw = RawDataset.open(dataset.raw_dir)
-    runs = [*map(_model_run, models), *_baseline_runs(raw, options, out_dir)]
+    runs = list(map(_model_run, models))
+    if options.baselines:
+        runs += _baseline_runs(raw, options, out_dir)
     cases = [*raw.training_cases(), *raw.test_cases()]
     title = f"{dataset}: {' against '.join(run.name for run in runs)}"
     notes = tuple(filter(None, [counted_by_case(raw.folder)]))
@@ -112,6 +116,9 @@ def _baseline_runs(
     raw: RawDataset, options: ComparisonOptions, out_dir: Path
 ) -> list[ModelRun]:
     """Return other tools as models; their labels are written beside the page."""
+    from nnunet_bridge.pipeline.comparison.baseline import baseline_run
+    from nnunet_bridge.pipeline.labels.other_tools import read_map
+
     names = [baseline.name for baseline in options.baselines]
     if len(set(names)) < len(names):
         same = ", ".join(names)

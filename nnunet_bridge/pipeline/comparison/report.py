@@ -32,7 +32,6 @@ from nnunet_bridge.formats.comparison_files import (
     comparison_json,
     evidence_json,
 )
-from nnunet_bridge.formats.comparison_latex import comparison_latex
 from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html.content import ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
@@ -215,6 +214,8 @@ def _write_tables(
         },
     )
     if options.latex:
+        from nnunet_bridge.formats.comparison_latex import comparison_latex
+
         table = comparison_latex(summary.comparison, caveat=options.caveat)
         write_text(summary.folder / "comparison.tex", table)
 

@@ -24,9 +24,7 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores, tolerance_remark
-from nnunet_bridge.ops.turn import turn_towards
 from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for, table_for
-from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 
 SCORES_TABLE = "scores.csv"
 SCORES_JSON = "scores.json"
@@ -205,6 +203,8 @@ def _score(
                 read_labelmap(prediction, table, findings), drawn.grid
             )
         else:
+            from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
+
             label_map = options.label_map
             predicted, left_out = mapped_labels(
                 prediction, drawn.grid, table, label_map
@@ -225,6 +225,10 @@ def _score(
 
 def _turned_onto(labelmap: Labelmap, grid: Grid) -> Labelmap:
     """Return a labelmap in the axis order of a grid, if it lies on the same voxels."""
+    if labelmap.grid.matches(grid):
+        return labelmap
+    from nnunet_bridge.ops.turn import turn_towards
+
     turn = turn_towards(labelmap.grid, [grid.axis_letters])
     if turn is None or not turn.grid(labelmap.grid).matches(grid):
         return labelmap  # other grids are refused when they are compared (M02)

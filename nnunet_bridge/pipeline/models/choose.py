@@ -17,7 +17,6 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ALL_CASES, FOREIGN
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
-from nnunet_bridge.nnunet.models import check_model_folder
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.runs import RunState, known_runs
@@ -96,6 +95,8 @@ class Model:
         Raises `SecurityError` with the id of the fault, before any of the model has
         run.
         """
+        from nnunet_bridge.nnunet.models import check_model_folder
+
         first = [self.previous] if self.previous else []
         for states in (*self.members().values(), *first):
             check_model_folder(states[0].run.model_dir, [s.run.fold for s in states])
