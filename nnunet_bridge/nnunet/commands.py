@@ -83,7 +83,7 @@ def plan_command(task: PlanTask, resources: Resources) -> list[str]:
         preprocess=list(task.preprocess),
         have=list(task.have),
     )
-    return [*_task("plan", resources), *options, *task.own_arguments]
+    return [*_task("plan", resources), *task.own_arguments, *options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,9 @@ def train_command(
         gpus=resources.gpus,
         events=run.events_file,
     )
-    options += [*(start or TrainingStart()).words(resume=resume), *own_arguments]
-    return [*_task("train", resources), *options, *_options(resume=resume)]
+    options += [*(start or TrainingStart()).words(resume=resume)]
+    options += _options(resume=resume)
+    return [*_task("train", resources), *own_arguments, *options]
 
 
 def encoder_command(

@@ -88,7 +88,12 @@ class RawDataset:
     def _faults_of_numbers(self, cases: list[str]) -> list[str]:
         """Return the differences between ``dataset.json`` and the folders."""
         faults = []
-        announced = read_json(self.folder / "dataset.json").get("numTraining")
+        described = read_json(self.folder / "dataset.json")
+        if "dataset" in described:
+            faults.append(
+                "dataset.json names files itself (`dataset`): remove the entry."
+            )
+        announced = described.get("numTraining")
         if announced != len(cases):
             faults.append(
                 f"dataset.json announces {announced} training cases (`numTraining`), "

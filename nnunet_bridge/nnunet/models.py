@@ -82,7 +82,7 @@ class ModelFolder:
     dataset: str
     trainer: str
     plans: str
-    configuration: str
+    configuration: str  # empty for all configurations of the plans
 
     @classmethod
     def from_folders(cls, dataset: str, folder: str) -> ModelFolder:
@@ -212,7 +212,7 @@ def checked_plans(content: Any, name: ModelFolder) -> JsonObject:  # noqa: ANN40
         must = getattr(name, what)
         if named != must:
             refuse(f"{PLANS_FILE} names the {what} {named}, its folder {must}", "S02")
-    if name.configuration not in plans.configurations:
+    if name.configuration and name.configuration not in plans.configurations:
         refuse(f"{PLANS_FILE} has no configuration {name.configuration}", "S02")
     result: JsonObject = content
     _check_report_network(result, name)
@@ -283,6 +283,7 @@ def judged(file: Path, name: ModelFolder) -> JsonObject:
     content: JsonObject = _read(file)
     if file.name == DATASET_FILE:
         checked_dataset(content)
+        content.pop("dataset", None)  # files anywhere, which nnU-Net would use instead
         return content
     return checked_plans(content, name)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.records import to_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import PlannerName
@@ -40,6 +42,15 @@ class Planned:
     """Preprocessed data that planning found and did not write."""
 
     schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        """Refuse names that are paths: their folders may be removed (S10)."""
+        for name in (*self.preprocessed, *(self.files or ()), *self.adopted):
+            if Path(name).name != name or name in ("", ".."):
+                message = (
+                    f"{quoted(name)} is not the name of a file or folder of plans."
+                )
+                raise SecurityError(message, code="S10")
 
     @classmethod
     def read(cls, dataset: Dataset) -> Planned | None:

@@ -6,7 +6,7 @@ import pytest
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.formats.files import read_json, write_json
 from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
 
@@ -109,6 +109,16 @@ def test_N01_labels_that_nnunet_would_not_take_are_refused(folder, labels, compl
 
     with pytest.raises(InputError, match=complaint):
         RawDataset.open(folder)
+
+
+def test_N01_files_elsewhere_that_nnunet_would_take_instead_are_refused(folder):
+    """Their names become names of files that nnU-Net writes."""
+    described = read_json(folder / "dataset.json")
+    described["dataset"] = {"../../elsewhere": {"images": ["a"], "label": "b"}}
+    write_json(folder / "dataset.json", described)
+
+    with pytest.raises(InputError, match="names files itself"):
+        RawDataset.open(folder).check()
 
 
 def test_a_folder_without_dataset_json_says_what_to_do(tmp_path):

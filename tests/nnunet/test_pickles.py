@@ -25,6 +25,8 @@ from nnunet_bridge.core.errors import NnUNetError, SecurityError
 from nnunet_bridge.nnunet.commands import (
     LAUNCH,
     PYTHON,
+    PlanTask,
+    plan_command,
     predict_command,
     train_command,
 )
@@ -220,6 +222,27 @@ def test_S02_plans_that_change_after_the_check_do_not_run_in_a_training(
     message = ended(workspace, train_command(run, ONE_THREAD, resume=False))
 
     assert not marker.exists()
+    assert "The model is refused: plans.json" in message
+
+
+@pytest.mark.training
+def test_S02_plans_that_change_after_the_check_remove_no_folder_in_planning(
+    workspace, tmp_path
+):
+    dataset, precious = run_of(workspace).dataset, tmp_path / "precious"
+    precious.mkdir()
+    place = ("configurations", "2d", "data_identifier")
+    plans = changed(tiny_plans(), *place, str(precious))
+    file = dataset.plans_file("nnUNetPlans")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({**plans, "plans_name": "nnUNetPlans"}))
+    (dataset.raw_dir / "labelsTr").mkdir(parents=True)
+    units = (("nnUNetPlans", "2d"),)
+    task = PlanTask(dataset, fingerprint=False, planners=(), preprocess=units)
+
+    message = ended(workspace, plan_command(task, ONE_THREAD))
+
+    assert precious.is_dir()
     assert "The model is refused: plans.json" in message
 
 

@@ -1,11 +1,18 @@
 """The budget `full` is nnU-Net: loss by loss, also when a training goes on."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.nnunet.commands import Resources, train_command
+from nnunet_bridge.nnunet.inside import training
+from nnunet_bridge.nnunet.names import Dataset, Run, Workspace
 
 FIRST_LOSSES = """
 import json, os, sys
@@ -73,3 +80,37 @@ def test_the_budget_full_has_the_losses_of_plain_nnunet_also_after_a_resume(
         assert found == pytest.approx(theirs, rel=0, abs=1e-8)
     first, resumed, *_ = ours
     assert first != resumed  # other batches than those of the first epoch
+
+
+@pytest.mark.parametrize("path", ["../../elsewhere", "/elsewhere", "a/b"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_S10_a_case_of_the_splits_is_no_path(path, side):
+    sides = (["msk_001"], ["msk_002"])
+    trainer = SimpleNamespace(do_split=lambda: sides)
+    training._refuse_paths_as_cases(trainer)
+    assert trainer.do_split() == sides
+
+    sides[side].append(path)
+
+    with pytest.raises(SecurityError, match="a path"):
+        trainer.do_split()
+
+
+def test_S10_arguments_on_record_do_not_replace_ours(tmp_path):
+    """`run.json` keeps nnU-Net's own arguments, and anybody may have edited it."""
+    dataset = Dataset(Workspace.at(tmp_path, environment={}), "Dataset001_Tibia")
+    run = Run(dataset, "2d", 0, "nnUNetTrainer", "nnUNetPlans")
+    own = ("--npz", "--events", "/elsewhere", "--trainer", "Evil", "--device", "cuda")
+    command = train_command(
+        run, Resources("cpu", 1, 1, 0), resume=False, own_arguments=own
+    )
+    parser = argparse.ArgumentParser()
+    for name in ("--threads", "--workers"):
+        parser.add_argument(name)
+    training.add_arguments(parser)
+
+    asked = parser.parse_args(command[command.index("train") + 1 :])
+
+    assert asked.npz
+    assert asked.events == run.events_file
+    assert (asked.trainer, asked.device) == ("nnUNetTrainer", "cpu")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import InputError, SecurityError
 from nnunet_bridge.nnunet.methods import METHODS
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import (
@@ -100,3 +100,18 @@ def test_a_damaged_or_newer_record_is_refused_by_name(workspace, content, shown)
     with pytest.raises(InputError, match=shown) as refused:
         Planned.read(Dataset(workspace, DATASET))
     assert str(refused.value).endswith("plan Dataset001_Tibia again with --force.")
+
+
+@pytest.mark.parametrize("key", ["preprocessed", "files"])
+@pytest.mark.parametrize("name", ["../../../home", "/home", "..", ".", "", "a/../../b"])
+def test_S10_a_record_that_names_a_folder_elsewhere_is_refused(workspace, key, name):
+    """`plan` removes the folders on record when they no longer hold."""
+    file = planned_file(Dataset(workspace, DATASET))
+    file.parent.mkdir(parents=True)
+    held = {"preprocessed": {name: {}}, "files": {name: ""}}[key]
+    file.write_text(json.dumps({"dataset_state": "a", key: held}))
+
+    with pytest.raises(SecurityError, match="is not the name of a file") as refused:
+        Planned.read(Dataset(workspace, DATASET))
+
+    assert refused.value.code == "S10"

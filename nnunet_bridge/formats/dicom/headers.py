@@ -30,6 +30,7 @@ from pydicom.filereader import (
     read_partial,
     read_preamble,
 )
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
@@ -44,11 +45,13 @@ from nnunet_bridge.formats.dicom.walker import (
     Walker,
     convert,
     convert_all,
+    walk_elements,
 )
 
 EMPTY = "empty file"  # reason of `NotUsed` for a file without a byte
 MAX_MATRIX = 4096
 MAX_FRAMES = 8192
+MAX_ITEMS = 200_000  # items of sequences; 24 for each frame
 MAX_INFLATED_BYTES = 256 * 2**20
 _INFLATED_AT_ONCE = 2**20
 
@@ -66,6 +69,7 @@ _FRAMES_TAG, _PIXELS_TAG = 0x52000000, 0x7FE00008
 """Where the groups of frames begin, and the pixels in any of their forms."""
 
 _STANDARD, _SECONDARY_CAPTURE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1.7"
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, both byte orders
 _GZIP = b"\x1f\x8b"
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
@@ -362,24 +366,27 @@ def _parsed(
     if not announced and None in (_whole(header, "Rows"), _whole(header, "Columns")):
         raise NotUsed("not a DICOM file", code="D14")
     frames = _announced_frames(header)
-    if frames > 1 or sop_class.endswith(_ENHANCED) or not _at_pixels(stream):
-        dataset = _read(stream, _PIXELS_TAG, announced=announced)
     syntax = _text(meta, "TransferSyntaxUID") or _guessed_syntax(dataset)
     other_form = implicit != named
+    groups: Header = {}
+    if frames > 1 or sop_class.endswith(_ENHANCED) or not _at_pixels(stream):
+        plain = syntax == PLAIN_SYNTAX and not implicit
+        groups = _walked_groups(stream) if plain else {}
+        if not groups:
+            dataset = _read(stream, _PIXELS_TAG, announced=announced)
+            groups = _Elements(dataset)
     pixels = _pixel_place(stream, syntax, implicit=bool(implicit))
     packed = isinstance(stream, BytesIO) or other_form
     pixels = replace(pixels, packed=packed)
     mended = (*["syntax"] * other_form, *_other_class(sop_class))
-    shared, per_frame = _functional_groups(dataset, sop_class, frames)
-    of_all = [_Elements(dataset), *_flattened(shared)]
+    shared, per_frame = _functional_groups(groups, sop_class, frames)
+    of_file = _Frames(dataset, syntax, frames)
+    of_all = _flattened(shared)
     slices = []
     for index, own in enumerate(per_frame):
-        groups = [*of_all, *_flattened(own)]
-        template = _template(groups, syntax, frames)
         found = {"file": file, "name": name, "frame": index, "pixels": pixels}
-        made = _completed(template, groups, **found)
-        commas = ["comma"] * any(group.had_commas for group in groups)
-        slices.append(replace(made, mended=(*mended, *commas)))
+        made = of_file.header([*of_all, *_flattened(own)], **found)
+        slices.append(replace(made, mended=(*mended, *made.mended)))
     return tuple(slices)
 
 
@@ -511,6 +518,19 @@ def _read(stream: BinaryIO, end: int, *, announced: bool) -> Dataset:
     )
 
 
+def _walked_groups(stream: BinaryIO) -> Header:
+    """Return the functional groups and go to the pixels; empty if pydicom has to."""
+    begin = stream.tell()
+    try:
+        groups, end = walk_elements(
+            stream.read(_GROUPS_BYTES), _GROUP_TAGS, _PIXELS_TAG
+        )
+    except (Unusual, struct.error):
+        return {}
+    stream.seek(begin + end)
+    return groups
+
+
 def _at_pixels(stream: BinaryIO) -> bool:
     head = stream.read(3)
     stream.seek(-len(head), 1)
@@ -518,11 +538,14 @@ def _at_pixels(stream: BinaryIO) -> bool:
 
 
 def _refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
-    """Refuse a deflated file that would inflate beyond measure (S06).
+    """Refuse a deflated file that would inflate beyond measure (S06), and sequences
+    with so many items that pydicom would take minutes and gigabytes (S07).
 
-    Where its content begins is found as pydicom finds it: the length that the file
+    Where deflated content begins is found as pydicom finds it: the length that the file
     states for its first group may be false.
     """
+    stream.seek(0)
+    _refuse_many_items(stream.read(2 * _GROUPS_BYTES))
     stream.seek(0)
     read_preamble(stream, force=not announced)
     if _read_file_meta_info(stream).get("TransferSyntaxUID") != _DEFLATED:
@@ -530,13 +553,22 @@ def _refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
     _read_command_set_elements(stream)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     body = stream.read()
-    inflated = 0
+    inflated = items = 0
     while body and not inflater.eof:
-        inflated += len(inflater.decompress(body, _INFLATED_AT_ONCE))
-        body = inflater.unconsumed_tail
+        content = inflater.decompress(body, _INFLATED_AT_ONCE)
+        body, inflated = inflater.unconsumed_tail, inflated + len(content)
+        items = _refuse_many_items(content, items)
         if inflated > MAX_INFLATED_BYTES:
             most = f"{MAX_INFLATED_BYTES >> 20} MiB"
             raise Damaged(f"it inflates to more than {most}", code="S06")
+
+
+def _refuse_many_items(content: bytes, before: int = 0) -> int:
+    """Return the number of items so far; those of pixels count, too."""
+    items = before + max(map(content.count, _ITEMS))
+    if items > MAX_ITEMS:
+        raise Damaged(f"its sequences have more than {MAX_ITEMS} items", code="S07")
+    return items
 
 
 def holds_segments(reason: str) -> bool:
@@ -577,17 +609,21 @@ def _kind_named(sop_class: str) -> str:
 
 
 def _functional_groups(
-    dataset: Dataset, sop_class: str, frames: int
-) -> tuple[Dataset, list[Dataset]]:
+    groups: Header, sop_class: str, frames: int
+) -> tuple[Header, list[Header]]:
     """Return the shared group and one own group a frame (PS3.3 C.7.6.16)."""
     if not sop_class.endswith(_ENHANCED) and frames == 1:
-        return Dataset(), [Dataset()]
-    per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+        return {}, [{}]
+    per_frame = list(map(_named, groups.get("PerFrameFunctionalGroupsSequence") or []))
     if len(per_frame) != frames:
         known = f"it holds {frames} frames, but says where {len(per_frame)} of them lie"
         raise Damaged(known, code="D12")
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    return shared[0], per_frame
+    shared = groups.get("SharedFunctionalGroupsSequence") or [{}]
+    return _named(shared[0]), per_frame
+
+
+def _named(group: Header) -> Header:
+    return _Elements(group) if isinstance(group, Dataset) else group
 
 
 _GROUPS = (
@@ -598,6 +634,25 @@ _GROUPS = (
     "UnassignedPerFrameConvertedAttributesSequence",
 )  # fmt: skip
 """The functional groups with the place, the scale or the contrast of a frame."""
+
+_PLACE, _COMMA = "ImagePositionPatient", ("decimal comma", True)
+_OF_GROUPS = (
+    _PLACE, "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "EffectiveEchoTime", "EchoTime", "FrameType", "ImageType",
+    "EchoNumbers", "FrameAcquisitionNumber", "AcquisitionNumber",
+    "TemporalPositionIndex", "TemporalPositionIdentifier",
+    "NominalCardiacTriggerDelayTime", "TriggerTime", "RescaleSlope", "RescaleIntercept",
+)  # fmt: skip
+"""What is read of a functional group."""
+
+_GROUP_TAGS: dict[int, Any] = {
+    int(tag_for_keyword(name) or 0): name
+    for name in (*_TAGS[-2:], *_GROUPS, *_OF_GROUPS)
+}
+_GROUPS_BYTES = 32 << 20
+"""Most bytes of functional groups that are not left to pydicom: 4 KiB a frame."""
+
+_Items: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 class _Elements(Mapping[Any, Any]):
@@ -647,10 +702,36 @@ def _tag_of(keyword: str | int) -> int:
     return BaseTag(tag or 0)
 
 
-def _flattened(group: Dataset) -> list[_Elements]:
-    own = _Elements(group)
+class _Frames:
+    """The frames of a file; the headers of those that differ by place are made once."""
+
+    def __init__(self, dataset: Dataset, syntax: str, frames: int) -> None:
+        self._of_all, self._kind = _Elements(dataset), (syntax, frames)
+        self._templates: dict[tuple[_Items, ...], SliceHeader] = {}
+
+    def header(self, groups: Sequence[_Items], **found: Any) -> SliceHeader:  # noqa: ANN401 - the fields of `SliceHeader`
+        """Return the header of one frame; later groups overrule earlier."""
+        values = [self._of_all, *map(dict, groups)]
+        alike = tuple(tuple(one for one in g if one[0] != _PLACE) for g in groups)
+        template = self._templates.get(alike)
+        if template is None:
+            template = self._templates[alike] = _template(values, *self._kind)
+        made = _completed(template, values, **found)
+        commas = self._of_all.had_commas or any(_COMMA in group for group in groups)
+        return replace(made, mended=("comma",) * commas)
+
+
+def _flattened(own: Header) -> list[_Items]:
+    """Return the values of the functional groups of a frame, or of all frames."""
     sequences = (own[keyword] for keyword in _GROUPS if keyword in own)
-    return [_Elements(sequence[0]) for sequence in sequences if sequence]
+    return [_items(sequence[0]) for sequence in sequences if sequence]
+
+
+def _items(group: Header) -> _Items:
+    values = _named(group)
+    found = ((name, values[name]) for name in _OF_GROUPS if name in values)
+    items = [(n, tuple(v) if isinstance(v, MultiValue | list) else v) for n, v in found]
+    return (*items, *[_COMMA] * getattr(values, "had_commas", False))
 
 
 def _pixel_place(stream: BinaryIO, syntax: str, *, implicit: bool) -> PixelPlace:

@@ -10,10 +10,11 @@ pydicom has to read it. A test holds both readers against each other.
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from struct import Struct, calcsize, unpack
+from struct import Struct, calcsize, error, unpack
 from typing import Any, TypeAlias
 
 Raw: TypeAlias = bytes
@@ -28,6 +29,8 @@ _LONGEST_RUN = 8
 """Elements in a remembered run; short, as one that changes spoils its whole run."""
 
 _DEEPEST = 16
+_SEQUENCE_BYTES = (1 << 14, 1 << 22)
+"""Usual and most bytes of a sequence of undefined length."""
 _PREAMBLE_BYTES = 128
 _PIXEL_GROUP, _PIXEL_TAG = 0x7FE0, 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -43,6 +46,8 @@ _SHORT = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 )
 """Value representations whose length has two bytes."""
+
+_ALL = _LONG | _SHORT
 
 _ASCII_CHARSETS = frozenset({b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192", b""})
 """Character sets in which plain ASCII means itself."""
@@ -157,14 +162,71 @@ class Walker:
             if length == _UNDEFINED:  # 7
                 if kind != b"SQ":
                     raise Unusual
-                end = _end_of_sequence(file, base + begin, 0)
-                length = end - base - begin
+                begin, length = at, _size_of_sequence(file, base + at, tag)
             at = begin + length
         if tag != _PIXEL_TAG or kind not in (b"OW", b"OB") or length == _UNDEFINED:
             raise Unusual
         _check_text(raw)
         available = os.fstat(file).st_size - base - begin
         return Walked(raw, base + begin, length, max(0, available))
+
+
+def walk_elements(  # noqa: C901 - two loops, run for every element
+    content: bytes, names: Mapping[int, str], stop: int
+) -> tuple[dict[str, Any], int]:
+    """Return the elements that `names` names, and where the first tag from `stop` is.
+
+    The value of a sequence is a list of items of the same form.
+
+    Raises `Unusual`, or `struct.error` where the content ends.
+    """
+
+    def item(at: int, end: int, depth: int) -> tuple[dict[str, Any], int]:
+        found, last = dict[str, Any](), 0
+        while at != end:
+            group, element, kind, length = _HEAD.unpack_from(content, at)
+            tag = group << 16 | element
+            if tag == _ITEM_END or (not depth and tag >= stop):
+                return found, at + 8 * bool(depth)
+            begin = at + 8
+            if kind in _LONG:
+                begin, length = at + 12, _LENGTH.unpack_from(content, begin)[0]
+            if kind not in _ALL or tag <= last or 0 <= end < at:
+                raise Unusual
+            last, value, at = tag, None, begin + length
+            if kind == b"SQ":
+                value, at = sequence(begin, length, depth + 1)
+            elif tag in names:
+                value = _converted(kind + content[begin:at])
+            if tag in names:
+                found[names[tag]] = value
+        return found, at
+
+    def sequence(at: int, length: int, depth: int) -> tuple[list[Any], int]:
+        items, end = [], _end(at, length)
+        while at != end:
+            group, element, size = _ITEM_HEAD.unpack_from(content, at)
+            tag, at = group << 16 | element, at + 8
+            if tag == _SEQUENCE_END and end < 0:
+                break
+            if tag != _ITEM or depth > _DEEPEST or 0 <= end < at:
+                raise Unusual
+            one, at = item(at, _end(at, size), depth)
+            items.append(one)
+        return items, at
+
+    return item(0, -1, 0)
+
+
+def _size_of_sequence(file: int, at: int, tag: int) -> int:
+    for most in _SEQUENCE_BYTES:
+        with suppress(error):
+            return walk_elements(os.pread(file, most, at), {}, tag + 1)[1]
+    raise Unusual
+
+
+def _end(at: int, length: int) -> int:
+    return -1 if length == _UNDEFINED else at + length
 
 
 def convert_all(raw: Mapping[int, Raw], names: Mapping[int, Any]) -> dict[Any, Any]:
@@ -224,7 +286,8 @@ def _binary(form: str, stored: bytes) -> Any:  # noqa: ANN401 - whole or not
     return unpack(form, stored)[0]
 
 
-_FORMS = {b"US": "<H", b"SS": "<h", b"FL": "<f"}
+_FORMS = {b"US": "<H", b"SS": "<h", b"UL": "<L", b"FL": "<f", b"FD": "<d"}
+_converted = lru_cache(4096)(convert)
 _READERS: dict[bytes, Callable[[bytes], Any]] = {
     **dict.fromkeys((b"UI", b"LO", b"DA"), _text),
     b"CS": _words,
@@ -248,42 +311,6 @@ def _check_text(raw: Mapping[int, Raw]) -> None:
         raise Unusual
     if raw.get(CHARSET_TAG, b"CS")[2:].strip(b" \0") not in _ASCII_CHARSETS:
         raise Unusual
-
-
-def _end_of_sequence(file: int, at: int, depth: int) -> int:
-    """Return the end of a sequence of undefined length (PS3.5 section 7.5)."""
-    if depth > _DEEPEST:
-        raise Unusual
-    while True:
-        group, element, length = _ITEM_HEAD.unpack(_exactly(file, 8, at))
-        tag, at = group << 16 | element, at + 8
-        if tag == _SEQUENCE_END:
-            return at
-        if tag != _ITEM:
-            raise Unusual
-        at = _end_of_item(file, at, depth) if length == _UNDEFINED else at + length
-
-
-def _end_of_item(file: int, at: int, depth: int) -> int:
-    """Return the end of an item of undefined length."""
-    while True:
-        head = _exactly(file, _HEAD_BYTES, at)
-        group, element, kind, length = _HEAD.unpack_from(head)
-        if group << 16 | element == _ITEM_END:
-            return at + 8
-        if kind in _SHORT:
-            at += 8 + length
-            continue
-        if kind not in _LONG:
-            raise Unusual
-        length = _LENGTH.unpack_from(head, 8)[0]
-        at += _HEAD_BYTES
-        if length != _UNDEFINED:
-            at += length
-        elif kind == b"SQ":
-            at = _end_of_sequence(file, at, depth + 1)
-        else:
-            raise Unusual
 
 
 def _exactly(file: int, count: int, at: int) -> bytes:

@@ -1,9 +1,13 @@
 """Verify, plan and preprocess a dataset by nnU-Net's own entry points."""
 
 import argparse
-import json
 import os
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+
+from nnunet_bridge.nnunet.inside.safety import json_read_by
+from nnunet_bridge.nnunet.models import ModelFolder, judged
 
 
 def add_arguments(plan: argparse.ArgumentParser) -> None:
@@ -22,10 +26,12 @@ def plan(asked: argparse.Namespace) -> None:
     """Verify, plan and preprocess one dataset.
 
     Plans with the same `data_identifier` share preprocessed data, which are made once.
-    Configurations that nnU-Net did not plan are skipped.
+    Configurations that nnU-Net did not plan are skipped. Plans and descriptions are
+    judged whenever nnU-Net reads them: `data_identifier` names a folder to remove.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunetv2.preprocessing.preprocessors import default_preprocessor
+    from nnunetv2.utilities.plans_handling import plans_handler
 
     number, workers = [asked.number], asked.workers
     if asked.fingerprint:
@@ -41,11 +47,16 @@ def plan(asked: argparse.Namespace) -> None:
     folder = Path(os.environ["nnUNet_preprocessed"], asked.dataset)  # noqa: SIM112 - nnU-Net's name
     done = set(asked.have)
     for plans, configuration in asked.preprocess:
-        manager = PlansManager(json.loads((folder / f"{plans}.json").read_text()))
+        name = ModelFolder(asked.dataset, "", plans, "")
+        manager = plans_handler.PlansManager(judged(folder / f"{plans}.json", name))
         if configuration not in manager.available_configurations:
             continue
         identifier = manager.get_configuration(configuration).data_identifier
         if identifier not in done:
             done.add(identifier)
             chosen = {"configurations": [configuration], "num_processes": [workers]}
-            api.preprocess(number, plans, **chosen)
+            with ExitStack() as block:
+                for module in (api, default_preprocessor, plans_handler):
+                    read = json_read_by(module, partial(judged, name=name))
+                    block.enter_context(read)
+                api.preprocess(number, plans, **chosen)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from nnunet_bridge.core.errors import SecurityError
+from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
 from nnunet_bridge.nnunet.inside.random_numbers import seed_by_run
@@ -83,6 +85,7 @@ class TrainerHooks:
         compile_where_it_works(trainer, self.gpus)
         seed_by_run(trainer, rank)
         keep_sides_in_training(trainer)
+        _refuse_paths_as_cases(trainer)
         plot_progress_rarely(trainer)
         stop_without_loss(trainer)
         events = EventWriter(self.events) if rank == 0 else None
@@ -158,6 +161,20 @@ def plot_progress_rarely(
             last = clock()
 
     trainer.logger.plot_progress_png = plot_if_due
+
+
+def _refuse_paths_as_cases(trainer: Any) -> None:  # noqa: ANN401 - nnU-Net's types
+    """Refuse splits whose cases are paths: validation writes files of their names."""
+    split = trainer.do_split
+
+    def checked_split() -> tuple[list[str], list[str]]:
+        sides: tuple[list[str], list[str]] = split()
+        if paths := [case for side in sides for case in side if os.sep in case]:
+            named = quoted(paths[0])
+            raise SecurityError(f"splits_final.json names {named}, a path.", code="S10")
+        return sides
+
+    trainer.do_split = checked_split
 
 
 def _load_without_gpu() -> None:

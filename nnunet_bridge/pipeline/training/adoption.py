@@ -15,6 +15,7 @@ from nnunet_bridge.core.units import some_of
 from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.dataset import RawDataset
+from nnunet_bridge.nnunet.models import ModelFolder, judged
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
 from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import can_resume, known_runs
@@ -125,6 +126,7 @@ class Adoption:
         if not _is_described(content, names):
             self.faults.append(f"{file.name} is damaged, or of an older nnU-Net.")
             return known
+        judged(file, ModelFolder(self.dataset.name, "", file.stem, ""))
         if word not in known.planners:
             self.adopted.append(file.name)
         have = list(known.planners.get(word, ()))

@@ -11,7 +11,7 @@ from file_states import file_states
 from spheres import DATASET, TABLE, write_spheres
 from tiny_model import HARMLESS, golden_plans, write_model
 
-from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.errors import InputError, SecurityError
 from nnunet_bridge.formats.files import read_json, write_json
 from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.nnunet.host import Host
@@ -368,3 +368,22 @@ def test_plans_of_a_budget_that_are_ours_go_with_those_they_were_made_from(ours)
 
     assert not ours.plans_file(quick.plans).exists()
     assert file.exists()
+
+
+@pytest.mark.parametrize("identifier", ["../../../precious", "..", "{root}/precious"])
+def test_S02_plans_that_would_let_nnunet_remove_another_folder_are_refused(
+    theirs, tmp_path, identifier
+):
+    """nnU-Net empties the folder `data_identifier` before it preprocesses."""
+    (tmp_path / "precious").mkdir()
+    plans = read_json(theirs.planned_dir / PLANS)
+    for one in plans["configurations"].values():
+        if "data_identifier" in one:
+            one["data_identifier"] = identifier.format(root=tmp_path)
+    write_json(theirs.planned_dir / PLANS, plans)
+    before = contents(theirs)
+
+    with pytest.raises(SecurityError, match="data_identifier"):
+        plan(theirs)
+
+    assert contents(theirs) == before
