@@ -14,18 +14,24 @@ import sys
 import tempfile
 import time
 import zlib
+from copy import deepcopy
 from pathlib import Path
 
 from dicom_base import base, enhanced, save
 from fuzz import _peak_mebibytes
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
+
+ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
 
 
 def with_frame(syntax, frame):
@@ -88,12 +94,50 @@ def bomb(folder, mebibytes, meta_bytes):
 
 
 def many_frames(count):
+    """Write frames with the groups and undefined lengths of a scanner's."""
+
     def write(folder):
         whole = enhanced(base(2, size=4))
-        frames = list(whole.PerFrameFunctionalGroupsSequence)
-        whole.PerFrameFunctionalGroupsSequence = [frames[n % 2] for n in range(count)]
-        whole.NumberOfFrames, whole.PixelData = count, bytes(32 * count)
+        first = whole.PerFrameFunctionalGroupsSequence[0]
+        frames = [frame_at(first, height) for height in range(count)]
+        whole.PerFrameFunctionalGroupsSequence = frames
+        whole.NumberOfFrames, whole.PixelData = count, bytes(range(32)) * count
         save([whole], folder)
+
+    return write
+
+
+def frame_at(first, height):
+    """Return the groups of a frame at a height."""
+    frame = deepcopy(first)
+    x, y, _ = frame.PlanePositionSequence[0].ImagePositionPatient
+    frame.PlanePositionSequence[0].ImagePositionPatient = [x, y, height / 4]
+    content, echo, kind = Dataset(), Dataset(), Dataset()
+    content.FrameAcquisitionNumber, content.InStackPositionNumber = 1, height + 1
+    content.StackID, content.DimensionIndexValues = "1", [1, height + 1]
+    echo.EffectiveEchoTime = 30.0
+    kind.FrameType, kind.AcquisitionContrast = ["ORIGINAL", "PRIMARY", "M"], "T1"
+    frame.FrameContentSequence, frame.MREchoSequence = [content], [echo]
+    frame.MRImageFrameTypeSequence = [kind]
+    for element in frame:
+        element.is_undefined_length = True
+        element.value[0].is_undefined_length_sequence_item = True
+    return frame
+
+
+def many_items(count, syntax=ExplicitVRLittleEndian):
+    """Write a sequence of empty items."""
+
+    def write(folder):
+        ds = base(1)[0]
+        ds.file_meta.TransferSyntaxUID = syntax
+        (file,) = save([ds], folder)
+        content = file.read_bytes()
+        at = content.index(b"\x28\x00\x02\x00")
+        kind = b"SQ\0\0" if syntax == ExplicitVRLittleEndian else b""
+        head = b"\x08\x00\x40\x11" + kind + b"\xff" * 4
+        items = ITEM * count + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        file.write_bytes(content[:at] + head + items + content[at:])
 
     return write
 
@@ -121,6 +165,9 @@ FILES = {
         JPEGLSLossless, lambda: jpeg(65_535, 65_535, kind=0xF7)
     ),
     "RLE of 256 MiB": frames(RLELossless, lambda: rle(1 << 28)),
+    "a million items": many_items(10**6, ImplicitVRLittleEndian),
+    "two million items": many_items(2 * 10**6),
+    "2,000 frames": many_frames(2000),
     "8,192 frames": many_frames(8192),
     "9,000 frames": many_frames(9000),
 }

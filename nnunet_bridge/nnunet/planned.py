@@ -47,10 +47,10 @@ class Planned:
         """Refuse names that are paths: their folders may be removed (S10)."""
         for name in (*self.preprocessed, *(self.files or ()), *self.adopted):
             if Path(name).name != name or name in ("", ".."):
-                message = (
-                    f"{quoted(name)} is not the name of a file or folder of plans."
+                text = (
+                    f"planned.json is refused: {quoted(name)} is not the name of a file"
                 )
-                raise SecurityError(message, code="S10")
+                raise SecurityError(f"{text}: remove it and plan again.", code="S10")
 
     @classmethod
     def read(cls, dataset: Dataset) -> Planned | None:

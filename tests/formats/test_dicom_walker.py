@@ -21,6 +21,7 @@ from nnunet_bridge.formats.dicom.headers import (
     HeaderReader,
     NotUsed,
     PixelPlace,
+    SliceHeader,
     _read_by_pydicom,
 )
 from nnunet_bridge.formats.dicom.walker import Unusual, Walker
@@ -394,8 +395,87 @@ def test_frames_share_what_the_shared_groups_hold(tmp_path):
     assert {header.plane.pixel_spacing_mm for header in by_pydicom(file)} == {None}
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+echoes = st.sampled_from([None, 0.0, 1.5, 30.25])
+frame_types = st.lists(st.sampled_from(["ORIGINAL", "M", "WATER", ""]), max_size=4)
+
+
+@st.composite
+def groups_of_frames(draw):
+    """Draw the functional groups of three frames, with lengths of both kinds."""
+    frames = []
+    for ds in base(3, size=2):
+        frame, content, echo, kind, scale = (Dataset() for _ in range(5))
+        place, sizes, turn = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = draw(st.lists(numbers, min_size=3, max_size=3))
+        sizes.PixelSpacing = draw(st.lists(numbers, min_size=1, max_size=3))
+        turn.ImageOrientationPatient = ds.ImageOrientationPatient
+        content.FrameAcquisitionNumber = draw(st.integers(0, 3))
+        content.TemporalPositionIndex = draw(st.integers(0, 70_000))
+        content.add_new(0x00291010, "UN", draw(st.binary(max_size=9)) + b"\0")
+        echo.EffectiveEchoTime = draw(echoes)
+        kind.FrameType = draw(frame_types)
+        scale.RescaleSlope = draw(numbers)
+        frame.PlanePositionSequence, frame.PixelMeasuresSequence = [place], [sizes]
+        frame.PlaneOrientationSequence = [turn]
+        for name, group in (
+            ("FrameContentSequence", content),
+            ("MREchoSequence", echo),
+            ("MRImageFrameTypeSequence", kind),
+            ("PixelValueTransformationSequence", scale),
+        ):
+            if draw(st.booleans()):
+                setattr(frame, name, draw(st.sampled_from([[group], [group] * 2, []])))
+        for element in frame:
+            element.is_undefined_length = draw(st.booleans())
+            for item in element.value:
+                item.is_undefined_length_sequence_item = draw(st.booleans())
+        frames.append(frame)
+    return frames
+
+
+@examples(60)
+@given(frames=groups_of_frames(), shared=st.integers(0, 2))
+def test_frames_are_the_same_whether_they_are_walked_or_not(
+    tmp_path_factory, frames, shared
+):
+    """Implicit VR goes to pydicom, explicit VR is walked."""
+    found = []
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        whole = enhanced(base(3, size=2))
+        whole.file_meta.TransferSyntaxUID = syntax
+        whole.SOPInstanceUID = "1.2.3"
+        whole.PerFrameFunctionalGroupsSequence = frames
+        whole.SharedFunctionalGroupsSequence = [frames[shared]]
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(whole, name, "1.2")
+        (file,) = save([whole], tmp_path_factory.mktemp("frames"))
+        found.append(by_ourselves(file))
+
+    walked, parsed = found
+    assert type(walked) is type(parsed)
+    if not isinstance(walked[0], SliceHeader):
+        assert walked == parsed
+        return
+    for one, other in zip(walked, parsed, strict=True):
+        encoding = replace(other.encoding, syntax=one.encoding.syntax)
+        same = {"file": one.file, "pixels": one.pixels, "encoding": encoding}
+        assert one == replace(other, **same)
+        assert one.pixels.length == other.pixels.length == 3 * 2 * 2 * 2
+
+
+def test_groups_of_explicit_vr_are_walked(tmp_path):
+    (file,) = save([enhanced(base(3))], tmp_path)
+    with file.open("rb") as stream:
+        headers_module._read(stream, headers_module._FRAMES_TAG, announced=True)
+
+        groups = headers_module._walked_groups(stream)
+
+        assert len(groups["PerFrameFunctionalGroupsSequence"]) == 3
+        assert headers_module._at_pixels(stream)
+
+
 @pytest.mark.parametrize("cut", [0, 10, 128])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_the_place_of_the_pixels_is_that_of_their_bytes(tmp_path, syntax, cut):
     ds = base(1, size=8)[0]
     ds.file_meta.TransferSyntaxUID = syntax
