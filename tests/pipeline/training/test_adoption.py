@@ -54,7 +54,7 @@ def theirs(tmp_path):
     write_spheres(tmp_path, size=12)
     dataset = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
     folder = dataset.planned_dir
-    plans = golden_plans()
+    plans = {**golden_plans(), "dataset_name": DATASET}
     plans["configurations"]["2d"]["batch_size"] = 7  # set by hand
     write_json(folder / PLANS, plans)
     write_json(folder / "splits_final.json", SPLITS)
@@ -170,7 +170,7 @@ def test_N11_other_arguments_of_nnunet_replace_no_adopted_plans(theirs):
 
 
 def test_N11_plans_of_an_older_nnunet_are_refused(theirs):
-    plans = golden_plans()
+    plans = {**golden_plans(), "dataset_name": DATASET}
     plans["configurations"]["2d"].pop("architecture")
     write_json(theirs.planned_dir / PLANS, plans)
 
