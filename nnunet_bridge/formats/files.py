@@ -159,6 +159,14 @@ def write_json(final: Path, content: Any) -> None:  # noqa: ANN401 - whatever JS
     write_text(final, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_text(file: Path, encoding: str = "utf-8") -> str:
+    """Return a text, its line ends as they are; `ValueError` for a pipe or a device."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("it is a pipe or a device")
+    with file.open(encoding=encoding, newline="") as stream:
+        return stream.read()
+
+
 class DamagedJson(InputError, ValueError):  # noqa: N818 - a verdict on a file
     """A file is not valid JSON, or is nested too deep to be read."""
 
@@ -166,7 +174,7 @@ class DamagedJson(InputError, ValueError):  # noqa: N818 - a verdict on a file
 def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return the content of a JSON file; raises `DamagedJson`."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or "it is nested too deep"
         raise DamagedJson(f"{file} is not valid JSON ({reason}).") from error

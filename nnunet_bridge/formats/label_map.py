@@ -19,7 +19,7 @@ from typing import Any
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.quoting import quoted
-from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.files import read_json, read_text
 
 MAP_ENDINGS = (".toml", ".json", ".csv")
 _COLUMNS = ("label", "structure")
@@ -114,7 +114,7 @@ def read_label_map(file: Path) -> LabelMap:
     Raises `InputError` if the file cannot be read or holds no map.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "utf-8-sig")
         if file.suffix.lower() == ".csv":
             return _from_csv(file, text)
         is_toml = file.suffix.lower() == ".toml"

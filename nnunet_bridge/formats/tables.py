@@ -16,7 +16,7 @@ from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ScoreState, Side, checked_word
-from nnunet_bridge.formats.files import write_if_changed
+from nnunet_bridge.formats.files import read_text, write_if_changed
 
 Row: TypeAlias = dict[str, str | float | int | None]
 
@@ -120,14 +120,12 @@ def _score_of(row: Mapping[str, str], model: str) -> BoneScore:
 def _csv_rows(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a table that has the required columns, each filled."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows = [
-                {k: unguarded((v or "").strip()) for k, v in r.items() if k}
-                for r in reader
-            ]
-            names = reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(file, "utf-8-sig"), newline=""))
+        rows = [
+            {k: unguarded((v or "").strip()) for k, v in r.items() if k} for r in reader
+        ]
+        names = reader.fieldnames or ()
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"Cannot read {file}: {error}.") from error
     if missing := [name for name in required if name not in names]:
         raise InputError(f"{file} lacks the column {', '.join(missing)}.")

@@ -34,7 +34,7 @@ _LONGEST_LINE = 500
 def read_value_names(file: Path) -> dict[int, str]:
     """Return the names by value; nothing if the file does not name values."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
+        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
             return {}
         text = file.read_text(encoding="utf-8-sig", errors="replace")
         if file.suffix.lower() == ".json":

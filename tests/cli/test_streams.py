@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from command import bridge
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.files import DamagedJson, read_json
+from nnunet_bridge.formats.label_map import read_label_map
 from nnunet_bridge.formats.nifti import write_labelmap
+from nnunet_bridge.formats.tables import read_patients, read_scores
+from nnunet_bridge.formats.value_names import read_value_names
 
 COMMAND = f"{sys.executable} -m nnunet_bridge"
 FULL = "/dev/full"
@@ -106,6 +110,22 @@ def test_a_pipe_is_no_input(tmp_path, monkeypatch, words):
 
     assert done.exit_code == 2
     assert "is a pipe or a device" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("name", ["pipe", "endless"])
+@pytest.mark.parametrize(
+    "read", [read_json, read_scores, read_patients, read_label_map, read_value_names]
+)
+def test_a_text_that_never_ends_is_no_input_either(tmp_path, name, read):
+    """It is named by a word of an option, or lies where a record of ours belongs."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+
+    if read is read_value_names:
+        assert read(tmp_path / name) == {}
+        return
+    with pytest.raises(InputError, match="it is a pipe or a device"):
+        read(tmp_path / name)
 
 
 def test_no_name_from_a_file_moves_the_cursor(tmp_path):
