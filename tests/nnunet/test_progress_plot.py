@@ -37,3 +37,26 @@ def test_short_epochs_are_drawn_once_a_minute_and_at_the_end():
 
 def test_a_smoke_test_draws_nothing():
     assert drawn_epochs("nnUNetPlansSmoke", PLOT_EVERY_S) == []
+
+
+def test_S13_no_setting_of_the_current_folder_is_drawn_with(tmp_path, monkeypatch):
+    """Matplotlib reads ``matplotlibrc`` there; with `usetex` it starts a program."""
+    import matplotlib as mpl
+
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    with mpl.rc_context(fname=mpl.matplotlib_fname()):
+        assert mpl.rcParams["text.usetex"]
+        trainer = SimpleNamespace(
+            logger=SimpleNamespace(
+                plot_progress_png=lambda _: seen.append(mpl.rcParams["text.usetex"])
+            ),
+            plans_manager=SimpleNamespace(plans_name="nnUNetPlans"),
+            num_epochs=1,
+            current_epoch=0,
+        )
+        plot_progress_rarely(trainer)
+        trainer.logger.plot_progress_png("folder")
+
+    assert seen == [False]

@@ -151,12 +151,15 @@ def plot_progress_rarely(
     if trainer.plans_manager.plans_name.endswith(smoke):
         trainer.logger.plot_progress_png = lambda _folder: None
         return
+    import matplotlib as mpl
+
     last = -math.inf
 
     def plot_if_due(folder: str) -> None:
         nonlocal last
         at_end = trainer.current_epoch + 1 == trainer.num_epochs
         if at_end or clock() - last >= PLOT_EVERY_S:
+            mpl.rcdefaults()  # no matplotlibrc of the current folder
             plot(folder)
             last = clock()
 
