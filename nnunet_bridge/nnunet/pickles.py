@@ -40,7 +40,7 @@ class _Kind:
 class _Array(np.ndarray[Any, Any]):
     """An array that takes numbers only."""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:  # type: ignore[override]
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Take shape and content."""
         _, shape, kind, by_columns, content = state
         super().__setstate__((1, shape, kind.dtype, by_columns, content))
