@@ -166,6 +166,21 @@ def test_S12_a_damaged_pickle_is_refused(tmp_path, content):
         load_data(tmp_path / "case.pkl")
 
 
+def test_S12_code_in_the_voxels_of_a_preprocessed_case_is_not_loaded(tmp_path):
+    """Blosc2 can save a function with its arrays; nnU-Net opens such files so."""
+    import blosc2
+
+    def touches(_inputs, output, _offset):
+        output[:] = os.getpid()
+
+    numbers = blosc2.asarray(np.arange(8.0), urlpath=str(tmp_path / "a.b2nd"))
+    lazy = blosc2.lazyudf(touches, (numbers,), np.float64, shape=(8,))
+    lazy.save(urlpath=str(tmp_path / "case.b2nd"))
+
+    with pytest.raises(ValueError, match="active serialized value"):
+        blosc2.open(urlpath=str(tmp_path / "case.b2nd"), mode="r", mmap_mode="r")
+
+
 # What nnU-Net's own processes do: each starts in five seconds.
 
 

@@ -35,10 +35,8 @@ def load_only_what_is_allowed() -> None:
     kinds = ("bool", "float16", "float32", "float64", "int16", "int32", "int64")
     scalar = import_module("numpy._core.multiarray").scalar
     allowed = [np.dtype, scalar, torch.device, *{type(np.dtype(k)) for k in kinds}]
-    torch.serialization.add_safe_globals(allowed)
-    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch 2.6
-        of_numpy_1 = (scalar, "numpy.core.multiarray.scalar")
-        torch.serialization.add_safe_globals([of_numpy_1])
+    of_numpy_1 = (scalar, "numpy.core.multiarray.scalar")
+    torch.serialization.add_safe_globals([*allowed, of_numpy_1])
 
 
 @contextmanager
