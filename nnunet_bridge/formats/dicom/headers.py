@@ -379,15 +379,28 @@ def _parsed(
     packed = isinstance(stream, BytesIO) or other_form
     pixels = replace(pixels, packed=packed)
     mended = (*["syntax"] * other_form, *_other_class(sop_class))
-    shared, per_frame = _functional_groups(groups, sop_class, frames)
-    of_file = _Frames(dataset, syntax, frames)
-    of_all = _flattened(shared)
-    slices = []
+    of_frames = _functional_groups(groups, sop_class, frames)
+    found = {"file": file, "name": name, "pixels": pixels, "mended": mended}
+    return tuple(_frames_of(_Elements(dataset), of_frames, syntax, found))
+
+
+def _frames_of(
+    dataset: _Elements,
+    groups: tuple[Header, list[Header]],
+    syntax: str,
+    found: Mapping[str, Any],
+) -> Iterator[SliceHeader]:
+    """Yield the header of each frame; those that differ by place share the rest."""
+    shared, per_frame = groups
+    of_all, known = _flattened(shared), dict[Any, SliceHeader]()
     for index, own in enumerate(per_frame):
-        found = {"file": file, "name": name, "frame": index, "pixels": pixels}
-        made = of_file.header([*of_all, *_flattened(own)], **found)
-        slices.append(replace(made, mended=(*mended, *made.mended)))
-    return tuple(slices)
+        values = of_all | _flattened(own)
+        alike = tuple(item for item in values.items() if item[0] != _PLACE)
+        if alike not in known:
+            known[alike] = _template((dataset, values), syntax, len(per_frame))
+        made = _completed(known[alike], (dataset, values), frame=index, **found)
+        commas = ("comma",) * (dataset.had_commas or _COMMA in values)
+        yield replace(made, mended=(*made.mended, *commas))
 
 
 def _announced_frames(dataset: Header) -> int:
@@ -635,7 +648,7 @@ _GROUPS = (
 )  # fmt: skip
 """The functional groups with the place, the scale or the contrast of a frame."""
 
-_PLACE, _COMMA = "ImagePositionPatient", ("decimal comma", True)
+_PLACE, _COMMA = "ImagePositionPatient", "decimal comma"
 _OF_GROUPS = (
     _PLACE, "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "EffectiveEchoTime", "EchoTime", "FrameType", "ImageType",
@@ -651,8 +664,6 @@ _GROUP_TAGS: dict[int, Any] = {
 }
 _GROUPS_BYTES = 32 << 20
 """Most bytes of functional groups that are not left to pydicom: 4 KiB a frame."""
-
-_Items: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 class _Elements(Mapping[Any, Any]):
@@ -702,36 +713,17 @@ def _tag_of(keyword: str | int) -> int:
     return BaseTag(tag or 0)
 
 
-class _Frames:
-    """The frames of a file; the headers of those that differ by place are made once."""
-
-    def __init__(self, dataset: Dataset, syntax: str, frames: int) -> None:
-        self._of_all, self._kind = _Elements(dataset), (syntax, frames)
-        self._templates: dict[tuple[_Items, ...], SliceHeader] = {}
-
-    def header(self, groups: Sequence[_Items], **found: Any) -> SliceHeader:  # noqa: ANN401 - the fields of `SliceHeader`
-        """Return the header of one frame; later groups overrule earlier."""
-        values = [self._of_all, *map(dict, groups)]
-        alike = tuple(tuple(one for one in g if one[0] != _PLACE) for g in groups)
-        template = self._templates.get(alike)
-        if template is None:
-            template = self._templates[alike] = _template(values, *self._kind)
-        made = _completed(template, values, **found)
-        commas = self._of_all.had_commas or any(_COMMA in group for group in groups)
-        return replace(made, mended=("comma",) * commas)
-
-
-def _flattened(own: Header) -> list[_Items]:
-    """Return the values of the functional groups of a frame, or of all frames."""
-    sequences = (own[keyword] for keyword in _GROUPS if keyword in own)
-    return [_items(sequence[0]) for sequence in sequences if sequence]
-
-
-def _items(group: Header) -> _Items:
-    values = _named(group)
-    found = ((name, values[name]) for name in _OF_GROUPS if name in values)
-    items = [(n, tuple(v) if isinstance(v, MultiValue | list) else v) for n, v in found]
-    return (*items, *[_COMMA] * getattr(values, "had_commas", False))
+def _flattened(own: Header) -> dict[str, Any]:
+    """Return the values of the functional groups; later groups overrule earlier."""
+    found: dict[str, Any] = {}
+    for sequence in (own[keyword] for keyword in _GROUPS if keyword in own):
+        group = _named(sequence[0]) if sequence else {}
+        for name in (name for name in _OF_GROUPS if name in group):
+            if (value := group[name]) is not None and value != "":
+                several = isinstance(value, MultiValue | list)
+                found[name] = tuple(value) if several else value
+        found |= {_COMMA: True} if getattr(group, "had_commas", False) else {}
+    return found
 
 
 def _pixel_place(stream: BinaryIO, syntax: str, *, implicit: bool) -> PixelPlace:
