@@ -635,7 +635,7 @@ def _functional_groups(
     return _named(shared[0]), per_frame
 
 
-def _named(group: Header) -> Header:
+def _named(group: Header) -> Mapping[Any, Any]:
     return _Elements(group) if isinstance(group, Dataset) else group
 
 
