@@ -109,7 +109,8 @@ _COMMON_TAGS = tuple(sorted(_WALKED_TAGS - _OWN_TAGS.keys()))
 _ENHANCED = (".4.1", ".4.4", ".2.1", ".2.2")
 """Endings of the SOP classes of multi-frame images."""
 
-Header: TypeAlias = Dataset | Mapping[Any, Any]
+_Group: TypeAlias = Mapping[Any, Any]
+Header: TypeAlias = Dataset | _Group
 """A parsed header: keyword (of a private element, tag) -> value."""
 
 
@@ -386,7 +387,7 @@ def _parsed(
 
 def _frames_of(
     dataset: _Elements,
-    groups: tuple[Header, list[Header]],
+    groups: tuple[_Group, list[_Group]],
     syntax: str,
     found: Mapping[str, Any],
 ) -> Iterator[SliceHeader]:
@@ -623,7 +624,7 @@ def _kind_named(sop_class: str) -> str:
 
 def _functional_groups(
     groups: Header, sop_class: str, frames: int
-) -> tuple[Header, list[Header]]:
+) -> tuple[_Group, list[_Group]]:
     """Return the shared group and one own group a frame (PS3.3 C.7.6.16)."""
     if not sop_class.endswith(_ENHANCED) and frames == 1:
         return {}, [{}]
@@ -635,7 +636,7 @@ def _functional_groups(
     return _named(shared[0]), per_frame
 
 
-def _named(group: Header) -> Mapping[Any, Any]:
+def _named(group: Header) -> _Group:
     return _Elements(group) if isinstance(group, Dataset) else group
 
 
@@ -713,7 +714,7 @@ def _tag_of(keyword: str | int) -> int:
     return BaseTag(tag or 0)
 
 
-def _flattened(own: Header) -> dict[str, Any]:
+def _flattened(own: _Group) -> dict[str, Any]:
     """Return the values of the functional groups; later groups overrule earlier."""
     found: dict[str, Any] = {}
     for sequence in (own[keyword] for keyword in _GROUPS if keyword in own):
