@@ -69,7 +69,7 @@ _FRAMES_TAG, _PIXELS_TAG = 0x52000000, 0x7FE00008
 """Where the groups of frames begin, and the pixels in any of their forms."""
 
 _STANDARD, _SECONDARY_CAPTURE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1.7"
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, both byte orders
+_ITEM = b"\xfe\xff\x00\xe0"  # tag of an item
 _GZIP = b"\x1f\x8b"
 _PREAMBLE_BYTES = 128
 _SNIFF_BYTES = 1024
@@ -577,9 +577,10 @@ def _refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
             raise Damaged(f"it inflates to more than {most}", code="S06")
 
 
-def _refuse_many_items(content: bytes, before: int = 0) -> int:
+def _refuse_many_items(content: bytes, items: int = 0) -> int:
     """Return the number of items so far; those of pixels count, too."""
-    items = before + max(map(content.count, _ITEMS))
+    if b"\xfe" in content:  # it is quicker
+        items += max(content.count(_ITEM), content.count(_ITEM[1::-1] + _ITEM[:1:-1]))
     if items > MAX_ITEMS:
         raise Damaged(f"its sequences have more than {MAX_ITEMS} items", code="S07")
     return items
