@@ -9,8 +9,6 @@ flipped and moved in the same way while the others stay. Real images are read wh
 `NNUNET_BRIDGE_TEST_DATA` says; whole studies are read as `convert` does, and untouched.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

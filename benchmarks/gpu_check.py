@@ -10,8 +10,6 @@ nnU-Net's own predictor. Nothing is downloaded. Prints a table in Markdown, a li
 check: its figures and a verdict. Exit code 1 if a check fails.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

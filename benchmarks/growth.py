@@ -8,8 +8,6 @@ held, its imports included) is that of one case from file to file. CPU seconds a
 of the work, without imports. Prints Markdown.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

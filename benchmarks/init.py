@@ -6,8 +6,6 @@
 Ten scans are written; the folders of the other patients hold hard links to their files.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

@@ -11,8 +11,6 @@ contender is a process of its own, measured whole: imports, reading and writing
 included. Labelmaps must have equal voxels, or the run ends. Prints Markdown.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

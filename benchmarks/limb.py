@@ -5,8 +5,6 @@ interpolation, each in its own box, so that they keep smooth surfaces; its image
 enlarged voxel by voxel and gets new noise, which is what a compressor has to store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property

@@ -13,8 +13,6 @@ light, compares it with the Dice, and writes WORK/judged.csv and a picture. The 
 of agreement are set on every other patient and shown on the rest.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import sys

@@ -9,8 +9,6 @@ What counts is CPU time, user and system, of the fork, its threads and its child
 wall time on a shared machine says more about the neighbours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import multiprocessing

@@ -10,8 +10,6 @@ failures, inventions, few patients, fold noise, rounded scores, four models.
 The bootstrap takes 1000 resamples here instead of 10 000.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Callable, Iterator, Mapping

@@ -8,8 +8,6 @@ Prints Markdown. `race` says what is measured and how; `stages` holds a module f
 every kind of work; `limb` makes the volumes.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -11,8 +11,6 @@ is a sample with exactly the report's means and SDs, and gets the statistics of
 its figure.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

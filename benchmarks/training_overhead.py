@@ -13,8 +13,6 @@ events count. CPU seconds, user and system, are those of the command and all its
 processes, read from /proc; the process that watches is not among them. Prints Markdown.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -8,8 +8,6 @@ which measures the CPU time and the peak memory (VmHWM, begun anew for every fil
 every single one. Prints one line a format, and one for each file that broke the rule.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import gzip

@@ -1,7 +1,5 @@
 """Denoise four bones slice by slice, by the rule of the source report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

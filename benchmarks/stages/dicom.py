@@ -1,7 +1,5 @@
 """Read a DICOM series: 120 files of 512 x 512, about 110 elements a file."""
 
-from __future__ import annotations
-
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Merge the masks of four bones into one labelmap."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """The surfaces of four bones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias

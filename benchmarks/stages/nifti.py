@@ -1,7 +1,5 @@
 """Write an MR image and a labelmap as ``.nii.gz``."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

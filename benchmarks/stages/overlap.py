@@ -1,7 +1,5 @@
 """Dice and volume error of four bones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """Write coloured meshes as binary PLY; trimesh is 1."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeAlias
 

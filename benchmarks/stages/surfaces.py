@@ -1,7 +1,5 @@
 """HD95, ASSD and NSD of four bones; surface-distance, which defines them, is 1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -4,8 +4,6 @@ What a command did stands, even if its result cannot be printed: `say` returns w
 text could not be printed, and the caller decides.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -4,8 +4,6 @@ Every command that works case by case reports with these values, so that outcome
 codes, messages and exit code have one form in text and in JSON.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ the metric: a higher Dice is better, a higher HD95 is worse. A signed volume err
 best at zero; its difference shows a shift and favours no model.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each class has the exit code of the command that it ends (see `docs/reference`).
 command line shows its message without a traceback.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 

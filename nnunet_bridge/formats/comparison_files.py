@@ -5,8 +5,6 @@ costs, scores, settings and curves; columns that a kind does not have are empty.
 Differences come first, curves last.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Read the label table of nnU-Net's ``dataset.json``, or number the labels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,6 @@ its own grid in LPS+. Values that are not clearly yes or no are refused (FAULTS 
 K19).
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ NIfTI and Analyze pairs are ``.hdr`` and ``.img``; the headers ``.nhdr``, ``.nrr
 outside could else make us read any file of the machine.
 """
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from pathlib import Path

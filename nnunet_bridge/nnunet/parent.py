@@ -1,7 +1,5 @@
 """End a process of nnU-Net, and its workers, when the process that started it ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -5,8 +5,6 @@ fold, two patients are enough, and every training part has each structure that t
 patients have.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping

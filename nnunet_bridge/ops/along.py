@@ -1,7 +1,5 @@
 """Where along a structure a prediction differs from its reference."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias

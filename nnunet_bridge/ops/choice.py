@@ -11,8 +11,6 @@ Failures count as everywhere (`ops.outcomes`). By a distance with failures, the 
 rank takes the place of the mean, and the test decides alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -22,8 +22,6 @@ independent observations.
 A difference with a failure on one side is infinite: larger than any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -5,8 +5,6 @@ one, overrules the codes in names. A scan that lacks an ID or a date joins all s
 that it may belong to, so that no person is on both sides of a fold.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping

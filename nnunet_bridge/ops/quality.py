@@ -10,8 +10,6 @@ Agreement is no proof: folds trained on the same patients can share a mistake
 (`docs/explanations/quality-rating.md` gives the measured rates).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ answered by the patients. Whether its kind is better is about trainings too: a w
 named only if the means of the folds agree.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from nnunet_bridge.core.comparison import (

@@ -5,8 +5,6 @@ gigabytes. So the stream's own header is read first, for every kind of compressi
 can be decoded. `require_size` needs a few microseconds, for RLE a millisecond.
 """
 
-from __future__ import annotations
-
 import struct
 from itertools import pairwise
 

@@ -5,8 +5,6 @@ link to a folder, nor a link that leaves the folder, but to the content of git-a
 (FAULTS D13, D14, F01).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -6,8 +6,6 @@ spacing, matrix). Slices of two groups are never interleaved: where more than on
 fits, the user chooses (FAULTS D01-D06). Stations of one scan may be several series.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence

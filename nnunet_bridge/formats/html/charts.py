@@ -4,8 +4,6 @@ Every chart is narrow (a phone shows it at its own size) and repeated for each s
 or model, instead of one that is wide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite

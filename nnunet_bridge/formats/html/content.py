@@ -1,7 +1,5 @@
 """The content of the comparison page; empty parts are left out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nnunet_bridge.core.comparison import Comparison, Setting, Verdict

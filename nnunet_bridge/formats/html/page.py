@@ -1,7 +1,5 @@
 """`index.html` of a comparison: one file that needs nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest

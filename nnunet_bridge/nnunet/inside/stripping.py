@@ -1,7 +1,5 @@
 """Copy from a checkpoint what prediction needs; leave every path and name behind."""
 
-from __future__ import annotations
-
 import argparse
 import resource
 import sys

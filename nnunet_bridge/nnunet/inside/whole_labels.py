@@ -4,8 +4,6 @@ It would refuse 0.9999, and cut it to 0 in the preprocessed data. Labels further
 `mask_values.WHOLE_WITHIN` from a whole number are refused before a process starts.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -14,8 +14,6 @@ Settings:
 - nothing is mirrored at prediction.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The cases of the comparison page: slices, surfaces, and errors along each bone."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

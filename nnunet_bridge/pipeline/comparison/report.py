@@ -5,8 +5,6 @@ spreadsheets; all three have the same numbers. `comparison.tex` is the table for
 thesis.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

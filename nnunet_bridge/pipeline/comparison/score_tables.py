@@ -1,7 +1,5 @@
 """Compare score tables of any origin: raters, other tools, last year's model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

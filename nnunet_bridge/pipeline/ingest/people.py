@@ -1,7 +1,5 @@
 """Whose the scans of a study are; warnings where names and headers disagree (K25)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read folders of label files: their cases and the names of their labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

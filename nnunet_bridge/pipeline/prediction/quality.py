@@ -1,7 +1,5 @@
 """Rate the quality of predicted cases; write the page that shows the worst first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
