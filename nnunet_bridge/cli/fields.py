@@ -93,7 +93,8 @@ def decorators(options: type[DataclassInstance]) -> Iterator[tuple[Decorator, st
 def _option(declared: Field[Any]) -> Decorator:
     """Return the click option of a field; its settings override its type."""
     (*flags, text), given_settings = declared.metadata[_MAKE]
-    settings, kind = dict(given_settings), _annotation(declared)
+    settings, kind = dict(given_settings), declared.type
+    kind = kind.__name__ if type(kind) is type else str(kind)
     is_flag, optional = kind.startswith("bool"), "None" in kind
     multiple = kind.startswith("tuple") and "nargs" not in settings
     choices = settings.pop("choices", None)
@@ -113,11 +114,6 @@ def _option(declared: Field[Any]) -> Decorator:
         "panel": declared.metadata["group"],
     }
     return click.option(*flags, declared.name, help=text, **{**inferred, **settings})
-
-
-def _annotation(declared: Field[Any]) -> str:
-    kind = declared.type
-    return kind.__name__ if type(kind) is type else str(kind)
 
 
 def _metavar(kind: object, annotation: str) -> str | None:

@@ -44,7 +44,9 @@ class Grid:
         affine = np.array(self.affine, dtype=np.float64)
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
-        _check_shape(self.shape)
+        if len(self.shape) != 3 or min(self.shape) < 1:  # noqa: PLR2004 - space has three axes
+            text = f"A grid needs three positive sizes, got {self.shape}."
+            raise GeometryError(text)
         _check_affine(affine)
 
     @property
@@ -125,11 +127,6 @@ def plane_of(axis_letters: str) -> str:
     """
     planes = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
     return planes.get(axis_letters[2], "axial")
-
-
-def _check_shape(shape: tuple[int, int, int]) -> None:
-    if len(shape) != 3 or min(shape) < 1:  # noqa: PLR2004 - space has three axes
-        raise GeometryError(f"A grid needs three positive sizes, got {shape}.")
 
 
 def _check_affine(affine: FloatArray) -> None:

@@ -80,7 +80,8 @@ def reason_of(output: str) -> str | None:
     else:
         lines = [line.strip() for line in output.splitlines()]
         line = next(filter(None, lines[::-1]), "no output")
-    return " ".join([f"{line.rstrip('.')}.", *_way_out(line)])
+    ways = (way for pattern, way in _WAYS_OUT.items() if re.search(pattern, line))
+    return f"{line.rstrip('.')}. {next(ways, '')}".rstrip()
 
 
 def _exceptions(output: str) -> Iterator[str]:
@@ -93,8 +94,3 @@ def _exceptions(output: str) -> Iterator[str]:
             if not aside:
                 yield line
             was_aside, aside = aside, False
-
-
-def _way_out(line: str) -> list[str]:
-    found = [way for pattern, way in _WAYS_OUT.items() if re.search(pattern, line)]
-    return found[:1]

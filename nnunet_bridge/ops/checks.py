@@ -3,7 +3,7 @@
 Each check returns findings and changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,34 +104,19 @@ def laterality(grid: Grid, drawn: list[DrawnStructure]) -> list[Finding]:
             sides[part.side] = float(part.centroid_mm[0])
     findings: list[Finding] = []
     for structure, sides in sorted(by_name.items()):
-        if len(sides) > 1:
-            findings += _exchanged(structure, sides)
-        else:
-            findings += _beyond_the_middle(structure, sides, middle_x)
+        ((side, x), *rest) = sides.items()
+        leftwards = x - middle_x
+        if rest and sides["left"] <= sides["right"]:
+            apart = f"{sides['right'] - sides['left']:.1f} mm"
+            text = f"The left {structure} lies {apart} to the right of the right one."
+            why = "Their names are exchanged, or the image is mirrored"
+            how = "correct the names or export the image again."
+            findings.append(refusal("K13", f"{text} {why}: {how}"))
+        elif not rest and (leftwards < 0 if side == "left" else leftwards > 0):
+            text = f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the"
+            where = "middle of the image, on the other side"
+            findings.append(warning("K13", f"{text} {where}. Check its name."))
     return findings
-
-
-def _exchanged(structure: str, sides: Mapping[str, float]) -> Iterator[Finding]:
-    if sides["left"] <= sides["right"]:
-        yield refusal(
-            "K13",
-            f"The left {structure} lies {sides['right'] - sides['left']:.1f} mm to the "
-            "right of the right one. Their names are exchanged, or the image is "
-            "mirrored: correct the names or export the image again.",
-        )
-
-
-def _beyond_the_middle(
-    structure: str, sides: Mapping[str, float], middle_x: float
-) -> Iterator[Finding]:
-    ((side, x),) = sides.items()
-    leftwards = x - middle_x
-    if leftwards < 0 if side == "left" else leftwards > 0:
-        yield warning(
-            "K13",
-            f"The {side} {structure} lies {abs(leftwards):.1f} mm beyond the middle of "
-            "the image, on the other side. Check its name.",
-        )
 
 
 def specks(mask: BoolArray, *, name: str, parts: int = 1) -> Iterator[Finding]:
@@ -186,7 +171,11 @@ def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
     for label in labelmap.labels:
         voxels = int(total[label.value])
         if voxels:
-            findings += _in_air(label.name, voxels, int(air[label.value]))
+            share = int(air[label.value]) / voxels
+            if share > AIR_LIMIT:
+                text = f"{share:.0%} of {label.name} lie in air (limit {AIR_LIMIT:.0%})"
+                why = "the mask probably belongs to another scan."
+                findings.append(refusal("K17", f"{text}: {why}"))
             findings += _in_the_void(label.name, voxels, int(void[label.value]))
     return findings
 
@@ -211,15 +200,6 @@ def _enclosed(shown: BoolArray) -> BoolArray:
         after = np.flip(np.logical_or.accumulate(np.flip(shown, axis), axis=axis), axis)
         inside &= before & after
     return inside | shown
-
-
-def _in_air(name: str, total: int, air: int) -> Iterator[Finding]:
-    if air > AIR_LIMIT * total:
-        yield refusal(
-            "K17",
-            f"{air / total:.0%} of {name} lie in air (limit {AIR_LIMIT:.0%}): the mask "
-            "probably belongs to another scan.",
-        )
 
 
 def _in_the_void(name: str, total: int, void: int) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ is the usual paired analysis. `ops.paired` and `ops.agreement` define the statis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import TypeAlias
@@ -136,6 +136,8 @@ def _row(pair: _Pair, study: _Study, seed: int) -> PairedDifference:
     kept = study.outcomes.table(pair.metric.key, models, names)
     clusters = [study.patients[case_id] for case_id in kept]
     values = np.array(list(kept.values())).reshape(-1, 2)
+    # In how many of the cases a model misses or invents one of the structures.
+    failed = {m: len(study.outcomes.failed_cases(m, names) & set(kept)) for m in models}
     row = PairedDifference(
         structure=pair.structure,
         metric=pair.metric,
@@ -152,21 +154,10 @@ def _row(pair: _Pair, study: _Study, seed: int) -> PairedDifference:
         ),
         patients=len(set(clusters)),
         state=RowState.ABSENT,
-        failures=_failures(study.outcomes, pair, names, kept),
+        failures=(failed[pair.first], failed[pair.second]),
     )
     folds = [study.fold(pair, case_id) for case_id in kept]
     return _with_statistics(row, clusters, folds, seed) if kept else row
-
-
-def _failures(
-    outcomes: Outcomes, pair: _Pair, names: Sequence[str], cases: Collection[str]
-) -> tuple[int, int]:
-    """Return in how many cases each model misses or invents one of the structures."""
-    first, second = (
-        len(outcomes.failed_cases(model, names) & set(cases))
-        for model in (pair.first, pair.second)
-    )
-    return first, second
 
 
 def _with_statistics(

@@ -136,7 +136,9 @@ def _as_stated(
     """Put a mask on the position from the recipe; None if it does not apply."""
     if stated.as_image and grid.shape == mask_grid.shape:
         return _laid_on(mask, before, mask_grid.displacement_mm(grid), name)
-    if stated.slices and _lost_slices(grid, mask_grid):
+    # The mask covers whole slices of the image, but does not say which.
+    unplaced = mask_grid.shape[:2] == grid.shape[:2] and _is_identity(mask_grid.affine)
+    if stated.slices and unplaced:
         return _on_stated_slices(grid, mask, before, stated.slices, name)
     return None
 
@@ -151,11 +153,6 @@ def _laid_on(mask: BoolArray, before: int, apart_mm: float, name: str) -> Placem
     )
     voxels = np.asfortranarray(mask)
     return Placement(voxels, "stated place", before, before, 0, 0.0, (finding,))
-
-
-def _lost_slices(grid: Grid, mask_grid: Grid) -> bool:
-    """Whether a mask covers whole but unknown slices of the image."""
-    return mask_grid.shape[:2] == grid.shape[:2] and _is_identity(mask_grid.affine)
 
 
 def _on_stated_slices(

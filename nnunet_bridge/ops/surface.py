@@ -56,12 +56,13 @@ def surface_in(labelmap: Labelmap, label: Label, box: Box | None) -> Mesh | None
         raise InputError(f"The box {box} holds nothing of {label.name}.")
     vertices, faces = _marching_cubes(mask)
     lowest = np.array([along.start for along in box], dtype=np.float64)
+    sides = zip(box, labelmap.grid.shape, strict=True)
     return Mesh(
         vertices_mm=labelmap.grid.to_patient(vertices + lowest),
         faces=_outward(faces, labelmap.grid.affine),
         label=label,
         watertight=is_watertight(faces),
-        touches_border=_touches_border(box, labelmap.grid.shape),
+        touches_border=any(a.start == 0 or a.stop == size for a, size in sides),
     )
 
 
@@ -142,13 +143,6 @@ def _outward(faces: FaceArray, affine: FloatArray) -> FaceArray:
     """Turn faces outwards: those of scikit-image turn inwards unless mirrored."""
     mirrored = np.linalg.det(affine[:3, :3]) < 0
     return faces if mirrored else faces[:, ::-1].copy()
-
-
-def _touches_border(box: Box, shape: tuple[int, int, int]) -> bool:
-    return any(
-        along.start == 0 or along.stop == size
-        for along, size in zip(box, shape, strict=True)
-    )
 
 
 def _edges(faces: FaceArray) -> npt.NDArray[np.int64]:

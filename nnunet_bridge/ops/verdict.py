@@ -69,17 +69,12 @@ def _opening(row: PairedDifference, p: float | None, answer: Answer) -> str:
         return f"{row.first} and {row.second} are equivalent within {row.margin:g}"
     if answer is Answer.BETTER:
         return f"{row.favours} is better"
-    if _by_patients(row, p):
+    if replace(row, fold_interval_95=None).winner_by(p):  # the patients alone name one
         return (
             f"{row.favours} is better for these {row.folds} trainings each; whether it "
             "holds for another training cannot be told"
         )
     return f"Undecided between {row.first} and {row.second}"
-
-
-def _by_patients(row: PairedDifference, p: float | None) -> bool:
-    """Whether the patients alone name a winner."""
-    return bool(replace(row, fold_interval_95=None).winner_by(p))
 
 
 def _scores(row: PairedDifference) -> str:

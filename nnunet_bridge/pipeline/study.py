@@ -152,7 +152,8 @@ def run_study(
         force=options.force,
         progress=shown,
     )
-    _require_cases(converted)
+    if all(case.outcome is Outcome.REFUSED for case in converted.cases):
+        raise InputError(f"No case of the study can be used.\n{converted.as_text()}")
     planned = plan_dataset(dataset, options.planning(), progress=shown)
     request = options.training()
     trained = train_dataset(dataset, request, progress=shown, consent=consent)
@@ -216,13 +217,6 @@ def _score(
         )
         for configuration, summary in predictions.items()
     }
-
-
-def _require_cases(converted: ConversionSummary) -> None:
-    """Refuse a study without any case to train on."""
-    usable = [c for c in converted.cases if c.outcome is not Outcome.REFUSED]
-    if not usable:
-        raise InputError(f"No case of the study can be used.\n{converted.as_text()}")
 
 
 def _outline(options: StudyOptions) -> list[tuple[str, float]]:

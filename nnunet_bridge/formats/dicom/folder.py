@@ -159,7 +159,9 @@ def _take(scan: Scan, reader: HeaderReader, file: Path, name: str) -> None:
 def _about_other_files(scan: Scan) -> Iterator[Finding]:
     """Name the files without a slice (D03, D13, D14); warn of empty ones."""
     for (code, reason), names in sorted(scan.left_out.items()):
-        lost = [name for name in names if reason == EMPTY and _may_be_a_slice(name)]
+        empty = [Path(name) for name in names if reason == EMPTY]
+        like_slices = (p for p in empty if p.suffix.lower() in _SLICE_SUFFIXES)
+        lost = [str(path) for path in like_slices if not path.name.startswith(".")]
         if lost:
             yield warning(
                 "D14",
@@ -170,11 +172,6 @@ def _about_other_files(scan: Scan) -> Iterator[Finding]:
             first = f"the first is {quoted(names[0])}"
             message = f"{counted(len(names), 'file')} left out ({reason}), {first}."
             yield Finding(code, Outcome.ACCEPTED, message)
-
-
-def _may_be_a_slice(name: str) -> bool:
-    path = Path(name)
-    return not path.name.startswith(".") and path.suffix.lower() in _SLICE_SUFFIXES
 
 
 def _drop_copies(scan: Scan) -> None:

@@ -48,7 +48,9 @@ def cost_table(
         "peak GPU memory": [
             _cell(c.peak_gpu_memory_bytes, format_bytes) for c in costs
         ],
-        "parameters": [_cell(c.parameters, _millions) for c in costs],
+        "parameters": [
+            _cell(c.parameters, lambda n: f"{n / 1e6:.1f} million") for c in costs
+        ],
     }
     rows = [Setting(name, tuple(cells)) for name, cells in columns.items()]
     return _without_empty([*quality, *rows])
@@ -63,14 +65,13 @@ def _cell(value: float | None, words: Callable[[float], str]) -> str:
     return "" if value is None else words(value)
 
 
-def _millions(value: float) -> str:
-    return f"{value / 1e6:.1f} million"
-
-
 def settings_of(runs: Sequence[ModelRun]) -> tuple[Setting, ...]:
     """Return the known settings in their order, then every other fact by its name."""
     facts = _facts_by_model(runs)
-    others = [key for found in facts for key in found if _is_setting(key)]
+    hidden = {*_NOT_SHOWN, *_COSTS}
+    others = [
+        k for found in facts for k in found if not (k in hidden or _is_version(k))
+    ]
     keys = dict.fromkeys([*_SETTINGS, *others])
     return _without_empty([_setting(key, facts) for key in keys])
 
@@ -117,10 +118,6 @@ def _words(value: object) -> str:
 
 def _is_version(key: str) -> bool:
     return key.endswith(_VERSION_ENDINGS)
-
-
-def _is_setting(key: str) -> bool:
-    return not (key in _NOT_SHOWN or key in _COSTS or _is_version(key))
 
 
 def _without_empty(rows: Sequence[Setting]) -> tuple[Setting, ...]:

@@ -225,7 +225,14 @@ class CaseMasks:
             structure, side = self.recipe.structure_of(mask.name, mask.side)
             label = self.recipe.label_of(structure, side)
             self._claim(structure, side, shown)
-            placement = self._placed(mask, shown)
+            stated = StatedPlace(
+                self.recipe.slices_of(self.plan.case_id),
+                as_image=self.plan.case_id in self.recipe.masks.ignore_place,
+            )
+            grid = self.volume.grid
+            placement = placed_on(
+                grid, mask.grid, mask.voxels, name=shown, stated=stated
+            )
         except Refused as refused:
             self._lose(refused)
             return
@@ -238,13 +245,6 @@ class CaseMasks:
         centre = centroid_mm(self.volume.grid, placement.voxels)
         self.drawn.append(DrawnStructure(structure, side, centre))
         merger.add(label, placement.voxels)
-
-    def _placed(self, mask: StructureMask, shown: str) -> Placement:
-        """Place a mask, by what the recipe states of masks without a position."""
-        case_id, grid = self.plan.case_id, self.volume.grid
-        as_image = case_id in self.recipe.masks.ignore_place
-        stated = StatedPlace(self.recipe.slices_of(case_id), as_image=as_image)
-        return placed_on(grid, mask.grid, mask.voxels, name=shown, stated=stated)
 
     def _claim(self, structure: str, side: str, shown: str) -> None:
         """Refuse a structure that is drawn twice (K21)."""

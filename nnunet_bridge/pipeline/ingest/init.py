@@ -81,7 +81,12 @@ class InitSummary:
             for name in self.structures
             if 0 < held[name] < drawn
         ]
-        lines += _listed([f"unknown name: {one}" for one in map(_shown, self.unknown)])
+        unknown = [
+            f"unknown name: {one.name!r} of {one.where}"
+            + (f"; taken as {one.nearest}" if one.nearest else "")
+            for one in self.unknown
+        ]
+        lines += _listed(unknown)
         lines += _listed([f"not placed: {file}: {why}" for file, why in self.unused])
         lines += [f"  {sentence}" for sentence in self.to_do]
         lines.append(
@@ -117,8 +122,10 @@ def write_recipe(
     if options.update and options.out.is_file():
         table = read_recipe(options.out).case_table or table
     update = options.update and table.exists()
-    if not (update or options.force):
-        _refuse_to_overwrite(options.out, table)
+    there = [file for file in (options.out, table) if file.exists()]
+    if there and not (update or options.force):
+        how = "add new patients with --update, or write it anew with --force"
+        raise UsageError(f"{there[0]} exists: name another folder with -o, {how}.")
     vocabulary = read_vocabulary()
     survey = look_through(study, vocabulary, progress)
     hints = _look_at_level(study, survey, vocabulary)
@@ -131,13 +138,6 @@ def write_recipe(
         write_case_table(draft.rows, table)
         write_text(options.out, text)
     return _summary(draft.rows, draft, options.out, table, hints)
-
-
-def _refuse_to_overwrite(*files: Path) -> None:
-    for file in files:
-        if file.exists():
-            how = "add new patients with --update, or write it anew with --force"
-            raise UsageError(f"{file} exists: name another folder with -o, {how}.")
 
 
 def _look_at_level(
@@ -262,11 +262,6 @@ def _case(case: str, rows: Sequence[TableRow]) -> JsonObject:
         "masks": len({row.file for row in drawn}),
         "structures": sorted({row.structure for row in drawn if row.structure}),
     }
-
-
-def _shown(one: Unknown) -> str:
-    near = f"; taken as {one.nearest}" if one.nearest else ""
-    return f"{one.name!r} of {one.where}{near}"
 
 
 def _listed(lines: Sequence[str]) -> Iterator[str]:

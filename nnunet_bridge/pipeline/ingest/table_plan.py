@@ -119,7 +119,12 @@ def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:
     if row.channel and row.channel != recipe.dataset.channel:
         channel = quoted(recipe.dataset.channel)
         yield f"channel {quoted(row.channel)} is unknown; the recipe has {channel}"
-    yield from _faults_of_mask(row) if drawn else _faults_of_state(row, recipe)
+    if drawn:
+        yield from _faults_of_mask(row)
+    elif row.role not in DRAWN_ROLES or not row.structure:
+        yield f"state {row.state} needs the role mask and a structure"
+    else:
+        yield from _faults_by(recipe.structure_of, row.structure, row.side)
     if row.case:
         yield from _faults_by(checked_case_id, row.case)
 
@@ -134,13 +139,6 @@ def _faults_of_mask(row: TableRow) -> Iterator[str]:
         yield "value 0 is the background; write the value of the structure"
     if row.role is Role.SEGMENTATION and (row.value is None) != (not row.structure):
         yield "write a structure and the number of its segment, from 1, or neither"
-
-
-def _faults_of_state(row: TableRow, recipe: Recipe) -> Iterator[str]:
-    if row.role not in DRAWN_ROLES or not row.structure:
-        yield f"state {row.state} needs the role mask and a structure"
-    else:
-        yield from _faults_by(recipe.structure_of, row.structure, row.side)
 
 
 def _faults_by(check: Callable[..., object], *words: str) -> Iterator[str]:

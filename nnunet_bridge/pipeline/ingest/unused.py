@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
@@ -64,7 +64,7 @@ def unused_masks(
     `grids` are those of the images.
     """
     reported = "\n".join(finding.message for finding in plan.findings)
-    words = {folded(name) for name in (*recipe.structures, *_aliases(recipe))}
+    words = set(map(folded, chain(recipe.structures, *recipe.aliases.values())))
     files = [
         file
         for file in _candidates(study, plan)
@@ -112,11 +112,6 @@ def _is_dicom_segmentation(file: Path) -> bool:
 
 def _named(study: Path, files: Sequence[Path]) -> str:
     return some_of([quoted(file.relative_to(study).as_posix()) for file in files])
-
-
-def _aliases(recipe: Recipe) -> Iterator[str]:
-    for others in recipe.aliases.values():
-        yield from others
 
 
 def _looks_like_a_mask(file: Path, words: set[str], grids: Sequence[Grid]) -> bool:

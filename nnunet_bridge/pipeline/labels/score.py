@@ -121,7 +121,8 @@ class ScoreSummary(CasesSummary):
         """Return the means as a table, then cases and labels that are not in it."""
         nsd = f"nsd ({self.tolerance_mm:g} mm)"
         distances = ("hd95 (mm)", "assd (mm)", nsd, "volume error (cm3)", "(%)")
-        states = [state for state in ScoreState if self._has(state) or state in _ALWAYS]
+        found = {state for mean in self.mean for state, n in mean.states.items() if n}
+        states = [state for state in ScoreState if state in {*found, *_ALWAYS}]
         words = (str(state).replace("_", " ") for state in states)
         header = ("structure", "n", "dice", *distances, "median hd95", *words)
         lines = self.table(header, [_row(mean, states) for mean in self.mean])
@@ -137,9 +138,6 @@ class ScoreSummary(CasesSummary):
         at = 1 if self.scores else 0
         lines[at:at] = [f"{k}: {', '.join(v)}." for k, v in missing.items() if v]
         return "\n".join(lines)
-
-    def _has(self, state: ScoreState) -> bool:
-        return any(mean.states[state] for mean in self.mean)
 
 
 def score_folders(

@@ -139,7 +139,10 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
         wanted = request.configurations or _best_configuration(able)
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
-            reason = _reason(states, asked=bool(request.configurations))
+            name = "+".join(dict.fromkeys(state.run.configuration for state in states))
+            best = "which has the higher Dice on its own validation"
+            how = "as requested" if request.configurations else best
+            reason = f"{name}, {how}, fold {_folds_of(states)}"
             return Model(kind, budget, states, reason, _first_stages(states, done))
     raise InputError(
         " ".join(filter(None, [f"{dataset} has no finished model", str(request)]))
@@ -200,12 +203,6 @@ def _best_configuration(states: Sequence[RunState]) -> list[str]:
 
 def _folds_of(states: Sequence[RunState]) -> str:
     return ", ".join(sorted({str(state.run.fold) for state in states}))
-
-
-def _reason(states: Sequence[RunState], *, asked: bool) -> str:
-    name = "+".join(dict.fromkeys(state.run.configuration for state in states))
-    best = "which has the higher Dice on its own validation"
-    return f"{name}, {'as requested' if asked else best}, fold {_folds_of(states)}"
 
 
 @dataclass(frozen=True, slots=True)

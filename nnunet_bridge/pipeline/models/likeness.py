@@ -95,7 +95,10 @@ def contrast_warnings(
         return () if known else _warnings(_looks_like_ct(volume))
     if not modalities and channel.upper() == _CT:
         modalities = [_CT]
-    sentences = [*_other_modality(series.contrast, modalities)]
+    sentences, modality = [], series.contrast.modality
+    if modalities and modality not in modalities:
+        trained = f"the model was trained on {' and '.join(modalities)}"
+        sentences += [f"Its modality is {modality or 'not stated'}; {trained}."]
     if seen is not None:
         sentences += _other_image_type(series.contrast, seen)
         sentences += _other_echo(series.contrast, seen)
@@ -129,14 +132,6 @@ def _other_size(grid: Grid, seen: TrainingRange) -> Iterator[str]:
             f"It covers {_by(size.round())} mm; the training cases cover "
             f"{_ranges(low.round(), high.round())} mm. Is it another part of the body?"
             f"{way_out}"
-        )
-
-
-def _other_modality(contrast: Contrast, trained: Sequence[str]) -> Iterator[str]:
-    if trained and contrast.modality not in trained:
-        yield (
-            f"Its modality is {contrast.modality or 'not stated'}; the model was "
-            f"trained on {' and '.join(trained)}."
         )
 
 

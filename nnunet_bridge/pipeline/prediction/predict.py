@@ -273,11 +273,13 @@ class _PredictionRun:
     ) -> _WaitingImage:
         if self.options.dicom_seg:
             outputs.require_source_slices(reading.slices)
-        facts = {
+        facts: JsonObject = {
             "input_sha256": reading.sha256(),
             "model_sha256": self._model_hash,
-            "options": self._options_record(),
+            "options": self.options.as_json(),
         }
+        if self.options.clean == TUNED:
+            facts["options"]["rules"] = self.trained.rules_record()
         seen, grid = self.trained.seen, reading.volume.grid
         turn = turn_towards(grid, seen.orientations) if seen else None
         if turn is not None:
@@ -401,13 +403,6 @@ class _PredictionRun:
                 self._cases[case_id] = self._finish(work, case_id, image, predicted)
         except (Refused, errors.InputError, errors.GeometryError) as error:
             self._refuse(case_id, error)
-
-    def _options_record(self) -> JsonObject:
-        """Return the options that a finished case depends on."""
-        record = self.options.as_json()
-        if self.options.clean == TUNED:
-            record["rules"] = self.trained.rules_record()
-        return record
 
     def _finish(
         self, work: Path, case_id: str, image: _WaitingImage, predicted: Labelmap

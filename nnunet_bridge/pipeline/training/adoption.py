@@ -141,17 +141,12 @@ class Adoption:
                 if not self._is_whole(folder):
                     continue
                 self.adopted.append(identifier)
-                known = self._with_data(known, identifier)
+                content = planned.preprocessed_now(self.dataset, identifier, {})
+                data = {**known.preprocessed, identifier: content}
+                adopted = (*known.adopted, identifier)
+                known = replace(known, preprocessed=data, adopted=adopted)
             have.append(name)
         return replace(known, planners={**known.planners, word: tuple(have)})
-
-    def _with_data(self, known: planned.Planned, identifier: str) -> planned.Planned:
-        content = planned.preprocessed_now(self.dataset, identifier, {})
-        return replace(
-            known,
-            preprocessed={**known.preprocessed, identifier: content},
-            adopted=(*known.adopted, identifier),
-        )
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether a folder holds exactly the present cases; note what differs."""

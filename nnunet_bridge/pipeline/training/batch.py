@@ -129,7 +129,8 @@ class Batch:
         resume = resumption.checkpoint is not None
         if not resume:
             run.events_file.unlink(missing_ok=True)
-        patience = self._patience(run)
+        requested = self.weights.start.patience  # goes before that of the plans
+        patience = self._steps(run).get("patience") if requested is None else requested
         command = train_command(
             run,
             resources,
@@ -214,11 +215,6 @@ class Batch:
         plans = read_json(run.plans_file)
         steps: JsonObject = plans.get("nnunet_bridge", {}).get(run.configuration, {})
         return steps
-
-    def _patience(self, run: Run) -> int | None:
-        """Return the patience requested, else that of the plans, else None."""
-        patience: int | None = self.weights.start.patience
-        return self._steps(run).get("patience") if patience is None else patience
 
     def _epochs_planned(self, run: Run) -> int:
         """Return the epochs of a run; its validation counts as one."""

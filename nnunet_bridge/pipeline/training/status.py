@@ -117,7 +117,9 @@ def run_table(states: Sequence[RunState], width: int | None = None) -> str:
         return ""
     table = _aligned(_columns(states))
     if width is None or _width(table) <= width:
-        return "\n".join([table, *_legend(states)])
+        names = max((tuple(state.course.dice) for state in states), key=len)
+        legend = f"\n{_PSEUDO} of {', '.join(names)}"  # of several structures
+        return table + (legend if len(names) > 1 else "")
     columns = _columns(states, mean=True)
     for name in ("", *_GIVEN_UP):
         columns.pop(name, None)
@@ -164,9 +166,3 @@ def _pseudo_dice(state: RunState, *, mean: bool) -> str:
         return " ".join(number(value, 2) for value in values) or "-"
     known = [value for value in values if value is not None]
     return number(sum(known) / len(known) if known else None, 2)
-
-
-def _legend(states: Sequence[RunState]) -> list[str]:
-    """Name the structures of the pseudo-Dice, if there are several."""
-    names = max((tuple(state.course.dice) for state in states), key=len)
-    return [f"{_PSEUDO} of {', '.join(names)}"] if len(names) > 1 else []
