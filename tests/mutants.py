@@ -52,10 +52,15 @@ MIRRORS = {
     "core/words": ("core/test_scores", "core/test_cleaning"),
     "formats/dicom/headers": (
         *("formats/test_dicom_walker", "formats/test_dicom_series"),
-        "formats/test_dicom_pixels",
+        *("formats/test_dicom_pixels", "stories/test_every_dicom_row"),
     ),
-    "formats/dicom/stack": ("formats/test_dicom_series",),
-    "formats/slicer": ("formats/test_slicer", "formats/test_mask_forms"),
+    "formats/dicom/stack": (
+        *("formats/test_dicom_series", "stories/test_every_dicom_row"),
+    ),
+    "formats/slicer": (
+        *("formats/test_slicer", "formats/test_mask_forms"),
+        "stories/test_mask_faults",
+    ),
     "ops/agreement": (COMPARISON,),
     "ops/naming": ("ops/test_naming", "ops/test_pairing"),
     "ops/paired": (COMPARISON,),

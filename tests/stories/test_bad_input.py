@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from small_study import AFFINE, FEMUR, GRID, MASKS, SCANS, draw, patient
+from small_study import MASKS, SCANS, patient
 
 from nnunet_bridge.cli import main
-from nnunet_bridge.core.grid import Grid
 
 RECIPE = """
 [dataset]
@@ -71,28 +70,6 @@ def test_G03_a_missing_slice_is_refused_and_its_neighbours_are_named(study):
     assert any("msk_002" in name for name in written(study))
 
 
-def test_K05_a_mask_that_lies_elsewhere_is_refused_in_millimetres(study):
-    affine = AFFINE.copy()
-    affine[0, 3] += 50
-    draw(study, "1_femur_1A", FEMUR, grid=Grid(GRID.shape, affine))
-
-    report = refused(convert(study))
-
-    assert report["codes"] == ["K05"]
-    assert "50.0" in report["messages"][0]
-    assert "1_femur_1A" in report["messages"][0]
-
-
-def test_K21_a_misspelt_structure_is_refused_with_the_nearest_name(study):
-    file = study / MASKS / "1_femur_1A.nii.gz"
-    file.rename(file.with_name("1_femurr_1A.nii.gz"))
-
-    report = refused(convert(study))
-
-    assert "K21" in report["codes"]
-    assert any("femurr" in m and "femur" in m for m in report["messages"])
-
-
 def test_a_study_without_a_good_case_exits_3_and_leaves_nothing(study):
     for code in ("1_tibia_1A", "2_tibia_2B"):
         file = study / MASKS / f"{code}.nii.gz"
@@ -144,14 +121,3 @@ def test_a_recipe_that_is_not_there_names_those_that_ship(study):
 
     assert result.exit_code in (2, 3)
     assert "hippocampus" in result.stderr
-
-
-def test_check_writes_nothing_and_says_the_same(study):
-    files = sorted((study / SCANS / "1_AutoBindWATER_650_1A").iterdir())
-    files[5].unlink()
-    words = ["check", str(study), "-r", str(study.parent / "dataset.toml"), "--json"]
-
-    result = CliRunner().invoke(main, [*words, "-w", str(study.parent / "work")])
-
-    assert refused(result)["codes"] == ["G03"]
-    assert list((study.parent / "work").iterdir()) == []

@@ -92,6 +92,7 @@ def lifted(slices, by):
     excluded=24,
 )
 @row("D01 one chosen", "accepted", words=("--series", "7"), excluded=12)
+@row("D01 none of that", "refused", "D01", words=("--series", "8"), excluded=24)
 def two_series(folder):
     save(base(), folder, prefix="a")
     save(each(base(dz=6), SeriesNumber=7), folder, prefix="b")
@@ -149,6 +150,7 @@ row("D04 water named", "accepted", words=("--image-type", "WATER"), excluded=36)
 
 @row("D05 two echoes", "refused", "D05", r"TE 2.46 ms.*\n.*TE 3.69 ms", excluded=24)
 @row("D05 one chosen", "accepted", words=("--echo", "2"), excluded=12)
+@row("D05 none of that", "refused", "D05", words=("--echo", "3"), excluded=24)
 def echoes(folder):
     uids = new_uids()
     save(base(uids=uids), folder)
@@ -177,7 +179,7 @@ def two_contents(folder):
     save([*slices, *lifted([copy.deepcopy(slices[4])], 1)], folder)
 
 
-@row("D08 other image", "refused", "D08", r"-12\.00, -12\.00, -88\.00", excluded=13)
+@row("D08 other image", "refused", "D08", r"-88\.00.*IM-0003.*IM-0012", excluded=13)
 def other_image(folder):
     slices = base()
     other = lifted([copy.deepcopy(slices[3])], 500)[0]
