@@ -62,6 +62,14 @@ def base(n=12, *, size=32, px=(0.75, 0.75), dz=4.0, iop=AXIAL, zs=None, **other)
     return slices
 
 
+def each(slices, **attributes):
+    """Set attributes of every slice; return the slices."""
+    for ds in slices:
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
+    return slices
+
+
 def new_uids():
     """Return UIDs of a study, a series and a frame of reference."""
     return generate_uid(), generate_uid(), generate_uid()

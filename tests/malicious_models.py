@@ -30,7 +30,9 @@ from tiny_model import (
 SMOKE_2D = "BridgeSmokeTrainer__nnUNetPlansSmoke__2d"
 MODEL = f"{DATASET}/{SMOKE_2D}"
 PLANS = tiny_plans()
-NETWORK = ("configurations", "2d", "architecture", "arch_kwargs")
+IN_2D, FULLRES = ("configurations", "2d"), ("configurations", "3d_fullres")
+ARCHITECTURE = (*IN_2D, "architecture")
+NETWORK = (*ARCHITECTURE, "arch_kwargs")
 
 
 class Runs:
@@ -197,410 +199,156 @@ def two_end_records():
 DEEP = "[" * 100_000 + "]" * 100_000
 UNET = "dynamic_network_architectures.architectures.unet"
 
-MALICIOUS = [
-    # row, what, a function from the marker's path to the bytes of the file
-    (
-        "S01",
-        "checkpoint calls os.system",
-        lambda m: model_with(pickled_checkpoint(Runs(m))),
-    ),
-    (
-        "S01",
-        "the same in pickle protocol 4",
-        lambda m: model_with(pickled_checkpoint(Runs(m), protocol=4)),
-    ),
-    ("S01", "the same by the instruction INST", lambda m: model_with(inst_opcode(m))),
-    (
-        "S01",
-        "deep inside the optimiser's state",
-        lambda m: model_with(pickled_checkpoint({"optimizer_state": [{"x": Runs(m)}]})),
-    ),
-    ("S01", "builtins.eval", lambda _m: model_with(pickled_checkpoint({"x": eval}))),
-    ("S01", "TorchScript beside the pickle", lambda m: model_with(torchscript(m))),
-    (
-        "S01",
-        "two checkpoints in one",
-        lambda _m: model_with(pickled_checkpoint({}, **{"other/data.pkl": b"."})),
-    ),
-    (
-        "S01",
-        "compressed tensors",
-        lambda _m: model_with(
-            zipped([("archive/data.pkl", pickle.dumps({}, protocol=2))])
-        ),
-    ),
-    ("S08", "checkpoint in torch's old format", lambda m: model_with(legacy(m))),
-    (
-        "S08",
-        "checkpoint cut in half",
-        lambda _m: model_with(HARMLESS[: len(HARMLESS) // 2]),
-    ),
-    (
-        "S01",
-        "pickle that ends early",
-        lambda _m: model_with(
-            zipped([("archive/data.pkl", b"\x80\x02}")], compression=0)
-        ),
-    ),
-    (
-        "S04",
-        "a pickle before the zip of the checkpoint",
-        lambda m: model_with(at_the_end_of_a_zip(m)),
-    ),
-    (
-        "S04",
-        "a checkpoint before the checkpoint",
-        lambda m: model_with(pickled_checkpoint(Runs(m)) + HARMLESS),
-    ),
-    ("S04", "a model before the model", lambda _m: model_with() + model_with()),
-    ("S04", "a script before the model", lambda _m: b"#!/bin/sh\n" + model_with()),
-    ("S08", "two end records", lambda _m: model_with(two_end_records())),
-    (
-        "S02",
-        "a way back of the axes that is not the way there",
-        lambda _m: plans_with("transpose_forward", [1, 2, 0]),
-    ),
-    (
-        "S02",
-        "nonlin = subprocess.Popen with args",
-        in_plans("subprocess.Popen", args=["touch", "MARKER"]),
-    ),
-    ("S02", "nonlin = os.system", in_plans("os.system", command=["MARKER"])),
-    (
-        "S02",
-        "network class = builtins.exec",
-        lambda _m: plans_with(
-            "configurations",
-            "2d",
-            "architecture",
-            "network_class_name",
-            "builtins.exec",
-        ),
-    ),
-    (
-        "S02",
-        "network class reached through nnU-Net's module",
-        lambda _m: plans_with(
-            "configurations",
-            "2d",
-            "architecture",
-            "network_class_name",
-            f"{UNET}.torch.hub.load",
-        ),
-    ),
-    (
-        "S02",
-        "conv_op = torch.load",
-        lambda _m: plans_with(*NETWORK, "conv_op", "torch.load"),
-    ),
-    (
-        "S02",
-        "norm_op = pickle.load",
-        lambda _m: plans_with(*NETWORK, "norm_op", "pickle.load"),
-    ),
-    (
-        "S02",
-        "dropout_op = shutil.rmtree",
-        lambda _m: plans_with(*NETWORK, "dropout_op", "shutil.rmtree"),
-    ),
-    (
-        "S02",
-        "another argument is imported too",
-        lambda _m: plans_with(
-            "configurations",
-            "2d",
-            "architecture",
-            "_kw_requires_import",
-            ["conv_op", "norm_op", "dropout_op", "nonlin", "block"],
-        ),
-    ),
-    (
-        "S02",
-        "an unknown argument of the network",
-        lambda _m: plans_with(*NETWORK, "block", "os.system"),
-    ),
-    ("S02", "an unknown key", lambda _m: plans_with("on_load", "touch x")),
-    (
-        "S02",
-        "preprocessor of another name",
-        lambda _m: plans_with("configurations", "2d", "preprocessor_name", "Evil"),
-    ),
-    (
-        "S02",
-        "reader of another name",
-        lambda _m: plans_with("image_reader_writer", "os.system"),
-    ),
-    (
-        "S02",
-        "label manager of another name",
-        lambda _m: plans_with("label_manager", "Evil"),
-    ),
-    (
-        "S02",
-        "resampling of another name",
-        lambda _m: plans_with(
-            "configurations", "3d_fullres", "resampling_fn_data", "system"
-        ),
-    ),
-    (
-        "S02",
-        "harm in a configuration that is not asked for",
-        lambda _m: plans_with(
-            "configurations",
-            "3d_fullres",
-            "architecture",
-            "arch_kwargs",
-            "nonlin",
-            "os.system",
-        ),
-    ),
-    (
-        "S02",
-        "a configuration that inherits from another",
-        lambda _m: plans_with(
-            "configurations", "2d", {"inherits_from": "2d", "architecture": {}}
-        ),
-    ),
-    (
-        "S02",
-        "plans of another dataset",
-        lambda _m: plans_with("dataset_name", "Dataset012_Arm"),
-    ),
-    ("S02", "plans that are a list", lambda _m: text_of("plans.json", "[]")),
-    (
-        "S02",
-        "dataset.json with a foreign reader",
-        lambda _m: model_with(
-            dataset=changed(DATASET_JSON, "overwrite_image_reader_writer", "Evil")
-        ),
-    ),
-    ("S02", "dataset.json without labels", lambda _m: text_of("dataset.json", "{}")),
-    (
-        "S03",
-        "postprocessing.pkl",
-        lambda m: model_with(
-            more=[(f"{MODEL}/postprocessing.pkl", pickle.dumps(Runs(m)))]
-        ),
-    ),
-    (
-        "S03",
-        "a pickle in capitals, in another folder",
-        lambda m: model_with(
-            more=[(f"{MODEL}/crossval/POST.PKL", pickle.dumps(Runs(m)))]
-        ),
-    ),
-    (
-        "S04",
-        "..",
-        lambda _m: model_with(more=[entry(f"{MODEL}/../../../escaped.json")]),
-    ),
-    ("S04", "absolute name", lambda m: model_with(more=[entry(f"{m}")])),
-    ("S04", "drive", lambda _m: model_with(more=[entry("C:/Windows/x.json")])),
-    (
-        "S04",
-        "backslash",
-        lambda _m: model_with(more=[entry(f"{MODEL}\\..\\..\\x.json")]),
-    ),
-    (
-        "S04",
-        "symbolic link",
-        lambda _m: model_with(
-            more=[
-                entry(
-                    f"{MODEL}/fold_1/checkpoint_final.pth",
-                    stat.S_IFLNK | 0o777,
-                    b"/etc/passwd",
-                )
-            ]
-        ),
-    ),
-    (
-        "S04",
-        "named pipe",
-        lambda _m: model_with(
-            more=[entry(f"{MODEL}/fold_1/progress.png", stat.S_IFIFO)]
-        ),
-    ),
-    ("S04", "two entries of one name", lambda _m: duplicated(f"{MODEL}/plans.json")),
-    (
-        "S04",
-        "names that differ in case",
-        lambda _m: model_with(more=[entry(f"{MODEL}/Plans.JSON")]),
-    ),
-    (
-        "S04",
-        "names that differ in Unicode form",
-        lambda _m: model_with(more=[entry("e\u0301/a"), entry("\u00e9/a")]),
-    ),
-    (
-        "S04",
-        "control characters",
-        lambda _m: model_with(more=[entry(f"{MODEL}/fold_0/a\x1b[2J.png")]),
-    ),
-    (
-        "S04",
-        "a Python file",
-        lambda m: model_with(
-            more=[
-                entry(
-                    f"{MODEL}/sitecustomize.py",
-                    content=f"open({str(m)!r}, 'w')".encode(),
-                )
-            ]
-        ),
-    ),
-    (
-        "S04",
-        "a file beside the model's folder",
-        lambda _m: model_with(more=[entry("README.txt")]),
-    ),
-    (
-        "S04",
-        "a trainer beside the model",
-        lambda _m: model_with(more=[entry("trainers/evil/BridgeSmokeTrainer.py")]),
-    ),
-    ("S04", "encrypted entries", lambda _m: encrypted()),
-    ("S04", "no checkpoint", lambda _m: zipped(exported()[:2])),
-    ("S04", "no plans", lambda _m: zipped(exported()[1:])),
-    (
-        "S05",
-        "files of another dataset",
-        lambda _m: model_with(more=[entry(f"Dataset001_Tibia/{SMOKE_2D}/plans.json")]),
-    ),
-    (
-        "S05",
-        "files of another model",
-        lambda _m: model_with(
-            more=exported(run_of(NOWHERE, configuration="3d_fullres"))
-        ),
-    ),
-    (
-        "S06",
-        "50 MB in 50 kB",
-        lambda _m: model_with(
-            more=[
-                entry(f"{MODEL}/fold_1/checkpoint_final.pth", content=bytes(50 << 20))
-            ]
-        ),
-    ),
-    (
-        "S06",
-        "65 entries",
-        lambda _m: model_with(
-            more=[entry(f"{MODEL}/fold_{n}/progress.png") for n in range(1, 63)]
-        ),
-    ),
-    ("S06", "30 GiB declared", lambda _m: declared(30 << 30)),
-    ("S06", "overlapping entries", lambda _m: overlapping()),
-    ("S06", "a listing of 1 GiB", lambda _m: long_listing()),
-    (
-        "S07",
-        "patch of 10^6",
-        lambda _m: plans_with("configurations", "2d", "patch_size", [10**6, 10**6]),
-    ),
-    (
-        "S07",
-        "patch whose product is absurd",
-        lambda _m: plans_with("configurations", "3d_fullres", "patch_size", [4096] * 3),
-    ),
-    (
-        "S07",
-        "10^6 features",
-        lambda _m: plans_with(*NETWORK, "features_per_stage", [10**6, 10**6]),
-    ),
-    (
-        "S07",
-        "network of 10^10 weights",
-        lambda _m: plans_with(
-            *NETWORK,
-            {
-                **PLANS["configurations"]["2d"]["architecture"]["arch_kwargs"],
-                "features_per_stage": [4096, 4096],
-                "n_conv_per_stage": [64, 64],
-            },
-        ),
-    ),
-    ("S07", "10^9 stages", lambda _m: plans_with(*NETWORK, "n_stages", 10**9)),
-    (
-        "S07",
-        "negative kernel",
-        lambda _m: plans_with(*NETWORK, "kernel_sizes", [[-3, 3], [3, 3]]),
-    ),
-    (
-        "S07",
-        "spacing of zero",
-        lambda _m: plans_with("configurations", "2d", "spacing", [0.0, 1.0]),
-    ),
-    (
-        "S07",
-        "infinite spacing",
-        lambda _m: text_of("plans.json", json.dumps(PLANS).replace("0.82", "1e999")),
-    ),
-    (
-        "S07",
-        "dataset.json of 10^5 labels",
-        lambda _m: model_with(
-            dataset=changed(
-                DATASET_JSON, "labels", {f"l{n}": n for n in range(100_000)}
-            )
-        ),
-    ),
-    (
-        "S07",
-        "dataset.json with label 10^12",
-        lambda _m: model_with(
-            dataset=changed(DATASET_JSON, "labels", {"background": 0, "x": 10**12})
-        ),
-    ),
-    (
-        "S07",
-        "dataset.json of 5 MB",
-        lambda _m: text_of("dataset.json", os.urandom(3 << 20).hex()),
-    ),
-    ("S08", "plans.json nested 100,000 deep", lambda _m: text_of("plans.json", DEEP)),
-    (
-        "S08",
-        "dataset.json nested 100,000 deep",
-        lambda _m: text_of("dataset.json", '{"labels":' + DEEP + "}"),
-    ),
-    (
-        "S08",
-        "plans.json that is no text",
-        lambda _m: text_of("plans.json", b"\xff\xfe\x00"),
-    ),
-    (
-        "S08",
-        "plans.json with NaN",
-        lambda _m: text_of("plans.json", json.dumps(PLANS).replace("0.82", "NaN")),
-    ),
-    (
-        "S08",
-        "a number of 10,000 digits",
-        lambda _m: text_of("dataset.json", '{"numTraining": ' + "9" * 10_000 + "}"),
-    ),
-    ("S08", "no zip", lambda _m: b"nothing"),
-    ("S08", "a zip cut in half", lambda _m: model_with()[:900]),
-    ("S08", "a wrong checksum", lambda _m: flipped()),
-    (
-        "S09",
-        "a trainer nobody knows",
-        lambda _m: renamed("EvilTrainer__nnUNetPlansSmoke__2d"),
-    ),
-    ("S09", "a trainer by its module", lambda _m: renamed("os__nnUNetPlansSmoke__2d")),
-    ("S10", "a dataset folder called -rf", lambda _m: renamed(SMOKE_2D, dataset="-rf")),
-    (
-        "S10",
-        "shell characters in the dataset",
-        lambda _m: renamed(SMOKE_2D, dataset="Dataset011_$(touch x)"),
-    ),
-    (
-        "S10",
-        "shell characters in the plans",
-        lambda _m: renamed("BridgeSmokeTrainer__a;touch x__2d"),
-    ),
-    (
-        "S10",
-        "an option for a fold's model",
-        lambda _m: renamed("--out=x__nnUNetPlans__2d"),
-    ),
+CHECKPOINTS = [  # row, what, a function from the marker's path to the checkpoint
+    ("S01", "checkpoint calls os.system", lambda m: pickled_checkpoint(Runs(m))),
+    ("S01", "the same in pickle protocol 4",
+     lambda m: pickled_checkpoint(Runs(m), protocol=4)),
+    ("S01", "the same by the instruction INST", inst_opcode),
+    ("S01", "deep inside the optimiser's state",
+     lambda m: pickled_checkpoint({"optimizer_state": [{"x": Runs(m)}]})),
+    ("S01", "builtins.eval", lambda _: pickled_checkpoint({"x": eval})),
+    ("S01", "TorchScript beside the pickle", torchscript),
+    ("S01", "two checkpoints in one",
+     lambda _: pickled_checkpoint({}, **{"other/data.pkl": b"."})),
+    ("S01", "compressed tensors",
+     lambda _: zipped([("archive/data.pkl", pickle.dumps({}, protocol=2))])),
+    ("S08", "checkpoint in torch's old format", legacy),
+    ("S08", "checkpoint cut in half", lambda _: HARMLESS[: len(HARMLESS) // 2]),
+    ("S01", "pickle that ends early",
+     lambda _: zipped([("archive/data.pkl", b"\x80\x02}")], compression=0)),
+    ("S04", "a pickle before the zip of the checkpoint", at_the_end_of_a_zip),
+    ("S04", "a checkpoint before the checkpoint",
+     lambda m: pickled_checkpoint(Runs(m)) + HARMLESS),
+    ("S08", "two end records", lambda _: two_end_records()),
+]  # fmt: skip
+CHANGED_PLANS = [  # row, what, path and value in plans.json
+    ("S02", "a way back of the axes that is not the way there",
+     ("transpose_forward", [1, 2, 0])),
+    ("S02", "network class = builtins.exec",
+     (*ARCHITECTURE, "network_class_name", "builtins.exec")),
+    ("S02", "network class reached through nnU-Net's module",
+     (*ARCHITECTURE, "network_class_name", f"{UNET}.torch.hub.load")),
+    ("S02", "conv_op = torch.load", (*NETWORK, "conv_op", "torch.load")),
+    ("S02", "norm_op = pickle.load", (*NETWORK, "norm_op", "pickle.load")),
+    ("S02", "dropout_op = shutil.rmtree", (*NETWORK, "dropout_op", "shutil.rmtree")),
+    ("S02", "another argument is imported too",
+     (*ARCHITECTURE, "_kw_requires_import",
+      ["conv_op", "norm_op", "dropout_op", "nonlin", "block"])),
+    ("S02", "an unknown argument of the network", (*NETWORK, "block", "os.system")),
+    ("S02", "an unknown key", ("on_load", "touch x")),
+    ("S02", "preprocessor of another name", (*IN_2D, "preprocessor_name", "Evil")),
+    ("S02", "reader of another name", ("image_reader_writer", "os.system")),
+    ("S02", "label manager of another name", ("label_manager", "Evil")),
+    ("S02", "resampling of another name", (*FULLRES, "resampling_fn_data", "system")),
+    ("S02", "harm in a configuration that is not asked for",
+     (*FULLRES, "architecture", "arch_kwargs", "nonlin", "os.system")),
+    ("S02", "a configuration that inherits from another",
+     (*IN_2D, {"inherits_from": "2d", "architecture": {}})),
+    ("S02", "plans of another dataset", ("dataset_name", "Dataset012_Arm")),
+    ("S07", "patch of 10^6", (*IN_2D, "patch_size", [10**6, 10**6])),
+    ("S07", "patch whose product is absurd", (*FULLRES, "patch_size", [4096] * 3)),
+    ("S07", "10^6 features", (*NETWORK, "features_per_stage", [10**6, 10**6])),
+    ("S07", "network of 10^10 weights",
+     (*NETWORK, {**PLANS["configurations"]["2d"]["architecture"]["arch_kwargs"],
+                 "features_per_stage": [4096, 4096], "n_conv_per_stage": [64, 64]})),
+    ("S07", "10^9 stages", (*NETWORK, "n_stages", 10**9)),
+    ("S07", "negative kernel", (*NETWORK, "kernel_sizes", [[-3, 3], [3, 3]])),
+    ("S07", "spacing of zero", (*IN_2D, "spacing", [0.0, 1.0])),
+]  # fmt: skip
+DESCRIPTIONS = [  # row, what, key and value in dataset.json
+    ("S02", "a foreign reader", ("overwrite_image_reader_writer", "Evil")),
+    ("S07", "10^5 labels", ("labels", {f"l{n}": n for n in range(100_000)})),
+    ("S07", "label 10^12", ("labels", {"background": 0, "x": 10**12})),
 ]
+TEXTS = [  # row, what, the file of that name, its text
+    ("S02", "plans that are a list", "plans.json", "[]"),
+    ("S02", "no labels", "dataset.json", "{}"),
+    ("S07", "infinite spacing", "plans.json",
+     json.dumps(PLANS).replace("0.82", "1e999")),
+    ("S07", "5 MB", "dataset.json", os.urandom(3 << 20).hex()),
+    ("S08", "nested 100,000 deep", "plans.json", DEEP),
+    ("S08", "nested 100,000 deep", "dataset.json", '{"labels":' + DEEP + "}"),
+    ("S08", "no text", "plans.json", b"\xff\xfe\x00"),
+    ("S08", "NaN", "plans.json", json.dumps(PLANS).replace("0.82", "NaN")),
+    ("S08", "a number of 10,000 digits", "dataset.json",
+     '{"numTraining": ' + "9" * 10_000 + "}"),
+]  # fmt: skip
+ENTRIES = [  # row, what, a function from the marker's path to further entries
+    ("S03", "postprocessing.pkl",
+     lambda m: [(f"{MODEL}/postprocessing.pkl", pickle.dumps(Runs(m)))]),
+    ("S03", "a pickle in capitals, in another folder",
+     lambda m: [(f"{MODEL}/crossval/POST.PKL", pickle.dumps(Runs(m)))]),
+    ("S04", "..", lambda _: [entry(f"{MODEL}/../../../escaped.json")]),
+    ("S04", "absolute name", lambda m: [entry(f"{m}")]),
+    ("S04", "drive", lambda _: [entry("C:/Windows/x.json")]),
+    ("S04", "backslash", lambda _: [entry(f"{MODEL}\\..\\..\\x.json")]),
+    ("S04", "symbolic link",
+     lambda _: [entry(f"{MODEL}/fold_1/checkpoint_final.pth",
+                      stat.S_IFLNK | 0o777, b"/etc/passwd")]),
+    ("S04", "named pipe",
+     lambda _: [entry(f"{MODEL}/fold_1/progress.png", stat.S_IFIFO)]),
+    ("S04", "names that differ in case", lambda _: [entry(f"{MODEL}/Plans.JSON")]),
+    ("S04", "names that differ in Unicode form",
+     lambda _: [entry("e\u0301/a"), entry("\u00e9/a")]),
+    ("S04", "control characters", lambda _: [entry(f"{MODEL}/fold_0/a\x1b[2J.png")]),
+    ("S04", "a Python file",
+     lambda m: [entry(f"{MODEL}/sitecustomize.py",
+                      content=f"open({str(m)!r}, 'w')".encode())]),
+    ("S04", "a file beside the model's folder", lambda _: [entry("README.txt")]),
+    ("S04", "a trainer beside the model",
+     lambda _: [entry("trainers/evil/BridgeSmokeTrainer.py")]),
+    ("S05", "files of another dataset",
+     lambda _: [entry(f"Dataset001_Tibia/{SMOKE_2D}/plans.json")]),
+    ("S05", "files of another model",
+     lambda _: exported(run_of(NOWHERE, configuration="3d_fullres"))),
+    ("S06", "50 MB in 50 kB",
+     lambda _: [entry(f"{MODEL}/fold_1/checkpoint_final.pth", 0, bytes(50 << 20))]),
+    ("S06", "65 entries",
+     lambda _: [entry(f"{MODEL}/fold_{n}/progress.png") for n in range(1, 63)]),
+]  # fmt: skip
+FOLDERS = [  # row, what, the folder's name
+    ("S09", "a trainer nobody knows", "EvilTrainer__nnUNetPlansSmoke__2d"),
+    ("S09", "a trainer by its module", "os__nnUNetPlansSmoke__2d"),
+    ("S10", "shell characters in the plans", "BridgeSmokeTrainer__a;touch x__2d"),
+    ("S10", "an option for a fold's model", "--out=x__nnUNetPlans__2d"),
+]
+
+
+def all_malicious():
+    """Yield row, what, and a function from the marker's path to a file's bytes."""
+    for row, what, make in CHECKPOINTS:
+        yield row, what, lambda m, make=make: model_with(make(m))
+    for row, what, change in CHANGED_PLANS:
+        yield row, what, lambda _, change=change: plans_with(*change)
+    for row, what, change in DESCRIPTIONS:
+        dataset = changed(DATASET_JSON, *change)
+        yield row, f"dataset.json: {what}", lambda _, d=dataset: model_with(dataset=d)
+    for row, what, file, text in TEXTS:
+        yield row, f"{file}: {what}", lambda _, f=file, t=text: text_of(f, t)
+    for row, what, make in ENTRIES:
+        yield row, what, lambda m, make=make: model_with(more=make(m))
+    for row, what, folder in FOLDERS:
+        yield row, what, lambda _, folder=folder: renamed(folder)
+
+
+MALICIOUS = [
+    *all_malicious(),
+    ("S02", "nonlin = subprocess.Popen with args",
+     in_plans("subprocess.Popen", args=["touch", "MARKER"])),
+    ("S02", "nonlin = os.system", in_plans("os.system", command=["MARKER"])),
+    ("S04", "a model before the model", lambda _: model_with() + model_with()),
+    ("S04", "a script before the model", lambda _: b"#!/bin/sh\n" + model_with()),
+    ("S04", "two entries of one name", lambda _: duplicated(f"{MODEL}/plans.json")),
+    ("S04", "encrypted entries", lambda _: encrypted()),
+    ("S04", "no checkpoint", lambda _: zipped(exported()[:2])),
+    ("S04", "no plans", lambda _: zipped(exported()[1:])),
+    ("S06", "30 GiB declared", lambda _: declared(30 << 30)),
+    ("S06", "overlapping entries", lambda _: overlapping()),
+    ("S06", "a listing of 1 GiB", lambda _: long_listing()),
+    ("S08", "no zip", lambda _: b"nothing"),
+    ("S08", "a zip cut in half", lambda _: model_with()[:900]),
+    ("S08", "a wrong checksum", lambda _: flipped()),
+    ("S10", "a dataset folder called -rf", lambda _: renamed(SMOKE_2D, dataset="-rf")),
+    ("S10", "shell characters in the dataset",
+     lambda _: renamed(SMOKE_2D, dataset="Dataset011_$(touch x)")),
+]  # fmt: skip

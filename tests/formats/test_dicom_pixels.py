@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_base import base, expected, pixels, save
+from dicom_base import base, each, expected, pixels, save
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -40,10 +40,7 @@ def test_P01_each_slice_is_scaled_by_its_own_slope(tmp_path):
 
 
 def test_P01_whole_results_of_a_scale_stay_whole_numbers(tmp_path):
-    slices = base()
-    for ds in slices:
-        ds.RescaleSlope, ds.RescaleIntercept = "2", "-1024"
-    save(slices, tmp_path)
+    save(each(base(), RescaleSlope="2", RescaleIntercept="-1024"), tmp_path)
 
     voxels = read_series(tmp_path).volume.voxels
 
@@ -89,10 +86,7 @@ def test_P03_an_inverted_series_is_turned_over_if_asked_for(tmp_path, signed):
 def test_P03_turning_over_agrees_with_simpleitk(tmp_path):
     import SimpleITK as sitk  # noqa: N813 - its common name
 
-    slices = base()
-    for ds in slices:
-        ds.PhotometricInterpretation = "MONOCHROME1"
-    files = save(slices, tmp_path)
+    files = save(each(base(), PhotometricInterpretation="MONOCHROME1"), tmp_path)
 
     ours = read_series(tmp_path, SeriesOptions(invert_monochrome1=True)).volume
 
@@ -118,10 +112,11 @@ def test_P04_each_slice_is_decoded_by_its_own_sign(tmp_path):
 
 
 def test_P04_a_sign_bit_below_the_top_is_a_sign(tmp_path):
-    slices = base()
-    for ds in slices:
-        ds.PixelRepresentation = 1
-        ds.PixelData = np.full((32, 32), 0x0FFF, "<u2").tobytes()
+    slices = each(
+        base(),
+        PixelRepresentation=1,
+        PixelData=np.full((32, 32), 0x0FFF, "<u2").tobytes(),
+    )
     slices[1].PixelData = pixels(1).tobytes()
     save(slices, tmp_path)
 
@@ -276,11 +271,10 @@ def test_P11_float_pixels_are_read(tmp_path):
 
 def test_P12_text_in_the_wrong_character_set_changes_nothing(tmp_path):
     folder = tmp_path / "Größe 測定"
-    slices = base()
-    for ds in slices:
-        ds.SpecificCharacterSet = "ISO_IR 100"
-        ds.PatientName = "Müller^Jörg"
-    files = save(slices, folder)
+    files = save(
+        each(base(), SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg"),
+        folder,
+    )
     for file in files:
         file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999"))
 

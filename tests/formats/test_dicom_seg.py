@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pydicom
 import pytest
-from dicom_base import base, enhanced, save
+from dicom_base import base, each, enhanced, save
 
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.image import Labelmap, LabelTable
@@ -248,9 +248,7 @@ def test_the_same_labels_have_the_same_identity_and_others_another(plain, tmp_pa
 
 
 def test_a_name_in_another_character_set_survives(tmp_path):
-    slices = base()
-    for ds in slices:
-        ds.SpecificCharacterSet, ds.PatientName = "ISO_IR 100", "Müller^Jörg"
+    slices = each(base(), SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
     save(slices, tmp_path / "in")
     series = read_series(tmp_path / "in")
 

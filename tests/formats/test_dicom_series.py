@@ -11,7 +11,7 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from dicom_base import base, enhanced, expected, new_uids, save
+from dicom_base import base, each, enhanced, expected, new_uids, save
 from highdicom.spatial import get_series_volume_positions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -419,10 +419,7 @@ def test_G09_positions_agree_with_simpleitk(tmp_path):
 
 
 def test_G11_cosines_that_are_nearly_directions_are_corrected(tmp_path):
-    slices = base()
-    for ds in slices:
-        ds.ImageOrientationPatient = [1.0004, 0, 0, 0, 1.0004, 0]
-    save(slices, tmp_path)
+    save(each(base(), ImageOrientationPatient=[1.0004, 0, 0, 0, 1.0004, 0]), tmp_path)
 
     reading = read_series(tmp_path)
 

@@ -57,17 +57,23 @@ class Elements(HTMLParser):
             self.texts.append((*self._open, data))
 
 
-def content(models=("2d", "3d_fullres"), name="tibia", **changes):
+def compared(models=("2d", "3d_fullres"), names=("tibia",), cases=6, **margins):
     rng = np.random.default_rng(2)
     scores = {
         model: [
             BoneScore(f"c{n}", name, model, "scored", dice, 3.0, 1.0, dice, 1e4, 9e3)
-            for n in range(6)
+            for n in range(cases)
+            for name in names
             for dice in [0.9 + rng.normal(0, 0.01)]
         ]
         for model in models
     }
-    comparison = compare_models(scores, patients={f"c{n}": f"p{n}" for n in range(6)})
+    patients = {f"c{n}": f"p{n}" for n in range(cases)}
+    return compare_models(scores, patients=patients, margins=margins)
+
+
+def content(models=("2d", "3d_fullres"), name="tibia", **changes):
+    comparison = compared(models, (name,))
     filled = {
         "title": "2D or 3D?",
         "dataset": "Dataset001_Tibia",
@@ -301,22 +307,9 @@ def test_every_name_on_the_record_of_a_training_is_escaped():
 
 
 def test_a_named_margin_adds_its_answer_to_the_table_of_that_metric_alone():
-    scores = content().comparison
-    assert all(row.margin is None for row in scores.rows)
-    rng = np.random.default_rng(2)
-    found = {
-        model: [
-            BoneScore(f"c{n}", "tibia", model, "scored", dice, 3.0, 1.0, dice, 1e4, 9e3)
-            for n in range(8)
-            for dice in [0.9 + rng.normal(0, 0.01)]
-        ]
-        for model in ("2d", "3d_fullres")
-    }
-    comparison = compare_models(
-        found, patients={f"c{n}": f"p{n}" for n in range(8)}, margins={"dice": 0.1}
-    )
+    assert all(row.margin is None for row in compared().rows)
 
-    text = page_text(content(comparison=comparison))
+    text = page_text(content(comparison=compared(cases=8, dice=0.1)))
 
     assert text.count("margin 0.1</small>") == 1
     assert text.count("<td>equivalent</td>") == 2
@@ -393,33 +386,18 @@ def test_a_page_of_twenty_cases_stays_below_its_limit(tmp_path):
     """Twenty patients, four bones, cases of the size that the viewer shows at most."""
     rng = np.random.default_rng(3)
     table = LabelTable.from_names(["tibia", "femur", "fibula", "pelvis"])
-    scores = {
-        model: [
-            BoneScore(f"c{n}", name, model, "scored", dice, 3.0, 1.0, dice, 1e4, 9e3)
-            for n in range(20)
-            for name in table.names
-            for dice in [0.9 + rng.normal(0, 0.01)]
-        ]
-        for model in ("2d", "3d_fullres")
-    }
-    comparison = compare_models(scores, patients={f"c{n}": f"p{n}" for n in range(20)})
+    comparison = compared(names=table.names, cases=20)
     epochs = [
         {"event": "epoch", "epoch": n, "train_loss": rng.normal(), "val_loss": 0.0,
          "pseudo_dice": [0.9]}
         for n in range(1000)
     ]  # fmt: skip
-    curves = [curve_of(model, str(f), epochs) for model in scores for f in range(5)]
+    models = comparison.models
+    curves = tuple(curve_of(m, str(f), epochs) for m in models for f in range(5))
     case = noisy_case(table, rng)
+    filled = content(comparison=comparison, curves=curves, cases=(case, case))
 
-    size = write_page(
-        tmp_path / "index.html",
-        content(
-            comparison=comparison,
-            curves=tuple(curves),
-            cases=(case, case),
-            models=scores,
-        ),
-    )
+    size = write_page(tmp_path / "index.html", filled)
 
     assert 5_000_000 < size < MAX_BYTES
 

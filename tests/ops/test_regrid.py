@@ -177,6 +177,12 @@ def test_K05_the_right_shape_turned_to_another_place_is_refused():
     assert caught.value.code == "K05"
 
 
+def on_stated_slices(lost, slices):
+    """Place a mask that has lost its position on the slices that a recipe states."""
+    grid, stated = Grid(lost.shape, np.eye(4)), StatedPlace(slices=slices)
+    return placed_on(GRID, grid, lost, name="mask", stated=stated)
+
+
 @pytest.mark.parametrize(
     "slices",
     [(2, 9), (2, 11), (-1, 7), (5, 13), (8, 2), (-20, -12)],
@@ -186,16 +192,8 @@ def test_K20_stated_slices_that_do_not_fit_are_refused_with_the_range(slices):
     lost = np.zeros((20, 18, 8), bool)
     lost[5, 5, 5] = True
 
-    with pytest.raises(
-        Refused, match=r"has 8 slices, but `masks\.slices` is"
-    ) as caught:
-        placed_on(
-            GRID,
-            Grid(lost.shape, np.eye(4)),
-            lost,
-            name="mask",
-            stated=StatedPlace(slices=slices),
-        )
+    with pytest.raises(Refused, match="has 8 slices, but `masks") as caught:
+        on_stated_slices(lost, slices)
 
     assert caught.value.code == "K20"
 
@@ -204,13 +202,7 @@ def test_K20_stated_slices_that_do_not_fit_are_refused_with_the_range(slices):
 def test_K20_stated_slices_that_fit_get_the_mask(slices, first):
     lost = blob()[:, :, 2:10]
 
-    placed = placed_on(
-        GRID,
-        Grid(lost.shape, np.eye(4)),
-        lost,
-        name="mask",
-        stated=StatedPlace(slices=slices),
-    )
+    placed = on_stated_slices(lost, slices)
 
     np.testing.assert_array_equal(placed.voxels[:, :, first : first + 8], lost)
     assert placed.voxels.sum() == lost.sum()
@@ -315,12 +307,6 @@ def test_K20_stated_slices_need_masks_that_are_as_wide_as_the_image():
     narrow = blob()[:-1, :, 2:10]
 
     with pytest.raises(Refused) as caught:
-        placed_on(
-            GRID,
-            Grid(narrow.shape, np.eye(4)),
-            narrow,
-            name="m",
-            stated=StatedPlace(slices=(2, 10)),
-        )
+        on_stated_slices(narrow, (2, 10))
 
     assert caught.value.code == "K05"

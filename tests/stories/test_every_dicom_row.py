@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from dicom_base import base, enhanced, new_uids, pixels, save
+from dicom_base import base, each, enhanced, new_uids, pixels, save
 from pydicom.fileset import FileSet
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -69,13 +69,6 @@ def row(name, outcome, codes="", says="", words=(), **files):
         return make
 
     return keep
-
-
-def each(slices, **attributes):
-    for ds in slices:
-        for keyword, value in attributes.items():
-            setattr(ds, keyword, value)
-    return slices
 
 
 def lifted(slices, by):

@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 
 import pytest
-from dicom_base import base, save
+from dicom_base import base, each, save
 from small_study import (
     CONTENT,
     FEMUR,
@@ -375,9 +375,7 @@ def test_F13_a_damaged_key_stops_before_names_are_hashed_with_it(study, raw_dir)
 
 
 def test_F14_text_burned_into_the_image_refuses_the_case(study, raw_dir):
-    slices = base()
-    for ds in slices:
-        ds.BurnedInAnnotation = "YES"
+    slices = each(base(), BurnedInAnnotation="YES")
     shutil.rmtree(study / SCANS / FIRST)
     save(slices, study / SCANS / FIRST)
 
@@ -436,9 +434,7 @@ GEOMETRY_FIELDS = {
 
 def test_the_manifest_has_every_field_that_is_promised(study, raw_dir):
     draw(study, "1_femur_1A", (box(slice(11, 28)) | FEMUR) * 255)
-    slices = base()
-    for ds in slices:
-        ds.RescaleSlope, ds.RescaleIntercept = 2, 3
+    slices = each(base(), RescaleSlope=2, RescaleIntercept=3)
     shutil.rmtree(study / SCANS / FIRST)
     save(slices, study / SCANS / FIRST)
 

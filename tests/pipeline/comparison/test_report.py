@@ -453,8 +453,12 @@ def test_the_page_says_that_2d_is_not_mirrored_where_sides_are_kept_apart(
     assert any("2d is never mirrored" in note for note in found.notes) is said
 
 
+def cases_of_page(text):
+    return json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+
+
 def test_every_case_is_on_the_page_the_worst_first_below_its_limit(report):
-    found = json.loads(re.search(r'id="cases">(.*?)</script>', report.page)[1])
+    found = cases_of_page(report.page)
     means = [np.mean([float(dice) for _, dice in case["dice"]]) for case in found]
     assert {case["id"] for case in found} == set(CASES)
     assert means == sorted(means)
@@ -474,8 +478,7 @@ def test_the_slider_stands_where_the_models_differ_most(study):
         )
     written(study, images="imagesTr")
 
-    text = (study / "out/index.html").read_text()
-    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+    found = cases_of_page((study / "out/index.html").read_text())
     (case,) = (case for case in found if case["id"] == CASES[0])
     axial = next(plane for plane in case["planes"] if plane["plane"] == "axial")
     assert axial["indices"][axial["start"]] == 11
@@ -488,8 +491,7 @@ def test_a_case_names_the_structures_that_a_model_missed_or_invented(study):
     write_labelmap(file, drawn.with_voxels(without))
     written(study)
 
-    text = (study / "out/index.html").read_text()
-    found = json.loads(re.search(r'id="cases">(.*?)</script>', text)[1])
+    found = cases_of_page((study / "out/index.html").read_text())
     failures = {case["id"]: case["failures"] for case in found}
     assert failures.pop(CASES[1]) == ["2d missed femur"]
     assert not any(failures.values())

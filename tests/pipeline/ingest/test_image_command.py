@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from dicom_base import base, expected, save
+from dicom_base import base, each, expected, save
 
 from nnunet_bridge.cli import main
 from nnunet_bridge.formats.nifti import read_volume
@@ -43,10 +43,11 @@ def test_a_series_becomes_a_file_in_its_place(folder, tmp_path):
 def test_several_series_are_refused_with_a_table_and_the_option_that_picks_one(
     folder, tmp_path
 ):
-    other = base(6, dz=6)
-    for ds in other:
-        ds.SeriesNumber, ds.SeriesDescription = 7, "FAT"
-    save(other, folder, prefix="other")
+    save(
+        each(base(6, dz=6), SeriesNumber=7, SeriesDescription="FAT"),
+        folder,
+        prefix="other",
+    )
     out = tmp_path / "scan.nii.gz"
 
     exit_code, summary = image(folder, out)

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from dicom_base import base, expected, new_uids, save
+from dicom_base import base, each, expected, new_uids, save
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -124,10 +124,7 @@ def test_the_hash_of_an_image_holds_its_voxels_and_its_place(tmp_path, volume):
 
 
 def series(folder, *, patient="P1", number=6, uids=None, n=12):
-    slices = base(n, uids=uids)
-    for ds in slices:
-        ds.PatientID, ds.SeriesNumber = patient, number
-    save(slices, folder)
+    save(each(base(n, uids=uids), PatientID=patient, SeriesNumber=number), folder)
 
 
 def ids_of(path):
