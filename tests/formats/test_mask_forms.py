@@ -210,16 +210,19 @@ def test_K08_a_fourth_axis_of_one_entry_is_dropped_and_of_two_refused(tmp_path, 
     assert caught.value.code == "K08"
 
 
-@pytest.mark.parametrize("kinds", [["domain"] * 4, ["domain"] * 3 + ["list"]])
+@pytest.mark.parametrize(
+    ("last", "direction"),
+    [("domain", [np.nan] * 3), ("list", [np.nan] * 3), ("domain", [0.0, 0.0, 1.0])],
+)
 def test_K08_a_fourth_axis_of_an_nrrd_is_dropped_where_it_has_one_entry(
-    tmp_path, kinds
+    tmp_path, last, direction
 ):
     file = tmp_path / "m.nrrd"
     header = {
         "space": "left-posterior-superior",
-        "space directions": [*AFFINE[:3, :3].T.tolist(), [np.nan] * 3],
+        "space directions": [*AFFINE[:3, :3].T.tolist(), direction],
         "space origin": AFFINE[:3, 3].tolist(),
-        "kinds": kinds,
+        "kinds": ["domain"] * 3 + [last],
     }
     nrrd.write(str(file), bone()[..., np.newaxis], header)
 

@@ -584,20 +584,21 @@ def test_G19_a_dataset_of_one_kind_is_not_warned_of(study, raw_dir):
     assert mixture_of(study, raw_dir) == []
 
 
-def test_G19_another_plane_is_named_with_its_cases(study, raw_dir):
-    rescan(study, 2, "2B", iop=CORONAL)
+@pytest.mark.parametrize(
+    ("iop", "words"),
+    [
+        (CORONAL, "slices are axial in 3 cases, coronal in msk_002"),
+        (FEET_FIRST, "axes of axial images run LPS in 3 cases, RPI in msk_002"),
+    ],
+)
+def test_G19_another_plane_or_direction_is_named_with_its_cases(
+    study, raw_dir, iop, words
+):
+    rescan(study, 2, "2B", iop=iop)
 
     (message,) = mixture_of(study, raw_dir)
 
-    assert "slices are axial in 3 cases, coronal in msk_002" in message
-
-
-def test_G19_axes_that_run_the_other_way_are_named(study, raw_dir):
-    rescan(study, 2, "2B", iop=FEET_FIRST)
-
-    (message,) = mixture_of(study, raw_dir)
-
-    assert "axes of axial images run LPS in 3 cases, RPI in msk_002" in message
+    assert words in message
 
 
 @pytest.mark.parametrize("position", ["FFS", "HFDR", "HFP"])

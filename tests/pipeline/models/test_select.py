@@ -54,11 +54,8 @@ def drawn(short_by=0):
     return Labelmap(GRID, voxels, TABLE)
 
 
-def write_dataset(workspace):
-    raw, planned = (
-        Dataset(workspace, DATASET).raw_dir,
-        Dataset(workspace, DATASET).planned_dir,
-    )
+def write_dataset(dataset):
+    raw, planned = dataset.raw_dir, dataset.planned_dir
     planned.mkdir(parents=True)
     for cases in FOLDS.values():
         for case in cases:
@@ -71,9 +68,9 @@ def write_dataset(workspace):
     (planned / f"{SMOKE.plans}.json").write_text(json.dumps(tiny_plans()))
 
 
-def write_fold(workspace, configuration, fold, short_by, repeat=0):
+def write_fold(dataset, configuration, fold, short_by, repeat=0):
     """Write a finished fold; `short_by` are the rows that its predictions lack."""
-    run = SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
+    run = SMOKE.run(dataset, configuration, fold)
     run = replace(run, repeat=repeat)
     weights = f"{configuration} {fold}".encode()
     fold_dir = write_model(
@@ -93,27 +90,27 @@ def write_fold(workspace, configuration, fold, short_by, repeat=0):
 
 
 @pytest.fixture
-def workspace(tmp_path):
-    found = Workspace.at(tmp_path, environment={})
+def dataset(tmp_path):
+    found = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
     write_dataset(found)
     return found
 
 
 @pytest.fixture
-def alike(workspace):
+def alike(dataset):
     """Two configurations: the dearer one is better by a breath."""
     for fold, rows in ((0, (0, 1, 2)), (1, (1, 2, 1))):
-        write_fold(workspace, "2d", fold, rows)
+        write_fold(dataset, "2d", fold, rows)
     for fold, rows in ((0, (1, 0, 2)), (1, (1, 1, 1))):
-        write_fold(workspace, "3d_fullres", fold, rows)
-    return workspace
+        write_fold(dataset, "3d_fullres", fold, rows)
+    return dataset
 
 
 def test_the_cheaper_is_chosen_within_the_noise_beside_nnunets_own_choice(alike):
-    summary = select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"))
+    summary = select_model(alike, SelectionOptions(device="cpu"))
 
     assert summary.chosen["configurations"] == ["2d"]
-    kept = json.loads(choice_file(Dataset(alike, DATASET)).read_text())
+    kept = json.loads(choice_file(alike).read_text())
     assert kept == summary.as_json()
     assert "2d is cheaper (3.15e+03 billion multiply-adds a case)" in kept["reason"]
     assert [one["seconds_per_case"] for one in kept["candidates"]] == [9.0, 2.0]
@@ -129,7 +126,7 @@ def test_the_cheaper_is_chosen_within_the_noise_beside_nnunets_own_choice(alike)
 
 
 def test_nnunets_own_search_leaves_what_it_left_for_the_user_before(alike):
-    results = Dataset(alike, DATASET).results_dir
+    results = alike.results_dir
     (model, *_) = results.glob("*__2d")
     theirs = model / "crossval_results_folds_0_1" / "postprocessing.json"
     theirs.parent.mkdir()
@@ -137,29 +134,29 @@ def test_nnunets_own_search_leaves_what_it_left_for_the_user_before(alike):
     (results / "inference_information.json").write_text("of another search")
     before = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
 
-    summary = select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"))
+    summary = select_model(alike, SelectionOptions(device="cpu"))
 
     assert summary.opinion.best == "3d_fullres"
     after = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
     assert after == before
 
 
-def test_folds_that_are_not_shared_cannot_be_compared(workspace):
+def test_folds_that_are_not_shared_cannot_be_compared(dataset):
     """Folds of each have finished, but not the same: nothing can be compared."""
-    write_fold(workspace, "2d", 0, (3, 3, 3))
-    write_fold(workspace, "3d_fullres", 1, (0, 0, 0))
+    write_fold(dataset, "2d", 0, (3, 3, 3))
+    write_fold(dataset, "3d_fullres", 1, (0, 0, 0))
 
     with pytest.raises(InputError, match="No case has been validated by every"):
-        select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
+        select_model(dataset, SelectionOptions(device="cpu"))
 
 
-def test_only_shared_cases_count_and_a_failing_second_opinion_is_reported(workspace):
+def test_only_shared_cases_count_and_a_failing_second_opinion_is_reported(dataset):
     for fold, rows in ((0, (3, 3, 3)), (1, (0, 0, 0))):
-        write_fold(workspace, "2d", fold, rows)
-    write_fold(workspace, "3d_fullres", 0, (1, 1, 1))
-    Dataset(workspace, DATASET).plans_file(SMOKE.plans).write_text("{")
+        write_fold(dataset, "2d", fold, rows)
+    write_fold(dataset, "3d_fullres", 0, (1, 1, 1))
+    dataset.plans_file(SMOKE.plans).write_text("{")
 
-    summary = select_model(Dataset(workspace, DATASET), SelectionOptions(device="cpu"))
+    summary = select_model(dataset, SelectionOptions(device="cpu"))
 
     assert summary.choice.case_ids == FOLDS[0]
     assert summary.chosen["configurations"] == ["3d_fullres"]
@@ -178,33 +175,33 @@ SILENT = Host(start=no_answer)
 
 
 def test_predict_takes_the_choice_until_a_checkpoint_changes(alike):
-    before = predicting_model(Dataset(alike, DATASET))
+    before = predicting_model(alike)
     select_model(
-        Dataset(alike, DATASET),
+        alike,
         SelectionOptions(device="cpu", metric="nsd"),
         host=SILENT,
     )
 
-    chosen = predicting_model(Dataset(alike, DATASET))
+    chosen = predicting_model(alike)
 
     assert "which has the higher Dice" in before.reason
     assert chosen.configurations == ("2d",)
     assert chosen.reason.startswith(
         "2d, fold 0, 1, the choice of `select`: 2d is cheaper"
     )
-    asked = predicting_model(Dataset(alike, DATASET), ModelRequest(("3d_fullres",)))
+    asked = predicting_model(alike, ModelRequest(("3d_fullres",)))
     assert asked.reason == "3d_fullres, as requested, fold 0, 1"
     again = pickled_checkpoint({"current_epoch": 4})
-    run = SMOKE.run(Dataset(alike, DATASET), "2d", 0)
+    run = SMOKE.run(alike, "2d", 0)
     (run.fold_dir / "checkpoint_final.pth").write_bytes(again)
-    late = predicting_model(Dataset(alike, DATASET))
+    late = predicting_model(alike)
     assert "(the choice is out of date: run `select` again)" in late.reason
 
 
 def test_nested_scores_each_fold_by_the_choice_of_the_other(alike):
     asked = SelectionOptions(device="cpu", nested=True)
 
-    summary = select_model(Dataset(alike, DATASET), asked, host=SILENT)
+    summary = select_model(alike, asked, host=SILENT)
 
     nested = summary.as_json()["nested"]
     assert nested["chosen"] == {"0": "2d", "1": "2d"}  # three patients cannot tell
@@ -216,8 +213,7 @@ def test_nested_scores_each_fold_by_the_choice_of_the_other(alike):
 def test_further_trainings_of_a_fold_are_compared_and_nothing_else_uses_them(
     alike, tmp_path
 ):
-    dataset = Dataset(alike, DATASET)
-    folder = write_fold(alike, "2d", 0, (8, 8, 8), repeat=1)
+    dataset, folder = alike, write_fold(alike, "2d", 0, (8, 8, 8), repeat=1)
 
     record = dataset.record_dir / SMOKE.run(dataset, "2d", 0).model_dir.name
     assert folder.is_relative_to(record / "fold_0_seed_1")
@@ -248,9 +244,9 @@ def test_further_trainings_of_a_fold_are_compared_and_nothing_else_uses_them(
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
 def test_a_damaged_choice_is_reported_and_not_used(alike, content):
-    choice_file(Dataset(alike, DATASET)).write_text(content)
+    choice_file(alike).write_text(content)
 
-    kept, remark = current_choice(Dataset(alike, DATASET))
+    kept, remark = current_choice(alike)
 
     assert kept is None
     assert remark == "choice.json cannot be read: it is damaged."
@@ -258,37 +254,35 @@ def test_a_damaged_choice_is_reported_and_not_used(alike, content):
 
 @pytest.mark.parametrize("content", ['{"budget": 3}', '{"chosen": {}}'])
 def test_a_choice_that_lacks_a_part_is_reported_and_not_used(alike, content):
-    choice_file(Dataset(alike, DATASET)).write_text(content)
+    choice_file(alike).write_text(content)
 
-    kept, remark = current_choice(Dataset(alike, DATASET))
+    kept, remark = current_choice(alike)
 
     assert kept is None
     assert remark.startswith("The choice.json is damaged: ")
 
 
 def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike):
-    shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).fold_dir)
-    shutil.rmtree(SMOKE.run(Dataset(alike, DATASET), "2d", 1).events_file.parent)
-    select_model(Dataset(alike, DATASET), SelectionOptions(device="cpu"), host=SILENT)
-    assert current_choice(Dataset(alike, DATASET))[0] is not None
+    shutil.rmtree(SMOKE.run(alike, "2d", 1).fold_dir)
+    shutil.rmtree(SMOKE.run(alike, "2d", 1).events_file.parent)
+    select_model(alike, SelectionOptions(device="cpu"), host=SILENT)
+    assert current_choice(alike)[0] is not None
 
     write_fold(alike, "2d", 1, (0, 0, 0))
 
-    assert current_choice(Dataset(alike, DATASET))[0] is None
+    assert current_choice(alike)[0] is None
 
 
-def test_without_a_finished_fold_there_is_nothing_to_choose(workspace):
+def test_without_a_finished_fold_there_is_nothing_to_choose(dataset):
     with pytest.raises(InputError, match="no finished fold of the models asked for"):
-        select_model(Dataset(workspace, DATASET), SelectionOptions())
+        select_model(dataset, SelectionOptions())
 
 
-def test_ensembles_need_two_configurations_of_a_model(workspace):
-    write_fold(workspace, "2d", 0, (0, 0, 0))
+def test_ensembles_need_two_configurations_of_a_model(dataset):
+    write_fold(dataset, "2d", 0, (0, 0, 0))
 
     with pytest.raises(InputError, match="--ensembles needs two configurations"):
-        select_model(
-            Dataset(workspace, DATASET), SelectionOptions(ensembles=True, device="cpu")
-        )
+        select_model(dataset, SelectionOptions(ensembles=True, device="cpu"))
 
 
 def test_the_fingerprint_of_a_checkpoint_follows_its_content_not_its_file(tmp_path):

@@ -29,8 +29,8 @@ GRID = Grid((40, 30, 12), np.diag([1.0, 1.0, 3.0, 1.0]))
 SPECK_MM3 = 4 * 4 * 1 * 3.0
 
 
-def run_of(workspace, fold, configuration="2d"):
-    return SMOKE.run(Dataset(workspace, DATASET), configuration, fold)
+def run_of(dataset, fold, configuration="2d"):
+    return SMOKE.run(dataset, configuration, fold)
 
 
 def drawn():
@@ -48,14 +48,14 @@ def predicted(seed):
     return voxels
 
 
-def write_fold(workspace, fold, *, configuration="2d", cases=2):
-    folder = run_of(workspace, fold, configuration).fold_dir
+def write_fold(dataset, fold, *, configuration="2d", cases=2):
+    folder = run_of(dataset, fold, configuration).fold_dir
     for number in range(cases):
         case = f"leg_{fold}{number}"
         labelmap = Labelmap(GRID, predicted(number), TABLE)
         write_labelmap(folder / "validation" / f"{case}.nii.gz", labelmap)
         write_labelmap(
-            Dataset(workspace, DATASET).raw_dir / "labelsTr" / f"{case}.nii.gz",
+            dataset.raw_dir / "labelsTr" / f"{case}.nii.gz",
             Labelmap(GRID, drawn(), TABLE),
         )
     summary = {"mean": {"1": {"Dice": 0.9}, "2": {"Dice": 0.9}}}
@@ -68,33 +68,33 @@ def write_fold(workspace, fold, *, configuration="2d", cases=2):
             "file_ending": ".nii.gz",
         }
     )
-    for place in (folder.parent, Dataset(workspace, DATASET).raw_dir):
+    for place in (folder.parent, dataset.raw_dir):
         (place / "dataset.json").write_text(description)
 
 
 @pytest.fixture
-def workspace(tmp_path):
+def dataset(tmp_path):
     """A dataset with a model of two finished folds."""
-    found = Workspace.at(tmp_path, environment={})
+    found = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
     for fold in (0, 1):
         write_fold(found, fold)
     return found
 
 
-def chosen(workspace, *configurations, **more):
+def chosen(dataset, *configurations, **more):
     request = ModelRequest(configurations, **more)
-    return choose_model(Dataset(workspace, DATASET), request)
+    return choose_model(dataset, request)
 
 
-def cleaning_file(workspace):
-    return run_of(workspace, 0).model_dir / "cleaning.json"
+def cleaning_file(dataset):
+    return run_of(dataset, 0).model_dir / "cleaning.json"
 
 
-def test_each_structure_gets_the_rule_that_helps_it(workspace):
-    summary = tune_cleaning(Dataset(workspace, DATASET))
+def test_each_structure_gets_the_rule_that_helps_it(dataset):
+    summary = tune_cleaning(dataset)
 
     (model,) = summary.models
-    structures = json.loads(cleaning_file(workspace).read_text())["structures"]
+    structures = json.loads(cleaning_file(dataset).read_text())["structures"]
     assert structures == model.content["structures"]
     assert structures["tibia"]["rule"] == "volume"
     assert structures["tibia"]["min_volume_mm3"] == 100.0  # the gentlest that helps
@@ -103,10 +103,10 @@ def test_each_structure_gets_the_rule_that_helps_it(workspace):
     assert summary.exit_code == 0
 
 
-def test_the_table_holds_the_means_before_and_after_fold_by_fold(workspace):
-    tune_cleaning(Dataset(workspace, DATASET))
+def test_the_table_holds_the_means_before_and_after_fold_by_fold(dataset):
+    tune_cleaning(dataset)
 
-    row = json.loads(cleaning_file(workspace).read_text())["structures"]["tibia"]
+    row = json.loads(cleaning_file(dataset).read_text())["structures"]["tibia"]
     before = [
         bone_scores(
             Labelmap(GRID, predicted(number), TABLE),
@@ -122,8 +122,8 @@ def test_the_table_holds_the_means_before_and_after_fold_by_fold(workspace):
     assert row["folds"]["1"]["dice_after"] == 1.0
 
 
-def test_everything_that_was_tried_is_on_record(workspace):
-    content = tune_cleaning(Dataset(workspace, DATASET)).models[0].content
+def test_everything_that_was_tried_is_on_record(dataset):
+    content = tune_cleaning(dataset).models[0].content
 
     for name in TABLE.names:
         assert len(content["tried"][name]) == len(tune.CANDIDATES)
@@ -131,33 +131,31 @@ def test_everything_that_was_tried_is_on_record(workspace):
     assert content["cases"] == {"0": ["leg_00", "leg_01"], "1": ["leg_10", "leg_11"]}
 
 
-def test_a_rule_that_spoils_one_fold_is_not_kept(workspace):
+def test_a_rule_that_spoils_one_fold_is_not_kept(dataset):
     """In fold 1 the speck is a true piece of the tibia."""
     for number in range(2):
-        file = (
-            Dataset(workspace, DATASET).raw_dir / "labelsTr" / f"leg_1{number}.nii.gz"
-        )
+        file = dataset.raw_dir / "labelsTr" / f"leg_1{number}.nii.gz"
         truth = drawn()
         truth[34:38, 2 + number : 6 + number, 4] = 1
         write_labelmap(file, Labelmap(GRID, truth, TABLE))
 
-    tune_cleaning(Dataset(workspace, DATASET))
+    tune_cleaning(dataset)
 
-    structures = json.loads(cleaning_file(workspace).read_text())["structures"]
+    structures = json.loads(cleaning_file(dataset).read_text())["structures"]
     assert structures["tibia"]["rule"] == "none"
 
 
 def test_what_was_chosen_is_tried_together_and_given_up_where_it_fails(
-    workspace,
+    dataset,
 ):
     rules = {
         "tibia": CleaningRule("volume"),
         "femur": CleaningRule("volume", min_volume_mm3=1e6),  # would lose it
     }
 
-    tune_cleaning(Dataset(workspace, DATASET), choose=lambda _trials: rules)
+    tune_cleaning(dataset, choose=lambda _trials: rules)
 
-    structures = json.loads(cleaning_file(workspace).read_text())["structures"]
+    structures = json.loads(cleaning_file(dataset).read_text())["structures"]
     assert {name: row["rule"] for name, row in structures.items()} == {
         "tibia": "volume",
         "femur": "none",
@@ -166,74 +164,74 @@ def test_what_was_chosen_is_tried_together_and_given_up_where_it_fails(
 
 
 def test_tuning_again_changes_nothing_unless_forced_or_the_evidence_has_changed(
-    workspace,
+    dataset,
 ):
-    first = tune_cleaning(Dataset(workspace, DATASET))
-    before = cleaning_file(workspace).stat().st_mtime_ns
+    first = tune_cleaning(dataset)
+    before = cleaning_file(dataset).stat().st_mtime_ns
 
-    again = tune_cleaning(Dataset(workspace, DATASET))
+    again = tune_cleaning(dataset)
 
     assert again.as_json() == first.as_json()
     assert again.as_text() == first.as_text()
-    assert cleaning_file(workspace).stat().st_mtime_ns == before
-    tune_cleaning(Dataset(workspace, DATASET), force=True)
-    forced = cleaning_file(workspace).stat().st_mtime_ns
+    assert cleaning_file(dataset).stat().st_mtime_ns == before
+    tune_cleaning(dataset, force=True)
+    forced = cleaning_file(dataset).stat().st_mtime_ns
     assert forced != before
-    write_fold(workspace, 2)
-    assert "of fold 0, 1, 2" in tune_cleaning(Dataset(workspace, DATASET)).as_text()
+    write_fold(dataset, 2)
+    assert "of fold 0, 1, 2" in tune_cleaning(dataset).as_text()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])
-def test_a_damaged_choice_is_made_anew(workspace, text):
-    cleaning_file(workspace).write_text(text)
+def test_a_damaged_choice_is_made_anew(dataset, text):
+    cleaning_file(dataset).write_text(text)
 
-    tune_cleaning(Dataset(workspace, DATASET))
+    tune_cleaning(dataset)
 
-    model = chosen(workspace)
+    model = chosen(dataset)
     assert tuned_rules(model)["tibia"].name == "volume"
 
 
-def test_each_configuration_is_tuned_for_itself(workspace):
-    write_fold(workspace, 0, configuration="3d_fullres")
+def test_each_configuration_is_tuned_for_itself(dataset):
+    write_fold(dataset, 0, configuration="3d_fullres")
 
     request = ModelRequest(("2d", "3d_fullres"), budget="smoke")
-    summary = tune_cleaning(Dataset(workspace, DATASET), request)
+    summary = tune_cleaning(dataset, request)
 
     models = summary.as_json()["models"]
     assert [model["configuration"] for model in models] == ["2d", "3d_fullres"]
     assert "3d_fullres: cleaning chosen on 2 validation cases" in summary.as_text()
 
 
-def test_a_prediction_without_its_reference_is_refused_by_name(workspace):
-    (Dataset(workspace, DATASET).raw_dir / "labelsTr" / "leg_01.nii.gz").unlink()
+def test_a_prediction_without_its_reference_is_refused_by_name(dataset):
+    (dataset.raw_dir / "labelsTr" / "leg_01.nii.gz").unlink()
 
     with pytest.raises(InputError, match=r"without a reference .* leg_01"):
-        tune_cleaning(Dataset(workspace, DATASET))
+        tune_cleaning(dataset)
 
 
-def test_a_model_that_has_learnt_other_labels_is_refused(workspace):
-    file = Dataset(workspace, DATASET).raw_dir / "dataset.json"
+def test_a_model_that_has_learnt_other_labels_is_refused(dataset):
+    file = dataset.raw_dir / "dataset.json"
     file.write_text(file.read_text().replace("femur", "patella"))
 
     with pytest.raises(InputError, match="was trained on tibia, femur, but"):
-        tune_cleaning(Dataset(workspace, DATASET))
+        tune_cleaning(dataset)
 
 
 def test_the_fold_of_all_cases_has_nothing_to_tune_on(tmp_path):
-    workspace = Workspace.at(tmp_path, environment={})
-    write_fold(workspace, "all")
+    dataset = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
+    write_fold(dataset, "all")
 
     with pytest.raises(InputError, match="train numbered folds"):
-        tune_cleaning(Dataset(workspace, DATASET))
+        tune_cleaning(dataset)
 
 
 # --- the rules of a model -------------------------------------------------------------
 
 
-def test_the_rules_of_a_model_are_those_that_were_chosen(workspace):
-    tune_cleaning(Dataset(workspace, DATASET))
+def test_the_rules_of_a_model_are_those_that_were_chosen(dataset):
+    tune_cleaning(dataset)
 
-    rules = tuned_rules(chosen(workspace, folds=("1",)))
+    rules = tuned_rules(chosen(dataset, folds=("1",)))
 
     assert rules == {
         "tibia": CleaningRule("volume", min_volume_mm3=100.0),
@@ -241,35 +239,35 @@ def test_the_rules_of_a_model_are_those_that_were_chosen(workspace):
     }
 
 
-def test_a_model_without_tuned_cleaning_is_refused_with_the_way_out(workspace):
+def test_a_model_without_tuned_cleaning_is_refused_with_the_way_out(dataset):
     command = f"`nnunet-bridge clean --tune {DATASET} -c 2d --budget smoke`"
 
     with pytest.raises(InputError, match=re.escape(command)):
-        tuned_rules(chosen(workspace))
+        tuned_rules(chosen(dataset))
 
 
-def test_a_model_that_was_trained_since_is_refused(workspace):
-    tune_cleaning(Dataset(workspace, DATASET))
-    checkpoint = run_of(workspace, 1).fold_dir / "checkpoint_final.pth"
+def test_a_model_that_was_trained_since_is_refused(dataset):
+    tune_cleaning(dataset)
+    checkpoint = run_of(dataset, 1).fold_dir / "checkpoint_final.pth"
     checkpoint.write_bytes(b"trained anew")
 
     with pytest.raises(InputError, match="tuned on other runs"):
-        tuned_rules(chosen(workspace))
-    assert tuned_rules(chosen(workspace, folds=("0",)))
+        tuned_rules(chosen(dataset))
+    assert tuned_rules(chosen(dataset, folds=("0",)))
 
 
-def test_the_fold_of_all_cases_takes_the_choice_of_the_numbered_folds(workspace):
-    tune_cleaning(Dataset(workspace, DATASET))
-    write_fold(workspace, "all")
+def test_the_fold_of_all_cases_takes_the_choice_of_the_numbered_folds(dataset):
+    tune_cleaning(dataset)
+    write_fold(dataset, "all")
 
-    rules = tuned_rules(chosen(workspace, folds=("all",)))
+    rules = tuned_rules(chosen(dataset, folds=("all",)))
 
     assert rules["tibia"].name == "volume"
 
 
-def test_an_ensemble_has_no_tuned_cleaning(workspace):
-    write_fold(workspace, 0, configuration="3d_fullres")
-    both = chosen(workspace, "2d", "3d_fullres")
+def test_an_ensemble_has_no_tuned_cleaning(dataset):
+    write_fold(dataset, 0, configuration="3d_fullres")
+    both = chosen(dataset, "2d", "3d_fullres")
 
     with pytest.raises(InputError, match=r"not for the mean 2d\+3d_fullres"):
         tuned_rules(both)
@@ -285,18 +283,18 @@ def test_an_ensemble_has_no_tuned_cleaning(workspace):
         '{"checkpoints": {}, "structures": {"tibia": []}}',
     ],
 )
-def test_a_damaged_file_of_rules_is_refused(workspace, text):
-    cleaning_file(workspace).write_text(text)
+def test_a_damaged_file_of_rules_is_refused(dataset, text):
+    cleaning_file(dataset).write_text(text)
 
     with pytest.raises(InputError):
-        tuned_rules(chosen(workspace))
+        tuned_rules(chosen(dataset))
 
 
 # --- predict --clean ------------------------------------------------------------------
 
 
 @pytest.fixture
-def predict_with(workspace, tmp_path):
+def predict_with(dataset, tmp_path):
     """Predict one image; in place of nnU-Net, a prediction with a speck of tibia."""
     image = tmp_path / "new_0000.nii.gz"
     write_volume(image, Volume(GRID, drawn().astype(np.int16)))
@@ -312,7 +310,6 @@ def predict_with(workspace, tmp_path):
 
     def call(clean):
         out = tmp_path / "out"
-        dataset = Dataset(workspace, DATASET)
         options = PredictionOptions(clean=clean, device="cpu")
         predict_images(dataset, [image], out, options, network=without_nnunet)
         record = json.loads((out / "new" / "prediction.json").read_text())
@@ -322,10 +319,8 @@ def predict_with(workspace, tmp_path):
     return call
 
 
-def test_tuned_cleaning_is_applied_and_named_for_every_structure(
-    workspace, predict_with
-):
-    tune_cleaning(Dataset(workspace, DATASET))
+def test_tuned_cleaning_is_applied_and_named_for_every_structure(dataset, predict_with):
+    tune_cleaning(dataset)
 
     record, labelmap, _ = predict_with("tuned")
 
@@ -351,14 +346,14 @@ def test_the_other_cleanings_are_one_rule_for_all(predict_with, clean):
     }
 
 
-def test_N03_other_rules_predict_anew_and_the_same_do_not(workspace, predict_with):
-    tune_cleaning(Dataset(workspace, DATASET))
+def test_N03_other_rules_predict_anew_and_the_same_do_not(dataset, predict_with):
+    tune_cleaning(dataset)
     assert predict_with("tuned")[2] == 1
     assert predict_with("tuned")[2] == 1
 
-    content = json.loads(cleaning_file(workspace).read_text())
+    content = json.loads(cleaning_file(dataset).read_text())
     content["structures"]["tibia"] = {"rule": "none"}
-    cleaning_file(workspace).write_text(json.dumps(content))
+    cleaning_file(dataset).write_text(json.dumps(content))
 
     record, labelmap, calls = predict_with("tuned")
     assert calls == 2
@@ -378,17 +373,17 @@ def invoke(*words):
     return CliRunner().invoke(main, list(map(str, words)))
 
 
-def test_the_command_tunes_and_prints_one_object(workspace):
+def test_the_command_tunes_and_prints_one_object(dataset):
     result = invoke(
         *("clean", "--tune", "1", "-c", "2d", "--json"),
-        *("-w", workspace.raw_dir.parent),
+        *("-w", dataset.workspace.raw_dir.parent),
     )
 
     content = json.loads(result.stdout)
     assert result.exit_code == 0
     assert content["dataset"] == DATASET
     assert content["models"][0]["structures"]["tibia"]["rule"] == "volume"
-    assert content["models"][0]["file"] == str(cleaning_file(workspace))
+    assert content["models"][0]["file"] == str(cleaning_file(dataset))
 
 
 @pytest.mark.parametrize(
@@ -406,8 +401,8 @@ def test_the_command_tunes_and_prints_one_object(workspace):
         (["--tune", "1", "--each-side"], "Leave out '--each-side'"),
     ],
 )
-def test_words_that_do_not_go_together_are_a_usage_error(workspace, words, message):
-    result = invoke("clean", *words, "-w", workspace.raw_dir.parent)
+def test_words_that_do_not_go_together_are_a_usage_error(dataset, words, message):
+    result = invoke("clean", *words, "-w", dataset.workspace.raw_dir.parent)
 
     assert result.exit_code == 2
     assert message in result.stderr

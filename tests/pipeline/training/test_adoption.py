@@ -139,9 +139,7 @@ def test_N11_data_that_lack_a_case_are_refused_by_name(theirs, lost):
 
 
 def test_N11_labels_that_changed_since_are_refused_by_name(theirs):
-    file = theirs.raw_dir / "labelsTr" / "ball_002.nii.gz"
-    label = read_labelmap(file, TABLE)
-    write_labelmap(file, label.with_voxels(label.voxels[::-1].copy()))
+    change_label(theirs)
 
     assert "The label of ball_002 has changed since" in refused(theirs)
 

@@ -52,12 +52,12 @@ from nnunet_bridge.pipeline.training.train import train_dataset
 @pytest.fixture
 def work(tmp_path):
     write_spheres(tmp_path, size=12)
-    return Workspace.at(tmp_path, environment={})
+    return Dataset(Workspace.at(tmp_path, environment={}), DATASET)
 
 
 @pytest.fixture
 def raw(work):
-    return Dataset(work, DATASET).raw_dir
+    return work.raw_dir
 
 
 def forbidden(*_call):
@@ -69,12 +69,11 @@ NO_NNUNET = Host(start=forbidden)
 
 
 def plan(work, *configurations, host=NO_NNUNET, **options):
-    dataset = Dataset(work, DATASET)
-    return plan_dataset(dataset, PlanningOptions(configurations, **options), host=host)
+    return plan_dataset(work, PlanningOptions(configurations, **options), host=host)
 
 
 def required(work, *configurations, plans="nnUNetPlans"):
-    return require_plan(Dataset(work, DATASET), configurations, plans)
+    return require_plan(work, configurations, plans)
 
 
 def moved(grid, by_mm):
@@ -157,11 +156,11 @@ def test_N01_every_defect_is_found_by_us_and_named(work, raw, defect):
 
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 3
-    assert not work.preprocessed_dir.exists()
+    assert not work.workspace.preprocessed_dir.exists()
 
 
 def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
-    held = only_writer(Dataset(work, DATASET).lock_file, f"Dataset {DATASET}")
+    held = only_writer(work.lock_file, f"Dataset {DATASET}")
     with held, pytest.raises(EnvironmentFault) as caught:
         plan(work, "2d")
 
@@ -169,7 +168,7 @@ def test_F08_a_dataset_that_is_being_planned_is_not_planned_again(work):
 
 
 def test_F08_a_dataset_in_training_is_not_planned_again(work):
-    run = method_of("nnunet", "smoke").run(Dataset(work, DATASET), "2d", 0)
+    run = method_of("nnunet", "smoke").run(work, "2d", 0)
     held = only_writer(run.lock_file, "fold 0")
     message = r"being trained \(2d fold 0\)"
     with held, pytest.raises(EnvironmentFault, match=message):
@@ -177,17 +176,17 @@ def test_F08_a_dataset_in_training_is_not_planned_again(work):
 
 
 def test_N07_two_folders_of_one_number_are_refused_before_planning(work):
-    (work.raw_dir / "Dataset007_Cubes").mkdir()
+    (work.workspace.raw_dir / "Dataset007_Cubes").mkdir()
 
     with pytest.raises(InputError, match="bear the same number") as caught:
-        Dataset.find(work, "7")
+        Dataset.find(work.workspace, "7")
 
     assert caught.value.code == "N07"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", ""])
 def test_damaged_hashes_of_the_training_data_are_computed_anew(work, content):
-    dataset = Dataset(work, DATASET)
+    dataset = work
     state = dataset_state(dataset)
     (dataset.record_dir / "files.json").write_text(content)
 
@@ -200,21 +199,21 @@ GOLDEN_PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
 @pytest.fixture
 def planned(work):
     """A dataset that looks planned, from plans that nnU-Net wrote for another one."""
-    folder = Dataset(work, DATASET).planned_dir
+    folder = work.planned_dir
     folder.mkdir(parents=True)
     plans = {**golden_plans(), "dataset_name": DATASET}
     for name in ("3d_lowres", "3d_cascade_fullres"):
         plans["configurations"].pop(name, None)
-    write_json(Dataset(work, DATASET).plans_file("nnUNetPlans"), plans)
+    write_json(work.plans_file("nnUNetPlans"), plans)
     write_json(
-        Dataset(work, DATASET).splits_file,
+        work.splits_file,
         [{"train": ["ball_000"], "val": ["ball_001"]}],
     )
     write_json(
         folder / "dataset_fingerprint.json",
         {"spacings": [[1.0] * 3], "shapes_after_crop": [[12] * 3]},
     )
-    dataset = Dataset(work, DATASET)
+    dataset = work
     shutil.copy(dataset.raw_dir / "dataset.json", folder)
     Planned(dataset_state(dataset), {"default": ("2d", "3d_fullres")}).write(dataset)
     return work
@@ -255,7 +254,7 @@ def test_N06_a_changed_dataset_invalidates_the_plans_of_every_planner(planned, r
 def test_S12_a_pickle_that_would_run_is_refused_although_its_hash_is_on_record(
     planned, tmp_path
 ):
-    dataset = Dataset(planned, DATASET)
+    dataset = planned
     pickled = dataset.planned_dir / "nnUNetPlans_2d" / "ball_000.pkl"
     pickled.parent.mkdir()
     pickled.write_bytes(pickle.dumps(Runs(tmp_path / "marker")))
@@ -272,7 +271,7 @@ def test_S12_a_pickle_that_would_run_is_refused_although_its_hash_is_on_record(
 
 
 def test_S02_plans_that_would_run_are_refused_before_a_training_starts(planned):
-    dataset = Dataset(planned, DATASET)
+    dataset = planned
     file = dataset.plans_file("nnUNetPlans")
     place = *NETWORK, "nonlin"
     write_json(file, changed(read_json(file), *place, "subprocess.Popen"))
@@ -287,14 +286,14 @@ def test_S02_plans_that_would_run_are_refused_before_a_training_starts(planned):
 
 
 def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
-    folder = Dataset(planned, DATASET).planned_dir / "nnUNetPlans_2d"
+    folder = planned.planned_dir / "nnUNetPlans_2d"
     folder.mkdir()
     for part in (".b2nd", "_seg.b2nd", ".pkl"):
         (folder / f"ball_000{part}").write_bytes(pickle.dumps({"shape": 3}))
-    known = Planned.read(Dataset(planned, DATASET))
-    there = preprocessed_now(Dataset(planned, DATASET), "nnUNetPlans_2d", {})
+    known = Planned.read(planned)
+    there = preprocessed_now(planned, "nnUNetPlans_2d", {})
     Planned(known.dataset_state, known.planners, (), {"nnUNetPlans_2d": there}).write(
-        Dataset(planned, DATASET)
+        planned
     )
     assert required(planned, "2d")
 
@@ -309,10 +308,8 @@ def test_N04_a_half_written_preprocessed_case_is_refused_and_named(planned):
 
 
 def test_F11_train_reports_a_failed_planning(planned):
-    known = Planned.read(Dataset(planned, DATASET))
-    Planned(known.dataset_state, failure="a worker was killed.").write(
-        Dataset(planned, DATASET)
-    )
+    known = Planned.read(planned)
+    Planned(known.dataset_state, failure="a worker was killed.").write(planned)
 
     with pytest.raises(InputError, match="last attempt failed: a worker was killed"):
         required(planned, "2d")
@@ -334,7 +331,7 @@ def test_F10_a_training_that_cannot_fit_is_refused_with_the_figures(
     planned, device, kind, model
 ):
     method = method_of(model, "full")
-    run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
+    run = method.run(planned, "3d_fullres", 0)
 
     with pytest.raises(EnvironmentFault) as caught:
         require_memory_for_training(run, method, SMALL, resources_for(device), [])
@@ -365,7 +362,7 @@ def test_F10_gpu_memory_is_refused_only_where_the_estimate_is_far_off(
 ):
     """nnU-Net plans for a card of 8 GB, and the estimate says 8.2 to 8.5 GB."""
     method = method_of("nnunet", "full")
-    run = method.run(Dataset(planned, DATASET), "3d_fullres", 0)
+    run = method.run(planned, "3d_fullres", 0)
     need = training_memory(read_json(run.plans_file), "3d_fullres", 2).gpu_bytes
     sizes = (None if part is None else int(part * need) for part in (card, free))
     there, warnings = machine_with(*sizes), []
@@ -382,7 +379,7 @@ def test_F10_gpu_memory_is_refused_only_where_the_estimate_is_far_off(
 
 
 def test_more_gpus_than_patches_in_a_batch_are_refused_by_name(planned):
-    run = method_of("nnunet", "full").run(Dataset(planned, DATASET), "3d_fullres", 0)
+    run = method_of("nnunet", "full").run(planned, "3d_fullres", 0)
 
     require_patches(2, [run])
     with pytest.raises(UsageError, match=r"--gpus 3 .* 3d_fullres has 2"):
@@ -394,12 +391,10 @@ def test_F10_training_asks_the_machine_before_anything_starts(planned):
         method_of("nnunet", "full"), ("2d",), options=TrainingOptions("cpu")
     )
     with pytest.raises(EnvironmentFault) as caught:
-        train_dataset(
-            Dataset(planned, DATASET), request, host=Host(SMALL, start=forbidden)
-        )
+        train_dataset(planned, request, host=Host(SMALL, start=forbidden))
 
     assert caught.value.code == "F10"
-    assert not planned.results_dir.exists()
+    assert not planned.workspace.results_dir.exists()
 
 
 def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
@@ -409,7 +404,7 @@ def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
     result = subprocess.run(
         [
             *(*limited, sys.executable, "-m", "nnunet_bridge", "train", DATASET),
-            *("-c", "2d", "-w", str(planned.raw_dir.parent)),
+            *("-c", "2d", "-w", str(planned.workspace.raw_dir.parent)),
             *("--device", "cpu", "--json"),
         ],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -427,10 +422,10 @@ def test_F10_a_real_limit_of_memory_is_met_before_it_is_hit(planned):
 def test_planners_share_what_they_have_in_common(tmp_path):
     """One real call of nnU-Net for each planner (about a minute)."""
     write_spheres(tmp_path, size=24)
-    work = Workspace.at(tmp_path, environment={})
+    work = Dataset(Workspace.at(tmp_path, environment={}), DATASET)
     own, host = ("-gpu_memory_target", "0.5"), Host()
     plan(work, "2d", "3d_fullres", own_arguments=own, host=host)
-    data = Dataset(work, DATASET).planned_dir / "nnUNetPlans_3d_fullres"
+    data = work.planned_dir / "nnUNetPlans_3d_fullres"
     before = {file: file.stat().st_mtime_ns for file in data.iterdir()}
 
     both = ("resenc-m", "default")
@@ -438,25 +433,25 @@ def test_planners_share_what_they_have_in_common(tmp_path):
 
     assert not summary.already_done
     assert {file: file.stat().st_mtime_ns for file in data.iterdir()} == before
-    known = Planned.read(Dataset(work, DATASET))
+    known = Planned.read(work)
     assert known.planners == {
         "default": ("2d", "3d_fullres"),
         "resenc-m": ("3d_fullres",),
     }
     assert known.own_arguments == own
-    resenc = read_json(Dataset(work, DATASET).plans_file("nnUNetResEncUNetMPlans"))
+    resenc = read_json(work.plans_file("nnUNetResEncUNetMPlans"))
     assert resenc["experiment_planner_used"] == "nnUNetPlannerResEncM"
     assert "nnUNetPlans_3d_fullres" in known.preprocessed
     for plans in GOLDEN_PLANS:
         required(work, "3d_fullres", plans=plans)
-    log = (Dataset(work, DATASET).record_dir / "plan.log").read_text()
+    log = (work.record_dir / "plan.log").read_text()
     assert "Preprocessing dataset" not in log
 
     plan(work, "2d", own_arguments=("-gpu_memory_target", "1"), host=host)
 
-    assert json.loads((Dataset(work, DATASET).record_dir / "planned.json").read_text())[
-        "planners"
-    ] == {"default": ["2d"]}
+    assert json.loads((work.record_dir / "planned.json").read_text())["planners"] == {
+        "default": ["2d"]
+    }
 
 
 def test_force_plans_again_where_the_record_is_damaged(tmp_path):
