@@ -14,8 +14,7 @@ class BridgeError(Exception):
     """
 
     exit_code: ClassVar[int] = 3
-    reports: tuple[Any, ...] = ()
-    """The cases that were done before a command ended."""
+    reports: tuple[Any, ...] = ()  # the cases that were done before a command ended
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)

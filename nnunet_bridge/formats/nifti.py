@@ -52,12 +52,8 @@ IMAGE_LEVEL = 3
 LABELS_LEVEL = 1
 _HEADER_BYTES = 352
 _STRUCT_BYTES = 348
-_STRUCT_2_BYTES = 540
-"""Bytes of a header of NIfTI-2."""
-
-_EXTENSION_BYTES = 8
-"""Size and code of a header extension, the least that it can have."""
-
+_STRUCT_2_BYTES = 540  # bytes of a header of NIfTI-2
+_EXTENSION_BYTES = 8  # size and code of a header extension, the least that it can have
 _SPARE_BYTES = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 _READ_AT_ONCE = 1 << 16

@@ -43,17 +43,11 @@ from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.ops.naming import composed
 
 RECIPE_FILE = "dataset.toml"
-MATCH_S = 1.0
-"""Processor time that one name may take to match a pattern."""
-
+MATCH_S = 1.0  # processor time that one name may take to match a pattern
 _MOST_RECIPE_BYTES = 1 << 20
 _LONGEST_PATTERN = 1000
-_MOST_LABELS = 255
-"""nnU-Net stores labels in one byte, and 0 is the background."""
-
-_HINTS = 20
-"""Unknown names for which a similar one is searched."""
-
+_MOST_LABELS = 255  # nnU-Net stores labels in one byte, and 0 is the background
+_HINTS = 20  # unknown names for which a similar one is searched
 _CASE_FORMAT = re.compile(r"[<>^=+-]?0?[0-9]{0,2}[ds]?")
 SIDE_WORDS = {
     "l": "left", "left": "left", "r": "right", "right": "right",

@@ -25,9 +25,7 @@ WHOLE_SHARE = 0.99  # share of a bone that its largest component should hold
 TWIN_SHARE = 0.25
 """A piece of at least this share of the largest may be the bone of the other side."""
 
-LONGEST_M = 10.0
-"""A whole body takes 2 m."""
-
+LONGEST_M = 10.0  # a whole body takes 2 m
 _SAMPLES = 2_000_000
 
 

@@ -55,8 +55,7 @@ class StructureMean:
     median: Mapping[str, float | None]
     """Of Dice, IoU, NSD and the distances; None if it is a failure's."""
 
-    iqr: Mapping[str, list[float | None]]
-    """The quartiles of the same."""
+    iqr: Mapping[str, list[float | None]]  # the quartiles of the same
 
     @property
     def n_failed(self) -> int:

@@ -28,8 +28,7 @@ DISTANCES = ("hd95_mm", "assd_mm", "hd_mm")
 _FAR = 1e9  # stands for an infinite difference, so that sums of both signs are a tie
 
 NOT_TRAINED = "-"  # fold of a model that has none, such as another tool
-Place: TypeAlias = tuple[str, str]
-"""Case and structure."""
+Place: TypeAlias = tuple[str, str]  # case and structure
 
 
 def outcome(score: BoneScore, measure: str) -> float | None:
@@ -58,16 +57,12 @@ class Outcomes:
     by_model: Mapping[str, Mapping[Place, Sequence[BoneScore]]]
     """Model -> (case, structure) -> its score in each training of the fold."""
 
-    case_ids: tuple[str, ...]
-    """The cases that all models were scored on."""
-
+    case_ids: tuple[str, ...]  # the cases that all models were scored on
     left_out: tuple[tuple[str, str], ...]
     """(case, model) of every case that only some of the models have."""
 
     structures: tuple[str, ...]  # in the order of their first appearance
-    held: frozenset[Place]
-    """Where the reference or any model holds the structure."""
-
+    held: frozenset[Place]  # where the reference or any model holds the structure
     folds: Mapping[str, Mapping[str, str]]
     """Model -> case -> the fold that held it out; empty if unknown."""
 

@@ -11,9 +11,7 @@ from dataclasses import replace
 
 from nnunet_bridge.formats.dicom.headers import SliceHeader
 
-_FEWEST_FILES = 3
-"""In fewer files, identifiers show no pattern."""
-
+_FEWEST_FILES = 3  # in fewer files, identifiers show no pattern
 NAMES = {
     "series": "Series Instance UID",
     "study": "Study Instance UID",

@@ -11,18 +11,14 @@ class SeriesOptions:
     By default nothing is changed. The names are those of ``[scans]`` in a recipe.
     """
 
-    series: str | None = None
-    """Number, description or UID of the series."""
-
+    series: str | None = None  # number, description or UID of the series
     image_type: str | None = None
     """Contrast of a mixed series: a word of *Image Type* such as ``WATER``."""
 
     echo: int | None = None
     """*Echo Number(s)* of the images; by rising echo time where numbers lack."""
 
-    echo_time_ms: float | None = None
-    """Echo time of the images, nearest to this one."""
-
+    echo_time_ms: float | None = None  # echo time of the images, nearest to this one
     repetition: str | None = None
     """Acquisition, where several hold the same places: ``acquisition 2``, or ``2``."""
 

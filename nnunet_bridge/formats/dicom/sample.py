@@ -32,9 +32,7 @@ class FoundSeries:
     slices: int  # different places; 0 if unknown
     place: Place | None
     modality: str
-    kinds: frozenset[tuple[str, ...]]
-    """*Image Type* of its images."""
-
+    kinds: frozenset[tuple[str, ...]]  # *Image Type* of its images
     number: str
     patient: str = field(repr=False)
     study: str = field(repr=False)
@@ -47,8 +45,7 @@ class FoundDicom:
     """What a folder holds as DICOM."""
 
     series: tuple[FoundSeries, ...] = ()
-    drawn: tuple[str, ...] = ()
-    """Names of files with segmentations or contours."""
+    drawn: tuple[str, ...] = ()  # names of files with segmentations or contours
 
 
 def sample_folder(folder: Path, names: Sequence[str]) -> FoundDicom:

@@ -16,19 +16,15 @@ from nnunet_bridge.pipeline.labels.folders import label_files
 from nnunet_bridge.pipeline.labels.other_tools import mapped_labels
 from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
-NO_FOLD = NOT_TRAINED
-"""Fold of a model that has no folds."""
+NO_FOLD = NOT_TRAINED  # fold of a model that has no folds
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """Another tool's labels for cases of the dataset."""
 
-    name: str
-    """Name in the comparison."""
-
-    folder: Path
-    """With ``<case>.nii.gz`` or ``<case>/labels.nii.gz``."""
+    name: str  # name in the comparison
+    folder: Path  # with ``<case>.nii.gz`` or ``<case>/labels.nii.gz``
 
 
 def baseline_of(word: str) -> Baseline:

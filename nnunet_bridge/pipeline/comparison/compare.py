@@ -37,21 +37,15 @@ if TYPE_CHECKING:
 class ComparisonOptions:
     """The models to compare, and the contents of the report."""
 
-    configurations: Sequence[str]
-    """Each for every model that can be trained in it."""
-
-    models: Sequence[str] = (DEFAULT_MODEL,)
-    """As `--model` names them."""
-
+    configurations: Sequence[str]  # each for every model that can be trained in it
+    models: Sequence[str] = (DEFAULT_MODEL,)  # as `--model` names them
     budget: str | None = None
     """By default the largest for which all of them have finished folds."""
 
     margins: Mapping[str, float] = field(default_factory=dict)
     """Metric -> size of a difference too small to matter."""
 
-    latex: bool = False
-    """Whether ``comparison.tex`` is written, too."""
-
+    latex: bool = False  # whether ``comparison.tex`` is written, too
     baselines: Sequence[Baseline] = ()
     """Labels of other tools for the training cases, each one more model."""
 

@@ -91,9 +91,7 @@ class ReportOptions:
     margins: Mapping[str, float] = field(default_factory=dict)
     """Metric -> size of a difference too small to matter."""
 
-    latex: bool = False
-    """Whether ``comparison.tex`` is written, too."""
-
+    latex: bool = False  # whether ``comparison.tex`` is written, too
     notes: tuple[str, ...] = ()
     """Sentences about the data that precede those about the scores."""
 

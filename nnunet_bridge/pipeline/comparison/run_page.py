@@ -30,8 +30,7 @@ from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, ver
 from nnunet_bridge.pipeline.models import run_facts
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
-_SAME_SPACING = 1.05
-"""Slices count as thicker than pixels from this ratio on."""
+_SAME_SPACING = 1.05  # slices count as thicker than pixels from this ratio on
 
 
 def write_run_page(state: RunState) -> Path:

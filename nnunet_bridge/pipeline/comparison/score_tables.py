@@ -20,9 +20,7 @@ from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 class TableOptions:
     """The tables to compare, and the contents of the report."""
 
-    tables: Sequence[tuple[str, Path]]
-    """Name in the comparison, and file."""
-
+    tables: Sequence[tuple[str, Path]]  # name in the comparison, and file
     patients: Path | None = None
     """Table with `case` and `patient`; by default a case is a patient."""
 

@@ -55,8 +55,7 @@ class ScoredCase(CaseReport):
     left_out: tuple[str, ...] = ()
     """Labels of another tool that the map does not mention."""
 
-    largest_edge_mm: float = 0.0
-    """Of a voxel of the reference."""
+    largest_edge_mm: float = 0.0  # of a voxel of the reference
 
     def details(self) -> JsonObject:
         """Return a row per structure."""
@@ -251,9 +250,7 @@ _DIGITS = {"dice": 4, "hd95_mm": 2, "assd_mm": 3, "nsd": 4} | {
     "volume_error_cm3": 2,
     "volume_error_percent": 1,
 }
-_ALWAYS = tuple(ScoreState)[:4]
-"""States that always have a column."""
-
+_ALWAYS = tuple(ScoreState)[:4]  # states that always have a column
 FAILURES_NOTE = (
     "A missed or invented structure counts as Dice, IoU and NSD 0. It has no distance, "
     "so there is no mean of one; the median ranks it as the worst."

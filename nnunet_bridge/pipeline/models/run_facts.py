@@ -25,9 +25,7 @@ _HARDWARE = ("processor", "cores", "gpus", "gpu_driver")
 class FoldRun:
     """One finished training."""
 
-    fold: str
-    """``0``, ``1``, ... or ``all``."""
-
+    fold: str  # ``0``, ``1``, ... or ``all``
     validation_dir: Path
     """With ``<case>.nii.gz``, the predictions of the validation cases."""
 
@@ -35,8 +33,7 @@ class FoldRun:
     run_facts: Mapping[str, Any] = field(default_factory=dict)
     """Settings, costs and versions, as the training wrote them."""
 
-    repeat: int = 0
-    """Training of the fold: 0 is the first, others have other seeds."""
+    repeat: int = 0  # training of the fold: 0 is the first, others have other seeds
 
     def events(self) -> Sequence[JsonObject]:
         """Read the events; empty if the training wrote none."""

@@ -50,16 +50,12 @@ _COLUMNS = {
 class SelectionOptions:
     """The models to choose from, and the measure that decides."""
 
-    configurations: tuple[str, ...] = ()
-    """By default all that have finished folds."""
-
+    configurations: tuple[str, ...] = ()  # by default all that have finished folds
     models: tuple[str, ...] = ()
     """Words of `--model`; by default all that have finished folds."""
 
     budget: str | None = None
-    metric: str = "dice"
-    """Key of `CHOOSING`."""
-
+    metric: str = "dice"  # key of `CHOOSING`
     ensembles: bool = False
     """Whether to predict the held-out cases again, for the mean of every pair."""
 
@@ -101,9 +97,7 @@ class SelectionSummary:
     budget: str
     options: SelectionOptions
     choice: Choice
-    chosen: JsonObject
-    """`model` and `configurations`, as `predict` takes them."""
-
+    chosen: JsonObject  # `model` and `configurations`, as `predict` takes them
     opinion: Opinion
     checkpoints: JsonObject
     file: Path
@@ -211,9 +205,7 @@ class _Selection:
 
     dataset: Dataset
     options: SelectionOptions
-    members: dict[str, list[RunState]]
-    """Name of a model and configuration -> its folds."""
-
+    members: dict[str, list[RunState]]  # name of a model and configuration -> its folds
     progress: Progress
     host: Host
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)

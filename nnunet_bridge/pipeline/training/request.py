@@ -27,8 +27,7 @@ class TrainingRequest:
     configurations: tuple[str, ...] = ()  # by default the usual ones of the model
     folds: tuple[str, ...] = ("0",)  # words of `-f`
     options: TrainingOptions = field(default_factory=TrainingOptions)
-    repeat: int = 1
-    """Trainings of each fold, each with its own random numbers."""
+    repeat: int = 1  # trainings of each fold, each with its own random numbers
 
     def __post_init__(self) -> None:
         """Fill in the usual configurations."""
