@@ -77,13 +77,11 @@ def compare_dataset(
     title = f"{dataset}: {' against '.join(run.name for run in runs)}"
     notes = tuple(filter(None, [counted_by_case(raw.folder)]))
     report = ReportOptions(
-        title, dataset.name, budget, options.margins, options.latex, notes
+        title, dataset.name, budget, options.margins, options.latex, notes, test_scores
     )
     study = ValidatedStudy.of(raw, runs)
     patients = patients_of(raw.folder, cases)
-    return write_comparison(
-        out_dir, study, patients, report, test_scores=test_scores, progress=progress
-    )
+    return write_comparison(out_dir, study, patients, report, progress=progress)
 
 
 def _model_run(model: Model) -> ModelRun:

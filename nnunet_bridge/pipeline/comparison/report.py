@@ -95,20 +95,22 @@ class ReportOptions:
     notes: tuple[str, ...] = ()
     """Sentences about the data that precede those about the scores."""
 
+    test_scores: Mapping[str, Sequence[BoneScore]] | None = None
+    """Model -> scores on the test set."""
+
     @property
     def caveat(self) -> str:
         """Why scores of this budget are not results; empty if they are."""
         return BUDGETS[self.budget].caveat
 
 
-def write_comparison(  # noqa: PLR0913 - the place, what is compared, and how it is shown
+def write_comparison(
     out_dir: Path,
     study: ValidatedStudy,
     patients: Mapping[str, str],
     options: ReportOptions,
     *,
     scores: Mapping[str, Sequence[BoneScore]] | None = None,
-    test_scores: Mapping[str, Sequence[BoneScore]] | None = None,
     progress: Progress | None = None,
 ) -> ComparisonSummary:
     """Score the validation predictions of all models, compare them, write the report.
@@ -125,8 +127,6 @@ def write_comparison(  # noqa: PLR0913 - the place, what is compared, and how it
         Case id -> patient.
     scores : mapping, optional
         Model -> scores, where they are known; by default the predictions are scored.
-    test_scores : mapping, optional
-        Model -> scores on the test set.
 
     Raises `InputError` if nothing can be scored, or a case was validated twice by one
     model.
@@ -137,8 +137,8 @@ def write_comparison(  # noqa: PLR0913 - the place, what is compared, and how it
     evidence = Evidence(
         compare_models(scores, patients=patients, margins=options.margins),
         scores,
-        test=_test_comparison(test_scores, patients, options.margins),
-        test_scores=test_scores,
+        test=_test_comparison(patients, options),
+        test_scores=options.test_scores,
         costs=costs_of(study.runs),
         settings=settings_of(study.runs),
         versions=versions_of(study.runs),
@@ -228,16 +228,15 @@ def _quality(comparison: Comparison) -> tuple[Setting, ...]:
 
 
 def _test_comparison(
-    test_scores: Mapping[str, Sequence[BoneScore]] | None,
-    patients: Mapping[str, str],
-    margins: Mapping[str, float],
+    patients: Mapping[str, str], options: ReportOptions
 ) -> Comparison | None:
     """Compare on the test set; a case without a patient is its own patient."""
+    test_scores = options.test_scores
     if not test_scores or not any(test_scores.values()):
         return None
     cases = {score.case_id for found in test_scores.values() for score in found}
     known = {case_id: patients.get(case_id, case_id) for case_id in cases}
-    return compare_models(test_scores, patients=known, margins=margins)
+    return compare_models(test_scores, patients=known, margins=options.margins)
 
 
 def _case_dice(evidence: Evidence) -> dict[str, dict[str, float]]:

@@ -125,12 +125,7 @@ def predict_images(
         except errors.BridgeError as error:
             error.reports = run.reports
             raise
-    with clear_os_errors(f"write {out}"):
-        out.mkdir(parents=True, exist_ok=True)
-    write_if_changed(out / "dataset.json", trained.description)
-    volumes = [volume for case in cases for volume in case.volumes]
-    write_volumes(out / outputs.CASE_VOLUMES, volumes)
-    rating.write_quality(out, trained.labels)
+    _write_tables(out, trained, cases)
     return PredictSummary(dataset.name, model.reason, cases, out)
 
 
@@ -493,6 +488,18 @@ class _PredictionRun:
     def _files(self, case_id: str) -> tuple[str, ...]:
         files = [file for file in (self.out / case_id).rglob("*") if file.is_file()]
         return tuple(sorted(str(file.relative_to(self.out)) for file in files))
+
+
+def _write_tables(
+    out: Path, trained: TrainedModel, cases: Sequence[PredictedCase]
+) -> None:
+    """Write the tables of all cases beside their folders."""
+    with clear_os_errors(f"write {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    write_if_changed(out / "dataset.json", trained.description)
+    volumes = [volume for case in cases for volume in case.volumes]
+    write_volumes(out / outputs.CASE_VOLUMES, volumes)
+    rating.write_quality(out, trained.labels)
 
 
 def _require_dicom(sources: Sequence[ImageSource]) -> None:

@@ -92,14 +92,16 @@ def models(study, folds=(0, 1)):
     ]
 
 
-def written(study, *, runs=None, patients=PATIENTS, images="nowhere", **changes):
+def written(
+    study, *, runs=None, patients=PATIENTS, images="nowhere", progress=None, **changes
+):
     """Write a comparison; without images, whose pictures take most of the time."""
     places = study / "labelsTr", study / images
     validated = ValidatedStudy(tuple(runs or models(study)), *places, TABLE)
-    given = {key: changes.pop(key) for key in ("test_scores", "progress")
-             if key in changes}  # fmt: skip
     options = ReportOptions("2D or 3D?", **changes)
-    return write_comparison(study / "out", validated, patients, options, **given)
+    return write_comparison(
+        study / "out", validated, patients, options, progress=progress
+    )
 
 
 @pytest.fixture(scope="module")
