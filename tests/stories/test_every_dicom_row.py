@@ -172,7 +172,7 @@ def two_contents(folder):
     save([*slices, *lifted([copy.deepcopy(slices[4])], 1)], folder)
 
 
-@row("D08 other image", "refused", "D08", r"-88\.00.*IM-0003.*IM-0012", excluded=13)
+@row("D08 other image", "refused", "D08", r"IM-0003.*IM-0012.*-88\.00", excluded=13)
 def other_image(folder):
     slices = base()
     other = lifted([copy.deepcopy(slices[3])], 500)[0]
