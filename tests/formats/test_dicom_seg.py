@@ -152,11 +152,14 @@ def test_R11_no_free_text_of_the_source_gets_into_the_file(tmp_path, form):
     assert (seg.PatientName, seg.ReferringPhysicianName) == ("DOE^JANE", "REFERRER")
 
 
-def test_the_file_refers_to_every_slice_and_bears_its_patient(plain, tmp_path):
+@pytest.fixture
+def seg(plain, tmp_path):
     labelmap = labels_on(plain.volume.grid)
     write_dicom_seg(tmp_path / "seg.dcm", labelmap, plain.slices, MODEL)
+    return pydicom.dcmread(tmp_path / "seg.dcm")
 
-    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+
+def test_the_file_refers_to_every_slice_and_bears_its_patient(plain, seg):
     source = pydicom.dcmread(plain.slices[0].file)
 
     referred = seg.ReferencedSeriesSequence[0]
@@ -170,11 +173,8 @@ def test_the_file_refers_to_every_slice_and_bears_its_patient(plain, tmp_path):
     assert seg.SeriesInstanceUID != source.SeriesInstanceUID
 
 
-def test_segments_have_names_colours_codes_and_their_algorithm(plain, tmp_path):
-    labelmap = labels_on(plain.volume.grid)
-    write_dicom_seg(tmp_path / "seg.dcm", labelmap, plain.slices, MODEL)
-
-    femur, tibia, absent, widget = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+def test_segments_have_names_colours_codes_and_their_algorithm(seg):
+    femur, tibia, absent, widget = seg.SegmentSequence
 
     assert femur.SegmentLabel == "femur_left"
     (kind,) = femur.SegmentedPropertyTypeCodeSequence
@@ -224,16 +224,13 @@ def test_a_series_without_uids_is_refused_by_name(plain, tmp_path):
         )
 
 
-def test_a_segmentation_that_lies_elsewhere_is_no_proof(plain, tmp_path):
-    labelmap = labels_on(plain.volume.grid)
-    write_dicom_seg(tmp_path / "seg.dcm", labelmap, plain.slices, MODEL)
-    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+def test_a_segmentation_that_lies_elsewhere_is_no_proof(plain, seg, tmp_path):
     for group in seg.PerFrameFunctionalGroupsSequence:
         group.PlanePositionSequence[0].ImagePositionPatient[0] += 0.2
     seg.save_as(tmp_path / "moved.dcm")
 
     with pytest.raises(Refused, match="do not lie on the slices"):
-        read_dicom_seg(tmp_path / "moved.dcm", labelmap.grid)
+        read_dicom_seg(tmp_path / "moved.dcm", plain.volume.grid)
 
 
 def test_the_same_labels_have_the_same_identity_and_others_another(plain, tmp_path):

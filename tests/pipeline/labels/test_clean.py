@@ -87,25 +87,27 @@ def test_one_file_is_cleaned_into_a_file_or_a_folder(folders, tmp_path):
     assert (tmp_path / "b" / "msk_000.nii.gz").is_file()
 
 
-def test_a_damaged_labelmap_does_not_stop_the_others(folders, tmp_path):
-    (folders[1] / "msk_001.nii.gz").write_bytes(b"damaged")
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda file: file.write_bytes(b"damaged"), "msk_001: refused"),
+        # Its first byte is an I/O error for everybody.
+        (
+            lambda file: file.unlink() or file.symlink_to("/proc/self/mem"),
+            "Cannot read",
+        ),
+    ],
+)
+def test_a_labelmap_that_cannot_be_read_does_not_stop_the_others(
+    folders, tmp_path, spoil, words
+):
+    spoil(folders[1] / "msk_001.nii.gz")
 
     summary = clean_labels(folders[1], tmp_path / "clean")
 
     assert summary.exit_code == 4
-    assert "msk_001: refused" in summary.as_text()
+    assert words in summary.as_text()
     assert not (tmp_path / "clean" / "msk_001.nii.gz").exists()
-
-
-def test_a_labelmap_that_cannot_be_read_does_not_stop_the_others(folders, tmp_path):
-    file = folders[1] / "msk_001.nii.gz"
-    file.unlink()
-    file.symlink_to("/proc/self/mem")  # its first byte is an I/O error for everybody
-
-    summary = clean_labels(folders[1], tmp_path / "clean")
-
-    assert summary.exit_code == 4
-    assert "Cannot read" in summary.as_text()
 
 
 def test_an_unreadable_record_only_costs_time(folders, tmp_path):
