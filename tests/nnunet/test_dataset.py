@@ -58,17 +58,17 @@ def test_a_good_dataset_passes(folder):
     assert raw.training_cases() == ["msk_001"]
 
 
-def test_N01_a_label_5_mm_beside_its_image_is_refused(folder):
-    write_case(folder, "msk_002", label_grid=grid(origin_mm=5.0))
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"origin_mm": 5.0}, r"image and label lie 5\.000 mm"),
+        ({"size": 5}, r"its image has \(6, 6, 6\)"),
+    ],
+)
+def test_N01_a_label_on_another_grid_than_its_image_is_refused(folder, other, words):
+    write_case(folder, "msk_002", label_grid=grid(**other))
 
-    with pytest.raises(InputError, match=r"msk_002: image and label lie 5\.000 mm"):
-        RawDataset.open(folder).check()
-
-
-def test_N01_a_label_of_another_shape_is_refused(folder):
-    write_case(folder, "msk_002", label_grid=grid(size=5))
-
-    with pytest.raises(InputError, match=r"msk_002: its image has \(6, 6, 6\)"):
+    with pytest.raises(InputError, match=f"msk_002: {words}"):
         RawDataset.open(folder).check()
 
 

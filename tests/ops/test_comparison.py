@@ -824,18 +824,16 @@ def test_with_one_fold_or_none_the_patients_answer_and_the_verdict_says_so(folds
     assert "This is about the patients only" in str(verdict(found))
 
 
-def test_models_with_other_folds_share_no_draw():
+@pytest.mark.parametrize(
+    ("other", "folds"), [(lambda fold: str(int(fold) // 2), 0), (lambda _: "-", 5)]
+)
+def test_models_with_other_folds_share_no_draw_but_one_without_trainings_does(
+    other, folds
+):
     scores = in_folds(models(0.0, 0.05, cases=20))
-    scores["m1"] = [replace(s, fold=str(int(s.fold) // 2)) for s in scores["m1"]]
+    scores["m1"] = [replace(one, fold=other(one.fold)) for one in scores["m1"]]
 
-    assert compared(scores).row("dice").folds == 0
-
-
-def test_a_model_without_trainings_takes_the_folds_of_the_other():
-    scores = in_folds(models(0.0, 0.05, cases=20))
-    scores["m1"] = [replace(one, fold="-") for one in scores["m1"]]
-
-    assert compared(scores).row("dice").folds == 5
+    assert compared(scores).row("dice").folds == folds
 
 
 def test_of_several_trainings_the_mean_is_compared():

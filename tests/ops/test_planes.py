@@ -146,14 +146,19 @@ def test_G07_a_shear_is_told_by_its_step_angle_and_whole_length():
     assert "1.000 mm beside the one before (18.4 degrees, 4.00 mm" in finding.message
 
 
-def test_G06_a_gap_of_one_and_a_half_is_uneven_and_a_larger_one_a_hole():
-    assert codes(along_z(0, 2, 4, 7, 9, 11)) == ["G06"]
-    assert codes(along_z(0, 2, 4, 7.1, 9.1, 11.1)) == ["G03"]
-
-
-def test_G06_more_than_a_quarter_of_holes_is_an_irregular_stack():
-    assert codes(along_z(0, 3, 6, 12, 15, 18, 21, 27, 30)) == ["G03"]
-    assert codes(along_z(0, 3, 9, 12, 18, 21, 27)) == ["G06"]
+@pytest.mark.parametrize(
+    ("code", "heights"),
+    [
+        ("G06", [0, 2, 4, 7, 9, 11]),  # a gap of one and a half
+        ("G03", [0, 2, 4, 7.1, 9.1, 11.1]),
+        ("G03", [0, 3, 6, 12, 15, 18, 21, 27, 30]),  # a quarter of holes
+        ("G06", [0, 3, 9, 12, 18, 21, 27]),
+        ("G03", [0, 10, 20, 31, 51]),  # gaps beside a hole may differ by a tenth
+        ("G06", [0, 10, 20, 31.1, 51.1]),
+    ],
+)
+def test_G03_G06_a_stack_has_holes_or_is_uneven(code, heights):
+    assert codes(along_z(*heights)) == [code]
 
 
 def test_D10_two_stacks_that_overlap_off_one_grid_are_named():
@@ -206,8 +211,3 @@ def test_G06_the_usual_gap_is_the_median_and_of_two_the_smaller():
 
     assert usual(2.8, 2.8, 3.0, 3.2, 3.4) == "3.00 mm"
     assert usual(2.8, 3.0, 3.2, 3.4) == "3.00 mm"
-
-
-def test_G03_gaps_beside_a_hole_may_differ_by_a_tenth():
-    assert codes(along_z(0, 10, 20, 31, 51)) == ["G03"]
-    assert codes(along_z(0, 10, 20, 31.1, 51.1)) == ["G06"]

@@ -43,13 +43,8 @@ def test_neither_dicom_nor_training_is_loaded(module):
     assert [name for name in loaded if name[14:].startswith(rooms)] == []
 
 
-def test_scores_need_no_page():
-    loaded = modules_loaded_by("labels.score")
-
-    assert [name for name in loaded if "html" in name or "sprites" in name] == []
-
-
-def test_tables_of_a_comparison_need_no_page():
-    loaded = modules_loaded_by("models.select")
+@pytest.mark.parametrize("module", ["labels.score", "models.select"])
+def test_scores_and_tables_of_a_comparison_need_no_page(module):
+    loaded = modules_loaded_by(module)
 
     assert [name for name in loaded if "html" in name or "sprites" in name] == []

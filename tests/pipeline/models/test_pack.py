@@ -728,35 +728,35 @@ def test_pack_refuses_what_unpack_would_refuse(workspace, tmp_path):
 
 
 @pytest.fixture
-def packed(tmp_path):
+def boxed(tmp_path):
     """Return the file of a packed model."""
     (tmp_path / "model.zip").write_bytes(model_with())
     return tmp_path / "model.zip"
 
 
-def test_F08_a_model_in_training_is_not_replaced(workspace, packed):
+def test_F08_a_model_in_training_is_not_replaced(workspace, boxed):
     with (
         only_writer(run_of(workspace).lock_file, "the training"),
         pytest.raises(EnvironmentFault, match="is being trained") as caught,
     ):
-        unpack_model(workspace, packed, replace=True)
+        unpack_model(workspace, boxed, replace=True)
 
     assert caught.value.code == "F08"
 
 
-def test_F06_a_disk_that_is_too_small_is_noticed_before_it_is_full(workspace, packed):
+def test_F06_a_disk_that_is_too_small_is_noticed_before_it_is_full(workspace, boxed):
     with pytest.raises(EnvironmentFault, match="free some space") as caught:
-        unpack_model(workspace, packed, host=Host(free_bytes=lambda _place: 10))
+        unpack_model(workspace, boxed, host=Host(free_bytes=lambda _place: 10))
 
     assert caught.value.code == "F06"
     assert not workspace.results_dir.exists()
 
 
-def test_N07_a_number_that_another_dataset_bears_is_refused(workspace, packed):
+def test_N07_a_number_that_another_dataset_bears_is_refused(workspace, boxed):
     (workspace.raw_dir / "Dataset011_Arm").mkdir(parents=True)
 
     with pytest.raises(InputError, match="Dataset011_Arm") as caught:
-        unpack_model(workspace, packed)
+        unpack_model(workspace, boxed)
 
     assert caught.value.code == "N07"
 

@@ -242,24 +242,21 @@ def test_further_trainings_of_a_fold_are_compared_and_nothing_else_uses_them(
     assert row.first_values[3] == tibia["2d", "leg_4", 0]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "", "\x00\x00"])
-def test_a_damaged_choice_is_reported_and_not_used(alike, content):
-    choice_file(alike).write_text(content)
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (("{", "[]", "", "\x00\x00"), "choice.json cannot be read: it is damaged."),
+        (('{"budget": 3}', '{"chosen": {}}'), "The choice.json is damaged: "),
+    ],
+)
+def test_a_damaged_choice_is_reported_and_not_used(alike, contents, words):
+    for content in contents:
+        choice_file(alike).write_text(content)
 
-    kept, remark = current_choice(alike)
+        kept, remark = current_choice(alike)
 
-    assert kept is None
-    assert remark == "choice.json cannot be read: it is damaged."
-
-
-@pytest.mark.parametrize("content", ['{"budget": 3}', '{"chosen": {}}'])
-def test_a_choice_that_lacks_a_part_is_reported_and_not_used(alike, content):
-    choice_file(alike).write_text(content)
-
-    kept, remark = current_choice(alike)
-
-    assert kept is None
-    assert remark.startswith("The choice.json is damaged: ")
+        assert kept is None
+        assert remark.startswith(words)
 
 
 def test_a_fold_that_finished_since_makes_the_choice_out_of_date(alike):
