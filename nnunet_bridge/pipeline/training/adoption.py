@@ -141,8 +141,8 @@ class Adoption:
                 if not self._is_whole(folder):
                     continue
                 self.adopted.append(identifier)
-                content = planned.preprocessed_now(self.dataset, identifier, {})
-                data = {**known.preprocessed, identifier: content}
+                present = planned.preprocessed_now(self.dataset, identifier, {})
+                data = {**known.preprocessed, identifier: present}
                 adopted = (*known.adopted, identifier)
                 known = replace(known, preprocessed=data, adopted=adopted)
             have.append(name)
