@@ -4,6 +4,8 @@ A page's Content-Security-Policy forbids the browser to fetch anything, so the p
 works offline. No script of others is part of it.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence
