@@ -128,7 +128,7 @@ SPOILT = {
         ".nii", partial(put, b"ni1\0", 344), "keeps its voxels in another file",
     ),
     # Refused before memory is asked for.
-    "S07 an absurd size": (".nii", partial(put, b"\xff\x7f" * 3, 42), ""),
+    "S07 an absurd size": (".nii", partial(put, b"\xff\x7f" * 3, 42), None),
 }  # fmt: skip
 
 
