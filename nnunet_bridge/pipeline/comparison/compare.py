@@ -1,5 +1,7 @@
 """Compare finished models of a dataset: choose their folds, write the comparison."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
