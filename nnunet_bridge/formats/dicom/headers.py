@@ -8,6 +8,8 @@ A file from outside may be wrong in any way. `HeaderReader` is the boundary: it 
 headers, or raises `NotUsed` or `Damaged`, whatever a parser raises inside.
 """
 
+from __future__ import annotations
+
 import struct
 import warnings
 import zlib
