@@ -163,6 +163,7 @@ class MasksPart(_Part):
     slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
     ignore_place: Texts = ()
     leave_out: Texts = ()
+    frame: Literal["LPS", "RAS"] | None = None
 
 
 class MergePart(_Part):
@@ -399,8 +400,9 @@ class Recipe(_Part):
         """Return every entry that affects a case, as JSON."""
         content = self.model_dump(mode="json", exclude={"slurm"})
         del content["dataset"]["table"]  # the plan of a case has what its rows say
-        if not self.masks.leave_out:  # as in recipes before there was this word
-            del content["masks"]["leave_out"]
+        for word in ("leave_out", "frame"):  # as in recipes before there were these
+            if not content["masks"][word]:
+                del content["masks"][word]
         if self.scans.echo_time_ms is None:  # likewise
             del content["scans"]["echo_time_ms"]
         return content

@@ -153,7 +153,7 @@ def on_the_image(volume: Volume, labelmap: Labelmap) -> list[Finding]:
     A zero voxel is outside the content unless non-zero voxels enclose it within its
     slice: black cortical bone is inside, the empty rim of an image is not.
     """
-    threshold = AIR_SHARE * _high_value(volume.voxels)
+    threshold = AIR_SHARE * high_value(volume.voxels)
     size = len(labelmap.labels) + 1
     total, air, void = (np.zeros(size, np.int64) for _ in range(3))
     for k in range(volume.grid.shape[2]):
@@ -183,7 +183,7 @@ def touches_an_end(labelmap: Labelmap) -> bool:
     return bool(labelmap.voxels[:, :, 0].any() or labelmap.voxels[:, :, -1].any())
 
 
-def _high_value(voxels: VoxelArray) -> float:
+def high_value(voxels: VoxelArray) -> float:
     """Return the 99th percentile; of every n-th voxel of a large image."""
     flat = voxels.ravel(order="K")
     step = max(1, flat.size // _SAMPLES)

@@ -22,6 +22,7 @@ DEFAULT_DATA = Path(__file__).parents[3] / "shared" / "data"
 LAYOUTS = (
     *("patient_folder", "segmentation_beside_dicom", "one_labelmap_a_patient"),
     *("nifti_images", "nested_masks", "names_seg_dash", "names_capital"),
+    "surface_meshes",
 )
 
 
@@ -84,21 +85,6 @@ def test_every_shared_layout_becomes_the_same_labelmap(script, source, tmp_path,
     for row, number in zip(images, source.ids, strict=True):
         voxels, affine = source.multilabel(number)
         assert_equal(labels / f"{row.case}.nii.gz", voxels, affine)
-
-
-def test_surfaces_are_listed_and_refused_in_a_sentence(script, source, tmp_path):
-    study = tmp_path / "study"
-    study.mkdir()
-    script.LAYOUTS["surface_meshes"](source, study)
-
-    bridge("init", study, "-o", tmp_path / "dataset.toml")
-
-    rows = read_case_table(tmp_path / "cases.csv")
-    assert [row.role for row in rows].count("surface") == 4 * 8
-    words = ("-r", tmp_path / "dataset.toml", "-w", tmp_path)
-    result = bridge("check", study, *words, check=False)
-    assert result.exit_code == 3
-    assert "surface" in result.output
 
 
 OWN = {

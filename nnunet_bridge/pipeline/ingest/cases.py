@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import MaskRecord
 from nnunet_bridge.formats.mask_values import Meaning
+from nnunet_bridge.formats.mesh_files import FRAMES
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import (
     StructureMask,
@@ -34,6 +36,7 @@ from nnunet_bridge.formats.slicer import (
     read_mask,
     read_segments,
 )
+from nnunet_bridge.formats.surfaces import filled_surface, read_surface
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
@@ -46,6 +49,7 @@ from nnunet_bridge.ops.content import ContentFit, content_findings
 from nnunet_bridge.ops.merge import MaskMerger, Overlap
 from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
+from nnunet_bridge.ops.surface_frame import frame_by_image
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
     read_image,
@@ -153,6 +157,9 @@ class CaseMasks:
     states: dict[tuple[str, str], str] = field(default_factory=dict)
     """(structure, side) -> ``labelled`` or ``empty``."""
 
+    frame: str | None = None
+    """Of surfaces, as the image decides it (K27); empty if it could not."""
+
     lost_a_mask: bool = False
     """Whether a mask was refused; its structure is then not reported as missing."""
 
@@ -197,7 +204,13 @@ class CaseMasks:
             self._lose(error)
 
     def _structures_in(self, file: MaskFile) -> Iterator[StructureMask]:
-        if file.role is Role.LABELMAP:
+        if file.role is Role.SURFACE:
+            surface = read_surface(file.path)
+            frame = self.recipe.masks.frame or surface.frame or self._frame_by_image()
+            name, side, grid = file.structure or "", file.side, self.volume.grid
+            if frame:
+                yield filled_surface(surface, grid, frame=frame, name=name, side=side)
+        elif file.role is Role.LABELMAP:
             yield from read_labelmap(file.path, file.names)
         elif file.structure is None:
             yield from read_segments(file.path, file.names, own_names=file.own_names)
@@ -206,6 +219,19 @@ class CaseMasks:
             values = self.recipe.values_of(name)
             meaning = Meaning(values, self.recipe.masks.threshold)
             yield read_mask(file.path, name=name, side=side, meaning=meaning)
+
+    def _frame_by_image(self) -> str:
+        """Return the frame of the surfaces that state none; empty if it is refused."""
+        if self.frame is None:
+            self.frame, surfaces = "", []
+            for file in self.plan.masks:
+                with suppress(Refused):  # it is reported where it is read as a mask
+                    if file.role is Role.SURFACE:
+                        surfaces.append(read_surface(file.path))
+            without = [(s.points, s.faces) for s in surfaces if not s.frame]
+            self.frame, finding = frame_by_image(self.volume, without, FRAMES)
+            self.findings.append(finding)
+        return self.frame
 
     def _lose(self, error: BridgeError) -> None:
         self.findings += findings_of_error(error)

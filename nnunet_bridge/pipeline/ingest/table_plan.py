@@ -27,6 +27,7 @@ from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import CaseRecord
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import NamedValue
+from nnunet_bridge.formats.surfaces import SURFACE_ENDINGS, is_surface
 from nnunet_bridge.pipeline.ingest.planned import (
     CasePlan,
     MaskFile,
@@ -131,7 +132,8 @@ def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:
 
 def _faults_of_mask(row: TableRow) -> Iterator[str]:
     """Yield what a row lacks to say which structure was drawn where."""
-    if row.role in (Role.MASK, Role.LABELMAP) and not row.structure:
+    named = (Role.MASK, Role.LABELMAP, Role.SURFACE)
+    if row.role in named and not row.structure:
         yield "structure is empty; name what was drawn, or write the role ignore"
     if row.role is Role.LABELMAP and row.value is None:
         yield "value is empty; write the value of the structure in the labelmap"
@@ -302,13 +304,13 @@ def _about_images(images: Sequence[TableRow]) -> Finding:
 
 
 def _about_masks(rows: Sequence[TableRow], files: _Files) -> Iterator[Finding]:
-    """Refuse masks of kinds that are not read yet, and rows that contradict others."""
+    """Refuse folders as masks, surfaces in other formats, and contradicting rows."""
     valued = {row.file for row in rows if row.value is not None}
     for row in rows:
         name, several = quoted(row.file), row.role is Role.SEGMENTATION
-        if row.role is Role.SURFACE:
-            text = f"{name} is a surface, which is not read yet: save it as a labelmap"
-            yield refusal("K08", f"{text} (3D Slicer: Segmentations), or ignore it.")
+        if row.role is Role.SURFACE and not is_surface(row.file):
+            text = f"{name} is no surface that is read ({', '.join(SURFACE_ENDINGS)}):"
+            yield refusal("K08", f"{text} save it in one of these formats.")
         elif files.path(row).is_dir():
             text = f"{name} is a folder, but its role is {row.role}: name a file in it."
             yield refusal("K08", text)
@@ -332,7 +334,8 @@ def _masks(rows: Sequence[TableRow], files: _Files) -> Iterator[MaskFile]:
         elif valued:
             yield MaskFile(path, None, "", Role.LABELMAP, named)
         else:
-            yield from (MaskFile(path, row.structure, row.side) for row in own)
+            role = Role.SURFACE if own[0].role is Role.SURFACE else Role.MASK
+            yield from (MaskFile(path, row.structure, row.side, role) for row in own)
 
 
 def _meaning(case: _Rows, files: _Files) -> str:

@@ -419,7 +419,7 @@ def changed(rows, number, **change):
         (0, {"role": Role.IGNORE}, "K21", "no row with the role image"),
         (1, {"file": "anna/gone.nii.gz"}, "K15", "does not exist"),
         (1, {"file": "anna/dicom"}, "K08", "is a folder"),
-        (1, {"role": Role.SURFACE}, "K08", "is a surface"),
+        (1, {"role": Role.SURFACE}, "K08", "is no surface"),
         (1, {"structure": "tibja"}, "K21", "Did you mean tibia?"),
         (1, {"structure": "femur"}, "K21", "femur is drawn twice"),
         (1, {"role": Role.IGNORE}, "K15", "The mask of tibia is missing"),
