@@ -197,7 +197,7 @@ def read_segments(
         segments = _segments(nrrd.header, file.name)
     if nrrd.grid is not None and not segments:
         raise refused("K09", file.name, "names no segments: export it again")
-    chosen = _named_segments(file.name, segments, names, own_names=own_names)
+    chosen = named_segments(file.name, segments, names, own_names=own_names)
     if nrrd.grid is None:
         grid, nothing = Grid((1, 1, 1), np.eye(4)), np.zeros((1, 1, 1), bool)
         for name, side, _, _ in chosen:
@@ -231,7 +231,7 @@ def _of_no_segment(
             yield Finding("K24", Outcome.WARNED, text)
 
 
-def _named_segments(
+def named_segments(
     file: str,
     segments: Sequence[tuple[str, int, int]],
     names: Sequence[NamedValue],

@@ -358,7 +358,7 @@ def open_dicom(file: Path) -> BinaryIO:
 def _parsed(
     file: Path, name: str, stream: BinaryIO, *, announced: bool
 ) -> tuple[SliceHeader, ...]:
-    _refuse_a_bomb(stream, announced=announced)
+    refuse_a_bomb(stream, announced=announced)
     dataset = _read(stream, _FRAMES_TAG, announced=announced)
     named, rows = dataset.original_encoding[0], dataset.get_item("Rows")
     implicit = getattr(rows, "is_implicit_VR", named)  # as pydicom found it
@@ -551,7 +551,7 @@ def _at_pixels(stream: BinaryIO) -> bool:
     return head[:2] == b"\xe0\x7f" and head[2:] >= b"\x08"
 
 
-def _refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
+def refuse_a_bomb(stream: BinaryIO, *, announced: bool) -> None:
     """Refuse a file that inflates beyond measure (S06), or has too many items (S07).
 
     Pydicom takes 25 us and half a kilobyte for an empty item. Where deflated content

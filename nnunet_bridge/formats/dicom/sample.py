@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_bridge.formats.dicom.drawn import may_be_drawn
 from nnunet_bridge.formats.dicom.headers import (
     Damaged,
     HeaderReader,
     NotUsed,
     SliceHeader,
-    holds_segments,
 )
 from nnunet_bridge.formats.dicom.identifiers import believable, series_key
 from nnunet_bridge.ops.pairing import Place
@@ -50,42 +50,39 @@ class FoundDicom:
 
 def sample_folder(folder: Path, names: Sequence[str]) -> FoundDicom:
     """Return the images and drawings of files that may be DICOM, by their headers."""
-    order = sorted(names)
+    drawn = tuple(name for name in sorted(names) if may_be_drawn(folder / name))
+    order = sorted(set(names).difference(drawn))
+    if not order:
+        return FoundDicom(drawn=drawn)
     step = max(1, (len(order) - 1) / (SAMPLE - 1))
     picked = [order[round(n * step)] for n in range(min(SAMPLE, len(order)))]
     with warnings.catch_warnings(action="ignore"):  # the scan's reader checks them
-        headers, drawn, others = _read(folder, picked)
+        headers, others = _read(folder, picked)
         alike = len({_key(h) for h in headers}) == 1
         kinds = {(h.contrast.image_type, h.contrast.echo_time_ms) for h in headers}
         if headers and len(order) > len(picked):
             if others or not alike or len(kinds) > 1:
-                headers, drawn, others = _read(folder, order)
+                headers, others = _read(folder, order)
             else:
-                return FoundDicom((_found(headers, len(order)),))
+                return FoundDicom((_found(headers, len(order)),), drawn)
     groups: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
     for header in believable(headers):
         groups[_key(header)].append(header)
     series = (_found(own, 0) for own in groups.values())
-    return FoundDicom(tuple(series), tuple(drawn))
+    return FoundDicom(tuple(series), drawn)
 
 
-def _read(
-    folder: Path, names: Iterable[str]
-) -> tuple[list[SliceHeader], list[str], int]:
-    """Return the headers of images, the files with drawings, and how many are else."""
+def _read(folder: Path, names: Iterable[str]) -> tuple[list[SliceHeader], int]:
+    """Return the headers of images, and the number of other files."""
     reader = HeaderReader()
     headers: list[SliceHeader] = []
-    drawn, others = [], 0
+    others = 0
     for name in names:
         try:
             headers += reader.read(folder / name, name)
-        except NotUsed as reason:
-            if holds_segments(str(reason)):
-                drawn.append(name)
+        except (NotUsed, Damaged, OSError):
             others += 1
-        except (Damaged, OSError):
-            others += 1
-    return headers, drawn, others
+    return headers, others
 
 
 def _key(header: SliceHeader) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from nnunet_bridge.core.findings import (
 from nnunet_bridge.core.image import Label, Labelmap, Volume
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
+from nnunet_bridge.formats.dicom.drawn import DrawnOn, read_drawn
 from nnunet_bridge.formats.dicom.headers import holds_segments
 from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
@@ -32,6 +33,7 @@ from nnunet_bridge.formats.mesh_files import FRAMES
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import (
     StructureMask,
+    is_mask_file,
     read_labelmap,
     read_mask,
     read_segments,
@@ -92,7 +94,7 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
         files = error.files if isinstance(error, SeriesRefused) else FileAccount()
         before = (*plan.findings, *findings_of_error(error))
         raise CaseRefused(before, files) from error
-    masks = CaseMasks(plan, recipe, reading.volume)
+    masks = CaseMasks(plan, recipe, reading)
     labelmap = masks.read() if plan.masks else None
     findings = [*plan.findings, *reading.findings, *masks.findings]
     findings += _unread_masks(reading.files)
@@ -114,13 +116,12 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
 
 
 def _unread_masks(files: FileAccount) -> Iterator[Finding]:
-    """Warn of DICOM segmentations beside the slices: they are not read (K21)."""
+    """Warn of DICOM segmentations beside the slices that no mask names (K21)."""
     for name, reason in files.excluded:
         if holds_segments(reason):
-            text = (
-                f"{quoted(name)} is {reason.partition(' but ')[2]}, which is not read:"
-            )
-            yield warning("K21", f"{text} save it as .seg.nrrd in 3D Slicer.")
+            what = f"{quoted(name)} is {reason.partition(' but ')[2]} and is not used:"
+            how = "give it a row in the case table, with the role segmentation or"
+            yield warning("K21", f"{what} {how} ignore.")
 
 
 def series_options(recipe: Recipe) -> SeriesOptions:
@@ -145,7 +146,7 @@ class CaseMasks:
 
     plan: CasePlan
     recipe: Recipe
-    volume: Volume
+    reading: ImageReading
     findings: list[Finding] = field(default_factory=list)
     accounts: list[MaskRecord] = field(default_factory=list)
     """One per mask; `source` is a file name and must be hashed."""
@@ -162,6 +163,11 @@ class CaseMasks:
 
     lost_a_mask: bool = False
     """Whether a mask was refused; its structure is then not reported as missing."""
+
+    @property
+    def volume(self) -> Volume:
+        """The image."""
+        return self.reading.volume
 
     def read(self) -> Labelmap:
         """Return the labelmap of all masks; `findings` tell whether it may be used."""
@@ -212,8 +218,14 @@ class CaseMasks:
                 yield filled_surface(surface, grid, frame=frame, name=name, side=side)
         elif file.role is Role.LABELMAP:
             yield from read_labelmap(file.path, file.names)
-        elif file.structure is None:
+        elif file.structure is None and is_mask_file(file.path.name):
             yield from read_segments(file.path, file.names, own_names=file.own_names)
+        elif file.structure is None:
+            grid, series, own = self.volume.grid, self.reading.series, file.own_names
+            uids = {series.series_uid} if series else set()
+            scan = series and DrawnOn(frozenset(uids), series.frame_of_reference_uid)
+            names = file.names
+            yield from read_drawn(file.path, names, own_names=own, grid=grid, scan=scan)
         else:
             name, side = file.structure, file.side
             values = self.recipe.values_of(name)

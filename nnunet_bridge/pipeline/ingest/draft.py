@@ -123,7 +123,8 @@ def draft_rows(
         [scan.names for scan in scans],
         vocabulary.identifying_words,
     )
-    for drawing, pairing in zip(survey.drawings, pairs, strict=True):
+    for drawing, by_name in zip(survey.drawings, pairs, strict=True):
+        pairing = _by_series(drawing, scans) or by_name
         if pairing.scan is None:
             unused.append((drawing.file, f"{pairing.why}; {_HOW_TO_PLACE}"))
         else:
@@ -153,6 +154,16 @@ def draft_rows(
         contrasts,
         "CT" if kinds == {"CT"} else "MR",
     )
+
+
+def _by_series(drawing: FoundDrawing, scans: Sequence[_Scan]) -> Pairing | None:
+    """Return the scan whose series a DICOM file refers to; None if it is not here."""
+    for number, scan in enumerate(scans):
+        uids = [image.dicom.uid if image.dicom else "" for image in scan.images]
+        own = tuple(n for n, uid in enumerate(uids) if uid in drawing.series)
+        if own:
+            return Pairing(number, "it refers to this series", on_grid=own)
+    return None
 
 
 _HOW_TO_PLACE = "add a row with its patient, or with the role ignore"
@@ -341,7 +352,7 @@ def _chosen(scan: _Scan) -> tuple[FoundImage, str]:
     stacks = [i for i in water or images if i.slices >= _FEWEST_SLICES]
     best = max(stacks or images, key=lambda i: (i.dicom is not None, i.slices))
     if most:
-        return best, f"{count}: the masks lie on its grid"
+        return best, f"{count}: the masks lie on its grid, or refer to it"
     how = "a water image" if best in water else "it has most slices"
     return best, f"guessed, {count}: {how}"
 

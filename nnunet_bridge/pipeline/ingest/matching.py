@@ -16,6 +16,7 @@ from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, warning
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.dicom.drawn import may_be_drawn, read_drawn_header
 from nnunet_bridge.formats.files import is_folder, is_link, is_regular
 from nnunet_bridge.formats.folders import named_below
 from nnunet_bridge.formats.manifest import read_manifest, salt_of
@@ -26,6 +27,7 @@ from nnunet_bridge.formats.slicer import (
     mask_stem,
     read_segment_names,
 )
+from nnunet_bridge.formats.surfaces import is_surface
 from nnunet_bridge.nnunet.names import dataset_folder_name
 from nnunet_bridge.ops.naming import composed, natural_key
 from nnunet_bridge.pipeline.ingest.planned import (
@@ -122,7 +124,13 @@ def _drawn_in(mask: MaskFile) -> Iterator[tuple[str, str]]:
     yield from ((one.name, one.side) for one in mask.names if one.name)
     if mask.role is Role.SEGMENTATION and mask.own_names:
         with suppress(Refused):
-            yield from ((name, "") for name in read_segment_names(mask.path))
+            dicom = not is_mask_file(mask.path.name)
+            names = (
+                read_drawn_header(mask.path).names
+                if dicom
+                else read_segment_names(mask.path)
+            )
+            yield from ((name, "") for name in names)
 
 
 def _plan_by_names(study: Path, recipe: Recipe) -> StudyPlan:
@@ -191,7 +199,7 @@ def _masks(study: Path, recipe: Recipe, findings: list[Finding]) -> list[_Mask]:
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-            if not is_regular(path) or not is_mask_file(path.name):
+            if not is_regular(path) or not _may_be_a_mask(path):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 findings.append(_about_link(path))
@@ -236,20 +244,27 @@ def _about_link(path: Path) -> Finding:
     )
 
 
+def _may_be_a_mask(path: Path) -> bool:
+    return is_mask_file(path.name) or is_surface(path.name) or may_be_drawn(path)
+
+
 def _mask(path: Path, recipe: Recipe, *, for_testing: bool) -> _Mask | None:
-    if is_segmentation(path.name):
+    surface = is_surface(path.name)
+    if is_segmentation(path.name) or not (surface or is_mask_file(path.name)):
         match = _matched(recipe.masks.segmentation, path.name, re.IGNORECASE)
         if match:
             file = MaskFile(path, None, "", Role.SEGMENTATION)
             return _Mask(file, match.groupdict(), for_testing)
     pattern = recipe.masks.pattern
-    match = _matched(pattern, mask_stem(path.name)) or _matched(pattern, path.name)
+    stem = path.stem if surface else mask_stem(path.name)
+    match = _matched(pattern, stem) or _matched(pattern, path.name)
     if not match:
         return None
     groups = match.groupdict()
     letter = (groups.get("side") or "").casefold()
     side = SIDE_WORDS.get(letter, "")
-    return _Mask(MaskFile(path, groups["structure"], side), groups, for_testing)
+    role = Role.SURFACE if surface else Role.MASK
+    return _Mask(MaskFile(path, groups["structure"], side, role), groups, for_testing)
 
 
 def _matched(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:

@@ -17,6 +17,7 @@ from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.formats.archive import ArchiveLimits, open_archive
+from nnunet_bridge.formats.dicom.drawn import read_drawn_header
 from nnunet_bridge.formats.dicom.sample import (
     SAMPLE,
     FoundDicom,
@@ -27,14 +28,14 @@ from nnunet_bridge.formats.dicom.scan_folders import INDEX
 from nnunet_bridge.formats.files import is_regular
 from nnunet_bridge.formats.mask_values import distinct_labels
 from nnunet_bridge.formats.slicer import MASK_ENDINGS, read_values
+from nnunet_bridge.formats.surfaces import SURFACE_ENDINGS
 from nnunet_bridge.formats.value_names import ENDINGS, read_value_names
 from nnunet_bridge.formats.volume_header import VolumeHeader, read_volume_header
 from nnunet_bridge.ops.naming import words_of
 from nnunet_bridge.ops.pairing import Place
 from nnunet_bridge.ops.vocabulary import Vocabulary
-from nnunet_bridge.pipeline.ingest.unused import SURFACE_ENDINGS
 
-_UNREADABLE = (".gipl", ".mnc")
+_UNREADABLE = (".gipl", ".mnc", ".vtp")
 _NEVER_DICOM = (
     *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".webp"),
     *(".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".odt", ".ppt", ".pptx"),
@@ -73,6 +74,8 @@ class FoundDrawing:
     role: Role  # of a mask or labelmap it is not known yet which: `mask`
     grid: Grid | None = None
     segments: tuple[str, ...] = ()
+    series: frozenset[str] = field(default=frozenset(), repr=False)
+    """UIDs of the series that a DICOM file says it was drawn on."""
 
     @property
     def name(self) -> str:
@@ -171,8 +174,8 @@ def _look_into(
     place = study.joinpath(*folder.parts)
     found = sample_folder(place, folder.others) if folder.others else FoundDicom()
     survey.images += _dicom_images(folder, found)
-    text = "DICOM segmentations are not read: save it as .seg.nrrd"
-    survey.unused += [(folder.path_of(name), text) for name in found.drawn]
+    for name in found.drawn:
+        _look_at_drawn(place / name, folder, survey)
     for name in folder.texts:
         if names := read_value_names(place / name):
             survey.value_names[folder.path_of(name)] = names
@@ -186,6 +189,19 @@ def _look_into(
     for name in folder.unreadable:
         text = "this format is not read: save it as .nii.gz, .nrrd or .mha"
         survey.unused.append((folder.path_of(name), text))
+
+
+def _look_at_drawn(file: Path, folder: _Folder, survey: Survey) -> None:
+    """Add a DICOM SEG or RTSTRUCT."""
+    path, parts = folder.path_of(file.name), (*folder.parts, file.stem)
+    try:
+        header = read_drawn_header(file)
+    except BridgeError as error:
+        survey.unused.append((path, str(error)))
+        return
+    of = header.drawn_on.series
+    drawing = FoundDrawing(path, parts, Role.SEGMENTATION, None, header.names, of)
+    survey.drawings.append(drawing)
 
 
 def _dicom_images(folder: _Folder, found: FoundDicom) -> Iterator[FoundImage]:

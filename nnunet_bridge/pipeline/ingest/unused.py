@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, InputError
@@ -17,26 +17,20 @@ from nnunet_bridge.core.findings import Finding, warning
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted, some_of
-from nnunet_bridge.formats.dicom.headers import (
-    Damaged,
-    HeaderReader,
-    NotUsed,
-    holds_segments,
-)
+from nnunet_bridge.formats.dicom.drawn import may_be_drawn
 from nnunet_bridge.formats.files import is_regular
 from nnunet_bridge.formats.mask_values import are_labels
 from nnunet_bridge.formats.recipe import Recipe, folded
 from nnunet_bridge.formats.slicer import is_mask_file, is_segmentation, read_values
+from nnunet_bridge.formats.surfaces import SURFACE_ENDINGS
 from nnunet_bridge.formats.vocabulary import read_vocabulary
 from nnunet_bridge.ops.naming import natural_key
 from nnunet_bridge.pipeline.ingest.planned import StudyPlan, places_of
 
-SURFACE_ENDINGS = (".ply", ".stl", ".obj", ".vtk", ".vtp")
 _MOST_VALUES = 128  # a file with more values than these is an image
 _SAME_GRID = 0.1
 """Largest displacement on one grid, as a share of the smallest spacing (K04)."""
 
-_TRIED_FILES = 3  # files of a folder that are looked into for a DICOM segmentation
 _DICOM_SUFFIXES = ("", ".dcm")
 _HOW = {
     True: "Give each a row in the case table, with the role ignore if it is not meant.",
@@ -91,23 +85,12 @@ def _candidates(study: Path, plan: StudyPlan) -> Iterator[Path]:
         folder = Path(parent)
         if used.isdisjoint((folder, *folder.parents)):  # scans account for their files
             rest = (file for file in others if file.suffix.lower() in _DICOM_SUFFIXES)
-            yield from filter(_is_dicom_segmentation, islice(rest, _TRIED_FILES))
+            yield from filter(may_be_drawn, rest)
 
 
 def may_be_a_mask(name: str) -> bool:
     """Whether a file name has the ending of a mask or a surface."""
-    return is_mask_file(name) or name.lower().endswith(SURFACE_ENDINGS)
-
-
-def _is_dicom_segmentation(file: Path) -> bool:
-    """Whether a file is a DICOM segmentation or a structure set."""
-    try:
-        HeaderReader().read(file, file.name)
-    except NotUsed as reason:
-        return holds_segments(str(reason))
-    except (Damaged, OSError):
-        return False
-    return False
+    return is_mask_file(name) or name.lower().endswith((*SURFACE_ENDINGS, ".vtp"))
 
 
 def _named(study: Path, files: Sequence[Path]) -> str:

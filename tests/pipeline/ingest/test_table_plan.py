@@ -372,7 +372,7 @@ def test_K21_dicom_segmentations_are_named_beside_slices_and_elsewhere(study):
 
     beside, elsewhere = summary.cases[0].messages[0], summary.as_json()["messages"][0]
     assert beside.startswith(
-        "[K21] “SEG.dcm” is Segmentation Storage, which is not read"
+        "[K21] “SEG.dcm” is Segmentation Storage and is not used: give it a row"
     )
     assert "“bert/SEG/SEG.dcm”" in elsewhere
     assert (summary.cases[0].outcome, summary.outcome) == (Outcome.WARNED,) * 2
