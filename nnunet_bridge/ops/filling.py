@@ -104,7 +104,7 @@ def _crossings(
     )
     # The triangle (low, middle, high) is turned as the face if its order is a cycle.
     turned = np.where((order[:, 1] - order[:, 0]) % _CORNERS == 1, 1, -1)
-    sides = np.cross(middle[:, 1:] - low[:, 1:], high[:, 1:] - low[:, 1:])
+    sides = np.cross(middle - low, high - low)[:, 0]
     rows = float((np.ceil(high[:, 2]) - np.ceil(low[:, 2])).sum())
     limit = max(_MOST_LAYERS * shape[1] * shape[2], _FEWEST_LIMIT)
     if max(rows, float(np.abs(sides).sum()) / 2) > limit:

@@ -69,7 +69,7 @@ def by_highdicom(file, slices, voxels, kind, names=NAMES, **more):
     """Write a DICOM SEG as other programs do."""
     frames = voxels.transpose(2, 1, 0)
     if kind == "FRACTIONAL":
-        frames = (frames == 1)[..., None] * 0.5
+        frames = (frames / 4)[..., None]
         names = names[:1]
     hd.seg.Segmentation(
         source_images=slices,
@@ -108,8 +108,13 @@ def scan(request, tmp_path):
 def test_every_voxel_of_another_programs_seg_is_read(kind, scan, tmp_path):
     slices, reading = scan
     voxels = boxes(reading.volume.grid.shape)
-    order = [slices.index(next(s for s in slices if s.SOPInstanceUID == uid)) for uid in
-             (pydicom.dcmread(one.file, stop_before_pixels=True).SOPInstanceUID for one in reading.slices)]
+    order = [
+        slices.index(next(s for s in slices if s.SOPInstanceUID == uid))
+        for uid in (
+            pydicom.dcmread(one.file, stop_before_pixels=True).SOPInstanceUID
+            for one in reading.slices
+        )
+    ]
     file = by_highdicom(tmp_path / "a.dcm", [slices[n] for n in order], voxels, kind)
 
     found = masks(file, reading)
@@ -328,7 +333,9 @@ def test_R9_damaged_files_raise_one_kind_of_error(kind, plain, tmp_path):
         file = by_highdicom(tmp_path / "a.dcm", slices, voxels, form)
     content, rng = file.read_bytes(), np.random.default_rng(5)
     for number in range(40):
-        broken = bytearray(content[: rng.integers(600, len(content))] if number % 4 == 0 else content)
+        broken = bytearray(
+            content[: rng.integers(600, len(content))] if number % 4 == 0 else content
+        )
         for at in rng.integers(132, len(broken), 6):
             broken[at] = rng.integers(0, 256)
         file.write_bytes(broken)

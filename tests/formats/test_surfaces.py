@@ -1,9 +1,7 @@
 """Surface files: every form, the refusals by name, and hostile files."""
 
 import os
-import struct
 
-import fuzz
 import numpy as np
 import pytest
 import trimesh
@@ -38,7 +36,7 @@ def vtk(points, faces, *, binary, version=(4, 2), kind="float", cells="POLYGONS"
     text += f"DATASET POLYDATA\nPOINTS {len(points)} {kind}\n"
     content = text.encode() + numbers(points, {"float": ">f4", "double": ">f8"}[kind])
     content += b"METADATA\nINFORMATION 0\n\n"
-    content += f"LINES 1 3\n".encode() + numbers([2, 0, 1], ">i4")
+    content += b"LINES 1 3\n" + numbers([2, 0, 1], ">i4")
     if version < (5, 0):
         content += f"\n{cells} {len(faces)} {faces.size + len(faces)}\n".encode()
         content += numbers(np.insert(faces, 0, size, axis=1), ">i4")
@@ -160,9 +158,15 @@ REFUSED = {
     "no faces": ("K14", "no faces", lambda: ply(POINTS, BALL.faces[:0])),
     "between voxels": (
         *("K14", "no voxel"),
-        lambda: ply(BALL.vertices * [0.03, 0.09, 0.03] + [-31.5, 42.5, 511.5], BALL.faces),
+        lambda: ply(
+            BALL.vertices * [0.03, 0.09, 0.03] + [-31.5, 42.5, 511.5], BALL.faces
+        ),
     ),
-    "NaN": ("K19", "", lambda: ply(np.where(POINTS == POINTS[7], np.nan, POINTS), BALL.faces)),
+    "NaN": (
+        "K19",
+        "",
+        lambda: ply(np.where(POINTS[7] == POINTS, np.nan, POINTS), BALL.faces),
+    ),
     "empty": ("K19", "", lambda: b""),
     "text": ("K19", "", lambda: b"this is no surface\n" * 9),
     "cut off": ("K19", "", lambda: FORMS["binary.ply"][:-700]),
@@ -190,23 +194,29 @@ def test_K26_a_surface_that_is_no_body_in_the_image_is_refused_by_name(fault, tm
     assert "“Tibia_R.ply”" in str(caught.value)
 
 
-def test_K02_a_few_voxels_outside_are_left_out_with_a_warning(tmp_path):
-    moved = POINTS + [0, 0, 533 + 1.5 - 524 + 0.6 - 0]
-    found = mask(written(tmp_path, "a.ply", ply(moved - [0, 0, 0.4], BALL.faces)))
+def test_K02_a_tip_outside_is_left_out_with_a_warning(tmp_path):
+    """The last voxels of a long body: fewer than one in a thousand."""
+    box = trimesh.creation.box(bounds=[[-50, 25, 487], [-16, 60, 532]])
+    tip = trimesh.creation.box(bounds=[[-50, 25, 532], [-48.5, 26.5, 537]])
+    faces = np.concatenate([box.faces, tip.faces + 8])
+    content = ply(np.concatenate([box.vertices, tip.vertices]), faces)
 
-    assert [(f.code, f.outcome) for f in found.findings] in (
-        [],
-        [("K02", Outcome.WARNED)],
-    )
+    found = mask(written(tmp_path, "a.ply", content))
+
+    assert [(f.code, f.outcome) for f in found.findings] == [("K02", Outcome.WARNED)]
 
 
-def test_no_file_beside_a_surface_is_opened(tmp_path, monkeypatch):
+def test_no_file_beside_a_surface_is_opened(tmp_path):
     secret = tmp_path / "other.mtl"
     os.mkfifo(secret)  # to open it would block for ever
     text = f"mtllib other.mtl\nmtllib {secret}\nusemtl x\n{FORMS['plain.obj']}"
-    textured = FORMS["text.ply"].replace(
-        b"ply\n", b"ply\n", 1
-    ).replace(b"\nelement vertex", b"\ncomment TextureFile other.mtl\nelement vertex", 1)
+    textured = (
+        FORMS["text.ply"]
+        .replace(b"ply\n", b"ply\n", 1)
+        .replace(
+            b"\nelement vertex", b"\ncomment TextureFile other.mtl\nelement vertex", 1
+        )
+    )
 
     for name, content in (("a.obj", text), ("a.ply", textured)):
         assert mask(written(tmp_path, name, content)).voxels.any()
@@ -216,7 +226,7 @@ def test_no_file_beside_a_surface_is_opened(tmp_path, monkeypatch):
 def test_R9_changed_files_raise_one_kind_of_error(name, tmp_path):
     content = FORMS[name]
     content = content.encode() if isinstance(content, str) else content
-    rng = np.random.default_rng(7)
+    rng, codes = np.random.default_rng(7), set()
     for _ in range(25):
         broken = bytearray(content)
         for at in rng.integers(0, len(broken) if rng.random() < 0.5 else 300, 4):
@@ -225,7 +235,8 @@ def test_R9_changed_files_raise_one_kind_of_error(name, tmp_path):
         try:
             mask(file)
         except Refused as refused:
-            assert refused.code in ("K19", "K26", "K02", "K05", "K12", "K14", "S07", "F10")
+            codes.add(refused.code)
+    assert codes <= {"K19", "K26", "K02", "K05", "K12", "K14", "S07", "F10"}
 
 
 def body(shape=GRID.shape):

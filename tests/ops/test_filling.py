@@ -43,7 +43,8 @@ def grid_of(spacing, turned, around):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "within"), [((1, 1, 1), 0.005), ((1, 1, 3), 0.02), ((0.9, 0.9, 3), 0.02)]
+    ("spacing", "within"),
+    [((1, 1, 1), 0.005), ((1, 1, 3), 0.02), ((0.9, 0.9, 3), 0.02)],
 )
 @pytest.mark.parametrize("name", SOLIDS)
 @laws.examples(8)
@@ -54,7 +55,7 @@ def test_the_volume_is_that_of_the_closed_form(
     solid, volume = SOLIDS[name]
     grid = grid_of(spacing, oblique, [-40, 30, 900])
     points = trimesh.transform_points(solid.vertices, turn(turned))
-    places = grid.to_voxel(points + [-40, 30, 900] + np.array(off))
+    places = grid.to_voxel(points + np.add([-40, 30, 900], off))
 
     filling = filled(grid.shape, places, solid.faces)
 
@@ -112,7 +113,7 @@ def test_a_cavity_is_empty_and_a_part_beyond_the_image_is_counted():
 
 def test_spheres_that_cross_and_tubes_turned_inside_out_are_noticed():
     ball = trimesh.creation.icosphere(3, 8)
-    points = np.concatenate([ball.vertices, ball.vertices + [9, 0, 0]])
+    points = np.concatenate([ball.vertices, ball.vertices + np.array([9, 0, 0])])
     crossing = np.concatenate([ball.faces, ball.faces + len(ball.vertices)])
 
     both = filled((40, 30, 30), points + 12, crossing)

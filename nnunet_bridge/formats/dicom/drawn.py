@@ -47,6 +47,11 @@ class DrawnOn:
     series: frozenset[str] = field(repr=False)  # UIDs of the series
     frame_of_reference: str = field(repr=False)  # its UID
 
+    @classmethod
+    def of(cls, series: str, frame_of_reference: str) -> DrawnOn:
+        """Return what a drawing of one series says."""
+        return cls(frozenset({series}), frame_of_reference)
+
 
 @dataclass(frozen=True, slots=True)
 class DrawnHeader:
@@ -83,6 +88,7 @@ def read_drawn(
     own_names: bool,
     grid: Grid,
     scan: DrawnOn | None,
+    threshold: float | None = None,
 ) -> Iterator[StructureMask]:
     """Yield the segments of a DICOM SEG or RTSTRUCT, one structure at a time.
 
@@ -98,6 +104,8 @@ def read_drawn(
         The grid of the scan, on which contours are filled.
     scan : DrawnOn, optional
         The series and frame of reference of the scan; None if it is no DICOM series.
+    threshold : float, optional
+        The lowest probability that counts, in a fractional segmentation.
 
     Raises `Refused` if it cannot be read (K19), refers to another scan (K28), has no
     place (K11), or its contours do not lie in slices of the scan (K29).
@@ -108,10 +116,11 @@ def read_drawn(
         findings = tuple(_about_scan(file, header.drawn_on, scan) if scan else ())
         numbered = [(name, n, 0) for n, name in enumerate(header.names)]
         chosen = named_segments(file.name, numbered, names, own_names=own_names)
-        outlined = "StructureSetROISequence" in dataset
-        reader = (
-            _Outlines(file, dataset, grid) if outlined else _Segments(file, dataset)
-        )
+        reader: _Outlines | _Segments
+        if "StructureSetROISequence" in dataset:
+            reader = _Outlines(file, dataset, grid)
+        else:
+            reader = _Segments(file, dataset, Meaning(threshold=threshold))
     for name, side, number, _ in chosen:
         with _boundary(file):
             mask = reader.mask(number, name, side, findings)
@@ -170,10 +179,10 @@ def _about_scan(file: Path, drawn_on: DrawnOn, scan: DrawnOn) -> Iterator[Findin
 class _Segments:
     """The segments of a DICOM SEG."""
 
-    def __init__(self, file: Path, dataset: Dataset) -> None:
+    def __init__(self, file: Path, dataset: Dataset, meaning: Meaning) -> None:
         from highdicom.seg import Segmentation
 
-        self._file = file
+        self._file, self._meaning = file, meaning
         self._numbers = [int(one.SegmentNumber) for one in _described(dataset)]
         self._read: Segmentation = Segmentation.from_dataset(dataset, copy=False)
         geometry = self._read.get_volume_geometry(allow_missing_positions=True)
@@ -198,7 +207,7 @@ class _Segments:
             affine[:, 3] += (values.shape[2] - 1) * affine[:, 2]
             affine[:, 2] *= -1
         own = list(findings)
-        reader = MaskValues(self._file.name, Meaning(), own)
+        reader = MaskValues(self._file.name, self._meaning, own)
         voxels, read_as = reader.read(np.asfortranarray(values))
         grid = Grid(cast("tuple[int, int, int]", values.shape), affine)
         return StructureMask(
@@ -253,16 +262,15 @@ class _Outlines:
         axis = int(spread.argmin())
         heights = np.array([np.median(one[:, axis]) for one in places])
         slices = np.rint(heights).astype(np.int64)
-        off = float(np.abs(heights - slices).max())
-        if max(off, float(spread[axis])) > SNAP_WITHIN:
-            between = int(np.count_nonzero(np.abs(heights - slices) > SNAP_WITHIN))
+        between = int(np.count_nonzero(np.abs(heights - slices) > SNAP_WITHIN))
+        across = bool(spread[axis] > SNAP_WITHIN)
+        if between or across:
+            where = f"{between} of {len(places)} contours between slices of the scan"
             where = (
-                f"has {between} of {len(places)} contours between slices of the scan"
+                "contours that do not lie in slices of the scan" if across else where
             )
-            if not between:
-                where = "has contours that do not lie in slices of the scan"
             how = "pair it with the series it was drawn on, or save it as .seg.nrrd"
-            raise refused("K29", self._file, f"{where}: {how}")
+            raise refused("K29", self._file, f"has {where}: {how}")
         size = np.array(self._grid.shape)
         low = np.array([one.min(axis=0) for one in places])
         high = np.array([one.max(axis=0) for one in places])

@@ -221,16 +221,24 @@ class CaseMasks:
         elif file.structure is None and is_mask_file(file.path.name):
             yield from read_segments(file.path, file.names, own_names=file.own_names)
         elif file.structure is None:
-            grid, series, own = self.volume.grid, self.reading.series, file.own_names
-            uids = {series.series_uid} if series else set()
-            scan = series and DrawnOn(frozenset(uids), series.frame_of_reference_uid)
-            names = file.names
-            yield from read_drawn(file.path, names, own_names=own, grid=grid, scan=scan)
+            yield from self._drawn_in_dicom(file)
         else:
             name, side = file.structure, file.side
             values = self.recipe.values_of(name)
             meaning = Meaning(values, self.recipe.masks.threshold)
             yield read_mask(file.path, name=name, side=side, meaning=meaning)
+
+    def _drawn_in_dicom(self, file: MaskFile) -> Iterator[StructureMask]:
+        series = self.reading.series
+        return read_drawn(
+            file.path,
+            file.names,
+            own_names=file.own_names,
+            grid=self.volume.grid,
+            scan=series
+            and DrawnOn.of(series.series_uid, series.frame_of_reference_uid),
+            threshold=self.recipe.masks.threshold,
+        )
 
     def _frame_by_image(self) -> str:
         """Return the frame of the surfaces that state none; empty if it is refused."""
