@@ -43,9 +43,11 @@ from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.dicom import read_series
+from nnunet_bridge.formats.dicom.drawn import read_drawn
 from nnunet_bridge.formats.nifti import read_array, write_volume
 from nnunet_bridge.formats.slicer import read_mask, read_segments
 from nnunet_bridge.formats.slicer_write import write_segmentation
+from nnunet_bridge.formats.surfaces import filled_surface, read_surface
 
 SECONDS, MEBIBYTES = 2.0, 512
 """What one file may cost at most: CPU time, and memory above the baseline."""
@@ -190,6 +192,37 @@ def _dicom_files(folder):
         file = folder / f"{number}.dcm"
         ds.save_as(file, enforce_file_format=True)
         yield ".dcm", file
+
+
+def _surface_files(folder):
+    import trimesh
+
+    box = trimesh.creation.box(bounds=[[2.1, 2.1, 4], [9, 9, 19]])
+    for number, ending in enumerate((".ply", ".stl", ".obj", ".ply", ".stl")):
+        text = {".ply": {"encoding": "ascii"}, ".stl": {}}[ending] if number > 2 else {}
+        kind = "stl_ascii" if number > 3 else ending[1:]
+        file = folder / f"{number}{ending}"
+        box.export(file, file_type=kind, **text)
+        yield ending, file
+    points = "\n".join(" ".join(map(str, point)) for point in box.vertices)
+    faces = "\n".join(f"3 {a} {b} {c}" for a, b, c in box.faces)
+    head = "# vtk DataFile Version 4.2\nbox\nASCII\nDATASET POLYDATA\n"
+    file = folder / "box.vtk"
+    body = f"POINTS 8 float\n{points}\nPOLYGONS 12 48\n{faces}\n"
+    file.write_text(head + body)
+    yield ".vtk", file
+
+
+def _drawn_files(folder):
+    from drawn_dicom import completed, write_seg, write_structures
+
+    slices = completed(base(6, size=16))
+    for kind in ("BINARY", "LABELMAP"):
+        file = folder / f"{kind}.dcm"
+        yield ".dcm", write_seg(file, slices, _voxels(), ["tibia"], kind)
+    square = [[(2, 2, k), (9, 2, k), (9, 9, k), (2, 9, k)] for k in (1, 2)]
+    contours = {"tibia": [GRID.to_patient(points) for points in square]}
+    yield ".dcm", write_structures(folder / "rt.dcm", slices, contours)
 
 
 def _nested(depth):
@@ -380,13 +413,21 @@ def read(kind, folder, ending, content, number):
     file.write_bytes(content)
     for name, voxels in _apart().items() if kind == "other" else ():
         (folder / name).write_bytes(voxels)
-    if kind == "seg":
-        for _ in read_segments(file):
-            pass
-    elif kind == "nifti" and number % 2:
+    if kind == "nifti" and number % 2:
         read_array(file)
+    elif kind == "surface":
+        filled_surface(read_surface(file), GRID, frame="LPS", name="tibia")
+    elif kind in ("seg", "drawn"):
+        _read_all_segments(file)
     else:
         read_mask(file, name="tibia")
+
+
+def _read_all_segments(file):
+    on_grid = {"own_names": True, "grid": GRID, "scan": None}
+    dicom = file.suffix == ".dcm"
+    for _ in read_drawn(file, (), **on_grid) if dicom else read_segments(file):
+        pass
 
 
 @cache
@@ -398,7 +439,7 @@ def _companions():
         return [Path(name, str(index)).read_bytes() for index in range(len(slices))]
 
 
-KINDS = ("dicom", "nifti", "nrrd", "seg", "other")
+KINDS = ("dicom", "nifti", "nrrd", "seg", "other", "surface", "drawn")
 
 
 def fuzz(kind, numbers):

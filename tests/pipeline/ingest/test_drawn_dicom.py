@@ -1,28 +1,22 @@
 """DICOM SEG and RTSTRUCT among and beside scans: found, paired, converted."""
 
-import highdicom as hd
 import nibabel
 import numpy as np
 import pytest
 from command import bridge
 from dicom_base import base, new_uids, save
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from small_study import AFFINE, FEMUR, TIBIA
+from drawn_dicom import completed, write_seg, write_structures
+from small_study import FEMUR, GRID, TIBIA
 
 from nnunet_bridge.formats.case_table import read_case_table
 
 NAMES = ("Femur L", "Schienbein rechts")
-DRAWN = (FEMUR, TIBIA)
 
 
-def series(folder, patient, *, number=6, count=12, names=None, uids=None):
-    slices = base(n=count, uids=uids or new_uids())
+def series(folder, patient, *, number=6, count=12, names=None):
+    slices = completed(base(n=count, uids=new_uids()))
     for one in slices:
         one.PatientID, one.SeriesNumber = patient, number
-        one.PatientSex = one.AccessionNumber = one.StudyID = None
-        one.StudyDate = one.StudyTime = None
         one.PixelData = bytes([number, len(patient)]) + one.PixelData[2:]
     save(slices, folder, names=names)
     return slices
@@ -30,66 +24,20 @@ def series(folder, patient, *, number=6, count=12, names=None, uids=None):
 
 def segmentation(slices, file):
     """Write a SEG of the two bones."""
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=codes.SCT.Bone,
-            algorithm_type="MANUAL",
-        )
-        for number, name in enumerate(NAMES, start=1)
-    ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    hd.seg.Segmentation(
-        source_images=slices,
-        pixel_array=np.ascontiguousarray((FEMUR + 2 * TIBIA).transpose(2, 1, 0)),
-        segmentation_type="BINARY",
-        segment_descriptions=described,
-        series_instance_uid=generate_uid(),
-        series_number=9,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="m",
-        manufacturer_model_name="m",
-        software_versions="1",
-        device_serial_number="1",
-    ).save_as(file)
+    write_seg(file, slices, FEMUR + 2 * TIBIA, NAMES)
 
 
 def structures(slices, file):
     """Write a structure set of the two bones, whose masks are boxes."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.PatientID, ds.Modality = slices[0].PatientID, "RTSTRUCT"
-    of, study, frame = Dataset(), Dataset(), Dataset()
-    of.SeriesInstanceUID = slices[0].SeriesInstanceUID
-    study.RTReferencedSeriesSequence = [of]
-    frame.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
-    frame.RTReferencedStudySequence = [study]
-    ds.ReferencedFrameOfReferenceSequence = [frame]
-    ds.StructureSetROISequence, ds.ROIContourSequence = [], []
-    for number, (name, mask) in enumerate(zip(NAMES, DRAWN, strict=True), start=1):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber = drawn.ReferencedROINumber = number
-        roi.ROIName, drawn.ContourSequence = name, []
+    contours = {}
+    for name, mask in zip(NAMES, (FEMUR, TIBIA), strict=True):
         low, high = np.argwhere(mask).min(0) - 0.4, np.argwhere(mask).max(0) + 0.4
-        for k in np.unique(np.nonzero(mask)[2]):
-            ends = ((low[0], low[1]), (high[0], low[1]), (high[0], high[1]))
-            corners = np.array([(*end, k) for end in (*ends, (low[0], high[1]))])
-            contour = Dataset()
-            contour.ContourGeometricType = "CLOSED_PLANAR"
-            mm = corners @ AFFINE[:3, :3].T + AFFINE[:3, 3]
-            contour.ContourData = [f"{x:.3f}" for x in mm.ravel()]
-            contour.NumberOfContourPoints = 4
-            drawn.ContourSequence.append(contour)
-        ds.StructureSetROISequence.append(roi)
-        ds.ROIContourSequence.append(drawn)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(file, enforce_file_format=True)
+        ends = ((low[0], low[1]), (high[0], low[1]), (high[0], high[1]))
+        contours[name] = [
+            GRID.to_patient([(*end, k) for end in (*ends, (low[0], high[1]))])
+            for k in np.unique(np.nonzero(mask)[2])
+        ]
+    write_structures(file, slices, contours)
 
 
 @pytest.mark.parametrize("write", [segmentation, structures])
