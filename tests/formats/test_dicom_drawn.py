@@ -1,5 +1,7 @@
 """DICOM SEG and RTSTRUCT as masks: every voxel, closed forms, other scans, damage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pydicom
 import pytest
@@ -9,7 +11,7 @@ from drawn_dicom import completed, write_seg, write_structures
 from nnunet_bridge.core.findings import Outcome, Refused
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.formats.dicom import read_series
-from nnunet_bridge.formats.dicom.drawn import DrawnOn, read_drawn, read_drawn_header
+from nnunet_bridge.formats.dicom.drawn import read_drawn, read_drawn_header
 from nnunet_bridge.formats.dicom.segmentation import Algorithm, write_dicom_seg
 from nnunet_bridge.formats.slicer import NamedValue
 from nnunet_bridge.ops.regrid import placed_on
@@ -25,16 +27,11 @@ PLANES = {
 NAMES = ("femur_left", "tibia_right")
 
 
-def drawn_on(reading):
-    uids = frozenset({reading.series_uid})
-    return DrawnOn(uids, reading.frame_of_reference_uid)
-
-
 def masks(file, reading, names=(), *, own_names=True, scan=None):
     """Return the masks of a file by name, on the grid of the scan."""
     grid = reading.volume.grid
     found = read_drawn(
-        *(file, names), own_names=own_names, grid=grid, scan=scan or drawn_on(reading)
+        *(file, names), own_names=own_names, grid=grid, scan=scan or reading
     )
     return {
         mask.name: placed_on(grid, mask.grid, mask.voxels, name=mask.name).voxels
@@ -226,15 +223,16 @@ def test_K28_the_drawing_of_another_scan_is_refused_and_of_another_series_named(
 ):
     slices, reading = plain
     rings = {"femur": [circle(reading.volume.grid, (12, 12), 5, 3)]}
-    grid, own = reading.volume.grid, drawn_on(reading)
-    file = write_structures(tmp_path / "rt.dcm", slices, rings)
-    assert read_drawn_header(file).drawn_on == own
+    grid, file = reading.volume.grid, write_structures(tmp_path / "rt", slices, rings)
+    header = read_drawn_header(file)
+    own = frozenset({reading.series_uid}), reading.frame_of_reference_uid
+    assert (header.series, header.frame_of_reference) == own
 
-    other = DrawnOn(frozenset({"1.2.3"}), own.frame_of_reference)
+    other = replace(reading, series_uid="1.2.3")
     (mask,) = read_drawn(file, (), own_names=True, grid=grid, scan=other)
     assert [(f.code, f.outcome) for f in mask.findings] == [("K28", Outcome.WARNED)]
     with pytest.raises(Refused) as caught:
-        masks(file, reading, scan=DrawnOn(frozenset({"1.2.3"}), "1.2.4"))
+        masks(file, reading, scan=replace(other, frame_of_reference_uid="1.2.4"))
     assert caught.value.code == "K28"
     (mask,) = read_drawn(file, (), own_names=True, grid=grid, scan=None)
     assert mask.findings == ()

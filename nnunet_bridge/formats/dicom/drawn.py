@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation
     from pydicom.dataset import Dataset
 
+    from nnunet_bridge.formats.dicom.series import SeriesReading
+
 _SEG_CLASSES = (b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.66.7")
 _STRUCTURE_SET = b"1.2.840.10008.5.1.4.1.1.481.3"
 _SNIFF_BYTES = 1024
@@ -41,24 +43,12 @@ _BYTES_PER_VOXEL = 10  # of memory, that highdicom takes to read a segment
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnOn:
-    """What a segmentation says of the scan that it was drawn on."""
-
-    series: frozenset[str] = field(repr=False)  # UIDs of the series
-    frame_of_reference: str = field(repr=False)  # its UID
-
-    @classmethod
-    def of(cls, series: str, frame_of_reference: str) -> DrawnOn:
-        """Return what a drawing of one series says."""
-        return cls(frozenset({series}), frame_of_reference)
-
-
-@dataclass(frozen=True, slots=True)
 class DrawnHeader:
-    """The segments of a file, and its scan."""
+    """The segments of a file, and the scan that they were drawn on."""
 
     names: tuple[str, ...]  # in the order of the file
-    drawn_on: DrawnOn
+    series: frozenset[str] = field(repr=False)  # UIDs of the series
+    frame_of_reference: str = field(repr=False)  # its UID
 
 
 def may_be_drawn(file: Path) -> bool:
@@ -87,7 +77,7 @@ def read_drawn(
     *,
     own_names: bool,
     grid: Grid,
-    scan: DrawnOn | None,
+    scan: SeriesReading | None,
     threshold: float | None = None,
 ) -> Iterator[StructureMask]:
     """Yield the segments of a DICOM SEG or RTSTRUCT, one structure at a time.
@@ -102,8 +92,8 @@ def read_drawn(
         Whether segments that `names` leaves out go by their own names.
     grid : Grid
         The grid of the scan, on which contours are filled.
-    scan : DrawnOn, optional
-        The series and frame of reference of the scan; None if it is no DICOM series.
+    scan : SeriesReading, optional
+        The series of the scan; None if it is no DICOM series.
     threshold : float, optional
         The lowest probability that counts, in a fractional segmentation.
 
@@ -113,7 +103,7 @@ def read_drawn(
     dataset = _dataset(file)
     with _boundary(file):
         header = _header(dataset)
-        findings = tuple(_about_scan(file, header.drawn_on, scan) if scan else ())
+        findings = tuple(_about_scan(file, header, scan) if scan else ())
         numbered = [(name, n, 0) for n, name in enumerate(header.names)]
         chosen = named_segments(file.name, numbered, names, own_names=own_names)
         reader: _Outlines | _Segments
@@ -149,13 +139,13 @@ def _header(dataset: Dataset) -> DrawnHeader:
         for study in frame.get("RTReferencedStudySequence", ()):
             named = study.get("RTReferencedSeriesSequence", ())
             series += [item.SeriesInstanceUID for item in named]
-    drawn_on = DrawnOn(frozenset(map(str, series)), max(frames, key=bool))
     if "StructureSetROISequence" in dataset:
         names = [roi.get("ROIName") for roi in dataset.StructureSetROISequence]
     else:
         names = [one.get("SegmentLabel") for one in _described(dataset)]
     named = (str(name or f"Segment_{n}") for n, name in enumerate(names, start=1))
-    return DrawnHeader(tuple(named), drawn_on)
+    uids = frozenset(map(str, series))
+    return DrawnHeader(tuple(named), uids, max(frames, key=bool))
 
 
 def _described(dataset: Dataset) -> list[Dataset]:
@@ -163,13 +153,15 @@ def _described(dataset: Dataset) -> list[Dataset]:
     return [one for one in dataset.SegmentSequence if int(one.SegmentNumber) > 0]
 
 
-def _about_scan(file: Path, drawn_on: DrawnOn, scan: DrawnOn) -> Iterator[Finding]:
+def _about_scan(
+    file: Path, header: DrawnHeader, scan: SeriesReading
+) -> Iterator[Finding]:
     """Refuse the drawing of another scan; warn of one on another series (K28)."""
-    if not drawn_on.series or not drawn_on.series.isdisjoint(scan.series):
+    if not header.series or scan.series_uid in header.series:
         return
     text = f"{quoted(file.name)} was drawn on another series than the one that is used"
-    frame = drawn_on.frame_of_reference
-    if not frame or frame != scan.frame_of_reference:
+    frame = header.frame_of_reference
+    if not frame or frame != scan.frame_of_reference_uid:
         how = "pair it with its own scan; if only its UIDs differ, save it as .seg.nrrd"
         what = f"{text}, in another frame of reference: {how}."
         raise Refused.because("K28", what)

@@ -23,7 +23,7 @@ from nnunet_bridge.core.findings import (
 from nnunet_bridge.core.image import Label, Labelmap, Volume
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
-from nnunet_bridge.formats.dicom.drawn import DrawnOn, read_drawn
+from nnunet_bridge.formats.dicom.drawn import read_drawn
 from nnunet_bridge.formats.dicom.headers import holds_segments
 from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
@@ -221,24 +221,19 @@ class CaseMasks:
         elif file.structure is None and is_mask_file(file.path.name):
             yield from read_segments(file.path, file.names, own_names=file.own_names)
         elif file.structure is None:
-            yield from self._drawn_in_dicom(file)
+            yield from read_drawn(
+                file.path,
+                file.names,
+                own_names=file.own_names,
+                grid=self.volume.grid,
+                scan=self.reading.series,
+                threshold=self.recipe.masks.threshold,
+            )
         else:
             name, side = file.structure, file.side
             values = self.recipe.values_of(name)
             meaning = Meaning(values, self.recipe.masks.threshold)
             yield read_mask(file.path, name=name, side=side, meaning=meaning)
-
-    def _drawn_in_dicom(self, file: MaskFile) -> Iterator[StructureMask]:
-        series = self.reading.series
-        return read_drawn(
-            file.path,
-            file.names,
-            own_names=file.own_names,
-            grid=self.volume.grid,
-            scan=series
-            and DrawnOn.of(series.series_uid, series.frame_of_reference_uid),
-            threshold=self.recipe.masks.threshold,
-        )
 
     def _frame_by_image(self) -> str:
         """Return the frame of the surfaces that state none; empty if it is refused."""

@@ -199,7 +199,7 @@ def _look_at_drawn(file: Path, folder: _Folder, survey: Survey) -> None:
     except BridgeError as error:
         survey.unused.append((path, str(error)))
         return
-    of = header.drawn_on.series
+    of = header.series
     drawing = FoundDrawing(path, parts, Role.SEGMENTATION, None, header.names, of)
     survey.drawings.append(drawing)
 
