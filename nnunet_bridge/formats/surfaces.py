@@ -34,6 +34,8 @@ SHORTEST_MM = 2.0
 _TWISTED_LIMIT = 0.001
 """Largest share of voxels in folds, which smoothing leaves where a bone is thin."""
 
+_CHECK_PLACE = "check that it belongs to this scan, and its frame (`masks.frame`)"
+_REPAIR = "repair it (3D Slicer: Surface Toolbox), or save it as a labelmap"
 _STARTS_BYTES = 4096
 _BYTES_PER_BYTE = 24  # of memory, to parse a byte of text
 _STATED = re.compile(rb"\b(?:SPACE=|frame )(LPS|RAS)\b")
@@ -97,10 +99,8 @@ def filled_surface(
     low, high = places.min(axis=0), places.max(axis=0)
     size = np.array(grid.shape)
     if (high < 0).any() or (low > size - 1).any() or (high - low > 3 * size).any():
-        centre = ", ".join(f"{x:.0f}" for x in surface.points_mm(frame).mean(axis=0))
-        where = f"lies outside the image, around ({centre}) mm in LPS"
-        how = "is it of this scan, and is its frame (`masks.frame`) right?"
-        raise refused("K05", surface.file, f"{where}, read as {frame}: {how}")
+        where = f"lies outside the image, read as {frame}"
+        raise refused("K05", surface.file, f"{where}: {_CHECK_PLACE}")
     filling = _filled(surface, grid, places)
     inside = int(np.count_nonzero(filling.voxels))
     if not filling.count:
@@ -111,8 +111,8 @@ def filled_surface(
         share = f"{outside} of {filling.count} voxels of {quoted(surface.file)}"
         text = f"{share} lie outside the image"
         if outside > OUTSIDE_LIMIT * filling.count:
-            how = "is it of this scan, and is its frame (`masks.frame`) right?"
-            raise Refused.because("K02", f"{text}, read as {frame}: {how}")
+            where = f"{text}, read as {frame}: {_CHECK_PLACE}."
+            raise Refused.because("K02", where)
         findings.append(warning("K02", f"{text} and were left out."))
     return StructureMask(
         name, side, grid, filling.voxels, surface.file, tuple(findings), "surface"
@@ -121,14 +121,13 @@ def filled_surface(
 
 def _filled(surface: Surface, grid: Grid, places: FloatArray) -> Filling:
     crosses = "crosses itself, or parts of it are turned inside out"
-    how = "repair it (3D Slicer: Surface Toolbox), or save it as a labelmap"
     ask_for_memory(2 * int(np.prod(grid.shape)), quoted(surface.file))
     try:
         filling = filled(grid.shape, places, surface.faces)
     except InputError as error:
-        raise refused("K26", surface.file, f"{crosses} many times: {how}") from error
+        raise refused("K26", surface.file, f"{crosses}, often: {_REPAIR}") from error
     if filling.twisted > _TWISTED_LIMIT * max(filling.count, 1):
-        text = f"{crosses}, in {filling.twisted} voxels: {how}"
+        text = f"{crosses}, in {filling.twisted} voxels: {_REPAIR}"
         raise refused("K26", surface.file, text)
     return filling
 
@@ -171,11 +170,10 @@ def _joined(
 def _require_possible_size(file: Path, points: FloatArray) -> None:
     """Refuse a surface in metres or microns (K12)."""
     length_mm = float(np.ptp(points, axis=0).max())
-    if SHORTEST_MM <= length_mm <= 1000 * LONGEST_M:
-        return
-    unit = "metres" if length_mm < SHORTEST_MM else "microns"
-    text = f"is {length_mm:.3g} mm long: was it saved in {unit}?"
-    raise refused("K12", file, f"{text} Save it in millimetres")
+    if not SHORTEST_MM <= length_mm <= 1000 * LONGEST_M:
+        unit = "metres" if length_mm < SHORTEST_MM else "microns"
+        text = f"is {length_mm:.3g} mm long, so it may be in {unit}"
+        raise refused("K12", file, f"{text}: save it in millimetres")
 
 
 def _require_closed(surface: Surface) -> None:
@@ -185,14 +183,10 @@ def _require_closed(surface: Surface) -> None:
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
     edges = low * len(surface.points) + high
     _, number, faces = np.unique(edges, return_inverse=True, return_counts=True)
-    open_edges = int(np.count_nonzero(faces % 2))
-    if open_edges:
-        text = f"is not closed: {open_edges} edges have a face on one side only"
-        how = "close it (3D Slicer: Surface Toolbox), or save it as a labelmap"
-        raise refused("K26", surface.file, f"{text}; {how}")
+    if many := int(np.count_nonzero(faces % 2)):
+        text = f"is not closed: {many} edges have a face on one side only"
+        raise refused("K26", surface.file, f"{text}; {_REPAIR}")
     turns = np.bincount(number.reshape(-1), np.where(starts < ends, 1.0, -1.0))
-    if turns.any():
-        many = int(np.count_nonzero(turns))
+    if many := int(np.count_nonzero(turns)):
         text = f"has faces that are turned against their neighbours, at {many} edges"
-        how = "make its normals consistent (3D Slicer: Surface Toolbox)"
-        raise refused("K26", surface.file, f"{text}; {how}")
+        raise refused("K26", surface.file, f"{text}; {_REPAIR}")

@@ -202,9 +202,8 @@ class _Segments:
         reader = MaskValues(self._file.name, self._meaning, own)
         voxels, read_as = reader.read(np.asfortranarray(values))
         grid = Grid(cast("tuple[int, int, int]", values.shape), affine)
-        return StructureMask(
-            name, side, grid, voxels, self._file.name, tuple(own), read_as
-        )
+        place = name, side, grid, voxels, self._file.name
+        return StructureMask(*place, tuple(own), read_as)
 
 
 class _Outlines:
@@ -239,10 +238,8 @@ class _Outlines:
                 np.repeat(slices, [len(one) for one in places]),
             )
             voxels = np.moveaxis(planes, 2, axis)
-        how = "contours"
-        return StructureMask(
-            name, side, self._grid, voxels, self._file.name, findings, how
-        )
+        place = name, side, self._grid, voxels, self._file.name
+        return StructureMask(*place, findings, read_as="contours")
 
     def _slices(self, places: Sequence[FloatArray]) -> tuple[int, Any]:
         """Return the axis across the contours, and the slice of each.
@@ -255,22 +252,19 @@ class _Outlines:
         heights = np.array([np.median(one[:, axis]) for one in places])
         slices = np.rint(heights).astype(np.int64)
         between = int(np.count_nonzero(np.abs(heights - slices) > SNAP_WITHIN))
-        across = bool(spread[axis] > SNAP_WITHIN)
-        if between or across:
-            where = f"{between} of {len(places)} contours between slices of the scan"
-            where = (
-                "contours that do not lie in slices of the scan" if across else where
-            )
+        where = f"{between} of {len(places)} contours between slices of the scan"
+        if spread[axis] > SNAP_WITHIN:
+            where = "contours that do not lie in slices of the scan"
+        if between or spread[axis] > SNAP_WITHIN:
             how = "pair it with the series it was drawn on, or save it as .seg.nrrd"
             raise refused("K29", self._file, f"has {where}: {how}")
         size = np.array(self._grid.shape)
-        low = np.array([one.min(axis=0) for one in places])
-        high = np.array([one.max(axis=0) for one in places])
-        beyond = ((np.rint(low) < 0) | (np.rint(high) > size - 1)).any(axis=1)
-        if beyond.any():
-            lie = f"{int(beyond.sum())} of {len(places)} contours of a structure lie"
-            text = f"has {lie} outside the image: is it of this scan?"
-            raise refused("K02", self._file, text.removesuffix("."))
+        beyond = sum(bool(((one < -1) | (one > size)).any()) for one in places)
+        beyond += int(np.count_nonzero((slices < 0) | (slices >= size[axis])))
+        if beyond:
+            lie = f"has {min(beyond, len(places))} of {len(places)} contours of a"
+            text = f"{lie} structure outside the image: check that it is of this scan"
+            raise refused("K02", self._file, text)
         return axis, slices
 
 
