@@ -248,12 +248,9 @@ def test_S07_a_seg_whose_frames_span_the_world_is_refused_before_memory_is_taken
     last = ds.PerFrameFunctionalGroupsSequence[-1].PlanePositionSequence[0]
     x, y, _ = last.ImagePositionPatient
     last.ImagePositionPatient = [x, y, 4e8]
-    for group in ds.PerFrameFunctionalGroupsSequence[:-1]:
-        _, _, z = group.PlanePositionSequence[0].ImagePositionPatient
-        group.PlanePositionSequence[0].ImagePositionPatient = [x, y, float(z)]
     ds.save_as(file)
 
     with pytest.raises(Refused) as caught:
         masks(file, reading)
 
-    assert caught.value.code in ("S07", "F10", "K11", "K19")
+    assert caught.value.code == "S07"
