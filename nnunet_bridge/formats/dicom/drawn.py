@@ -7,6 +7,7 @@ inside another one is a hole. PS3.3 A.51, A.86.1 (SEG); A.19, C.8.8.6 (RTSTRUCT)
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,13 @@ if TYPE_CHECKING:
 
     from nnunet_bridge.formats.dicom.series import SeriesReading
 
-_SEG_CLASSES = (b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.66.7")
-_STRUCTURE_SET = b"1.2.840.10008.5.1.4.1.1.481.3"
+_DRAWN_CLASS = re.compile(
+    rb"(?:\x02\0\x02\0|\x08\0\x16\0)(?:UI..|....)"
+    rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.[47]|481\.3)(?![\d.])",
+    re.DOTALL,
+)
+"""The SOP class of a SEG, binary or labelmap, or of an RTSTRUCT."""
+
 _SNIFF_BYTES = 1024
 _CONTOUR_DATA = 0x30060050
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -58,7 +64,7 @@ def may_be_drawn(file: Path) -> bool:
             start = stream.read(_SNIFF_BYTES)
     except OSError:
         return False
-    return any(name in start for name in (*_SEG_CLASSES, _STRUCTURE_SET))
+    return _DRAWN_CLASS.search(start) is not None
 
 
 def read_drawn_header(file: Path) -> DrawnHeader:
@@ -66,7 +72,7 @@ def read_drawn_header(file: Path) -> DrawnHeader:
 
     Raises `Refused` if the file cannot be read (K19).
     """
-    dataset = _dataset(file)
+    dataset = _dataset(file, whole=False)
     with _boundary(file):
         return _header(dataset)
 
@@ -117,7 +123,7 @@ def read_drawn(
         yield mask
 
 
-def _dataset(file: Path) -> Dataset:
+def _dataset(file: Path, *, whole: bool = True) -> Dataset:
     import pydicom
 
     with _boundary(file), open_dicom(file) as stream:
@@ -126,7 +132,7 @@ def _dataset(file: Path) -> Dataset:
         refuse_a_bomb(stream, announced=True)
         stream.seek(0)
         ask_for_memory(2 * file.stat().st_size, quoted(file.name))
-        return pydicom.dcmread(stream)
+        return pydicom.dcmread(stream, stop_before_pixels=not whole)
 
 
 def _header(dataset: Dataset) -> DrawnHeader:
