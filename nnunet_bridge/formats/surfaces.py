@@ -53,7 +53,8 @@ class Surface:
 
     def points_mm(self, frame: str) -> FloatArray:
         """Return the points in LPS+, if they are stored in `frame`."""
-        return self.points * np.array(FRAMES[frame])
+        points_mm: FloatArray = self.points * np.array(FRAMES[frame])
+        return points_mm
 
 
 def is_surface(name: str) -> bool:

@@ -58,7 +58,8 @@ def _split(
         odd = number % 2 == 1
         start = start + number
         second, third = np.where(odd, third, second), np.where(odd, second, third)
-    return corners[np.stack([start, second, third], axis=1)]
+    triangles: Triangles = corners[np.stack([start, second, third], axis=1)]
+    return triangles
 
 
 class _Reader:

@@ -104,4 +104,4 @@ def _standard_errors(gains: FloatArray) -> float:
     number = min(_BLOCKS, len(gains))
     blocks = np.array([block.mean() for block in np.array_split(gains, number)])
     error = float(blocks.std(ddof=1)) / len(blocks) ** 0.5
-    return float(blocks.mean()) / max(error, 1e-30)
+    return float(blocks.mean() / max(error, 1e-30))
