@@ -21,6 +21,7 @@ class _Pack:
     )
     model: str | None = shared.finished_model_field()
     budget: str | None = shared.finished_budget_field()
+    seed: int = shared.seed_field()
 
 
 @command(_Pack)
@@ -34,7 +35,8 @@ def pack(session: Session, asked: _Pack) -> Summary:
 
     dataset = session.dataset(asked.dataset)
     configurations = (asked.configuration,) if asked.configuration else ()
-    request = ModelRequest(configurations, asked.folds, asked.budget, asked.model)
+    words = asked.folds, asked.budget, asked.model, asked.seed
+    request = ModelRequest(configurations, *words)
     with session.progress() as progress:
         return pack_model(dataset, asked.out, request, progress=progress)
 

@@ -96,6 +96,14 @@ budget_field = partial(
 finished_budget_field = partial(
     _budget, "Training length of the model. [default: the longest that has finished]"
 )
+seed_field = partial(
+    model_option,
+    "--seed",
+    "Training of each fold: 0 is the first, 1 and higher are those of `train "
+    "--repeat`.",
+    type=click.IntRange(0),
+    default=0,
+)
 device_field = partial(
     machine_option,
     "--device",

@@ -60,6 +60,7 @@ class _Predict:
     recipe: str | None = shared.scans_recipe_field()
     model: str | None = shared.finished_model_field()
     budget: str | None = shared.finished_budget_field()
+    seed: int = shared.seed_field()
     clean: str = shared.output_option(
         "--clean",
         "Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
@@ -87,8 +88,9 @@ class _Predict:
         from nnunet_bridge.pipeline.models.choose import ModelRequest
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
 
+        words = self.folds, self.budget, self.model, self.seed
         return PredictionOptions(
-            ModelRequest(self.configurations, self.folds, self.budget, self.model),
+            ModelRequest(self.configurations, *words),
             self.device,
             scans=_series_options(self.recipe, self.scans),
             region=RegionRequest.from_words(**given(self.region)),

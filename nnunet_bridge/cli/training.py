@@ -241,8 +241,6 @@ class _Train:
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
         refuse_own_arguments(self.own_arguments, OF_TRAINING)
-        if self.repeat > 1 and self.place != "local":
-            raise UsageError("--repeat trains on this machine only: omit --on.")
         return TrainingRequest(
             method_of(self._model(), self.budget),
             self.configurations,

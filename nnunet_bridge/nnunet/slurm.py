@@ -52,14 +52,15 @@ wait "$training"
 
 
 def train_command_of(
-    run: Run, *, method: Method, options: TrainingOptions
+    run: Run, *, method: Method, options: TrainingOptions, repeat: int = 1
 ) -> tuple[str, ...]:
-    """Return our own command that trains one run, and only that."""
+    """Return our own command that trains one fold, so often, and only that."""
     workspace = run.dataset.workspace.runs_dir.parent
     return (
         *(*PYTHON, "-m", "nnunet_bridge", "train", run.dataset.name),
         *("-w", str(workspace), "-c", run.configuration, "-f", str(run.fold)),
         *("--model", method.model, "--budget", method.budget.name, "-q"),
+        *(("--repeat", str(repeat)) if repeat > 1 else ()),
         "--yes",  # submitting a job is the consent
         *options.words(),
     )

@@ -42,10 +42,13 @@ class ModelRequest:
     kind: str | None = None
     """A word of `--model`; by default nnU-Net's own before others."""
 
+    seed: int = 0  # training of each fold: 0 is the first
+
     def __str__(self) -> str:
         """Return the request in a few words."""
         words = [self.kind or "", *self.configurations]
         words += [f"fold {fold}" for fold in self.folds]
+        words += [f"seed {self.seed}"] if self.seed else []
         return " ".join(filter(None, words))
 
 
@@ -97,9 +100,8 @@ class Model:
         """
         from nnunet_bridge.nnunet.models import check_model_folder
 
-        first = [self.previous] if self.previous else []
-        for states in (*self.members().values(), *first):
-            check_model_folder(states[0].run.model_dir, [s.run.fold for s in states])
+        for run in (state.run for state in (*self.states, *self.previous)):
+            check_model_folder(run.model_dir, [run.fold])
 
 
 def model_name(kind: str, configurations: Sequence[str]) -> str:
@@ -123,7 +125,8 @@ def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> M
     if kept is None:
         model = choose_model(dataset, request)
         return replace(model, reason=f"{model.reason} ({remark})") if remark else model
-    model = choose_model(dataset, replace(kept, folds=request.folds))
+    asked = replace(kept, folds=request.folds, seed=request.seed)
+    model = choose_model(dataset, asked)
     used = f"{model.name}, fold {_folds_of(model.states)}"
     return replace(model, reason=f"{used}, the choice of `select`: {remark}")
 
@@ -132,7 +135,7 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
     """Return the finished model that a command asks for; an `InputError` if none."""
     request = request or ModelRequest()
     known = [state for state in known_runs(dataset) if state.can_predict]
-    done = [state for state in known if not state.run.repeat]
+    done = [state for state in known if state.run.repeat == request.seed]
     for kind, budget in _candidates(done, request):
         able = [s for s in done if (s.model, s.budget) == (kind, budget)]
         able = _of_folds(able, request.folds)
@@ -202,7 +205,9 @@ def _best_configuration(states: Sequence[RunState]) -> list[str]:
 
 
 def _folds_of(states: Sequence[RunState]) -> str:
-    return ", ".join(sorted({str(state.run.fold) for state in states}))
+    folds = ", ".join(sorted({str(state.run.fold) for state in states}))
+    seed = states[0].run.repeat
+    return f"{folds}, seed {seed}" if seed else folds
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, predict_command
 from nnunet_bridge.nnunet.estimates import PlannedMember, host_bytes, waiting_disk_bytes
 from nnunet_bridge.nnunet.host import Host
+from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
 from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import RunState
@@ -119,11 +121,15 @@ class _Call:
     ) -> None:
         """Predict with the mean of `members`."""
         task = f"predict {self.model.name}"
+        folders = {
+            _folder_of(states, self.work): [state.run.fold for state in states]
+            for states in members
+        }
         with ExitStack() as running:
             processes = []
             files = [self.work / f"{n}.progress.jsonl" for n in range(len(self.parts))]
             for number, file in enumerate(files):
-                process = self._started(members, out_dir, number, file, previous_dir)
+                process = self._started(folders, out_dir, number, file, previous_dir)
                 processes.append(running.enter_context(process))
 
             def report() -> None:
@@ -135,7 +141,7 @@ class _Call:
 
     def _started(
         self,
-        members: Sequence[Sequence[RunState]],
+        folders: Mapping[Path, Sequence[Fold]],
         out_dir: Path,
         number: int,
         progress_file: Path,
@@ -144,7 +150,7 @@ class _Call:
         """Start the process that predicts a part of the images."""
         progress_file.unlink(missing_ok=True)
         command = predict_command(
-            {each[0].run.model_dir: [s.run.fold for s in each] for each in members},
+            folders,
             self.work / IMAGES,
             out_dir,
             self.parts[number],
@@ -158,6 +164,23 @@ class _Call:
         return self.host.launch(
             dataset.workspace, command, self.parts[number], log_file
         )
+
+
+def _folder_of(states: Sequence[RunState], work: Path) -> Path:
+    """Return the model folder that holds all folds of a configuration.
+
+    Each further training of a fold has its own; links to several are put into one.
+    """
+    own = states[0].run.model_dir
+    if all(state.run.model_dir == own for state in states):
+        return own
+    folder = work / "models" / own.parent.name / own.name
+    folder.mkdir(parents=True)
+    for name in (PLANS_FILE, DATASET_FILE):
+        (folder / name).symlink_to((own / name).absolute())
+    for run in (state.run for state in states):
+        (folder / f"fold_{run.fold}").symlink_to(run.fold_dir.absolute())
+    return folder
 
 
 def _planned_members(model: Model) -> list[PlannedMember]:

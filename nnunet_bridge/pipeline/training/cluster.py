@@ -6,7 +6,6 @@ Runs that are done, or still wait there, are not submitted.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.words import RunStatus
@@ -54,18 +53,22 @@ def train_on_cluster(
     if not training.restart:
         todo = _not_waiting(todo)
     method = request.method
-    command_of = partial(slurm.train_command_of, method=method, options=training)
-    commands = [command_of(run) for run in todo]
+    # One job trains a fold as often as requested: two would train the first at once.
+    first = {run: replace(run, repeat=0) for run in todo}
+    tasks = list(dict.fromkeys(first.values()))
+    words = {"method": method, "options": training, "repeat": request.repeat}
+    commands = [slurm.train_command_of(run, **words) for run in tasks]
     note = "Everything requested is done, or waits on the cluster."
     if todo:
         script = _write_script(dataset, commands, options.settings)
         note = f"{script} trains {len(todo)} runs: send it with `sbatch {script}`."
     if todo and not options.only_script:
-        jobs = slurm.submit(script, len(todo))
-        for run, job in zip(todo, jobs, strict=True):
+        jobs = slurm.submit(script, len(tasks))
+        for run in todo:
+            job = jobs[tasks.index(first[run])]
             write_record(run, state=RunStatus.QUEUED, job=job, reason="")
         note = (
-            f"{len(jobs)} trainings handed to Slurm as {jobs[0].partition('_')[0]}; "
+            f"{len(todo)} trainings handed to Slurm as {jobs[0].partition('_')[0]}; "
             f"`nnunet-bridge status {dataset.number}` shows their state, "
             f"{script.parent / LOGS} holds the logs."
         )

@@ -46,7 +46,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.formats.files import only_writer, sha256_of
 from nnunet_bridge.formats.folders import work_folder
-from nnunet_bridge.formats.nifti import write_labelmap, write_volume
+from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import nnunet_environment, trainers_dir
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.methods import method_of_run
@@ -395,6 +395,70 @@ def test_an_unpacked_model_predicts_and_cleans_as_it_was_tuned(unpacked, tmp_pat
         Dataset(unpacked[0], DATASET), [image], tmp_path / "out", options
     )
     assert again.as_json()["cases"][0]["quality"] == record["quality"]
+
+
+def write_repeated(workspace):
+    """Write two folds, trained twice; the second networks find a femur everywhere."""
+    plans = tiny_plans()
+    for fold in (0, 1):
+        run = run_of(workspace, fold)
+        write_model(run, HARMLESS, plans=plans)
+        write_model(replace(run, repeat=1), only_femur(run, plans), plans=plans)
+
+
+def only_femur(run, plans):
+    """Return a checkpoint whose network gives every voxel the label 2."""
+    import torch
+
+    stream = io.BytesIO(untrained_checkpoint(run, plans))
+    content = torch.load(stream, weights_only=True)
+    for name, weights in content["network_weights"].items():
+        weights.zero_()
+        if "seg_layers" in name and name.endswith("bias"):
+            weights[2] = 1.0
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.training
+def test_a_further_training_predicts_and_is_packed_if_asked(workspace, tmp_path):
+    write_repeated(workspace)
+    image, out = tmp_path / "leg_9.nii.gz", tmp_path / "out"
+    grid = Grid((24, 24, 6), np.diag([0.8, 0.8, 3, 1]))
+    voxels = np.arange(24 * 24 * 6, dtype=np.int16)
+    write_volume(image, Volume(grid, voxels.reshape(grid.shape)))
+    root = str(workspace.runs_dir.parent)
+    asked = ["-w", root, "-c", "2d", "--seed", "1", "--json"]
+    predict = ["predict", "11", str(image), "-o", str(out), "--device", "cpu"]
+
+    done = CliRunner().invoke(main, [*predict, *asked])
+
+    assert done.exit_code == 0, done.stderr
+    table = LabelTable.from_names(["tibia", "femur"])
+    found = read_labelmap(out / "leg_9" / "labels.nii.gz", table)
+    assert np.unique(found.voxels).tolist() == [2]
+    record = json.loads((out / "leg_9" / "prediction.json").read_text())
+    assert record["model"] == "2d, as requested, fold 0, 1, seed 1"
+    kinds = [reason["kind"] for reason in record["quality"]["reasons"]]
+    assert "between_folds" in kinds
+
+    zipped_model = ["pack", "11", "-o", str(tmp_path / "m.zip"), *asked]
+    packed = json.loads(CliRunner().invoke(main, zipped_model).stdout)
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = Workspace.at(tmp_path / "elsewhere", environment={})
+    unpack_model(elsewhere, tmp_path / "m.zip")
+    assert packed["folds"] == ["0", "1"]
+    for fold in packed["folds"]:
+        weights = weights_of(elsewhere, fold)["decoder.seg_layers.0.bias"]
+        assert weights.tolist() == [0, 0, 1]
+
+
+def test_a_training_that_is_not_there_is_named_with_its_seed(workspace):
+    write_model(run_of(workspace), HARMLESS)
+
+    with pytest.raises(InputError, match="no finished model 2d seed 2: train one"):
+        choose_model(Dataset(workspace, DATASET), ModelRequest(("2d",), seed=2))
 
 
 @pytest.mark.training
