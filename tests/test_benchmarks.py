@@ -23,9 +23,9 @@ ROWS = (
 )
 
 
-def printed_by(script, how="--quick"):
+def printed_by(script, *words):
     """Return what a quick run prints; an answer that differs would have ended it."""
-    command = [sys.executable, str(BENCHMARKS / script), how]
+    command = [sys.executable, str(BENCHMARKS / script), *(words or ("--quick",))]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -49,6 +49,17 @@ def test_the_content_check_finds_what_is_planted_in_the_synthetic_limb():
 
     assert "| synthetic limb | 1 | 1 | 0 | " + " | ".join(["100"] * 15) in table
     assert "False alarms: 0." in table
+
+
+def test_averages_of_two_hippocampi_are_noticed_and_unseen_ones_are_not(test_data):
+    """12 of 40 set the limit; blurred ones and three patients played no part in it."""
+    table = printed_by("averaged_patients.py", str(test_data), "--quick")
+    rows = [row.strip("|").split("|") for row in table.splitlines()[2:]]
+    flagged = {kind.strip(): int(share) for kind, share in rows}
+
+    assert max(flagged["as given"], flagged["three times as bright"]) <= 6
+    assert min(flagged["average of two"], flagged["average of three"]) >= 80
+    assert flagged["blurred by one voxel"] >= 80
 
 
 def test_the_referee_finds_every_promise_kept():

@@ -99,8 +99,7 @@ finished_budget_field = partial(
 seed_field = partial(
     model_option,
     "--seed",
-    "Training of each fold: 0 is the first, 1 and higher are those of `train "
-    "--repeat`.",
+    "Training of each fold: 0 is the first, 1 and higher the further ones.",
     type=click.IntRange(0),
     default=0,
 )

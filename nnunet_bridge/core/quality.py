@@ -33,6 +33,7 @@ class QualityCheck(StrEnum):
     BORDER = "border"
     EMPTY = "empty"
     STEPS = "steps"
+    EDGES = "edges"
 
 
 AGREEMENTS = (QualityCheck.BETWEEN_FOLDS, QualityCheck.BETWEEN_CONFIGURATIONS)
@@ -203,6 +204,9 @@ class TrainingStructures:
     cases: int
     structures: Mapping[str, StructureRange]
     """Structures that no label holds are absent."""
+
+    edges: Spread | None = None
+    """Strength of the edges of the training images; None if it was not measured."""
 
     def as_json(self) -> JsonObject:
         """Return the record kept beside a training and in a packed model."""

@@ -414,6 +414,7 @@ class TrainingStructuresCard(_Strict):
 
     cases: _Cases
     structures: Annotated[dict[Text, _StructureRange], Field(max_length=256)]
+    edges: _PositiveSpread | None = None
 
 
 class _CardFold(_Strict):

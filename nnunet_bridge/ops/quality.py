@@ -4,7 +4,7 @@ Eight figures of every structure are compared with their expected ranges: the ag
 of the folds and of the configurations, the volume, the number of pieces, the symmetry
 of the sides, the steps between slices, whether the field of view cuts the structure,
 and whether it is there at all. The ranges of the last six come from the training
-labels.
+labels. A ninth figure is of the image: the strength of its edges (`ops.edges`).
 
 Agreement is no proof: folds trained on the same patients can share a mistake
 (`docs/explanations/quality-rating.md` gives the measured rates).
@@ -51,6 +51,11 @@ VOLUME_AMBER_CHANCE = 0.01
 
 VOLUME_RED_CHANCE = 0.0001
 """Share of the trained population whose volume is rated red by chance."""
+
+EDGES_AMBER_CHANCE = 0.05
+"""The same for the strength of the edges, which is amber on its lower side only."""
+
+IMAGE = "image"  # stands for the structure where a reason is about the whole image
 
 LEAST_LOG_SD = 0.03
 """Lower bound of the standard deviation of the logarithm of volumes: people differ by
@@ -138,10 +143,13 @@ def structure_figures(labelmap: Labelmap) -> dict[str, StructureFigures]:
     return found
 
 
-def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
+def training_structures(
+    labels: Iterable[Figures], edges: Iterable[float | None] = ()
+) -> TrainingStructures:
     """Return the ranges over the `structure_figures` of every training label.
 
-    All label tables have the same structures.
+    All label tables have the same structures. `edges` has the `edge_strength` of every
+    training image.
     """
     every = list(labels)
     names = every[0] if every else ()
@@ -150,15 +158,20 @@ def training_structures(labels: Iterable[Figures]) -> TrainingStructures:
         for name in names
     }
     found = {name: range_ for name, range_ in ranges.items() if range_}
-    return TrainingStructures(len(every), found)
+    known = [strength for strength in edges if strength]
+    return TrainingStructures(len(every), found, _spread(known) if known else None)
 
 
 def judge(
-    labelmap: Labelmap, agreement: MemberAgreement, training: TrainingStructures | None
+    labelmap: Labelmap,
+    agreement: MemberAgreement,
+    training: TrainingStructures | None,
+    edges: float | None = None,
 ) -> Quality:
     """Rate a prediction: its level with all reasons.
 
-    `training` is None if the training labels are unknown.
+    `training` is None if the training labels are unknown. `edges` is the
+    `edge_strength` of the image.
     """
     figures = structure_figures(labelmap)
     reasons = list(_agreement_reasons(labelmap.labels, agreement))
@@ -168,6 +181,7 @@ def judge(
             known = training.structures.get(name)
             if known is not None and found.volume_mm3:
                 reasons += _range_reasons(labelmap.labels[name], found, known)
+        reasons += _edge_reasons(edges, training)
     return Quality(tuple(reasons), tuple(_not_judged(agreement, training)))
 
 
@@ -465,6 +479,29 @@ def _border_reason(name: str, found: StructureFigures, known: StructureRange) ->
     return Reason(name, QualityCheck.BORDER, level, value, expected, text)
 
 
+def _edge_reasons(
+    edges: float | None, training: TrainingStructures
+) -> Iterator[Reason]:
+    known, cases = training.edges, training.cases
+    if edges is None or known is None or cases < FEWEST_LABELS:
+        return
+    amber, red = (
+        expected_volume_mm3(known, cases, chance)[0]
+        for chance in (EDGES_AMBER_CHANCE, VOLUME_RED_CHANCE)
+    )
+    level = _level(-edges, amber=-amber, red=-red)
+    advice = (
+        ""
+        if level is QualityLevel.GREEN
+        else (" Blurring, motion and averaging of several images weaken edges.")
+    )
+    text = (
+        f"{IMAGE}: edges of strength {edges:.3f}; at least {amber:.3f} expected "
+        f"({cases} training images: {known.least:.3f} to {known.most:.3f}).{advice}"
+    )
+    yield Reason(IMAGE, QualityCheck.EDGES, level, edges, (amber, None), text)
+
+
 def _not_judged(
     agreement: MemberAgreement, training: TrainingStructures | None
 ) -> Iterator[str]:
@@ -477,8 +514,11 @@ def _not_judged(
             "The training labels are unknown: volume, pieces, symmetry and border are "
             "not checked."
         )
-    elif training.cases < FEWEST_LABELS:
+        return
+    if training.cases < FEWEST_LABELS:
         yield f"Fewer than {FEWEST_LABELS} training labels: volumes are not checked."
+    if training.edges is None:
+        yield "No training images are on record: edges are not checked."
 
 
 def _cm3(volume_mm3: float) -> str:

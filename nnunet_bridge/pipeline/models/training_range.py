@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import BridgeError, InputError
+from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import CaseRecord, read_manifest
-from nnunet_bridge.formats.nifti import read_grid, read_labelmap
+from nnunet_bridge.formats.nifti import read_grid, read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import Dataset, images_by_case
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
+from nnunet_bridge.ops.edges import edge_strength
 from nnunet_bridge.ops.quality import structure_figures, training_structures
 from nnunet_bridge.pipeline.models.likeness import WORD, contrast_words
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 STRUCTURES_FILE = "training_structures.json"
-MEASURED_AS = 2
+MEASURED_AS = 3
 """Increase it when `ops.quality` measures something else: kept results are then old."""
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -152,16 +154,24 @@ def _measured(dataset: Dataset) -> TrainingStructures | None:
     digest = hashlib.sha256(f"{MEASURED_AS} {raw.labels.names}".encode())
     for case in cases:
         digest.update(sha256_of(raw.label_file(case, "Tr")).encode())
+        image = raw.image_files(case, "Tr")[0]
+        size = image.stat().st_size if image.is_file() else 0
+        digest.update(str(size).encode())
     facts = {"labels_sha256": digest.hexdigest()}
     kept = Kept(dataset.record_dir / STRUCTURES_FILE, facts)
     with contextlib.suppress(InputError):  # damaged: measured again
         if (content := kept.load()) is not None:
             return TrainingStructures.from_json(content)
-    found = training_structures(
-        structure_figures(
-            read_labelmap(raw.label_file(case, "Tr"), raw.labels).without_ignored()
-        )
-        for case in cases
-    )
+    figures, edges = [], []
+    for case in cases:
+        labels = read_labelmap(raw.label_file(case, "Tr"), raw.labels)
+        figures.append(structure_figures(labels.without_ignored()))
+        edges.append(_edges_of(raw.image_files(case, "Tr")[0], labels))
+    found = training_structures(figures, edges)
     kept.save(found.as_json())
     return found
+
+
+def _edges_of(image: Path, labels: Labelmap) -> float | None:
+    """Return the strength of the edges of a training image; None if it is gone."""
+    return edge_strength(read_volume(image), labels) if image.is_file() else None

@@ -408,10 +408,11 @@ class _PredictionRun:
         case_dir = self.out / case_id
         (case_dir / RECORD).unlink(missing_ok=True)
         structures = self.trained.structures
-        quality = rating.case_quality(seen, work / PREDICTED, case_id, structures)
         shown = read_volume(self._network_image(work, case_id))
         if image.turn is not None:
             shown = Volume(image.cut_grid, image.turn.voxels_back(shown.voxels))
+        place = work / PREDICTED, case_id
+        quality = rating.case_quality(seen, shown, *place, structures)
         predicted_image = outputs.PredictedImage(
             case_id,
             seen,

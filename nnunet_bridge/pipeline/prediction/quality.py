@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nnunet_bridge.core.errors import BridgeError
-from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.quality import MemberAgreement, Quality, TrainingStructures
 from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.units import format_instant
@@ -16,6 +16,7 @@ from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.preview import thumbnail
 from nnunet_bridge.formats.tables import write_reasons
 from nnunet_bridge.nnunet.names import agreement_file
+from nnunet_bridge.ops.edges import edge_strength
 from nnunet_bridge.ops.quality import judge
 from nnunet_bridge.pipeline.prediction.outputs import CASE_MESHES, CASE_PREVIEW
 from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
@@ -26,11 +27,14 @@ QUALITY_TABLE = "quality.csv"
 
 def case_quality(
     labelmap: Labelmap,
+    image: Volume,
     predicted_dir: Path,
     case_id: str,
     training: TrainingStructures | None,
 ) -> Quality:
     """Return the quality rating of a prediction, on the slices that the network saw.
+
+    `image` and `labelmap` lie on one grid.
 
     `predicted_dir` may contain the `agreement_file` of the case; a damaged one is an
     `InputError`. `training` has the ranges of the training labels, if they are known.
@@ -38,7 +42,9 @@ def case_quality(
     file = agreement_file(predicted_dir, case_id)
     content = read_json(file) if file.is_file() else {}
     agreement = from_record(MemberAgreement, content, "table of agreements")
-    return judge(labelmap, agreement, training)
+    known = training is not None and training.edges is not None
+    edges = edge_strength(image, labelmap) if known else None
+    return judge(labelmap, agreement, training, edges)
 
 
 def write_quality(out: Path, labels: LabelTable) -> tuple[html.CaseQuality, ...]:

@@ -450,7 +450,7 @@ def test_a_further_training_predicts_and_is_packed_if_asked(workspace, tmp_path)
     unpack_model(elsewhere, tmp_path / "m.zip")
     assert packed["folds"] == ["0", "1"]
     for fold in packed["folds"]:
-        weights = weights_of(elsewhere, fold)["decoder.seg_layers.0.bias"]
+        weights = weights_of(elsewhere, int(fold))["decoder.seg_layers.0.bias"]
         assert weights.tolist() == [0, 0, 1]
 
 
