@@ -289,12 +289,12 @@ def _answering_intervals(row: PairedDifference) -> tuple[_Ends, _Ends]:
 def _agreement(model: str, structure: str, study: _Study) -> Agreement:
     """Return the agreement of the volumes of one structure with their references.
 
-    Of several trainings of a fold, only the first: a volume must not count twice.
+    Over the cases that count for any model: what one invents and another leaves empty
+    is an error of 0. Of several trainings of a fold, only the first.
     """
-    found = [one for one in study.outcomes.scores(model, structure) if one.state.held]
     errors = {
         one.case_id: (error, (one.volume_reference_mm3 or 0.0) / 1000.0 + error / 2)
-        for one in found
+        for one in study.outcomes.scores(model, structure)
         if not one.repeat and (error := one.volume_error_cm3) is not None
     }
     differences = tuple(error for error, _ in errors.values())

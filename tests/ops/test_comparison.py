@@ -1,5 +1,6 @@
 """The comparison against scipy, closed forms, and its own promises."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -18,6 +19,7 @@ from nnunet_bridge.ops.paired import (
     clustered_intervals,
     detectable_difference,
     equivalence,
+    fold_intervals,
     holm,
     rank_biserial,
     signed_rank_p,
@@ -296,6 +298,27 @@ def test_a_missed_structure_is_a_volume_error_and_an_absent_one_is_none():
 
     assert (found.case_ids, found.differences_cm3) == (("c0",), (-1.0,))
     assert found.limits_cm3 is None
+
+
+def test_volumes_of_models_side_by_side_are_of_the_same_cases():
+    """What one model invents, the other rightly leaves empty: an error of 0."""
+    empty, invented = (0.0, "both_empty"), (300.0, "invented")
+    scores = {
+        name: [
+            score("c0", "tibia", name, 0.9),
+            replace(
+                score("c1", "tibia", name, dice, state=state, volume=volume),
+                volume_reference_mm3=0.0,
+            ),
+        ]
+        for name, dice, (volume, state) in (("m0", None, empty), ("m1", 0.0, invented))
+    }
+
+    first, second = compared(scores).agreements
+
+    assert first.case_ids == second.case_ids == ("c0", "c1")
+    assert first.differences_cm3 == pytest.approx((0.1, 0.0))
+    assert second.differences_cm3 == pytest.approx((0.1, 0.3))
 
 
 # --------------------------------------------------------------------- equivalence
@@ -636,6 +659,21 @@ def test_a_large_loss_in_a_quarter_of_patients_is_not_equivalent():
     assert row.answer == "undecided"
 
 
+def test_equivalent_asks_the_interval_of_the_mean_where_that_of_the_median_is_within():
+    """A fifth of 20 patients loses 0.5: half of a sample of patients never does."""
+    scores = models(0.0, 0.0, cases=20, spread=0.0001)
+    scores["m1"] = [
+        replace(one, dice=one.dice - 0.5) if int(one.case_id[1:]) % 5 == 0 else one
+        for one in scores["m1"]
+    ]
+
+    row = compared(scores, dice=0.01).row("dice")
+
+    assert -0.01 < row.interval_95[0] < row.interval_95[1] < 0.01
+    assert row.mean_interval_95[0] < -0.1
+    assert row.answer == "undecided"
+
+
 def test_a_structure_that_is_nowhere_says_nothing():
     scores = {
         name: [score("c0", "tibia", name, None, state="both_empty")]
@@ -814,6 +852,28 @@ def test_a_winner_needs_fold_means_that_agree():
     assert "m1 is better for these 5 trainings each" in str(verdict(noisy))
 
 
+def test_the_interval_of_folds_is_students_and_that_of_nadeau_and_bengio_is_wider():
+    differences, folds = [1.0, 3.0, 4.0, 0.0, 9.0, 5.0], ["0", "0", "1", "1", "2", "2"]
+    means = np.array([2.0, 2.0, 7.0])
+
+    found = fold_intervals(differences, folds)
+
+    t_interval = stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
+    assert found.plain == pytest.approx(t_interval)
+    # Two thirds of the cases train and one third tests: n2 / n1 is 1 / 2.
+    half = (t_interval[1] - means.mean()) * math.sqrt((1 / 3 + 1 / 2) / (1 / 3))
+    assert found.corrected == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+def test_the_answer_to_a_margin_asks_the_folds_too():
+    noisy = in_folds(models(0.0, 0.03, cases=20), noise=0.03)
+    without = {m: [replace(s, fold="") for s in own] for m, own in noisy.items()}
+
+    answers = [compared(s, dice=0.001).row("dice").answer for s in (noisy, without)]
+
+    assert answers == ["undecided", "better"]
+
+
 @pytest.mark.parametrize("folds", [1, None])
 def test_with_one_fold_or_none_the_patients_answer_and_the_verdict_says_so(folds):
     scores = models(0.0, 0.05, cases=20)
@@ -935,6 +995,15 @@ def without_spread(second):
         name: [score(f"c{n}", "tibia", name, dice) for n in range(8)]
         for name, dice in (("m0", 0.5), ("m1", second))
     }
+
+
+def test_a_winner_of_three_models_needs_a_p_that_is_corrected_for_three_pairs():
+    """Of six patients the smallest p is 0.031; three times that is no answer."""
+    scores = models(0.0, 0.1, 0.2, cases=6, spread=0.001)
+    of_two = {name: own for name, own in scores.items() if name != "m0"}
+
+    assert verdict(compared(of_two)).winner == "m2"
+    assert verdict(compared(scores)).winner == ""
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,15 @@ def test_K16_priority_gives_the_voxel_to_the_stronger():
 
 
 @pytest.mark.parametrize(
-    ("voxels", "outcome"), [(2, Outcome.FIXED), (3, Outcome.REFUSED)]
+    ("voxels", "smaller", "outcome"),
+    [(2, 400, Outcome.FIXED), (3, 400, Outcome.REFUSED), (2, 399, Outcome.REFUSED)],
 )
-def test_K16_the_limit_is_half_a_percent_of_the_smaller_structure(voxels, outcome):
+def test_K16_the_limit_is_half_a_percent_of_the_smaller_structure(
+    voxels, smaller, outcome
+):
     """2 of 400 voxels are the limit itself; the larger structure has 480."""
     first, second = np.zeros(GRID.shape, bool), box(slice(6, 12))
-    first[:6].flat[: 400 - voxels] = True
+    first[:6].flat[: smaller - voxels] = True
     first[6:].flat[:voxels] = True
     limit = MergePart().overlap_limit_percent
 

@@ -6,13 +6,19 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from tiny_model import DATASET, DATASET_JSON, HARMLESS, refusal_of, run_of, write_model
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
-from nnunet_bridge.core.image import Labelmap, LabelTable
-from nnunet_bridge.core.quality import MemberAgreement, QualityLevel, TrainingStructures
-from nnunet_bridge.formats.nifti import write_labelmap
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.quality import (
+    MemberAgreement,
+    QualityCheck,
+    QualityLevel,
+    TrainingStructures,
+)
+from nnunet_bridge.formats.nifti import write_labelmap, write_volume
 from nnunet_bridge.formats.preview import THUMBNAIL_SIDE, thumbnail
 from nnunet_bridge.nnunet.models import checked_card
 from nnunet_bridge.nnunet.names import Dataset, Workspace
@@ -42,6 +48,13 @@ def legs(height=12):
     voxels[2:6, 4:10, 3 : 3 + height] = 1
     voxels[9:14, 4:10, 3 : 3 + height] = 2
     return Labelmap(Grid(voxels.shape, np.diag([1.0, 1.0, 3.0, 1.0])), voxels, TABLE)
+
+
+def image_of(labelmap, blur=0.0):
+    """Return bright legs, in noise, as a scanner with so many voxels of blur."""
+    noise = np.random.default_rng(2).normal(0, 3, labelmap.voxels.shape)
+    voxels = gaussian_filter(100.0 * (labelmap.voxels > 0) + noise, (blur, blur, 0))
+    return Volume(labelmap.grid, voxels.astype(np.float32))
 
 
 @pytest.fixture
@@ -80,7 +93,24 @@ def test_what_is_kept_names_no_case(workspace):
     text = (Dataset(workspace, DATASET).record_dir / STRUCTURES_FILE).read_text()
 
     assert "leg_" not in text
-    assert set(json.loads(text)) == {"labels_sha256", "cases", "structures"}
+    assert set(json.loads(text)) == {"labels_sha256", "cases", "structures", "edges"}
+
+
+def test_a_blurred_image_is_not_green_once_training_images_are_known(workspace):
+    assert structures(workspace).edges is None
+
+    raw = Dataset(workspace, DATASET).raw_dir
+    for n, height in enumerate((10, 11, 12, 13)):
+        write_volume(raw / "imagesTr" / f"leg_{n}_0000.nii.gz", image_of(legs(height)))
+    known = structures(workspace)
+    sharp, blurred = (
+        case_quality(legs(), image_of(legs(), blur), raw, "leg_9", known)
+        for blur in (0.0, 1.0)
+    )
+
+    assert [r for r in sharp.concerns if r.kind is QualityCheck.EDGES] == []
+    (found,) = [r for r in blurred.concerns if r.kind is QualityCheck.EDGES]
+    assert found.value < known.edges.least / 1.5
 
 
 def test_a_damaged_record_is_measured_anew(workspace):
@@ -146,12 +176,12 @@ def test_S02_S07_structures_of_a_card_are_judged_number_by_number(
 
 
 def test_the_agreement_beside_a_labelmap_is_read_and_its_absence_reported(tmp_path):
-    alone = case_quality(legs(), tmp_path, "leg_9", None)
+    alone = case_quality(legs(), image_of(legs()), tmp_path, "leg_9", None)
     (tmp_path / "leg_9.agreement.json").write_text(
         '{"between_folds": {"1": 0.7, "2": null},'
         ' "between_configurations": {"1": 0.95}}'
     )
-    together = case_quality(legs(), tmp_path, "leg_9", None)
+    together = case_quality(legs(), image_of(legs()), tmp_path, "leg_9", None)
 
     assert alone.lowest_agreement is None
     assert "One fold only: no agreement between folds." in alone.not_judged
@@ -163,7 +193,7 @@ def test_a_damaged_agreement_is_an_error_in_words(tmp_path):
     (tmp_path / "leg_9.agreement.json").write_text('{"between_folds": []}')
 
     with pytest.raises(InputError, match="table of agreements"):
-        case_quality(legs(), tmp_path, "leg_9", None)
+        case_quality(legs(), image_of(legs()), tmp_path, "leg_9", None)
 
 
 def finished(out, name, dice=None):

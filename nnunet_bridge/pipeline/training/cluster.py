@@ -6,6 +6,7 @@ Runs that are done, or still wait there, are not submitted.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from nnunet_bridge.core.words import RunStatus
@@ -56,8 +57,10 @@ def train_on_cluster(
     # One job trains a fold as often as requested: two would train the first at once.
     first = {run: replace(run, repeat=0) for run in todo}
     tasks = list(dict.fromkeys(first.values()))
-    words = {"method": method, "options": training, "repeat": request.repeat}
-    commands = [slurm.train_command_of(run, **words) for run in tasks]
+    command_of = partial(
+        slurm.train_command_of, method=method, options=training, repeat=request.repeat
+    )
+    commands = [command_of(run) for run in tasks]
     note = "Everything requested is done, or waits on the cluster."
     if todo:
         script = _write_script(dataset, commands, options.settings)
