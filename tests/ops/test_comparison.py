@@ -659,6 +659,18 @@ def test_a_large_loss_in_a_quarter_of_patients_is_not_equivalent():
     assert row.answer == "undecided"
 
 
+def test_a_structure_that_one_table_calls_not_drawn_fails_in_no_other():
+    scores = {
+        "m0": [score("c0", "fibula", "m0", None, state="not_drawn", volume=0.0)],
+        "m1": [score("c0", "fibula", "m1", 0.0, state="invented", volume=300.0)],
+    }
+
+    found = compared(scores)
+
+    assert found.misses == ()
+    assert found.row("dice", "fibula").n == 0
+
+
 def test_equivalent_asks_the_interval_of_the_mean_where_that_of_the_median_is_within():
     """A fifth of 20 patients loses 0.5: half of a sample of patients never does."""
     scores = models(0.0, 0.0, cases=20, spread=0.0001)
