@@ -265,9 +265,14 @@ class PairedDifference:
 
     @property
     def favours(self) -> str:
-        """Return the model that the median difference favours; empty if none."""
+        """Return the model that the median difference favours; empty if none.
+
+        None is favoured if the mean difference favours the other.
+        """
         shift = self.median_difference
         if not shift or self.metric.better is Better.ZERO:
+            return ""
+        if (self.mean_difference or 0.0) * shift < 0:
             return ""
         second_is_better = (shift > 0) == (self.metric.better is Better.HIGHER)
         return self.second if second_is_better else self.first

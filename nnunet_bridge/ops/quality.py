@@ -55,8 +55,6 @@ VOLUME_RED_CHANCE = 0.0001
 EDGES_AMBER_CHANCE = 0.05
 """The same for the strength of the edges, which is amber on its lower side only."""
 
-IMAGE = "image"  # stands for the structure where a reason is about the whole image
-
 LEAST_LOG_SD = 0.03
 """Lower bound of the standard deviation of the logarithm of volumes: people differ by
 three percent at least."""
@@ -490,16 +488,12 @@ def _edge_reasons(
         for chance in (EDGES_AMBER_CHANCE, VOLUME_RED_CHANCE)
     )
     level = _level(-edges, amber=-amber, red=-red)
-    advice = (
-        ""
-        if level is QualityLevel.GREEN
-        else (" Blurring, motion and averaging of several images weaken edges.")
-    )
     text = (
-        f"{IMAGE}: edges of strength {edges:.3f}; at least {amber:.3f} expected "
-        f"({cases} training images: {known.least:.3f} to {known.most:.3f}).{advice}"
+        f"image: edges of strength {edges:.3f}; at least {amber:.3f} expected "
+        f"({cases} training images: {known.least:.3f} to {known.most:.3f}). "
+        "Blurring, motion and averaging of several images weaken edges."
     )
-    yield Reason(IMAGE, QualityCheck.EDGES, level, edges, (amber, None), text)
+    yield Reason("image", QualityCheck.EDGES, level, edges, (amber, None), text)
 
 
 def _not_judged(

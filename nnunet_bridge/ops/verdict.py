@@ -152,7 +152,7 @@ def _reading(row: PairedDifference, answer: Answer) -> str:
     if answer is Answer.EQUIVALENT:
         low, high = row.interval_95 or (0.0, 0.0)
         exists = f"; a smaller difference exists, in favour of {row.favours}"
-        remark = exists if low > 0 or high < 0 else ""
+        remark = exists if row.favours and (low > 0 or high < 0) else ""
         return f"The margin of {row.margin:g} was defined beforehand{remark}"
     if row.margin is not None:
         return (

@@ -1002,6 +1002,24 @@ def test_a_verdict_has_an_answer_a_winner_or_none_and_its_reason(
     assert words in str(found)
 
 
+def test_nobody_wins_whose_mean_is_the_lower_one():
+    """One patient of 12 loses so much that the means point the other way."""
+    scores = models(0.0, 0.02, cases=12, spread=0.001)
+    scores["m1"] = [
+        replace(one, dice=one.dice - 0.3) if one.case_id == "c0" else one
+        for one in scores["m1"]
+    ]
+
+    found = compared(scores)
+    row = found.row("dice")
+
+    assert row.mean_difference < 0 < row.interval_95[0]
+    assert row.p < 0.05
+    assert (row.favours, row.winner, verdict(found).winner) == ("", "", "")
+    assert verdict(found).sentences[0].startswith("Undecided between m0 and m1")
+
+
+
 def without_spread(second):
     return {
         name: [score(f"c{n}", "tibia", name, dice) for n in range(8)]

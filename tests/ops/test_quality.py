@@ -182,7 +182,9 @@ def test_a_training_label_itself_is_green_and_lists_what_could_not_be_judged():
 
     assert quality.level is QualityLevel.GREEN
     assert {r.kind for r in quality.reasons} == {"volume", "steps", "pieces", "border"}
-    assert [words[:8] for words in quality.not_judged] == ["One fold", "One conf"]
+    assert [words[:8] for words in quality.not_judged] == [
+        *("One fold", "One conf", "No train"),
+    ]
 
 
 @given(scale=st.floats(0.01, 100), volume=st.floats(1, 1e5))

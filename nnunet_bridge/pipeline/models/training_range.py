@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import BridgeError, InputError
-from nnunet_bridge.core.image import Labelmap
 from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.formats.kept import Kept
@@ -166,12 +165,9 @@ def _measured(dataset: Dataset) -> TrainingStructures | None:
     for case in cases:
         labels = read_labelmap(raw.label_file(case, "Tr"), raw.labels)
         figures.append(structure_figures(labels.without_ignored()))
-        edges.append(_edges_of(raw.image_files(case, "Tr")[0], labels))
+        image = raw.image_files(case, "Tr")[0]
+        if image.is_file():
+            edges.append(edge_strength(read_volume(image), labels))
     found = training_structures(figures, edges)
     kept.save(found.as_json())
     return found
-
-
-def _edges_of(image: Path, labels: Labelmap) -> float | None:
-    """Return the strength of the edges of a training image; None if it is gone."""
-    return edge_strength(read_volume(image), labels) if image.is_file() else None
