@@ -193,6 +193,46 @@ def test_two_cases_of_a_patient_are_one_voice():
     assert choose([cheap, dear], DICE, in_pairs).patients == 6
 
 
+def test_p_is_of_one_difference_a_patient_and_corrected_for_every_pair():
+    """Six patients with two equal cases each, four candidates: six pairs."""
+    names = ("best", "second", "third", "fourth")
+    several = [candidate(name, [0.9 - n / 10] * 12) for n, name in enumerate(names)]
+    in_pairs = {f"c{n}": f"p{n // 2}" for n in range(12)}
+
+    of_two = choose(several[:2], DICE, in_pairs).standings[1]
+    of_four = choose(several, DICE, {}).standings[1]
+
+    assert of_two.p == pytest.approx(2 / 2**6)
+    assert of_four.p == pytest.approx(6 * 2 / 2**12)
+
+
+def test_a_small_p_alone_is_not_worse():
+    """One case of 20 is so much better that the means hardly differ."""
+    best = candidate("best", [0.8] * 20)
+    other = candidate("other", [0.79] * 19 + [0.98], 0.5)
+
+    found = choose([best, other], DICE, {}).standings[1]
+
+    assert (found.name, found.verdict) == ("other", "within the noise")
+    assert found.p < 0.05
+    assert found.interval_95[0] < 0 < found.behind
+
+
+def test_by_a_distance_the_best_wins_more_cases_and_may_not_be_better_beyond_noise():
+    """It is nearer in 21 of 40 cases and fails in the others: ranks speak against."""
+    metric = CHOOSING["hd95"]
+    other = candidate("other", [3.0] * 40, metric="hd95_mm")
+    nearer = [score(f"c{n}", 2.9, "hd95_mm") for n in range(21)]
+    failed = [score(f"c{n}", 0, state="missed") for n in range(21, 40)]
+    best = Candidate("best", (*nearer, *failed), 1.0)
+
+    first, second = choose([best, other], metric, {}).standings
+
+    assert (first.name, first.mean) == ("best", None)
+    assert second.p < 0.05
+    assert second.verdict == "within the noise"
+
+
 def test_only_cases_that_all_have_validated_are_compared():
     one = candidate("2d", [0.9, 0.9, 0.1])
     other = candidate("3d", [0.8, 0.8])

@@ -300,6 +300,15 @@ def test_a_missed_structure_is_a_volume_error_and_an_absent_one_is_none():
     assert found.limits_cm3 is None
 
 
+def test_of_several_trainings_the_volume_of_the_first_is_compared():
+    first = score("c0", "tibia", "m0", 0.9, volume=1100.0)
+    later = replace(first, repeat=1, volume_prediction_mm3=1900.0)
+
+    (found,) = compared({"m0": [first, later]}).agreements
+
+    assert found.differences_cm3 == pytest.approx((0.1,))
+
+
 def test_volumes_of_models_side_by_side_are_of_the_same_cases():
     """What one model invents, the other rightly leaves empty: an error of 0."""
     empty, invented = (0.0, "both_empty"), (300.0, "invented")

@@ -483,12 +483,14 @@ def test_a_failure_has_dice_iou_and_nsd_0_and_no_distance(empty):
 
 
 @pytest.mark.parametrize(
-    ("tolerance_mm", "edge_mm", "named"), [(1, 3, True), (1, 1, False), (1, 0.5, False)]
+    ("tolerance_mm", "edge_mm", "named"),
+    [(1, 3, True), (2, 3, True), (1, 1, False), (1, 0.5, False)],
 )
 def test_a_tolerance_below_the_largest_voxel_edge_is_named(
     tolerance_mm, edge_mm, named
 ):
     words = metrics.tolerance_remark(tolerance_mm, edge_mm)
 
-    assert ("(1 mm) is below the largest voxel edge (3 mm)" in words) == named
+    text = f"({tolerance_mm} mm) is below the largest voxel edge ({edge_mm} mm)"
+    assert (text in words) == named
     assert bool(words) == named

@@ -599,6 +599,51 @@ def test_steps_are_those_of_a_closed_form():
     assert found["tibia"].step_mm == pytest.approx(0.5)
 
 
+def test_a_step_weighs_as_much_as_the_smallest_of_its_three_slices():
+    """Slices of 40, 40, 4 and 40 voxels; the third lies 3 voxels beside the others."""
+    voxels = np.zeros((20, 20, 4), np.uint8)
+    voxels[5:9, 5:15] = 1
+    voxels[:, :, 2] = 0
+    voxels[8:12, 10, 2] = 1
+    across, down = 3.0, 0.5  # of the centres of slice 2
+
+    found = structure_figures(labelmap(voxels, spacing=(1.0, 1.0, 3.0)))
+
+    # Slice 1 is off by half as much as slice 2; both triples have 4 voxels at least.
+    off = (across**2 + down**2) * (1 / 4 + 1) / 2
+    assert found["tibia"].step_mm == pytest.approx(math.sqrt(off))
+
+
+def test_equal_training_labels_still_leave_room_for_people():
+    same = Spread(*[1000.0] * 5)
+
+    low, high = expected_volume_mm3(same, 12, 0.01)
+
+    reach = t.ppf(0.995, 11) * 0.03 * math.sqrt(1 + 1 / 12)
+    assert (low, high) == pytest.approx(
+        (1000 * math.exp(-reach), 1000 * math.exp(reach))
+    )
+
+
+def test_red_is_outside_the_interval_of_one_in_ten_thousand():
+    reach = t.ppf(1 - 0.0001 / 2, 11) * math.log(1250 / 800) / expected_range(12)
+    limit = 1000 * math.exp(reach * math.sqrt(1 + 1 / 12))
+
+    levels = [_volume_reason("tibia", f * limit, KNOWN).level for f in (0.999, 1.001)]
+
+    assert levels == [QualityLevel.AMBER, QualityLevel.RED]
+
+
+@pytest.mark.parametrize(("unequal", "paired"), [(2, True), (3, False)])
+def test_a_structure_is_paired_if_four_of_five_training_labels_are(unequal, paired):
+    sides = [(10.0, 10.0)] * (10 - unequal) + [(10.0, 1.0)] * unequal
+    figures = [{"tibia": StructureFigures(20.0, 1, sides_mm3=both)} for both in sides]
+
+    found = training_structures(figures).structures["tibia"]
+
+    assert (found.asymmetry is not None) == paired
+
+
 @given(st.integers(-2, 2), st.integers(-2, 2))
 @examples(20)
 def test_a_straight_bone_has_no_steps_however_it_leans(across, down):

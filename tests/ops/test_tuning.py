@@ -11,6 +11,7 @@ from nnunet_bridge.ops.tuning import (
     CANDIDATES,
     MeanChange,
     chosen_rules,
+    nested_changes,
     still_good,
     tried,
 )
@@ -211,3 +212,13 @@ def test_the_candidates_go_from_the_mildest_to_the_strictest():
     assert [rule.keep_largest for rule in CANDIDATES[5:]] == [2, 1, 1]
     assert [rule.each_side for rule in CANDIDATES[5:]] == [False, True, False]
     assert texts[0].startswith("slice")
+
+
+def test_a_fold_takes_no_part_in_the_choice_that_it_tests():
+    """Only the first fold gains by the rule, so only the others would choose it."""
+    after = folds((0.95, 5.0), (0.8, 7.0))
+
+    found = nested_changes(BEFORE, [after], [{"tibia": VOLUME}])["tibia"]
+
+    assert chosen_rules([trial(BEFORE, after)]) == {"tibia": VOLUME}
+    assert (found.dice_before, found.dice_after) == pytest.approx((0.85, 0.85))
