@@ -1028,7 +1028,6 @@ def test_nobody_wins_whose_mean_is_the_lower_one():
     assert verdict(found).sentences[0].startswith("Undecided between m0 and m1")
 
 
-
 def without_spread(second):
     return {
         name: [score(f"c{n}", "tibia", name, dice) for n in range(8)]
