@@ -600,18 +600,18 @@ def test_steps_are_those_of_a_closed_form():
 
 
 def test_a_step_weighs_as_much_as_the_smallest_of_its_three_slices():
-    """Slices of 40, 40, 4 and 40 voxels; the third lies 3 voxels beside the others."""
-    voxels = np.zeros((20, 20, 4), np.uint8)
+    """Slices of 40, 40, 40, 4 and 40 voxels; the small one lies beside the others."""
+    voxels = np.zeros((20, 20, 5), np.uint8)
     voxels[5:9, 5:15] = 1
-    voxels[:, :, 2] = 0
-    voxels[8:12, 10, 2] = 1
-    across, down = 3.0, 0.5  # of the centres of slice 2
+    voxels[:, :, 3] = 0
+    voxels[8:12, 10, 3] = 1
+    across, down = 3.0, 0.5  # of its centre
 
     found = structure_figures(labelmap(voxels, spacing=(1.0, 1.0, 3.0)))
 
-    # Slice 1 is off by half as much as slice 2; both triples have 4 voxels at least.
-    off = (across**2 + down**2) * (1 / 4 + 1) / 2
-    assert found["tibia"].step_mm == pytest.approx(math.sqrt(off))
+    # Slice 1 is not off, slice 2 by half as much as slice 3.
+    square = (across**2 + down**2) * (4 / 4 + 4) / (40 + 4 + 4)
+    assert found["tibia"].step_mm == pytest.approx(math.sqrt(square))
 
 
 def test_equal_training_labels_still_leave_room_for_people():
