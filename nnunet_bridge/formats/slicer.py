@@ -534,6 +534,8 @@ _MHA_BYTES = {
 }  # fmt: skip
 
 
+_MHA_AXES, _LARGEST_COSINE = ("TransformMatrix", "Orientation", "Rotation"), 1e6
+
 _MHA_LINE = re.compile(
     rb"\s*([^\s=:]{1,250})[^=:\r\n]{0,250}[=:]([^\r\n]{0,16000})\r?\n"
 )
@@ -580,10 +582,14 @@ def _require_whole_mha(file: Path) -> None:
         sizes = [int(size) for size in fields["DimSize"].split()]
         count = int(np.prod(sizes, dtype=np.float64))
         needed = count * _MHA_BYTES[fields["ElementType"]]
+        cosines = [float(n) for key in _MHA_AXES for n in fields.get(key, "").split()]
     except (KeyError, ValueError) as error:
         raise _damaged(file.name, "is not a readable MetaImage file") from error
     if not local or not 0 < needed <= 8 * MAX_VOXELS:
         raise _damaged(file.name, "is not a readable MetaImage file")
+    # ITK's decomposition of a matrix with a number near the largest never ends.
+    if any(abs(cosine) > _LARGEST_COSINE for cosine in cosines):
+        raise _damaged(file.name, "has axes of an impossible length")
     ask_for_memory(2 * needed, quoted(file.name))
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":

@@ -4,6 +4,7 @@
 """
 
 import gzip
+import signal
 
 import nibabel
 import nrrd
@@ -288,6 +289,26 @@ def test_a_metaimage_may_hold_any_type_of_number_and_needs_all_its_bytes(
     assert read_mask(file, name="t").voxels.sum() == blob().sum()
     file.write_bytes(file.read_bytes()[:-1])
     assert refused(file).code == "K19"
+
+
+@pytest.mark.parametrize("name", ["TransformMatrix", "Orientation", "Rotation"])
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("number", ["1e308", "-1.7e308", "1e300"])
+def test_K19_a_metaimage_with_axes_of_an_impossible_length_is_refused(tmp_path, name, place, number):
+    """ITK decomposes the matrix of the axes, and for such numbers never ends."""
+    file = metaimage_by_hand(tmp_path / "m.mha", blob(), "MET_UCHAR", blob().shape)
+    matrix = np.eye(3).ravel().astype(str)
+    matrix[place] = number
+    line = f"{name} = {' '.join(matrix)}".encode()
+    plain = b"TransformMatrix = 1 0 0 0 1 0 0 0 1"
+    file.write_bytes(file.read_bytes().replace(plain, line))
+    assert line in file.read_bytes()
+
+    signal.alarm(10)
+    try:
+        assert refused(file).code == "K19"
+    finally:
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize("sizes", ["0 9 8", "-10 -9 8", "3000 3000 3000"])
