@@ -37,6 +37,7 @@ def test_every_stage_races_and_every_answer_is_that_of_the_baseline():
     assert everybody.count("| nnunet-bridge") == len(ROWS)
 
 
+@pytest.mark.long
 def test_growth_is_measured_for_every_stage_after_the_scan():
     table = printed_by("growth.py")
 
@@ -71,6 +72,7 @@ def test_the_referee_finds_every_promise_kept():
 
 
 @pytest.mark.training
+@pytest.mark.long
 def test_the_check_of_a_gpu_runs_from_end_to_end_on_a_cpu(
     planned_lab, tmp_path, few_steps
 ):

@@ -585,11 +585,10 @@ def _require_whole_mha(file: Path) -> None:
         cosines = [float(n) for key in _MHA_AXES for n in fields.get(key, "").split()]
     except (KeyError, ValueError) as error:
         raise _damaged(file.name, "is not a readable MetaImage file") from error
-    if not local or not 0 < needed <= 8 * MAX_VOXELS:
-        raise _damaged(file.name, "is not a readable MetaImage file")
     # ITK's decomposition of a matrix with a number near the largest never ends.
-    if any(abs(cosine) > _LARGEST_COSINE for cosine in cosines):
-        raise _damaged(file.name, "has axes of an impossible length")
+    endless = any(abs(cosine) > _LARGEST_COSINE for cosine in cosines)
+    if endless or not local or not 0 < needed <= 8 * MAX_VOXELS:
+        raise _damaged(file.name, "is not a readable MetaImage file")
     ask_for_memory(2 * needed, quoted(file.name))
     found = len(body)
     if fields.get("CompressedData", "").lower() == "true":

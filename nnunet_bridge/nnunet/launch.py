@@ -6,7 +6,10 @@ checkpoint takes torch, but not half of nnU-Net.
 """
 
 import argparse
+import atexit
+import os
 import sys
+import threading
 from importlib import import_module
 
 from nnunet_bridge.nnunet.parent import end_with_parent
@@ -50,8 +53,22 @@ def _read_labels_as_whole_numbers() -> None:
     labels.read_labels_as_whole_numbers()
 
 
+def _end() -> None:
+    """End the process without freeing torch's modules, which takes two seconds.
+
+    What else Python does at its end is done: it waits for threads, runs the functions
+    for the exit (of `multiprocessing`, `logging` and `tempfile`) and flushes streams.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001
+    atexit._run_exitfuncs()  # noqa: SLF001
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     main()
+    _end()
 elif __name__ == "__mp_main__":  # a worker process that nnU-Net has spawned
     read_pickles_as_data()
     _read_labels_as_whole_numbers()

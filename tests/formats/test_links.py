@@ -359,6 +359,7 @@ ALLOWED = {
     ("pipeline/models/select.py", "second_opinion", "TemporaryDirectory"): "is new",
     ("pipeline/models/select.py", "_linked_results", "symlink_to"): "private folder",
     ("pipeline/models/select.py", "_predict_again", "symlink_to"): "private folder",
+    ("pipeline/prediction/network.py", "_folder_of", "symlink_to"): "private folder",
     ("pipeline/ingest/phantom_study.py", "_claim", "save"): "`Kept.save`",
     ("pipeline/models/training_range.py", "_measured", "save"): "`Kept.save`",
     ("pipeline/models/tune.py", "tune_cleaning", "save"): "`Kept.save`",

@@ -294,7 +294,9 @@ def test_a_metaimage_may_hold_any_type_of_number_and_needs_all_its_bytes(
 @pytest.mark.parametrize("name", ["TransformMatrix", "Orientation", "Rotation"])
 @pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize("number", ["1e308", "-1.7e308", "1e300"])
-def test_K19_a_metaimage_with_axes_of_an_impossible_length_is_refused(tmp_path, name, place, number):
+def test_K19_a_metaimage_with_axes_of_an_impossible_length_is_refused(
+    tmp_path, name, place, number
+):
     """ITK decomposes the matrix of the axes, and for such numbers never ends."""
     file = metaimage_by_hand(tmp_path / "m.mha", blob(), "MET_UCHAR", blob().shape)
     matrix = np.eye(3).ravel().astype(str)
