@@ -277,6 +277,7 @@ def weights_of(workspace, fold):
         return torch.load(file, weights_only=True)["network_weights"]
 
 
+@pytest.mark.training
 def test_R11_a_packed_model_contains_no_identity(trained, packed):
     file, summary = packed
     planted = [*PLANTED, str(trained.results_dir), str(trained.results_dir.parent)]
@@ -301,6 +302,7 @@ def all_bytes_of(workspace):
             yield content
 
 
+@pytest.mark.training
 def test_a_packed_model_holds_these_files_and_no_others(packed):
     with zipfile.ZipFile(packed[0]) as archive:
         names = archive.namelist()
@@ -341,6 +343,7 @@ def test_R12_the_same_model_gives_the_same_bytes_and_writes_nothing_anew(
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
+@pytest.mark.training
 def test_every_weight_comes_back_as_it_was(trained, unpacked):
     import torch
 
@@ -357,6 +360,7 @@ def test_an_unpacked_model_packs_to_the_same_file(packed, unpacked, tmp_path):
     assert again.sha256 == packed[1].sha256
 
 
+@pytest.mark.training
 def test_an_unpacked_model_is_known_with_its_dice_and_is_not_called_trained(unpacked):
     states = known_runs(Dataset(unpacked[0], DATASET))
 
@@ -673,6 +677,7 @@ def test_S02_a_model_with_heads_for_other_labels_is_refused_when_it_is_unpacked(
     assert not workspace.results_dir.exists()
 
 
+@pytest.mark.training
 def test_S01_the_second_gate_stops_a_planted_object_by_itself(
     workspace, tmp_path, monkeypatch
 ):
@@ -844,11 +849,13 @@ def test_a_model_that_predict_could_not_use_is_not_unpacked(
     assert not workspace.results_dir.exists()
 
 
+@pytest.mark.training
 def test_no_training_beside_folds_from_elsewhere(unpacked):
     with pytest.raises(InputError, match="holds an unpacked model"):
         require_own_folders([run_of(unpacked[0], 2)])
 
 
+@pytest.mark.training
 def test_no_cleaning_is_tuned_without_validation(unpacked):
     workspace, _ = unpacked
     raw = Dataset(workspace, DATASET).raw_dir
