@@ -65,6 +65,7 @@ _GZIP_BITS = 31
 """The window bits by which zlib's interface means gzip with the largest window."""
 
 _SIZES_2 = {540, int.from_bytes((540).to_bytes(4, "big"), "little")}
+_ROUNDING = 1e-12  # of the sum of a quaternion's squares in float64
 _SILENT = logging.getLogger(f"{__name__}.silent")
 """Discards nibabel's messages about a header: they may quote a name from it."""
 
@@ -216,6 +217,8 @@ def _parsed(file: Path, packed: bytes) -> _Header:
         kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
         fields = kind(packed if second else packed[:_STRUCT_BYTES], check=False)
         fields.check_fix(logger=_SILENT)
+        if second:  # nibabel's three digits are too few for the sum of squares
+            fields.quaternion_threshold = _ROUNDING
         shape = tuple(int(size) for size in fields.get_data_shape())
         slope, intercept = fields.get_slope_inter()
         header = _Header(

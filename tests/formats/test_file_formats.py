@@ -105,6 +105,24 @@ def test_a_mask_is_the_same_in_every_format(tmp_path_factory, name, turn):
     assert header.kind.itemsize == 1
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if "NIfTI-" in name])
+@examples(150)
+@given(turn=st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.just(0.0)))
+def test_half_a_turn_is_read_in_every_nifti(tmp_path_factory, name, turn):
+    """Then the component that a quaternion leaves out is 0, but for rounding.
+
+    From LPS to RAS it is half a turn about z, which one across z keeps half a turn.
+    """
+    ending, save = FORMATS[name]
+    file = tmp_path_factory.mktemp("turned") / f"m{ending}"
+    affine = affine_lps(turn)
+    save(file, affine)
+
+    mask = read_mask(file, name="tibia")
+
+    np.testing.assert_allclose(mask.grid.affine, affine, atol=1e-3)
+
+
 def test_every_ending_of_a_mask_is_covered():
     covered = {ending for ending, _ in FORMATS.values()}
 
