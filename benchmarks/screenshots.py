@@ -55,7 +55,6 @@ def press(browser, box, words):
 
 def viewer_and_surfaces(browser, page):
     opened(browser, page, 760, 1250, "dark")
-    press(browser, "#viewer", "disagreement")
     press(browser, "#meshes", "left side")
     browser.wait_for_frames()
     parts = [section(browser, "#viewer"), section(browser, "#meshes")]
