@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from nnunet_bridge.formats.slicer import (
     read_mask,
     read_segments,
 )
-from nnunet_bridge.formats.surfaces import filled_surface, read_surface
+from nnunet_bridge.formats.surfaces import Surface, filled_surface, read_surface
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
@@ -161,6 +162,7 @@ class CaseMasks:
     frame: str | None = None
     """Of surfaces, as the image decides it (K27); empty if it could not."""
 
+    surfaces: dict[Path, Surface] = field(default_factory=dict)  # still to be filled
     lost_a_mask: bool = False
     """Whether a mask was refused; its structure is then not reported as missing."""
 
@@ -211,8 +213,9 @@ class CaseMasks:
 
     def _structures_in(self, file: MaskFile) -> Iterator[StructureMask]:
         if file.role is Role.SURFACE:
-            surface = read_surface(file.path)
+            surface = self._surface(file.path)
             frame = self.recipe.masks.frame or surface.frame or self._frame_by_image()
+            del self.surfaces[file.path]
             name, side, grid = file.structure or "", file.side, self.volume.grid
             if frame:
                 yield filled_surface(surface, grid, frame=frame, name=name, side=side)
@@ -235,6 +238,12 @@ class CaseMasks:
             meaning = Meaning(values, self.recipe.masks.threshold)
             yield read_mask(file.path, name=name, side=side, meaning=meaning)
 
+    def _surface(self, file: Path) -> Surface:
+        """Return a surface, read once although its frame may be decided before."""
+        if file not in self.surfaces:
+            self.surfaces[file] = read_surface(file)
+        return self.surfaces[file]
+
     def _frame_by_image(self) -> str:
         """Return the frame of the surfaces that state none; empty if it is refused."""
         if self.frame is None:
@@ -242,7 +251,7 @@ class CaseMasks:
             for file in self.plan.masks:
                 with suppress(Refused):  # it is reported where it is read as a mask
                     if file.role is Role.SURFACE:
-                        surfaces.append(read_surface(file.path))
+                        surfaces.append(self._surface(file.path))
             without = [(s.points, s.faces) for s in surfaces if not s.frame]
             self.frame, finding = frame_by_image(self.volume, without, FRAMES)
             self.findings.append(finding)
