@@ -14,7 +14,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import ALL_CASES, FOREIGN
+from nnunet_bridge.core.words import ALL_CASES, FOREIGN, Fold
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
@@ -100,8 +100,11 @@ class Model:
         """
         from nnunet_bridge.nnunet.models import check_model_folder
 
+        folders: dict[Path, list[Fold]] = {}
         for run in (state.run for state in (*self.states, *self.previous)):
-            check_model_folder(run.model_dir, [run.fold])
+            folders.setdefault(run.model_dir, []).append(run.fold)
+        for model_dir, folds in folders.items():
+            check_model_folder(model_dir, folds)
 
 
 def model_name(kind: str, configurations: Sequence[str]) -> str:

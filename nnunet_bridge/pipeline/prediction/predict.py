@@ -293,10 +293,10 @@ class _PredictionRun:
     ) -> None:
         """Write the slices that the network is to see, and compare their geometry."""
         shown = volume if cut is None else cropped_volume(volume, cut)
-        unlike = geometry_warnings(shown.grid, self.trained.seen)
-        for finding in unlike:  # before a prediction that may take days
+        unusual = geometry_warnings(shown.grid, self.trained.seen)
+        for finding in unusual:  # before a prediction that may take days
             self.progress.say(f"{case_id}: {finding}")
-        findings = image.findings + unlike
+        findings = image.findings + unusual
         shown = image.turn.volume(shown) if image.turn else shown
         write_volume(self._network_image(self._part_work, case_id), shown)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
