@@ -231,8 +231,12 @@ def test_a_launcher_whose_parent_was_killed_while_it_imported_ends_at_once():
 
 @pytest.mark.training
 @pytest.mark.parametrize("after_s", [0.3, 1.0, 1.6])
-def test_R6_nnunet_ends_with_its_parent_while_it_imports_torch(after_s):
-    """Within a second; a busy machine gets five."""
+def test_R6_nnunet_ends_within_a_second_of_its_parent_while_it_imports_torch(after_s):
+    """A busy machine may need more for one of three; none outlives its parent."""
+    assert any(_ends_within_a_second(after_s) for _ in range(3))
+
+
+def _ends_within_a_second(after_s):
     program = (
         "import os, pathlib, time;"
         "from nnunet_bridge.nnunet.commands import *;"
@@ -245,8 +249,9 @@ def test_R6_nnunet_ends_with_its_parent_while_it_imports_torch(after_s):
         launcher = int(parent.stdout.readline())
         time.sleep(after_s)
         parent.kill()
-
+    soon = wait_until(lambda: not lives(launcher), 1)
     assert wait_until(lambda: not lives(launcher), 5)
+    return soon
 
 
 def _launcher_with_a_worker():
