@@ -128,6 +128,12 @@ slurm_recipe_field = partial(
     group=Group.MACHINE,
 )
 force_field = partial(output_option, "--force")
+channel_field = partial(
+    output_option,
+    "--channel",
+    "Channel in the pictures, of images with several. [default: the first]",
+    metavar="NAME",
+)
 labels_file_field = partial(
     input_option,
     "--labels",

@@ -80,6 +80,7 @@ class _Predict:
     dicom_seg: bool = shared.output_option(
         "--dicom-seg", "Also write DICOM SEG, which contains the patient's name."
     )
+    channel: str | None = shared.channel_field()
     force: bool = shared.force_field("Predict finished cases again.")
     device: str = shared.device_field()
 
@@ -99,6 +100,7 @@ class _Predict:
             smooth=self.smooth,
             seg_nrrd=self.seg_nrrd,
             dicom_seg=self.dicom_seg,
+            channel=self.channel,
             force=self.force,
         )
 

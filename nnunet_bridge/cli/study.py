@@ -47,6 +47,7 @@ class _Compare:
     )
     budget: str | None = shared.finished_budget_field()
     latex: bool = shared.output_option("--latex", "Also write comparison.tex.")
+    channel: str | None = shared.channel_field()
 
 
 @command(_Compare)
@@ -82,6 +83,7 @@ def compare(session: Session, asked: _Compare) -> Summary:
         asked.latex,
         [baseline_of(word) for word in asked.baselines],
         asked.map_words,
+        asked.channel,
     )
     dataset = session.dataset(asked.dataset)
     with session.progress() as progress:
@@ -97,7 +99,7 @@ def _compare_tables(asked: _Compare) -> Summary:
     )
 
     others = asked.configurations, asked.baselines, asked.models, asked.map_words
-    if asked.dataset or asked.budget or any(others):
+    if asked.dataset or asked.budget or asked.channel or any(others):
         raise UsageError(
             "--scores compares tables: omit DATASET and the options of models."
         )

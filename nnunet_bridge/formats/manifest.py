@@ -211,6 +211,23 @@ class RegionRecord(Part):
         return None if region.is_everything else region
 
 
+class ChannelRecord(Part):
+    """The account of a channel after the first."""
+
+    name: str
+    placed: str = ""
+    """On the grid of the first channel: ``as it is``, ``turned`` or ``resampled``."""
+
+    share_outside: Rounded = 0.0  # of that grid's voxels, which it does not cover
+    group: str = ""
+    rejected_groups: tuple[str, ...] = ()
+    contrast: ContrastRecord | None = None
+    series: str = ""
+    frame_of_reference: str = ""
+    rescale: RescaleRecord = RescaleRecord()
+    interventions: JsonObject = Field(default_factory=dict)
+
+
 class PersonRecord(Part):
     """What tells whose a scan is, as salted hashes; empty where unknown."""
 
@@ -231,7 +248,9 @@ class CaseRecord(Part):
     person: str = ""  # salted hash by names, headers and pixels; empty in old manifests
     visit: str | None = None  # salted hash: which of several scans of the patient
     channels: tuple[str, ...] | None = None
-    """Names of the channels of the image; one until images have several."""
+    """Names of the channels of the image; what follows is about the first."""
+
+    more_channels: tuple[ChannelRecord, ...] = ()
 
     structures: tuple[str, ...] | None = None
     """Reserved: the structures that were drawn or declared absent; None for all."""

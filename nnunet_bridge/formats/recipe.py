@@ -39,6 +39,7 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
+from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.ops.naming import composed
 
@@ -116,12 +117,36 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ChannelName: TypeAlias = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 _-]{0,30}[A-Za-z0-9])?$")
+]
+
+
+def _of_no_patient(series: str) -> str:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)+", series):
+        text = "is the UID of one patient's series; write it into the case table"
+        raise ValueError(text)
+    return series
+
+
+class ChannelPart(_Part):
+    """``[channels.NAME]``: the series that is a channel, among those of a folder."""
+
+    series: Annotated[str, AfterValidator(_of_no_patient)] | None = None
+    image_type: Texts = ()
+    echo: int | None = None
+    echo_time_ms: float | None = Field(default=None, gt=0)
+    repetition: str | None = None
+
+
 class DatasetPart(_Part):
-    """``[dataset]``: number, name, channel and the form of case ids."""
+    """``[dataset]``: number, name, channels and the form of case ids."""
 
     id: int = Field(ge=1, le=999)
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")
     channel: str = Field(default="MRI", min_length=1)
+    channels: tuple[ChannelName, ...] = Field(default=(), max_length=16)
+    resample_channels: bool = False
     case: str = "case_{index:03d}"
     table: str | None = Field(default=None, min_length=1)
 
@@ -248,6 +273,7 @@ class Recipe(_Part):
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
     slurm: SlurmPart = SlurmPart()
+    channels: dict[str, ChannelPart] = Field(default_factory=dict)
     cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
         default_factory=dict
     )
@@ -321,10 +347,21 @@ class Recipe(_Part):
             changed.__dict__.pop(name, None)
         return changed
 
+    @property
+    def image_channels(self) -> Channels:
+        """The channels of every image, and the series that each one is."""
+        part = self.dataset
+        series = {
+            name: own.model_dump(mode="json", exclude_defaults=True)
+            for name, own in self.channels.items()
+        }
+        names = part.channels or (part.channel,)
+        return Channels(names, series, part.resample_channels)
+
     def spec(self) -> DatasetSpec:
         """Return name, channels and labels of the dataset."""
         part = self.dataset
-        return DatasetSpec(part.id, part.name, (part.channel,), self.table)
+        return DatasetSpec(part.id, part.name, self.image_channels.names, self.table)
 
     def case_id(self, groups: Groups) -> str:
         """Return the id of the case with these groups (F02, F03: no file name)."""
@@ -405,6 +442,11 @@ class Recipe(_Part):
                 del content["masks"][word]
         if self.scans.echo_time_ms is None:  # likewise
             del content["scans"]["echo_time_ms"]
+        for word in ("channels", "resample_channels"):
+            if not content["dataset"][word]:
+                del content["dataset"][word]
+        if not self.channels:
+            del content["channels"]
         return content
 
     def digest(self, case_id: str | None = None, more: str = "") -> str:
@@ -541,6 +583,7 @@ def _contradictions(raw: Mapping[str, Any]) -> list[str]:
         *_unclear_aliases(raw, labels),
         *_case_faults(raw),
         *_region_faults(raw),
+        *_channel_faults(raw),
     ]
 
 
@@ -624,6 +667,28 @@ def _region_faults(raw: Mapping[str, Any]) -> list[str]:
     if numbers and slices and not 0 <= slices[0] < slices[-1]:
         return ["region.slices: needs [first, end] with 0 <= first < end"]
     return []
+
+
+def _channel_faults(raw: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with several channels as a whole."""
+    dataset, own = _table(raw, "dataset"), _table(raw, "channels")
+    names = dataset.get("channels")
+    names = list(map(str, names)) if isinstance(names, list) else []
+    faults = [
+        f"channels.{name}: unknown channel; `dataset.channels` has"
+        f" {', '.join(names) or 'none'}"
+        for name in own
+        if name not in names
+    ]
+    if len({name.casefold() for name in names}) < len(names):
+        faults.append("dataset.channels: two channels have one name")
+    if names and "channel" in dataset:
+        faults.append("dataset.channel: leave it out beside `channels`")
+    if len(names) > 1 and _table(raw, "scans").get("image_type"):
+        faults.append("scans.image_type: write it into [channels.NAME] of a channel")
+    if dataset.get("resample_channels") and len(names) < 2:  # noqa: PLR2004 - several
+        faults.append("dataset.resample_channels: needs several `channels`")
+    return faults
 
 
 def _table(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

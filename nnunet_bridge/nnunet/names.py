@@ -254,6 +254,11 @@ class Run:
         return self.run_dir / "lock"
 
 
+def image_name(case_id: str, channel: int = 0) -> str:
+    """Return the file name of a channel of a case, as nnU-Net reads it."""
+    return f"{case_id}_{channel:04d}{FILE_ENDING}"
+
+
 def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:
     """Return the images of every case in a folder, in the order of their channels."""
     cases: dict[str, list[Path]] = {}

@@ -333,6 +333,16 @@ class PlansFile(_Strict):
         return self
 
 
+class _ChannelSeries(_Strict):
+    """Which series of a folder is a channel, in the words of a recipe."""
+
+    series: Text | None = None
+    image_type: Annotated[list[Text], Field(max_length=16)] | None = None
+    echo: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    echo_time_ms: _EchoTime | None = None
+    repetition: Text | None = None
+
+
 class DatasetFile(BaseModel):
     """The keys of ``dataset.json`` that prediction needs; others are left behind."""
 
@@ -342,6 +352,8 @@ class DatasetFile(BaseModel):
     labels: Annotated[dict[Text, _Value | _Region], Field(min_length=2, max_length=256)]
     numTraining: Annotated[int, Field(ge=0, le=10_000_000)]  # noqa: N815 - nnU-Net's name
     file_ending: Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif"]
+    channel_series: Annotated[dict[Text, _ChannelSeries], CHANNELS] | None = None
+    resample_channels: bool | None = None
     regions_class_order: _Region | None = None
     overwrite_image_reader_writer: Reader | None = None
 

@@ -182,7 +182,7 @@ def _predict(
 ) -> dict[str, PredictSummary]:
     """Predict the test cases, once with each configuration."""
     raw = RawDataset.open(dataset.raw_dir)
-    images = [raw.image_files(case, "Ts")[0] for case in raw.test_cases()]
+    images = [f for case in raw.test_cases() for f in raw.image_files(case, "Ts")]
     if not images:
         return {}
     return {

@@ -42,6 +42,8 @@ _CONTRASTS = re.compile(
 """Words of images that are not the contrast asked for: of Image Type and description,
 and of Image Type only."""
 
+_SUPPRESSED = re.compile(r"(?<= )FAT ?(SAT|SUP)\w*(?= )")
+
 _OF_A_SCAN = attrgetter(
     *("identity.patient", "identity.study", "identity.frame_of_reference"),
     "contrast.image_type",
@@ -116,14 +118,14 @@ def choose(scan: Scan, options: SeriesOptions) -> tuple[Group, tuple[Group, ...]
         )
     fitting = _named("series", options.series, groups, _series_names)
     fitting = _worth_a_volume(fitting, scan)
-    fitting = _of_contrast(fitting, options.image_type, scan)
+    fitting = _of_contrast(fitting, options, scan)
     fitting = _of_echo(fitting, options)
     fitting = _named("repetition", options.repetition, fitting, _repetition_names)
     used = set(map(id, fitting))
     if options.overlap != "refuse" and _are_stations(fitting):
         fitting = [_joined(fitting, scan)]
     if len(fitting) > 1:
-        raise _ambiguous(fitting)
+        raise _ambiguous(fitting, options)
     rejected = tuple(group for group in groups if id(group) not in used)
     for group in rejected:
         scan.exclude(list(group.headers), "belongs to another series or contrast")
@@ -242,21 +244,24 @@ def _worth_a_volume(groups: list[Group], scan: Scan) -> list[Group]:
 
 
 def _of_contrast(
-    groups: list[Group], image_type: str | None, scan: Scan
+    groups: list[Group], options: SeriesOptions, scan: Scan
 ) -> list[Group]:
-    if image_type is None:
+    if options.image_type is None:
         return groups
-    wanted = image_type.strip().upper()
-    typed = [g for g in groups if wanted in g.first.contrast.image_type]
-    plain = [group for group in groups if not _shows_another(group.first, wanted)]
-    described = [g for g in plain if wanted in _words(g.first.description).split()]
+    several = options.image_type
+    several = (several,) if isinstance(several, str) else several
+    words = [word.strip().upper() for word in several]
+    wanted = " or ".join(words)
+    typed = [g for g in groups if not {*words}.isdisjoint(g.first.contrast.image_type)]
+    plain = [group for group in groups if not _shows_another(group.first, words)]
+    described = [g for g in plain if _is_described(g.first, words)]
     if typed or described:
         return typed or described
     if len(groups) > 1 or not plain:
         raise Refused.because(
             "D04",
             f"No images have the image type {wanted}. The folder holds: "
-            f"{_table(groups)}. Set {SeriesOptions.how_to('image_type')}, to one of "
+            f"{_table(groups)}. Set {options.way_to_choose('image_type')}, to one of "
             "their words.",
         )
     lack = f"The images ({groups[0].kind}) do not have the image type {wanted}"
@@ -269,9 +274,16 @@ def _words(*texts: str) -> str:
     return re.sub(r"[^A-Z0-9*]+", " ", " ".join(texts).upper()).strip()
 
 
-def _shows_another(header: SliceHeader, wanted: str) -> bool:
+def _is_described(header: SliceHeader, wanted: Sequence[str]) -> bool:
+    """Whether the description of an image has a wanted word; ``FAT SAT`` is no fat."""
+    described = _SUPPRESSED.sub("", f" {_words(header.description)} ")
+    return any(f" {_words(word)} " in described for word in wanted)
+
+
+def _shows_another(header: SliceHeader, wanted: Sequence[str]) -> bool:
     """Whether the words of an image name another contrast than the wanted one."""
-    mine = re.compile(rf"\b{re.escape(_words(wanted))}\b(?! FRAC)")
+    names = "|".join(re.escape(_words(word)) for word in wanted)
+    mine = re.compile(rf"\b(?:{names})\b(?! FRAC)")
     typed = mine.sub("", _words(*header.contrast.image_type[2:]))
     every = f"{typed} {mine.sub('', _words(header.description))}"
     return bool(_CONTRASTS.search(typed) or _MAPS.search(every))
@@ -302,7 +314,7 @@ def _are_stations(groups: Sequence[Group]) -> bool:
     return len(gaps) > 0 and bool(gaps.max() < 1.5 * np.median(gaps))
 
 
-def _ambiguous(groups: list[Group]) -> Refused:
+def _ambiguous(groups: list[Group], options: SeriesOptions) -> Refused:
     """Return the refusal that lists the groups and the options that choose one."""
     if patients := _of_several_patients(groups):
         return patients
@@ -316,7 +328,7 @@ def _ambiguous(groups: list[Group]) -> Refused:
     needed = [key for key, values in differing.items() if len(set(values)) > 1]
     needed = needed or [("D06", "repetition")]
     alone = [key for key in needed if len(set(differing[key])) == len(groups)]
-    ways = [SeriesOptions.how_to(option) for _, option in alone[:1] or needed]
+    ways = [options.way_to_choose(option) for _, option in alone[:1] or needed]
     code, how = needed[0][0], f"Choose one with {' and '.join(ways)}."
     if _are_stations(groups):
         code = "D09" if code == "D06" else code

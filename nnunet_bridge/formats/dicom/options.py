@@ -12,8 +12,9 @@ class SeriesOptions:
     """
 
     series: str | None = None  # number, description or UID of the series
-    image_type: str | None = None
-    """Contrast of a mixed series: a word of *Image Type* such as ``WATER``."""
+    image_type: str | tuple[str, ...] | None = None
+    """Contrast of a mixed series: a word of *Image Type* such as ``WATER``, or one of
+    several."""
 
     echo: int | None = None
     """*Echo Number(s)* of the images; by rising echo time where numbers lack."""
@@ -34,6 +35,8 @@ class SeriesOptions:
     resample: Literal["never", "uneven", "sheared", "any"] = "never"
     """Stacks to interpolate onto a regular, upright grid (G06, G07)."""
 
+    channel: str = ""  # the channel that is read, of an image with several
+
     @staticmethod
     def how_to(name: str, value: str = "") -> str:
         """Return how a user sets an option, in the recipe or on the command line.
@@ -46,6 +49,12 @@ class SeriesOptions:
         word = f"--{name.replace('_', '-')}".removesuffix("-mm").removesuffix("-ms")
         set_to = f' = "{value}"' if value else ""
         return f"`{name}{set_to}` in [scans], or `{word}{value and ' '}{value}`"
+
+    def way_to_choose(self, name: str) -> str:
+        """Return how a user chooses among the images that fit."""
+        if self.channel:
+            return f"`{name}` in [channels.{self.channel}]"
+        return self.how_to(name)
 
     def may_resample(self, kind: Literal["uneven", "sheared"]) -> bool:
         """Whether such a stack may be interpolated."""

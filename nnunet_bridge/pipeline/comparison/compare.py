@@ -14,6 +14,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import ALL_CASES
+from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of
 from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -54,6 +55,8 @@ class ComparisonOptions:
     map_words: Sequence[str] = ()
     """The label map of the baselines; empty if their labels are ours."""
 
+    channel: str | None = None  # the one in pictures; None for the first
+
 
 def compare_dataset(
     dataset: Dataset,
@@ -81,7 +84,8 @@ def compare_dataset(
     report = ReportOptions(
         title, dataset.name, budget, options.margins, options.latex, notes, test_scores
     )
-    study = ValidatedStudy.of(raw, runs)
+    channel = Channels(raw.channels).index(options.channel)
+    study = replace(ValidatedStudy.of(raw, runs), channel=channel)
     patients = patients_of(raw.folder, cases)
     return write_comparison(out_dir, study, patients, report, progress=progress)
 

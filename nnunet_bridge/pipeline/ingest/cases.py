@@ -26,7 +26,6 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
 from nnunet_bridge.formats.dicom.drawn import read_drawn
 from nnunet_bridge.formats.dicom.headers import holds_segments
-from nnunet_bridge.formats.dicom.zipped import is_zip
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import MaskRecord
 from nnunet_bridge.formats.mask_values import Meaning
@@ -53,12 +52,9 @@ from nnunet_bridge.ops.merge import MaskMerger, Overlap
 from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
 from nnunet_bridge.ops.surface_frame import frame_by_image
-from nnunet_bridge.pipeline.ingest.inputs import (
-    ImageReading,
-    read_image,
-    read_one_image,
-)
-from nnunet_bridge.pipeline.ingest.planned import CasePlan, MaskFile, ScanFiles
+from nnunet_bridge.pipeline.ingest.channels import read_channels
+from nnunet_bridge.pipeline.ingest.inputs import ImageReading
+from nnunet_bridge.pipeline.ingest.planned import CasePlan, MaskFile
 
 
 class CaseRefused(Refused):
@@ -88,7 +84,8 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
     if plan.scan is None or worst(plan.findings) is Outcome.REFUSED:
         raise CaseRefused(plan.findings, FileAccount())
     try:
-        reading = _read_scan(plan.scan, recipe)
+        words = recipe.image_channels, series_options(recipe)
+        reading = read_channels(plan.scan, *words)
     except EnvironmentFault:
         raise
     except BridgeError as error:
@@ -110,9 +107,11 @@ def assemble_case(plan: CasePlan, recipe: Recipe) -> AssembledCase:
         findings.append(refusal("K20", f"{asked}, but the scan has {count}."))
     if region is None or worst(findings) is Outcome.REFUSED:
         raise CaseRefused(findings, reading.files)
-    image = cropped_volume(reading.volume, region)
-    reference = labelmap and cropped_labelmap(labelmap, region)
-    case = Case(plan.case_id, (image,), reference)
+    case = Case(
+        plan.case_id,
+        tuple(cropped_volume(volume, region) for volume in reading.volumes),
+        labelmap and cropped_labelmap(labelmap, region),
+    )
     return AssembledCase(case, tuple(findings), reading, region, masks)
 
 
@@ -127,18 +126,8 @@ def _unread_masks(files: FileAccount) -> Iterator[Finding]:
 
 def series_options(recipe: Recipe) -> SeriesOptions:
     """Return the options of ``[scans]`` that apply to every series."""
-    names = SeriesOptions.__dataclass_fields__
+    names = SeriesOptions.__dataclass_fields__.keys() & type(recipe.scans).model_fields
     return SeriesOptions(**{name: getattr(recipe.scans, name) for name in names})
-
-
-def _read_scan(scan: ScanFiles, recipe: Recipe) -> ImageReading:
-    """Read an image by the options of ``[scans]``; the scan's own series wins."""
-    options = series_options(recipe)
-    if scan.series:
-        options = replace(options, series=scan.series)
-    if is_zip(scan.path):
-        return read_one_image(scan.path, options)
-    return read_image(scan.path, options, leave_out=scan.others)
 
 
 @dataclass(slots=True, eq=False)

@@ -52,11 +52,12 @@ from nnunet_bridge.formats.manifest import (
 )
 from nnunet_bridge.formats.nifti import is_changed, write_labelmap, write_volume
 from nnunet_bridge.formats.recipe import Recipe
-from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.nnunet.names import FILE_ENDING, image_name
 from nnunet_bridge.ops.content import AS_GIVEN, ContentFit
 from nnunet_bridge.ops.merge import Overlap
 from nnunet_bridge.ops.people import PersonEvidence, people_of
 from nnunet_bridge.pipeline.ingest.cases import AssembledCase
+from nnunet_bridge.pipeline.ingest.inputs import ImageReading
 from nnunet_bridge.pipeline.ingest.planned import CasePlan
 
 _SPACE_FACTOR = 2
@@ -159,18 +160,22 @@ class DatasetWriter:
         self, plan: CasePlan, assembled: AssembledCase
     ) -> list[JsonObject]:
         """Write the files of a case; return their names and hashes."""
-        image, labelmap = assembled.case.images[0], assembled.case.reference
+        labelmap = assembled.case.reference
         part = "Tr" if plan.split == "train" else "Ts"
-        image_name = f"images{part}/{plan.case_id}_0000{FILE_ENDING}"
         label_name = f"labels{part}/{plan.case_id}{FILE_ENDING}"
-        written = {image_name: image.voxels}
+        images = {
+            f"images{part}/{image_name(plan.case_id, channel)}": image
+            for channel, image in enumerate(assembled.case.images)
+        }
+        written = {name: image.voxels for name, image in images.items()}
         try:
-            write_volume(self.dataset_dir / image_name, image)
+            for name, image in images.items():
+                write_volume(self.dataset_dir / name, image)
             if labelmap is not None:
                 write_labelmap(self.dataset_dir / label_name, labelmap)
                 written[label_name] = labelmap.voxels
         except BaseException:
-            for name in (image_name, label_name):
+            for name in (*images, label_name):
                 with contextlib.suppress(OSError):
                     (self.dataset_dir / name).unlink()
             raise
@@ -268,7 +273,7 @@ class DatasetWriter:
             "outcome": str(worst(findings)),
             "findings": findings_record(findings, _names_in(plan)),
             "split": plan.split,
-            "channels": [self.recipe.dataset.channel],
+            "channels": self.recipe.image_channels.names,
             "patient": self.hashed(plan.patient),
             **({"visit": self.hashed(plan.visit)} if plan.visit else {}),
             "recipe_sha256": self._digest(plan),
@@ -336,15 +341,17 @@ def evidence_in(record: CaseRecord) -> PersonEvidence:
 
 def case_bytes(assembled: AssembledCase) -> int:
     """Return the size of the files of a case if they were not compressed."""
-    image, labelmap = assembled.case.images[0], assembled.case.reference
-    return image.voxels.nbytes + (labelmap.voxels.nbytes if labelmap else 0)
+    labelmap = assembled.case.reference
+    images = sum(image.voxels.nbytes for image in assembled.case.images)
+    return images + (labelmap.voxels.nbytes if labelmap else 0)
 
 
 def _names_in(plan: CasePlan) -> list[str]:
     """Return the names of the files and folders of a case, for `without_names`."""
     masks = (mask.path.name for mask in plan.masks)
-    scan = [str(plan.scan.path.parent), plan.scan.path.name] if plan.scan else []
-    return [*scan, *masks]
+    scans = (plan.scan, *plan.scan.more) if plan.scan else ()
+    places = (n for one in scans for n in (str(one.path.parent), one.path.name))
+    return [*places, *masks]
 
 
 def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObject:
@@ -353,12 +360,27 @@ def _account(assembled: AssembledCase, hashed: Callable[[str], str]) -> JsonObje
     series = assembled.reading.series
     return {
         **(_series_account(series, hashed) if series else {}),
+        **_other_channels(assembled.reading, hashed),
         "geometry": _geometry(grid, series),
         "masks": [_mask(mask, masks.overlaps, hashed) for mask in masks.accounts],
         "overlaps": masks.overlaps,
         "content": _content(masks.fit, assembled.reading.volume.grid),
         "ignored_share": masks.ignored_share,
     }
+
+
+def _other_channels(reading: ImageReading, hashed: Callable[[str], str]) -> JsonObject:
+    """Return the account of every channel but the first; nothing of a single one."""
+    accounts = [
+        {
+            "name": channel.channel,
+            "placed": channel.placed,
+            "share_outside": channel.share_outside,
+            **(_series_account(channel.series, hashed) if channel.series else {}),
+        }
+        for channel in reading.more
+    ]
+    return {"more_channels": accounts} if accounts else {}
 
 
 def _series_account(series: SeriesReading, hashed: Callable[[str], str]) -> JsonObject:
@@ -418,7 +440,7 @@ def _dataset_json(recipe: Recipe, records: Iterable[CaseRecord]) -> JsonObject:
     if spec.labels.ignore_value is not None:
         labels[IGNORE] = spec.labels.ignore_value
     return {
-        "channel_names": {str(n): name for n, name in enumerate(spec.channels)},
+        **recipe.image_channels.description(),
         "labels": {"background": 0, **labels},
         "numTraining": len(training),
         "file_ending": FILE_ENDING,

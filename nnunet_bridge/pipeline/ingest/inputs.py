@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ SCANS_FOLDER = "Raw DICOM MRI Scans"
 """Folder of a study with one folder of DICOM files per patient."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+_CHANNEL = re.compile(r"_(\d{4})(\.nii\.gz|\.[a-z]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,39 @@ class ImageSource:
     """Files and folders below a DICOM folder that belong to other images."""
 
     packed: Path | None = None  # the zip that the image was unpacked from
+    more: tuple[ImageSource, ...] = ()
+    """Further channels, where they are not series of the same folder."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageReading:
-    """An image, and the findings of its reader."""
+    """An image, and the findings of its reader.
+
+    Of several channels this is the first; `more` are the others, on its grid.
+    """
 
     volume: Volume
     findings: tuple[Finding, ...]
     series: SeriesReading | None = None  # the DICOM series; None for other images
     name: str = ""  # of the file, where it is one
+    channel: str = ""  # its name, of an image with several channels
+    prefix: str = ""  # of its file names in the account of all
+    more: tuple[ImageReading, ...] = ()
+    placed: str = ""  # how a further channel was put on the grid of the first
+    share_outside: float = 0.0  # of the voxels of that grid, in a further channel
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """The volume of every channel, all on one grid."""
+        return (self.volume, *(channel.volume for channel in self.more))
 
     @property
     def files(self) -> FileAccount:
         """The use of every file."""
+        if self.more:
+            return joined_accounts(
+                (c.prefix, c.files) for c in (replace(self, more=()), *self.more)
+            )
         from nnunet_bridge.formats.dicom import FileAccount
 
         whole = FileAccount(used=(self.name,))
@@ -76,15 +96,42 @@ class ImageReading:
         return () if self.series is None else self.series.slices
 
     def sha256(self) -> str:
-        """Return a hash of the voxels and of the affine."""
+        """Return a hash of the voxels of all channels, and of the affine."""
         digest = hashlib.sha256(self.volume.grid.affine.tobytes())
-        in_file_order: Any = np.asfortranarray(self.volume.voxels).ravel(order="K")
-        digest.update(memoryview(in_file_order).cast("B"))
+        for volume in self.volumes:
+            in_file_order: Any = np.asfortranarray(volume.voxels).ravel(order="K")
+            digest.update(memoryview(in_file_order).cast("B"))
         return digest.hexdigest()
 
 
+def channel_prefixes(paths: Sequence[Path]) -> list[str]:
+    """Return what tells apart equal names of files of several channels.
+
+    The files of the first, and of all in its folder, keep their names.
+    """
+    first = [paths.index(path) for path in paths]
+    return [f"channel{place}/" if place else "" for place in first]
+
+
+def joined_accounts(accounts: Iterable[tuple[str, FileAccount]]) -> FileAccount:
+    """Return the use of every file by several channels; used by one is used."""
+    from nnunet_bridge.formats.dicom import FileAccount
+
+    used: set[str] = set()
+    excluded: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for prefix, one in accounts:
+        used |= {prefix + name for name in one.used}
+        excluded |= {prefix + name: why for name, why in one.excluded}
+        failed |= {prefix + name: why for name, why in one.failed}
+    unread = {n: why for n, why in failed.items() if n not in used}
+    rest = {n: why for n, why in excluded.items() if n not in used | unread.keys()}
+    sorted_rest, sorted_unread = sorted(rest.items()), sorted(unread.items())
+    return FileAccount(tuple(sorted(used)), tuple(sorted_rest), tuple(sorted_unread))
+
+
 def find_images(
-    paths: Sequence[Path], *, unpack_dir: Path | None = None
+    paths: Sequence[Path], *, unpack_dir: Path | None = None, channels: int = 1
 ) -> tuple[ImageSource, ...]:
     """Return the images at the paths of a command.
 
@@ -95,12 +142,14 @@ def find_images(
         of such folders (a study, an exported medium), or a zip of one of these.
     unpack_dir : Path, optional
         Folder for the content of zips; the caller removes it.
+    channels : int
+        Of several, the files ``NAME_0000``, ``NAME_0001``, ... are one image.
 
     Raises
     ------
     InputError
         If a path holds no image, two images would get the same name (F02), or two files
-        are channels of one image (N08).
+        are channels of one image, of which only one is read (N08).
     SecurityError
         If a zip could do harm (S04, S06, S08).
     """
@@ -109,7 +158,29 @@ def find_images(
         for number, path in enumerate(paths)
         for source in _images_in(path, unpack_dir and unpack_dir / str(number))
     ]
-    return without_twins(sources)
+    return without_twins(_with_channels(sources, channels))
+
+
+def _with_channels(
+    sources: Sequence[ImageSource], channels: int
+) -> tuple[ImageSource, ...]:
+    """Return the images, each with its further channels by nnU-Net's convention."""
+    if channels == 1:
+        return tuple(sources)
+    joined: dict[Path, ImageSource] = {}
+    for source in sources:
+        if _channel_of(source.path) is None:
+            joined[source.path] = source
+            continue
+        files = [_sibling(source.path, number) for number in range(channels)]
+        parts = [replace(source, path=file) for file in files]
+        joined[files[0]] = replace(parts[0], more=tuple(parts[1:]))
+    return tuple(joined.values())
+
+
+def _sibling(file: Path, channel: int) -> Path:
+    """Return the file of another channel of the same image."""
+    return file.with_name(_CHANNEL.sub(rf"_{channel:04d}\2", file.name))
 
 
 def without_twins(sources: Sequence[ImageSource]) -> tuple[ImageSource, ...]:
@@ -221,7 +292,7 @@ def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
     if one.path.parent == other.path.parent and len(channels - {None}) > 1:
         raise InputError(
             f"{one.path.name} and {other.path.name} are two channels of one image, by "
-            "nnU-Net's convention. Models have one channel: name only its files.",
+            "nnU-Net's convention. The model has one channel: name only its files.",
             code="N08",
         )
     raise InputError(
@@ -232,8 +303,8 @@ def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
 
 
 def _channel_of(path: Path) -> str | None:
-    match = re.search(r"_(\d{4})\.nii(\.gz)?$", path.name)
-    return match[1] if match else None
+    match = _CHANNEL.search(path.name)
+    return match[1] if match and is_image_file(path) else None
 
 
 def _images_in(path: Path, unpack_dir: Path | None) -> list[ImageSource]:

@@ -29,7 +29,11 @@ _TRIED_FILES = 3  # several scans may hold the same file, such as a licence
 
 
 def find_known_images(
-    paths: Sequence[Path], dataset_dir: Path, *, unpack_dir: Path | None = None
+    paths: Sequence[Path],
+    dataset_dir: Path,
+    *,
+    unpack_dir: Path | None = None,
+    channels: int = 1,
 ) -> tuple[ImageSource, ...]:
     """Return the images at the paths of a command, as `inputs.find_images` does.
 
@@ -41,7 +45,9 @@ def find_known_images(
         own = _images_of_table(path, unpack_dir and unpack_dir / f"table{number}")
         listed += own
         others += [] if own else [path]
-    found = find_images(others, unpack_dir=unpack_dir) if others else ()
+    found: tuple[ImageSource, ...] = ()
+    if others:
+        found = find_images(others, unpack_dir=unpack_dir, channels=channels)
     return _as_converted(without_twins([*listed, *found]), dataset_dir)
 
 
@@ -60,7 +66,8 @@ def _image_of(case_id: str, scan: ScanFiles, unpack_dir: Path | None) -> ImageSo
         own_dir = unpack_dir and unpack_dir / case_id
         (source,) = find_images([scan.path], unpack_dir=own_dir)
         return replace(source, case_id=case_id)
-    return ImageSource(case_id, scan.path, scan.series, scan.others)
+    more = tuple(_image_of(case_id, one, unpack_dir) for one in scan.more)
+    return ImageSource(case_id, scan.path, scan.series, scan.others, more=more)
 
 
 def _as_converted(

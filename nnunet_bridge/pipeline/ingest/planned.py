@@ -17,7 +17,7 @@ from nnunet_bridge.formats.files import is_folder, is_regular
 from nnunet_bridge.formats.slicer import NamedValue
 from nnunet_bridge.formats.voxel_files import with_voxel_file
 from nnunet_bridge.ops.naming import composed
-from nnunet_bridge.pipeline.ingest.inputs import files_of
+from nnunet_bridge.pipeline.ingest.inputs import channel_prefixes, files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,17 @@ class ScanFiles:
     others: frozenset[Path] = frozenset()
     """Files and folders below a DICOM folder that belong to other rows of the table."""
 
+    more: tuple[ScanFiles, ...] = ()
+    """Further channels, where they are not series of the same folder."""
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Yield name and path of every file, sorted; links are left out."""
-        for name, file in files_of(self.path):
-            if self.others.isdisjoint((file, *file.parents)):
-                yield name, file
+        places = (self, *self.more)
+        prefixes = channel_prefixes([place.path for place in places])
+        for place, prefix in zip(places, prefixes, strict=True):
+            for name, file in files_of(place.path):
+                if place.others.isdisjoint((file, *file.parents)):
+                    yield prefix + name, file
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def comparable(text: str | None) -> str:
 def places_of(plan: CasePlan) -> Iterator[Path]:
     """Yield the files and folders of a case."""
     if plan.scan:
-        yield plan.scan.path
+        yield from (scan.path for scan in (plan.scan, *plan.scan.more))
     for mask in plan.masks:
         yield from with_voxel_file(mask.path)
 

@@ -11,7 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -101,7 +101,8 @@ def plan_from_table(
     if faults:
         raise table_faults(table, faults)
     files = _Files(study, rows)
-    plans = without_collisions([_plan(case, files) for case in cases])
+    channels = recipe.image_channels.names
+    plans = without_collisions([_plan(case, files, channels) for case in cases])
     states = {case.case_id: _states(case, recipe) for case in cases}
     left_out = dict(_left_out(study, plans, files, recipe.own_files))
     plan = StudyPlan(tuple(plans), (), left_out, files.ignored)
@@ -117,9 +118,10 @@ def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:
         yield "file is empty; only a structure that was not drawn may have none"
     if row.file and not _inside(row.file):
         yield f"{quoted(row.file)} lies outside the study; give a path inside it"
-    if row.channel and row.channel != recipe.dataset.channel:
-        channel = quoted(recipe.dataset.channel)
-        yield f"channel {quoted(row.channel)} is unknown; the recipe has {channel}"
+    channels = recipe.image_channels.names
+    if row.channel and row.channel not in channels:
+        known = ", ".join(map(quoted, channels))
+        yield f"channel {quoted(row.channel)} is unknown; the recipe has {known}"
     if drawn:
         yield from _faults_of_mask(row)
     elif row.role not in DRAWN_ROLES or not row.structure:
@@ -264,12 +266,14 @@ def _found(study: Path, file: str) -> Path:
     return next((path for path in paths if is_there(path)), paths[0])
 
 
-def _plan(case: _Rows, files: _Files) -> CasePlan:
+def _plan(case: _Rows, files: _Files, channels: Sequence[str]) -> CasePlan:
     images, drawn = case.of(Role.IMAGE), case.of(*DRAWN_ROLES)
     drawn = [row for row in drawn if row.state is Drawing.DRAWN]
     findings = [*files.faults([*images, *drawn]), *_about_masks(drawn, files)]
-    if len(images) != 1:
-        findings.append(_about_images(images))
+    findings += _about_images(images, channels)
+    images.sort(key=lambda row: channels.index(row.channel) if row.channel else -1)
+    scans = [files.scan(row) for row in images]
+    usable = len(scans) in (1, len(channels))
     masks = tuple(_masks(drawn, files))
     wanted = {row.split for row in case.rows} - {None}
     if len(wanted) > 1:
@@ -283,7 +287,7 @@ def _plan(case: _Rows, files: _Files) -> CasePlan:
     split = min(wanted, default=Split.TRAIN if masks else Split.TEST, key=str)
     return CasePlan(
         case_id=case.case_id,
-        scan=files.scan(images[0]) if len(images) == 1 else None,
+        scan=replace(scans[0], more=tuple(scans[1:])) if usable else None,
         masks=masks,
         split=str(split),
         patient=case.patient or case.case_id,
@@ -293,14 +297,43 @@ def _plan(case: _Rows, files: _Files) -> CasePlan:
     )
 
 
-def _about_images(images: Sequence[TableRow]) -> Finding:
+def _about_images(
+    images: Sequence[TableRow], channels: Sequence[str]
+) -> Iterator[Finding]:
+    """Refuse a case without an image, or with images that are not its channels."""
     if not images:
         text = "The case has masks, but no row with the role image: add its scan."
-        return refusal("K21", text)
-    names = ", ".join(quoted(row.file) for row in images)
-    text = f"The case has {len(images)} images ({names}), and a model reads one: write"
-    rest = "the role ignore for the others, or give each its own case or visit."
-    return refusal("N08", f"{text} {rest}")
+        yield refusal("K21", text)
+        return
+    named = [row.channel for row in images]
+    if len(channels) > 1 and any(named):
+        yield from _about_channels(images, channels)
+    elif len(images) > 1:
+        names = ", ".join(quoted(row.file) for row in images)
+        reads, rest = "reads one", "the role ignore for the others, or give each its"
+        if len(channels) > 1:
+            reads = f"reads {' and '.join(channels)}"
+            rest = "the channel of each into its row, or give each its"
+        text = f"The case has {len(images)} images ({names}), and a model {reads}:"
+        yield refusal("N08", f"{text} write {rest} own case or visit.")
+
+
+def _about_channels(
+    images: Sequence[TableRow], channels: Sequence[str]
+) -> Iterator[Finding]:
+    """Refuse a case that lacks a channel, or has one twice (D17)."""
+    rows = {name: [r for r in images if r.channel == name] for name in channels}
+    if unnamed := [quoted(row.file) for row in images if not row.channel]:
+        text = f"{', '.join(unnamed)} has no channel, but other images of the case have"
+        yield refusal("D17", f"{text} one: write {' or '.join(channels)}.")
+    for name, own in rows.items():
+        if not own:
+            text = f"The case has no image of the channel {name}: add its row, or leave"
+            yield refusal("D17", f"{text} the case out (role ignore).")
+        elif len(own) > 1:
+            twins = " and ".join(quoted(row.file) for row in own)
+            text = f"{twins} are both the channel {name}: write the role ignore for one"
+            yield refusal("D17", f"{text} of them.")
 
 
 def _about_masks(rows: Sequence[TableRow], files: _Files) -> Iterator[Finding]:
@@ -341,7 +374,9 @@ def _masks(rows: Sequence[TableRow], files: _Files) -> Iterator[MaskFile]:
 def _meaning(case: _Rows, files: _Files) -> str:
     """Return what the rows say about the files, in the order of their names."""
     rows = sorted(case.rows, key=lambda row: (row.file, row.value or 0, row.structure))
-    fields = ("role", "structure", "side", "value", "state", "series")
+    fields = ["role", "structure", "side", "value", "state", "series"]
+    if len(case.of(Role.IMAGE)) > 1:
+        fields.append("channel")
     facts = [[getattr(row, name) for name in fields] for row in rows]
     left_out = [[one.value for one in files.values_left_out(row)] for row in rows]
     return json.dumps([facts, left_out] if any(left_out) else facts)

@@ -55,17 +55,6 @@ def training_range(model_dir: Path, dataset_dir: Path) -> TrainingRange | None:
         return None
 
 
-def require_one_channel(channels: Sequence[str]) -> None:
-    """Refuse a model that takes several images of a case at once (N08)."""
-    if len(channels) != 1:
-        raise InputError(
-            f"The model takes {len(channels)} channels ({', '.join(channels)}), but an "
-            "image given to `predict` is one: train on one channel, or use nnU-Net's "
-            "own commands.",
-            code="N08",
-        )
-
-
 def _training_records(dataset_dir: Path) -> list[CaseRecord]:
     try:
         records = read_manifest(dataset_dir).cases

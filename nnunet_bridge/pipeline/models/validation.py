@@ -13,7 +13,7 @@ from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.formats.nifti import read_grid, read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.nnunet.names import FILE_ENDING, image_name
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.pipeline.models.run_facts import FoldRun, ModelRun
 
@@ -30,6 +30,8 @@ class ValidatedStudy:
     labels: LabelTable
     tolerance_mm: float | None = 1.0
     """Of the NSD; None if unknown, as in a table of others."""
+
+    channel: int = 0  # the one in pictures
 
     @classmethod
     def of(
@@ -78,8 +80,8 @@ class ValidatedStudy:
         return {fold.validation_dir: fold for run in self.runs for fold in run.folds}
 
     def image(self, case_id: str) -> Volume | None:
-        """Read the first channel of a case; None where it is missing."""
-        file = self.images_dir / f"{case_id}_0000{FILE_ENDING}"
+        """Read the channel in pictures of a case; None where it is missing."""
+        file = self.images_dir / image_name(case_id, self.channel)
         return read_volume(file) if file.is_file() else None
 
 

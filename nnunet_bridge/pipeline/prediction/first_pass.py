@@ -9,7 +9,7 @@ one: 2d predicts each slice on its own, so a tenth of the slices takes a tenth o
 time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from nnunet_bridge.core.image import BoolArray, LabelTable, Volume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.nifti import read_labelmap, write_volume
 from nnunet_bridge.nnunet.commands import Resources
-from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.nnunet.names import FILE_ENDING, image_name
 from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.region import MARGIN_MM, Region
 from nnunet_bridge.ops.turn import Turn
@@ -56,12 +56,15 @@ class FirstPass:
     network: Network = predict_folder
     turns: dict[str, Turn] = field(default_factory=dict)
 
-    def add(self, case_id: str, volume: Volume, turn: Turn | None = None) -> None:
+    def add(
+        self, case_id: str, channels: Sequence[Volume], turn: Turn | None = None
+    ) -> None:
         """Write every n-th slice of an image, turned, to be predicted later."""
-        name, thin = f"{case_id}_0000{FILE_ENDING}", thinned(volume)
         if turn is not None:
-            self.turns[case_id], thin = turn, turn.volume(thin)
-        write_volume(self.work / IMAGES / name, thin)
+            self.turns[case_id] = turn
+        for number, volume in enumerate(channels):
+            thin = turn.volume(thinned(volume)) if turn else thinned(volume)
+            write_volume(self.work / IMAGES / image_name(case_id, number), thin)
 
     def regions(
         self,

@@ -31,6 +31,7 @@ class PredictionOptions:
     smooth: int = 0  # iterations of Taubin smoothing of the meshes
     seg_nrrd: bool = False  # also write a segmentation for 3D Slicer
     dicom_seg: bool = False  # also write DICOM SEG; every image must be a DICOM series
+    channel: str | None = None  # the one in pictures; None for the first
     force: bool = False  # predict finished cases again
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class PredictionOptions:
         }
         if self.smooth:
             options["smooth"] = self.smooth
+        if self.channel is not None:
+            options["channel"] = self.channel
         if not self.region.is_everything:
             options["region"] = self.region.describe()
         return options

@@ -4,7 +4,7 @@ Every case gets a folder of its own, on the grid of its input. A finished case
 (`outputs.finished_case`) is not predicted again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -30,10 +30,11 @@ from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, image_name
 from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.ops.turn import Turn, turn_towards
-from nnunet_bridge.pipeline.ingest.inputs import ImageReading, ImageSource, read_image
+from nnunet_bridge.pipeline.ingest.channels import read_channels
+from nnunet_bridge.pipeline.ingest.inputs import ImageReading, ImageSource
 from nnunet_bridge.pipeline.ingest.known_cases import find_known_images
 from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
@@ -94,8 +95,8 @@ def predict_images(
     UsageError
         If DICOM SEG is asked for and an input is not a DICOM series.
     InputError
-        If there is no image, no finished model or no tuned cleaning that is asked for,
-        or the model reads several channels (N08).
+        If there is no image, no finished model, no tuned cleaning or no channel that is
+        asked for.
     EnvironmentFault
         If a GPU is asked for and there is none, or a file cannot be written.
     SecurityError
@@ -107,6 +108,7 @@ def predict_images(
     shown = progress or Silent()
     model = predicting_model(dataset, options.model)
     trained = TrainedModel.of(model, options.clean)
+    trained.channels.index(options.channel)  # an unknown name ends it here
     host = Host()
     device, warning = host.device(options.device)
     gpus = len(host.visible(1)) if device == "cuda" else 1
@@ -114,8 +116,10 @@ def predict_images(
     if warning:
         shown.say(warning)
     with work_folder(out, "work") as work:
-        unpack_dir = work / "unpacked"
-        sources = find_known_images(inputs, dataset.raw_dir, unpack_dir=unpack_dir)
+        count = len(trained.channels.names)
+        sources = find_known_images(
+            inputs, dataset.raw_dir, unpack_dir=work / "unpacked", channels=count
+        )
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
@@ -246,22 +250,20 @@ class _PredictionRun:
 
     def _read(self, source: ImageSource, first_pass: FirstPass | None) -> None:
         """Read an image and queue it for prediction, unless its case is finished."""
-        scans = self.options.scans
-        if source.series:
-            scans = replace(scans, series=source.series)
-        reading = read_image(source.path, scans, leave_out=source.others)
-        case_id, volume = source.case_id, reading.volume
+        reading = read_channels(source, self.trained.channels, self.options.scans)
+        case_id, volumes = source.case_id, reading.volumes
         image = self._waiting_image(source, reading)
         if self._is_finished(case_id, image):
             return
         if first_pass is not None:
-            first_pass.add(case_id, volume, image.turn)
-            write_volume(self._whole_image(case_id), volume)
+            first_pass.add(case_id, volumes, image.turn)
+            for file, volume in zip(self._whole(case_id), volumes, strict=True):
+                write_volume(file, volume)
             self._waiting[case_id] = image
             return
         request = self.options.region
-        cut = None if request.is_everything else request.resolve(volume.grid)
-        self._queue(case_id, volume, image, cut)
+        cut = None if request.is_everything else request.resolve(image.grid)
+        self._queue(case_id, volumes, image, cut)
 
     def _waiting_image(
         self, source: ImageSource, reading: ImageReading
@@ -283,22 +285,27 @@ class _PredictionRun:
         if region is not None:
             facts["region"] = RegionRecord.of(region).as_json()
         findings = reading.findings + contrast_warnings(
-            reading.volume, reading.series, seen, self.trained.channel
+            reading.volume, reading.series, seen, self.trained.channels.names[0]
         )
         files = reading.slices
         return _WaitingImage(grid, facts, findings, region, files, turn=turn)
 
     def _queue(
-        self, case_id: str, volume: Volume, image: _WaitingImage, cut: Region | None
+        self,
+        case_id: str,
+        volumes: Iterable[Volume],
+        image: _WaitingImage,
+        cut: Region | None,
     ) -> None:
         """Write the slices that the network is to see, and compare their geometry."""
-        shown = volume if cut is None else cropped_volume(volume, cut)
-        unusual = geometry_warnings(shown.grid, self.trained.seen)
+        unusual = geometry_warnings(cut.grid if cut else image.grid, self.trained.seen)
         for finding in unusual:  # before a prediction that may take days
             self.progress.say(f"{case_id}: {finding}")
         findings = image.findings + unusual
-        shown = image.turn.volume(shown) if image.turn else shown
-        write_volume(self._network_image(self._part_work, case_id), shown)
+        files = self._network_images(self._part_work, case_id)
+        for file, volume in zip(files, volumes, strict=True):
+            shown = volume if cut is None else cropped_volume(volume, cut)
+            write_volume(file, image.turn.volume(shown) if image.turn else shown)
         self._waiting[case_id] = replace(image, findings=findings, cut=cut)
 
     def _find_regions(self, first_pass: FirstPass, resources: Resources) -> None:
@@ -314,19 +321,24 @@ class _PredictionRun:
         steps = sum(_PARTS) * (len(self._cases) + waiting)
         self.progress.stage(f"predict {self.trained.model.name}", steps)
         for case_id, cut in (found or {}).items():
-            image, file = self._waiting[case_id], self._whole_image(case_id)
+            image, files = self._waiting[case_id], self._whole(case_id)
             if cut is None:
                 image = replace(image, findings=(*image.findings, NOTHING_FOUND))
-            volume = read_volume(file)
-            file.unlink()
-            self._queue(case_id, volume, image, cut)
+            self._queue(case_id, map(read_volume, files), image, cut)
+            for file in files:
+                file.unlink()
 
-    def _whole_image(self, case_id: str) -> Path:
-        return self.work / "whole" / f"{case_id}{FILE_ENDING}"
+    def _whole(self, case_id: str) -> list[Path]:
+        """Return the files of all channels of an image that waits for its region."""
+        return self._files_of(self.work / "whole", case_id)
 
-    @staticmethod
-    def _network_image(work: Path, case_id: str) -> Path:
-        return work / IMAGES / f"{case_id}_0000{FILE_ENDING}"
+    def _network_images(self, work: Path, case_id: str) -> list[Path]:
+        """Return the files of all channels that the network sees."""
+        return self._files_of(work / IMAGES, case_id)
+
+    def _files_of(self, folder: Path, case_id: str) -> list[Path]:
+        channels = range(len(self.trained.channels.names))
+        return [folder / image_name(case_id, channel) for channel in channels]
 
     def _predict_waiting(self, sources: int, resources: Resources) -> None:
         """Predict the waiting images; finish each when its labelmap is complete.
@@ -381,7 +393,8 @@ class _PredictionRun:
                 for case_id, refusal in error.cases.items():
                     del images[case_id]
                     self._refuse(case_id, refusal)
-                    self._network_image(work, case_id).unlink()
+                    for file in self._network_images(work, case_id):
+                        file.unlink()
         return None
 
     def _refuse(self, case_id: str, error: errors.BridgeError) -> None:
@@ -408,11 +421,12 @@ class _PredictionRun:
         case_dir = self.out / case_id
         (case_dir / RECORD).unlink(missing_ok=True)
         structures = self.trained.structures
-        shown = read_volume(self._network_image(work, case_id))
-        if image.turn is not None:
-            shown = Volume(image.cut_grid, image.turn.voxels_back(shown.voxels))
+        first, *others = self._network_images(work, case_id)
+        judged = self._as_read(first, image)
         place = work / PREDICTED, case_id
-        quality = rating.case_quality(seen, shown, *place, structures)
+        quality = rating.case_quality(seen, judged, *place, structures)
+        channel = self.trained.channels.index(self.options.channel)
+        shown = self._as_read(others[channel - 1], image) if channel else judged
         predicted_image = outputs.PredictedImage(
             case_id,
             seen,
@@ -436,6 +450,14 @@ class _PredictionRun:
         record.write(case_dir)
         files = self._files(case_id)
         return PredictedCase(case_id, findings, written.volumes, files, quality)
+
+    @staticmethod
+    def _as_read(file: Path, image: _WaitingImage) -> Volume:
+        """Return a channel that the network saw, with the axes of the input."""
+        shown = read_volume(file)
+        if image.turn is None:
+            return shown
+        return Volume(image.cut_grid, image.turn.voxels_back(shown.voxels))
 
     def _on_image_grid(
         self, case_id: str, image: _WaitingImage, predicted: Labelmap

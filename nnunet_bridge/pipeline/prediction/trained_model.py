@@ -10,13 +10,14 @@ from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.words import Rule
+from nnunet_bridge.formats.channels import Channels
+from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.ops.cleanup import clean_structures
 from nnunet_bridge.pipeline.models.choose import Model
 from nnunet_bridge.pipeline.models.training_range import (
     known_structures,
-    require_one_channel,
     training_range,
 )
 from nnunet_bridge.pipeline.models.tune import tuned_rules
@@ -30,7 +31,7 @@ class TrainedModel:
 
     model: Model
     labels: LabelTable
-    channel: str
+    channels: Channels
     description: bytes  # its ``dataset.json``
     seen: TrainingRange | None
     """Ranges of the training images; None if they are unknown."""
@@ -44,11 +45,10 @@ class TrainedModel:
     def of(cls, model: Model, cleaning: str) -> TrainedModel:
         """Read what is known of a model; `cleaning` is a word of ``--clean``.
 
-        Raises an `InputError` if it reads several channels (N08) or has no tuned rules.
+        Raises an `InputError` if it has no tuned rules.
         """
         model_dir, dataset = model.states[0].run.model_dir, model.dataset
         described = RawDataset.open(model_dir)
-        require_one_channel(described.channels)
         if cleaning == TUNED:
             rules = tuned_rules(model)
         else:
@@ -56,7 +56,7 @@ class TrainedModel:
         return cls(
             model,
             described.labels,
-            described.channels[0],
+            Channels.described_by(read_json(model_dir / "dataset.json")),
             (model_dir / "dataset.json").read_bytes(),
             training_range(model_dir, dataset.raw_dir),
             known_structures(dataset, model_dir),

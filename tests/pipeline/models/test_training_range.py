@@ -9,9 +9,7 @@ import pytest
 from dicom_base import base, save
 from small_study import patient, recipe
 from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
-from tiny_model import DATASET_JSON
 
-from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.formats.files import read_json
@@ -260,15 +258,3 @@ def test_N08_an_unpacked_model_warns_by_the_range_on_its_card(tmp_path, seen):
     assert str(case.outcome) == "warned"
     record = read_json(tmp_path / "out" / "knee" / "prediction.json")
     assert record["findings"][0]["code"] == "N08"
-
-
-def test_N08_a_model_of_two_channels_is_refused_before_anything_is_read(tmp_path):
-    two = {**DATASET_JSON, "channel_names": {"0": "T1", "1": "T2"}}
-    workspace = finished_workspace(tmp_path, dataset=two)
-    image = image_with_bone(tmp_path / "knee.nii.gz", 5, 9)
-
-    with pytest.raises(InputError, match=r"2 channels \(T1, T2\)") as caught:
-        predict_images(Dataset(workspace, DATASET), [image], tmp_path / "out")
-
-    assert caught.value.code == "N08"
-    assert not (tmp_path / "out").exists()

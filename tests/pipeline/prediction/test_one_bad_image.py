@@ -170,7 +170,7 @@ def test_F10_an_image_for_which_memory_does_not_suffice_is_refused(
             raise MemoryError
         return original(path, *options, **words)
 
-    module = "nnunet_bridge.pipeline.prediction.predict.read_image"
+    module = "nnunet_bridge.pipeline.ingest.channels.read_image"
     from nnunet_bridge.pipeline.ingest.inputs import read_image as original
 
     monkeypatch.setattr(module, read)

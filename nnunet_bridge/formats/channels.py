@@ -1,0 +1,119 @@
+"""The channels of the images of a dataset: their names, and which series each one is.
+
+A recipe says it, ``dataset.json`` carries it to prediction. A dataset with one channel
+has none of the entries for several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.summary import JsonObject
+
+if TYPE_CHECKING:
+    from nnunet_bridge.formats.dicom.options import SeriesOptions
+
+SERIES, RESAMPLED = "channel_series", "resample_channels"
+"""Entries of ``dataset.json`` of a dataset with several channels."""
+
+CHOICES = ("series", "image_type", "echo", "echo_time_ms", "repetition")
+"""Words of ``[channels.NAME]``, which choose a series."""
+
+_DIXON = (
+    (("water", "w"), ("W", "WATER", "DIXON_W")),
+    (("fat", "f"), ("F", "FAT", "DIXON_F")),
+    (
+        ("in", "ip", "in phase", "inphase"),
+        ("IP", "IN", "IN_PHASE", "INPHASE", "DIXON_IN"),
+    ),
+    (
+        *(("opposed", "opp", "op", "out", "oop", "opposed phase", "out phase"),),
+        *(("OP", "OPP", "OUT", "OOP", "OPP_PHASE", "OUT_PHASE", "OPPOSED_PHASE"),),
+    ),
+)
+"""Names of channels -> words of *Image Type* of a Dixon scan (PS3.3 and vendors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The channels of an image, in the order in which nnU-Net reads them."""
+
+    names: tuple[str, ...]
+    series: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Channel -> its choices among the series of a folder, as in a recipe."""
+
+    resample: bool = False
+    """Whether channels on another grid are interpolated onto that of the first."""
+
+    @classmethod
+    def described_by(cls, description: JsonObject) -> Channels:
+        """Return the channels of a ``dataset.json``.
+
+        Raises `InputError` if it names none, or their series are not as we write them.
+        """
+        try:
+            names = tuple(map(str, description["channel_names"].values()))
+            series = {
+                str(name): {key: own[key] for key in CHOICES if key in own}
+                for name, own in description.get(SERIES, {}).items()
+            }
+        except (KeyError, AttributeError, TypeError) as error:
+            text = f"dataset.json names no channels (`channel_names`, `{SERIES}`)."
+            raise InputError(text) from error
+        return cls(names, series, bool(description.get(RESAMPLED)))
+
+    def description(self) -> JsonObject:
+        """Return the entries of ``dataset.json`` about the channels."""
+        entries: JsonObject = {
+            "channel_names": {str(n): name for n, name in enumerate(self.names)}
+        }
+        if self.series:
+            entries[SERIES] = {name: dict(own) for name, own in self.series.items()}
+        return entries | ({RESAMPLED: True} if self.resample else {})
+
+    def index(self, name: str | None) -> int:
+        """Return the place of a channel; the first if no name is given.
+
+        Raises `InputError` if there is no such channel.
+        """
+        if name is None:
+            return 0
+        places = [n for n, own in enumerate(self.names) if own.lower() == name.lower()]
+        if not places:
+            known = ", ".join(self.names)
+            raise InputError(f"There is no channel {quoted(name)}; there is {known}.")
+        return places[0]
+
+    def options(
+        self, name: str, options: SeriesOptions, *, alone: bool
+    ) -> SeriesOptions:
+        """Return the options of the series of a channel.
+
+        Without a choice of its own, a channel is found by its name: the words of
+        *Image Type* that Dixon scans use for it, or the name itself. `alone`: no other
+        channel is read from the same folder, so nothing has to be told apart.
+        """
+        own = dict(self.series.get(name, {}))
+        if isinstance(own.get("image_type"), list):
+            own["image_type"] = tuple(own["image_type"])
+        if not own and not alone:
+            own["image_type"] = words_of_channel(name)
+        return replace(options, **own, channel=name)
+
+
+def words_of_channel(name: str) -> tuple[str, ...]:
+    """Return the words of *Image Type* or description that mean a channel.
+
+    Examples
+    --------
+    >>> words_of_channel("Fat"), words_of_channel("T2")
+    (('F', 'FAT', 'DIXON_F'), ('T2',))
+    """
+    plain = re.sub(r"[\W_]+", " ", name).strip().casefold()
+    known = (words for names, words in _DIXON if plain in names)
+    return next(known, (name.upper(),))
