@@ -1,7 +1,5 @@
 """A Dixon scan: water, fat, in phase and opposed, at the same places."""
 
-import random
-
 import numpy as np
 from dicom_base import base, each, new_uids
 from pydicom.uid import generate_uid
@@ -12,7 +10,7 @@ OFFSET = {"water": 0, "fat": 300, "in": 600, "opposed": 900}
 
 
 def dixon(*, names=tuple(WORDS), series="one", index=0, words=WORDS, **more):
-    """Return the slices of all contrasts by name; in ``one`` series or ``each`` its own.
+    """Return the slices of each contrast, in ``one`` series or ``each`` its own.
 
     `more` goes to `dicom_base.base`, such as ``px``.
     """
@@ -36,7 +34,7 @@ def dixon(*, names=tuple(WORDS), series="one", index=0, words=WORDS, **more):
 def shuffled(contrasts, seed=0):
     """Return all slices in an order, and under names, that say nothing."""
     slices = [ds for own in contrasts.values() for ds in own]
-    random.Random(seed).shuffle(slices)
+    slices = [slices[n] for n in np.random.default_rng(seed).permutation(len(slices))]
     for number, ds in enumerate(slices, start=1):
         ds.InstanceNumber = number
     return slices

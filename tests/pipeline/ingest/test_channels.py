@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 from command import bridge
 from dicom_base import each, expected, save
 from dixon import OFFSET, dixon, shuffled
@@ -215,23 +215,30 @@ def test_G21_a_contrast_on_another_grid_is_interpolated_if_the_recipe_says_so(tm
         "Channel T2, 20 x 24 x 10 voxels of 1.1 x 1.3 x 5.2 mm, was interpolated"
         in (messages(result)["msk_001"])
     )
-    reference = sitk.ReadImage(str(study / "a" / "t1.nii.gz"))
-    moving = sitk.ReadImage(str(study / "a" / "t2.nii.gz"), sitk.sitkFloat32)
-    lowest = float(sitk.GetArrayViewFromImage(moving).min())
-    wanted = sitk.Resample(
-        moving, reference, sitk.Transform(), sitk.sitkLinear, lowest, sitk.sitkFloat32
+    reference = SimpleITK.ReadImage(str(study / "a" / "t1.nii.gz"))
+    moving = SimpleITK.ReadImage(str(study / "a" / "t2.nii.gz"), SimpleITK.sitkFloat32)
+    lowest = float(SimpleITK.GetArrayViewFromImage(moving).min())
+    wanted = SimpleITK.Resample(
+        moving,
+        reference,
+        SimpleITK.Transform(),
+        SimpleITK.sitkLinear,
+        lowest,
+        SimpleITK.sitkFloat32,
     )
     file = dataset / "imagesTr" / "msk_001_0001.nii.gz"
-    found = sitk.ReadImage(str(file))
+    found = SimpleITK.ReadImage(str(file))
     assert found.GetSize() == reference.GetSize()
-    values = sitk.GetArrayFromImage(found)
+    values = SimpleITK.GetArrayFromImage(found)
     np.testing.assert_allclose(
-        values, sitk.GetArrayFromImage(wanted), rtol=0, atol=1e-2
+        values, SimpleITK.GetArrayFromImage(wanted), rtol=0, atol=1e-2
     )
     manifest = json.loads((dataset / "manifest.json").read_text())
     assert manifest["options"]["dataset"]["resample_channels"] is True
     (channel,) = manifest["cases"][0]["more_channels"]
-    outside = np.count_nonzero(sitk.GetArrayFromImage(wanted) == lowest) / values.size
+    outside = (
+        np.count_nonzero(SimpleITK.GetArrayFromImage(wanted) == lowest) / values.size
+    )
     assert channel["placed"] == "resampled"
     assert channel["share_outside"] == pytest.approx(outside, abs=2e-3)
 
