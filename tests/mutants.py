@@ -63,8 +63,10 @@ MIRRORS = {
     ),
     "ops/agreement": (COMPARISON,),
     "ops/naming": ("ops/test_naming", "ops/test_pairing"),
+    "ops/outcomes": (COMPARISON, "ops/test_choice"),
     "ops/paired": (COMPARISON,),
     "ops/patients": ("pipeline/ingest/test_init",),
+    "ops/surface_frame": ("formats/test_surfaces",),
     "ops/verdict": (COMPARISON,),
 }
 COMPARED = {
