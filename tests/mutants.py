@@ -57,9 +57,10 @@ MIRRORS = {
     "formats/dicom/stack": (
         *("formats/test_dicom_series", "stories/test_every_dicom_row"),
     ),
+    "formats/nifti": ("formats/test_nifti", "formats/test_file_formats"),
     "formats/slicer": (
         *("formats/test_slicer", "formats/test_mask_forms"),
-        "stories/test_mask_faults",
+        *("formats/test_file_formats", "stories/test_mask_faults"),
     ),
     "ops/agreement": (COMPARISON,),
     "ops/naming": ("ops/test_naming", "ops/test_pairing"),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
 from nnunet_bridge.core.errors import GeometryError
@@ -95,6 +96,17 @@ def test_a_shape_that_is_no_space_is_refused(shape):
 def test_an_image_may_be_one_slice_or_one_voxel():
     assert grid(shape=(5, 6, 1)).shape == (5, 6, 1)
     assert grid(shape=(1, 1, 1)).middle_mm.tolist() == [0, 0, 0]
+
+
+@given(st.tuples(millimetres, millimetres, millimetres), rotations)
+def test_the_axes_are_those_nearest_in_direction_whatever_the_spacing(spacing, turn):
+    cosines = np.abs(turn.as_matrix())
+    _, nearest = linear_sum_assignment(cosines, maximize=True)
+
+    axes, _ = grid(spacing, rotation=turn).array_axes
+
+    best, found = (cosines[range(3), list(one)].sum() for one in (nearest, axes))
+    assert found == pytest.approx(best)
 
 
 @given(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))

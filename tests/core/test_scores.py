@@ -8,7 +8,7 @@ from nnunet_bridge.core.comparison import METRICS, PairedDifference
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Finding, Outcome
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
-from nnunet_bridge.core.words import Answer, RowState, ScoreState, Side
+from nnunet_bridge.core.words import Answer, RowState, ScoreState, Side, fold_named
 
 SCORE = BoneScore("c", "tibia", "2d", "scored", 0.9, 2.0, 1.0, 0.8, 4e3, 5e3, 0.8, 3.0)
 VOLUME = StructureVolume("c", "tibia", "left", 4, 2.0)
@@ -22,6 +22,13 @@ def test_words_of_files_become_members():
     assert VOLUME.side is Side.LEFT
     assert PAIR.state is RowState.TOO_FEW
     assert replace(PAIR, answer="worse").answer is Answer.WORSE
+
+
+@pytest.mark.parametrize("word", ["", "-1", "1_0", "two", "\u0663", "\u00b2"])
+def test_a_fold_is_a_number_in_plain_digits_or_all(word):
+    assert (fold_named("10"), fold_named("all")) == (10, "all")
+    with pytest.raises(ValueError, match="is not a fold"):
+        fold_named(word)
 
 
 @pytest.mark.parametrize("name", ["dice", "iou", "nsd"])

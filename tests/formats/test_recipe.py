@@ -47,6 +47,14 @@ def test_the_labels_become_a_table_in_the_order_of_their_values():
     assert recipe.case_id({"index": "06", "code": "9B"}) == "msk_006"
 
 
+def test_a_case_of_the_table_is_numbered_as_the_recipe_names_its_cases():
+    named = {**GOOD["dataset"], "case": "knee_{index:02d}"}
+    unnamed = {key: GOOD["dataset"][key] for key in ("id", "name")}
+
+    assert recipe_from(with_part(dataset=named)).numbered_id(7) == "knee_07"
+    assert recipe_from({**GOOD, "dataset": unnamed}).numbered_id(7) == "msk_007"
+
+
 def test_all_mistakes_are_reported_at_once_with_their_place():
     with pytest.raises(RecipeError) as caught:
         recipe_from(
@@ -151,7 +159,7 @@ def test_separate_sides_get_labels_of_their_own():
     assert recipe.table["tibia_right"].side == "right"
     assert recipe.label_of("tibia", "left").value == 1
     assert recipe.label_of("pelvis", "").value == 3
-    with pytest.raises(Refused, match="no side"):
+    with pytest.raises(Refused, match="no side, .* has tibia_left, tibia_right: name"):
         recipe.label_of("tibia", "")
 
 
@@ -188,7 +196,7 @@ def test_the_defaults_are_those_of_the_page():
     assert len(known) > 20
     for place, default in known.items():
         part, key = place.split(".")
-        if part not in ("cases", "labels"):
+        if part not in ("cases", "channels", "labels"):
             assert (recipe[part][key] or None) == (default or None), place
 
 

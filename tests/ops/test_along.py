@@ -1,5 +1,7 @@
 """Where along a structure predictions err, on boxes with errors at known places."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,17 @@ def test_means_are_over_the_cases_that_have_a_value():
     assert found.ends == ("feet", "head")
     np.testing.assert_allclose(found.dice, 0.5)
     np.testing.assert_allclose(found.error_mm, 1)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_inside_is_known_up_to_the_first_plane_of_the_image(axis):
+    voxels = np.zeros((12, 12, 12), np.uint8)
+    voxels[:8, :8, :8] = 1
+    drawn = labelmap(voxels, turned=False)
+    own = surfaces_of(drawn)["tibia"]
+    place = np.full(3, 4.0)
+    place[axis] = 0.25
+    points = np.tile(drawn.grid.to_patient(place), (len(own.vertices_mm), 1))
+    within = replace(own, vertices_mm=points)
+
+    assert (distances_mm(within, own, drawn) < 0).all()

@@ -112,6 +112,22 @@ def test_a_cavity_is_empty_and_a_part_beyond_the_image_is_counted():
     assert np.count_nonzero(filling.voxels) < 0.6 * filling.count
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_body_that_begins_before_the_image_fills_it_from_its_first_voxel(axis):
+    low, high = np.full(3, 1.5), np.full(3, 6.5)
+    low[axis] = -3.5
+    box = trimesh.creation.box(bounds=[low, high])
+
+    filling = filled((9, 9, 9), box.vertices, box.faces)
+
+    expected = np.zeros((9, 9, 9), bool)
+    within = [slice(2, 7)] * 3
+    within[axis] = slice(0, 7)
+    expected[tuple(within)] = True
+    np.testing.assert_array_equal(filling.voxels, expected)
+    assert filling.count == 5 * 5 * 10
+
+
 def test_spheres_that_cross_and_tubes_turned_inside_out_are_noticed():
     ball = trimesh.creation.icosphere(3, 8)
     points = np.concatenate([ball.vertices, ball.vertices + np.array([9, 0, 0])])
