@@ -63,12 +63,14 @@ MIRRORS = {
         *("formats/test_file_formats", "stories/test_mask_faults"),
     ),
     "ops/agreement": (COMPARISON,),
+    "ops/checks": ("ops/test_checks", "pipeline/prediction/test_one_bad_image"),
     "ops/naming": ("ops/test_naming", "ops/test_pairing"),
     "ops/outcomes": (COMPARISON, "ops/test_choice"),
     "ops/paired": (COMPARISON,),
     "ops/patients": ("pipeline/ingest/test_init",),
     "ops/surface_frame": ("formats/test_surfaces",),
     "ops/verdict": (COMPARISON,),
+    "ops/vocabulary": ("ops/test_vocabulary", "ops/test_naming"),
 }
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.spatial.transform import Rotation
 
 from nnunet_bridge.core.errors import InputError
+from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.records import NewerVersionError
 from nnunet_bridge.formats.files import sha256_of
 from nnunet_bridge.formats.manifest import (
     SCHEMA,
     CaseRecord,
     ContentRecord,
+    GeometryRecord,
     Manifest,
     ManifestStore,
     MaskRecord,
@@ -272,6 +275,20 @@ def test_F13_the_folder_of_the_key_is_made_with_those_above_it(tmp_path):
 
     assert len(salt_of(raw_dir)) == 32
     assert (tmp_path / "new" / "workspace" / ".nnunet_bridge" / "key").is_file()
+
+
+def test_a_recorded_geometry_is_the_grid_of_its_image():
+    turn = Rotation.from_rotvec([0.3, -1.2, 2.0]).as_matrix()
+    record = GeometryRecord(
+        shape=(5, 6, 7),
+        spacing_mm=(0.5, 0.75, 4.0),
+        direction=tuple(turn.T.ravel()),  # i, j and k, one after the other
+        origin_mm=(-12.5, 30.0, 900.0),
+    )
+
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([turn * [0.5, 0.75, 4.0], [-12.5, 30.0, 900.0]])
+    assert record.grid().displacement_mm(Grid((5, 6, 7), affine)) < 1e-4
 
 
 def test_a_record_of_all_slices_has_no_region():

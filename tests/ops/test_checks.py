@@ -9,6 +9,7 @@ from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.ops.checks import (
     DrawnStructure,
     centroid_mm,
+    image_findings,
     laterality,
     on_the_image,
     specks,
@@ -21,6 +22,23 @@ TABLE = LabelTable.from_names(["tibia"])
 
 def drawn(name, side, x):
     return DrawnStructure(name, side, np.array([x, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize(
+    ("constant", "named"), [([1], "1"), ([4, 5], "4, 5"), ([0, 7], None)]
+)
+def test_P11_slices_of_one_value_inside_the_stack_are_named(axis, constant, named):
+    voxels = np.random.default_rng(3).integers(1, 99, (9, 10, 8))
+    voxels[:, :, constant] = 5
+    spacing = np.roll([1.0, 1.0, 3.0], axis + 1)
+    turned = np.moveaxis(voxels, 2, axis)
+    grid = Grid(turned.shape, np.diag([*spacing, 1.0]))
+
+    findings = list(image_findings(Volume(grid, turned.astype(np.int16))))
+
+    texts = [(one.code, one.message.rpartition(": ")[2]) for one in findings]
+    assert texts == ([("P11", f"{named}.")] if named else [])
 
 
 def test_K13_exchanged_sides_are_refused_with_the_distance():

@@ -652,6 +652,17 @@ def test_equivalent_asks_equal_counts_of_failures():
     assert compared(unequal, dice=0.9).row("dice", "fibula").answer == "undecided"
 
 
+@pytest.mark.parametrize("shift", [-0.004, 0.0, 0.004])
+def test_a_difference_within_the_margin_is_named_if_its_interval_leaves_out_0(shift):
+    found = compared(models(0.0, shift, cases=12, spread=0.001), dice=0.02)
+
+    low, high = found.row("dice").interval_95
+    text = str(verdict(found))
+    assert found.row("dice").answer == "equivalent"
+    assert (low > 0 or high < 0) == bool(shift)
+    assert ("a smaller difference exists" in text) == bool(shift)
+
+
 def test_a_large_loss_in_a_quarter_of_patients_is_not_equivalent():
     """The median of the differences is nearly 0, their mean is -0.125."""
     scores = models(0.0, 0.0, cases=12, spread=0.0001)
