@@ -12,7 +12,7 @@ from nnunet_bridge.cli.machine import doctor
 from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.streams import prepare_streams, say
-from nnunet_bridge.cli.study import compare, demo, run
+from nnunet_bridge.cli.study import audit, compare, demo, run
 from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
 
@@ -20,7 +20,7 @@ _GROUPS = {
     "Everything at once": (demo, run),
     "From DICOM and masks to a dataset": (init, check, convert, image),
     "Training": (plan, train, status, select),
-    "Results": (predict, clean, score, mesh, view, compare),
+    "Results": (predict, clean, score, mesh, view, compare, audit),
     "Models as files": (pack, unpack),
     "The machine": (doctor,),
 }

@@ -1,4 +1,4 @@
-"""`compare`, `run` and `demo`: a comparison, and all steps up to it."""
+"""`compare`, `audit`, `run` and `demo`: a dataset in numbers; all steps up to it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,45 @@ def _compare_tables(asked: _Compare) -> Summary:
     margins = margins_from(asked.margins)
     options = TableOptions(tables, asked.patients, margins, asked.latex)
     return compare_tables(asked.out, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Audit:
+    dataset: str = shared.dataset_field()
+    out: Path = option(
+        "-o",
+        "--out",
+        "Folder of index.html, audit.json and a .seg.nrrd for each case.",
+        type=shared.FOLDER,
+    )
+    configuration: str | None = shared.configurations_field(
+        "Its validation predictions are compared. [default: the one with the higher "
+        "validation Dice]"
+    )
+    model: str | None = shared.finished_model_field()
+    budget: str | None = shared.finished_budget_field()
+    force: bool = shared.force_field(
+        "Replace .seg.nrrd files that were edited since the last audit."
+    )
+
+
+@command(_Audit)
+def audit(session: Session, asked: _Audit) -> Summary:
+    """Find the training masks to check first, and write files to correct them.
+
+    Compares each mask with the same structure in the other cases, and with the
+    prediction of the fold that held the case out, if a model has finished.
+
+    Example:  nnunet-bridge audit 1 -o audit
+    """
+    from nnunet_bridge.pipeline.models.audit import audit_dataset
+    from nnunet_bridge.pipeline.models.choose import ModelRequest
+
+    configurations = (asked.configuration,) if asked.configuration else ()
+    request = ModelRequest(configurations, budget=asked.budget, kind=asked.model)
+    words = session.dataset(asked.dataset), asked.out, request
+    with session.progress() as progress:
+        return audit_dataset(*words, force=asked.force, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

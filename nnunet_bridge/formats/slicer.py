@@ -46,6 +46,10 @@ MASK_ENDINGS = (
     *(".nii.gz", ".nii", ".hdr", SEGMENTATION_ENDING, ".nrrd", ".nhdr"),
     *(".mha", ".mhd", ".mgz", ".mgh"),
 )
+PREDICTED = "audit prediction: "
+"""First words of the names of segments that `audit` adds to compare with; they are
+never read as masks."""
+
 SPACING_MM = (0.05, 50.0)  # possible voxel sizes; outside, the unit of length is wrong
 _SPACE_DIMENSIONS = 3
 _MGH_BYTES = 284  # of the header of a FreeSurfer volume
@@ -183,7 +187,8 @@ def read_segments(
     """Yield the segments of a ``.seg.nrrd`` file, one structure at a time.
 
     `names` go before the segments' own, by the number of the segment in the file, from
-    1; without `own_names` they must name every segment.
+    1; without `own_names` they must name every segment. Those that `audit` predicted
+    are left out.
 
     A voxel belongs to a segment if the segment's layer holds its label value there;
     label values begin again in every layer. The origin places the file:
@@ -204,6 +209,9 @@ def read_segments(
             yield StructureMask(name, side, grid, nothing, file.name)
         return
     _refuse_impossible_voxels(nrrd.grid, file.name)
+    if any(name.startswith(PREDICTED) for name, _, _ in segments):
+        text = f"{quoted(file.name)} holds predictions of `audit`, which were left out."
+        findings.append(Finding("K21", Outcome.ACCEPTED, text))
     values = MaskValues(file.name, Meaning(), findings)
     layers = [values.read_labels(layer) for layer in nrrd.layers]
     findings += _of_no_segment(file.name, layers, segments)
@@ -247,6 +255,8 @@ def named_segments(
     chosen = []
     for number, (own, layer, value) in enumerate(segments, start=1):
         named = by_number.get(number)
+        if own.startswith(PREDICTED) and named is None:
+            continue
         if named is None and not own_names:
             lack = f"has a segment {number}, {quoted(own)}, that no row of the case"
             how = "table names: add a row with its structure, or with the role ignore"
@@ -258,8 +268,12 @@ def named_segments(
 
 
 def read_segment_names(file: Path) -> tuple[str, ...]:
-    """Read the names of the segments of a ``.seg.nrrd`` from its header alone."""
-    return read_nrrd_header(file).segments
+    """Read the names of the segments of a ``.seg.nrrd`` from its header alone.
+
+    Without those that `audit` predicted.
+    """
+    names = read_nrrd_header(file).segments
+    return tuple(name for name in names if not name.startswith(PREDICTED))
 
 
 def read_values(file: Path) -> tuple[Grid, VoxelArray, list[Finding]]:

@@ -17,6 +17,7 @@ from nnunet_bridge.core.image import BoolArray, Colour, LabelArray, Labelmap
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.nifti import LABELS_LEVEL
+from nnunet_bridge.formats.slicer import PREDICTED
 from nnunet_bridge.formats.terminology import (
     ANATOMY,
     SCHEME,
@@ -70,22 +71,40 @@ def write_segmentation(file: Path, grid: Grid, segments: Sequence[Segment]) -> N
     _write(file, grid, voxels, about)
 
 
-def write_labelmap_segmentation(file: Path, labelmap: Labelmap) -> None:
+def write_labelmap_segmentation(
+    file: Path, labelmap: Labelmap, predicted: Labelmap | None = None
+) -> None:
     """Write a labelmap as 3D Slicer writes a segmentation, as `write_segmentation`.
 
     Every structure of the table becomes a segment, found or not, with the label value
-    of the table.
+    of the table. A prediction becomes a second layer, of paler segments whose names
+    begin with `PREDICTED`, so that no reader takes them for what was drawn.
+
+    Raises `GeometryError` if both lie on different grids.
     """
     from scipy.ndimage import find_objects
 
-    _check(labelmap.labels.names)
-    voxels = labelmap.without_ignored().voxels.astype(np.uint8, copy=False)
-    boxes = find_objects(voxels, max_label=len(labelmap.labels))
-    about = [
-        _about(label.name, label.colour, box, 0, label.value)
-        for label, box in zip(labelmap.labels, boxes, strict=True)
-    ]
-    _write(file, labelmap.grid, voxels, about)
+    layers = [labelmap] if predicted is None else [labelmap, predicted]
+    if not all(labelmap.grid.matches(layer.grid) for layer in layers):
+        raise GeometryError("Labels and prediction lie on different grids.")
+    _check([label.name for layer in layers for label in layer.labels])
+    arrays, about = [], []
+    for place, layer in enumerate(layers):
+        voxels = layer.without_ignored().voxels.astype(np.uint8, copy=False)
+        arrays.append(voxels)
+        boxes = find_objects(voxels, max_label=len(layer.labels))
+        for label, box in zip(layer.labels, boxes, strict=True):
+            name, colour = label.name, label.colour
+            if place:
+                name, colour = f"{PREDICTED}{name}", _paler(colour)
+            about.append(_about(name, colour, box, place, label.value))
+    stored = arrays[0] if predicted is None else np.stack(arrays)
+    _write(file, labelmap.grid, stored, about)
+
+
+def _paler(colour: Colour) -> Colour:
+    red, green, blue = ((part + 255) // 2 for part in colour)
+    return red, green, blue
 
 
 def _write(

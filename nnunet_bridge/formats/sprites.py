@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nnunet_bridge.core.image import Colour, Labelmap, Volume, VoxelArray
+from nnunet_bridge.core.image import Colour, Label, Labelmap, Volume, VoxelArray
 from nnunet_bridge.formats.pictures import (
     Pixels,
     Size,
@@ -108,7 +108,7 @@ class SlicePicture:
     width: int
     height: int
     image: str
-    layers: tuple[Layer, ...]  # reference and prediction filled, and where they differ
+    layers: tuple[Layer, ...]  # over the image: reference, prediction, their difference
 
     @property
     def panels(self) -> tuple[tuple[str, str], ...]:
@@ -187,6 +187,39 @@ def slice_picture(
             Layer("prediction", sprite.filled(prediction), "filled"),
             *_disagreement(sprite, reference, [prediction]),
         ),
+    )
+
+
+def structure_picture(
+    volume: Volume,
+    reference: Labelmap,
+    prediction: Labelmap | None,
+    *,
+    label: Label,
+    plane: str,
+    longest_side: int = 320,
+) -> SlicePicture:
+    """Return the slice in which one structure differs most from its prediction.
+
+    Without a prediction, the slice with most of it. The part around the structure is
+    shown: references filled, predictions outlined, those of other structures too.
+
+    Raises `GeometryError` if one of them lies on another grid.
+    """
+    found = [reference] if prediction is None else [reference, prediction]
+    alone = [one.with_voxels(one.voxels * (one.voxels == label.value)) for one in found]
+    sprite = _Sprite.of(volume, alone, plane, longest_side, 1)
+    layers = [Layer("reference", sprite.filled(reference), "filled")]
+    if prediction is not None:
+        layers.append(Layer("prediction", sprite.outlined(prediction), "outline"))
+    return SlicePicture(
+        plane=plane,
+        letters=sprite.view.letters,
+        index=sprite.telling,
+        width=sprite.size[0],
+        height=sprite.size[1],
+        image=sprite.image(volume),
+        layers=tuple(layers),
     )
 
 

@@ -19,7 +19,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import BoolArray
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.formats.mask_values import distinct_labels
-from nnunet_bridge.formats.slicer import read_values
+from nnunet_bridge.formats.slicer import PREDICTED, read_values
 from nnunet_bridge.ops.naming import natural_key, number_in, words_of
 from nnunet_bridge.ops.pairing import Drawing, Pairing, ScanNames, pair_all
 from nnunet_bridge.ops.patients import PatientVisit, name_patients
@@ -451,6 +451,8 @@ class _Structures:
 
     def _segments(self, one: FoundDrawing, scan: _Scan) -> Iterator[_Part]:
         for number, name in enumerate(one.segments, start=1):
+            if name.startswith(PREDICTED):
+                continue
             found, text = self.vocabulary.read(words_of(name)), name
             if not found.structures and len(one.segments) == 1 and _is_idle(name):
                 found, text = self._own_words(one, scan)
