@@ -71,6 +71,16 @@ def test_the_referee_finds_every_promise_kept():
     assert [row for row in rows if "NO" in row.split("|")[-2]] == []
 
 
+def test_damage_planted_into_synthetic_bones_is_found_by_the_audit():
+    """The short form of three plantings; real studies and trainings take an hour."""
+    table = printed_by("audit.py", "report", "--quick", "--plantings", "3")
+    rows = [line.split(" | ") for line in table.splitlines()[2:]]
+    found = {row[1]: float(row[3].split()[0]) for row in rows}
+
+    assert found["with predictions"] >= 0.95
+    assert found["shape alone"] >= 0.9
+
+
 @pytest.mark.training
 @pytest.mark.long
 def test_the_check_of_a_gpu_runs_from_end_to_end_on_a_cpu(

@@ -51,8 +51,8 @@ class AuditSummary(CasesSummary):
 
     def as_json(self) -> JsonObject:
         """Return the record without the files, then the cases and the page."""
-        content = to_record(replace(self.record, files={}))
-        cases = [case.as_json() for case in self.cases]
+        content, cases = to_record(self.record), [one.as_json() for one in self.cases]
+        del content["schema"], content["files"]
         return {**content, "cases": cases, "page": str(self.page)}
 
     def as_text(self) -> str:
@@ -103,7 +103,9 @@ def audit_dataset(
     named = dataset.name, model, format_instant(), notes, masks
     record = AuditRecord(*named, files=audit.files)
     if (earlier := audit.earlier) is not None:
-        changes = tuple(record.changes_since(earlier)) or earlier.changes
+        refused = {report.case_id for report in reports if report.refused}
+        new = (c for c in record.changes_since(earlier) if c.case not in refused)
+        changes = tuple(new) or earlier.changes
         record = replace(record, changes=changes)
     write_audit_page(out / PAGE, record, list(audit.shown(masks)), raw.labels)
     write_json(out / RECORD, to_record(record))
