@@ -177,6 +177,7 @@ CALLS = {
     "convert": ("study", *RECIPE_FILE, *WORK),
     "convert --force": ("study", "--force", *RECIPE_FILE, *WORK),
     "image": (SCAN, "-o", "out/image.nii.gz"),
+    "audit": (LAB, "-o", "out", *WORK),
     "status": (LAB, *WORK),
     "clean": (LABELS, "out"),
     "score": (LABELS, LABELS, "-o", "out"),
