@@ -57,7 +57,10 @@ MIRRORS = {
     "formats/dicom/stack": (
         *("formats/test_dicom_series", "stories/test_every_dicom_row"),
     ),
-    "formats/nifti": ("formats/test_nifti", "formats/test_file_formats"),
+    "formats/nifti": (
+        *("formats/test_nifti", "formats/test_nifti_place"),
+        "formats/test_file_formats",
+    ),
     "formats/slicer": (
         *("formats/test_slicer", "formats/test_mask_forms"),
         *("formats/test_file_formats", "stories/test_mask_faults"),

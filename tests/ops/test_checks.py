@@ -100,6 +100,13 @@ def test_K22_specks_are_worth_a_warning_and_stay():
     assert mask[15, 8, 7]
 
 
+def test_K22_one_voxel_of_a_hundred_is_no_warning():
+    mask = np.zeros(GRID.shape, bool)
+    mask[2:13, :9, 2] = mask[15, 9, 7] = True
+
+    assert list(specks(mask, name="tibia")) == []
+
+
 def test_K22_the_bone_of_the_other_side_is_no_speck():
     mask = np.zeros(GRID.shape, bool)
     mask[2:6, 2:6, 2:6] = mask[12:15, 2:6, 2:6] = True

@@ -36,6 +36,16 @@ def test_a_grid_of_its_own_decides_before_the_names():
     assert paired([("masks/P01_femur", grid(2))], scans) == [1]
 
 
+def test_a_scan_is_told_apart_by_its_grid_only_where_there_are_others():
+    drawings = [Drawing(("masks", "P01_femur"), grid(1))]
+    scans, split = [scan("s/P01", 1), scan("s/P02", 2)], read_vocabulary()
+
+    (alone,) = pair_all(drawings, scans[:1], split.identifying_words)
+    (among,) = pair_all(drawings, scans, split.identifying_words)
+
+    assert (alone.why, among.why) == ("the only scan", "same grid")
+
+
 def test_a_grid_that_all_scans_share_is_no_evidence():
     scans = [scan("scans/P01"), scan("scans/P02")]
 

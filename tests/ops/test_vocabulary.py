@@ -83,3 +83,11 @@ def test_a_lone_doubled_letter_is_a_slip_and_a_pair_are_sides():
     assert both.read(("femurr",)).side == "right"
     assert KNOWN.nearest("femurr") == "femur"
     assert KNOWN.nearest("sesamoid") == ""
+
+
+def test_words_of_files_and_sequences_have_no_meaning_and_structures_have():
+    idle = [
+        word for word in ("mask", "mri", "femur", "p01") if KNOWN.has_no_meaning(word)
+    ]
+
+    assert idle == ["mask", "mri"]
