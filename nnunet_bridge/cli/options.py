@@ -116,7 +116,8 @@ recipe_field = partial(
 )
 scans_recipe_field = partial(
     _recipe,
-    "Recipe whose table [scans] sets the options of this group that are not given.",
+    "Recipe whose tables [scans] and [channels] choose what no option of this group "
+    "does.",
     group=Group.SERIES,
 )
 yes_field = partial(

@@ -85,6 +85,7 @@ class _Predict:
     device: str = shared.device_field()
 
     def options(self) -> PredictionOptions:
+        from nnunet_bridge.formats.recipe import read_recipe
         from nnunet_bridge.ops.region import RegionRequest
         from nnunet_bridge.pipeline.models.choose import ModelRequest
         from nnunet_bridge.pipeline.prediction.options import PredictionOptions
@@ -94,6 +95,7 @@ class _Predict:
             ModelRequest(self.configurations, *words),
             self.device,
             scans=_series_options(self.recipe, self.scans),
+            channels=read_recipe(self.recipe).image_channels if self.recipe else None,
             region=RegionRequest.from_words(**given(self.region)),
             clean=self.clean,
             meshes=self.mesh,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quoting import quoted
@@ -21,22 +23,41 @@ if TYPE_CHECKING:
 SERIES, RESAMPLED = "channel_series", "resample_channels"
 """Entries of ``dataset.json`` of a dataset with several channels."""
 
-CHOICES = ("series", "image_type", "echo", "echo_time_ms", "repetition")
-"""Words of ``[channels.NAME]``, which choose a series."""
-
-_DIXON = (
-    (("water", "w"), ("W", "WATER", "DIXON_W")),
-    (("fat", "f"), ("F", "FAT", "DIXON_F")),
-    (
-        ("in", "ip", "in phase", "inphase"),
-        ("IP", "IN", "IN_PHASE", "INPHASE", "DIXON_IN"),
+_DIXON = {
+    "water w": "W WATER DIXON_W",
+    "fat f": "F FAT DIXON_F",
+    "in ip inphase": "IP IN IN_PHASE INPHASE DIXON_IN",
+    "opposed opp op out oop opposedphase outphase oppphase": (
+        "OP OPP OUT OOP OPP_PHASE OUT_PHASE OPPOSED_PHASE"
     ),
-    (
-        *(("opposed", "opp", "op", "out", "oop", "opposed phase", "out phase"),),
-        *(("OP", "OPP", "OUT", "OOP", "OPP_PHASE", "OUT_PHASE", "OPPOSED_PHASE"),),
-    ),
-)
+}
 """Names of channels -> words of *Image Type* of a Dixon scan (PS3.3 and vendors)."""
+
+
+def _of_no_patient(series: str) -> str:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)+", series):
+        text = "is the UID of one patient's series; write it into the case table"
+        raise ValueError(text)
+    return series
+
+
+def _as_several(value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
+    return (value,) if isinstance(value, str) else value
+
+
+_Text: TypeAlias = Annotated[str, Field(max_length=100)]
+
+
+class ChannelSeries(BaseModel):
+    """``[channels.NAME]``: the series that is a channel, among those of a folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    series: Annotated[_Text, AfterValidator(_of_no_patient)] | None = None
+    image_type: Annotated[tuple[_Text, ...], BeforeValidator(_as_several)] = ()
+    echo: int | None = None
+    echo_time_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    repetition: _Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +65,7 @@ class Channels:
     """The channels of an image, in the order in which nnU-Net reads them."""
 
     names: tuple[str, ...]
-    series: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Channel -> its choices among the series of a folder, as in a recipe."""
-
+    series: Mapping[str, ChannelSeries] = field(default_factory=dict)
     resample: bool = False
     """Whether channels on another grid are interpolated onto that of the first."""
 
@@ -59,10 +78,10 @@ class Channels:
         try:
             names = tuple(map(str, description["channel_names"].values()))
             series = {
-                str(name): {key: own[key] for key in CHOICES if key in own}
+                str(name): ChannelSeries.model_validate(own)
                 for name, own in description.get(SERIES, {}).items()
             }
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, AttributeError, ValueError) as error:
             text = f"dataset.json names no channels (`channel_names`, `{SERIES}`)."
             raise InputError(text) from error
         return cls(names, series, bool(description.get(RESAMPLED)))
@@ -73,7 +92,10 @@ class Channels:
             "channel_names": {str(n): name for n, name in enumerate(self.names)}
         }
         if self.series:
-            entries[SERIES] = {name: dict(own) for name, own in self.series.items()}
+            entries[SERIES] = {
+                name: own.model_dump(mode="json", exclude_defaults=True)
+                for name, own in self.series.items()
+            }
         return entries | ({RESAMPLED: True} if self.resample else {})
 
     def index(self, name: str | None) -> int:
@@ -89,6 +111,19 @@ class Channels:
             raise InputError(f"There is no channel {quoted(name)}; there is {known}.")
         return places[0]
 
+    def chosen_by(self, recipe: Channels | None) -> Channels:
+        """Return these channels with the choices of a recipe that names the same.
+
+        Raises `InputError` if it names others.
+        """
+        if recipe is None or len(recipe.names) == 1:
+            return self
+        if recipe.names != self.names:
+            ours, theirs = ", ".join(self.names), ", ".join(recipe.names)
+            text = f"The model reads the channels {ours}, but the recipe has {theirs}."
+            raise InputError(text, code="D17")
+        return recipe
+
     def options(
         self, name: str, options: SeriesOptions, *, alone: bool
     ) -> SeriesOptions:
@@ -98,9 +133,8 @@ class Channels:
         *Image Type* that Dixon scans use for it, or the name itself. `alone`: no other
         channel is read from the same folder, so nothing has to be told apart.
         """
-        own = dict(self.series.get(name, {}))
-        if isinstance(own.get("image_type"), list):
-            own["image_type"] = tuple(own["image_type"])
+        series = self.series.get(name)
+        own = series.model_dump(exclude_defaults=True) if series else {}
         if not own and not alone:
             own["image_type"] = words_of_channel(name)
         return replace(options, **own, channel=name)
@@ -114,6 +148,6 @@ def words_of_channel(name: str) -> tuple[str, ...]:
     >>> words_of_channel("Fat"), words_of_channel("T2")
     (('F', 'FAT', 'DIXON_F'), ('T2',))
     """
-    plain = re.sub(r"[\W_]+", " ", name).strip().casefold()
-    known = (words for names, words in _DIXON if plain in names)
-    return next(known, (name.upper(),))
+    plain = re.sub(r"[\W_]+", "", name).casefold()
+    known = (words for names, words in _DIXON.items() if plain in names.split())
+    return tuple(next(known, name.upper()).split())

@@ -39,7 +39,7 @@ from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
-from nnunet_bridge.formats.channels import Channels
+from nnunet_bridge.formats.channels import Channels, ChannelSeries
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.ops.naming import composed
 
@@ -120,23 +120,6 @@ class _Part(BaseModel):
 ChannelName: TypeAlias = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 _-]{0,30}[A-Za-z0-9])?$")
 ]
-
-
-def _of_no_patient(series: str) -> str:
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)+", series):
-        text = "is the UID of one patient's series; write it into the case table"
-        raise ValueError(text)
-    return series
-
-
-class ChannelPart(_Part):
-    """``[channels.NAME]``: the series that is a channel, among those of a folder."""
-
-    series: Annotated[str, AfterValidator(_of_no_patient)] | None = None
-    image_type: Texts = ()
-    echo: int | None = None
-    echo_time_ms: float | None = Field(default=None, gt=0)
-    repetition: str | None = None
 
 
 class DatasetPart(_Part):
@@ -273,7 +256,7 @@ class Recipe(_Part):
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
     slurm: SlurmPart = SlurmPart()
-    channels: dict[str, ChannelPart] = Field(default_factory=dict)
+    channels: dict[str, ChannelSeries] = Field(default_factory=dict)
     cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
         default_factory=dict
     )
@@ -351,12 +334,8 @@ class Recipe(_Part):
     def image_channels(self) -> Channels:
         """The channels of every image, and the series that each one is."""
         part = self.dataset
-        series = {
-            name: own.model_dump(mode="json", exclude_defaults=True)
-            for name, own in self.channels.items()
-        }
         names = part.channels or (part.channel,)
-        return Channels(names, series, part.resample_channels)
+        return Channels(names, self.channels, part.resample_channels)
 
     def spec(self) -> DatasetSpec:
         """Return name, channels and labels of the dataset."""

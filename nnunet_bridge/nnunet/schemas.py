@@ -29,6 +29,7 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import Configuration
+from nnunet_bridge.formats.channels import ChannelSeries
 
 DATASET_NAME = "Dataset[0-9]{3}_[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 LONGEST_VALUE = 80  # most characters of a foreign value in a message
@@ -333,16 +334,6 @@ class PlansFile(_Strict):
         return self
 
 
-class _ChannelSeries(_Strict):
-    """Which series of a folder is a channel, in the words of a recipe."""
-
-    series: Text | None = None
-    image_type: Annotated[list[Text], Field(max_length=16)] | None = None
-    echo: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    echo_time_ms: _EchoTime | None = None
-    repetition: Text | None = None
-
-
 class DatasetFile(BaseModel):
     """The keys of ``dataset.json`` that prediction needs; others are left behind."""
 
@@ -352,7 +343,7 @@ class DatasetFile(BaseModel):
     labels: Annotated[dict[Text, _Value | _Region], Field(min_length=2, max_length=256)]
     numTraining: Annotated[int, Field(ge=0, le=10_000_000)]  # noqa: N815 - nnU-Net's name
     file_ending: Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif"]
-    channel_series: Annotated[dict[Text, _ChannelSeries], CHANNELS] | None = None
+    channel_series: Annotated[dict[Text, ChannelSeries], CHANNELS] | None = None
     resample_channels: bool | None = None
     regions_class_order: _Region | None = None
     overwrite_image_reader_writer: Reader | None = None

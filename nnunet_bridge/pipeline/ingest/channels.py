@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,28 +23,19 @@ from nnunet_bridge.ops.channel_grid import placed_channel
 from nnunet_bridge.ops.people import is_placeholder
 from nnunet_bridge.pipeline.ingest.inputs import (
     ImageReading,
+    ImageSource,
     channel_prefixes,
     joined_accounts,
     read_image,
     read_one_image,
 )
+from nnunet_bridge.pipeline.ingest.planned import ScanFiles
 
-
-class ImagePlace(Protocol):
-    """Where an image lies: `planned.ScanFiles` or `inputs.ImageSource`."""
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102 - as the classes describe it
-    @property
-    def series(self) -> str: ...  # noqa: D102
-    @property
-    def others(self) -> frozenset[Path]: ...  # noqa: D102
-    @property
-    def more(self) -> Sequence[ImagePlace]: ...  # noqa: D102
+Place: TypeAlias = ScanFiles | ImageSource
 
 
 def read_channels(
-    image: ImagePlace, channels: Channels, options: SeriesOptions
+    image: Place, channels: Channels, options: SeriesOptions
 ) -> ImageReading:
     """Read an image; of several channels all, on the grid of the first.
 
@@ -83,7 +73,7 @@ def read_channels(
     return _on_one_grid(readings, resample=channels.resample)
 
 
-def _read(place: ImagePlace, options: SeriesOptions) -> ImageReading:
+def _read(place: Place, options: SeriesOptions) -> ImageReading:
     if place.series:
         options = replace(options, series=place.series)
     if is_zip(place.path):
@@ -92,8 +82,8 @@ def _read(place: ImagePlace, options: SeriesOptions) -> ImageReading:
 
 
 def _places(
-    image: ImagePlace, channels: Channels, options: SeriesOptions
-) -> Sequence[ImagePlace]:
+    image: Place, channels: Channels, options: SeriesOptions
+) -> Sequence[Place]:
     """Return the place of every channel; a folder may hold them all."""
     count, names = len(channels.names), ", ".join(channels.names)
     reads = f"{count} channels are read ({names})"

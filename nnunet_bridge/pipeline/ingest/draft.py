@@ -28,6 +28,7 @@ from nnunet_bridge.pipeline.ingest.survey import FoundDrawing, FoundImage, Surve
 
 CASE_ID = "msk_{index:03d}"
 WATER = "WATER"  # the contrast of a Dixon scan in which bones are segmented
+_WATER = (WATER, "W")
 _FEWEST_SLICES = 3
 _TEST_WORDS = ("test", "testing", "ts", "testset", "heldout")
 _SEVERAL_WORDS = ("labels", "labelmap", "labelmaps", "multilabel", "dseg", "structures")
@@ -284,7 +285,7 @@ def _contrast(
             if len(kinds) > 1:
                 common = frozenset.intersection(*map(frozenset, kinds))
                 words = sorted({word for kind in kinds for word in kind} - common)
-                return WATER if WATER in words else words[0], tuple(words)
+                return min(words, key=lambda word: word not in _WATER), tuple(words)
     return "", ()
 
 

@@ -319,7 +319,8 @@ def _text(study: Path, draft: Draft, number: int) -> str:
     """Return the recipe as text; guesses are marked by comments."""
     scans = ""
     if draft.image_type:
-        mixed = f"guessed: a series mixes {', '.join(draft.contrasts)}"
+        mixed = f"guessed: a series mixes {', '.join(draft.contrasts)}; for several"
+        mixed += ", name `channels` in [dataset] instead"
         scans = f'\n[scans]\nimage_type = "{draft.image_type}"    # {mixed}\n'
     names, guess = draft.structures, ""
     if not names:

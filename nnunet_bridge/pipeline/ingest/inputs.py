@@ -117,17 +117,18 @@ def joined_accounts(accounts: Iterable[tuple[str, FileAccount]]) -> FileAccount:
     """Return the use of every file by several channels; used by one is used."""
     from nnunet_bridge.formats.dicom import FileAccount
 
-    used: set[str] = set()
-    excluded: dict[str, str] = {}
-    failed: dict[str, str] = {}
+    uses: dict[str, tuple[int, str]] = {}
     for prefix, one in accounts:
-        used |= {prefix + name for name in one.used}
-        excluded |= {prefix + name: why for name, why in one.excluded}
-        failed |= {prefix + name: why for name, why in one.failed}
-    unread = {n: why for n, why in failed.items() if n not in used}
-    rest = {n: why for n, why in excluded.items() if n not in used | unread.keys()}
-    sorted_rest, sorted_unread = sorted(rest.items()), sorted(unread.items())
-    return FileAccount(tuple(sorted(used)), tuple(sorted_rest), tuple(sorted_unread))
+        kinds = (((name, "") for name in one.used), one.failed, one.excluded)
+        for kind, named in enumerate(kinds):
+            for name, why in named:
+                known = uses.get(prefix + name, (kind, why))
+                uses[prefix + name] = min(known, (kind, why))
+    used, failed, excluded = (
+        tuple((name, why) for name, (own, why) in sorted(uses.items()) if own == kind)
+        for kind in range(3)
+    )
+    return FileAccount(tuple(name for name, _ in used), excluded, failed)
 
 
 def find_images(

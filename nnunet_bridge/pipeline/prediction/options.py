@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.ops.region import RegionRequest
 from nnunet_bridge.pipeline.models.choose import ModelRequest
@@ -19,6 +20,9 @@ class PredictionOptions:
 
     scans: SeriesOptions = field(default_factory=SeriesOptions)
     """Which images of a DICOM folder are read, and which corrections are allowed."""
+
+    channels: Channels | None = None
+    """Which series is which channel, by a recipe; None: as the model was trained."""
 
     region: RegionRequest = field(default_factory=RegionRequest)
     """Which slices are predicted; all of them by default."""

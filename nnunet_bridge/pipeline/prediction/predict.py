@@ -108,6 +108,7 @@ def predict_images(
     shown = progress or Silent()
     model = predicting_model(dataset, options.model)
     trained = TrainedModel.of(model, options.clean)
+    trained = replace(trained, channels=trained.channels.chosen_by(options.channels))
     trained.channels.index(options.channel)  # an unknown name ends it here
     host = Host()
     device, warning = host.device(options.device)

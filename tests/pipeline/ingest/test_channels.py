@@ -113,6 +113,19 @@ def test_a_second_run_keeps_all_channels_and_a_damaged_one_is_written_again(tmp_
     assert file.read_bytes() == whole
 
 
+def test_a_case_is_written_with_all_channels_or_none(tmp_path):
+    study = tmp_path / "study"
+    patient(study, 1)
+    write_recipe(study)
+    folder = tmp_path / "work" / "nnUNet_raw" / "Dataset001_Tibia" / "imagesTr"
+    (folder / "msk_001_0001.nii.gz" / "in the way").mkdir(parents=True)
+
+    result, _ = convert(study, check=False)
+
+    assert result.exit_code not in (0, 4)
+    assert not (folder / "msk_001_0000.nii.gz").exists()
+
+
 def test_a_channel_is_chosen_by_description_echo_time_or_number(tmp_path):
     study = tmp_path / "study"
     for index in (1, 2):
@@ -136,6 +149,8 @@ def test_a_channel_is_chosen_by_description_echo_time_or_number(tmp_path):
     described = json.loads((dataset / "dataset.json").read_text())
     own = {"late": {"echo_time_ms": 80.0}, "third": {"series": "8"}}
     assert described["channel_series"] == own
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert manifest["options"]["channels"]["third"]["series"] == "8"
 
 
 def test_D17_a_patient_without_one_channel_is_refused_by_name(tmp_path):
@@ -258,6 +273,66 @@ def test_G21_a_channel_whose_axes_are_turned_loses_nothing(tmp_path):
     turned = voxels.transpose(1, 0, 2)[::-1, :, ::-1]
     assert np.array_equal(np.asarray(nib.load(file).dataobj), turned)
     assert "axes of channel T2 were turned" in messages(result)["msk_001"]
+
+
+def test_G21_a_channel_of_another_place_is_refused(tmp_path):
+    study = tmp_path / "study"
+    affine = COARSE.affine.copy()
+    affine[:3, 3] += (15, 0, 0)  # of 24 mm
+    of_files(study, grid=Grid(COARSE.shape, affine))
+    words = 'table = "cases.csv"\nresample_channels = true'
+    write_recipe(study, ["T1", "T2"], words)
+
+    result, _ = convert(study, check=False)
+
+    assert "[G21] Channel T2 covers only" in messages(result)["msk_001"]
+
+
+def test_channels_that_are_exchanged_in_the_table_are_written_again(tmp_path):
+    study = tmp_path / "study"
+    of_files(study, grid=GRID)
+    write_recipe(study, ["T1", "T2"], 'table = "cases.csv"')
+    _, dataset = convert(study)
+    files = [dataset / "imagesTr" / f"msk_001_{n:04d}.nii.gz" for n in (0, 1)]
+    before = [file.read_bytes() for file in files]
+    table = study / "cases.csv"
+    text = table.read_text().replace(",T2,", ",T3,").replace(",T1,", ",T2,")
+    table.write_text(text.replace(",T3,", ",T1,"))
+
+    convert(study)
+
+    assert [file.read_bytes() for file in files] == before[::-1] != before
+
+
+def test_D17_channels_of_two_patients_are_refused(tmp_path):
+    study = tmp_path / "study"
+    for name, slices in dixon(names=("water", "fat")).items():
+        save(each(slices, PatientID=f"P-{name}"), study / name)
+    draw(study, "tibia", TIBIA, MASKS)
+    draw(study, "femur", FEMUR, MASKS)
+    rows = ["file,role,patient,channel,structure"]
+    rows += ["water,image,A,water,", "fat,image,A,fat,"]
+    rows += ["masks/tibia.nii.gz,mask,A,,tibia", "masks/femur.nii.gz,mask,A,,femur"]
+    (study / "cases.csv").write_text("\n".join(rows) + "\n")
+    write_recipe(study, dataset='table = "cases.csv"')
+
+    result, _ = convert(study, check=False)
+
+    assert "water and fat are of two patients" in messages(result)["msk_001"]
+
+
+def test_D04_an_image_with_suppressed_fat_is_not_the_channel_fat(tmp_path):
+    study = tmp_path / "study"
+    words = {"water": "W", "fat": "M"}
+    found = dixon(names=("water", "fat"), series="each", words=words)
+    each(found["fat"], SeriesDescription="T1 FAT SAT")
+    save(shuffled(found), scan_folder(study, 1))
+    masks(study, 1)
+    write_recipe(study)
+
+    result, _ = convert(study, check=False)
+
+    assert "[D04] Channel fat: No images" in messages(result)["msk_001"]
 
 
 @pytest.mark.parametrize(

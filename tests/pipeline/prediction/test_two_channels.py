@@ -12,6 +12,7 @@ from tiny_model import DATASET_JSON
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.nifti import read_volume, write_volume
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
@@ -87,6 +88,24 @@ def test_channels_are_found_in_dicom_in_any_order(tmp_path, workspace, series, s
     assert again.exit_code == 0
 
 
+def test_a_recipe_chooses_series_that_the_names_of_channels_do_not(tmp_path, workspace):
+    words = {"water": "M", "fat": "P", "in": "R", "opposed": "I"}
+    save(shuffled(dixon(words=words)), tmp_path / "knee")
+    series = {"water": {"image_type": ["M"]}, "fat": {"image_type": "P"}}
+    ours, network = Channels.described_by(TWO | {"channel_series": series}), Network()
+    images, out = [tmp_path / "knee"], tmp_path / "out"
+
+    refused = predict(workspace, images, out)
+    summary = predict(workspace, images, out, network, channels=ours)
+
+    assert (refused.exit_code, summary.exit_code) == (3, 0)
+    assert np.array_equal(network.seen[0]["knee_0001"], expected() + OFFSET["fat"])
+    others = Channels(("fat", "water"))
+    with pytest.raises(InputError, match="the recipe has fat, water") as caught:
+        predict(workspace, images, out, channels=others)
+    assert caught.value.code == "D17"
+
+
 def test_subfolders_of_series_are_one_image(tmp_path, workspace):
     for name, slices in dixon(series="each").items():
         save(slices, tmp_path / "knee" / f"z{name[::-1]}")
@@ -112,6 +131,24 @@ def test_files_of_one_image_are_its_channels(tmp_path, workspace, how):
         assert np.array_equal(network.seen[0][f"leg_{channel:04d}"], wanted)
 
 
+def test_the_case_table_of_a_study_names_the_channels(tmp_path, workspace):
+    study = two_files(tmp_path / "study")
+    rows = ["file,role,case,channel", "leg_0000.nii.gz,image,his,fat"]
+    rows += ["leg_0001.nii.gz,image,his,water"]  # against their names
+    (study / "cases.csv").write_text("\n".join(rows) + "\n")
+    (study / "dataset.toml").write_text(
+        '[dataset]\nid = 1\nname = "Leg"\ntable = "cases.csv"\n'
+        'channels = ["water", "fat"]\n[labels]\ntibia = 1\n'
+    )
+    network = Network()
+
+    predict(workspace, [study], tmp_path / "out", network)
+
+    for channel in (0, 1):
+        wanted = read_volume(study / f"leg_{1 - channel:04d}.nii.gz").voxels
+        assert np.array_equal(network.seen[0][f"his_{channel:04d}"], wanted)
+
+
 def test_D17_one_image_is_refused_by_name_and_the_others_are_predicted(
     tmp_path, workspace
 ):
@@ -133,6 +170,18 @@ def test_D17_one_image_is_refused_by_name_and_the_others_are_predicted(
     assert "other_0001.nii.gz does not exist" in said["other"]
     assert "[D17] 2 channels are read (water, fat), but there is only" in said["lonely"]
     assert "[D04] Channel fat: No images have the image type" in said["water_only"]
+
+
+def test_an_image_is_predicted_again_if_its_second_channel_changes(tmp_path, workspace):
+    folder = two_files(tmp_path / "new")
+    predict(workspace, [folder], tmp_path / "out")
+    second = read_volume(folder / "leg_0001.nii.gz")
+    write_volume(folder / "leg_0001.nii.gz", Volume(GRID, second.voxels + 1))
+    network = Network()
+
+    predict(workspace, [folder], tmp_path / "out", network)
+
+    assert np.array_equal(network.seen[0]["leg_0001"], second.voxels + 1)
 
 
 @pytest.mark.parametrize("how", ["slices", "auto"])
