@@ -9,7 +9,8 @@ import numpy as np
 from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
-from nnunet_bridge.ops.regrid import SAME_WITHIN, SNAP_WITHIN, signed_permutation
+from nnunet_bridge.ops.regrid import SAME_WITHIN, SNAP_WITHIN
+from nnunet_bridge.ops.turn import turn_towards
 
 COVERED = 0.5  # a channel must cover this share of the first one's voxels
 _TIE = 1e-6
@@ -36,19 +37,23 @@ def placed_channel(
     Raises `Refused` if it lies on another grid, or hardly where the first one lies
     (G21).
     """
-    turned = _turned(first, channel)
-    if turned is not None:
-        volume, apart_mm = turned
-        placed = "as it is" if volume is channel else "turned"
+    turn = turn_towards(channel.grid, [first.axis_letters])
+    turned = turn.volume(channel) if turn else channel
+    off = np.inf
+    if turned.grid.shape == first.shape:
+        off = turned.grid.displacement_mm(first) / first.spacing_mm.min() - _TIE
+    if off <= SNAP_WITHIN:
         findings = []
-        if apart_mm > (SAME_WITHIN + _TIE) * first.spacing_mm.min():
-            text = f"lies {apart_mm:.3f} mm beside the voxels of the first channel and"
-            warned = f"Channel {name} {text} is moved onto them."
-            findings.append(Finding("G21", Outcome.WARNED, warned))
-        if placed == "turned":
+        if off > SAME_WITHIN:
+            text = f"lies {off:.1%} of a voxel beside the first channel and is moved."
+            findings.append(Finding("G21", Outcome.WARNED, f"Channel {name} {text}"))
+        if turn:
             text = f"The axes of channel {name} were turned to those of the first one."
             findings.append(Finding("G21", Outcome.FIXED, text))
-        on_first = Volume(first, volume.voxels)
+        placed, on_first = (
+            "turned" if turn else "as it is",
+            Volume(first, turned.voxels),
+        )
         return PlacedChannel(on_first, placed, findings=tuple(findings))
     if not resample:
         raise Refused.because(
@@ -60,68 +65,41 @@ def placed_channel(
     return _resampled(first, channel, name)
 
 
-def _turned(first: Grid, channel: Volume) -> tuple[Volume, float] | None:
-    """Return a channel with the axes of the first grid; None if it is another grid.
-
-    And how far, in mm, its voxels lie from those of the first.
-    """
-    turn = signed_permutation(np.linalg.inv(first.affine) @ channel.grid.affine)
-    if turn is None:
-        return None
-    order = [int(np.abs(turn[axis, :3]).argmax()) for axis in range(3)]
-    flipped = tuple(axis for axis in range(3) if turn[axis, order[axis]] < 0)
-    voxels = np.flip(channel.voxels.transpose(order), flipped)
-    affine = channel.grid.affine.copy()
-    affine[:3, :3] = channel.grid.affine[:3, order]
-    for axis in flipped:
-        affine[:3, 3] += (voxels.shape[axis] - 1) * affine[:3, axis]
-        affine[:3, axis] *= -1
-    size_i, size_j, size_k = voxels.shape
-    grid = Grid((size_i, size_j, size_k), affine)
-    apart_mm = grid.displacement_mm(first)
-    if grid.shape != first.shape or (
-        apart_mm > (SNAP_WITHIN + _TIE) * first.spacing_mm.min()
-    ):
-        return None
-    plain = order == [0, 1, 2] and not flipped
-    return (channel if plain else Volume(grid, voxels)), apart_mm
-
-
 def _resampled(first: Grid, channel: Volume, name: str) -> PlacedChannel:
     """Interpolate a channel linearly at the voxel centres of the first grid."""
     from scipy.ndimage import affine_transform
 
     to_channel = np.linalg.inv(channel.grid.affine) @ first.affine
     matrix, offset = to_channel[:3, :3], to_channel[:3, 3]
-    lowest = np.float32(channel.voxels.min())
+    source, shape = channel.voxels.astype(np.float32), first.shape
     voxels = affine_transform(
-        channel.voxels.astype(np.float32),
+        source,
         matrix,
         offset,
-        output_shape=first.shape,
+        output_shape=shape,
         output=np.float32,
         order=1,
         mode="nearest",
     )
     ends = np.array(channel.grid.shape) - 0.5
-    plane = np.stack(np.meshgrid(*map(np.arange, first.shape[:2]), indexing="ij"), -1)
-    in_plane, covered = plane @ matrix[:, :2].T, 0
-    for k in range(first.shape[2]):  # slice by slice, to limit the memory
+    plane = np.stack(np.meshgrid(*map(np.arange, shape[:2]), indexing="ij"), -1)
+    in_plane, outside = plane @ matrix[:, :2].T, 0
+    for k in range(shape[2]):  # slice by slice, to limit the memory
         centres = in_plane + matrix[:, 2] * k + offset
-        inside = ((centres >= -0.5 - _TIE) & (centres <= ends + _TIE)).all(axis=-1)
-        covered += int(inside.sum())
-        voxels[:, :, k][~inside] = lowest
-    share = covered / voxels.size
-    if share < COVERED:
+        beyond = ((centres < -0.5 - _TIE) | (centres > ends + _TIE)).any(axis=-1)
+        voxels[:, :, k][beyond] = source.min()
+        outside += int(beyond.sum())
+    share = outside / voxels.size
+    if 1 - share < COVERED:
         raise Refused.because(
             "G21",
-            f"Channel {name} covers only {share:.0%} of the first channel: it shows "
-            "another place. Leave it out, or name the right images.",
+            f"Channel {name} covers only {1 - share:.0%} of the first channel: it is "
+            "of another place. Leave it out, or name the right images.",
         )
     text = f"Channel {name}, {_grid(channel.grid)}, was interpolated onto the grid of"
-    rest = f"; it does not cover {1 - share:.1%} of it." if share < 1 else "."
+    rest = f"; it does not cover {share:.1%} of it." if share else "."
     finding = Finding("G21", Outcome.WARNED, f"{text} the first channel{rest}")
-    return PlacedChannel(Volume(first, voxels), "resampled", 1 - share, (finding,))
+    return PlacedChannel(Volume(first, voxels), "resampled", share, (finding,))
 
 
 def _grid(grid: Grid) -> str:

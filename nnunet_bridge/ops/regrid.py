@@ -88,7 +88,7 @@ def placed_on(
         return on_request
     _refuse_an_identity_matrix(grid, mask_grid, name)
     to_image = np.linalg.inv(grid.affine) @ mask_grid.affine
-    turn = signed_permutation(to_image)
+    turn = _signed_permutation(to_image)
     if turn is not None:
         snapped = Grid(mask_grid.shape, grid.affine @ turn)
         apart_mm = snapped.displacement_mm(mask_grid)
@@ -215,7 +215,7 @@ def _elsewhere(grid: Grid, mask_grid: Grid, name: str) -> Refused:
     )
 
 
-def signed_permutation(to_image: FloatArray) -> FloatArray | None:
+def _signed_permutation(to_image: FloatArray) -> FloatArray | None:
     """Return the nearest exact map between voxels if axes only swap and flip.
 
     Each rounded column and row then has a single entry of 1 or -1.

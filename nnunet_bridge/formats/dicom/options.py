@@ -53,7 +53,7 @@ class SeriesOptions:
     def way_to_choose(self, name: str) -> str:
         """Return how a user chooses among the images that fit."""
         if self.channel:
-            return f"`{name}` in [channels.{self.channel}]"
+            return f"`{name}` in [channels.{self.channel}] of the recipe"
         return self.how_to(name)
 
     def may_resample(self, kind: Literal["uneven", "sheared"]) -> bool:

@@ -6,15 +6,15 @@ their names, or files and folders of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from nnunet_bridge.core.cases import findings_of_error
-from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, SecurityError
-from nnunet_bridge.core.findings import Finding, Refused, refusal
+from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
+from nnunet_bridge.core.findings import Finding, Outcome, Refused, refusal, worst
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
@@ -49,28 +49,29 @@ def read_channels(
     places = _places(image, channels, options)
     paths = [place.path for place in places]
     readings: list[ImageReading] = []
-    refused: list[Finding] = []
+    about: dict[str, Sequence[Finding]] = {}
     accounts: list[tuple[str, FileAccount]] = []
-    for name, place, prefix in zip(
-        channels.names, places, channel_prefixes(paths), strict=True
-    ):
-        alone = paths.count(place.path) == 1
+    prefixes = channel_prefixes(paths)
+    for name, place, prefix in zip(channels.names, places, prefixes, strict=True):
+        alone, account = paths.count(place.path) == 1, FileAccount()
         try:
-            own = channels.options(name, options, alone=alone)
-            reading = replace(_read(place, own), channel=name, prefix=prefix)
-        except (EnvironmentFault, SecurityError):
+            reading = _read(place, channels.options(name, options, alone=alone))
+        except EnvironmentFault:
             raise
         except BridgeError as error:
-            refused += _named(findings_of_error(error), name)
-            if isinstance(error, SeriesRefused):
-                accounts.append((prefix, error.files))
+            about[name] = findings_of_error(error)
+            account = error.files if isinstance(error, SeriesRefused) else account
         else:
-            readings.append(reading)
-            accounts.append((prefix, reading.files))
-    refused += [] if refused else _not_apart(readings)
-    if refused:
-        raise SeriesRefused(refused, joined_accounts(accounts))
-    return _on_one_grid(readings, resample=channels.resample)
+            about[name], account = reading.findings, reading.files
+            readings.append(replace(reading, channel=name, prefix=prefix))
+        accounts.append((prefix, account))
+    findings, more = list(_joined(about)), list[ImageReading]()
+    if len(readings) == len(places):
+        findings += _not_apart(readings)
+        more = list(_on_the_first(readings, findings, resample=channels.resample))
+    if worst(findings) is Outcome.REFUSED:
+        raise SeriesRefused(findings, joined_accounts(accounts))
+    return replace(readings[0], findings=tuple(findings), more=tuple(more))
 
 
 def _read(place: Place, options: SeriesOptions) -> ImageReading:
@@ -101,10 +102,13 @@ def _places(
     return places
 
 
-def _named(findings: Sequence[Finding], channel: str) -> list[Finding]:
-    """Return findings that say which channel they are about."""
-    what = f"Channel {channel}: "
-    return [replace(one, message=what + one.message) for one in findings]
+def _joined(about: Mapping[str, Sequence[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of all channels once, the others with their channel."""
+    shared = set[Finding].intersection(*map(set, about.values()))
+    yield from (one for one in next(iter(about.values())) if one in shared)
+    for name, own in about.items():
+        for one in (one for one in own if one not in shared):
+            yield replace(one, message=f"Channel {name}: {one.message}")
 
 
 def _not_apart(readings: Sequence[ImageReading]) -> list[Finding]:
@@ -113,7 +117,7 @@ def _not_apart(readings: Sequence[ImageReading]) -> list[Finding]:
     for number, reading in enumerate(readings):
         for other in readings[:number]:
             both = f"The channels {other.channel} and {reading.channel}"
-            if _is_same(reading, other):
+            if np.array_equal(reading.volume.voxels, other.volume.voxels):
                 text = f"{both} are the same images: the folder lacks one of them, or"
                 how = "a choice in [channels.NAME] is wrong."
                 findings.append(refusal("D17", f"{text} {how}"))
@@ -123,41 +127,26 @@ def _not_apart(readings: Sequence[ImageReading]) -> list[Finding]:
     return findings
 
 
-def _is_same(one: ImageReading, other: ImageReading) -> bool:
-    if one.slices and other.slices:
-        return not {*one.slices}.isdisjoint(other.slices)
-    same = one.volume.voxels.shape == other.volume.voxels.shape
-    return same and np.array_equal(one.volume.voxels, other.volume.voxels)
-
-
 def _patients(readings: Sequence[ImageReading]) -> set[str]:
     found = {reading.series.patient_id for reading in readings if reading.series}
     return {patient for patient in found if not is_placeholder(patient)}
 
 
-def _on_one_grid(readings: Sequence[ImageReading], *, resample: bool) -> ImageReading:
-    """Return the first channel with the others on its grid, and all findings."""
-    first, findings = readings[0], list(readings[0].findings)
-    more, refused = [], list[Finding]()
+def _on_the_first(
+    readings: Sequence[ImageReading], findings: list[Finding], *, resample: bool
+) -> Iterator[ImageReading]:
+    """Yield the further channels on the grid of the first; add what was found."""
+    first = readings[0].volume.grid
     for reading in readings[1:]:
-        new = [one for one in reading.findings if one not in first.findings]
-        findings += _named(new, reading.channel)
         try:
-            own: dict[str, Any] = {"name": reading.channel, "resample": resample}
-            placed = placed_channel(first.volume.grid, reading.volume, **own)
-        except Refused as error:
-            refused += error.findings
-            continue
-        findings += placed.findings
-        more.append(
-            replace(
-                reading,
-                volume=placed.volume,
-                placed=placed.placed,
-                share_outside=placed.share_outside,
+            found = placed_channel(
+                first, reading.volume, reading.channel, resample=resample
             )
+        except Refused as error:
+            findings += error.findings
+            continue
+        findings += found.findings
+        share = found.share_outside
+        yield replace(
+            reading, volume=found.volume, placed=found.placed, share_outside=share
         )
-    if refused:
-        files = joined_accounts((one.prefix, one.files) for one in readings)
-        raise SeriesRefused(refused, files)
-    return replace(first, findings=tuple(findings), more=tuple(more))

@@ -183,7 +183,9 @@ def test_D17_a_patient_without_one_channel_is_refused_by_name(tmp_path):
     assert "[D17] The channels water and fat are the same images" in said["msk_003"]
     assert "[D01] Channel fat: The folder holds 2 sets of images" in said["msk_004"]
     assert "series 99" in said["msk_004"]
-    assert "Choose one with `series` in [channels.fat]." in said["msk_004"]
+    assert (
+        "Choose one with `series` in [channels.fat] of the recipe." in said["msk_004"]
+    )
     assert sorted(file.name for file in (dataset / "imagesTr").iterdir()) == [
         "msk_001_0000.nii.gz",
         "msk_001_0001.nii.gz",
