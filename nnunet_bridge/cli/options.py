@@ -1,5 +1,6 @@
 """Options that several commands share, declared as fields (see `cli.fields`)."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,19 @@ COUNT = click.IntRange(1)
 NOT_NEGATIVE = click.FloatRange(0)
 POSITIVE = click.FloatRange(0, min_open=True)
 
+
+class _Model(click.Choice[str]):
+    """A model of ours, or any by its trainer and plans."""
+
+    def convert(self, value: Any, *place: Any) -> Any:
+        """Return the word, or end with a usage error."""
+        if isinstance(value, str) and _TRAINER_AND_PLANS.fullmatch(value):
+            return value
+        return super().convert(value, *place)
+
+
+_TRAINER_AND_PLANS = re.compile("[A-Za-z][A-Za-z0-9_]*__[A-Za-z][A-Za-z0-9_]*")
+
 BOTH = tuple(map(str, words.ALWAYS_PLANNED))  # trained and compared by default
 CONFIGURATIONS = tuple(map(str, words.Configuration))
 PLANNERS = tuple(map(str, words.PlannerName))
@@ -45,7 +59,6 @@ machine_option = partial(option, group=Group.MACHINE)
 
 _BOTH_BY_DEFAULT = "Repeat for several. [default: 2d and 3d_fullres]"
 _recipe = partial(option, "-r", "--recipe", metavar="RECIPE")
-_model = partial(model_option, "--model", metavar="MODEL")
 _budget = partial(model_option, "--budget", choices=BUDGETS)
 
 dataset_field = partial(argument, metavar="DATASET")
@@ -68,24 +81,25 @@ def folds_field(meaning: str = "Repeat for several. [default: 0]") -> Any:
     return option("-f", "--fold", f"{text} {meaning}", metavar="FOLD")
 
 
+_model = partial(model_option, "--model", metavar="MODEL", type=_Model(MODELS))
+_OTHERS = "or TRAINER__PLANS for any other"
+
 model_field = partial(
     _model,
-    f"Network and trainer: {', '.join(MODELS)}.",
-    choices=MODELS,
+    f"Network and trainer: {', '.join(MODELS)}, {_OTHERS}.",
     default="nnunet",
 )
 
 
 def models_field(meaning: str) -> Any:
     """Declare ``--model``, which may be repeated."""
-    return _model(f"{', '.join(MODELS)}. {meaning}", choices=MODELS)
+    return _model(f"{', '.join(MODELS)}, {_OTHERS}. {meaning}")
 
 
 finished_model_field = partial(
     _model,
-    f"Kind of trained model: {', '.join(MODELS)}, foreign (trained elsewhere). "
+    f"Kind of trained model: {', '.join(MODELS)}, {_OTHERS}. "
     "[default: nnunet, if one has finished]",
-    choices=(*MODELS, words.FOREIGN),
 )
 budget_field = partial(
     _budget,

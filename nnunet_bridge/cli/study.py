@@ -167,10 +167,10 @@ def run(session: Session, asked: _Run) -> Summary:
 
     Example:  nnunet-bridge run knee_study -r dataset.toml -w /data/work --budget smoke
     """
-    from nnunet_bridge.nnunet.methods import method_of
+    from nnunet_bridge.nnunet.methods import method_named
     from nnunet_bridge.pipeline.study import StudyOptions, run_study
 
-    method = method_of(asked.model, asked.budget)
+    method = method_named(asked.model, asked.budget)
     options = StudyOptions(
         method,
         asked.configurations or method.usual_configurations,

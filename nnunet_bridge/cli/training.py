@@ -236,13 +236,13 @@ class _Train:
     recipe: str | None = shared.slurm_recipe_field()
 
     def request(self) -> TrainingRequest:
-        from nnunet_bridge.nnunet.methods import method_of
+        from nnunet_bridge.nnunet.methods import method_named
         from nnunet_bridge.nnunet.training_options import TrainingOptions
         from nnunet_bridge.pipeline.training.request import TrainingRequest
 
         refuse_own_arguments(self.own_arguments, OF_TRAINING)
         return TrainingRequest(
-            method_of(self._model(), self.budget),
+            method_named(self._model(), self.budget),
             self.configurations,
             self.folds or ("0",),
             TrainingOptions(

@@ -53,10 +53,6 @@ class ModelName(StrEnum):
     RESENC_L = "resenc-l"
 
 
-FOREIGN = "foreign"
-"""The model name of a model that another trainer or other plans made."""
-
-
 class PlannerName(StrEnum):
     """A planner of nnU-Net: its own network, or residual encoders for larger GPUs."""
 

@@ -99,13 +99,24 @@ def read_labelmap(
     K07).
     """
     grid, stored = read_array(file)
+    return labelmap_of(file.name, grid, stored, labels, findings)
+
+
+def labelmap_of(
+    name: str,
+    grid: Grid,
+    stored: VoxelArray,
+    labels: LabelTable,
+    findings: list[Finding] | None = None,
+) -> Labelmap:
+    """Return the labelmap of the stored voxels of a file; see `read_labelmap`."""
     highest = max(labels.highest_value, 1)
     noticed = [] if findings is None else findings
-    voxels = MaskValues(file.name, Meaning(), noticed).read_labels(stored)
+    voxels = MaskValues(name, Meaning(), noticed).read_labels(stored)
     if voxels.size and (voxels.min() < 0 or voxels.max() > highest):
         held = f"holds values from {voxels.min()} to {voxels.max()}"
         raise refused(
-            "K06", file, f"{held}, but the labels are 0 to {labels.highest_value}"
+            "K06", name, f"{held}, but the labels are 0 to {labels.highest_value}"
         )
     kind = np.uint8 if highest < 256 else np.uint16  # noqa: PLR2004 - one byte
     return Labelmap(grid, voxels.astype(kind), labels)

@@ -5,21 +5,34 @@ can be listed without running them: everything that it would import must be on a
 list, and instructions that could hide a name are refused. Only then a process of its
 own, with limited memory, loads it with torch's list of harmless types and writes what
 prediction needs to a new file (FAULTS S01). No byte of a foreign pickle is kept.
+
+What a checkpoint says of its training (epochs, losses, times) is read as data, without
+torch and without its tensors.
 """
 
+import io
+import math
+import pickle
 import pickletools
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.archive import Archive, ArchiveLimits, open_archive
+from nnunet_bridge.nnunet import pickles
 
 LIMITS = ArchiveLimits(entries=50_000, directory_bytes=16 << 20)
 """A network has a few hundred tensors, and two entries a tensor in its optimiser."""
 
 MOST_PICKLE_BYTES = 64 << 20
 """The pickle names the tensors; their numbers are in other entries."""
+
+_MOST_AXES = 8  # of a tensor of a network
 
 ALLOWED_GLOBALS = frozenset(
     {
@@ -63,6 +76,11 @@ def check_checkpoint(file: Path) -> None:
     Raises `SecurityError`. S01: it has code, or could hide some. S04, S06, S08: the zip
     file is harmful or damaged.
     """
+    _checked_pickle(file)
+
+
+def _checked_pickle(file: Path) -> bytes:
+    """Return the pickle of a checkpoint that passed `check_checkpoint`."""
     # The zip is judged first: two readers must see the same entries in it.
     with open_archive(file, LIMITS, called=_called(file)) as archive:
         _check_entries(file, archive)
@@ -71,6 +89,70 @@ def check_checkpoint(file: Path) -> None:
     fault = fault_of_pickle(program)
     if fault:
         _refuse(file, fault)
+    return program
+
+
+def training_facts(file: Path) -> JsonObject:
+    """Return what a checkpoint says of its training; empty where it cannot be read.
+
+    ``current_epoch`` is the number of epochs, ``logging`` maps nnU-Net's names of
+    figures to their values by epoch, and ``parameters`` counts the weights. The tensors
+    are not read.
+    """
+    try:
+        written = file.stat()
+        return _facts_of(file, written.st_mtime_ns, written.st_size)
+    except (SecurityError, OSError):
+        return {}
+
+
+@lru_cache(maxsize=256)
+def _facts_of(file: Path, _written_ns: int, _bytes: int) -> JsonObject:
+    """Read a file that has not changed since only once."""
+    try:
+        held = _Reader(io.BytesIO(_checked_pickle(file))).load()
+        logged, epochs = held.get("logging"), held.get("current_epoch")
+        weights = held.get("network_weights") or {}
+        sizes = {tensor.place: tensor.size for tensor in weights.values()}
+    except Exception:  # noqa: BLE001 - the boundary around a file from outside
+        return {}
+    return {
+        "current_epoch": epochs if isinstance(epochs, int) else None,
+        "logging": logged if isinstance(logged, Mapping) else {},
+        "parameters": sum(sizes.values()),
+    }
+
+
+class _Tensor:
+    """The place and the size of a tensor in the checkpoint, without its numbers."""
+
+    def __init__(self, storage: Any, offset: int, shape: Any, *_: object) -> None:  # noqa: ANN401 - judged here
+        if len(shape) > _MOST_AXES:
+            raise ValueError("no tensor has so many axes")
+        self.place, self.size = (storage, offset), math.prod(shape)
+
+    def __setstate__(self, _: object) -> None:
+        """Leave out the rest, such as the hooks of an optimiser's tensor."""
+
+
+def _nothing(*_: object) -> None:
+    """Stand for all that the facts of a training do not need."""
+
+
+class _Reader(pickle.Unpickler):
+    """Reads plain values; calls nothing that the checkpoint names."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as the original
+        """Return what stands for what the pickle calls."""
+        if name == "_rebuild_tensor_v2":
+            return _Tensor
+        if name == "_rebuild_parameter":
+            return lambda tensor, *_: tensor
+        return pickles.stand_in(module, name) or _nothing
+
+    def persistent_load(self, place: Any) -> Any:  # noqa: ANN401 - as the original
+        """Return the name of the entry that holds the numbers of a tensor."""
+        return place[2]
 
 
 def fault_of_pickle(program: bytes) -> str:

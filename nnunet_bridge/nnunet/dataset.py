@@ -12,8 +12,8 @@ from pathlib import Path
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.images import ENDINGS, read_labelmap, read_volume
 from nnunet_bridge.formats.labels_file import read_label_table
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.occupancy import label_boxes
 
@@ -25,12 +25,14 @@ class RawDataset:
     folder: Path
     labels: LabelTable
     channels: tuple[str, ...]
+    ending: str = FILE_ENDING  # of the names of its files
 
     @classmethod
     def open(cls, folder: Path) -> RawDataset:
         """Read ``dataset.json``.
 
-        Raises `InputError` if it is missing, or nnU-Net would not accept it.
+        Raises `InputError` if it is missing, nnU-Net would not accept it, or its files
+        are of a format that is not read.
         """
         file = folder / "dataset.json"
         if not file.is_file():
@@ -40,25 +42,36 @@ class RawDataset:
             channels = tuple(read_json(file)["channel_names"].values())
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file} names no channels (`channel_names`).") from error
-        return cls(folder, labels, channels)
+        ending = read_json(file).get("file_ending", FILE_ENDING)
+        if ending not in ENDINGS:
+            raise InputError(
+                f"{file}: files that end in {ending} are not read, only "
+                f"{', '.join(ENDINGS)} (`file_ending`): use nnU-Net's own commands."
+            )
+        return cls(folder, labels, channels, ending)
 
     def training_cases(self) -> list[str]:
         """Return the ids of the training cases."""
-        return _ids(self.folder / "labelsTr")
+        return self._ids("labelsTr")
 
     def test_cases(self) -> list[str]:
         """Return the ids of the test cases, with or without labels."""
-        return sorted(_cases_of_images(self.folder / "imagesTs"))
+        return sorted(self._cases_of_images("imagesTs"))
 
     def image_files(self, case: str, part: str) -> list[Path]:
         """Return the file of every channel; `part` is ``Tr`` or ``Ts``."""
         folder = self.folder / f"images{part}"
         channels = range(len(self.channels))
-        return [folder / f"{case}_{channel:04d}{FILE_ENDING}" for channel in channels]
+        return [folder / f"{case}_{channel:04d}{self.ending}" for channel in channels]
 
     def label_file(self, case: str, part: str) -> Path:
         """Return the labelmap of a case; `part` is ``Tr`` or ``Ts``."""
-        return self.folder / f"labels{part}" / f"{case}{FILE_ENDING}"
+        return self.folder / f"labels{part}" / f"{case}{self.ending}"
+
+    def training_files(self) -> list[Path]:
+        """Return the images and labels of the training cases, sorted in each folder."""
+        folders = self.folder / "imagesTr", self.folder / "labelsTr"
+        return [f for each in folders for f in sorted(each.glob(f"*{self.ending}"))]
 
     def check(self) -> dict[str, frozenset[str]]:
         """Return the structures of every training case; refuse a wrong dataset.
@@ -67,7 +80,7 @@ class RawDataset:
         """
         cases = self.training_cases()
         faults = [] if cases else [f"{self.folder}/labelsTr holds no label."]
-        images = _cases_of_images(self.folder / "imagesTr")
+        images = self._cases_of_images("imagesTr")
         labels = set(cases)
         faults += [f"{case}: its label has no image." for case in labels - images]
         faults += [f"{case}: its image has no label." for case in images - labels]
@@ -121,16 +134,15 @@ class RawDataset:
         boxes = zip(self.labels, label_boxes(label), strict=True)
         return frozenset(one.name for one, box in boxes if box is not None)
 
+    def _ids(self, name: str) -> list[str]:
+        folder = self.folder / name
+        if not folder.is_dir():
+            return []
+        return sorted(
+            entry.name.removesuffix(self.ending)
+            for entry in folder.iterdir()
+            if entry.name.endswith(self.ending) and not entry.name.startswith(".")
+        )
 
-def _ids(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry.name.removesuffix(FILE_ENDING)
-        for entry in folder.iterdir()
-        if entry.name.endswith(FILE_ENDING) and not entry.name.startswith(".")
-    )
-
-
-def _cases_of_images(folder: Path) -> set[str]:
-    return {name[: -len("_0000")] for name in _ids(folder)}
+    def _cases_of_images(self, name: str) -> set[str]:
+        return {image[: -len("_0000")] for image in self._ids(name)}

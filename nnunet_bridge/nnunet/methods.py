@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.words import (
     ALWAYS_PLANNED,
+    BudgetName,
     Configuration,
     Fold,
     ModelName,
     PlannerName,
 )
-from nnunet_bridge.nnunet.names import Dataset, Run
+from nnunet_bridge.nnunet.names import BETWEEN, Dataset, Run
 from nnunet_bridge.nnunet.plans import (
     BUDGETS,
     CONFIGURATIONS,
@@ -47,7 +48,9 @@ REPORT_NETWORK_OF = dict(_REPORT_NETWORKS.values())
 class Method:
     """A model at a budget."""
 
-    model: ModelName
+    model: str
+    """A `ModelName`; for a trainer of others ``TRAINER__PLANS``."""
+
     budget: Budget
     trainer: str  # nnU-Net finds the class by this name
     stock_plans: str = STOCK_PLANS
@@ -83,9 +86,9 @@ class Method:
         return self.model in (ModelName.RESNET_34, ModelName.RESNET_34_FROZEN)
 
     @property
-    def family(self) -> str:
-        """Common beginning of the names of its model folders."""
-        return f"{self.trainer}__{self.plans}__"
+    def own(self) -> bool:
+        """Whether the model is one of ours."""
+        return self.model in tuple(ModelName)
 
     @property
     def usual_configurations(self) -> tuple[Configuration, ...]:
@@ -148,6 +151,31 @@ def method_of(model: str, budget: str) -> Method:
             f"{', '.join(ModelName)}, budgets {', '.join(BUDGETS)}."
         )
     return METHODS[model, budget]
+
+
+def method_named(word: str, budget: str) -> Method:
+    """Return the method of a word of `--model`: a model of ours, or TRAINER__PLANS.
+
+    A trainer of others sets the length of its training itself; nnU-Net finds its class.
+
+    Raises `UsageError` if the model is unknown, or its plans are not of a planner that
+    `plan` can call.
+    """
+    trainer, _, plans = word.partition(BETWEEN)
+    if not plans:
+        return method_of(word, budget)
+    known = _BY_NAMES.get((trainer, plans))
+    if known is not None:
+        return known
+    if budget != BudgetName.FULL:
+        raise UsageError(f"{trainer} sets its own number of steps: omit --budget.")
+    stock = [planner.plans for planner in PLANNERS.values()]
+    if plans not in stock:
+        raise UsageError(
+            f"`train` takes the plans of nnU-Net's planners ({', '.join(stock)}), not "
+            f"{plans}: train with nnUNetv2_train; all other commands know the result."
+        )
+    return Method(word, BUDGETS[BudgetName.FULL], trainer, plans)
 
 
 def trained_in(model: str) -> tuple[Configuration, ...]:

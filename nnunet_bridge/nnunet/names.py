@@ -32,6 +32,9 @@ ALL_NUMBERED = "all5"  # word of `-f` for every numbered fold
 SEED_PART = "_seed_"
 """In the name of the folder of a repeated training: ``fold_0_seed_1``."""
 
+BETWEEN = "__"
+"""Between trainer, plans and configuration in the name of a model's folder."""
+
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -215,8 +218,13 @@ class Run:
         return self.dataset.record_dir / self._model / f"fold_{self.fold}{seed}"
 
     @property
+    def trainer_and_plans(self) -> str:
+        """How `--model` names a model by its trainer and plans."""
+        return f"{self.trainer}{BETWEEN}{self.plans}"
+
+    @property
     def _model(self) -> str:
-        return f"{self.trainer}__{self.plans}__{self.configuration}"
+        return f"{self.trainer_and_plans}{BETWEEN}{self.configuration}"
 
     @property
     def plans_file(self) -> Path:
@@ -254,9 +262,9 @@ class Run:
         return self.run_dir / "lock"
 
 
-def image_name(case_id: str, channel: int = 0) -> str:
+def image_name(case_id: str, channel: int = 0, ending: str = FILE_ENDING) -> str:
     """Return the file name of a channel of a case, as nnU-Net reads it."""
-    return f"{case_id}_{channel:04d}{FILE_ENDING}"
+    return f"{case_id}_{channel:04d}{ending}"
 
 
 def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:

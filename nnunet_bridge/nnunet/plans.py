@@ -77,6 +77,23 @@ BUDGETS: dict[str, Budget] = {
     BudgetName.SMOKE: Budget(BudgetName.SMOKE, "Smoke", _SMOKE),
 }
 
+FEWEST_STEPS = {BudgetName.FULL: 12_500, BudgetName.QUICK: 5_000}
+"""The shortest training of each budget: 50 epochs of 250 steps (the report's networks),
+and 50 of 100. Fewer steps are those of a smoke test."""
+
+
+def budget_of(steps: int) -> BudgetName:
+    """Return the budget of a training by the steps that it took.
+
+    Examples
+    --------
+    >>> [str(budget_of(steps)) for steps in (250_000, 12_500, 5_000, 6)]
+    ['full', 'full', 'quick', 'smoke']
+    """
+    fits = (name for name, fewest in FEWEST_STEPS.items() if steps >= fewest)
+    return next(fits, BudgetName.SMOKE)
+
+
 QUICK_STEPS = {"epochs": 50, "iterations": 100, "validation_iterations": 20}
 
 

@@ -9,6 +9,7 @@ stayed where it was trained.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import FOREIGN, RunStatus, fold_named
-from nnunet_bridge.formats.events import Course, course_of, readable_events
+from nnunet_bridge.core.words import BudgetName, RunStatus, fold_named
+from nnunet_bridge.formats.events import Course, course_of
 from nnunet_bridge.formats.files import is_locked, readable_object, write_json
-from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS, method_of_run
-from nnunet_bridge.nnunet.names import SEED_PART, Dataset, Run
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_of_run
+from nnunet_bridge.nnunet.names import BETWEEN, SEED_PART, Dataset, Run
+from nnunet_bridge.nnunet.plans import budget_of
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
+from nnunet_bridge.nnunet.training_logs import (
+    epochs_in_checkpoint,
+    events_of,
+    steps_per_epoch,
+)
 
 ORIGIN_FILE = "unpacked.json"
 """In the folder of a fold: it was unpacked, and with which Dice."""
@@ -43,6 +50,8 @@ class RunState:
     reason: str = ""  # why it failed, or which of its files is damaged; else empty
     job: str = ""  # id of its job on a cluster, if there is one
     page: Path | None = None  # the page of the run; None before there is one
+    steps: int | None = None
+    """Steps that it took, or that it is planned to take; None if no file tells."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -51,16 +60,32 @@ class RunState:
 
     @property
     def model(self) -> str:
-        """The word of `--model`; `FOREIGN` for a trainer or plans of others."""
+        """The word of `--model`; ``TRAINER__PLANS`` for one that is not ours.
+
+        Neither is one with our trainer and plans that took too few steps for its
+        budget.
+        """
         method = method_of_run(self.run)
-        return FOREIGN if method is None else method.model
+        ours = method is not None and method.budget.name == self.budget
+        return method.model if method and ours else self.run.trainer_and_plans
 
     @property
     def budget(self) -> str:
-        """The word of `--budget`; for a foreign model, its trainer and plans."""
+        """The word of `--budget`, by the steps; see `plans.budget_of`.
+
+        One of ours never counts as longer than its trainer and plans intend.
+        """
         method = method_of_run(self.run)
-        own = f"{self.run.trainer}__{self.run.plans}"
-        return own if method is None else method.budget.name
+        intended = method.budget.name if method else BudgetName.SMOKE
+        if self.steps is None:
+            return intended
+        taken = budget_of(self.steps)
+        longest_first = list(BudgetName)
+        return max(taken, intended, key=longest_first.index) if method else taken
+
+    def is_called(self, word: str) -> bool:
+        """Whether a word of `--model` means it."""
+        return word in (self.model, self.run.trainer_and_plans)
 
     @property
     def name(self) -> str:
@@ -154,7 +179,7 @@ def run_state(run: Run) -> RunState:
     """
     origin = run.fold_dir / ORIGIN_FILE
     record, fault_of_record = readable_record(run)
-    events, fault_of_events = readable_events(run.events_file)
+    events, fault_of_events = events_of(run)
     summary, fault_of_summary = readable_object(run.validation_dir / "summary.json")
     faults = [fault_of_record, fault_of_events, fault_of_summary]
     trained = run.checkpoint_file.exists()
@@ -179,7 +204,27 @@ def run_state(run: Run) -> RunState:
         reason=" ".join(part for part in (reason, *faults) if part),
         job=record.job,
         page=run.page_file if run.page_file.is_file() else None,
+        steps=None if unpacked and _is_packed_as_named(run) else _steps(run, events),
     )
+
+
+def _is_packed_as_named(run: Run) -> bool:
+    """Whether the description of a packed model names the budget of its trainer."""
+    card, method = readable_object(run.fold_dir / ORIGIN_FILE)[0], method_of_run(run)
+    return method is not None and card.get("budget") == method.budget.name
+
+
+def _steps(run: Run, events: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the steps of a training; those that it planned until it has ended.
+
+    One that ended early because it learnt no more counts as whole.
+    """
+    course = course_of(events)
+    epochs, early = course.epochs, {event.get("event") for event in events}
+    if run.checkpoint_file.exists() and "stopped_early" not in early:
+        taken = epochs_in_checkpoint(run)
+        epochs = course.epochs_done or taken if taken is None else taken
+    return epochs and epochs * steps_per_epoch(run, events)
 
 
 def can_resume(run: Run) -> bool:
@@ -190,29 +235,20 @@ def can_resume(run: Run) -> bool:
 def known_runs(dataset: Dataset) -> list[RunState]:
     """Return every run of a dataset that has a folder."""
     states = {}
-    for prefix in _families(dataset):
-        trainer, plans, _ = prefix.split("__")
-        for parent in (dataset.results_dir, dataset.record_dir):
-            for folder in sorted(parent.glob(f"{prefix}*/fold_*")):
-                configuration = folder.parent.name.removeprefix(prefix)
-                word, _, seed = folder.name.removeprefix("fold_").partition(SEED_PART)
-                try:
-                    fold, repeat = fold_named(word), int(seed or 0)
-                except ValueError:  # a folder that is not a fold, such as a copy
-                    continue
+    for parent in (dataset.results_dir, dataset.record_dir):
+        for folder in sorted(parent.glob(f"[!.]*{BETWEEN}*{BETWEEN}*/fold_*")):
+            names = folder.parent.name.split(BETWEEN)
+            word, _, seed = folder.name.removeprefix("fold_").partition(SEED_PART)
+            try:
+                trainer, plans, configuration = names
+                fold, repeat = fold_named(word), int(seed or 0)
                 run = Run(dataset, configuration, fold, trainer, plans, repeat)
-                state = run_state(run)
-                key = (state.model, state.budget, configuration, str(fold), repeat)
-                states[key] = state
+            except (ValueError, InputError):  # no fold of a model, such as a copy
+                continue
+            state = run_state(run)
+            key = (state.model, state.budget, configuration, str(fold), repeat)
+            states[key] = state
     return [states[key] for key in sorted(states)]
-
-
-def _families(dataset: Dataset) -> list[str]:
-    """Return the common beginnings of model folders, ours and unpacked ones."""
-    origins = sorted(dataset.results_dir.glob(f"[!.]*__*__*/fold_*/{ORIGIN_FILE}"))
-    unpacked = (f"{origin.parts[-3].rpartition('__')[0]}__" for origin in origins)
-    ours = (method.family for method in METHODS.values())
-    return list(dict.fromkeys([*ours, *unpacked]))
 
 
 def _dice_on_record(origin: Path) -> float | None:

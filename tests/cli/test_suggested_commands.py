@@ -10,7 +10,7 @@ from tiny_model import NOWHERE
 
 import nnunet_bridge
 from nnunet_bridge.cli import main
-from nnunet_bridge.core.words import FOREIGN, Configuration, RunStatus
+from nnunet_bridge.core.words import Configuration, RunStatus
 from nnunet_bridge.nnunet.methods import METHODS
 from nnunet_bridge.nnunet.names import Dataset, Run
 from nnunet_bridge.nnunet.plans import PLANNERS, plan_words
@@ -88,7 +88,7 @@ RUNS = [
     for configuration in method.configurations
 ]
 FROM_ELSEWHERE = [
-    (FOREIGN, "nnUNetTrainer__nnUNetResEncUNetXLPlans", configuration, "nnUNetTrainer")
+    ("nnUNetTrainer__nnUNetResEncUNetXLPlans", "full", configuration, "nnUNetTrainer")
     for configuration in Configuration
 ]
 

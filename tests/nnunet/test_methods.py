@@ -19,7 +19,9 @@ def test_every_model_has_every_budget():
 
 
 def test_no_two_methods_share_a_folder():
-    assert len({method.family for method in METHODS.values()}) == len(METHODS)
+    assert len({(method.trainer, method.plans) for method in METHODS.values()}) == len(
+        METHODS
+    )
 
 
 @pytest.mark.parametrize("words", list(METHODS))

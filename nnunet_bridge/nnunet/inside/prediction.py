@@ -25,7 +25,7 @@ from nnunet_bridge.formats.files import open_to_write, write_json
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.sliding import NotFiniteError
-from nnunet_bridge.nnunet.names import agreement_file, images_by_case
+from nnunet_bridge.nnunet.names import FILE_ENDING, agreement_file, images_by_case
 
 _REPORT_EVERY_S = 0.25
 _Labels: TypeAlias = npt.NDArray[np.uint8]
@@ -56,11 +56,12 @@ def predict(asked: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = True
     members = [Member(Path(model), folds, device) for model, *folds in asked.member]
     asked.out.mkdir(parents=True, exist_ok=True)
-    ending = members[0].dataset["file_ending"]
     first, step = asked.part
-    cases = dict(list(images_by_case(asked.images, ending).items())[first::step])
+    ending = members[0].dataset["file_ending"]
+    found = images_by_case(asked.images) or images_by_case(asked.images, ending)
+    cases = dict(list(found.items())[first::step])
     jobs = [
-        Job(files, member, asked.previous and asked.previous / f"{case_id}{ending}")
+        Job(files, member, _labels_of(case_id, asked.previous))
         for case_id, files in cases.items()
         for member in members
     ]
@@ -72,8 +73,12 @@ def predict(asked: argparse.Namespace) -> None:
             case = Case(asked.out, report)
             for member in members[:-1]:
                 case.keep(member, next(prepared))
-            case.finish(members[-1], next(prepared), f"{case_id}{ending}")
+            case.finish(members[-1], next(prepared), f"{case_id}{FILE_ENDING}")
             write_json(agreement_file(asked.out, case_id), case.agreement())
+
+
+def _labels_of(case_id: str, folder: Path | None) -> Path | None:
+    return folder and folder / f"{case_id}{FILE_ENDING}"
 
 
 @dataclass(frozen=True, slots=True)

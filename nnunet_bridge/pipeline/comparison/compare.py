@@ -15,8 +15,8 @@ from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.channels import Channels
+from nnunet_bridge.formats.images import read_grid
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of
-from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, trained_in
 from nnunet_bridge.nnunet.names import Dataset

@@ -36,7 +36,7 @@ from nnunet_bridge.formats.nifti import (
 )
 from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.folders import (
-    ENDINGS,
+    NIFTI,
     label_files,
     table_file_for,
     table_for,
@@ -105,9 +105,9 @@ def clean_labels(
 
     Raises `UsageError` if a result would replace its own input.
     """
-    if labels.is_dir() and out.name.endswith(ENDINGS):
+    if labels.is_dir() and out.name.endswith(NIFTI):
         raise UsageError(f"{labels} is a folder: name a folder for OUT, not {out}.")
-    files = label_files(labels)
+    files = label_files(labels, NIFTI)
     places = {case: _place(labels, file, out) for case, file in files.items()}
     for case_id, file in files.items():
         if file.resolve() == places[case_id].resolve():
@@ -185,11 +185,11 @@ def _place(labels: Path, file: Path, out: Path) -> Path:
     """Return the file that the result of `file` is written to."""
     if labels.is_dir():
         return out / file.relative_to(labels)
-    return out if out.name.endswith(ENDINGS) else out / file.name
+    return out if out.name.endswith(NIFTI) else out / file.name
 
 
 def _record_file(labels: Path, out: Path) -> Path:
-    if labels.is_dir() or not out.name.endswith(ENDINGS):
+    if labels.is_dir() or not out.name.endswith(NIFTI):
         return out / RECORD
     return out.with_name(f"{out.name}.{RECORD}")
 

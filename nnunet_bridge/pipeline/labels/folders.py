@@ -1,6 +1,6 @@
 """Read folders of label files: their cases and the names of their labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,40 +8,44 @@ import numpy as np
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.images import ENDINGS
 from nnunet_bridge.formats.labels_file import (
     MOST_UNNAMED,
     find_label_file,
     number_labels,
     read_label_table,
 )
-from nnunet_bridge.formats.nifti import read_array
+from nnunet_bridge.formats.slicer import is_segmentation, read_values
 from nnunet_bridge.ops.naming import composed
 
-ENDINGS = (".nii.gz", ".nii")
+NIFTI = (".nii.gz", ".nii")
 IN_CASE_FOLDER = "labels"
 """Stem of the label file in the folder that `predict` writes for each case."""
 
 
-def label_files(path: Path) -> dict[str, Path]:
+def label_files(path: Path, endings: Sequence[str] = ENDINGS) -> dict[str, Path]:
     """Return the label files at a path by case, in order of the case names.
 
     Parameters
     ----------
     path : Path
-        One NIfTI file, or a folder of ``<case>.nii.gz`` and ``<case>.nii``, or of
+        One label file, or a folder of ``<case>.nii.gz``, or of
         ``<case>/labels.nii.gz`` as `predict` writes them.
+    endings : sequence of str
+        Endings of label files.
 
     Raises `InputError` if nothing is there, or two files are of the same case.
     """
     if path.is_file():
-        if not path.name.endswith(ENDINGS):
-            raise InputError(f"{path} is not a NIfTI file (.nii.gz or .nii).")
+        if not _is_label_file(path, endings):
+            known = ", ".join(endings)
+            raise InputError(f"{path} is not a file of labels ({known}).")
         return {_stem(path): path}
     if not path.is_dir():
         raise InputError(f"{path} does not exist.")
     found: dict[str, Path] = {}
     for file in sorted([*path.iterdir(), *path.glob(f"*/{IN_CASE_FOLDER}.nii*")]):
-        if file.is_file() and file.name.endswith(ENDINGS) and file.name[0] != ".":
+        if file.is_file() and _is_label_file(file, endings):
             case_id = _stem(file) if file.parent == path else file.parent.name
             if case_id in found:
                 both = f"{found[case_id]} and {file} are both of case {case_id}"
@@ -74,7 +78,7 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
     highest, reasons = [], []
     for file in files:
         try:
-            _, voxels = read_array(file)
+            _, voxels, _ = read_values(file)
         except (Refused, InputError) as error:
             reasons.append(str(error))
         else:
@@ -85,5 +89,11 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
     return number_labels(max([v for v in highest if v <= MOST_UNNAMED] or highest))
 
 
+def _is_label_file(file: Path, endings: Sequence[str]) -> bool:
+    named = file.name.endswith(tuple(endings)) and not file.name.startswith(".")
+    return named and not is_segmentation(file.name)
+
+
 def _stem(file: Path) -> str:
-    return composed(file.name.removesuffix(".gz").removesuffix(".nii"))
+    ending = next(ending for ending in ENDINGS if file.name.endswith(ending))
+    return composed(file.name.removesuffix(ending))

@@ -13,8 +13,8 @@ from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.progress import Progress, steps
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import number
+from nnunet_bridge.formats.images import read_labelmap
 from nnunet_bridge.formats.mesh_files import MeshFileOptions, write_mesh_files
-from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.ops.metrics import structure_volumes
 from nnunet_bridge.ops.surface import FEWEST_FACES, decimated, smoothed, surfaces_of
 from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for, table_for

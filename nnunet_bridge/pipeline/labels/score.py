@@ -19,8 +19,8 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import number
 from nnunet_bridge.core.words import ScoreState
+from nnunet_bridge.formats.images import read_labelmap
 from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
-from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores, tolerance_remark

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.nifti import read_labelmap, read_volume
+from nnunet_bridge.formats.images import read_labelmap, read_volume
 from nnunet_bridge.formats.preview import write_contact_sheet, write_panels
 from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.records import from_record
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.words import ALL_CASES, FOREIGN, Fold
+from nnunet_bridge.core.words import ALL_CASES, BudgetName, Fold
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
 from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
@@ -36,11 +36,11 @@ class ModelRequest:
     one."""
 
     budget: str | None = None
-    """By default the longest that has finished runs; a model from elsewhere with other
-    plans only where there is none."""
+    """By default the longest that has finished runs; a model of others only where
+    there is none of ours."""
 
     kind: str | None = None
-    """A word of `--model`; by default nnU-Net's own before others."""
+    """A word of `--model`, also TRAINER__PLANS; by default nnU-Net's own first."""
 
     seed: int = 0  # training of each fold: 0 is the first
 
@@ -116,7 +116,7 @@ def model_name(kind: str, configurations: Sequence[str]) -> str:
     '2d+3d_fullres'
     """
     name = "+".join(configurations)
-    return name if kind in (DEFAULT_MODEL, FOREIGN) else f"{kind} {name}"
+    return name if kind == DEFAULT_MODEL else f"{kind} {name}"
 
 
 def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> Model:
@@ -139,6 +139,8 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
     request = request or ModelRequest()
     known = [state for state in known_runs(dataset) if state.can_predict]
     done = [state for state in known if state.run.repeat == request.seed]
+    if request.kind:
+        done = [state for state in done if state.is_called(request.kind)]
     for kind, budget in _candidates(done, request):
         able = [s for s in done if (s.model, s.budget) == (kind, budget)]
         able = _of_folds(able, request.folds)
@@ -182,10 +184,11 @@ def _candidates(
 ) -> list[tuple[str, str]]:
     """Return the kinds and budgets that may answer, the first choice first."""
     models = list(dict.fromkeys(model for model, _ in METHODS))
-    budgets = list(dict.fromkeys(name for _, name in METHODS))
-    ours = [(model, name) for name in budgets for model in models]
-    others = sorted({(s.model, s.budget) for s in done} - set(ours))
-    every = [(k, b) for k, b in [*ours, *others] if request.kind in (None, k)]
+    ours = [(model, str(name)) for name in BudgetName for model in models]
+    others = {(s.model, str(s.budget)) for s in done} - set(ours)
+    lengths = [str(name) for name in BudgetName]
+    others_in_order = sorted(others, key=lambda one: (lengths.index(one[1]), one[0]))
+    every = [*ours, *others_in_order]
     return [(kind, b) for kind, b in every if request.budget in (None, b)]
 
 
@@ -266,7 +269,7 @@ def selectable_runs(
     """
     first = [state for state in states if not state.run.repeat]
     done = [s for s in first if s.done and s.run.fold != ALL_CASES]
-    for name in dict.fromkeys(name for _, name in METHODS):
+    for name in BudgetName:
         found = [s for s in done if s.budget == name]
         if found and budget in (None, name):
             return found

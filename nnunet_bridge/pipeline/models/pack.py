@@ -28,14 +28,13 @@ from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats import files
 from nnunet_bridge.formats.archive import Archive, open_archive, write_archive
 from nnunet_bridge.formats.folders import put_in_place, work_folder
-from nnunet_bridge.formats.labels_file import read_label_table
 from nnunet_bridge.nnunet import models as layout
 from nnunet_bridge.nnunet.checkpoints import check_checkpoint
 from nnunet_bridge.nnunet.commands import checkpoint_command
+from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.host import ONE_THREAD, Host
 from nnunet_bridge.nnunet.names import (
     CHECKPOINT_FINAL,
-    FILE_ENDING,
     Dataset,
     Workspace,
     number_of,
@@ -449,6 +448,7 @@ def _write_model(
         origin = {
             "archive_sha256": archive_sha256,
             "mean_dice": card.get("folds", {}).get(fold, {}).get("mean_dice"),
+            "budget": card.get("budget"),
             **{key: card.get(key) for key in carried},
         }
         files.write_json(target.with_name(ORIGIN_FILE), origin)
@@ -464,13 +464,7 @@ def _require_usable(description: JsonObject, work: Path) -> None:
     copy = work / layout.DATASET_FILE
     files.write_json(copy, description)
     try:
-        read_label_table(copy)
+        RawDataset.open(work)
     except InputError as error:
         reason = str(error).replace(str(copy), f"its {layout.DATASET_FILE}")
         raise InputError(f"`predict` could not use this model: {reason}") from error
-    ending = description["file_ending"]
-    if ending != FILE_ENDING:
-        raise InputError(
-            f"The model reads {ending} files, and `predict` writes {FILE_ENDING}: use "
-            "nnU-Net's own commands with it."
-        )

@@ -1,7 +1,7 @@
 """The facts of finished trainings: their validation, settings, costs and curves.
 
-They come from the events of a training and from the record of its run; where both name
-a fact, the record wins.
+They come from the events of a training, or what nnU-Net's own files tell of it, and
+from the record of its run; where both name a fact, the record wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from nnunet_bridge.core.comparison import ModelCost
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import Curve, curve_of, read_events
 from nnunet_bridge.nnunet.runs import RunState, read_record
+from nnunet_bridge.nnunet.training_logs import events_of
 
 TRAINED_ON_ALL = (
     "fold “all” was trained on every case, so its validation scores are not valid."
@@ -34,11 +35,12 @@ class FoldRun:
     """Settings, costs and versions, as the training wrote them."""
 
     repeat: int = 0  # training of the fold: 0 is the first, others have other seeds
+    told: Sequence[JsonObject] = ()  # events of a training that wrote no `events_file`
 
     def events(self) -> Sequence[JsonObject]:
-        """Read the events; empty if the training wrote none."""
+        """Read the events; empty if there are none."""
         file = self.events_file
-        return read_events(file) if file is not None and file.is_file() else ()
+        return self.told if file is None or not file.is_file() else read_events(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,14 @@ class ModelRun:
 
 def fold_run(state: RunState) -> FoldRun:
     """Return the files and the record of a training."""
+    run = state.run
     return FoldRun(
-        str(state.run.fold),
-        state.run.validation_dir,
-        state.run.events_file,
-        read_record(state.run).content,
-        state.run.repeat,
+        str(run.fold),
+        run.validation_dir,
+        run.events_file,
+        {"budget": str(state.budget), **read_record(run).content},
+        run.repeat,
+        () if run.events_file.is_file() else events_of(run)[0],
     )
 
 

@@ -165,7 +165,7 @@ def select_model(
         state
         for state in comparable
         if not configurations or state.run.configuration in configurations
-        if not models or state.model in models
+        if not models or any(map(state.is_called, models))
     ]
     if not states:
         raise InputError(
@@ -294,7 +294,7 @@ class _Selection:
         one, other = (self.members[name] for name in pair)
         predicted: dict[str, Path] = {}
         for first, second in product(one, other):
-            held_out = _held_out(first) & _held_out(second)
+            held_out = self._held_out(first) & self._held_out(second)
             todo = [case for case in cases if case in held_out]
             if not todo:
                 continue
@@ -370,8 +370,14 @@ class _Selection:
             (state.run.validation_dir / f"{case}.npz").exists()
             for state in states
             if state.run.fold in folds
-            for case in _held_out(state)
+            for case in self._held_out(state)
         )
+
+    def _held_out(self, state: RunState) -> set[str]:
+        """Return the cases that a run has validated."""
+        ending = self.raw.ending
+        files = state.run.validation_dir.glob(f"*{ending}")
+        return {file.name.removesuffix(ending) for file in files}
 
 
 def _linked_results(runs: Iterable[Run], folder: Path) -> Path:
@@ -387,12 +393,6 @@ def _linked_results(runs: Iterable[Run], folder: Path) -> Path:
             if entry.is_file() or entry.name.startswith("fold_"):
                 (place / entry.name).symlink_to(entry)
     return folder
-
-
-def _held_out(state: RunState) -> set[str]:
-    """Return the cases that a run has validated."""
-    files = state.run.validation_dir.glob(f"*{FILE_ENDING}")
-    return {file.name.removesuffix(FILE_ENDING) for file in files}
 
 
 def _opinion(answer: JsonObject, runs: Mapping[str, Run], remark: str) -> Opinion:

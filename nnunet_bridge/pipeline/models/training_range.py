@@ -14,11 +14,11 @@ from typing import Any
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.quality import TrainingStructures
 from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
+from nnunet_bridge.formats.images import read_grid, read_labelmap, read_volume
 from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import CaseRecord, read_manifest
-from nnunet_bridge.formats.nifti import read_grid, read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import Dataset, images_by_case
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.ops.edges import edge_strength
@@ -113,9 +113,10 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
 
 def _orientations_in(dataset_dir: Path) -> dict[str, Any]:
     """Return the orientations of the training images of a raw dataset."""
-    images = images_by_case(dataset_dir / "imagesTr").values()
     try:
-        letters = {read_grid(files[0]).axis_letters for files in images}
+        raw = RawDataset.open(dataset_dir)
+        images = [raw.image_files(case, "Tr")[0] for case in raw.training_cases()]
+        letters = {read_grid(image).axis_letters for image in images}
     except BridgeError:
         return {}
     return {"orientations": sorted(letters)} if letters else {}

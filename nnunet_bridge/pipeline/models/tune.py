@@ -23,11 +23,11 @@ from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.summary import JsonObject, json_of
 from nnunet_bridge.core.units import aligned, number
 from nnunet_bridge.core.version import __version__
-from nnunet_bridge.core.words import ALL_CASES, FOREIGN
+from nnunet_bridge.core.words import ALL_CASES
 from nnunet_bridge.formats.files import readable_object, sha256_of
+from nnunet_bridge.formats.images import read_labelmap
 from nnunet_bridge.formats.kept import Kept, holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE, read_label_table
-from nnunet_bridge.formats.nifti import read_labelmap
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.models import CLEANING_FILE
@@ -183,9 +183,7 @@ def tune_command(model: Model) -> str:
     words += [word for name in model.configurations for word in ("-c", name)]
     if model.kind != DEFAULT_MODEL:
         words += ["--model", model.kind]
-    if model.kind != FOREIGN:  # its budget is no word of ours
-        words += ["--budget", model.budget]
-    return " ".join(words)
+    return " ".join([*words, "--budget", model.budget])
 
 
 def _way_out(model: Model) -> str:

@@ -11,7 +11,7 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
-from nnunet_bridge.formats.nifti import read_grid, read_labelmap, read_volume
+from nnunet_bridge.formats.images import read_grid, read_labelmap, read_volume
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import FILE_ENDING, image_name
 from nnunet_bridge.ops.metrics import bone_scores
@@ -32,6 +32,7 @@ class ValidatedStudy:
     """Of the NSD; None if unknown, as in a table of others."""
 
     channel: int = 0  # the one in pictures
+    ending: str = FILE_ENDING  # of the names of references and images
 
     @classmethod
     def of(
@@ -39,17 +40,26 @@ class ValidatedStudy:
     ) -> ValidatedStudy:
         """Return models of a dataset, with its training cases as references."""
         folders = raw.folder / "labelsTr", raw.folder / "imagesTr"
-        return cls(tuple(runs), *folders, raw.labels, tolerance_mm)
+        return cls(
+            tuple(runs), *folders, raw.labels, tolerance_mm, ending=raw.ending
+        )
 
     def predictions(self) -> dict[str, dict[str, list[Path]]]:
         """Return case -> model -> the files that predict it, in the order of cases."""
         found: dict[str, dict[str, list[Path]]] = {}
         for run in self.runs:
             for fold in run.folds:
-                for file in sorted(fold.validation_dir.glob(f"*{FILE_ENDING}")):
-                    case_id = file.name.removesuffix(FILE_ENDING)
+                for case_id, file in self.predicted(fold.validation_dir).items():
                     found.setdefault(case_id, {}).setdefault(run.name, []).append(file)
         return dict(sorted(found.items()))
+
+    def predicted(self, folder: Path) -> dict[str, Path]:
+        """Return the predictions in a folder by case; those of baselines are ours."""
+        found: dict[str, Path] = {}
+        for ending in (FILE_ENDING, self.ending):
+            files = sorted(folder.glob(f"*{ending}"))
+            found |= {file.name.removesuffix(ending): file for file in files}
+        return found
 
     def prediction(self, file: Path) -> Labelmap:
         """Read what a model predicted."""
@@ -57,8 +67,10 @@ class ValidatedStudy:
 
     def reference(self, case_id: str) -> Labelmap:
         """Read the reference segmentation of a case."""
-        file = self.references_dir / f"{case_id}{FILE_ENDING}"
-        return read_labelmap(file, self.labels)
+        return read_labelmap(self._reference_file(case_id), self.labels)
+
+    def _reference_file(self, case_id: str) -> Path:
+        return self.references_dir / f"{case_id}{self.ending}"
 
     def scored(
         self, prediction: Labelmap, reference: Labelmap, case_id: str, model: str
@@ -71,7 +83,7 @@ class ValidatedStudy:
 
     def largest_edge_mm(self) -> float:
         """Return the largest edge of a voxel of any reference that is predicted."""
-        files = (self.references_dir / f"{c}{FILE_ENDING}" for c in self.predictions())
+        files = map(self._reference_file, self.predictions())
         return max((float(read_grid(f).spacing_mm.max()) for f in files), default=0.0)
 
     @property
@@ -81,7 +93,7 @@ class ValidatedStudy:
 
     def image(self, case_id: str) -> Volume | None:
         """Read the channel in pictures of a case; None where it is missing."""
-        file = self.images_dir / image_name(case_id, self.channel)
+        file = self.images_dir / image_name(case_id, self.channel, self.ending)
         return read_volume(file) if file.is_file() else None
 
 

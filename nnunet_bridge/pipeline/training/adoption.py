@@ -16,7 +16,7 @@ from nnunet_bridge.formats.files import read_json, readable_object, sha256_of
 from nnunet_bridge.nnunet import planned
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.models import ModelFolder, judged
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import PLANNERS, resolved
 from nnunet_bridge.nnunet.runs import can_resume, known_runs
 from nnunet_bridge.nnunet.splits import cases_of, read_splits, splits_in
@@ -173,7 +173,7 @@ class Adoption:
         changed = [
             case
             for case in sorted(self.patients)
-            if (copy := copies / f"{case}{FILE_ENDING}").is_file()
+            if (copy := copies / f"{case}{raw.ending}").is_file()
             and sha256_of(copy) != sha256_of(raw.label_file(case, "Tr"))
         ]
         if changed:

@@ -13,8 +13,8 @@ from nnunet_bridge.core.units import counted, format_bytes, format_duration
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.formats.events import Course
 from nnunet_bridge.formats.files import read_json
+from nnunet_bridge.formats.images import read_grid
 from nnunet_bridge.formats.memory import require_memory
-from nnunet_bridge.formats.nifti import read_grid
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import (
@@ -249,7 +249,8 @@ def announce_cpu_time(
 
 def cpu_seconds(runs: Sequence[Run], method: Method, machine: Machine) -> float | None:
     """Return the time of all runs on all cores; None for another budget or network."""
-    if method.budget.name != BudgetName.FULL or method.report_network is not None:
+    of_nnunet = method.own and method.report_network is None
+    if method.budget.name != BudgetName.FULL or not of_nnunet:
         return None
     total = 0.0
     for run in runs:

@@ -12,7 +12,7 @@ from nnunet_bridge.formats.kept import contents_of
 from nnunet_bridge.nnunet import planned, plans
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.methods import METHODS, Method
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.pickles import load_data
 
 
@@ -139,9 +139,7 @@ def dataset_state(dataset: Dataset) -> str:
     raw = RawDataset.open(dataset.raw_dir)
     cache = dataset.record_dir / "files.json"
     known, _ = readable_object(cache)  # a damaged one is made anew
-    folders = raw.folder / "imagesTr", raw.folder / "labelsTr"
-    files = [f for folder in folders for f in sorted(folder.glob(f"*{FILE_ENDING}"))]
-    found = contents_of(files, raw.folder, known)
+    found = contents_of(raw.training_files(), raw.folder, known)
     if found != known:
         write_json(cache, found)
     hashes = {name: content["sha256"] for name, content in found.items()}
