@@ -21,7 +21,15 @@ from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import open_to_write
 from nnunet_bridge.nnunet.failures import reason_of
 from nnunet_bridge.nnunet.machine import compilation_fault
-from nnunet_bridge.nnunet.names import PARENT_VARIABLE, Dataset, Run, Workspace
+from nnunet_bridge.nnunet.models import TRAINERS
+from nnunet_bridge.nnunet.names import (
+    EXT_TRAINERS,
+    PARENT_VARIABLE,
+    TRUSTED_VARIABLE,
+    Dataset,
+    Run,
+    Workspace,
+)
 from nnunet_bridge.nnunet.plans import Planner
 
 PYTHON = (sys.executable, "-P")
@@ -130,9 +138,15 @@ def train_command(
         gpus=resources.gpus,
         events=run.events_file,
     )
+    options += trusting("" if run.trainer in TRAINERS else run.trainer)
     options += [*(start or TrainingStart()).words(resume=resume)]
     options += _options(resume=resume)
     return [*_task("train", resources), *own_arguments, *options]
+
+
+def trusting(trainer: str) -> list[str]:
+    """Return the words by which a call may run code of a trainer of others; or none."""
+    return _options(trusted_trainer=trainer or None)
 
 
 def encoder_command(
@@ -232,7 +246,8 @@ def nnunet_environment(
         **workspace.environment(),
         "nnUNet_def_n_proc": str(resources.workers),
         "nnUNet_n_proc_DA": str(resources.loaders),
-        "nnUNet_extTrainer": str(trainers_dir()),
+        EXT_TRAINERS: str(trainers_dir()),
+        TRUSTED_VARIABLE: inherited.get(EXT_TRAINERS, ""),
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",

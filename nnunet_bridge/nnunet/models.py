@@ -85,8 +85,8 @@ class ModelFolder:
     configuration: str  # empty for all configurations of the plans
 
     @classmethod
-    def from_folders(cls, dataset: str, folder: str) -> ModelFolder:
-        """Parse the names of two folders.
+    def from_folders(cls, dataset: str, folder: str, trusted: str = "") -> ModelFolder:
+        """Parse the names of two folders; the trainer `trusted` is known, too.
 
         Raises `SecurityError`. S10: a name that a program could take for an option or a
         command. S09: an unknown trainer. S04: not the folder of a model.
@@ -104,7 +104,8 @@ class ModelFolder:
         if not re.fullmatch(DATASET_NAME, dataset) or len(parts) != 3:  # noqa: PLR2004 - trainer, plans, configuration
             refuse(f"{_short(f'{dataset}/{folder}')} is no model's folder", "S04")
         trainer, plans, configuration = parts
-        check_trainer(trainer)
+        if trainer != trusted:
+            check_trainer(trainer)
         if not _WORD.fullmatch(plans) or configuration not in tuple(Configuration):
             refuse(f"{_short(folder)} is no model's folder", "S04")
         return cls(dataset, trainer, plans, configuration)
@@ -178,6 +179,19 @@ def _short(name: str) -> str:
     return quoted(name[:LONGEST_VALUE] + ("..." if len(name) > LONGEST_VALUE else ""))
 
 
+def require_trusted(trainer: str, plans: str, trusted: str) -> None:
+    """Refuse a trainer of others, unless the command named it (FAULTS S09)."""
+    if trainer in TRAINERS or trainer == trusted:
+        return
+    model = _short(f"{trainer}__{plans}")
+    refuse(
+        f"its trainer {_short(trainer)} is neither nnU-Net's nor ours, so code of "
+        f"others would run. If you trust it, name the model ({model}) with --model, and "
+        "the folder of its code in the variable nnUNet_extTrainer",
+        "S09",
+    )
+
+
 def check_trainer(name: str) -> None:
     """Refuse a trainer that is not on the list (FAULTS S09)."""
     if name not in TRAINERS:
@@ -244,22 +258,24 @@ def checked_card(content: Any) -> JsonObject:  # noqa: ANN401 - judged here
     return validated(Card, content, CARD_FILE).model_dump()
 
 
-def check_model_folder(model_dir: Path, folds: Sequence[Fold]) -> None:
+def check_model_folder(
+    model_dir: Path, folds: Sequence[Fold], trusted: str = ""
+) -> None:
     """Refuse a model folder that could do harm.
 
     It takes a few milliseconds, so every prediction starts with it, whatever the origin
-    of the folder.
+    of the folder. `trusted` is a trainer of others that the user named.
 
     Raises `SecurityError` with the id of the fault.
     """
-    judged_texts(model_dir)
+    judged_texts(model_dir, trusted)
     for fold in folds:
         check_checkpoint(model_dir / f"fold_{fold}" / CHECKPOINT_FINAL)
 
 
-def judged_texts(model_dir: Path) -> dict[str, JsonObject]:
+def judged_texts(model_dir: Path, trusted: str = "") -> dict[str, JsonObject]:
     """Return plans and description of a model by file name; see `judged`."""
-    name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name)
+    name = ModelFolder.from_folders(model_dir.parent.name, model_dir.name, trusted)
     return {f: judged(model_dir / f, name) for f in (PLANS_FILE, DATASET_FILE)}
 
 

@@ -28,6 +28,13 @@ NOT_IN_PLACE = ("checkpoint_*.pth", "splits_final.json")
 PARENT_VARIABLE = "NNUNET_BRIDGE_PARENT"
 """Ours: the id of the process with which nnU-Net's ends."""
 
+EXT_TRAINERS = "nnUNet_extTrainer"
+"""nnU-Net's folders of trainers; it imports every module in them to find one."""
+
+TRUSTED_VARIABLE = "NNUNET_BRIDGE_EXT_TRAINER"
+"""Ours: the user's `EXT_TRAINERS`, of which a process has no use unless a command named
+a trainer of others."""
+
 ALL_NUMBERED = "all5"  # word of `-f` for every numbered fold
 SEED_PART = "_seed_"
 """In the name of the folder of a repeated training: ``fold_0_seed_1``."""
@@ -265,6 +272,18 @@ class Run:
 def image_name(case_id: str, channel: int = 0, ending: str = FILE_ENDING) -> str:
     """Return the file name of a channel of a case, as nnU-Net reads it."""
     return f"{case_id}_{channel:04d}{ending}"
+
+
+def trainer_in(word: str) -> str:
+    """Return the trainer of ``TRAINER__PLANS``; empty for a model of ours.
+
+    Examples
+    --------
+    >>> trainer_in("LabTrainer__nnUNetPlans"), trainer_in("nnunet")
+    ('LabTrainer', '')
+    """
+    trainer, between, _ = word.partition(BETWEEN)
+    return trainer if between else ""
 
 
 def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Path]]:

@@ -65,13 +65,17 @@ class Member:
     """The folds of one configuration, loaded and built by nnU-Net."""
 
     def __init__(
-        self, model_dir: Path, folds: Sequence[str], device: torch.device
+        self,
+        model_dir: Path,
+        folds: Sequence[str],
+        device: torch.device,
+        trusted: str = "",
     ) -> None:
         predictor = nnunet.nnUNetPredictor(
             perform_everything_on_device=device.type == "cuda", device=device
         )
         chosen = tuple(fold if fold == "all" else int(fold) for fold in folds)
-        texts = judged_texts(model_dir)
+        texts = judged_texts(model_dir, trusted)
         with json_read_by(nnunet, lambda file: texts[file.name]):
             predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
         self.plans = predictor.plans_manager

@@ -54,7 +54,10 @@ def predict(asked: argparse.Namespace) -> None:
     device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    members = [Member(Path(model), folds, device) for model, *folds in asked.member]
+    members = [
+        Member(Path(model), folds, device, asked.trusted_trainer)
+        for model, *folds in asked.member
+    ]
     asked.out.mkdir(parents=True, exist_ok=True)
     first, step = asked.part
     ending = members[0].dataset["file_ending"]

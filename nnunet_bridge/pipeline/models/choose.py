@@ -17,7 +17,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ALL_CASES, BudgetName, Fold
 from nnunet_bridge.formats.files import readable_object, sha256_of
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, METHODS
-from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset
+from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset, trainer_in
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 
@@ -63,6 +63,9 @@ class Model:
     previous: tuple[RunState, ...] = ()
     """The folds of ``3d_lowres`` that the cascade among them builds upon."""
 
+    trusted: str = ""
+    """Trainer of others whose code may run, because the command named it."""
+
     @property
     def dataset(self) -> Dataset:
         """The dataset that it was trained on."""
@@ -98,13 +101,14 @@ class Model:
         Raises `SecurityError` with the id of the fault, before any of the model has
         run.
         """
-        from nnunet_bridge.nnunet.models import check_model_folder
+        from nnunet_bridge.nnunet.models import check_model_folder, require_trusted
 
         folders: dict[Path, list[Fold]] = {}
         for run in (state.run for state in (*self.states, *self.previous)):
+            require_trusted(run.trainer, run.plans, self.trusted)
             folders.setdefault(run.model_dir, []).append(run.fold)
         for model_dir, folds in folders.items():
-            check_model_folder(model_dir, folds)
+            check_model_folder(model_dir, folds, self.trusted)
 
 
 def model_name(kind: str, configurations: Sequence[str]) -> str:
@@ -151,7 +155,8 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
             best = "which has the higher Dice on its own validation"
             how = "as requested" if request.configurations else best
             reason = f"{name}, {how}, fold {_folds_of(states)}"
-            return Model(kind, budget, states, reason, _first_stages(states, done))
+            first, trusted = _first_stages(states, done), trainer_in(request.kind or "")
+            return Model(kind, budget, states, reason, first, trusted)
     raise InputError(
         " ".join(filter(None, [f"{dataset} has no finished model", str(request)]))
         + (f" of the budget {request.budget}" if request.budget else "")

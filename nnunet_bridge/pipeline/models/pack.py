@@ -130,8 +130,14 @@ def pack_model(
     """
     shown, host = progress or Silent(), host or Host()
     packed = choose_model(dataset, request)
-    packed.check()
     name = layout.ModelFolder.of(packed.states[0].run)
+    if name.trainer not in layout.TRAINERS:
+        raise InputError(
+            f"{packed.name} needs the code of its trainer {name.trainer}, which a "
+            "packed model does not hold: share both, the model by "
+            "`nnUNetv2_export_model_to_zip`."
+        )
+    packed.check()
     shown.stage(f"pack {name.folder}", len(packed.states) + 1)
     with work_folder(out_file.absolute().parent, "pack") as work:
         checkpoints = _checkpoints_of(packed)

@@ -19,8 +19,14 @@ from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import prediction_multiply_adds
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.models import check_model_folder
-from nnunet_bridge.nnunet.names import FILE_ENDING, NOT_IN_PLACE, Dataset, Run
+from nnunet_bridge.nnunet.models import check_model_folder, require_trusted
+from nnunet_bridge.nnunet.names import (
+    FILE_ENDING,
+    NOT_IN_PLACE,
+    Dataset,
+    Run,
+    trainer_in,
+)
 from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.nnunet.runs import RunState, known_runs
 from nnunet_bridge.ops.choice import (
@@ -304,12 +310,16 @@ class _Selection:
             for image in (i for c in todo for i in self.raw.image_files(c, "Tr")):
                 (images / image.name).symlink_to(image)
             members = {s.run.model_dir: [s.run.fold] for s in (first, second)}
+            run, words = first.run, filter(first.is_called, self.options.models)
+            trusted = next(filter(None, map(trainer_in, words)), "")
+            require_trusted(run.trainer, run.plans, trusted)
             for model_dir, folds in members.items():
-                check_model_folder(model_dir, folds)
+                check_model_folder(model_dir, folds, trusted)
             file = folder / "progress.jsonl"
             command = commands.predict_command(
                 members, images, out, self.resources, progress_file=file
             )
+            command += commands.trusting(trusted)
             self._call(command, f"{first.name} with {second.name}")
             predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
         return predicted

@@ -16,7 +16,12 @@ from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
-from nnunet_bridge.nnunet.commands import NnUNetProcess, Resources, predict_command
+from nnunet_bridge.nnunet.commands import (
+    NnUNetProcess,
+    Resources,
+    predict_command,
+    trusting,
+)
 from nnunet_bridge.nnunet.estimates import PlannedMember, host_bytes, waiting_disk_bytes
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
@@ -157,6 +162,7 @@ class _Call:
             progress_file=progress_file,
             previous_dir=previous_dir,
         )
+        command += trusting(self.model.trusted)
         if len(self.parts) > 1:
             command += ["--part", str(number), str(len(self.parts))]
         dataset = self.model.dataset
