@@ -80,12 +80,23 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelRegion:
+    """A structure of several labels, as nnU-Net's regions are."""
+
+    name: str
+    values: tuple[int, ...]  # of the labels that it unites
+
+
+@dataclass(frozen=True, slots=True)
 class LabelTable:
     """The structures of a dataset, in the order of their values 1..n."""
 
     labels: tuple[Label, ...]
     has_ignore: bool = False
     """Whether the value after the last label marks voxels without a reference."""
+
+    regions: tuple[LabelRegion, ...] = ()
+    """What is scored instead of the labels, which may be parts of several regions."""
 
     def __post_init__(self) -> None:
         """Refuse gaps and repetitions: nnU-Net needs values 1..n."""
@@ -162,6 +173,14 @@ class Labelmap:
         """Return the (I, J, K) mask of one structure."""
         mask: BoolArray = self.voxels == label.value
         return mask
+
+    def only(self, region: LabelRegion) -> Labelmap:
+        """Return the labelmap of a region alone, with what is ignored."""
+        table = LabelTable.from_names([region.name], has_ignore=self.labels.has_ignore)
+        voxels = np.isin(self.voxels, region.values).astype(np.uint8)
+        if self.labels.ignore_value is not None and table.ignore_value is not None:
+            voxels[self.voxels == self.labels.ignore_value] = table.ignore_value
+        return Labelmap(self.grid, voxels, table)
 
     def with_voxels(self, voxels: LabelArray) -> Labelmap:
         """Return another labelmap on the same grid with the same table."""

@@ -1,10 +1,12 @@
 """Read the label table of nnU-Net's ``dataset.json``, or number the labels."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.core.image import LabelRegion, LabelTable
 from nnunet_bridge.formats.files import read_json
 
 CASE_LABELS = "labels.nii.gz"
@@ -18,33 +20,76 @@ DATASET_FILE = "dataset.json"
 MOST_UNNAMED = 255  # largest value that counts as a label without a table
 
 
-def read_label_table(dataset_json: Path) -> LabelTable:
+def read_label_table(dataset_json: Path, *, regions: bool = False) -> LabelTable:
     """Read the labels of a ``dataset.json``: ``{"background": 0, "tibia": 1, ...}``.
 
-    Raises `InputError` if the file cannot be read, has no labels, or their values are
-    not 1, 2, ... without gap. Regions (several values for one name) are not supported;
-    nnU-Net's ``ignore`` must have the highest value.
+    With `regions`, a name may stand for several values, as in ``{"whole": [1, 2]}``;
+    each value is then a label that is named for the regions that share it.
+
+    Raises `InputError` if the file cannot be read, has no labels, their values are not
+    1, 2, ... without gap, or it has regions and may not; nnU-Net's ``ignore`` must have
+    the highest value.
     """
     labels = _labels(dataset_json)
+    united = [name for name, value in labels.items() if isinstance(value, list)]
+    found: tuple[LabelRegion, ...] = ()
+    if united:
+        if not regions:
+            raise InputError(
+                f"{dataset_json} has regions of several labels ({', '.join(united)}). "
+                "Only `score`, `compare` and `status` know regions: plan, train and "
+                "predict with nnU-Net's own commands."
+            )
+        found = _regions(labels)
+        labels = _parts_of(found, labels)
     odd = [name for name, value in labels.items() if type(value) is not int]
     if odd:
         raise InputError(
             f"{dataset_json}: {', '.join(odd)} must have one whole number each "
-            '(regions, and the {"1": "tibia"} of nnU-Net 1, are not supported).'
+            '(the {"1": "tibia"} of nnU-Net 1 is not supported).'
         )
     numbers = sorted(labels.values())
     if labels.get("background") != 0 or numbers.count(0) != 1:
         raise InputError(f"{dataset_json}: 0 must be 'background', and nothing else.")
     names = sorted(labels, key=labels.__getitem__)
     if numbers != list(range(len(names))):
-        must = "label values must be 0, 1, 2, ... without gap"
+        must = "nnU-Net needs label values without gap: 0, 1, 2, ..."
         held = ", ".join(map(str, numbers))
-        raise InputError(f"{dataset_json}: {must}, not {held}.")
+        raise InputError(f"{dataset_json}: {must}, not {held}.", code="N01")
     has_ignore = IGNORE in names
     if has_ignore and names[-1] != IGNORE:
         raise InputError(f"{dataset_json}: '{IGNORE}' must have the highest value.")
     structures = [name for name in names[1:] if name != IGNORE]
-    return LabelTable.from_names(structures, has_ignore=has_ignore)
+    table = LabelTable.from_names(structures, has_ignore=has_ignore)
+    return replace(table, regions=found)
+
+
+def _regions(labels: Mapping[str, Any]) -> tuple[LabelRegion, ...]:
+    """Return the structures of a dataset with regions, each with its values."""
+    listed = {n: v if isinstance(v, list) else [v] for n, v in labels.items()}
+    return tuple(
+        LabelRegion(name, tuple(values))
+        for name, values in listed.items()
+        if name not in ("background", IGNORE)
+    )
+
+
+def _parts_of(
+    regions: Sequence[LabelRegion], labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a label for every value, named for the regions that share it.
+
+    Examples
+    --------
+    >>> whole, core = LabelRegion("whole", (1, 2)), LabelRegion("core", (2,))
+    >>> _parts_of([whole, core], {"background": 0})
+    {'background': 0, 'whole': 1, 'whole+core': 2}
+    """
+    parts = {name: labels[name] for name in ("background", IGNORE) if name in labels}
+    for value in dict.fromkeys(v for region in regions for v in region.values):
+        name = "+".join(region.name for region in regions if value in region.values)
+        parts[name if name not in parts else f"{name} ({value})"] = value
+    return parts
 
 
 def find_label_file(labels_dir: Path) -> Path | None:

@@ -28,8 +28,8 @@ class RawDataset:
     ending: str = FILE_ENDING  # of the names of its files
 
     @classmethod
-    def open(cls, folder: Path) -> RawDataset:
-        """Read ``dataset.json``.
+    def open(cls, folder: Path, *, regions: bool = False) -> RawDataset:
+        """Read ``dataset.json``, which may have `regions` only where they are known.
 
         Raises `InputError` if it is missing, nnU-Net would not accept it, or its files
         are of a format that is not read.
@@ -37,7 +37,7 @@ class RawDataset:
         file = folder / "dataset.json"
         if not file.is_file():
             raise InputError(f"{file} is missing: run `convert` first.")
-        labels = read_label_table(file)
+        labels = read_label_table(file, regions=regions)
         try:
             channels = tuple(read_json(file)["channel_names"].values())
         except (KeyError, AttributeError) as error:

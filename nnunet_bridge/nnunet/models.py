@@ -186,8 +186,8 @@ def require_trusted(trainer: str, plans: str, trusted: str) -> None:
     model = _short(f"{trainer}__{plans}")
     refuse(
         f"its trainer {_short(trainer)} is neither nnU-Net's nor ours, so code of "
-        f"others would run. If you trust it, name the model ({model}) with --model, and "
-        "the folder of its code in the variable nnUNet_extTrainer",
+        f"others would run. If you trust it, name the model ({model}) with --model, "
+        "and the folder of its code in the variable nnUNet_extTrainer",
         "S09",
     )
 

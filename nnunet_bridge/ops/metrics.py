@@ -61,7 +61,7 @@ def bone_scores(
     configuration: str = "",
     tolerance_mm: float = 1.0,
 ) -> tuple[BoneScore, ...]:
-    """Score every structure of the label table; see `SURFACE_DEFINITION`.
+    """Score every label or region of the label table; see `SURFACE_DEFINITION`.
 
     Dice, IoU and volumes count voxels; the volume of a voxel is ``|det affine|``.
     Ignored voxels of the reference count as background in both; a structure without a
@@ -80,6 +80,24 @@ def bone_scores(
     _check_comparable(prediction, reference)
     if not 0 <= tolerance_mm < np.inf:
         raise InputError(f"The tolerance must be 0 mm or more, not {tolerance_mm}.")
+    pairs = [(prediction, reference)]
+    if regions := reference.labels.regions:  # each alone: they may share voxels
+        pairs = [(prediction.only(one), reference.only(one)) for one in regions]
+    return tuple(
+        score
+        for pair in pairs
+        for score in _label_scores(*pair, case_id, configuration, tolerance_mm)
+    )
+
+
+def _label_scores(
+    prediction: Labelmap,
+    reference: Labelmap,
+    case_id: str,
+    configuration: str,
+    tolerance_mm: float,
+) -> list[BoneScore]:
+    """Score every label of the table."""
     ignored = reference.labels.ignore_value
     some_ignored = ignored is not None and bool((reference.voxels == ignored).any())
     prediction, reference = _without_ignored(prediction, reference)
@@ -118,7 +136,7 @@ def bone_scores(
                 hd_mm=surface.hd_mm,
             )
         )
-    return tuple(scores)
+    return scores
 
 
 def tolerance_remark(tolerance_mm: float, largest_edge_mm: float) -> str:

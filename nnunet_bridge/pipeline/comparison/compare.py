@@ -74,7 +74,7 @@ def compare_dataset(
     Raises `InputError` if one of the models has no finished fold.
     """
     models, budget = _finished_models(dataset, options)
-    raw = RawDataset.open(dataset.raw_dir)
+    raw = RawDataset.open(dataset.raw_dir, regions=True)
     runs = list(map(_model_run, models))
     if options.baselines:
         runs += _baseline_runs(raw, options, out_dir)

@@ -26,6 +26,7 @@ from nnunet_bridge.formats.files import (
     write_if_changed,
     write_json,
 )
+from nnunet_bridge.formats.images import NIFTI
 from nnunet_bridge.formats.kept import holds
 from nnunet_bridge.formats.labels_file import DATASET_FILE
 from nnunet_bridge.formats.nifti import (
@@ -36,7 +37,6 @@ from nnunet_bridge.formats.nifti import (
 )
 from nnunet_bridge.ops.cleanup import clean_alike
 from nnunet_bridge.pipeline.labels.folders import (
-    NIFTI,
     label_files,
     table_file_for,
     table_for,

@@ -1,6 +1,6 @@
 """Read folders of label files: their cases and the names of their labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +8,20 @@ import numpy as np
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import LabelTable
-from nnunet_bridge.formats.images import ENDINGS
+from nnunet_bridge.formats.images import ENDINGS, is_labelmap, read_values
 from nnunet_bridge.formats.labels_file import (
     MOST_UNNAMED,
     find_label_file,
     number_labels,
     read_label_table,
 )
-from nnunet_bridge.formats.slicer import is_segmentation, read_values
 from nnunet_bridge.ops.naming import composed
 
-NIFTI = (".nii.gz", ".nii")
 IN_CASE_FOLDER = "labels"
 """Stem of the label file in the folder that `predict` writes for each case."""
 
 
-def label_files(path: Path, endings: Sequence[str] = ENDINGS) -> dict[str, Path]:
+def label_files(path: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Path]:
     """Return the label files at a path by case, in order of the case names.
 
     Parameters
@@ -31,13 +29,13 @@ def label_files(path: Path, endings: Sequence[str] = ENDINGS) -> dict[str, Path]
     path : Path
         One label file, or a folder of ``<case>.nii.gz``, or of
         ``<case>/labels.nii.gz`` as `predict` writes them.
-    endings : sequence of str
+    endings : tuple of str
         Endings of label files.
 
     Raises `InputError` if nothing is there, or two files are of the same case.
     """
     if path.is_file():
-        if not _is_label_file(path, endings):
+        if not (is_labelmap(path.name) and path.name.endswith(endings)):
             known = ", ".join(endings)
             raise InputError(f"{path} is not a file of labels ({known}).")
         return {_stem(path): path}
@@ -45,7 +43,8 @@ def label_files(path: Path, endings: Sequence[str] = ENDINGS) -> dict[str, Path]
         raise InputError(f"{path} does not exist.")
     found: dict[str, Path] = {}
     for file in sorted([*path.iterdir(), *path.glob(f"*/{IN_CASE_FOLDER}.nii*")]):
-        if file.is_file() and _is_label_file(file, endings):
+        named = is_labelmap(file.name) and file.name.endswith(endings)
+        if file.is_file() and named:
             case_id = _stem(file) if file.parent == path else file.parent.name
             if case_id in found:
                 both = f"{found[case_id]} and {file} are both of case {case_id}"
@@ -67,18 +66,22 @@ def table_file_for(paths: Iterable[Path], labels_file: Path | None) -> Path | No
     return None
 
 
-def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
+def table_for(
+    table_file: Path | None, files: Iterable[Path], *, regions: bool = False
+) -> LabelTable:
     """Return the labels of a ``dataset.json``, or unnamed ones for the values found.
+
+    It may have `regions` only where they are known.
 
     Raises `InputError` if the table cannot be used, or no file can be read to find
     values in.
     """
     if table_file is not None:
-        return read_label_table(table_file)
+        return read_label_table(table_file, regions=regions)
     highest, reasons = [], []
     for file in files:
         try:
-            _, voxels, _ = read_values(file)
+            _, voxels = read_values(file)
         except (Refused, InputError) as error:
             reasons.append(str(error))
         else:
@@ -87,11 +90,6 @@ def table_for(table_file: Path | None, files: Iterable[Path]) -> LabelTable:
         raise InputError("No label file can be read:\n" + "\n".join(reasons))
     # A file with larger values is refused by itself, when it is read.
     return number_labels(max([v for v in highest if v <= MOST_UNNAMED] or highest))
-
-
-def _is_label_file(file: Path, endings: Sequence[str]) -> bool:
-    named = file.name.endswith(tuple(endings)) and not file.name.startswith(".")
-    return named and not is_segmentation(file.name)
 
 
 def _stem(file: Path) -> str:

@@ -9,8 +9,8 @@ from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, VoxelArray
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.formats.images import read_values
 from nnunet_bridge.formats.label_map import LabelMap, parse_label_map, read_names_beside
-from nnunet_bridge.formats.slicer import read_values
 from nnunet_bridge.ops.regrid import placed_on
 
 
@@ -26,7 +26,7 @@ def mapped_labels(
     contains no labels (K06), lies elsewhere (K05) or leaves the image (K02).
     """
     places = label_map.by_value(table)
-    theirs, voxels, _ = read_values(file)
+    theirs, voxels = read_values(file)
     values = _whole_values(file, voxels)
     ours = np.zeros(grid.shape, np.uint8 if len(table) < 256 else np.uint16, order="F")  # noqa: PLR2004 - what a byte holds
     for label in table:

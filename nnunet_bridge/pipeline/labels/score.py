@@ -239,7 +239,8 @@ def _labels(
     predicted, drawn = zip(*pairs, strict=True)
     if options.label_map is None:
         table_file = table_file_for(folders, options.labels_file)
-        return table_for(table_file, [*drawn, *predicted]), options
+        files = [*drawn, *predicted]
+        return table_for(table_file, files, regions=True), options
     table = table_for(table_file_for(folders[:1], options.labels_file), drawn)
     label_map = options.label_map.with_values(read_names_beside(predicted))
     label_map.by_value(table)

@@ -18,7 +18,7 @@ from nnunet_bridge.formats.images import read_grid, read_labelmap, read_volume
 from nnunet_bridge.formats.kept import Kept
 from nnunet_bridge.formats.manifest import CaseRecord, read_manifest
 from nnunet_bridge.nnunet.dataset import RawDataset
-from nnunet_bridge.nnunet.names import Dataset
+from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, images_by_case
 from nnunet_bridge.nnunet.runs import ORIGIN_FILE
 from nnunet_bridge.nnunet.schemas import TrainingRange
 from nnunet_bridge.ops.edges import edge_strength
@@ -113,10 +113,11 @@ def _looks_of(records: Sequence[CaseRecord]) -> dict[str, Any]:
 
 def _orientations_in(dataset_dir: Path) -> dict[str, Any]:
     """Return the orientations of the training images of a raw dataset."""
+    described, _ = readable_object(dataset_dir / "dataset.json")
+    ending = str(described.get("file_ending", FILE_ENDING))
+    images = images_by_case(dataset_dir / "imagesTr", ending).values()
     try:
-        raw = RawDataset.open(dataset_dir)
-        images = [raw.image_files(case, "Tr")[0] for case in raw.training_cases()]
-        letters = {read_grid(image).axis_letters for image in images}
+        letters = {read_grid(files[0]).axis_letters for files in images}
     except BridgeError:
         return {}
     return {"orientations": sorted(letters)} if letters else {}

@@ -834,7 +834,7 @@ def test_N07_a_number_that_another_dataset_bears_is_refused(workspace, boxed):
     ("change", "message"),
     [
         ({"labels": {"background": 0, "bones": [1, 2]}}, "regions"),
-        ({"file_ending": ".nrrd"}, "reads .nrrd files"),
+        ({"file_ending": ".png"}, "in .png are not read"),
     ],
 )
 def test_a_model_that_predict_could_not_use_is_not_unpacked(

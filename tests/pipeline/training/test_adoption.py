@@ -245,7 +245,10 @@ def test_N11_a_new_case_does_not_cost_the_splits_of_finished_folds(ours):
 
     message = refused(ours)
 
-    assert "splits_final.json holds the folds of 2d fold 0, 2d fold 1" in message
+    assert (
+        "splits_final.json holds the folds of nnUNetTrainer__nnUNetPlans 2d fold 0"
+        in message
+    )
 
 
 def test_a_new_case_gives_new_splits_where_nothing_was_trained(ours):
