@@ -89,9 +89,9 @@ def _told(run: Run) -> tuple[JsonObject, ...]:
     logged, about = _of_log(_log_text(run.fold_dir))
     kept = list(_of_checkpoint(facts.get("logging", {})))
     epochs = max(kept, logged, key=len)
-    if not epochs and not about:
-        return ()
     debug, _ = readable_object(run.fold_dir / "debug.json")
+    if not (epochs or about or debug):
+        return ()
     start = {"event": "start", **_settings(run, debug), **_counts(about)}
     if facts.get("parameters"):
         start["parameters"] = facts["parameters"]

@@ -80,7 +80,7 @@ def compare_dataset(
         runs += _baseline_runs(raw, options, out_dir)
     cases = [*raw.training_cases(), *raw.test_cases()]
     title = f"{dataset}: {' against '.join(run.name for run in runs)}"
-    notes = tuple(filter(None, [counted_by_case(raw.folder)]))
+    notes = tuple(filter(None, [*map(_steps, models), counted_by_case(raw.folder)]))
     report = ReportOptions(
         title, dataset.name, budget, options.margins, options.latex, notes, test_scores
     )
@@ -106,6 +106,13 @@ def _model_run(model: Model) -> ModelRun:
     ]
     folds = tuple(map(fold_run, [*numbered, *repeats]))
     return ModelRun(model.name, model.configurations[0], folds)
+
+
+def _steps(model: Model) -> str:
+    """Return how long a model of others was trained; empty for one of ours."""
+    others = (s for s in model.states if s.model == s.run.trainer_and_plans)
+    steps = [state.steps for state in others if state.steps is not None]
+    return f"{model.name} was trained for {min(steps):,} steps." if steps else ""
 
 
 def _baseline_runs(

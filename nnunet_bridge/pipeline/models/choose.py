@@ -133,7 +133,7 @@ def predicting_model(dataset: Dataset, request: ModelRequest | None = None) -> M
         model = choose_model(dataset, request)
         return replace(model, reason=f"{model.reason} ({remark})") if remark else model
     asked = replace(kept, folds=request.folds, seed=request.seed)
-    model = choose_model(dataset, asked)
+    model = replace(choose_model(dataset, asked), trusted="")  # no person named it
     used = f"{model.name}, fold {_folds_of(model.states)}"
     return replace(model, reason=f"{used}, the choice of `select`: {remark}")
 
@@ -151,7 +151,8 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
         wanted = request.configurations or _best_configuration(able)
         if able and all(any(s.run.configuration == c for s in able) for c in wanted):
             states = tuple(s for s in able if s.run.configuration in wanted)
-            name = "+".join(dict.fromkeys(state.run.configuration for state in states))
+            used = dict.fromkeys(state.run.configuration for state in states)
+            name = model_name(kind, list(used))
             best = "which has the higher Dice on its own validation"
             how = "as requested" if request.configurations else best
             reason = f"{name}, {how}, fold {_folds_of(states)}"
