@@ -9,7 +9,8 @@ epoch, settings) and in ``plans.json``. All are read as data: no trainer is impo
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,30 @@ _NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf"
 _LINE = re.compile(
     rf"^(?P<time>\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?): "
     rf"(?:Epoch (?P<epoch>\d+)|train_loss (?P<train_loss>{_NUMBER})"
-    rf"|val_loss (?P<val_loss>{_NUMBER})|Current learning rate: (?P<rate>{_NUMBER})"
-    rf"|Pseudo dice \[(?P<dice>[^\]]*)\]|Epoch time: (?P<seconds>{_NUMBER}) s"
-    r"|This (?:random 80:20 )?split has (?P<train>\d+) training and (?P<val>\d+) "
-    r"validation cases\.|(?P<trained>Training done\.)|(?P<end>Validation complete))"
-    r"\s*$",
+    rf"|val_loss (?P<val_loss>{_NUMBER})|Pseudo dice \[(?P<pseudo_dice>[^\]]*)\]"
+    rf"|Epoch time: (?P<seconds>{_NUMBER}) s|This (?:random 80:20 )?split has "
+    r"(?P<training_cases>\d+) training and (?P<validation_cases>\d+) validation "
+    r"cases\.|(?P<validation>Training done\.)|(?P<end>Validation complete))\s*$",
     re.MULTILINE,
 )
-_VALUE = re.compile(rf"(?:np\.float\d+\()?({_NUMBER})")
-_OF_EPOCH = {"train_loss": "train_losses", "val_loss": "val_losses"} | {
-    "learning_rate": "lrs",
-    "pseudo_dice": "dice_per_class_or_region",
-}
-"""Key of our event -> name of nnU-Net's figure in a checkpoint."""
+"""The lines of nnU-Net's log; most groups are named as the keys of our events."""
 
-_NUMBERS = {
+_VALUE = re.compile(rf"(?:np\.float\d+\()?({_NUMBER})")
+_FIGURES = {
+    "train_loss": "train_losses",
+    "val_loss": "val_losses",
+    "pseudo_dice": "dice_per_class_or_region",
+    "began": "epoch_start_timestamps",
+    "ended": "epoch_end_timestamps",
+}
+"""Key of an epoch -> name of nnU-Net's figure in a checkpoint."""
+
+_SETTINGS = {
     "epochs": "num_epochs",
     "iterations_per_epoch": "num_iterations_per_epoch",
     "initial_learning_rate": "initial_lr",
-    "batch_size": "batch_size",
+    "torch version": "torch_version",
+    **{name: name for name in ("batch_size", "optimizer", "device")},
 }
 """Setting -> name in ``debug.json``."""
 
@@ -86,74 +92,66 @@ def _told(run: Run) -> tuple[JsonObject, ...]:
     files = (run.fold_dir / name for name in NEWEST_FIRST)
     checkpoint = next(filter(Path.is_file, files), None)
     facts = training_facts(checkpoint) if checkpoint else {}
-    logged, about = _of_log(_log_text(run.fold_dir))
-    kept = list(_of_checkpoint(facts.get("logging", {})))
-    epochs = max(kept, logged, key=len)
+    logged, about, moments = _of_log(run.fold_dir)
+    epochs = max(_of_checkpoint(facts.get("logging", {})), logged, key=len)
     debug, _ = readable_object(run.fold_dir / "debug.json")
     if not (epochs or about or debug):
         return ()
-    start = {"event": "start", **_settings(run, debug), **_counts(about)}
-    if facts.get("parameters"):
-        start["parameters"] = facts["parameters"]
-    if run.checkpoint_file.is_file():  # nnU-Net's number, or where its trainer ended
+    start = {"event": "start", **_settings(run, debug), **about}
+    start["parameters"] = facts.get("parameters") or None
+    if run.checkpoint_file.is_file():  # its trainer may have ended early
         start["epochs"] = len(epochs) or start.get("epochs")
-    moments = {"trained": "validation", "end": "end"}
-    ends = [{"event": w, "time": about[k]} for k, w in moments.items() if k in about]
-    return (start, *epochs, *ends)
+    return (start, *epochs, *moments)
 
 
-def _of_checkpoint(logging: Mapping[str, Any]) -> Iterator[JsonObject]:
-    """Yield one event an epoch from nnU-Net's figures in a checkpoint."""
-    columns = {key: _plain(logging.get(name)) for key, name in _OF_EPOCH.items()}
-    times = [_plain(logging.get(f"epoch_{n}_timestamps")) for n in ("start", "end")]
-    known = {k: column for k, column in columns.items() if isinstance(column, list)}
-    begun, ended = (column if isinstance(column, list) else [] for column in times)
-    for epoch in range(len(known.get("train_loss", ()))):
-        event = {k: c[epoch] for k, c in known.items() if epoch < len(c)}
-        if epoch < min(len(begun), len(ended)) and None not in (
-            begun[epoch],
-            ended[epoch],
-        ):
-            event["seconds"] = ended[epoch] - begun[epoch]
-        yield {"event": "epoch", "epoch": epoch, **event}
+def _of_checkpoint(logging: Mapping[str, Any]) -> list[JsonObject]:
+    """Return one event an epoch from nnU-Net's figures in a checkpoint."""
+    columns = [_plain(logging.get(name)) for name in _FIGURES.values()]
+    rows = zip(*(c if isinstance(c, list) else [] for c in columns), strict=False)
+    epochs: list[JsonObject] = []
+    for number, row in enumerate(rows):
+        event = dict(zip(_FIGURES, row, strict=True))
+        began, ended = event.pop("began"), event.pop("ended")
+        if isinstance(began, float) and isinstance(ended, float):
+            event["seconds"] = ended - began
+        epochs.append({"event": "epoch", "epoch": number, **event})
+    return epochs
 
 
-def _of_log(text: str) -> tuple[list[JsonObject], JsonObject]:
-    """Return the finished epochs of a log, and what else it says."""
+def _of_log(fold_dir: Path) -> tuple[list[JsonObject], JsonObject, list[JsonObject]]:
+    """Return the finished epochs of the logs, what else they say, and its moments.
+
+    A training that was resumed has several logs.
+    """
     epochs: dict[int, JsonObject] = {}
     about: JsonObject = {}
+    moments: dict[str, JsonObject] = {}
     now: JsonObject = {}
-    for line in _LINE.finditer(text):
+    for line in _LINE.finditer(_text_of(sorted(fold_dir.glob("training_log_*.txt")))):
         found = {key: word for key, word in line.groupdict().items() if word}
         at = datetime.fromisoformat(found.pop("time")).timestamp()
-        if "epoch" in found:
-            now = {"event": "epoch", "epoch": int(found["epoch"])}
-        elif "trained" in found or "end" in found:
-            about |= dict.fromkeys(found, at)
-        elif "train" in found:
-            about |= {key: int(word) for key, word in found.items()}
-        elif "dice" in found:
-            now["pseudo_dice"] = [_figure(v) for v in _VALUE.findall(found["dice"])]
+        key, word = next(iter(found.items()))
+        if key == "epoch":
+            now = {"event": "epoch", "epoch": int(word)}
+        elif key in ("validation", "end"):
+            moments[key] = {"event": key, "time": at}
+        elif key == "training_cases":
+            about = {name: int(count) for name, count in found.items()}
         elif now:
-            ((key, word),) = found.items()
-            now["learning_rate" if key == "rate" else key] = _figure(word)
+            figures = [_plain(value) for value in _VALUE.findall(word)]
+            now[key] = figures if key == "pseudo_dice" else figures[0]
             if key == "seconds":
                 epochs[now["epoch"]] = now
-    return [epochs[number] for number in sorted(epochs)], about
+    return [epochs[number] for number in sorted(epochs)], about, [*moments.values()]
 
 
-def _log_text(fold_dir: Path) -> str:
-    """Return the logs of a fold; a training that was resumed has several."""
+def _text_of(files: Sequence[Path]) -> str:
     parts, left = [], _MOST_LOG_BYTES
-    for file in sorted(fold_dir.glob("training_log_*.txt")):
-        try:
-            with file.open("rb") as stream:
-                content = stream.read(left)
-        except OSError:
-            continue
-        left -= len(content)
-        parts.append(content.decode("utf-8", "replace"))
-    return "\n".join(parts)
+    for file in files:
+        with suppress(OSError), file.open("rb") as stream:
+            parts.append(stream.read(left))
+            left -= len(parts[-1])
+    return b"\n".join(parts).decode("utf-8", "replace")
 
 
 def _settings(run: Run, debug: JsonObject) -> JsonObject:
@@ -163,47 +161,27 @@ def _settings(run: Run, debug: JsonObject) -> JsonObject:
         planned = resolved(plans, run.configuration)
         network = str(planned["architecture"]["network_class_name"]).rpartition(".")[2]
     except (KeyError, TypeError, RecursionError):
-        planned, network = {}, None
-    found: JsonObject = {
-        key: _json_number(debug.get(name)) for key, name in _NUMBERS.items()
-    }
-    found |= {
-        "optimizer": _word(debug.get("optimizer")),
-        "device": _word(debug.get("device")),
-        "torch version": _word(debug.get("torch_version")),
-        "architecture": _word(network),
+        planned, network = {}, ""
+    return {
+        **{key: planned.get(key) for key in ("patch_size", "spacing")},
+        **{key: _setting(debug.get(name, "")) for key, name in _SETTINGS.items()},
+        "architecture": _setting(network),
         "trainer": run.trainer,
         "plans": run.plans,
         "configuration": run.configuration,
     }
-    planned_facts = {key: planned.get(key) for key in ("patch_size", "spacing")}
-    return {k: v for k, v in {**planned_facts, **found}.items() if v is not None}
 
 
-def _counts(about: JsonObject) -> JsonObject:
-    names = {"train": "training_cases", "val": "validation_cases"}
-    return {ours: about[key] for key, ours in names.items() if key in about}
-
-
-def _json_number(word: object) -> int | float | None:
-    """Return the number that nnU-Net wrote as text."""
+def _setting(text: object) -> int | float | str | None:
+    """Return a number, or the first word of a text such as ``SGD (...)``."""
     try:
-        number = json.loads(str(word))
+        number = json.loads(str(text))
     except ValueError:
-        return None
-    return number if type(number) in (int, float) else None
-
-
-def _word(text: object) -> str | None:
-    """Return the first word of a text, such as the class in ``SGD (...)``."""
-    words = str(text or "").split()
-    word = words[0].partition("(")[0] if words else ""
+        number = None
+    if type(number) in (int, float):
+        return _plain(number) if type(number) is float else int(number)
+    word = re.split(r"[\s(]", str(text), maxsplit=1)[0]
     return word if word.isprintable() and 0 < len(word) <= _LONGEST_WORD else None
-
-
-def _figure(word: str) -> float | None:
-    number = float(word)
-    return number if math.isfinite(number) else None
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
