@@ -40,9 +40,7 @@ class ValidatedStudy:
     ) -> ValidatedStudy:
         """Return models of a dataset, with its training cases as references."""
         folders = raw.folder / "labelsTr", raw.folder / "imagesTr"
-        return cls(
-            tuple(runs), *folders, raw.labels, tolerance_mm, ending=raw.ending
-        )
+        return cls(tuple(runs), *folders, raw.labels, tolerance_mm, ending=raw.ending)
 
     def predictions(self) -> dict[str, dict[str, list[Path]]]:
         """Return case -> model -> the files that predict it, in the order of cases."""
