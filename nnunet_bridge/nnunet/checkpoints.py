@@ -11,7 +11,6 @@ torch and without its tensors.
 """
 
 import io
-import math
 import pickle
 import pickletools
 import re
@@ -31,8 +30,6 @@ LIMITS = ArchiveLimits(entries=50_000, directory_bytes=16 << 20)
 
 MOST_PICKLE_BYTES = 64 << 20
 """The pickle names the tensors; their numbers are in other entries."""
-
-_MOST_AXES = 8  # of a tensor of a network
 
 ALLOWED_GLOBALS = frozenset(
     {
@@ -95,48 +92,34 @@ def _checked_pickle(file: Path) -> bytes:
 def training_facts(file: Path) -> JsonObject:
     """Return what a checkpoint says of its training; empty where it cannot be read.
 
-    ``current_epoch`` is the number of epochs, ``logging`` maps nnU-Net's names of
-    figures to their values by epoch, and ``parameters`` counts the weights. The tensors
-    are not read.
+    ``current_epoch`` is the number of epochs, and ``logging`` maps nnU-Net's names of
+    figures to their values by epoch. The weights are not read.
     """
     try:
         written = file.stat()
         return _facts_of(file, written.st_mtime_ns, written.st_size)
-    except (SecurityError, OSError):
+    except Exception:  # noqa: BLE001 - the boundary around a file from outside
         return {}
 
 
 @lru_cache(maxsize=256)
 def _facts_of(file: Path, _written_ns: int, _bytes: int) -> JsonObject:
-    """Read a file that has not changed since only once."""
-    try:
-        held = _Reader(io.BytesIO(_checked_pickle(file))).load()
-        logged, epochs = held.get("logging"), held.get("current_epoch")
-        weights = held.get("network_weights") or {}
-        sizes = {tensor.place: tensor.size for tensor in weights.values()}
-    except Exception:  # noqa: BLE001 - the boundary around a file from outside
-        return {}
+    """Read a file once until it changes."""
+    held = _Reader(io.BytesIO(_checked_pickle(file))).load()
+    logged, epochs = held.get("logging"), held.get("current_epoch")
     return {
         "current_epoch": epochs if isinstance(epochs, int) else None,
         "logging": logged if isinstance(logged, Mapping) else {},
-        "parameters": sum(sizes.values()),
     }
 
 
-class _Tensor:
-    """The place and the size of a tensor in the checkpoint, without its numbers."""
+class _Nothing:
+    """Stands for tensors, and all else that the facts of a training do not need."""
 
-    def __init__(self, storage: Any, offset: int, shape: Any, *_: object) -> None:  # noqa: ANN401 - judged here
-        if len(shape) > _MOST_AXES:
-            raise ValueError("no tensor has so many axes")
-        self.place, self.size = (storage, offset), math.prod(shape)
+    def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, _: object) -> None:
-        """Leave out the rest, such as the hooks of an optimiser's tensor."""
-
-
-def _nothing(*_: object) -> None:
-    """Stand for all that the facts of a training do not need."""
+        """Take nothing."""
 
 
 class _Reader(pickle.Unpickler):
@@ -144,15 +127,10 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as the original
         """Return what stands for what the pickle calls."""
-        if name == "_rebuild_tensor_v2":
-            return _Tensor
-        if name == "_rebuild_parameter":
-            return lambda tensor, *_: tensor
-        return pickles.stand_in(module, name) or _nothing
+        return pickles.stand_in(module, name) or _Nothing
 
-    def persistent_load(self, place: Any) -> Any:  # noqa: ANN401 - as the original
-        """Return the name of the entry that holds the numbers of a tensor."""
-        return place[2]
+    def persistent_load(self, _: object) -> None:
+        """Leave out the numbers of a tensor, which are in another entry."""
 
 
 def fault_of_pickle(program: bytes) -> str:

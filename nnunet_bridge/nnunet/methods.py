@@ -91,6 +91,11 @@ class Method:
         return self.model in tuple(ModelName)
 
     @property
+    def asked_budget(self) -> str | None:
+        """The budget of its trainings; None if a trainer of others decides that."""
+        return self.budget.name if self.own else None
+
+    @property
     def usual_configurations(self) -> tuple[Configuration, ...]:
         """Configurations that are trained by default."""
         return tuple(name for name in self.configurations if name in ALWAYS_PLANNED)

@@ -275,13 +275,7 @@ def image_name(case_id: str, channel: int = 0, ending: str = FILE_ENDING) -> str
 
 
 def trainer_in(word: str) -> str:
-    """Return the trainer of ``TRAINER__PLANS``; empty for a model of ours.
-
-    Examples
-    --------
-    >>> trainer_in("LabTrainer__nnUNetPlans"), trainer_in("nnunet")
-    ('LabTrainer', '')
-    """
+    """Return the trainer of ``TRAINER__PLANS``; empty for a model of ours."""
     trainer, between, _ = word.partition(BETWEEN)
     return trainer if between else ""
 

@@ -98,7 +98,6 @@ def _told(run: Run) -> tuple[JsonObject, ...]:
     if not (epochs or about or debug):
         return ()
     start = {"event": "start", **_settings(run, debug), **about}
-    start["parameters"] = facts.get("parameters") or None
     if run.checkpoint_file.is_file():  # its trainer may have ended early
         start["epochs"] = len(epochs) or start.get("epochs")
     return (start, *epochs, *moments)

@@ -67,7 +67,7 @@ class StudyOptions:
     def prediction(self, configuration: str) -> PredictionOptions:
         """Return the options of predicting with one configuration."""
         method, again = self.method, self.force
-        words = (configuration,), self.folds, method.budget.name, method.model
+        words = (configuration,), self.folds, method.asked_budget, method.model
         model, rule = ModelRequest(*words), CLEANING
         return PredictionOptions(
             model, self.device, clean=rule, meshes=True, force=again
@@ -165,7 +165,7 @@ def run_study(
         predictions = _predict(dataset, options, results_dir, shown)
         scores = _score(dataset, predictions, results_dir, shown)
         if len(options.configurations) > 1 and ALL_CASES not in options.folds:
-            model, budget = options.method.model, options.method.budget.name
+            model, budget = options.method.model, options.method.asked_budget
             comparison = compare_dataset(
                 dataset,
                 results_dir / "comparison",

@@ -196,20 +196,6 @@ def test_S01_a_checkpoint_of_another_form_tells_nothing_and_runs_nothing(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.training
-def test_the_weights_of_a_checkpoint_are_counted_once_where_names_share_them(tmp_path):
-    import torch
-
-    shared = torch.zeros(3, 4)
-    weights = {"a.weight": shared, "b.weight": shared, "bias": torch.zeros(5)}
-    content = {"network_weights": weights, "current_epoch": 2, "logging": {}}
-    torch.save(content, tmp_path / "checkpoint.pth")
-
-    facts = training_facts(tmp_path / "checkpoint.pth")
-
-    assert facts == {"current_epoch": 2, "logging": {}, "parameters": 17}
-
-
 @pytest.mark.parametrize("damage", ["zip", "pickle", "missing"])
 def test_a_damaged_checkpoint_tells_nothing(tmp_path, damage):
     file = tmp_path / "checkpoint_final.pth"
