@@ -18,6 +18,7 @@ from nnunet_bridge.nnunet.commands import (
     nnunet_environment,
     predict_command,
     train_command,
+    trusting,
 )
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Machine, chosen_device
@@ -264,3 +265,13 @@ def _launcher_with_a_worker():
         "w = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
         "print(os.getpid(), w.pid, flush=True); time.sleep(60)"
     )
+
+
+def test_trainers_of_others_are_found_only_by_a_process_that_may_run_their_code():
+    inherited = {"nnUNet_extTrainer": "/lab"}
+
+    environment = nnunet_environment(NOWHERE, CPU, inherited)
+
+    assert "/lab" not in environment["nnUNet_extTrainer"]
+    assert trusting("LabTrainer") == ["--trusted-trainer", "LabTrainer"]
+    assert trusting("") == []

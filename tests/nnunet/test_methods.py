@@ -5,7 +5,7 @@ from tiny_model import NOWHERE
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.words import ModelName
-from nnunet_bridge.nnunet.methods import METHODS, method_of, method_of_run
+from nnunet_bridge.nnunet.methods import METHODS, method_named, method_of, method_of_run
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.nnunet.plans import BUDGETS
 
@@ -41,3 +41,25 @@ def test_an_unknown_model_is_refused_with_those_there_are():
 def test_a_configuration_that_a_model_does_not_know_is_refused():
     with pytest.raises(UsageError, match="not 4d"):
         method_of("nnunet", "full").run(DATASET, "4d", 0)
+
+
+def test_trainer_and_plans_name_a_model_of_ours_and_any_other():
+    of_lab = method_named("LabTrainer__nnUNetResEncUNetMPlans", "full")
+
+    assert method_named("unet2d", "quick") is method_of("unet2d", "quick")
+    smoke = method_of("nnunet", "smoke")
+    assert method_named("BridgeSmokeTrainer__nnUNetPlansSmoke", "full") is smoke
+    assert (of_lab.trainer, of_lab.plans) == ("LabTrainer", "nnUNetResEncUNetMPlans")
+    assert (of_lab.planner, of_lab.asked_budget) == ("resenc-m", None)
+
+
+@pytest.mark.parametrize(
+    ("word", "budget", "message"),
+    [
+        ("LabTrainer__nnUNetPlans_iso", "full", "train with nnUNetv2_train"),
+        ("LabTrainer__nnUNetPlans", "quick", "LabTrainer sets its own number of steps"),
+    ],
+)
+def test_what_cannot_be_trained_of_others_is_refused(word, budget, message):
+    with pytest.raises(UsageError, match=message):
+        method_named(word, budget)
