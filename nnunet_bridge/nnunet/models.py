@@ -185,8 +185,8 @@ def require_trusted(trainer: str, plans: str, trusted: str) -> None:
         return
     model = _short(f"{trainer}__{plans}")
     refuse(
-        f"its trainer {_short(trainer)} is neither nnU-Net's nor ours, so code of "
-        f"others would run. If you trust it, name the model ({model}) with --model, "
+        f"its trainer {_short(trainer)} is not on the list of known trainers, so code "
+        f"of others may run. If you trust it, name the model ({model}) with --model, "
         "and the folder of its code in the variable nnUNet_extTrainer",
         "S09",
     )

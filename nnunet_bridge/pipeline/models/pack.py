@@ -133,9 +133,9 @@ def pack_model(
     name = layout.ModelFolder.of(packed.states[0].run)
     if name.trainer not in layout.TRAINERS:
         raise InputError(
-            f"{packed.name} needs the code of its trainer {name.trainer}, which a "
-            "packed model does not hold: share both, the model by "
-            "`nnUNetv2_export_model_to_zip`."
+            f"{packed.name} cannot be packed: a packed model holds no code, and its "
+            f"trainer {name.trainer} is not on the list of known trainers. Share both, "
+            "the model by `nnUNetv2_export_model_to_zip`."
         )
     packed.check()
     shown.stage(f"pack {name.folder}", len(packed.states) + 1)
