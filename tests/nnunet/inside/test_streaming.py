@@ -177,6 +177,7 @@ def run_part(images, out, *members, workers=1, previous=None, part=(0, 1)):
         previous=previous,
         workers=workers,
         part=part,
+        trusted_trainer="",
     )
     prediction.predict(asked)
 
