@@ -119,6 +119,7 @@ def test_six_steps_of_any_trainer_get_no_verdict_and_a_choice_with_a_caveat(
 def test_S09_their_code_runs_only_if_the_model_is_named(lab, theirs, tmp_path):
     image = theirs / "nnUNet_raw" / NAME / "imagesTs" / "c5_0000.nrrd"
     words = ("predict", "1", image, "-o", tmp_path, "--device", "cpu")
+    lab("select", "1")  # its choice names the model, but no person did
 
     refused = lab(*words, check=False)
     packed = lab("pack", "1", "-o", tmp_path / "m.zip", "--model", MODEL, check=False)
