@@ -83,11 +83,14 @@ def _parts_of(
     --------
     >>> whole, core = LabelRegion("whole", (1, 2)), LabelRegion("core", (2,))
     >>> _parts_of([whole, core], {"background": 0})
-    {'background': 0, 'whole': 1, 'whole+core': 2}
+    {'background': 0, 'whole only': 1, 'whole+core': 2}
     """
     parts = {name: labels[name] for name in ("background", IGNORE) if name in labels}
     for value in dict.fromkeys(v for region in regions for v in region.values):
-        name = "+".join(region.name for region in regions if value in region.values)
+        sharing = [region for region in regions if value in region.values]
+        name = "+".join(region.name for region in sharing)
+        if len(sharing) == 1 and len(sharing[0].values) > 1:
+            name += " only"
         parts[name if name not in parts else f"{name} ({value})"] = value
     return parts
 
