@@ -129,6 +129,7 @@ SPOILT = {
     ),
     # Refused before memory is asked for.
     "S07 an absurd size": (".nii", partial(put, b"\xff\x7f" * 3, 42), None),
+    "S07 no voxels": (".nii", partial(put, b"\0\0", 42), None),
 }  # fmt: skip
 
 

@@ -47,6 +47,16 @@ def test_the_labels_become_a_table_in_the_order_of_their_values():
     assert recipe.case_id({"index": "06", "code": "9B"}) == "msk_006"
 
 
+def test_a_region_is_a_first_slice_and_an_end_behind_it():
+    def region(*slices):
+        return with_part(region={"crop": "slices", "slices": list(slices)})
+
+    assert recipe_from(region(0, 1)).region.slices == (0, 1)
+    for slices in ((3, 3), (5, 3), (-1, 3)):
+        with pytest.raises(RecipeError, match="0 <= first < end"):
+            recipe_from(region(*slices))
+
+
 def test_a_case_of_the_table_is_numbered_as_the_recipe_names_its_cases():
     named = {**GOOD["dataset"], "case": "knee_{index:02d}"}
     unnamed = {key: GOOD["dataset"][key] for key in ("id", "name")}

@@ -15,6 +15,7 @@ from nnunet_bridge.ops.checks import (
     specks,
     touches_an_end,
 )
+from nnunet_bridge.ops.planes import PIXEL_SPACING_RANGE_MM, SLICE_SPACING_RANGE_MM
 
 GRID = Grid((20, 10, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
 TABLE = LabelTable.from_names(["tibia"])
@@ -22,6 +23,18 @@ TABLE = LabelTable.from_names(["tibia"])
 
 def drawn(name, side, x):
     return DrawnStructure(name, side, np.array([x, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.001, 1, 1), (1, 1, 1000)])
+def test_G13_an_impossible_size_of_voxels_is_refused_with_the_limits(spacing_mm):
+    noise = np.random.default_rng(3).integers(1, 99, (9, 10, 8)).astype(np.int16)
+    volume = Volume(Grid(noise.shape, np.diag([*spacing_mm, 1.0])), noise)
+
+    (finding,) = image_findings(volume)
+
+    least, most = PIXEL_SPACING_RANGE_MM[0], SLICE_SPACING_RANGE_MM[1]
+    assert (finding.code, finding.outcome) == ("G13", Outcome.REFUSED)
+    assert f"outside the possible {least:g} to {most:g} mm" in finding.message
 
 
 @pytest.mark.parametrize("axis", range(3))

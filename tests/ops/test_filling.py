@@ -113,19 +113,20 @@ def test_a_cavity_is_empty_and_a_part_beyond_the_image_is_counted():
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_a_body_that_begins_before_the_image_fills_it_from_its_first_voxel(axis):
+@pytest.mark.parametrize(("begin", "end"), [(-3.5, 6.5), (1.5, 8.5), (1.5, 11.5)])
+def test_a_body_that_reaches_beyond_the_image_fills_it_to_its_edge(axis, begin, end):
     low, high = np.full(3, 1.5), np.full(3, 6.5)
-    low[axis] = -3.5
+    low[axis], high[axis] = begin, end
     box = trimesh.creation.box(bounds=[low, high])
 
     filling = filled((9, 9, 9), box.vertices, box.faces)
 
     expected = np.zeros((9, 9, 9), bool)
     within = [slice(2, 7)] * 3
-    within[axis] = slice(0, 7)
+    within[axis] = slice(max(0, round(begin + 0.5)), round(end + 0.5))
     expected[tuple(within)] = True
     np.testing.assert_array_equal(filling.voxels, expected)
-    assert filling.count == 5 * 5 * 10
+    assert filling.count == 5 * 5 * (end - begin)
 
 
 def test_spheres_that_cross_and_tubes_turned_inside_out_are_noticed():
