@@ -9,6 +9,7 @@ stayed where it was trained.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from nnunet_bridge.nnunet.training_logs import (
     events_of,
     steps_per_epoch,
 )
+
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 ORIGIN_FILE = "unpacked.json"
 """In the folder of a fold: it was unpacked, and with which Dice."""
@@ -238,6 +241,8 @@ def known_runs(dataset: Dataset) -> list[RunState]:
     for parent in (dataset.results_dir, dataset.record_dir):
         for folder in sorted(parent.glob(f"[!.]*{BETWEEN}*{BETWEEN}*/fold_*")):
             names = folder.parent.name.split(BETWEEN)
+            if not all(map(_NAME.fullmatch, names)):  # a name could hold anything
+                continue
             word, _, seed = folder.name.removeprefix("fold_").partition(SEED_PART)
             try:
                 trainer, plans, configuration = names

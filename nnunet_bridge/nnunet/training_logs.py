@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ ITERATIONS = 250
 """Steps of an epoch of nnU-Net's trainer, where no file names another number."""
 
 _MOST_LOG_BYTES = 64 << 20
+_MOST_EPOCHS = 10**6
 _LONGEST_WORD = 100
+_COUNT = r"\d{1,7}"
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf"
 _LINE = re.compile(
     rf"^(?P<time>\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?): "
-    rf"(?:Epoch (?P<epoch>\d+)|train_loss (?P<train_loss>{_NUMBER})"
-    rf"|val_loss (?P<val_loss>{_NUMBER})|Pseudo dice \[(?P<pseudo_dice>[^\]]*)\]"
+    rf"(?:Epoch (?P<epoch>{_COUNT})|train_loss (?P<train_loss>{_NUMBER})"
+    rf"|val_loss (?P<val_loss>{_NUMBER})|Pseudo dice \[(?P<pseudo_dice>[^\]\n]*)\]"
     rf"|Epoch time: (?P<seconds>{_NUMBER}) s|This (?:random 80:20 )?split has "
-    r"(?P<training_cases>\d+) training and (?P<validation_cases>\d+) validation "
-    r"cases\.|(?P<validation>Training done\.)|(?P<end>Validation complete))\s*$",
+    rf"(?P<training_cases>{_COUNT}) training and (?P<validation_cases>{_COUNT}) "
+    r"validation cases\.|(?P<validation>Training done\.)|(?P<end>Validation complete))"
+    r"\s*$",
     re.MULTILINE,
 )
 """The lines of nnU-Net's log; most groups are named as the keys of our events."""
@@ -76,13 +80,17 @@ def steps_per_epoch(run: Run, events: Sequence[Mapping[str, Any]]) -> int:
     of_plans = own.get(run.configuration) if isinstance(own, dict) else None
     named = [event.get("iterations_per_epoch") for event in reversed(events)]
     named += [of_plans.get("iterations")] if isinstance(of_plans, dict) else []
-    return next((n for n in named if isinstance(n, int) and n > 0), ITERATIONS)
+    return next((n for n in named if isinstance(n, int) and _is_count(n)), ITERATIONS)
 
 
 def epochs_in_checkpoint(run: Run) -> int | None:
     """Return the epochs that the final checkpoint has behind it; None if unknown."""
     epochs = training_facts(run.checkpoint_file).get("current_epoch")
-    return epochs if isinstance(epochs, int) and epochs >= 0 else None
+    return (
+        epochs
+        if isinstance(epochs, int) and (_is_count(epochs) or not epochs)
+        else None
+    )
 
 
 def _told(run: Run) -> tuple[JsonObject, ...]:
@@ -108,7 +116,7 @@ def _of_checkpoint(logging: Mapping[str, Any]) -> list[JsonObject]:
     columns = [_plain(logging.get(name)) for name in _FIGURES.values()]
     rows = zip(*(c if isinstance(c, list) else [] for c in columns), strict=False)
     epochs: list[JsonObject] = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(islice(rows, _MOST_EPOCHS)):
         event = dict(zip(_FIGURES, row, strict=True))
         began, ended = event.pop("began"), event.pop("ended")
         if isinstance(began, float) and isinstance(ended, float):
@@ -128,12 +136,14 @@ def _of_log(fold_dir: Path) -> tuple[list[JsonObject], JsonObject, list[JsonObje
     now: JsonObject = {}
     for line in _LINE.finditer(_text_of(sorted(fold_dir.glob("training_log_*.txt")))):
         found = {key: word for key, word in line.groupdict().items() if word}
-        at = datetime.fromisoformat(found.pop("time")).timestamp()
+        at = found.pop("time")
         key, word = next(iter(found.items()))
         if key == "epoch":
             now = {"event": "epoch", "epoch": int(word)}
         elif key in ("validation", "end"):
-            moments[key] = {"event": key, "time": at}
+            with suppress(ValueError, OverflowError):  # no such day
+                moment = datetime.fromisoformat(at).timestamp()
+                moments[key] = {"event": key, "time": moment}
         elif key == "training_cases":
             about = {name: int(count) for name, count in found.items()}
         elif now:
@@ -162,7 +172,7 @@ def _settings(run: Run, debug: JsonObject) -> JsonObject:
     except (KeyError, TypeError, RecursionError):
         planned, network = {}, ""
     return {
-        **{key: planned.get(key) for key in ("patch_size", "spacing")},
+        **{key: _plain(planned.get(key)) for key in ("patch_size", "spacing")},
         **{key: _setting(debug.get(name, "")) for key, name in _SETTINGS.items()},
         "architecture": _setting(network),
         "trainer": run.trainer,
@@ -175,7 +185,7 @@ def _setting(text: object) -> int | float | str | None:
     """Return a number, or the first word of a text such as ``SGD (...)``."""
     try:
         number = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         number = None
     if type(number) in (int, float):
         return _plain(number) if type(number) is float else int(number)
@@ -183,12 +193,16 @@ def _setting(text: object) -> int | float | str | None:
     return word if word.isprintable() and 0 < len(word) <= _LONGEST_WORD else None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
+def _is_count(number: int) -> bool:
+    return 0 < number <= _MOST_EPOCHS
+
+
+def _plain(value: Any, depth: int = 2) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
     """Return numbers as floats, and lists of them; None for anything else."""
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+    if isinstance(value, list | tuple) and depth:
+        return [_plain(part, depth - 1) for part in value]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

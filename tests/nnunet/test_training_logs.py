@@ -170,6 +170,50 @@ def test_a_checkpoint_is_believed_before_events_of_an_earlier_training(tmp_path)
     assert run_state(run).budget == "smoke"
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("2026-13-45 00:02:10.1: Epoch 0", 0),
+        ("2026-11-29 00:02:10.1: Epoch " + "9" * 5000, 0),
+        ("0001-01-01 00:00:00: Training done.", 0),
+        ("2026-11-29 00:02:10.1: Pseudo dice [" * 20_000, 0),
+        ("\x1b[2J2026-11-29 00:02:10.1: train_loss one\0", 0),
+        (LOG, 2),
+    ],
+    ids=["day", "digits", "year", "brackets", "escape", "whole"],
+)
+def test_a_log_of_any_text_is_read(tmp_path, line, told):
+    debug = {
+        "num_epochs": "[" * 10**5,
+        "batch_size": "9" * 5000,
+        "optimizer": "\x1b[2J",
+    }
+    run = write_fold(their_run(tmp_path), log=f"{line}\n", debug=debug)
+
+    found = run_state(run)
+
+    assert found.course.epochs_done == told
+    assert "\x1b" not in json.dumps(events_of(run)[0], ensure_ascii=False)
+
+
+def test_a_checkpoint_whose_lists_hold_themselves_is_read(tmp_path):
+    endless = []
+    endless.append(endless)
+    figures = {**FIGURES, "dice_per_class_or_region": [endless] * 3}
+    run = write_fold(their_run(tmp_path), checkpoint={"logging": figures})
+
+    assert run_state(run).course.epochs_done == 3
+
+
+def test_a_folder_whose_name_could_trick_a_terminal_is_no_model(tmp_path):
+    run = their_run(tmp_path)
+    odd = run.dataset.results_dir / "Lab\x1b[2J__nnUNetPlans__2d" / "fold_0"
+    odd.mkdir(parents=True)
+    write_fold(run, log=LOG)
+
+    assert [state.run for state in known_runs(run.dataset)] == [run]
+
+
 class _Runs:
     def __reduce__(self):
         return os.mkdir, ("ran",)
