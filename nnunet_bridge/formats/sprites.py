@@ -175,19 +175,12 @@ def slice_picture(
     """
     labelmaps = [reference, prediction]
     sprite = _Sprite.of(volume, labelmaps, plane, longest_side, [index])
-    return SlicePicture(
-        plane=plane,
-        letters=sprite.view.letters,
-        index=index,
-        width=sprite.size[0],
-        height=sprite.size[1],
-        image=sprite.image(volume),
-        layers=(
-            Layer("reference", sprite.filled(reference), "filled"),
-            Layer("prediction", sprite.filled(prediction), "filled"),
-            *_disagreement(sprite, reference, [prediction]),
-        ),
+    layers = (
+        Layer("reference", sprite.filled(reference), "filled"),
+        Layer("prediction", sprite.filled(prediction), "filled"),
+        *_disagreement(sprite, reference, [prediction]),
     )
+    return _picture(sprite, volume, layers)
 
 
 def structure_picture(
@@ -212,15 +205,14 @@ def structure_picture(
     layers = [Layer("reference", sprite.filled(reference), "filled")]
     if prediction is not None:
         layers.append(Layer("prediction", sprite.outlined(prediction), "outline"))
-    return SlicePicture(
-        plane=plane,
-        letters=sprite.view.letters,
-        index=sprite.telling,
-        width=sprite.size[0],
-        height=sprite.size[1],
-        image=sprite.image(volume),
-        layers=tuple(layers),
-    )
+    return _picture(sprite, volume, layers)
+
+
+def _picture(sprite: _Sprite, volume: Volume, layers: Sequence[Layer]) -> SlicePicture:
+    """Return the only slice of a sprite."""
+    (index,), (width, height), view = sprite.indices, sprite.size, sprite.view
+    image, shown = sprite.image(volume), tuple(layers)
+    return SlicePicture(view.plane, view.letters, index, width, height, image, shown)
 
 
 def disagreement(reference: Labelmap, predictions: Sequence[Labelmap]) -> Pixels:

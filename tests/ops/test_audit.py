@@ -9,7 +9,6 @@ from scipy import ndimage, stats
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.ops.audit import (
-    FEWEST_OTHERS,
     MeasuredMask,
     measure_masks,
     rank_masks,
@@ -73,22 +72,27 @@ def measured(**figures):
     return {"tibia": MeasuredMask(1.0, "", figures)}
 
 
-def test_the_suspicion_is_the_distance_from_the_others_in_robust_deviations():
-    steps = [0.3, 0.5, 0.9, 1.6, 4.0]
-    cases = {str(n): measured(steps=v, volume=v) for n, v in enumerate(steps)}
+@pytest.mark.parametrize(("check", "of"), [("steps", np.array), ("volume", np.log)])
+def test_the_suspicion_is_the_distance_from_the_others_in_robust_deviations(check, of):
+    values = [0.3, 0.5, 0.9, 1.6, 2.0, 9.0]
+    cases = {str(n): measured(**{check: value}) for n, value in enumerate(values)}
 
-    first, *_, last = rank_masks(cases)
+    first, *_ = rank_masks(cases)
 
-    others, logs = steps[:-1], np.log(steps[:-1])
-    wide = stats.median_abs_deviation(logs, scale=1 / 1.4826)
-    narrow = stats.median_abs_deviation(others, scale=1 / 1.4826)
-    by_steps = (4.0 - np.median(others)) / narrow
-    by_volume = np.log(4.0 / np.median(others)) / wide
-    assert by_steps > by_volume
-    assert first.case == "4"
-    assert first.suspicion == pytest.approx(by_steps)
-    assert first.worst == "centre steps 4.00 mm from slice to slice (usually 0.70 mm)"
-    assert last.suspicion < first.suspicion
+    *others, own = of(values)
+    spread = stats.median_abs_deviation(others, scale=1 / 1.4826)
+    assert first.case == "5"
+    assert first.suspicion == pytest.approx((own - np.median(others)) / spread)
+    assert first.reasons == (first.worst,)
+
+
+def test_the_worst_figure_is_given_in_words_with_its_usual_value():
+    places = [-1.0, 0.0, 1.0, 2.0, -30.0]
+    cases = {str(n): measured(across=place) for n, place in enumerate(places)}
+
+    assert rank_masks(cases)[0].worst == (
+        "30.0 mm right of the other structures (usually 0.5 mm left of them)"
+    )
 
 
 def test_a_small_volume_is_as_odd_as_a_large_one_but_few_steps_are_not():
@@ -100,12 +104,12 @@ def test_a_small_volume_is_as_odd_as_a_large_one_but_few_steps_are_not():
     assert rank_masks(small)[0].case == "small"
 
 
-@pytest.mark.parametrize("others", [FEWEST_OTHERS - 1, FEWEST_OTHERS])
+@pytest.mark.parametrize("others", [2, 3])
 def test_a_figure_is_compared_with_three_other_cases_at_least(others):
     cases = {str(n): measured(steps=1.0) for n in range(others)}
     found = rank_masks({**cases, "odd": measured(steps=9.0)})[0]
 
-    assert bool(found.worst) == (others >= FEWEST_OTHERS)
+    assert bool(found.worst) == (others == 3)
 
 
 def test_a_structure_that_is_not_drawn_is_no_mask_and_disturbs_no_other():

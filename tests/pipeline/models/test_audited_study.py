@@ -111,6 +111,7 @@ def test_F04_an_edited_file_is_kept_until_it_is_given_up_by_force(damaged):
 
 def test_without_a_model_the_shape_decides_and_a_bad_case_ends_nothing(damaged):
     shutil.rmtree(damaged / "work" / "nnUNet_results")
+    audit(damaged)
     broken = damaged / "work" / "nnUNet_raw" / LAB / "labelsTr" / "msk_002.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-9])
 
@@ -118,22 +119,24 @@ def test_without_a_model_the_shape_decides_and_a_bad_case_ends_nothing(damaged):
 
     assert code == 4
     assert {c["case"]: c["codes"] for c in content["cases"]}["msk_002"] == ["K19"]
-    assert len(content["masks"]) == 8
+    assert (len(content["masks"]), content["changes"]) == (8, [])
     assert first(content)[0] == CASE  # both of its masks lie oddly to each other
     assert "no model has finished" in content["notes"][0]
     assert bridge("audit", "1", "-o", damaged / "x", "-w", damaged / "work", "-c", "2d",
                   check=False).exit_code == 3  # fmt: skip
 
 
-def test_a_prediction_on_another_grid_is_left_out_with_a_warning(damaged):
+def test_M02_a_prediction_on_another_grid_is_left_out_with_a_warning(damaged):
     results = damaged / "work" / "nnUNet_results" / LAB
-    (file,) = results.glob("*/fold_0/validation/msk_001.nii.gz")
+    (file,) = results.glob(f"*/fold_0/validation/{CASE}.nii.gz")
     image = nibabel.load(file)
     nibabel.save(image.slicer[2:], file)
 
     content, code = audit(damaged)
 
     assert code == 0
-    assert {c["case"]: c["codes"] for c in content["cases"]}["msk_001"] == ["M02"]
-    assert first(content) == (CASE, STRUCTURE)
+    assert {c["case"]: c["codes"] for c in content["cases"]}[CASE] == ["M02"]
+    assert first(content)[0] == CASE
     assert len(content["masks"]) == 10
+    page = (damaged / "out" / "index.html").read_text("utf-8")
+    assert page.count("<figure>") == 3 * page.count('class="audited"') > 0
