@@ -78,6 +78,9 @@ def test_a_corrected_file_put_into_the_study_is_converted_and_the_page_says_so(d
     (file,) = predicted.glob(f"*/fold_0/validation/{CASE}.nii.gz")
     np.testing.assert_array_equal(labels(damaged), nibabel.load(file).dataobj)
     assert any("audit" in message for message in report["messages"])
+    bridge("init", damaged / "study", "-o", damaged / "study" / "new.toml")
+    table = (damaged / "study" / "cases.csv").read_text("utf-8")
+    assert [table.count(f",{name},") for name in ("tibia", "femur")] == [5, 5]
 
     again, _ = audit(damaged)
 
