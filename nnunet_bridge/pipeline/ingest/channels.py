@@ -53,7 +53,8 @@ def read_channels(
     accounts: list[tuple[str, FileAccount]] = []
     prefixes = channel_prefixes(paths)
     for name, place, prefix in zip(channels.names, places, prefixes, strict=True):
-        alone, account = paths.count(place.path) == 1, FileAccount()
+        chosen = bool(image.more and place.series)  # by its own row of the table
+        alone, account = chosen or paths.count(place.path) == 1, FileAccount()
         try:
             reading = _read(place, channels.options(name, options, alone=alone))
         except EnvironmentFault:
