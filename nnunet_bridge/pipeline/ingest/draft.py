@@ -334,7 +334,7 @@ def _image_rows(scan: _Scan) -> list[TableRow]:
     rows = [TableRow(chosen.file, Role.IMAGE, series=_series(chosen, scan), note=why)]
     for other in scan.images:
         if other.file != chosen.file:
-            text = "another image of the patient; for this one, exchange the roles"
+            text = "another image of the patient: exchange the roles, or name channels"
             rows.append(TableRow(other.file, Role.IGNORE, note=text))
     return rows
 
