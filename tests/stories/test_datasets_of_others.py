@@ -102,6 +102,19 @@ def test_trainings_of_few_steps_get_no_verdict_whatever_their_trainer_is_called(
     assert "no finished model nnunet" in full.stderr
 
 
+def test_models_of_different_budgets_are_not_compared(tmp_path, raw_dir):
+    write_dataset(raw_dir, ".nii.gz", cases=3)
+    for trainer, epochs in (("LabTrainer", 3), ("LabTrainerB", 1000)):
+        write_results(tmp_path, trainer, ".nii.gz", 1, epochs)
+    models = [f"--model={name}__nnUNetPlans" for name in ("LabTrainer", "LabTrainerB")]
+    words = ("5", "-c", "2d", *models, "-o", tmp_path / "page", "-w", tmp_path)
+
+    found = bridge("compare", *words, check=False)
+
+    assert found.exit_code == 3
+    assert "LabTrainer__nnUNetPlans 2d: smoke, LabTrainerB" in found.stderr
+
+
 def test_one_class_and_ignored_voxels_are_known(raw_dir):
     labels = {"background": 0, "ball": 1, "ignore": 2}
     write_dataset(raw_dir, ".mha", cases=1, labels=labels)

@@ -149,11 +149,16 @@ def _finished_models(
     ]
     *longer, last = [options.budget] if options.budget else list(BUDGETS)
 
-    def finished(budget: str) -> tuple[list[Model], str]:
+    def finished(budget: str | None) -> list[Model]:
         asked = [ModelRequest((name,), (), budget, kind) for kind, name in wanted]
-        return [choose_model(dataset, request) for request in asked], budget
+        return [choose_model(dataset, request) for request in asked]
 
-    for budget in longer:
+    for budget in (*longer, last):
         with suppress(InputError):
-            return finished(budget)
-    return finished(last)
+            return finished(budget), budget
+    each = finished(options.budget)  # refuses one that has not finished at all
+    raise InputError(
+        "The models have no budget in common ("
+        + ", ".join(f"{model.name}: {model.budget}" for model in each)
+        + "): compare trainings of similar length."
+    )
