@@ -19,7 +19,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -42,7 +42,9 @@ from nnunet_bridge.formats.files import (
     write_json,
 )
 from nnunet_bridge.formats.kept import files_unchanged
-from nnunet_bridge.ops.region import Region
+
+if TYPE_CHECKING:
+    from nnunet_bridge.ops.region import Region
 
 MANIFEST = "manifest.json"
 RECORDS = "manifest.cases"
@@ -206,6 +208,8 @@ class RegionRecord(Part):
         """Return the region; None if all slices were kept or the record has none."""
         if self.shape_before is None or self.affine_before is None:
             return None
+        from nnunet_bridge.ops.region import Region
+
         whole = Grid(self.shape_before, np.array(self.affine_before))
         region = Region(self.first_slice, self.end_slice, whole)
         return None if region.is_everything else region

@@ -19,7 +19,6 @@ from typing import Any
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import readable_events
 from nnunet_bridge.formats.files import readable_object
-from nnunet_bridge.nnunet.checkpoints import training_facts
 from nnunet_bridge.nnunet.names import Run
 from nnunet_bridge.nnunet.plans import resolved
 from nnunet_bridge.nnunet.resumption import NEWEST_FIRST
@@ -85,12 +84,18 @@ def steps_per_epoch(run: Run, events: Sequence[Mapping[str, Any]]) -> int:
 
 def epochs_in_checkpoint(run: Run) -> int | None:
     """Return the epochs that the final checkpoint has behind it; None if unknown."""
-    epochs = training_facts(run.checkpoint_file).get("current_epoch")
+    epochs = _facts(run.checkpoint_file).get("current_epoch")
     return (
         epochs
         if isinstance(epochs, int) and (_is_count(epochs) or not epochs)
         else None
     )
+
+
+def _facts(checkpoint: Path) -> JsonObject:
+    from nnunet_bridge.nnunet.checkpoints import training_facts
+
+    return training_facts(checkpoint)
 
 
 def _told(run: Run) -> tuple[JsonObject, ...]:
@@ -99,7 +104,7 @@ def _told(run: Run) -> tuple[JsonObject, ...]:
         return ()
     files = (run.fold_dir / name for name in NEWEST_FIRST)
     checkpoint = next(filter(Path.is_file, files), None)
-    facts = training_facts(checkpoint) if checkpoint else {}
+    facts = _facts(checkpoint) if checkpoint else {}
     logged, about, moments = _of_log(run.fold_dir)
     epochs = max(_of_checkpoint(facts.get("logging", {})), logged, key=len)
     debug, _ = readable_object(run.fold_dir / "debug.json")

@@ -14,7 +14,6 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.scores import BoneScore
 from nnunet_bridge.core.words import ALL_CASES
-from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.images import read_grid
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of
 from nnunet_bridge.nnunet.dataset import RawDataset
@@ -84,6 +83,8 @@ def compare_dataset(
     report = ReportOptions(
         title, dataset.name, budget, options.margins, options.latex, notes, test_scores
     )
+    from nnunet_bridge.formats.channels import Channels
+
     channel = Channels(raw.channels).index(options.channel)
     study = replace(ValidatedStudy.of(raw, runs), channel=channel)
     patients = patients_of(raw.folder, cases)

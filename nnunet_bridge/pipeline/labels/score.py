@@ -1,8 +1,11 @@
 """Score predictions against references: by structure and case, and their means."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_bridge.core.cases import (
     CaseReport,
@@ -20,11 +23,13 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import number
 from nnunet_bridge.core.words import ScoreState
 from nnunet_bridge.formats.images import read_labelmap
-from nnunet_bridge.formats.label_map import LabelMap, read_names_beside
 from nnunet_bridge.formats.tables import score_row, write_scores, write_scores_json
 from nnunet_bridge.ops.means import StructureMean, mean_scores
 from nnunet_bridge.ops.metrics import SURFACE_DEFINITION, bone_scores, tolerance_remark
 from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for, table_for
+
+if TYPE_CHECKING:
+    from nnunet_bridge.formats.label_map import LabelMap
 
 SCORES_TABLE = "scores.csv"
 SCORES_JSON = "scores.json"
@@ -241,6 +246,8 @@ def _labels(
         table_file = table_file_for(folders, options.labels_file)
         files = [*drawn, *predicted]
         return table_for(table_file, files, regions=True), options
+    from nnunet_bridge.formats.label_map import read_names_beside
+
     table = table_for(table_file_for(folders[:1], options.labels_file), drawn)
     label_map = options.label_map.with_values(read_names_beside(predicted))
     label_map.by_value(table)
