@@ -53,7 +53,7 @@ class _Rule:
 _RULES: Mapping[str, _Rule] = {
     "distance": _Rule("{} mm on average from its prediction (usually {} mm)", 0.1),
     "other": _Rule(
-        "{} % predicted as another structure (usually {} %)", 0.02, ".0f", 100
+        "{} % predicted as another structure (usually {} %)", 0.05, ".0f", 100
     ),
     "ratio": _Rule("{} times its predicted volume (usually {})", 0.05, ratio=True),
     "volume": _Rule("{} cm\u00b3 (usually {} cm\u00b3)", 0.05, ".3g", 1e-3, ratio=True),
@@ -152,9 +152,9 @@ def _doubt(
     """Return how suspicious a figure is, and the figure in words."""
     rule = _RULES[check]
     usual = np.array([figures[check] for figures in others if check in figures])
-    if len(usual) < FEWEST_OTHERS or not math.isfinite(
-        median := float(np.median(usual))
-    ):
+    enough = len(usual) >= FEWEST_OTHERS
+    median = float(np.median(usual)) if enough else math.inf
+    if not math.isfinite(median):
         return None
     away = np.log(usual / median) if rule.ratio else usual - median
     own = math.log(value / median) if rule.ratio else value - median
