@@ -76,14 +76,15 @@ class Channels:
         Raises `InputError` if it names none, or their series are not as we write them.
         """
         try:
-            names = tuple(map(str, description["channel_names"].values()))
+            numbered = {int(n): str(v) for n, v in description["channel_names"].items()}
             series = {
                 str(name): ChannelSeries.model_validate(own)
                 for name, own in description.get(SERIES, {}).items()
             }
         except (KeyError, AttributeError, ValueError) as error:
-            text = f"dataset.json names no channels (`channel_names`, `{SERIES}`)."
-            raise InputError(text) from error
+            wrong = f"(`channel_names`), or wrong series of them (`{SERIES}`)."
+            raise InputError(f"dataset.json names no channels {wrong}") from error
+        names = tuple(numbered[number] for number in sorted(numbered))
         return cls(names, series, bool(description.get(RESAMPLED)))
 
     def description(self) -> JsonObject:

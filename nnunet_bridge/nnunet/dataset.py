@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.images import ENDINGS, read_labelmap, read_volume
 from nnunet_bridge.formats.labels_file import read_label_table
@@ -38,11 +39,9 @@ class RawDataset:
         if not file.is_file():
             raise InputError(f"{file} is missing: run `convert` first.")
         labels = read_label_table(file, regions=regions)
-        try:
-            channels = tuple(read_json(file)["channel_names"].values())
-        except (KeyError, AttributeError) as error:
-            raise InputError(f"{file} names no channels (`channel_names`).") from error
-        ending = read_json(file).get("file_ending", FILE_ENDING)
+        described = read_json(file)
+        channels = Channels.described_by(described).names
+        ending = described.get("file_ending", FILE_ENDING)
         if ending not in ENDINGS:
             raise InputError(
                 f"{file}: files that end in {ending} are not read, only "

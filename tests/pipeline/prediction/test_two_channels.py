@@ -233,3 +233,21 @@ def test_N08_two_files_for_a_model_of_one_channel_are_refused(tmp_path):
         predict(one, [folder], tmp_path / "out")
 
     assert caught.value.code == "N08"
+
+
+@pytest.mark.parametrize(
+    ("entries", "names"),
+    [
+        ({"channel_names": {"1": "fat", "0": "water"}}, ("water", "fat")),
+        ({"channel_names": {"0": "MRI"}}, ("MRI",)),
+        ({"channel_names": {"0": "a", "1": "b"}, "channel_series": {"a": 1}}, None),
+        ({"channel_names": {"a": 0}}, None),
+        ({}, None),
+    ],
+)
+def test_the_numbers_of_a_description_order_its_channels(entries, names):
+    if names is None:
+        with pytest.raises(InputError, match="channel_names"):
+            Channels.described_by(entries)
+    else:
+        assert Channels.described_by(entries).names == names
