@@ -45,7 +45,9 @@ def read_channels(
     is of another patient (D17), or lies on another grid (G21); with all reasons.
     """
     if len(channels.names) == 1:
-        return _read(image, options)
+        (name,), chosen = channels.names, bool(channels.series)
+        own = channels.options(name, options, alone=True) if chosen else options
+        return _read(image, own)
     places = _places(image, channels, options)
     paths = [place.path for place in places]
     readings: list[ImageReading] = []

@@ -158,6 +158,17 @@ def test_a_channel_is_chosen_by_description_echo_time_or_number(tmp_path):
     assert manifest["options"]["channels"]["third"]["series"] == "8"
 
 
+def test_one_channel_may_have_a_choice_too(tmp_path):
+    study = tmp_path / "study"
+    patient(study, 1)
+    write_recipe(study, ["fat"], more='[channels.fat]\nimage_type = "F"')
+
+    _, dataset = convert(study)
+
+    (file,) = (dataset / "imagesTr").iterdir()
+    assert np.array_equal(np.asarray(nib.load(file).dataobj), stored("fat", 1))
+
+
 def test_D17_a_patient_without_one_channel_is_refused_by_name(tmp_path):
     study = tmp_path / "study"
     patient(study, 1)
