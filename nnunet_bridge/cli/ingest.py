@@ -56,7 +56,7 @@ class _Check:
 
 @command(_Check)
 def check(session: Session, asked: _Check) -> Summary:
-    """Read and check every case as `convert` does; write nothing.
+    """Read and check every case as `convert` does; write pictures of midlines only.
 
     Example:  nnunet-bridge check knee_study -r dataset.toml
     """
@@ -69,6 +69,7 @@ def check(session: Session, asked: _Check) -> Summary:
             asked.recipe_for(session),
             workspace.raw_dir,
             other_places=workspace.nnunet_dirs,
+            pictures_dir=workspace.runs_dir,
             progress=progress,
         )
 

@@ -17,7 +17,7 @@ from nnunet_bridge.cli.session import Session, command
 from nnunet_bridge.core.cleaning import DEFAULT_MIN_VOLUME_MM3, CleaningRule
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import Summary
-from nnunet_bridge.core.words import Rule
+from nnunet_bridge.core.words import Rule, Side
 
 if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom import SeriesOptions
@@ -61,6 +61,11 @@ class _Predict:
     model: str | None = shared.finished_model_field()
     budget: str | None = shared.finished_budget_field()
     seed: int = shared.seed_field()
+    side: str | None = shared.output_option(
+        "--side",
+        "Keep one side of the body only; its midline comes from the image.",
+        choices=("left", "right"),
+    )
     clean: str = shared.output_option(
         "--clean",
         "Cleaning rule. slice, volume: see `clean`. tuned: the rules that "
@@ -98,6 +103,7 @@ class _Predict:
             channels=read_recipe(self.recipe).image_channels if self.recipe else None,
             region=RegionRequest.from_words(**given(self.region)),
             clean=self.clean,
+            side=Side(self.side or ""),
             meshes=self.mesh,
             smooth=self.smooth,
             seg_nrrd=self.seg_nrrd,

@@ -7,7 +7,7 @@ their order in memory (most are Fortran-ordered, because files are).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.core.partly import CasesPartlyDrawn
 from nnunet_bridge.core.words import Side, checked_word
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -97,6 +98,9 @@ class LabelTable:
 
     regions: tuple[LabelRegion, ...] = ()
     """What is scored instead of the labels, which may be parts of several regions."""
+
+    partly_drawn: CasesPartlyDrawn = field(default_factory=dict, compare=False)
+    """The references in which some of the structures were not drawn."""
 
     def __post_init__(self) -> None:
         """Refuse gaps and repetitions: nnU-Net needs values 1..n."""
@@ -185,6 +189,26 @@ class Labelmap:
     def with_voxels(self, voxels: LabelArray) -> Labelmap:
         """Return another labelmap on the same grid with the same table."""
         return Labelmap(self.grid, voxels, self.labels)
+
+    def judged(self, case_id: str) -> Labelmap:
+        """Return the labelmap where the reference of a case says what is right.
+
+        What was not drawn there becomes background: structures, and those beyond the
+        midline of the side that was drawn.
+        """
+        partly = self.labels.partly_drawn.get(case_id)
+        if partly is None:
+            return self
+        values = {label.name: label.value for label in self.labels}
+        kept = np.arange(self.labels.highest_value + 1, dtype=self.voxels.dtype)
+        kept[[values[name] for name in partly.not_drawn]] = 0
+        voxels = kept[self.voxels]
+        if partly.midline is not None:
+            sided = [values[name] for name in values if name not in partly.on_both]
+            affine, shape = self.grid.affine, self.grid.shape
+            far = partly.midline.beyond(partly.side, affine, shape)
+            voxels[far & np.isin(voxels, sided)] = 0
+        return self.with_voxels(voxels)
 
     def without_ignored(self) -> Labelmap:
         """Return the labelmap with its ignored voxels as background."""

@@ -1,12 +1,14 @@
 """Read the label table of nnU-Net's ``dataset.json``, or number the labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelRegion, LabelTable
+from nnunet_bridge.core.partly import CasesPartlyDrawn, PartlyDrawn
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import read_json
 
 CASE_LABELS = "labels.nii.gz"
@@ -17,6 +19,7 @@ WHOLE_SCAN_LABELS = "labels_whole_scan.nii.gz"
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that training ignores
 DATASET_FILE = "dataset.json"
+PARTLY_DRAWN = "partly_drawn"  # our key in it, which nnU-Net leaves alone
 MOST_UNNAMED = 255  # largest value that counts as a label without a table
 
 
@@ -30,10 +33,17 @@ def read_label_table(dataset_json: Path, *, regions: bool = False) -> LabelTable
     1, 2, ... without gap, or it has regions and may not; nnU-Net's ``ignore`` must have
     the highest value.
     """
-    labels = _labels(dataset_json)
+    content = _content(dataset_json)
+    labels = _labels(content, dataset_json)
     united = [name for name, value in labels.items() if isinstance(value, list)]
     found: tuple[LabelRegion, ...] = ()
     if united:
+        if PARTLY_DRAWN in content:
+            raise InputError(
+                f"{dataset_json}: regions ({', '.join(united)}) cannot be partly "
+                f"drawn. Give every structure one value, or remove {PARTLY_DRAWN}.",
+                code="N12",
+            )
         if not regions:
             raise InputError(
                 f"{dataset_json} has regions of several labels ({', '.join(united)}). "
@@ -61,7 +71,30 @@ def read_label_table(dataset_json: Path, *, regions: bool = False) -> LabelTable
         raise InputError(f"{dataset_json}: '{IGNORE}' must have the highest value.")
     structures = [name for name in names[1:] if name != IGNORE]
     table = LabelTable.from_names(structures, has_ignore=has_ignore)
-    return replace(table, regions=found)
+    partly = _partly_drawn(content, structures)
+    return replace(table, regions=found, partly_drawn=partly)
+
+
+def _partly_drawn(content: JsonObject, structures: Collection[str]) -> CasesPartlyDrawn:
+    """Return the cases in which not everything was drawn.
+
+    Raises `InputError` if their entry is not what `convert` writes.
+    """
+    entries, known = content.get(PARTLY_DRAWN, {}), set(structures)
+    try:
+        cases = {case: PartlyDrawn.from_json(one) for case, one in entries.items()}
+    except (AttributeError, ValueError) as error:
+        wanted = '{"msk_004": {"not_drawn": ["pelvis"]}, ...}'
+        raise InputError(
+            f"{PARTLY_DRAWN} of {DATASET_FILE} must be {wanted}."
+        ) from error
+    named = {name for one in cases.values() for name in one.not_drawn | one.on_both}
+    if unknown := sorted(named - known):
+        raise InputError(
+            f"{PARTLY_DRAWN} of {DATASET_FILE} names {', '.join(unknown)}, which is no "
+            f"label: the labels are {', '.join(structures)}."
+        )
+    return cases
 
 
 def _regions(labels: Mapping[str, Any]) -> tuple[LabelRegion, ...]:
@@ -123,12 +156,16 @@ def number_labels(highest: int) -> LabelTable:
     return LabelTable.from_names([f"label_{value + 1}" for value in range(highest)])
 
 
-def _labels(dataset_json: Path) -> dict[str, Any]:
+def _content(dataset_json: Path) -> JsonObject:
     try:
         content = read_json(dataset_json)
     except OSError as error:
         raise InputError(f"Cannot read {dataset_json}: {error.strerror}.") from error
-    labels = content.get("labels") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _labels(content: JsonObject, dataset_json: Path) -> dict[str, Any]:
+    labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
         form = '"labels": {"background": 0, "tibia": 1, ...}'
         raise InputError(f"{dataset_json} has no labels: expected {form}.")

@@ -256,8 +256,8 @@ class CaseRecord(Part):
 
     more_channels: tuple[ChannelRecord, ...] = ()
 
-    structures: tuple[str, ...] | None = None
-    """Reserved: the structures that were drawn or declared absent; None for all."""
+    partly_drawn: JsonObject | None = None
+    """What was drawn, as ``dataset.json`` has it; None for everything."""
 
     recipe_sha256: str = ""
     version: str = ""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_bridge.core.errors import InputError, UsageError
-from nnunet_bridge.core.image import Labelmap, Volume
+from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
+from nnunet_bridge.core.partly import PartlyDrawn
 from nnunet_bridge.formats.files import open_to_write, whole_file
 from nnunet_bridge.formats.pictures import (
     PLANES,
@@ -75,6 +76,22 @@ def write_preview(
         frames, len(frames), title=title, legend=legend, least_width=_PREVIEW_WIDTH
     )
     _save(sheet, file)
+
+
+def write_midline(
+    file: Path, volume: Volume, labelmap: Labelmap, partly: PartlyDrawn
+) -> None:
+    """Write a preview in which the side that was not drawn has a colour, as PNG.
+
+    `partly` must have a midline.
+    """
+    names = [*labelmap.labels.names, "not drawn"]
+    voxels, grid = labelmap.without_ignored().voxels, labelmap.grid
+    if partly.midline is not None:
+        far = partly.midline.beyond(partly.side, grid.affine, grid.shape)
+        voxels = np.where(far & (voxels == 0), voxels.dtype.type(len(names)), voxels)
+    marked = Labelmap(grid, voxels, LabelTable.from_names(names))
+    write_preview(file, volume, marked, title=f"drawn: {partly.side}")
 
 
 def write_panels(

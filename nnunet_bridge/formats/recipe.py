@@ -35,6 +35,7 @@ from nnunet_bridge.core.dataset import DatasetSpec, checked_case_id
 from nnunet_bridge.core.errors import BridgeError, RecipeError, UsageError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Label, LabelTable, default_colour, side_of
+from nnunet_bridge.core.partly import PARTIAL
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
@@ -44,6 +45,10 @@ from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.ops.naming import composed
 
 RECIPE_FILE = "dataset.toml"
+MIXED_STATES = (
+    '"ignore" leaves out every voxel where "partial" would teach: write one of the two '
+    "for all structures of a case"
+)
 MATCH_S = 1.0  # processor time that one name may take to match a pattern
 _MOST_RECIPE_BYTES = 1 << 20
 _LONGEST_PATTERN = 1000
@@ -181,7 +186,19 @@ class MergePart(_Part):
     overlap: Literal["background", "priority", "refuse"] = "background"
     priority: tuple[str, ...] = ()
     overlap_limit_percent: float = Field(default=0.5, ge=0, le=100)
-    missing: Literal["refuse", "absent", "ignore"] = "refuse"
+    missing: Literal["refuse", "absent", "ignore", "partial"] = "refuse"
+
+
+class DrawnPart(_Part):
+    """``[drawn]``: the side of the body on which was drawn, for all and by case."""
+
+    side: Literal["both", "left", "right"] = "both"
+    cases: dict[str, Literal["both", "left", "right"]] = Field(default_factory=dict)
+
+    def side_of(self, case_id: str) -> Side:
+        """Return the only side that was drawn; `MERGED` for both."""
+        word = self.cases.get(case_id, self.side)
+        return Side.MERGED if word == "both" else Side(word)
 
 
 class RegionPart(_Part):
@@ -255,9 +272,10 @@ class Recipe(_Part):
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
+    drawn: DrawnPart = DrawnPart()
     slurm: SlurmPart = SlurmPart()
     channels: dict[str, ChannelSeries] = Field(default_factory=dict)
-    cases: dict[str, dict[str, Literal["absent", "ignore"]]] = Field(
+    cases: dict[str, dict[str, Literal["absent", "ignore", "partial"]]] = Field(
         default_factory=dict
     )
     _file: Path = PrivateAttr(default=Path(RECIPE_FILE))
@@ -296,6 +314,11 @@ class Recipe(_Part):
         declared = (IGNORE in states.values() for states in self.cases.values())
         return self.merge.missing == IGNORE or any(declared)
 
+    @property
+    def unlabelled(self) -> str:
+        """What the state ``unlabelled`` of a case table means, as [cases.ID] has it."""
+        return PARTIAL if self.merge.missing == PARTIAL else IGNORE
+
     def with_scans(self, **words: Any) -> Recipe:  # noqa: ANN401 - as `ScansPart` has them
         """Return a recipe with other values in ``[scans]``, or raise `RecipeError`."""
         try:
@@ -311,6 +334,11 @@ class Recipe(_Part):
         for case, own in states.items():
             joined[case] = {**joined.get(case, {}), **own}
         return self._changed(cases=joined)
+
+    def with_drawn_sides(self, sides: Mapping[str, str]) -> Recipe:
+        """Return a recipe that knows more cases of which one side was drawn."""
+        cases = self.drawn.cases | dict(sides)
+        return self._changed(drawn=self.drawn.model_copy(update={"cases": cases}))
 
     def with_middle(self, structures: Collection[str]) -> Recipe:
         """Return a recipe in which these structures have one label, in the middle.
@@ -419,6 +447,8 @@ class Recipe(_Part):
         for word in ("leave_out", "frame"):  # as in recipes before there were these
             if not content["masks"][word]:
                 del content["masks"][word]
+        if self.drawn == DrawnPart():
+            del content["drawn"]
         if self.scans.echo_time_ms is None:  # likewise
             del content["scans"]["echo_time_ms"]
         for word in ("channels", "resample_channels"):
@@ -434,6 +464,9 @@ class Recipe(_Part):
         if case_id is not None:
             own = content["cases"].get(case_id, {})
             content["cases"] = {case_id: own} if own else {}
+            content["drawn"] = str(self.drawn.side_of(case_id))
+            if not content["drawn"]:
+                del content["drawn"]
         resolved = json.dumps(content, sort_keys=True) + more
         return hashlib.sha256(resolved.encode()).hexdigest()
 
@@ -560,6 +593,7 @@ def _contradictions(raw: Mapping[str, Any]) -> list[str]:
         *faults,
         *_unknown_names(raw, labels),
         *_unclear_aliases(raw, labels),
+        *_mixed_states(raw),
         *_case_faults(raw),
         *_region_faults(raw),
         *_channel_faults(raw),
@@ -600,6 +634,16 @@ def _unclear_aliases(raw: Mapping[str, Any], labels: Mapping[str, int]) -> list[
                 place = f"labels.aliases.{structure}"
                 faults.append(f"{place}: {other!r} already means {meant}")
     return faults
+
+
+def _mixed_states(raw: Mapping[str, Any]) -> list[str]:
+    """Return the cases that ignore one structure and have another partly drawn."""
+    cases = _table(raw, "cases")
+    return [
+        f"cases.{case}: {MIXED_STATES}"
+        for case in cases
+        if {IGNORE, PARTIAL} <= set(map(str, _table(cases, case).values()))
+    ]
 
 
 def _case_faults(raw: Mapping[str, Any]) -> list[str]:

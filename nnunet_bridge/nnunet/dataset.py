@@ -6,15 +6,17 @@ file (`docs/explanations/nnunet.md`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_bridge.core.errors import BridgeError, GeometryError, InputError
 from nnunet_bridge.core.image import LabelTable
+from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.images import ENDINGS, read_labelmap, read_volume
-from nnunet_bridge.formats.labels_file import read_label_table
+from nnunet_bridge.formats.labels_file import PARTLY_DRAWN, read_label_table
 from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.ops.occupancy import label_boxes
 
@@ -97,6 +99,48 @@ class RawDataset:
             )
         return holds
 
+    def drawn(self) -> dict[str, frozenset[str]]:
+        """Return the structures that were drawn in every training case.
+
+        Empty if no case is partly drawn; then all were drawn in all.
+        """
+        partly, names = self.labels.partly_drawn, frozenset(self.labels.names)
+        cases = self.training_cases()
+        if not partly.keys() & set(cases):
+            return {}
+        open_in = {case: one.not_drawn for case, one in partly.items()}
+        return {case: names - open_in.get(case, frozenset()) for case in cases}
+
+    def warnings_of_drawn(
+        self,
+        holds: Mapping[str, Collection[str]],
+        patients: Mapping[str, str],
+        folds: int,
+    ) -> Iterator[str]:
+        """Yield a warning of every structure that some folds cannot validate (N12).
+
+        `holds` maps the training cases to the structures of their labels. Raises
+        `InputError` if a structure was drawn in none.
+        """
+        drawn = self.drawn()
+        for name in self.labels.names if drawn else ():
+            cases = [case for case in drawn if name in drawn[case]]
+            found = {patients[case] for case in cases if name in holds[case]}
+            if len(cases) == len(drawn):
+                continue
+            if not found:
+                raise InputError(
+                    f"{name} was drawn in no training case, so nothing can learn it: "
+                    "draw it in two patients or more, or remove the label.",
+                    code="N12",
+                )
+            if len(found) < folds:
+                yield (
+                    f"[N12] {name} was drawn in {counted(len(found), 'patient')}, and "
+                    f"there are {folds} folds: not every fold can validate it. Draw it "
+                    "in more, or plan with fewer --folds."
+                )
+
     def _faults_of_numbers(self, cases: list[str]) -> list[str]:
         """Return the differences between ``dataset.json`` and the folders."""
         faults = []
@@ -131,7 +175,14 @@ class RawDataset:
                 apart_mm = grid.displacement_mm(label.grid)
                 raise GeometryError(f"image and label lie {apart_mm:.3f} mm apart.")
         boxes = zip(self.labels, label_boxes(label), strict=True)
-        return frozenset(one.name for one, box in boxes if box is not None)
+        held = frozenset(one.name for one, box in boxes if box is not None)
+        partly = self.labels.partly_drawn.get(case)
+        if partly and (both := held & partly.not_drawn):
+            named = " and ".join(sorted(both))
+            raise InputError(
+                f"{PARTLY_DRAWN} says {named} not drawn, its label has it."
+            )
+        return held
 
     def _ids(self, name: str) -> list[str]:
         folder = self.folder / name

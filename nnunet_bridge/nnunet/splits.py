@@ -7,7 +7,7 @@ patients have.
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -31,17 +31,22 @@ class Splitting:
     file: Path | None = None  # splits of the user, instead of `folds` and `seed`
 
     def splits(
-        self, patients: Mapping[str, str], holds: Mapping[str, Collection[str]]
+        self,
+        patients: Mapping[str, str],
+        holds: Mapping[str, Collection[str]],
+        drawn: Mapping[str, Collection[str]] | None = None,
     ) -> Splits:
         """Return the folds; see `patient_splits` and `read_splits`."""
         if self.file is not None:
             return read_splits(self.file, patients)
-        return patient_splits(patients, holds, folds=self.folds, seed=self.seed)
+        how: dict[str, int] = {"folds": self.folds, "seed": self.seed}
+        return patient_splits(patients, holds, drawn, **how)
 
 
 def patient_splits(
     patients: Mapping[str, str],
     holds: Mapping[str, Collection[str]] | None = None,
+    drawn: Mapping[str, Collection[str]] | None = None,
     *,
     folds: int = FOLDS,
     seed: int = SPLIT_SEED,
@@ -58,6 +63,9 @@ def patient_splits(
     holds : mapping, optional
         Case id to the structures of its reference. No fold validates all patients that
         have a structure, if there are two or more, so that every training part has it.
+    drawn : mapping, optional
+        Case id to the structures that were drawn, where some cases are partly drawn:
+        each structure is spread over the folds.
     folds : int
         Most folds; 0 for one a patient.
 
@@ -80,8 +88,13 @@ def patient_splits(
     random.Random(seed).shuffle(order)  # noqa: S311 - repeatable, not secret
     order.sort(key=lambda patient: -len(cases_of[patient]))
     groups: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
-    for patient in order:
-        smallest = min(groups, key=lambda group: sum(len(cases_of[p]) for p in group))
+    with_it = _patients_with(cases_of, drawn or {})
+    for patient, structure in _rarest_first(order, with_it):
+        own = with_it.get(structure, set())
+        smallest = min(
+            groups,
+            key=lambda g: (len(own & set(g)), sum(len(cases_of[p]) for p in g)),
+        )
         smallest.append(patient)
     _spread(groups, _holders(cases_of, holds or {}), cases_of)
     validated = [{case for who in group for case in cases_of[who]} for group in groups]
@@ -89,15 +102,43 @@ def patient_splits(
     return [{"train": sorted(every - val), "val": sorted(val)} for val in validated]
 
 
+def _patients_with(
+    cases_of: Mapping[str, list[str]], structures_of: Mapping[str, Collection[str]]
+) -> dict[str, set[str]]:
+    """Return the patients of every structure."""
+    patients: dict[str, set[str]] = defaultdict(set)
+    for patient, cases in cases_of.items():
+        for case in cases:
+            for structure in structures_of.get(case, ()):
+                patients[structure].add(patient)
+    return patients
+
+
+def _rarest_first(
+    order: Sequence[str], with_it: Mapping[str, set[str]]
+) -> Iterator[tuple[str, str]]:
+    """Yield every patient and the structure by which to place it, empty for none.
+
+    The structure that the fewest of the patients still to be placed have is dealt out
+    first (Sechidis et al., *On the Stratification of Multi-Label Data*, 2011).
+    """
+    left = list(order)
+    while left:
+        counts = {
+            name: len(found.intersection(left)) for name, found in with_it.items()
+        }
+        some = [name for name in sorted(counts) if counts[name]]
+        rarest = min(some, key=counts.__getitem__, default="")
+        for patient in [p for p in left if not rarest or p in with_it[rarest]]:
+            left.remove(patient)
+            yield patient, rarest
+
+
 def _holders(
     cases_of: Mapping[str, list[str]], holds: Mapping[str, Collection[str]]
 ) -> list[frozenset[str]]:
     """Return the patients of every structure that several have, rare ones first."""
-    patients: dict[str, set[str]] = defaultdict(set)
-    for patient, cases in cases_of.items():
-        for case in cases:
-            for structure in holds.get(case, ()):
-                patients[structure].add(patient)
+    patients = _patients_with(cases_of, holds)
     several = {frozenset(found) for found in patients.values() if len(found) > 1}
     return sorted(several, key=lambda found: (len(found), sorted(found)))
 

@@ -11,7 +11,7 @@ that the other surface lacks are looked up, in a k-d tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -65,7 +65,8 @@ def bone_scores(
 
     Dice, IoU and volumes count voxels; the volume of a voxel is ``|det affine|``.
     Ignored voxels of the reference count as background in both; a structure without a
-    voxel in a reference that has some is not drawn, whatever the prediction.
+    voxel in a reference that has some is not drawn, whatever the prediction; nor are
+    those that the table of the reference names for this case.
 
     The normalised surface Dice counts surfaces as equal up to `tolerance_mm`;
     `case_id` and `configuration` are copied into every score.
@@ -100,7 +101,12 @@ def _label_scores(
     """Score every label of the table."""
     ignored = reference.labels.ignore_value
     some_ignored = ignored is not None and bool((reference.voxels == ignored).any())
+    partly = reference.labels.partly_drawn.get(case_id)
+    left_open = partly.not_drawn if partly else frozenset[str]()
     prediction, reference = _without_ignored(prediction, reference)
+    if partly:
+        prediction = replace(prediction, labels=reference.labels).judged(case_id)
+        reference = reference.judged(case_id)
     counts = pair_counts(prediction, reference)
     voxel_mm3 = reference.grid.voxel_volume_mm3
     predicted, drawn = label_boxes(prediction), label_boxes(reference)
@@ -108,7 +114,7 @@ def _label_scores(
     scores = []
     for label in reference.labels:
         overlap = _Overlap.of(label, counts)
-        not_drawn = some_ignored and not overlap.drawn
+        not_drawn = (some_ignored and not overlap.drawn) or label.name in left_open
         state = ScoreState.NOT_DRAWN if not_drawn else overlap.state
         dice, iou = (None, None) if not_drawn else (overlap.dice, overlap.iou)
         box, reference_box = predicted[label.value - 1], drawn[label.value - 1]

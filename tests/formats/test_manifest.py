@@ -101,7 +101,7 @@ def test_a_manifest_of_schema_4_is_written_as_it_was_read(tmp_path):
     assert overlap.structures == ("tibia", "femur")
     shared = {mask.structure: mask.voxels_overlapping for mask in case.masks}
     assert shared["femur"] == {"tibia": overlap.voxels}
-    assert (case.channels, case.structures, case.visit) == (("MRI",), None, None)
+    assert (case.channels, case.partly_drawn, case.visit) == (("MRI",), None, None)
 
 
 def test_F13_the_key_is_made_once_and_its_owner_alone_reads_it(tmp_path):

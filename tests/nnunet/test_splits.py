@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import examples
 
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.nnunet.splits import Splitting, patient_splits, read_splits
@@ -177,3 +178,26 @@ def test_a_file_that_is_no_json_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="cannot be read as JSON"):
         read_splits(file, PATIENTS)
+
+
+@given(st.data())
+@examples(60)
+def test_a_partly_drawn_structure_is_spread_over_the_folds_by_where_it_is_drawn(data):
+    cases = [f"case_{n:02d}" for n in range(data.draw(st.integers(5, 30)))]
+    some = st.sets(st.sampled_from(cases), min_size=1)
+    where = {name: data.draw(some) for name in ("pelvis", "fibula")}
+    where["tibia"] = set(cases)
+    drawn = {case: [n for n, own in where.items() if case in own] for case in cases}
+
+    splits = patient_splits({case: case for case in cases}, drawn, drawn)
+
+    sizes = [len(fold["val"]) for fold in splits]
+    assert sorted(case for fold in splits for case in fold["val"]) == cases
+    rarest = min(where, key=lambda name: len(where[name]))
+    for name, own in where.items():
+        counts = [len(own.intersection(fold["val"])) for fold in splits]
+        if name == rarest:
+            assert max(counts) - min(counts) <= 1
+        if len(own) > 1:
+            assert max(counts) < len(own)
+    assert max(sizes) - min(sizes) <= 2

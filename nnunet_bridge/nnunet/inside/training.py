@@ -15,6 +15,7 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
+from nnunet_bridge.nnunet.inside.partly_drawn import learn_from_partly_drawn
 from nnunet_bridge.nnunet.inside.random_numbers import seed_by_run
 from nnunet_bridge.nnunet.inside.safety import json_read_by, prepare
 from nnunet_bridge.nnunet.inside.sides import keep_sides_in_training
@@ -85,6 +86,7 @@ class TrainerHooks:
         compile_where_it_works(trainer, self.gpus)
         seed_by_run(trainer, rank)
         keep_sides_in_training(trainer)
+        learn_from_partly_drawn(trainer)
         _refuse_paths_as_cases(trainer)
         plot_progress_rarely(trainer)
         stop_without_loss(trainer)

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_bridge.core.case_table import Role
 from nnunet_bridge.core.cases import findings_of_error
 from nnunet_bridge.core.dataset import Case
-from nnunet_bridge.core.errors import BridgeError, EnvironmentFault
+from nnunet_bridge.core.errors import BridgeError, EnvironmentFault, InputError
 from nnunet_bridge.core.findings import (
     Finding,
     Outcome,
@@ -22,7 +22,9 @@ from nnunet_bridge.core.findings import (
     worst,
 )
 from nnunet_bridge.core.image import Label, Labelmap, Volume
+from nnunet_bridge.core.partly import PARTIAL, PartlyDrawn
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.dicom import FileAccount, SeriesOptions, SeriesRefused
 from nnunet_bridge.formats.dicom.drawn import read_drawn
 from nnunet_bridge.formats.dicom.headers import holds_segments
@@ -30,7 +32,7 @@ from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import MaskRecord
 from nnunet_bridge.formats.mask_values import Meaning
 from nnunet_bridge.formats.mesh_files import FRAMES
-from nnunet_bridge.formats.recipe import Recipe
+from nnunet_bridge.formats.recipe import MIXED_STATES, Recipe
 from nnunet_bridge.formats.slicer import (
     StructureMask,
     is_mask_file,
@@ -49,12 +51,15 @@ from nnunet_bridge.ops.checks import (
 )
 from nnunet_bridge.ops.content import ContentFit, content_findings
 from nnunet_bridge.ops.merge import MaskMerger, Overlap
+from nnunet_bridge.ops.midline import midline_of
 from nnunet_bridge.ops.region import Region, cropped_labelmap, cropped_volume
 from nnunet_bridge.ops.regrid import Placement, StatedPlace, placed_on
 from nnunet_bridge.ops.surface_frame import frame_by_image
 from nnunet_bridge.pipeline.ingest.channels import read_channels
 from nnunet_bridge.pipeline.ingest.inputs import ImageReading
 from nnunet_bridge.pipeline.ingest.planned import CasePlan, MaskFile
+
+_MOST_BEYOND = 0.1  # share of the drawn voxels beyond the midline of one side
 
 
 class CaseRefused(Refused):
@@ -144,6 +149,7 @@ class CaseMasks:
     overlaps: tuple[Overlap, ...] = ()
     fit: ContentFit | None = None  # how the masks fit the image; None without masks
     ignored_share: float = 0.0
+    partly: PartlyDrawn | None = None  # what was drawn, if not everything was
     drawn: list[DrawnStructure] = field(default_factory=list)
     states: dict[tuple[str, str], str] = field(default_factory=dict)
     """(structure, side) -> ``labelled`` or ``empty``."""
@@ -182,6 +188,10 @@ class CaseMasks:
         if not self._refused:
             findings, self.fit = content_findings(self.volume, labelmap)
             self.findings += findings
+        if ignored and self.partly:
+            self.findings.append(refusal("K15", f"{MIXED_STATES}."))
+        elif not self._refused:
+            self._find_side(labelmap)
         if ignored and self.recipe.uses_ignore:
             labelmap = self._with_ignored(labelmap, ignored)
         return labelmap
@@ -298,25 +308,62 @@ class CaseMasks:
     def _missing_structures(self) -> list[str]:
         """Check labels without a voxel; return those to be ignored (K14, K15)."""
         declared = self.recipe.cases.get(self.plan.case_id, {})
-        ignored = []
+        drawn = self.recipe.drawn.side_of(self.plan.case_id)
+        other_side = {Side.LEFT, Side.RIGHT} - {drawn} if drawn else ()
+        ignored, partly = [], []
         for label in self.recipe.table:
             structure = label.name.removesuffix(f"_{label.side}" if label.side else "")
             state = self._state_of(structure, label)
             stated = declared.get(label.name) or declared.get(structure)
             if state == "labelled":
-                if stated == "absent":
-                    text = f"The recipe declares {label.name} absent, but it is drawn"
+                if stated in ("absent", PARTIAL):
+                    what = "absent" if stated == "absent" else "not drawn"
+                    text = f"The recipe declares {label.name} {what}, but it is drawn"
                     self.findings.append(refusal("K15", f"{text}: correct one."))
                 continue
             wanted = stated or self.recipe.merge.missing
             if wanted == IGNORE:
                 ignored.append(label.name)
+            elif wanted == PARTIAL or label.side in other_side:
+                partly.append(label.name)
             elif wanted != "absent" and not self.lost_a_mask:
                 self.findings.append(_not_drawn(label.name, state, self.plan))
             without_mask = "absent" if wanted == "absent" else "unlabelled"
             place = {"structure": structure, "side": label.side, "source": ""}
             self.accounts.append(MaskRecord(**place, state=without_mask))
+        if partly:
+            self.partly = PartlyDrawn(frozenset(partly))
+            names = " or ".join(partly)
+            text = f"{names} not drawn: the rest trains as background or {names}."
+            self.findings.append(warning("K15", text))
         return ignored
+
+    def _find_side(self, labelmap: Labelmap) -> None:
+        """Find the midline of a case of which one side was drawn (K31)."""
+        side = self.recipe.drawn.side_of(self.plan.case_id)
+        if not side or self.recipe.merge.sides == "separate":
+            return
+        middle = {name for name, where in self.states if where == Side.MIDDLE}
+        try:
+            midline = midline_of(self.volume)
+        except InputError as error:
+            way = f"draw both sides, or remove the side {side} of the case"
+            self.findings.append(refusal("K31", f"{error} Instead, {way}."))
+            return
+        not_drawn = self.partly.not_drawn if self.partly else frozenset[str]()
+        self.partly = PartlyDrawn(not_drawn, side, midline, frozenset(middle))
+        known = replace(labelmap.labels, partly_drawn={self.plan.case_id: self.partly})
+        kept = replace(labelmap, labels=known).judged(self.plan.case_id)
+        share = 1 - np.count_nonzero(kept.voxels) / np.count_nonzero(labelmap.voxels)
+        text = (
+            f"Only the {side} side was drawn, and {share:.0%} of the drawn voxels lie"
+        )
+        text = f"{text} beyond the midline (x = {midline.point_mm[0]:.0f} mm)"
+        if share > _MOST_BEYOND:
+            way = "correct the side, or give masks of both sides the side middle."
+            self.findings.append(refusal("K31", f"{text}: {way}"))
+        else:
+            self.findings.append(warning("K31", f"{text}."))
 
     def _state_of(self, structure: str, label: Label) -> str:
         """Return ``labelled``, ``empty`` (a mask without voxels) or ``unlabelled``."""
@@ -366,7 +413,7 @@ def _mask_account(
 def _not_drawn(structure: str, state: str, plan: CasePlan) -> Finding:
     code, what = ("K14", "is empty") if state == "empty" else ("K15", "is missing")
     absent = f'write `{structure} = "absent"` below [cases.{plan.case_id}]'
-    ignored = 'write "ignore"'
+    ignored = 'write "partial" or "ignore"'
     if plan.meaning:
         absent = "give it a row in the case table with the state absent"
         ignored = "with the state unlabelled"

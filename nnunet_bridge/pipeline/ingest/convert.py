@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,17 +146,21 @@ def check_study(
     workspace_raw_dir: Path | None = None,
     *,
     other_places: Sequence[Path] = (),
+    pictures_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Do everything that `convert_study` would do, without writing.
 
-    With nnU-Net's raw folder, check as well whether it lies outside the study (F05),
-    holds files of unknown origin (F04), and has space for the dataset (F06).
+    Only a picture of every midline is written, into `pictures_dir`. With nnU-Net's raw
+    folder, check as well whether it lies outside the study (F05), holds files of
+    unknown origin (F04), and has space for the dataset (F06).
     """
     study_plan, recipe = planned_study(study, recipe, workspace_raw_dir)
     dataset = dataset_folder_name(recipe.spec())
     _require_free_number(dataset, [*filter(None, [workspace_raw_dir]), *other_places])
     tally = _Tally(study_plan, partial(pseudonym, key=secrets.token_bytes()))
+    if pictures_dir is not None and not _lies_inside(pictures_dir, study):
+        tally.pictures_dir = pictures_dir / dataset / "midlines"
     for _, case_plan in steps(progress, "check", tally.plans):
         _process(case_plan, recipe, tally)
     tally.look_at_study(study, recipe)
@@ -246,6 +250,7 @@ class _Tally:
     bytes_needed: int = 0  # uncompressed size of all images and labelmaps
     looks: dict[str, Look] = field(default_factory=dict)
     people: dict[str, PersonEvidence] = field(default_factory=dict)
+    pictures_dir: Path | None = None  # for a picture of every midline
     grids: list[Grid] = field(default_factory=list)  # the different grids of the images
 
     def __post_init__(self) -> None:
@@ -374,4 +379,19 @@ def _process(
     tally.people[plan.case_id] = whose
     if writer:
         writer.write(plan, assembled, whose)
-    tally.add(plan, assembled.findings, rewritten=writer is not None)
+    findings = (*assembled.findings, *_midline_picture(assembled, tally.pictures_dir))
+    tally.add(plan, findings, rewritten=writer is not None)
+
+
+def _midline_picture(
+    assembled: AssembledCase, folder: Path | None
+) -> Iterator[Finding]:
+    """Write a picture of the midline of a case, if it has one, and name it (K31)."""
+    case, partly = assembled.case, assembled.masks.partly
+    if folder is None or case.reference is None or not (partly and partly.midline):
+        return
+    from nnunet_bridge.formats.preview import write_midline
+
+    file = folder / f"{case.case_id}.png"
+    write_midline(file, case.images[0], case.reference, partly)
+    yield Finding("K31", Outcome.ACCEPTED, f"Look at the midline in {file}.")

@@ -33,7 +33,7 @@ from nnunet_bridge.formats.files import (
     sha256_of,
     write_json,
 )
-from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.formats.labels_file import IGNORE, PARTLY_DRAWN
 from nnunet_bridge.formats.manifest import (
     IMAGE_FOLDERS,
     KEPT_SINCE_SCHEMA,
@@ -144,11 +144,13 @@ class DatasetWriter:
         # Both hashes in one, so that it changes if the pair is swapped (K17).
         hashes = "".join(str(output["voxels_sha256"]) for output in outputs)
         crop = self.recipe.region.crop
+        partly = assembled.masks.partly
         content = {
             **self._record(plan, assembled.findings, assembled.reading.files),
             **_account(assembled, self.hashed),
             "evidence": PersonRecord.model_validate(evidence),
             "region": RegionRecord.of(assembled.region, crop=crop),
+            **({"partly_drawn": partly.as_json()} if partly else {}),
             "outputs": outputs,
             "pair_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         }
@@ -435,13 +437,16 @@ def _mask(
 def _dataset_json(recipe: Recipe, records: Iterable[CaseRecord]) -> JsonObject:
     """Return nnU-Net's description of the dataset."""
     spec = recipe.spec()
-    training = [r for r in records if r.outputs and r.split == "train"]
+    written = [record for record in records if record.outputs]
+    training = [record for record in written if record.split == "train"]
+    partly = {r.case: r.partly_drawn for r in written if r.partly_drawn}
     labels = {label.name: label.value for label in spec.labels}
     if spec.labels.ignore_value is not None:
         labels[IGNORE] = spec.labels.ignore_value
     return {
         **recipe.image_channels.description(),
         "labels": {"background": 0, **labels},
+        **({PARTLY_DRAWN: partly} if partly else {}),
         "numTraining": len(training),
         "file_ending": FILE_ENDING,
         "name": spec.name,

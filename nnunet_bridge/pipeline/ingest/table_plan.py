@@ -20,10 +20,10 @@ from nnunet_bridge.core.dataset import checked_case_id
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.findings import Finding, Outcome, refusal
 from nnunet_bridge.core.quoting import quoted
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.case_table import read_case_table, table_faults
 from nnunet_bridge.formats.files import is_there, pseudonym
 from nnunet_bridge.formats.folders import named_below
-from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.manifest import CaseRecord
 from nnunet_bridge.formats.recipe import Recipe
 from nnunet_bridge.formats.slicer import NamedValue
@@ -38,9 +38,6 @@ from nnunet_bridge.pipeline.ingest.planned import (
     places_of,
     without_collisions,
 )
-
-_STATES = {Drawing.ABSENT: "absent", Drawing.UNLABELLED: IGNORE}
-"""State of a row -> word of ``[cases.ID]`` in a recipe."""
 
 NO_MASK = "The case has no mask: it goes to imagesTs, for testing."
 
@@ -106,6 +103,10 @@ def plan_from_table(
     states = {case.case_id: _states(case, recipe) for case in cases}
     left_out = dict(_left_out(study, plans, files, recipe.own_files))
     plan = StudyPlan(tuple(plans), (), left_out, files.ignored)
+    other = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
+    undrawn = [(case, _undrawn_side(row)) for case in cases for row in case.rows]
+    sides = {case.case_id: str(other[side]) for case, side in undrawn if side}
+    recipe = recipe.with_drawn_sides(sides)
     return plan, recipe.with_cases({c: own for c, own in states.items() if own})
 
 
@@ -124,10 +125,11 @@ def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:
         yield f"channel {quoted(row.channel)} is unknown; the recipe has {known}"
     if drawn:
         yield from _faults_of_mask(row)
-    elif row.role not in DRAWN_ROLES or not row.structure:
+    elif row.role not in DRAWN_ROLES or not (row.structure or _undrawn_side(row)):
         yield f"state {row.state} needs the role mask and a structure"
     else:
-        yield from _faults_by(recipe.structure_of, row.structure, row.side)
+        words = row.structure or recipe.structures[0], row.side
+        yield from _faults_by(recipe.structure_of, *words)
     if row.case:
         yield from _faults_by(checked_case_id, row.case)
 
@@ -221,13 +223,13 @@ class _Files:
         named = [row for row in rows if row.file]
         self._paths = {row.file: _found(study, row.file) for row in named}
         self._all = frozenset(self._paths.values())
-        ignored = (
-            row for row in named if row.role is Role.IGNORE and row.value is None
-        )
-        self.ignored = frozenset(self._paths[row.file] for row in ignored)
+        unused = [row for row in named if _is_unused(row)]
+        used = {self._paths[row.file] for row in named if not _is_unused(row)}
+        ignored = (self._paths[row.file] for row in unused if row.value is None)
+        self.ignored = frozenset(ignored) - used
         self._values: dict[Path, list[NamedValue]] = defaultdict(list)
-        for row in named:
-            if row.role is Role.IGNORE and row.value is not None:
+        for row in unused:
+            if row.value is not None:
                 self._values[self._paths[row.file]].append(NamedValue(row.value, ""))
 
     def path(self, row: TableRow) -> Path:
@@ -256,6 +258,18 @@ class _Files:
             elif not path.resolve().is_relative_to(root):
                 text = f"{line} is a link out of the study: put a copy in its place."
                 yield refusal("F01", text)
+
+
+def _undrawn_side(row: TableRow) -> Side:
+    """Return the side on which a row says that nothing was drawn; `MERGED` for none."""
+    whole = row.state is Drawing.UNLABELLED and not (row.structure or row.file)
+    sides = row.side in (Side.LEFT, Side.RIGHT) and row.role in DRAWN_ROLES
+    return Side(row.side) if whole and sides else Side.MERGED
+
+
+def _is_unused(row: TableRow) -> bool:
+    """Whether a row names what is left out: by its role, or as not drawn."""
+    return row.role is Role.IGNORE or row.state is not Drawing.DRAWN
 
 
 def _found(study: Path, file: str) -> Path:
@@ -384,12 +398,13 @@ def _meaning(case: _Rows, files: _Files) -> str:
 
 def _states(case: _Rows, recipe: Recipe) -> dict[str, str]:
     """Return the declared states of a case, as ``[cases.ID]`` of a recipe has them."""
+    words = {Drawing.ABSENT: "absent", Drawing.UNLABELLED: recipe.unlabelled}
     states = {}
     for row in case.rows:
-        if row.state is not Drawing.DRAWN:
+        if row.state is not Drawing.DRAWN and row.structure:
             structure, side = recipe.structure_of(row.structure, row.side)
             apart = side and recipe.merge.sides == "separate"
-            states[f"{structure}_{side}" if apart else structure] = _STATES[row.state]
+            states[f"{structure}_{side}" if apart else structure] = words[row.state]
     return states
 
 

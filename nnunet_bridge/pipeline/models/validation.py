@@ -60,8 +60,9 @@ class ValidatedStudy:
         return found
 
     def prediction(self, file: Path) -> Labelmap:
-        """Read what a model predicted."""
-        return read_labelmap(file, self.labels)
+        """Read what a model predicted, where the reference can judge it."""
+        case_id = file.name.removesuffix(FILE_ENDING)
+        return read_labelmap(file, self.labels).judged(case_id)
 
     def reference(self, case_id: str) -> Labelmap:
         """Read the reference segmentation of a case."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.dicom import SeriesOptions
 from nnunet_bridge.ops.region import RegionRequest
@@ -31,6 +32,9 @@ class PredictionOptions:
     """``none``; ``slice`` (the source report's rule) or ``volume``; or ``tuned``: for
     each structure the rule that was chosen for this model."""
 
+    side: Side = Side.MERGED
+    """The only side of the body that is kept; both by default."""
+
     meshes: bool = False  # also write a mesh of every structure
     smooth: int = 0  # iterations of Taubin smoothing of the meshes
     seg_nrrd: bool = False  # also write a segmentation for 3D Slicer
@@ -53,6 +57,8 @@ class PredictionOptions:
         }
         if self.smooth:
             options["smooth"] = self.smooth
+        if self.side:
+            options["side"] = str(self.side)
         if self.channel is not None:
             options["channel"] = self.channel
         if not self.region.is_everything:

@@ -31,6 +31,7 @@ from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, image_name
+from nnunet_bridge.ops.midline import only_side
 from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.ops.turn import Turn, turn_towards
 from nnunet_bridge.pipeline.ingest.channels import read_channels
@@ -424,6 +425,8 @@ class _PredictionRun:
         structures = self.trained.structures
         first, *others = self._network_images(work, case_id)
         judged = self._as_read(first, image)
+        if self.options.side:
+            seen = only_side(seen, judged, self.options.side)
         place = work / PREDICTED, case_id
         quality = rating.case_quality(seen, judged, *place, structures)
         channel = self.trained.channels.index(self.options.channel)

@@ -209,6 +209,7 @@ class _Planning:
             before = self._recorded()
             known = self._known(found, before)
             splits = self._splits(found, before, patients, holds)
+            self._check_drawn(raw, holds, patients, splits)
             if not self.options.force:
                 found.require_nothing_lost()
             self.warnings.extend(found.report())
@@ -263,11 +264,22 @@ class _Planning:
                 return None
         given = self.raw.folder / file.name  # nnU-Net's planner requires the same
         default = Splitting(file=given) if given.is_file() else Splitting()
-        splits = (splitting or default).splits(patients, holds)
+        splits = (splitting or default).splits(patients, holds, self.raw.drawn())
         if file.exists() and splits_in(file) == splits:
             return None
         found.refuse_other_splits(before, asked=splitting is not None)
         return splits
+
+    def _check_drawn(
+        self,
+        raw: RawDataset,
+        holds: Mapping[str, Collection[str]],
+        patients: Mapping[str, str],
+        splits: Splits | None,
+    ) -> None:
+        """Refuse structures that are drawn nowhere; warn of folds without one (N12)."""
+        folds = len(splits or splits_in(self.dataset.splits_file) or ())
+        self.warnings.extend(raw.warnings_of_drawn(holds, patients, folds))
 
     def _begin(
         self,
