@@ -1,0 +1,198 @@
+"""What partly drawn cases teach: `missing = "partial"` against leaving them out.
+
+    python benchmarks/partial_labels.py train WORK [--minutes 5] [--trainings 5]
+    python benchmarks/partial_labels.py report WORK
+
+One structure of two real studies is hidden in 70 % of the training cases of fold 0, by
+the state `unlabelled` of the case table alone. Four datasets are made of each study: of
+the complete cases only, with `"ignore"`, with `"partial"`, and with everything drawn.
+All have the same cases for validation, and those are complete.
+
+`train` converts, plans and trains them in turn (2d, or 3d_fullres with --configuration;
+budget smoke; fold 0). Training n of every dataset has the same random numbers. After so
+many minutes it starts no further training; called again, it goes on with those that are
+missing. `report` prints the Dice of the validation cases, computed by its definition,
+and the differences of `"partial"` from the others, paired by training, with Student's
+95 % intervals.
+
+Data: the 30 training cases of the hippocampus and all ten spines in the folder `train`
+of NNUNET_BRIDGE_TEST_DATA.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import time
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from audit import STUDIES, bridge, files_of
+from scipy import stats
+
+HIDDEN = {"hippocampus": "posterior", "spine": "L3"}
+WAYS = ("complete cases only", "ignore", "partial", "all complete")
+DATASET = "Dataset001_Partial"
+SHARE, FOLDS = 0.7, 5
+COLUMNS = ("case", "patient", "role", "structure", "value", "state", "file")
+
+
+def split(study):
+    """Return training cases, those with a hidden structure, and cases held out."""
+    cases = sorted(files_of(study))
+    order = np.random.default_rng(len(cases)).permutation(cases).tolist()
+    held_out = round(len(cases) / FOLDS)
+    training = order[held_out:]
+    return (
+        sorted(training),
+        set(training[: round(SHARE * len(training))]),
+        order[:held_out],
+    )
+
+
+def rows_of(study, way, hidden):
+    """Yield the rows of the case table."""
+    names = STUDIES[study][2]
+    for case in sorted(files_of(study)):
+        image, labels = f"{case}_image.nii.gz", f"{case}_labels.nii.gz"
+        left_out = case in hidden and way == "complete cases only"
+        if left_out:
+            yield from ((case, case, "ignore", "", "", "", f) for f in (image, labels))
+            continue
+        yield case, case, "image", "", "", "", image
+        for value, name in enumerate(names, start=1):
+            hides = case in hidden and name == HIDDEN[study] and way != "all complete"
+            state = "unlabelled" if hides else "drawn"
+            yield case, case, "labelmap", name, value, state, labels
+
+
+def prepare(study, way, work, configuration):
+    """Convert and plan one of the datasets."""
+    training, hidden, held_out = split(study)
+    folder = work / "study"
+    folder.mkdir(parents=True)
+    for case, (image, labels) in files_of(study).items():
+        shutil.copy(image, folder / f"{case}_image.nii.gz")
+        shutil.copy(labels, folder / f"{case}_labels.nii.gz")
+    with (folder / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows_of(study, way, hidden)])
+    names = "\n".join(f"{n} = {v}" for v, n in enumerate(STUDIES[study][2], start=1))
+    missing = f'[merge]\nmissing = "{way}"\n' if way in ("ignore", "partial") else ""
+    dataset = '[dataset]\nid = 1\nname = "Partial"\ntable = "cases.csv"\n'
+    (folder / "dataset.toml").write_text(f"{dataset}[labels]\n{names}\n{missing}")
+    if way == "complete cases only":
+        training = [case for case in training if case not in hidden]
+    folds = [{"train": training, "val": sorted(held_out)}]
+    (folder / "splits.json").write_text(json.dumps(folds))
+    bridge(work, "convert", str(folder), "-r", str(folder / "dataset.toml"))
+    splits = ("--splits", str(folder / "splits.json"))
+    bridge(work, "plan", "1", "-c", configuration, *splits)
+    (work / "planned").touch()
+
+
+def predictions(work, number):
+    """Return the validation predictions of a training; none if it has not ended."""
+    results = "nnUNet_results"
+    if number > 1:
+        results = f"runs/{DATASET}/*/fold_0_seed_{number - 1}/results"
+    places = work.glob(f"{results}/{DATASET}/*/fold_0/validation")
+    return [
+        file
+        for place in places
+        if (place / "summary.json").is_file()
+        for file in sorted(place.glob("*.nii.gz"))
+    ]
+
+
+def train(study, way, number, kept, configuration):
+    """Train once more; the dataset is made first where there is none."""
+    work = kept / configuration / f"{study}_{way.replace(' ', '_')}"
+    if predictions(work, number):
+        return
+    if not (work / "planned").exists():
+        shutil.rmtree(work, ignore_errors=True)
+        prepare(study, way, work, configuration)
+    words = ("-c", configuration, "-f", "0", "--repeat", str(number))
+    bridge(work, "train", "1", *words, "--budget", "smoke", "--device", "cpu")
+
+
+def dice(study, file):
+    """Return the Dice of each structure in a prediction, by its definition."""
+    found = np.asarray(nib.load(file).dataobj)
+    drawn = np.asarray(
+        nib.load(files_of(study)[file.name.removesuffix(".nii.gz")][1]).dataobj
+    )
+    values = range(1, 1 + len(STUDIES[study][2]))
+    pairs = ((found == value, drawn == value) for value in values)
+    return [2 * (p & d).sum() / (p.sum() + d.sum()) for p, d in pairs]
+
+
+def measured(study, kept, configuration, trainings):
+    """Return way -> training -> mean Dice of the hidden structure and of the others."""
+    hidden = STUDIES[study][2].index(HIDDEN[study])
+    scores = {}
+    for way, number in product(WAYS, range(1, trainings + 1)):
+        work = kept / configuration / f"{study}_{way.replace(' ', '_')}"
+        if files := predictions(work, number):
+            means = np.mean([dice(study, file) for file in files], axis=0)
+            others = float(np.delete(means, hidden).mean())
+            scores.setdefault(way, {})[number] = float(means[hidden]), others
+    return scores
+
+
+def in_words(values):
+    """Return a mean with Student's 95 % interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:+.3f} (one training)"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+
+
+def report(kept, configuration, trainings):
+    columns = ("study", f"{configuration}, trained on", "trainings", "hidden: Dice")
+    columns += ("others: Dice", "hidden: partial minus this", "others: likewise")
+    print(f"| {' | '.join(columns)} |")
+    print("|---|---|---|---|---|---|---|")
+    every = {}
+    for study in STUDIES:
+        every[study] = scores = measured(study, kept, configuration, trainings)
+        partial = scores.get("partial", {})
+        for way, own in scores.items():
+            both = sorted(own.keys() & partial.keys())
+            cells = [f"{np.mean([own[n][part] for n in own]):.3f}" for part in (0, 1)]
+            for part in (0, 1):
+                away = [partial[n][part] - own[n][part] for n in both]
+                cells.append(in_words(away) if way != "partial" and away else "")
+            name = f"{study} ({HIDDEN[study]} hidden)"
+            print(f"| {name} | {way} | {len(own)} | {' | '.join(cells)} |")
+    (kept / f"{configuration}.json").write_text(json.dumps(every, indent=1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("train", "report"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--trainings", type=int, default=5)
+    parser.add_argument("--configuration", default="2d")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    if asked.what == "report":
+        report(asked.work, asked.configuration, asked.trainings)
+        return
+    until = time.monotonic() + 60 * asked.minutes
+    numbers = range(1, asked.trainings + 1)
+    for number, study, way in product(numbers, STUDIES, WAYS):
+        if time.monotonic() > until:
+            return
+        start = time.monotonic()
+        train(study, way, number, asked.work, asked.configuration)
+        took = time.monotonic() - start
+        print(f"{study}, {way}, training {number}: {took:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
