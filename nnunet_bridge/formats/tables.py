@@ -4,19 +4,23 @@ Numbers are written at full precision. An undefined measure is an empty cell in 
 null in JSON, never 0, NaN or infinity. A file that would not change is not written.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.quality import Quality
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ScoreState, Side, checked_word
 from nnunet_bridge.formats.files import read_text, write_if_changed
+
+if TYPE_CHECKING:
+    from nnunet_bridge.core.quality import Quality
 
 Row: TypeAlias = dict[str, str | float | int | None]
 
