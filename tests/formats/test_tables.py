@@ -157,7 +157,7 @@ def test_the_labels_of_a_dataset_come_in_the_order_of_their_values(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"background": 0, "whole": [1, 2], "core": 1}, "whole must have one whole"),
+        ({"background": 0, "whole": [1, 2], "core": 1}, "regions of several"),
         ({"background": 0, "a": True}, "a must have"),
         ({"0": "background", "1": "tibia"}, "nnU-Net 1"),
         ({"a": 1}, "0 must be 'background'"),

@@ -34,7 +34,6 @@ from nnunet_bridge.formats.files import write_json, write_text
 from nnunet_bridge.formats.html.content import ModelCard, PageContent
 from nnunet_bridge.formats.html.page import write_page
 from nnunet_bridge.nnunet.plans import BUDGETS
-from nnunet_bridge.nnunet.sides import has_sided_labels
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.metrics import tolerance_remark
 from nnunet_bridge.ops.outcomes import Outcomes
@@ -270,6 +269,8 @@ def _notes(study: ValidatedStudy, comparison: Comparison) -> tuple[str, ...]:
         if any(fold.fold == ALL_CASES for fold in run.folds)
     ]
     flat = {run.configuration == Configuration.TWO_D for run in study.runs}
+    from nnunet_bridge.nnunet.sides import has_sided_labels
+
     if len(flat) > 1 and has_sided_labels(study.labels.names):
         notes.append(_MIRRORING)
     if len(comparison.models) > 1 and comparison.patients < FEWEST_FOR_AN_INTERVAL:
