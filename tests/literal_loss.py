@@ -34,7 +34,7 @@ def literal_loss(logits, voxels, *, batch, background, kind):
             if where != "ignored":
                 of_voxels.append(p[label])
     dice = [(2 * i + SMOOTH) / (a + b + SMOOTH) for i, a, b in sums.values()]
-    loss = -sum(dice) / max(len(dice), 1)  # nothing was drawn: no Dice
+    loss = background - sum(dice) / max(len(dice), 1)  # nothing was drawn: no Dice
     return loss + mean_of_voxels(of_voxels, kind, outputs)
 
 

@@ -160,7 +160,8 @@ class PartialLoss(nn.Module):  # type: ignore[misc, unused-ignore]
         log_own = torch.where(found.label == 0, log_background, log_own)
         if self.dice.background:
             log_p = torch.cat([log_background, log_p[:, 1:]], dim=1)
-        loss = -self.dice.of(log_p.exp(), found)
+        most = 1 if self.dice.background else 0  # the report's loss is 1 - Dice
+        loss = most - self.dice.of(log_p.exp(), found)
         if self.voxels == "ce":
             loss = loss + found.mean(-log_own)
         elif self.voxels == "focal":
