@@ -7,7 +7,8 @@ training whose cases are all complete is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -22,19 +23,21 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 
 from nnunet_bridge.core.errors import InputError
-from nnunet_bridge.core.image import Labelmap, LabelTable
+from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.partly import CasesPartlyDrawn
 from nnunet_bridge.formats.labels_file import (
     DATASET_FILE,
     PARTLY_DRAWN,
     read_label_table,
 )
-from nnunet_bridge.formats.nifti import read_labelmap
+from nnunet_bridge.formats.nifti import read_labelmap, write_labelmap
 from nnunet_bridge.nnunet.inside.partial_loss import Coding, DiceForm, PartialLoss
+from nnunet_bridge.nnunet.names import FILE_ENDING
 from nnunet_bridge.nnunet.sides import has_sided_labels, swapped_labels
 from nnunet_bridge.nnunet.trainers.report_augmentation import FlipLeftRight
 from nnunet_bridge.nnunet.trainers.report_losses import ReportLoss
 
+_FILES = ("reference_file", "prediction_file")  # of a case in nnU-Net's summary
 _LARGEST_CODE = np.iinfo(np.int16).max  # nnU-Net's targets are int16
 
 
@@ -280,9 +283,16 @@ def _wrap_validation(trainer: Any, table: LabelTable) -> None:  # noqa: ANN401 -
         compute = module.compute_metrics_on_folder
 
         def compute_drawn(*places: Any, **how: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
-            references, predictions, summary, *more = places
-            result = compute(references, predictions, None, *more, **how)
-            judge_again(result, table)
+            folders, (summary, *more) = (
+                [Path(place) for place in places[:2]],
+                places[2:],
+            )
+            with tempfile.TemporaryDirectory() as work:
+                copies = judged_copies(folders, table, Path(work))
+                result = compute(*map(str, copies), None, *more, **how)
+            for case in result["metric_per_case"]:
+                for key, folder in zip(_FILES, folders, strict=True):
+                    case[key] = str(folder / Path(case[key]).name)
             save_summary_json(result, summary)
             return result
 
@@ -292,53 +302,22 @@ def _wrap_validation(trainer: Any, table: LabelTable) -> None:  # noqa: ANN401 -
     trainer.perform_actual_validation = validate_drawn
 
 
-def judge_again(result: Any, table: LabelTable) -> None:  # noqa: ANN401 - nnU-Net's types
-    """Count the partly drawn cases again, where they were drawn; the means follow.
+def judged_copies(
+    folders: Sequence[Path], table: LabelTable, work: Path
+) -> tuple[Path, ...]:
+    """Return folders of references and predictions without what cannot be judged.
 
-    `result` is the content of nnU-Net's ``summary.json``. As there, a structure that
-    neither side holds has no Dice.
+    A structure that was not drawn is then in neither, and has no Dice in nnU-Net's
+    ``summary.json``.
     """
-    cases = result["metric_per_case"]
-    for case in cases:
-        name = Path(case["prediction_file"]).name.partition(".")[0]
-        if name in table.partly_drawn:
-            files = (Path(case[f"{side}_file"]) for side in ("reference", "prediction"))
-            both = [read_labelmap(file, table).judged(name) for file in files]
-            case["metrics"] = _metrics(*both)
-    for label, means in result["mean"].items():
-        for metric in means:
-            means[metric] = _mean_of(case["metrics"][label][metric] for case in cases)
-    for metric in result["foreground_mean"]:
-        by_label = (means[metric] for means in result["mean"].values())
-        result["foreground_mean"][metric] = _mean_of(by_label)
-
-
-def _metrics(reference: Labelmap, prediction: Labelmap) -> dict[int, dict[str, float]]:
-    """Return the metrics of every label, by nnU-Net's names."""
-    counted = reference.voxels <= len(reference.labels)
-    found = {}
-    for label in reference.labels:
-        truth, guess = reference.mask(label), prediction.mask(label) & counted
-        tp, drawn, predicted = (
-            int(np.count_nonzero(m)) for m in (truth & guess, truth, guess)
-        )
-        either = drawn + predicted - tp
-        found[label.value] = {
-            "Dice": 2 * tp / (drawn + predicted) if either else np.nan,
-            "IoU": tp / either if either else np.nan,
-            "TP": tp,
-            "FP": predicted - tp,
-            "FN": drawn - tp,
-            "TN": int(np.count_nonzero(counted)) - either,
-            "n_pred": predicted,
-            "n_ref": drawn,
-        }
-    return found
-
-
-def _mean_of(values: Iterable[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    copies = tuple(work / name for name in _FILES)
+    for folder, copy in zip(folders, copies, strict=True):
+        copy.mkdir()
+        for file in folders[1].glob(f"*{FILE_ENDING}"):
+            own, case_id = folder / file.name, file.name.removesuffix(FILE_ENDING)
+            labelmap = read_labelmap(own, table).judged(case_id)
+            write_labelmap(copy / file.name, labelmap)
+    return copies
 
 
 def _module() -> Any:  # noqa: ANN401 - nnU-Net's own

@@ -28,7 +28,7 @@ from nnunet_bridge.nnunet.inside.partly_drawn import (
     Drawn,
     _Cases,
     _Coded,
-    judge_again,
+    judged_copies,
     learn_from_partly_drawn,
 )
 from nnunet_bridge.nnunet.methods import method_of
@@ -130,7 +130,7 @@ def test_a_flip_exchanges_the_sides_of_what_was_drawn_and_of_what_was_not(data):
         assert sets[after // base] == mirrored
 
 
-def test_nnunets_summary_counts_again_what_was_drawn_and_its_means_follow(tmp_path):
+def test_nnunets_summary_is_of_what_was_drawn(tmp_path):
     """On one side two structures, of which one was not drawn in the first case."""
     rng, plane = np.random.default_rng(0), Midline((3.0, 0.0, 0.0), (1.0, 0.0, 0.0))
     one = PartlyDrawn(frozenset({"femur"}), Side.RIGHT, plane)
@@ -148,36 +148,24 @@ def test_nnunets_summary_counts_again_what_was_drawn_and_its_means_follow(tmp_pa
                     tmp_path / folder / f"{case}.nii.gz", Volume(grid, content)
                 )
 
-    def by_nnunet(kind):
-        cases = [
+    (tmp_path / "work").mkdir()
+    folders = [tmp_path / kind for kind in ("reference", "prediction")]
+
+    copies = judged_copies(folders, table, tmp_path / "work")
+
+    wanted = [tmp_path / f"right_{kind}" for kind in ("reference", "prediction")]
+    for case in ("a", "b"):
+        found, expected = (
             compute_metrics(
-                str(tmp_path / f"{kind}reference" / f"{case}.nii.gz"),
-                str(tmp_path / f"{kind}prediction" / f"{case}.nii.gz"),
+                *(str(folder / f"{case}.nii.gz") for folder in both),
                 SimpleITKIO(),
                 [1, 2],
-            )
-            for case in ("a", "b")
-        ]
-        names = cases[0]["metrics"][1]
-        mean = {label: dict.fromkeys(names, -1.0) for label in (1, 2)}
-        foreground = dict.fromkeys(names, -1.0)
-        return {"metric_per_case": cases, "mean": mean, "foreground_mean": foreground}
-
-    result, expected = by_nnunet(""), by_nnunet("right_")
-    judge_again(result, table)
-
-    found, wanted = (
-        [c["metrics"] for c in r["metric_per_case"]] for r in (result, expected)
-    )
-    for one_case, other in zip(found, wanted, strict=True):
+            )["metrics"]
+            for both in (copies, wanted)
+        )
         for label in (1, 2):
-            assert one_case[label] == pytest.approx(other[label], nan_ok=True)
-    assert math.isnan(found[0][2]["Dice"])
-    tibia, femur = ([m[label]["Dice"] for m in wanted] for label in (1, 2))
-    assert result["mean"][1]["Dice"] == pytest.approx(np.mean(tibia))
-    assert result["mean"][2]["Dice"] == pytest.approx(femur[1])
-    both = np.mean([np.mean(tibia), femur[1]])
-    assert result["foreground_mean"]["Dice"] == pytest.approx(both)
+            assert found[label] == pytest.approx(expected[label], nan_ok=True)
+            assert math.isnan(found[label]["Dice"]) == ((case, label) == ("a", 2))
 
 
 def a_trainer(folder, **dataset):
