@@ -10,7 +10,7 @@ deviation); a mask is as suspicious as its worst figure. No weight is fitted.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from nnunet_bridge.ops.components import connected
 from nnunet_bridge.ops.metrics import bone_scores
 from nnunet_bridge.ops.occupancy import label_boxes, pair_counts
 from nnunet_bridge.ops.quality import StructureFigures, structure_figures
+
+LEAST_DICE = 0.8
+"""Least median Dice of a structure whose predictions are compared: as for two models
+that agree (`ops.quality.AGREEMENT_LIMITS`)."""
 
 FEWEST_OTHERS = 3  # other cases with a figure, below which it is not compared
 MOST = 99.0  # suspicion that stands for any larger one
@@ -84,8 +88,13 @@ class MeasuredMask:
     sha256: str  # of its voxels
     figures: Mapping[str, float]
     """By the names of `_RULES`, in mm, mm3, or a share 0..1; a figure that does not
-    exist is left out. A distance from a prediction without the structure is infinite.
-    """
+    exist is left out."""
+
+    by_prediction: Mapping[str, float] = field(default_factory=dict)
+    """Figures that add to these, or replace them, if the model predicts the structure
+    well. A distance from a prediction without the structure is infinite."""
+
+    dice: float | None = None  # of the prediction; None without one
 
 
 def measure_masks(
@@ -94,30 +103,46 @@ def measure_masks(
     """Measure every structure that is drawn in a reference.
 
     `prediction` is by a model that was not trained on the case. Place is that of the
-    centre of a mask from the mean centre of the other structures: as predicted, or
-    else as drawn. The volume of other structures is their median, as drawn.
+    centre of a mask from the mean centre of the other structures, as drawn or as
+    predicted. The volume of other structures is their median, as drawn.
 
     Raises `GeometryError` if both lie on different grids.
     """
     drawn, shapes = _centres(reference), structure_figures(reference)
-    frame = drawn if prediction is None else _centres(prediction)
+    predicted = {} if prediction is None else _centres(prediction)
     compared = {} if prediction is None else dict(_against(prediction, reference))
     found = {}
     for label, box in zip(reference.labels, label_boxes(reference), strict=True):
         if box is None:
             continue
         mask, name = reference.voxels[box] == label.value, label.name
-        spacing_mm = reference.grid.spacing_mm
-        figures = _shape(mask, spacing_mm, shapes[name]) | compared.get(name, {})
-        if others := [centre for other, centre in frame.items() if other != name]:
-            away = drawn[name] - np.mean(others, axis=0)
-            figures |= dict(zip(_PLACES, away.tolist(), strict=True))
+        figures = _shape(mask, reference.grid.spacing_mm, shapes[name])
+        figures |= _place(name, drawn[name], drawn)
         if volumes := [shapes[other].volume_mm3 for other in drawn if other != name]:
             figures["share"] = shapes[name].volume_mm3 / float(np.median(volumes))
+        dice, more = compared.get(name, (None, {}))
+        more |= _place(name, drawn[name], predicted)
         content = repr(box).encode() + np.packbits(mask).tobytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        found[name] = MeasuredMask(shapes[name].volume_mm3, sha256, figures)
+        volume = shapes[name].volume_mm3
+        found[name] = MeasuredMask(volume, sha256, figures, more, dice)
     return found
+
+
+def badly_predicted(
+    cases: Mapping[str, Mapping[str, MeasuredMask]],
+) -> dict[str, float]:
+    """Return the median Dice of structures that the model does not predict well.
+
+    Their predictions say more about the network than about the masks.
+    """
+    found: dict[str, list[float]] = {}
+    for structures in cases.values():
+        for name, mask in structures.items():
+            if mask.dice is not None:
+                found.setdefault(name, []).append(mask.dice)
+    medians = {name: float(np.median(dice)) for name, dice in found.items()}
+    return {name: dice for name, dice in medians.items() if dice < LEAST_DICE}
 
 
 def rank_masks(
@@ -127,17 +152,17 @@ def rank_masks(
 
     A figure that fewer than `FEWEST_OTHERS` other cases have is not compared.
     """
-    masks = []
+    masks, bad = [], badly_predicted(cases)
+    used = {
+        (case, name): {**mask.figures, **({} if name in bad else mask.by_prediction)}
+        for case, structures in cases.items()
+        for name, mask in structures.items()
+    }
     for case, structures in cases.items():
         for name, mask in structures.items():
-            others = [
-                cases[other][name].figures
-                for other in cases
-                if other != case and name in cases[other]
-            ]
-            known = (
-                _doubt(check, value, others) for check, value in mask.figures.items()
-            )
+            others = [used[o, name] for o in cases if o != case and name in cases[o]]
+            own = used[case, name].items()
+            known = (_doubt(check, value, others) for check, value in own)
             doubts = sorted(filter(None, known), reverse=True)
             suspicion, worst = doubts[0] if doubts else (0.0, "")
             reasons = tuple(words for size, words in doubts if size >= SUSPICIOUS)
@@ -207,10 +232,19 @@ def _centres(labelmap: Labelmap) -> dict[str, FloatArray]:
     return centres
 
 
+def _place(
+    name: str, centre: FloatArray, frame: Mapping[str, FloatArray]
+) -> dict[str, float]:
+    """Return how far a centre lies from the mean of other structures, in mm."""
+    others = [other for key, other in frame.items() if key != name]
+    away = centre - np.mean(others, axis=0) if others else ()
+    return dict(zip(_PLACES, map(float, away), strict=bool(others)))
+
+
 def _against(
     prediction: Labelmap, reference: Labelmap
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield every structure that is drawn, and its figures against the prediction."""
+) -> Iterator[tuple[str, tuple[float | None, dict[str, float]]]]:
+    """Yield every structure that is drawn, with its Dice and the figures by it."""
     scores = bone_scores(prediction, reference, case_id="")
     counts = pair_counts(prediction, reference)  # of (predicted, drawn) values
     for score in scores:
@@ -220,4 +254,5 @@ def _against(
             far = math.inf if score.assd_mm is None else score.assd_mm
             other = size - int(drawn[0] + drawn[value])
             ratio = {"ratio": size / predicted} if predicted else {}
-            yield score.structure, {"distance": far, "other": other / size, **ratio}
+            figures = {"distance": far, "other": other / size, **ratio}
+            yield score.structure, (score.dice, figures)

@@ -1,6 +1,7 @@
 """The suspicion of masks, against independent figures."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable
 from nnunet_bridge.ops.audit import (
     MeasuredMask,
+    badly_predicted,
     measure_masks,
     rank_masks,
 )
@@ -30,17 +32,14 @@ def labelmap(*, seed=0, shift=0):
     return Labelmap(GRID, voxels, TABLE)
 
 
-def masks_of(found, check):
-    return {name: mask.figures[check] for name, mask in found.items()}
-
-
 def test_the_figures_of_a_mask_are_those_of_scipy_and_surface_distance(by_the_package):
     drawn, predicted = labelmap(seed=1, shift=2), labelmap(seed=2)
 
     found = measure_masks(drawn, predicted)
 
     for label in TABLE:
-        mask, figures = drawn.mask(label), found[label.name].figures
+        mask, own = drawn.mask(label), found[label.name]
+        figures = {**own.figures, **own.by_prediction}
         others = predicted.voxels[mask]
         cross = np.zeros((3, 3, 3), bool)
         cross[:, 1, 1] = cross[1, :, 1] = True
@@ -66,6 +65,9 @@ def test_the_figures_of_a_mask_are_those_of_scipy_and_surface_distance(by_the_pa
         expected |= dict(zip(("across", "depth", "height"), away, strict=True))
 
         assert {key: figures[key] for key in expected} == pytest.approx(expected)
+        overlap = np.count_nonzero(mask & predicted.mask(label))
+        sizes = mask.sum() + predicted.mask(label).sum()
+        assert own.dice == pytest.approx(2 * overlap / sizes)
 
 
 def measured(**figures):
@@ -118,9 +120,10 @@ def test_a_structure_that_is_not_drawn_is_no_mask_and_disturbs_no_other():
     without = measure_masks(whole.with_voxels(voxels), whole)
 
     assert set(without) == {"tibia"}
-    assert without["tibia"].figures["height"] == pytest.approx(
+    assert without["tibia"].by_prediction["height"] == pytest.approx(
         measure_masks(whole, whole)["tibia"].figures["height"]
     )
+    assert not {"height", "share"} & without["tibia"].figures.keys()
 
 
 def test_a_prediction_without_the_structure_is_a_reason_where_others_have_it():
@@ -133,3 +136,21 @@ def test_a_prediction_without_the_structure_is_a_reason_where_others_have_it():
     worst = [mask for mask in found if mask.case == "missed"]
     assert {mask.worst for mask in worst} == {"its prediction holds none of it"}
     assert found[:2] == (*worst,)
+
+
+def test_predictions_of_a_structure_that_the_model_does_not_find_are_not_compared():
+    """Its median Dice is below 0.8; the tibia is predicted well."""
+    cases = {}
+    for n in range(5):
+        drawn = labelmap(seed=n)
+        far = np.roll(np.where(drawn.voxels == 2, 2, 0), 3 if n else 6, axis=1)
+        both = np.where(drawn.voxels == 1, 1, far).astype(np.uint8)
+        cases[str(n)] = measure_masks(drawn, drawn.with_voxels(both))
+
+    assert set(badly_predicted(cases)) == {"femur"}
+    found = {mask.key: mask for mask in rank_masks(cases)}
+    shapes = {c: {n: replace(m, by_prediction={}) for n, m in ms.items()}
+              for c, ms in cases.items()}  # fmt: skip
+    alone = {mask.key: mask for mask in rank_masks(shapes)}
+    assert found["0", "femur"] == alone["0", "femur"]
+    assert cases["0"]["femur"].by_prediction["distance"] > 2

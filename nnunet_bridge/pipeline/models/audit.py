@@ -30,7 +30,13 @@ from nnunet_bridge.formats.slicer_write import write_labelmap_segmentation
 from nnunet_bridge.formats.sprites import SlicePicture, structure_picture
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import Dataset
-from nnunet_bridge.ops.audit import MeasuredMask, measure_masks, rank_masks
+from nnunet_bridge.ops.audit import (
+    LEAST_DICE,
+    MeasuredMask,
+    badly_predicted,
+    measure_masks,
+    rank_masks,
+)
 from nnunet_bridge.pipeline.models.choose import ModelRequest, choose_model
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
@@ -98,6 +104,11 @@ def audit_dataset(
     for case_id, _ in steps(progress, "audit", [(case, case) for case in cases]):
         report, findings = run_case(case_id, partial(audit.measure, case_id))
         reports.append(CaseReport(case_id, (*report.findings, *(findings or ()))))
+    notes += tuple(
+        f"{name}: its predictions are not compared, because their median Dice is "
+        f"{dice:.2f}, below {LEAST_DICE}."
+        for name, dice in badly_predicted(audit.measured).items()
+    )
     masks = rank_masks(audit.measured)
     model = runs[0].name if runs else ""
     named = dataset.name, model, format_instant(), notes, masks
