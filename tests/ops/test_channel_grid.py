@@ -41,7 +41,7 @@ def shifted(grid, *voxels):
 
 @pytest.mark.parametrize(
     ("shift", "outcomes"),
-    [(0.0, []), (0.009, []), (0.011, [Outcome.WARNED]), (0.099, [Outcome.WARNED])],
+    [(0.0, []), (0.01, []), (0.011, [Outcome.WARNED]), (0.1, [Outcome.WARNED])],
 )
 def test_a_channel_on_the_same_grid_is_taken_as_it_is(shift, outcomes):
     channel = noise(shifted(FIRST, shift, 0, 0))  # of the smallest edge
@@ -129,12 +129,13 @@ def test_a_linear_image_is_interpolated_to_its_own_values(turn, steps, slopes):
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_G21_a_channel_must_cover_half_of_the_first(axis, whole):
+@pytest.mark.parametrize("part", [0.5, -0.4])
+@pytest.mark.parametrize(("axis", "sign"), list(product(range(3), [1, -1])))
+def test_G21_a_channel_must_cover_half_of_the_first(axis, sign, whole, part):
     first = grid_of((6, 6, 6), spacing=np.ones(3))
-    # A quarter of a voxel beside whole ones: this many planes lie outside.
+    # A centre within half a voxel of the last one of the channel is inside.
     shift = np.zeros(3)
-    shift[axis] = whole + 0.25
+    shift[axis] = sign * (whole + part)
     channel = noise(shifted(first, *shift))
 
     if whole > 3:
@@ -148,6 +149,7 @@ def test_G21_a_channel_must_cover_half_of_the_first(axis, whole):
     told = f"does not cover {whole / 6:.1%}" if whole else "the first channel."
     assert told in finding.message
     assert finding.outcome is Outcome.WARNED
-    outside = np.moveaxis(placed.volume.voxels, axis, 0)[:whole]
+    planes = np.moveaxis(placed.volume.voxels, axis, 0)[::sign]
+    outside = planes[:whole]
     assert (outside == channel.voxels.min()).all()
     assert placed.volume.voxels.dtype == np.float32
