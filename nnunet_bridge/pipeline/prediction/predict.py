@@ -111,12 +111,7 @@ def predict_images(
     trained = TrainedModel.of(model, options.clean)
     trained = replace(trained, channels=trained.channels.chosen_by(options.channels))
     trained.channels.index(options.channel)  # an unknown name ends it here
-    host = Host()
-    device, warning = host.device(options.device)
-    gpus = len(host.visible(1)) if device == "cuda" else 1
-    resources = replace(host.share(1, device), gpus=gpus)
-    if warning:
-        shown.say(warning)
+    resources = _resources(options.device, shown)
     with work_folder(out, "work") as work:
         count = len(trained.channels.names)
         sources = find_known_images(
@@ -133,6 +128,16 @@ def predict_images(
             raise
     _write_tables(out, trained, cases)
     return PredictSummary(dataset.name, model.reason, cases, out)
+
+
+def _resources(asked: str, shown: Progress) -> Resources:
+    """Return what one prediction may use; report a device that cannot be had."""
+    host = Host()
+    device, warning = host.device(asked)
+    if warning:
+        shown.say(warning)
+    gpus = len(host.visible(1)) if device == "cuda" else 1
+    return replace(host.share(1, device), gpus=gpus)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
