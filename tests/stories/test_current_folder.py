@@ -77,6 +77,7 @@ def quick_calls(lab, out):
         "image": (scan, "-o", out / "image.nii.gz"),
         "status": (LAB, *work),
         "select": (LAB, *work),
+        "audit": (LAB, "-o", out / "audited", *work),
         "clean": (labels, out / "cleaned"),
         "score": (labels, labels, "-o", out / "scores"),
         "mesh": (labels, "-o", out / "meshes"),

@@ -7,7 +7,6 @@ training whose cases are all complete is left as it is.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -25,6 +24,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.image import LabelTable
 from nnunet_bridge.core.partly import CasesPartlyDrawn
+from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.labels_file import (
     DATASET_FILE,
     PARTLY_DRAWN,
@@ -283,12 +283,9 @@ def _wrap_validation(trainer: Any, table: LabelTable) -> None:  # noqa: ANN401 -
         compute = module.compute_metrics_on_folder
 
         def compute_drawn(*places: Any, **how: Any) -> Any:  # noqa: ANN401 - nnU-Net's types
-            folders, (summary, *more) = (
-                [Path(place) for place in places[:2]],
-                places[2:],
-            )
-            with tempfile.TemporaryDirectory() as work:
-                copies = judged_copies(folders, table, Path(work))
+            folders, (summary, *more) = [*map(Path, places[:2])], places[2:]
+            with work_folder(folders[1].parent, "judged") as work:
+                copies = judged_copies(folders, table, work)
                 result = compute(*map(str, copies), None, *more, **how)
             for case in result["metric_per_case"]:
                 for key, folder in zip(_FILES, folders, strict=True):
