@@ -56,7 +56,9 @@ class _Check:
 
 @command(_Check)
 def check(session: Session, asked: _Check) -> Summary:
-    """Read and check every case as `convert` does; write pictures of midlines only.
+    """Read and check every case as `convert` does, without converting.
+
+    Where one side was drawn, a picture shows the midline of each case.
 
     Example:  nnunet-bridge check knee_study -r dataset.toml
     """
