@@ -178,6 +178,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--trainings", type=int, default=5)
     parser.add_argument("--configuration", default="2d")
+    parser.add_argument("--study", choices=tuple(STUDIES), help="default: both")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     if asked.what == "report":
@@ -185,7 +186,8 @@ def main():
         return
     until = time.monotonic() + 60 * asked.minutes
     numbers = range(1, asked.trainings + 1)
-    for number, study, way in product(numbers, STUDIES, WAYS):
+    studies = [asked.study] if asked.study else list(STUDIES)
+    for number, study, way in product(numbers, studies, WAYS):
         if time.monotonic() > until:
             return
         start = time.monotonic()
