@@ -10,7 +10,7 @@ from nnunet_bridge.core.findings import Finding, Outcome, Refused
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
 from nnunet_bridge.ops.regrid import SAME_WITHIN, SNAP_WITHIN
-from nnunet_bridge.ops.turn import turn_towards
+from nnunet_bridge.ops.turn import Turn
 
 COVERED = 0.5  # a channel must cover this share of the first one's voxels
 _TIE = 1e-6
@@ -37,8 +37,8 @@ def placed_channel(
     Raises `Refused` if it lies on another grid, or hardly where the first one lies
     (G21).
     """
-    turn = turn_towards(channel.grid, [first.axis_letters])
-    turned = turn.volume(channel) if turn else channel
+    turn = Turn.onto(channel.grid, first)
+    turned = channel if turn.is_none else turn.volume(channel)
     off = np.inf
     if turned.grid.shape == first.shape:
         off = turned.grid.displacement_mm(first) / first.spacing_mm.min() - _TIE
@@ -47,13 +47,11 @@ def placed_channel(
         if off > SAME_WITHIN:
             text = f"lies {off:.1%} of a voxel beside the first channel and is moved."
             findings.append(Finding("G21", Outcome.WARNED, f"Channel {name} {text}"))
-        if turn:
+        if not turn.is_none:
             text = f"The axes of channel {name} were turned to those of the first one."
             findings.append(Finding("G21", Outcome.FIXED, text))
-        placed, on_first = (
-            "turned" if turn else "as it is",
-            Volume(first, turned.voxels),
-        )
+        placed = "as it is" if turn.is_none else "turned"
+        on_first = Volume(first, turned.voxels)
         return PlacedChannel(on_first, placed, findings=tuple(findings))
     if not resample:
         raise Refused.because(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -34,6 +35,26 @@ class Turn:
         axes = tuple(patient.index(AXIS_OF[letter]) for letter in wanted)
         flips = (n for n in range(3) if letters[axes[n]] != wanted[n])
         return cls(axes, tuple(flips))
+
+    @classmethod
+    def onto(cls, grid: Grid, wanted: Grid) -> Turn:
+        """Return the turn to the axes of another grid that are nearest in direction.
+
+        Letters are those nearest to the patient's axes. Of a grid that is tilted by
+        half a right angle they depend on rounding, so they are not asked here.
+        """
+        here, there = (one.affine[:3, :3] / one.spacing_mm for one in (grid, wanted))
+        cosines = there.T @ here
+        axes = max(
+            permutations(range(3)),
+            key=lambda axes: sum(abs(cosines[n, axes[n]]) for n in range(3)),
+        )
+        return cls(axes, tuple(n for n in range(3) if cosines[n, axes[n]] < 0))
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is turned."""
+        return self == Turn((0, 1, 2), ())
 
     def grid(self, grid: Grid) -> Grid:
         """Return the grid of the turned image; its voxels stay where they are."""

@@ -60,6 +60,35 @@ def test_a_turned_image_is_the_one_that_nibabel_reorients(order, wanted, tilt):
     assert turned.grid.axis_letters == wanted
 
 
+HALF = np.pi / 4
+
+
+@examples(200)
+@given(
+    st.sampled_from(list(permutations(range(3)))),
+    st.sets(st.integers(0, 2)),
+    st.tuples(*[st.sampled_from([0.0, 1.0, HALF, -HALF]) | st.floats(-3, 3)] * 3),
+)
+def test_a_turn_onto_another_grid_undoes_any_order_of_axes_at_any_tilt(
+    axes, flips, tilt
+):
+    """Also where two axes are as near to the same axis of the patient as each other."""
+    image = image_of("LPS", tilt=tilt)
+    swap = np.zeros((4, 4))
+    swap[3, 3] = 1
+    for n, axis in enumerate(axes):
+        swap[axis, n] = -1 if n in flips else 1
+        swap[axis, 3] = (image.grid.shape[axis] - 1) * (n in flips)
+    voxels = np.flip(image.voxels.transpose(axes), tuple(flips))
+    other = Volume(Grid(voxels.shape, image.grid.affine @ swap), voxels)
+
+    turn = Turn.onto(other.grid, image.grid)
+
+    np.testing.assert_array_equal(turn.voxels(other.voxels), image.voxels)
+    assert turn.grid(other.grid).displacement_mm(image.grid) < 1e-9
+    assert turn.is_none == (axes == (0, 1, 2) and not flips)
+
+
 @examples(100)
 @given(st.sampled_from(ORDERS), st.sampled_from(ORDERS))
 def test_back_is_the_image_again(order, wanted):

@@ -229,10 +229,10 @@ def _turned_onto(labelmap: Labelmap, grid: Grid) -> Labelmap:
     """Return a labelmap in the axis order of a grid, if it lies on the same voxels."""
     if labelmap.grid.matches(grid):
         return labelmap
-    from nnunet_bridge.ops.turn import turn_towards
+    from nnunet_bridge.ops.turn import Turn
 
-    turn = turn_towards(labelmap.grid, [grid.axis_letters])
-    if turn is None or not turn.grid(labelmap.grid).matches(grid):
+    turn = Turn.onto(labelmap.grid, grid)
+    if not turn.grid(labelmap.grid).matches(grid):
         return labelmap  # other grids are refused when they are compared (M02)
     return Labelmap(grid, turn.voxels(labelmap.voxels), labelmap.labels)
 
