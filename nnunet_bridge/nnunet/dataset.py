@@ -17,7 +17,7 @@ from nnunet_bridge.formats.channels import Channels
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.images import ENDINGS, read_labelmap, read_volume
 from nnunet_bridge.formats.labels_file import PARTLY_DRAWN, read_label_table
-from nnunet_bridge.nnunet.names import FILE_ENDING
+from nnunet_bridge.nnunet.names import FILE_ENDING, image_name
 from nnunet_bridge.ops.occupancy import label_boxes
 
 
@@ -63,7 +63,7 @@ class RawDataset:
         """Return the file of every channel; `part` is ``Tr`` or ``Ts``."""
         folder = self.folder / f"images{part}"
         channels = range(len(self.channels))
-        return [folder / f"{case}_{channel:04d}{self.ending}" for channel in channels]
+        return [folder / image_name(case, number, self.ending) for number in channels]
 
     def label_file(self, case: str, part: str) -> Path:
         """Return the labelmap of a case; `part` is ``Tr`` or ``Ts``."""

@@ -66,10 +66,10 @@ _SETTINGS = {
 def events_of(run: Run) -> tuple[tuple[JsonObject, ...], str]:
     """Return the events of a training, and a message if the file of ours is damaged.
 
-    They are those that it wrote itself, else those that nnU-Net's files tell.
+    They are those that it wrote itself, else those in nnU-Net's files.
     """
     events, damage = readable_events(run.events_file)
-    return (events or _told(run), damage)
+    return (events or _logged(run), damage)
 
 
 def steps_per_epoch(run: Run, events: Sequence[Mapping[str, Any]]) -> int:
@@ -98,8 +98,8 @@ def _facts(checkpoint: Path) -> JsonObject:
     return training_facts(checkpoint)
 
 
-def _told(run: Run) -> tuple[JsonObject, ...]:
-    """Return the events that nnU-Net's files tell; none where there are no files."""
+def _logged(run: Run) -> tuple[JsonObject, ...]:
+    """Return the events that nnU-Net's files hold; none where there are no files."""
     if not run.fold_dir.is_dir():
         return ()
     files = (run.fold_dir / name for name in NEWEST_FIRST)

@@ -35,12 +35,14 @@ class FoldRun:
     """Settings, costs and versions, as the training wrote them."""
 
     repeat: int = 0  # training of the fold: 0 is the first, others have other seeds
-    told: Sequence[JsonObject] = ()  # events of a training that wrote no `events_file`
+    logged: Sequence[
+        JsonObject
+    ] = ()  # events by nnU-Net's logs, without a file of ours
 
     def events(self) -> Sequence[JsonObject]:
         """Read the events; empty if there are none."""
         file = self.events_file
-        return self.told if file is None or not file.is_file() else read_events(file)
+        return self.logged if file is None or not file.is_file() else read_events(file)
 
 
 @dataclass(frozen=True, slots=True)
