@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from nnunet_bridge.cli.ingest import check, convert, image, init
-from nnunet_bridge.cli.machine import doctor
+from nnunet_bridge.cli.machine import doctor, gui
 from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.streams import prepare_streams, say
@@ -17,7 +17,7 @@ from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
 
 _GROUPS = {
-    "Everything at once": (demo, run),
+    "Everything at once": (demo, run, gui),
     "From DICOM and masks to a dataset": (init, check, convert, image),
     "Training": (plan, train, status, select),
     "Results": (predict, clean, score, mesh, view, compare, audit),

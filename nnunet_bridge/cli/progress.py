@@ -1,6 +1,8 @@
 """Show the progress of a long task, and the time left, on standard error."""
 
 import contextlib
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +18,10 @@ from nnunet_bridge.core.progress import Progress
 from nnunet_bridge.core.units import format_duration
 
 PLAIN_EVERY_S = 20.0  # time between two lines of progress where there is no terminal
+PROGRESS_VARIABLE = "NNUNET_BRIDGE_PROGRESS"
+"""With the value ``json``, progress is one JSON object per line of standard error."""
+
+RECORDS_EVERY_S = 0.5
 _KNOWN_ENOUGH = 0.03
 _TRUSTED = 0.25
 _PRIOR_S = 30.0
@@ -116,8 +122,12 @@ class Forecast:
 
 @contextlib.contextmanager
 def shown_progress(*, verbose: bool) -> Iterator[Progress]:
-    """Show a bar on a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty():
+    """Show a bar on a terminal, plain lines elsewhere, JSON lines where asked for."""
+    if os.environ.get(PROGRESS_VARIABLE) == "json":
+        records = _Records(every_s=0.0 if verbose else RECORDS_EVERY_S)
+        yield records
+        records.close()
+    elif sys.stderr.isatty():
         bar = _Bar()
         with bar.display:
             yield bar
@@ -241,3 +251,37 @@ class _Lines(_Shown):
 
     def show(self, draw: Callable[[int], str]) -> None:
         """Ignore tables: without a terminal, the notes report the same."""
+
+
+class _Records(_Lines):
+    """Progress for other programs: one JSON object per line of standard error.
+
+    A line has ``say`` (a sentence), or ``stage``, ``number`` (such as ``[2/6]``),
+    ``share`` (0..1), ``left_s`` (null while unknown) and ``note``.
+    """
+
+    def stage(self, name: str, steps: int) -> None:
+        self.last_s = time.monotonic()
+        self.forecast.begin(name, steps, now_s=self.last_s)
+        self._report("")
+
+    def advance(self, done: float, note: str = "") -> None:
+        self.forecast.advance(done)
+        now_s = time.monotonic()
+        if now_s - self.last_s >= self.every_s or self.forecast.share == 1.0:
+            self.last_s = now_s
+            self._report(note)
+
+    def say(self, line: str) -> None:
+        self.write(json.dumps({"say": line}))
+
+    def _report(self, note: str) -> None:
+        forecast = self.forecast
+        report = {
+            "stage": forecast.stage,
+            "number": forecast.number,
+            "share": round(forecast.share, 4),
+            "left_s": forecast.left_s(now_s=time.monotonic()),
+            "note": note,
+        }
+        self.write(json.dumps(report))

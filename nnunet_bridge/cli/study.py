@@ -194,6 +194,9 @@ class _Demo:
         type=click.IntRange(4),
         default=10,
     )
+    only_study: bool = option(
+        "--only-study", "Write DIR/study with its recipe, and stop."
+    )
     device: str = shared.device_field()
 
 
@@ -206,9 +209,12 @@ def demo(session: Session, asked: _Demo) -> Summary:
 
     Example:  nnunet-bridge demo
     """
-    from nnunet_bridge.pipeline.demo import run_demo
+    from nnunet_bridge.pipeline.demo import run_demo, write_demo_study
 
     with session.progress() as progress:
+        if asked.only_study:
+            folder, patients = asked.folder, asked.patients
+            return write_demo_study(folder, patients=patients, progress=progress)
         return run_demo(
             asked.folder,
             patients=asked.patients,

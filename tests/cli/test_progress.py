@@ -1,9 +1,11 @@
 """Progress and the time left, on a terminal and without one."""
 
+import json
+
 import pytest
 from rich.console import Console
 
-from nnunet_bridge.cli.progress import Forecast, _Bar, _Lines
+from nnunet_bridge.cli.progress import Forecast, _Bar, _Lines, _Records, shown_progress
 
 
 def test_the_time_left_counts_the_stages_to_come_at_the_pace_seen():
@@ -68,3 +70,25 @@ def test_on_a_terminal_a_table_stands_above_the_bar_and_is_drawn_for_its_width()
     assert first.strip() == f"drawn for {bar.display.console.width}"
     assert second.strip() == "second line"
     assert "train" in last
+
+
+def test_for_other_programs_progress_is_one_json_object_a_line():
+    written = []
+    records = _Records(every_s=0.0, write=written.append)
+    records.outline([("convert", 10.0), ("train", 100.0)])
+    records.stage("train", 10)
+    records.advance(5, "epoch 5")
+    records.say("Case 1\nis new.")
+
+    first, second, third = map(json.loads, written)
+    assert first.items() >= {"stage": "train", "number": "[2/2]", "share": 0}.items()
+    assert (second["share"], second["note"]) == (0.5, "epoch 5")
+    assert third == {"say": "Case 1\nis new."}
+
+
+def test_a_variable_asks_for_progress_as_json(monkeypatch, capsys):
+    monkeypatch.setenv("NNUNET_BRIDGE_PROGRESS", "json")
+    with shown_progress(verbose=False) as progress:
+        progress.stage("convert", 1)
+
+    assert json.loads(capsys.readouterr().err)["stage"] == "convert"

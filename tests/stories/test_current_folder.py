@@ -85,11 +85,12 @@ def quick_calls(lab, out):
         "compare": (LAB, "-o", out / "compared", *work),
         "run": (study / "dataset.toml", "-r", study / "dataset.toml", *work),
         "demo": (study / "dataset.toml",),
+        "gui": ("--port", "0", "--no-browser", "--root", out / "absent"),
     }
 
 
 SMOKE = ("-c", "2d", "-f", "0", "--budget", "smoke")
-END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 2}
+END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 2, "gui": 2}
 """Commands that cannot do their work here, and their exit code."""
 
 START_OTHERS = {"plan", "train", "predict", "pack", "unpack"}

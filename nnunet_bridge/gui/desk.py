@@ -1,0 +1,89 @@
+"""What every handler of the page gets, and how a function becomes an address."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nnunet_bridge.core.errors import BridgeError, SecurityError, UsageError
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.gui.jobs import Jobs
+from nnunet_bridge.gui.roots import Roots
+from nnunet_bridge.nnunet.names import Dataset, Workspace
+
+MOST_BYTES = 16_000_000  # of a request; a case table of 500 patients has one megabyte
+Asked: TypeAlias = Mapping[str, Any]
+"""Values of a request: those of the address, or the JSON object in its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The workspace of the page, and what it may show."""
+
+    root: Path  # of the workspace
+    roots: Roots
+
+    @property
+    def workspace(self) -> Workspace:
+        """The folders of nnU-Net and ours."""
+        return Workspace.at(self.root)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The commands that the page has started."""
+        return Jobs(self.workspace.runs_dir / "jobs", self.root)
+
+    def dataset(self, asked: Asked) -> Dataset:
+        """Return the dataset that a request names."""
+        return Dataset.find(self.workspace, str(asked.get("dataset", "")))
+
+    def path(self, asked: Asked, name: str = "path") -> Path:
+        """Return a path of a request, confined to the roots."""
+        return self.roots.path(str(asked.get(name, "")))
+
+
+Handler: TypeAlias = Callable[[Desk, Asked], JsonObject | Response]
+
+
+def endpoint(path: str, handler: Handler, method: str = "GET") -> Route:
+    """Return the route of a function, which runs in a thread.
+
+    Its `BridgeError` becomes the sentence of the answer, with status 400, or 403 for a
+    path outside the roots.
+    """
+
+    async def answer(request: Request) -> Response:
+        desk = request.app.state.desk
+        try:
+            asked = await _asked(request)
+            result = await run_in_threadpool(handler, desk, asked)
+        except BridgeError as error:
+            status = 403 if isinstance(error, SecurityError) else 400
+            content = {"error": str(error), "code": error.code}
+            return JSONResponse(content, status)
+        return result if isinstance(result, Response) else JSONResponse(result)
+
+    return Route(path, answer, methods=[method])
+
+
+async def _asked(request: Request) -> Asked:
+    if request.method == "GET":
+        return dict(request.query_params)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise UsageError("This request is too large.")
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise UsageError("This request is not JSON.") from error
+    if not isinstance(content, dict):
+        raise UsageError("This request is not a JSON object.")
+    return content

@@ -1,0 +1,68 @@
+"""The folders that the page may show; every path from a browser passes through here."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_bridge.core.errors import InputError, SecurityError
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.files import clear_os_errors
+
+MOST_ENTRIES = 2000  # of a folder; a browser shows no more
+
+
+class OutsideRoots(SecurityError):  # noqa: N818 - a verdict on a path
+    """A path outside the folders that the page may show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Folders, with everything below them; links that lead out of them do not count."""
+
+    folders: tuple[Path, ...]  # resolved, the workspace first
+
+    @classmethod
+    def of(cls, folders: Iterable[Path]) -> "Roots":
+        """Return the roots; a folder inside another is left out of the list."""
+        resolved = dict.fromkeys(folder.resolve() for folder in folders)
+        return cls(tuple(resolved))
+
+    def path(self, text: str) -> Path:
+        """Return an absolute path, resolved, which need not exist.
+
+        Raises `OutsideRoots` if it, or what its links lead to, lies outside.
+        """
+        asked = Path(text)
+        if not asked.is_absolute() or "\0" in text:
+            raise OutsideRoots(f"{text!r} is not an absolute path.")
+        with clear_os_errors(f"read {asked}"):
+            resolved = asked.resolve()
+        if not any(resolved.is_relative_to(root) for root in self.folders):
+            places = ", ".join(map(str, self.folders))
+            raise OutsideRoots(
+                f"{asked} is outside the folders of this page ({places}). Start "
+                "`nnunet-bridge gui` with --root to add one."
+            )
+        return resolved
+
+    def listing(self, text: str) -> JsonObject:
+        """Return the folders and files of a folder, without hidden ones."""
+        folder = self.path(text)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder.")
+        folders: list[str] = []
+        files: list[str] = []
+        with clear_os_errors(f"list {folder}"), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                (folders if entry.is_dir() else files).append(entry.name)
+        inside = any(folder.parent.is_relative_to(root) for root in self.folders)
+        return {
+            "path": str(folder),
+            "parent": str(folder.parent) if inside else None,
+            "folders": sorted(folders, key=str.lower)[:MOST_ENTRIES],
+            "files": sorted(files, key=str.lower)[:MOST_ENTRIES],
+            "left_out": max(0, len(folders) - MOST_ENTRIES, len(files) - MOST_ENTRIES),
+        }
