@@ -3,13 +3,12 @@
 A temporary file lies in the folder of its final name, starts with a dot and ends in
 ``.partial``, so that no reader mistakes it for a finished file (FAULTS F04, F06, F07).
 No file is written through a link in its place: `open_to_write` refuses it, a rename
-replaces it; links to folders hold (FAULTS S11). The package runs on POSIX systems only:
-locks are those of ``flock``.
+replaces it; links to folders hold (FAULTS S11). What systems do differently is in
+`formats.system`.
 """
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import hmac
@@ -27,6 +26,8 @@ from nnunet_bridge.core.errors import EnvironmentFault, InputError, SecurityErro
 from nnunet_bridge.core.records import Value, damaged, from_record
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.formats import system
+from nnunet_bridge.formats.system import sync_to_disk
 
 PARTIAL = ".partial"
 _BLOCK_BYTES = 1 << 20
@@ -53,8 +54,7 @@ def open_to_write(file: Path, mode: str = "wb", *, buffering: int = -1) -> Binar
 def _opened(file: Path, mode: str, buffering: int = -1) -> BinaryIO:
     def not_through_a_link(path: str, flags: int) -> int:
         # A pipe without a reader is an error too, instead of an endless wait.
-        safe = flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, safe, 0o666)
+        descriptor = system.open_not_through_link(path, flags & ~os.O_TRUNC)
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode):
             if found.st_nlink > 1:
@@ -270,17 +270,24 @@ def only_writer(lock_file: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            holder = lock_file.read_text(encoding="utf-8").strip()
+            holder = _holder(lock_file)
             used = f"{what} is in use by {holder or 'another process'}"
             message = f"{used}: wait for it to end, or stop it."
             raise EnvironmentFault(message, code="F08") from error
     try:
         with clear_os_errors(f"write {lock_file}"):
             holder = f"process {os.getpid()} on {socket.gethostname()}"
-            _write(lock_file, holder.encode())
+            if system.locks_are_advisory():
+                _write(lock_file, holder.encode())
         yield
     finally:
         lock.release()
+
+
+def _holder(lock_file: Path) -> str:
+    if not system.locks_are_advisory():
+        return ""
+    return lock_file.read_text(encoding="utf-8").strip()
 
 
 def is_locked(lock_file: Path) -> bool:
@@ -293,16 +300,11 @@ def is_locked(lock_file: Path) -> bool:
     """
     with clear_os_errors(f"read {lock_file}"):
         try:
-            not_linked = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(lock_file, not_linked)
+            descriptor = system.open_not_through_link(lock_file, os.O_RDONLY)
         except FileNotFoundError:
             return False
     with os.fdopen(descriptor, "rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return system.is_locked(stream.fileno())
 
 
 @contextlib.contextmanager
@@ -351,15 +353,6 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or the listing of a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def process_lives(process: str) -> bool:
     """Whether a process of this host is alive; True if in doubt.
 
@@ -369,12 +362,8 @@ def process_lives(process: str) -> bool:
     number, _, start = process.partition("-")
     if not number.isdigit():
         return True
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
+    if not system.process_exists(int(number)):
         return False
-    except PermissionError:
-        pass
     now = _start_ticks(int(number))
     return not (start and now) or start == now
 
@@ -387,11 +376,11 @@ def _own_process(number: int) -> str:
 def _start_ticks(number: int) -> str:
     """Return when a process of this host started, in clock ticks; empty if unknown."""
     try:
-        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
+        line = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
     # "number (name) state parent ...": the name may hold spaces and brackets itself.
-    return stat.rpartition(")")[2].split()[19]
+    return line.rpartition(")")[2].split()[19]
 
 
 def _host() -> str:

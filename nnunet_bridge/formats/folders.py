@@ -15,8 +15,8 @@ from nnunet_bridge.formats.files import (
     clear_os_errors,
     is_there,
     process_lives,
-    sync_to_disk,
 )
+from nnunet_bridge.formats.system import sync_to_disk
 from nnunet_bridge.ops.naming import composed
 
 

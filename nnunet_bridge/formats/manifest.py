@@ -42,6 +42,7 @@ from nnunet_bridge.formats.files import (
     write_json,
 )
 from nnunet_bridge.formats.kept import files_unchanged
+from nnunet_bridge.formats.system import BINARY
 
 if TYPE_CHECKING:
     from nnunet_bridge.ops.region import Region
@@ -533,7 +534,9 @@ def salt_of(raw_dir: Path) -> bytes:
 def _make_key(file: Path) -> None:
     """Make a key that is whole from the start, and once for all processes."""
     temporary = file.with_name(temporary_name(file.name))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o600
+    )
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(secrets.token_bytes(_KEY_BYTES))

@@ -5,14 +5,13 @@ and the other cases go on (`Refused`, exit code 3 or 4). Where nothing can start
 machine is at fault (`EnvironmentFault`, exit code 5).
 """
 
-import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.formats import system
 
 LARGER_MACHINE = "close other programs, or use a machine with more memory"
 """The way out that always exists."""
@@ -70,13 +69,12 @@ def require_memory(
 
 def _limits(group: Path) -> Iterator[int]:
     """Yield what the machine, the container and the process still allow."""
-    memory = dict(_fields("/proc/meminfo"))
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield memory.get("MemAvailable", pages)
+    available = dict(_fields("/proc/meminfo")).get("MemAvailable")
+    yield system.available_memory_bytes() if available is None else available
     yield from _of_the_container(group)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limit = system.address_space_limit()
     used = dict(_fields("/proc/self/status")).get("VmSize")
-    if limit != resource.RLIM_INFINITY and used is not None:
+    if limit is not None and used is not None:
         yield limit - used
 
 

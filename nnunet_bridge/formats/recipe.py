@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import json
 import re
-import signal
 import string
 import threading
 import tomllib
@@ -42,6 +41,7 @@ from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.channels import Channels, ChannelSeries
 from nnunet_bridge.formats.labels_file import IGNORE
+from nnunet_bridge.formats.system import processor_time_limit
 from nnunet_bridge.ops.naming import composed
 
 RECIPE_FILE = "dataset.toml"
@@ -65,7 +65,7 @@ def match_name(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:
     """Return the match of a whole name, as `re.fullmatch`, in bounded time.
 
     Some patterns, such as ``(a+)+b``, take years for a name of 40 letters. A timer of
-    the processor time ends them; threads but the main one have none.
+    the processor time ends them; threads but the main one, and Windows, have none.
 
     Raises `RecipeError` after `MATCH_S` seconds.
     """
@@ -78,13 +78,8 @@ def match_name(pattern: str, name: str, flags: int = 0) -> re.Match[str] | None:
 
     if threading.current_thread() is not threading.main_thread():
         return re.fullmatch(pattern, name, flags)
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, MATCH_S)
-    try:
+    with processor_time_limit(MATCH_S, stop):
         return re.fullmatch(pattern, name, flags)
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def _pattern_with(*needs: str) -> AfterValidator:

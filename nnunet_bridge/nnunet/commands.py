@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,9 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import NnUNetError, WorkerKilled
 from nnunet_bridge.core.words import Fold
+from nnunet_bridge.formats import system
 from nnunet_bridge.formats.files import open_to_write
+from nnunet_bridge.formats.system import Ending
 from nnunet_bridge.nnunet.failures import reason_of
 from nnunet_bridge.nnunet.machine import compilation_fault
 from nnunet_bridge.nnunet.models import TRAINERS
@@ -294,7 +295,7 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                **system.new_group(),
             )
 
     def __exit__(self, *error: object) -> None:
@@ -318,8 +319,9 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
         """
         code = self._process.poll()
         reason = reason_of(self.output()) if code else None
-        if code == -signal.SIGKILL or (code and reason is None):
-            who = "it" if code == -signal.SIGKILL else "a worker process of it"
+        killed = system.ended_by(code, "SIGKILL")
+        if killed or (code and reason is None):
+            who = "it" if killed else "a worker process of it"
             reason = f"{who} was killed, most likely because memory ran out."
             raise WorkerKilled(self._failure(task, reason))
         if reason is not None:
@@ -336,14 +338,10 @@ class NnUNetProcess(contextlib.AbstractContextManager["NnUNetProcess"]):
 
     def stop(self) -> None:
         """Ask the process group to end, then kill it."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for how in Ending:
             if self.ended:
                 break
-            self._signal(number)
+            system.end_group(self._process.pid, how)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        system.end_group(self._process.pid, Ending.KILL)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats import system
 from nnunet_bridge.formats.memory import free_memory_bytes
 
 MANY_CORES = 8
@@ -253,9 +254,7 @@ def _cores() -> int:
     granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if granted.isdigit() and int(granted) > 0:
         return int(granted)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return system.usable_cores()
 
 
 def hardware() -> JsonObject:
@@ -265,7 +264,7 @@ def hardware() -> JsonObject:
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": _cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": system.physical_memory_bytes(),
         "gpus": [gpu.name for gpu in gpus],
         "gpu_driver": gpus[0].driver if gpus else "",
     }

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+from nnunet_bridge.formats import system
 from nnunet_bridge.nnunet.names import PARENT_VARIABLE
 
 _CHECK_S = 0.2
@@ -17,14 +18,12 @@ def end_with_parent() -> None:
     already, so its id comes from a variable that it set.
     """
     parent = int(os.environ.get(PARENT_VARIABLE) or os.getppid())
-    leads = os.getpgrp() == os.getpid()
+    leads = system.leads_its_group()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while system.is_child_of(parent):
             time.sleep(_CHECK_S)
-        if leads:
-            os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
+        system.end_this_process(with_group=leads)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -6,7 +6,6 @@ writes the jobs as a file for ``sbatch``; `submit` hands that file over. The sta
 training is read from its files; the scheduler is only asked whether a job still waits.
 """
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 from nnunet_bridge.core.errors import EnvironmentFault
 from nnunet_bridge.formats.recipe import SlurmPart
+from nnunet_bridge.formats.system import user
 from nnunet_bridge.nnunet.commands import PYTHON, SAFE_PATH
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.names import Run
@@ -137,8 +137,8 @@ def still_known(jobs: Iterable[str]) -> set[str]:
     squeue = shutil.which("squeue")
     if squeue is None or not wanted:
         return set()
-    user = f"--user={os.getuid()}"
-    answer = _ask(squeue, "--noheader", "--array", "--format=%i", user)
+    words = "--noheader", "--array", "--format=%i", f"--user={user()}"
+    answer = _ask(squeue, *words)
     return wanted & set(answer.stdout.split())
 
 

@@ -36,6 +36,7 @@ from nnunet_bridge.formats.dicom.headers import (
 )
 from nnunet_bridge.formats.dicom.stations import Overlap
 from nnunet_bridge.formats.memory import ask_for_memory
+from nnunet_bridge.formats.system import BINARY, read_into
 
 _JPEG = "1.2.840.10008.1.2.4"
 _LOSSY = frozenset(f"{_JPEG}.{ending}" for ending in (50, 51, 81, 91, 93, 203))
@@ -215,10 +216,10 @@ def _read_frame(place: npt.NDArray[Any], header: SliceHeader) -> None:
     found = min(header.pixels.length, header.pixels.available)
     if found < expected:
         raise _cut_off(header, f"{expected} bytes of pixels announced, {found} found")
-    descriptor = os.open(header.file, os.O_RDONLY)
+    descriptor = os.open(header.file, os.O_RDONLY | BINARY)
     try:
         start = header.pixels.offset + place.nbytes * header.frame
-        read = os.preadv(descriptor, [place.data], start)
+        read = read_into(descriptor, place.data, start)
     finally:
         os.close(descriptor)
     if read < place.nbytes:

@@ -17,6 +17,8 @@ from pathlib import Path
 from struct import Struct, calcsize, error, unpack
 from typing import Any, TypeAlias
 
+from nnunet_bridge.formats.system import BINARY, read_at
+
 Raw: TypeAlias = bytes
 """The two letters of a value representation, then the value as it is stored."""
 
@@ -90,7 +92,7 @@ class Walker:
         Raises `Unusual` if anything is not as it is in a plain file. Raises `OSError`
         if the file cannot be opened or read.
         """
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | BINARY)
         try:
             return self._walk(descriptor)
         finally:
@@ -119,7 +121,7 @@ class Walker:
     def _walk(  # noqa: C901, PLR0912, PLR0915 - one loop, run for every element
         self, file: int
     ) -> Walked:
-        window, base, at = os.pread(file, _WINDOW_BYTES, 0), 0, _PREAMBLE_BYTES + 4
+        window, base, at = read_at(file, _WINDOW_BYTES, 0), 0, _PREAMBLE_BYTES + 4
         if window[_PREAMBLE_BYTES:at] != b"DICM":
             raise Unusual
         raw: dict[int, Raw] = {}
@@ -129,7 +131,7 @@ class Walker:
         while True:
             if len(window) < at + _HEAD_BYTES:  # 1
                 base, at, run_at = base + at, 0, -1
-                window = os.pread(file, _WINDOW_BYTES, base)
+                window = read_at(file, _WINDOW_BYTES, base)
                 if len(window) < _HEAD_BYTES:
                     raise Unusual
             group, element, kind, length = _HEAD.unpack_from(window, at)  # 2
@@ -221,7 +223,7 @@ def walk_elements(  # noqa: C901 - two loops, run for every element
 def _size_of_sequence(file: int, at: int, tag: int) -> int:
     for most in _SEQUENCE_BYTES:
         with suppress(error):
-            return walk_elements(os.pread(file, most, at), {}, tag + 1)[1]
+            return walk_elements(read_at(file, most, at), {}, tag + 1)[1]
     raise Unusual
 
 
@@ -315,7 +317,7 @@ def _check_text(raw: Mapping[int, Raw]) -> None:
 
 def _exactly(file: int, count: int, at: int) -> bytes:
     """Return `count` bytes of the file; fewer are left only in an unusual file."""
-    found = os.pread(file, count, at)
+    found = read_at(file, count, at)
     if len(found) < count:
         raise Unusual
     return found

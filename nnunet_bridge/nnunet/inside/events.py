@@ -2,8 +2,6 @@
 
 import json
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from nnunet_bridge.formats.files import open_to_write
+from nnunet_bridge.formats.system import peak_memory_bytes
 from nnunet_bridge.nnunet.inside.wrappers import plain_network
 from nnunet_bridge.nnunet.training_options import SEED
 
@@ -55,7 +54,6 @@ class EventWriter:
         if key != "epoch_end_timestamps":
             return
         seen = self.epoch
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         gpu = torch.cuda.is_available()
         prefix = "dice_per_class_or_region/"
         self.write(
@@ -66,7 +64,7 @@ class EventWriter:
             learning_rate=seen.get("lrs"),
             pseudo_dice=[seen[key] for key in seen if key.startswith(prefix)],
             seconds=value - seen.get("epoch_start_timestamps", value),
-            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=torch.cuda.max_memory_reserved() if gpu else None,
         )
         self.epoch = {}

@@ -8,7 +8,6 @@ those of its first epochs again.
 import hashlib
 import itertools
 import random
-import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.formats.system import ended_by
 from nnunet_bridge.nnunet.failures import FAILED_WORKER
 from nnunet_bridge.nnunet.names import SEED_PART
 from nnunet_bridge.nnunet.training_options import SEED
@@ -62,7 +62,7 @@ def seed_by_run(trainer: Any, rank: int) -> None:  # noqa: ANN401 - nnU-Net's ty
                 super().__init__(num_processes=num_processes, **options)
 
             def _finish(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as the original
-                if any(p.exitcode == -signal.SIGBUS for p in self._processes):
+                if any(ended_by(p.exitcode, "SIGBUS") for p in self._processes):
                     print(f"{FAILED_WORKER}:\nOSError: it ended by SIGBUS")  # noqa: T201 - into the log, for `failures`
                 super()._finish(*arguments, **options)
 

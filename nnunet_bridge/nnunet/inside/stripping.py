@@ -1,8 +1,6 @@
 """Copy from a checkpoint what prediction needs; leave every path and name behind."""
 
 import argparse
-import resource
-import sys
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.formats.system import limit_memory
 
 _COPIES_IN_MEMORY = 3
 _SPARE_BYTES = 1 << 30
@@ -36,7 +35,7 @@ def strip_checkpoints(asked: argparse.Namespace) -> None:
     """
     expected = _expected_shapes(*asked.fits) if asked.fits else None
     for source, target in asked.copy:
-        _limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
+        limit_memory(_COPIES_IN_MEMORY * source.stat().st_size + _SPARE_BYTES)
         found = torch.load(source, map_location="cpu", weights_only=True)
         kept = _for_prediction(found)
         torch.save(kept, target)
@@ -140,13 +139,3 @@ def _text(value: Any) -> str:  # noqa: ANN401 - judged here
     if type(value) is not str or not value.isprintable() or len(value) > _LONGEST_NAME:
         raise TypeError("a name in the checkpoint is not a short text")
     return value
-
-
-def _limit_memory(more_bytes: int) -> None:
-    """Limit the memory of this process: a checkpoint may unpack to any size."""
-    if sys.platform != "linux":
-        return
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    used = pages * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, hard))

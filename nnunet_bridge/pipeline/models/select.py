@@ -15,6 +15,7 @@ from nnunet_bridge.core.units import aligned, number
 from nnunet_bridge.core.version import __version__
 from nnunet_bridge.formats.files import readable_object, refuse_links, write_json
 from nnunet_bridge.formats.manifest import counted_by_case, patients_of
+from nnunet_bridge.formats.system import link_or_copy
 from nnunet_bridge.nnunet import commands
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.estimates import prediction_multiply_adds
@@ -308,7 +309,7 @@ class _Selection:
             images, out = folder / "images", folder / "predicted"
             images.mkdir(parents=True)
             for image in (i for c in todo for i in self.raw.image_files(c, "Tr")):
-                (images / image.name).symlink_to(image)
+                link_or_copy(images / image.name, image)
             members = {s.run.model_dir: [s.run.fold] for s in (first, second)}
             run, words = first.run, filter(first.is_called, self.options.models)
             trusted = next(filter(None, map(trainer_in, words)), "")
@@ -401,7 +402,7 @@ def _linked_results(runs: Iterable[Run], folder: Path) -> Path:
         place.mkdir(parents=True)
         for entry in run.model_dir.iterdir():
             if entry.is_file() or entry.name.startswith("fold_"):
-                (place / entry.name).symlink_to(entry)
+                link_or_copy(place / entry.name, entry)
     return folder
 
 

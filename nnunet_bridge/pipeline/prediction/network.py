@@ -16,6 +16,7 @@ from nnunet_bridge.core.words import Fold
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.formats.memory import require_memory
 from nnunet_bridge.formats.nifti import read_grid
+from nnunet_bridge.formats.system import link_or_copy
 from nnunet_bridge.nnunet.commands import (
     NnUNetProcess,
     Resources,
@@ -183,9 +184,9 @@ def _folder_of(states: Sequence[RunState], work: Path) -> Path:
     folder = work / "models" / own.parent.name / own.name
     folder.mkdir(parents=True)
     for name in (PLANS_FILE, DATASET_FILE):
-        (folder / name).symlink_to((own / name).absolute())
+        link_or_copy(folder / name, (own / name).absolute())
     for run in (state.run for state in states):
-        (folder / f"fold_{run.fold}").symlink_to(run.fold_dir.absolute())
+        link_or_copy(folder / f"fold_{run.fold}", run.fold_dir.absolute())
     return folder
 
 
