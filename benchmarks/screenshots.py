@@ -75,15 +75,14 @@ def save(picture, file):
 if __name__ == "__main__":
     comparison, record = (Path(folder) / "index.html" for folder in sys.argv[1:3])
     out = Path(sys.argv[3])
-    with tempfile.TemporaryDirectory() as profile:
-        browser = Browser(Path(profile))
-        opened(browser, comparison, 1120, 1420)
-        save(window(browser), out / "comparison.png")
-        opened(browser, comparison, 390, 844)
-        save(window(browser), out / "comparison-phone.png")
-        save(viewer_and_surfaces(browser, comparison), out / "comparison-viewer.png")
-        opened(browser, record, 1000, 1290)
-        save(window(browser), out / "record.png")
-        if browser.complaints:
-            sys.exit(f"The pages complain: {browser.complaints}")
-        browser.close()
+    browser = Browser()
+    opened(browser, comparison, 1120, 1420)
+    save(window(browser), out / "comparison.png")
+    opened(browser, comparison, 390, 844)
+    save(window(browser), out / "comparison-phone.png")
+    save(viewer_and_surfaces(browser, comparison), out / "comparison-viewer.png")
+    opened(browser, record, 1000, 1290)
+    save(window(browser), out / "record.png")
+    if browser.complaints:
+        sys.exit(f"The pages complain: {browser.complaints}")
+    browser.close()

@@ -5,9 +5,9 @@ from chromium import CHROMIUM, Browser
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+def browser():
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
+    browser = Browser()
     yield browser
     browser.close()

@@ -404,9 +404,8 @@ def test_surfaces_of_every_model_can_be_chosen(reference):
 
 def test_a_browser_without_webgl_says_what_to_do(browser, page):
     browser.new_tab()
-    browser.ask(
-        "Page.addScriptToEvaluateOnNewDocument",
-        source="HTMLCanvasElement.prototype.getContext = (get => function (kind, ...o)"
+    browser.page.add_init_script(
+        "HTMLCanvasElement.prototype.getContext = (get => function (kind, ...o)"
         "{ return kind === 'webgl2' ? null : get.call(this, kind, ...o); })"
         "(HTMLCanvasElement.prototype.getContext)",
     )
