@@ -6,7 +6,7 @@
 #   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body
 #   make test-newest  make test under the newest Python that is here
 #   make mutants      changes one operator at a time: some test must notice (an hour)
-#   make docs         writes the option tables of docs/reference/commands.md anew
+#   make docs         writes the generated tables anew, and builds the site: build/docs
 #   make gpu-check    checks a GPU before the first study (twelve minutes)
 #   make bench        measures us against the source's way and the best other tools
 PYTHON ?= python3
@@ -52,6 +52,9 @@ check: test
 
 docs: $(READY)
 	$(BIN)/python tests/docs/option_tables.py
+	$(BIN)/python tests/docs/recipe_tables.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "Open build/docs/index.html"
 
 # Other tools race where they are installed: connected-components-3d, dcm2niix, deflate,
 # edt, numexpr, plyfile, PyMCubes, zmesh.

@@ -3,6 +3,7 @@
     python benchmarks/pictures.py docs/images
 
 `cleaning.png`: one slice before and after the two rules. `meshes.png`: the bones.
+`drawing.png`, `export.png`: how masks are drawn and exported, with usual mistakes.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from scipy import ndimage
 
 from nnunet_bridge.core.cleaning import CleaningRule
 from nnunet_bridge.core.grid import Grid
@@ -87,6 +89,62 @@ def draw_meshes(file: Path):
     figure.savefig(file, dpi=80)
 
 
+def panels(file, image, masks, aspect):
+    """Draw masks over one slice, two in a row, with a title and a verdict each."""
+    figure, axes = plt.subplots(2, 2, figsize=(8.4, 8.4 * 0.98), facecolor="white")
+    for axis, (title, verdict, drawn) in zip(axes.flat, masks, strict=True):
+        good = verdict == "right"
+        axis.imshow(image.T, cmap="gray", aspect=aspect)
+        coloured = np.zeros((*drawn.T.shape, 4))
+        for value, rgb in ((1, (0.25, 0.65, 1)), (2, (1, 0.65, 0.1))):
+            coloured[value == drawn.T] = (*rgb, 0.55)
+        axis.imshow(coloured, aspect=aspect, interpolation="nearest")
+        axis.set_title(title, fontsize=13, loc="left")
+        axis.text(
+            0.02, 0.03, verdict, transform=axis.transAxes, fontsize=12, color="white",
+            bbox={"facecolor": "#1a7f37" if good else "#b3261e", "edgecolor": "none"},
+        )  # fmt: skip
+        axis.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(file, dpi=90)
+
+
+def draw_drawing(file: Path):
+    """Draw one femur in an axial slice: its whole bone, and three mistakes."""
+    limb = lower_limb(4, shape=(288, 144, 40), spacing_mm=(1.5, 1.5, 20.0))
+    femur = limb.masks["femur", "left"]
+    slices = np.flatnonzero(femur.any(axis=(0, 1)))
+    k = slices[len(slices) // 4]
+    i, j = np.argwhere(femur[:, :, k]).mean(axis=0).round().astype(int)
+    near = np.s_[i - 34 : i + 34, j - 28 : j + 28]
+    whole = femur[:, :, k][near]
+    moved = np.roll(whole, 4, axis=0)
+    masks = [
+        ("The whole bone, to its outer edge", "right", whole),
+        ("Marrow only", "wrong", ndimage.binary_erosion(whole, iterations=3)),
+        ("Into the muscle", "wrong", ndimage.binary_dilation(whole, iterations=3)),
+        ("Drawn on another series", "wrong", moved),
+    ]
+    panels(file, limb.volume.voxels[:, :, k][near], masks, 1)
+
+
+def draw_export(file: Path):
+    """Draw both femurs in a coronal slice: as exported, and three mistakes."""
+    limb = lower_limb(4, shape=(192, 96, 64), spacing_mm=(2.0, 2.0, 6.0))
+    left, right = limb.masks["femur", "left"], limb.masks["femur", "right"]
+    j = int(np.argmax((left | right).sum(axis=(0, 2))))
+    both = (left[:, j] * 1 + right[:, j] * 2)[:, ::-1]  # the head is at the top
+    gaps = both.copy()
+    gaps[:, np.arange(both.shape[1]) % 3 > 0] = 0
+    masks = [
+        ("Exported with the scan as reference", "right", both),
+        ("Position lost", "refused: K05", np.roll(both, (-45, 17), axis=(0, 1))),
+        ("Left and right exchanged", "refused: K13", np.where(both, 3 - both, 0)),
+        ("Only every third slice drawn", "warned: K22", gaps),
+    ]
+    panels(file, limb.volume.voxels[:, j, ::-1], masks, 3)
+
+
 def _corners(grid: Grid):
     return grid.to_patient([[0, 0, 0], np.array(grid.shape) - 1])
 
@@ -95,3 +153,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     draw_cleaning(folder / "cleaning.png")
     draw_meshes(folder / "meshes.png")
+    draw_drawing(folder / "drawing.png")
+    draw_export(folder / "export.png")

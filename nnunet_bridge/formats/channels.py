@@ -54,10 +54,19 @@ class ChannelSeries(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     series: Annotated[_Text, AfterValidator(_of_no_patient)] | None = None
+    """Number or description of the series."""
+
     image_type: Annotated[tuple[_Text, ...], BeforeValidator(_as_several)] = ()
+    """A word of DICOM's *Image Type*, or several."""
+
     echo: int | None = None
+    """Echo number, as in `[scans]`."""
+
     echo_time_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Echo time in ms."""
+
     repetition: _Text | None = None
+    """Which of several acquisitions, as in `[scans]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,8 @@ _SHIPPED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Part(BaseModel):
+    """A table of the recipe; the string below a key is its description in the docs."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -126,30 +128,73 @@ class DatasetPart(_Part):
     """``[dataset]``: number, name, channels and the form of case ids."""
 
     id: int = Field(ge=1, le=999)
+    """Number of the dataset in nnU-Net."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$")
+    """Letters, digits, inner `_` and `-`: `Tibia` becomes `Dataset001_Tibia`."""
+
     channel: str = Field(default="MRI", min_length=1)
+    """Name of the channel; `"CT"` selects nnU-Net's CT normalisation."""
+
     channels: tuple[ChannelName, ...] = Field(default=(), max_length=16)
+    """Names of several channels, in place of `channel`, in nnU-Net's order."""
+
     resample_channels: bool = False
+    """Interpolate channels on another grid onto that of the first (G21)."""
+
     case: str = "case_{index:03d}"
+    """Form of case ids, of the named groups of `scans.pattern`. With a table: only of
+    `index`, by default `"msk_{index:03d}"`."""
+
     table: str | None = Field(default=None, min_length=1)
+    """The case table, relative to the recipe. `[scans]` and `[masks]` then need no
+    folders and patterns."""
 
 
 class ScansPart(_Part):
     """``[scans]``: one folder per patient, and the series to read."""
 
     folder: str = "Raw DICOM MRI Scans"
+    """Holds one folder for each scan."""
+
     pattern: Annotated[str, _pattern_with("index")] = (
         r"(?P<index>\d+)_.*_(?P<code>[^_]+)"
     )
+    """Regular expression for the whole name of a scan folder; needs the group
+    `index`. With a group `code`, equal codes mean the same patient."""
+
     image_type: str | None = None
+    """A word of DICOM's *Image Type*, such as `"WATER"`."""
+
     series: str | None = None
+    """Number, description or UID of the series, if a folder holds several."""
+
     echo: int | None = None
+    """Echo number, if a series holds several; counted by rising echo time where the
+    headers lack numbers."""
+
     echo_time_ms: float | None = Field(default=None, gt=0)
+    """Echo time in ms, if a series holds several."""
+
     repetition: str | None = None
+    """Which of several acquisitions of the same positions: `"acquisition 2"`, or
+    `"2"`; `"set 2"` where only the instance numbers tell images apart."""
+
     overlap: Literal["refuse", "first", "mean"] = "refuse"
+    """Overlapping stations on one grid: `"first"` takes the image of the lower
+    station, `"mean"` averages. Stations may be series of their own; on different grids
+    they are always refused."""
+
     invert_monochrome1: bool = False
+    """Invert series whose smallest value is white."""
+
     pixel_spacing_mm: tuple[Millimetres, Millimetres] | None = None
+    """`[between rows, between columns]`, for images without it; images with another
+    value are refused."""
+
     resample: Literal["never", "uneven", "sheared", "any"] = "never"
+    """Interpolate `"uneven"` or `"sheared"` stacks, or `"any"` of both, onto a
+    regular grid. The manifest lists the interpolated slices."""
 
 
 class MasksPart(_Part):
@@ -159,36 +204,77 @@ class MasksPart(_Part):
         "Raw NIFITI Segmentation Masks (3D Slicer Output)",
         "Raw NIFTI Segmentation Masks (3D Slicer Output)",
     )
+    """One folder of masks, or a list."""
+
     pattern: Annotated[str, _pattern_with("index", "structure")] = (
         r"(?P<index>\d+)_(?:(?P<side>[LRM])_)?(?P<structure>[^_]+)_(?P<code>[^_.]+)"
     )
+    """For the file name of a mask or surface without extension; needs `index` and
+    `structure`. `side` is L, R or M (or left, right, middle)."""
+
     segmentation: Annotated[str, _pattern_with("index")] = (
         r"(?P<index>\d+)_(?P<code>[^_.]+)\.seg\.nrrd"
     )
+    """For files with one segment for each structure, `.seg.nrrd` or DICOM; needs
+    `index`."""
+
     test: Texts = ()
+    """Folder or folders with masks of test patients."""
+
     values: dict[str, Values] = Field(default_factory=dict)
+    """`values.tibia = [3, 7]`: the values of the structure, in mask files with several
+    values (K06)."""
+
     threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Lowest probability that counts, in mask files with fractions (K07)."""
+
     slices: tuple[int, int] | dict[str, tuple[int, int]] | None = None
+    """`[first, end]`, or `{ msk_004 = [400, -1] }` for single cases: the slices of
+    masks saved without a position (K20)."""
+
     ignore_place: Texts = ()
+    """Ids of cases whose masks have the voxels of the image although their files
+    state another position (K05)."""
+
     leave_out: Texts = ()
+    """Names of structures or segments that are not used, such as
+    `["Segment_3"]` (K21)."""
+
     frame: Literal["LPS", "RAS"] | None = None
+    """Coordinates of surfaces. Without it, their comment or the image decides (K27)."""
 
 
 class MergePart(_Part):
     """``[merge]``: sides, overlaps, and structures that are not drawn."""
 
     sides: Literal["merge", "separate"] = "merge"
+    """`"merge"`: one label for left and right. `"separate"`: two labels, `tibia_left`
+    and `tibia_right`; one, `pelvis_middle`, for masks in the middle only."""
+
     overlap: Literal["background", "priority", "refuse"] = "background"
+    """Label of a voxel that belongs to two structures: `"background"`, `"priority"`
+    (the higher priority wins), or `"refuse"`."""
+
     priority: tuple[str, ...] = ()
+    """Highest priority first, for `overlap = "priority"`. By default the order of
+    the values."""
+
     overlap_limit_percent: float = Field(default=0.5, ge=0, le=100)
+    """Largest overlap in percent of the smaller structure; above it the case is
+    refused (K16)."""
+
     missing: Literal["refuse", "absent", "ignore", "partial"] = "refuse"
+    """What a structure that is not drawn means."""
 
 
 class DrawnPart(_Part):
     """``[drawn]``: the side of the body on which was drawn, for all and by case."""
 
     side: Literal["both", "left", "right"] = "both"
+    """The side of the body on which was drawn."""
+
     cases: dict[str, Literal["both", "left", "right"]] = Field(default_factory=dict)
+    """The same for single cases: `drawn.cases.msk_004 = "both"`."""
 
     def side_of(self, case_id: str) -> Side:
         """Return the only side that was drawn; `MERGED` for both."""
@@ -200,7 +286,11 @@ class RegionPart(_Part):
     """``[region]``: which slices of a scan are kept."""
 
     crop: Literal["none", "labels", "slices"] = "none"
+    """`"labels"`: from the first to the last labelled slice. `"slices"`: those in
+    `region.slices`."""
+
     slices: tuple[int, int] | None = None
+    """`[first, end]`, counted from 0 along the stack, end exclusive."""
 
 
 SlurmWord: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+@-]*$")]
@@ -235,15 +325,31 @@ class SlurmPart(_Part):
     """``[slurm]``: the resources that a training requests from a cluster."""
 
     partition: SlurmWord | None = None
+    """Partition of the jobs."""
+
     account: SlurmWord | None = None
+    """Account that the jobs are charged to."""
+
     time: str = Field(
         default="1-00:00:00", pattern=r"^([0-9]{1,3}-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$"
     )
+    """Time limit of one job, as `days-hours:minutes:seconds`. A training may take
+    several jobs."""
+
     gpus: int = Field(default=1, ge=0, le=64)
+    """GPUs of a job; 0 for a partition without GPUs."""
+
     cpus: int = Field(default=8, ge=1, le=1024)
+    """CPU cores of a job."""
+
     memory_gb: int = Field(default=32, ge=1, le=16384)
+    """Memory of a job in GB."""
+
     at_once: int | None = Field(default=None, ge=1)
+    """Jobs that run at the same time; no limit without it."""
+
     options: tuple[SlurmOption, ...] = ()
+    """Other options of `sbatch`; not those that set variables or name files."""
 
 
 def _label_name(name: str) -> str:
@@ -264,15 +370,25 @@ class Recipe(_Part):
     scans: ScansPart = ScansPart()
     masks: MasksPart = MasksPart()
     labels: dict[LabelName, int] = Field(min_length=1, max_length=_MOST_LABELS)
+    """Structure = value, 1, 2, ... without gaps."""
+
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Other names of a structure, as `[labels.aliases]`: `femur = ["thigh bone"]`.
+    Case and surrounding spaces do not count."""
+
     merge: MergePart = MergePart()
     region: RegionPart = RegionPart()
     drawn: DrawnPart = DrawnPart()
     slurm: SlurmPart = SlurmPart()
     channels: dict[str, ChannelSeries] = Field(default_factory=dict)
+    """`[channels.NAME]`: which series of a folder is the channel NAME."""
+
     cases: dict[str, dict[str, Literal["absent", "ignore", "partial"]]] = Field(
         default_factory=dict
     )
+    """`[cases.ID]`: structures that are not drawn in one case, such as
+    `fibula = "absent"`."""
+
     _file: Path = PrivateAttr(default=Path(RECIPE_FILE))
 
     @property

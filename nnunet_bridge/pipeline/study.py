@@ -110,17 +110,18 @@ class StudySummary:
         lines = []
         if self.comparison:
             blocks.append(self.comparison.findings_as_text())
-            lines.append(f"Page:    {self.comparison.folder / 'index.html'}")
+            lines.append(f"Comparison:   {self.comparison.folder / 'index.html'}")
         lines += [
-            f"Scores:  {self.results / 'scores' / name / 'scores.csv'}"
+            f"Scores:       {self.results / 'scores' / name / 'scores.csv'}"
             for name in self.scores
         ]
         lines += [
-            f"Meshes:  {self.results / 'predictions' / name}/<case>/meshes"
+            f"Predictions:  {self.results / 'predictions' / name}"
+            "  (one folder for each case: labels, preview.png, meshes)"
             for name in self.predictions
         ]
         if self.caveat:
-            lines.append(f"Note:    {self.caveat}")
+            lines.append(f"Note:         {self.caveat}")
         return "\n\n".join([*blocks, "\n".join(lines)])
 
 
