@@ -21,4 +21,5 @@ html_title = f"nnunet_bridge {release}"
 html_static_path = ["site"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False

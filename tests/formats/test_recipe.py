@@ -1,10 +1,7 @@
 """The recipe: every mistake at once, and names that are never guessed."""
 
-import re
 import signal
 import time
-import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,6 @@ from nnunet_bridge.formats.recipe import (
     shipped_recipes,
 )
 
-DOCS = Path(__file__).parents[2] / "docs"
 GOOD = {
     "dataset": {"id": 1, "name": "Tibia", "case": "msk_{index:03d}"},
     "labels": {
@@ -185,29 +181,6 @@ def test_the_digest_changes_with_anything_in_the_recipe():
 
     assert one == recipe_from(GOOD).digest()
     assert one != recipe_from(with_part(merge={"overlap": "priority"})).digest()
-
-
-def documented_defaults():
-    """Return key -> default of every key that the page gives a TOML value."""
-    page = (DOCS / "how-to" / "write-a-recipe.md").read_text()
-    rows = re.findall(r"\| `(\w+\.\w+)` \| (`.+?`|none) \|", page)
-    return {
-        key: None if value == "none" else tomllib.loads(f"x = {value.strip('`')}")["x"]
-        for key, value in rows
-    }
-
-
-def test_the_defaults_are_those_of_the_page():
-    shortest = {"dataset": {"id": 1, "name": "Tibia"}, "labels": {"tibia": 1}}
-    recipe = recipe_from(shortest).model_dump()
-
-    known = documented_defaults()
-
-    assert len(known) > 20
-    for place, default in known.items():
-        part, key = place.split(".")
-        if part not in ("cases", "channels", "labels"):
-            assert (recipe[part][key] or None) == (default or None), place
 
 
 def test_a_job_asks_for_one_gpu_eight_cores_and_a_day_by_default():
