@@ -166,8 +166,8 @@ def test_the_browser_is_forbidden_to_fetch(full_page):
 
 
 def test_only_a_page_with_surfaces_has_their_script(full_page):
-    assert full_page.count("function showSurfaces()") == 1
-    assert "showSurfaces" not in page_text(content())
+    assert full_page.count("const showSurfaces =") == 1
+    assert "const showSurfaces =" not in page_text(content())
 
 
 def test_every_name_is_escaped():

@@ -1,12 +1,11 @@
 /* What all pages do: tabs, rows of choices, the order of predicted cases, the slice viewer. `base.html.j2` sets this
-   file, and `surfaces.js` after it, into one strict block. */
+   file into one strict block, after `shared.js` and, where there are surfaces, `surfaces.js`. */
 const read = (id) => {
   const element = document.getElementById(id);
   return element ? JSON.parse(element.textContent) : [];
 };
 const cases = read("cases");
 const models = read("models");
-const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
 /* Tabs: without this script every panel is shown. */
 for (const section of document.querySelectorAll("[data-tabs]")) {
@@ -44,40 +43,6 @@ for (const section of document.querySelectorAll("[data-tabs]")) {
   choose(names[0]);
 }
 
-/* A row of buttons of which one, or any number, is pressed; `colours` edge some of them. */
-const choice = (box, words, { many = false, pressed = [], colours = new Map() } = {}, changed) => {
-  box.replaceChildren(make("span", { textContent: box.getAttribute("aria-label").toLowerCase() }));
-  const state = new Set(pressed);
-  const buttons = words.map((word) => {
-    const button = make("button", { type: "button", textContent: word });
-    if (colours.has(word)) Object.assign(button.style, { borderColor: colours.get(word), borderWidth: "2px" });
-    button.addEventListener("click", () => {
-      if (many) { if (!state.delete(word)) state.add(word); }
-      else { state.clear(); state.add(word); }
-      show();
-      changed(state);
-    });
-    box.append(button);
-    return button;
-  });
-  const show = () => buttons.forEach((button) => {
-    button.setAttribute("aria-pressed", String(state.has(button.textContent)));
-  });
-  show();
-  return state;
-};
-
-/* One of a few words is a row of buttons, one of many a list. */
-const chooseOne = (box, words, pressed, changed) => {
-  if (words.length < 5) { choice(box, words, { pressed: [pressed] }, (state) => changed([...state][0])); return; }
-  const name = box.getAttribute("aria-label");
-  const list = make("select");
-  list.setAttribute("aria-label", name);
-  list.append(...words.map((word) => make("option", { textContent: word, selected: word === pressed })));
-  list.addEventListener("change", () => changed(list.value));
-  box.replaceChildren(make("span", { textContent: name.toLowerCase() }), list);
-};
-const titleOf = (found) => `${found.reason || "case"}: ${found.id}`;
 /* Slices and surfaces show the same case. */
 const onCase = (act) => document.addEventListener("case", (event) => act(cases[event.detail]));
 const showCase = (found) => document.dispatchEvent(new CustomEvent("case", { detail: cases.indexOf(found) }));
@@ -169,11 +134,9 @@ function startViewer() {
     for (const item of viewer.querySelectorAll("[data-value]")) item.hidden = !plane.present[frame].includes(Number(item.dataset.value));
     part("output").textContent = plane.indices[frame];
     part(".name").textContent = `${shownCase.id}, ${plane.plane} ${plane.indices[frame]}`;
-    part(".bar").style.width = `${100 * plane.bar_share}%`;
-    part(".bar").textContent = `${plane.bar_mm} mm`;
+    annotate(part, plane.letters, plane.bar_mm, plane.bar_share);
     slider.max = plane.indices.length - 1;
     slider.value = frame;
-    [".l", ".r", ".t", ".bo"].forEach((side, n) => { part(side).textContent = plane.letters[n]; });
     const scores = shownCase.dice.map(([name, dice]) => `${name} ${dice}`).join(", ");
     const title = titleOf(shownCase);
     part(".about").textContent = `${title[0].toUpperCase()}${title.slice(1)}. ${scores ? `Mean Dice: ${scores}.` : ""} ${shownCase.failures.map((words) => `${words}.`).join(" ")}`;
@@ -222,8 +185,7 @@ function startViewer() {
   slider.addEventListener("input", () => { frame = Number(slider.value); draw(); });
   const stage = part(".stage");
   stage.addEventListener("keydown", (event) => {
-    const all = plane.indices.length;
-    const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -5, PageDown: 5, Home: -all, End: all }[event.key];
+    const step = slicesOf(event.key, plane.indices.length);
     if (!step) return;
     turn(step);
     event.preventDefault();
@@ -234,3 +196,7 @@ function startViewer() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   choosePlane(plane.plane);
 }
+
+/* Surfaces */
+const surfaces = document.getElementById("meshes");
+if (surfaces) showSurfaces(surfaces, cases, models, { onCase, showCase });

@@ -49,7 +49,7 @@ def write_page(file: Path, content: PageContent, *, max_bytes: int = MAX_BYTES) 
 def page_text(content: PageContent, *, max_faces: int = MESH_FACES[0]) -> str:
     """Return the page as text."""
     comparison = content.comparison
-    scale_mm = _scale_mm(content.cases)
+    scale_mm = distance_scale_mm(content.cases)
     return rendered(
         "comparison.html.j2",
         models=comparison.models,
@@ -66,7 +66,7 @@ def page_text(content: PageContent, *, max_faces: int = MESH_FACES[0]) -> str:
         ranks=rank_rows(comparison),
         forest=_forest(comparison),
         curves=curve_figures(content.curves, comparison.models),
-        cases=[_case_object(case, max_faces, scale_mm) for case in content.cases],
+        cases=[case_object(case, max_faces, scale_mm) for case in content.cases],
         scale_mm=scale_mm,
         profiles=_profile_figures(content.profiles),
     )
@@ -106,7 +106,7 @@ def curve_figures(
     return tuple(figures)
 
 
-def _scale_mm(cases: Sequence[CaseView]) -> float:
+def distance_scale_mm(cases: Sequence[CaseView]) -> float:
     """Return the one end of the scale of all surfaces: few distances are beyond it."""
     sets = [mesh_set for case in cases for mesh_set in case.meshes]
     every = [d[np.isfinite(d)] for s in sets for d in s.distances_mm if d is not None]
@@ -126,7 +126,7 @@ def _profile_figures(
     return figures
 
 
-def _case_object(case: CaseView, max_faces: int, scale_mm: float) -> JsonObject:
+def case_object(case: CaseView, max_faces: int, scale_mm: float) -> JsonObject:
     """Return a case as `page.js` reads it."""
     return {
         "id": case.case_id,

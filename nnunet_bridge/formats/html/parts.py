@@ -22,6 +22,9 @@ from nnunet_bridge.ops.paired import p_words
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_MODULE_WORDS = re.compile(r"^(?:import .*\n|export )", re.MULTILINE)
+"""What a script needs only where it is loaded as a module."""
+
 
 def rendered(
     template: str,
@@ -45,7 +48,7 @@ def rendered(
             model_places={name: place for place, name in enumerate(models)},
             key=charts.legend_mark,
             style=_own("page.css"),
-            script=_own("page.js") + (_own("surfaces.js") if surfaces else ""),
+            script=_script(surfaces=surfaces),
             surfaces=surfaces,
             version=__version__,
             **content,
@@ -116,6 +119,13 @@ def typeset(words: str) -> str:
     '+0.005 (\u22120.007 to 0.1) in a well-known case-3'
     """
     return re.sub(r"(?<![^ (])-(?=\d)", "\u2212", words)
+
+
+def _script(*, surfaces: bool) -> Markup:
+    """Return the script of a page; our modules become one block."""
+    names = ["shared.js", *(["surfaces.js"] if surfaces else []), "page.js"]
+    block = Markup("\n").join(map(_own, names))
+    return Markup(_MODULE_WORDS.sub("", block))  # noqa: S704 - our own script
 
 
 def _own(name: str) -> Markup:

@@ -1,9 +1,9 @@
 /* Surfaces of the structures, drawn by WebGL. Positions are millimetres of the patient: x to the left, y to the back,
    z to the head. A frame is drawn when something has changed, never in a loop. */
-const surfaces = document.getElementById("meshes");
-if (surfaces) showSurfaces();
+import { choice, chooseOne, make, titleOf } from "./shared.js";
 
-function showSurfaces() {
+/* `onCase` and `showCase` tell the slices of the same page which case is shown. Returns a function that ends it. */
+export const showSurfaces = (surfaces, cases, models, { onCase, showCase }) => {
   surfaces.hidden = false;
   const part = (name) => surfaces.querySelector(`[data-choice=${name}]`);
   const scene = surfaces.querySelector(".scene");
@@ -13,7 +13,7 @@ function showSurfaces() {
   if (!gl) {
     scene.replaceWith(make("p", { className: "lead", textContent: "This browser does not support WebGL 2. Open this page in another browser, or load the meshes that predict and mesh write into 3D Slicer." }));
     surfaces.querySelectorAll(".tools, .hint, .legend").forEach((element) => element.remove());
-    return;
+    return () => {};
   }
 
   const VERTEX = `#version 300 es
@@ -298,4 +298,8 @@ function showSurfaces() {
   offer();
   fit();
   paint();
-}
+  return () => {
+    window.removeEventListener("beforeprint", paint);
+    gl.getExtension("WEBGL_lose_context")?.loseContext();
+  };
+};

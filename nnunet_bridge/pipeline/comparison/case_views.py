@@ -3,18 +3,27 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
 
+from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.image import Labelmap, Volume
 from nnunet_bridge.core.mesh import Mesh
 from nnunet_bridge.core.progress import Progress, steps
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.html.content import CaseView, MeshSet
 from nnunet_bridge.formats.html.meshes import thinned
-from nnunet_bridge.formats.html.page import MAX_BYTES, MESH_FACES
+from nnunet_bridge.formats.html.page import (
+    MAX_BYTES,
+    MESH_FACES,
+    case_object,
+    distance_scale_mm,
+)
+from nnunet_bridge.formats.images import read_labelmap
 from nnunet_bridge.formats.pictures import PLANES
 from nnunet_bridge.formats.sprites import SliceStack, slice_stack
 from nnunet_bridge.ops.along import (
@@ -26,6 +35,7 @@ from nnunet_bridge.ops.along import (
     mean_profiles,
 )
 from nnunet_bridge.ops.surface import surfaces_of
+from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
 _DETAILS = ((256, 32), (208, 26), (160, 18), (128, 14), (104, 10), (80, 6), (64, 4))
@@ -55,6 +65,41 @@ def case_views(
         found[len(ranked) // 2] = replace(found[len(ranked) // 2], reason="median case")
         found[0] = replace(found[0], reason="worst case")
     return tuple(found), mean_profiles(views.along, views.axes)
+
+
+def case_surfaces(
+    case_id: str,
+    reference: Path | None,
+    predictions: Mapping[str, Path],
+    table_file: Path | None = None,
+) -> JsonObject:
+    """Return the surfaces of a case as `surfaces.js` reads them, and their scale.
+
+    Predicted surfaces have the distance of each vertex from the reference, where there
+    is one. Raises `InputError` if no file holds a structure.
+    """
+    files = [file for file in (reference, *predictions.values()) if file is not None]
+    table = table_for(table_file_for(files, table_file), files, regions=True)
+    sets, drawn, judge = [], {}, None
+    if reference is not None:
+        judge = read_labelmap(reference, table).without_ignored()
+        drawn = surfaces_of(judge)
+        sets.append(_thin_set("reference", [(mesh, None) for mesh in drawn.values()]))
+    for name, file in predictions.items():
+        found = []
+        for structure, mesh in surfaces_of(read_labelmap(file, table)).items():
+            far = None
+            if mesh is not None and judge is not None:
+                far = distances_mm(mesh, drawn[structure], judge)
+            found.append((mesh, far))
+        sets.append(_thin_set(name, found))
+    sets = [one for one in sets if one.meshes]
+    if not sets:
+        raise InputError(f"The labels of {case_id} hold no structure.")
+    view = CaseView(case_id, "", (), (), tuple(sets))
+    scale_mm = distance_scale_mm([view])
+    shown = case_object(view, MESH_FACES[0], scale_mm)
+    return {"case": shown, "scale_mm": scale_mm}
 
 
 @dataclass(slots=True)

@@ -287,6 +287,25 @@ def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageRea
         return replace(reading, name=path.name)
 
 
+def read_case_image(
+    paths: Sequence[Path], case_id: str, options: SeriesOptions | None = None
+) -> ImageReading:
+    """Read the image of one case among the inputs of a command.
+
+    Without a case, the only image at the only path. Zips are unpacked temporarily. Of
+    several channels it is the first. Raises as `read_one_image`, and `InputError` if
+    there is no such case.
+    """
+    if not case_id and len(paths) == 1:
+        return read_one_image(paths[0], options)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, path in enumerate(paths):
+            for source in _images_in(path, Path(folder, str(number))):
+                if source.case_id == case_id:
+                    return read_image(source.path, options, leave_out=source.others)
+    raise InputError(f"There is no image of {case_id} in {', '.join(map(str, paths))}.")
+
+
 def _refuse_twins(one: ImageSource, other: ImageSource) -> None:
     """Refuse two images with one case id (F02), or two channels of one image (N08)."""
     channels = {_channel_of(one.path), _channel_of(other.path)}

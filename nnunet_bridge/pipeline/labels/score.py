@@ -191,6 +191,20 @@ def score_folders(
     return summary
 
 
+def score_case(
+    prediction: Path, reference: Path, case_id: str, labels_file: Path | None = None
+) -> ScoredCase:
+    """Score one prediction; nothing is written.
+
+    `labels_file` is a ``dataset.json``; by default the one beside either file. Raises
+    `InputError` if the labels are unknown.
+    """
+    files = prediction, reference
+    beside = [reference.parent, prediction.parent]
+    table, options = _labels([files], beside, ScoreOptions(labels_file))
+    return _score(case_id, files, table, options)
+
+
 def _score(
     case_id: str, files: tuple[Path, Path], table: LabelTable, options: ScoreOptions
 ) -> ScoredCase:

@@ -1,0 +1,200 @@
+"""Files from the browser, what there is to predict, and what was predicted."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    SecurityError,
+    UsageError,
+)
+from nnunet_bridge.core.units import format_bytes
+from nnunet_bridge.formats.files import (
+    clear_os_errors,
+    free_bytes,
+    open_to_write,
+    whole_file,
+)
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint
+from nnunet_bridge.gui.look import PREDICTIONS, Scan, reading_of, scan_of
+from nnunet_bridge.gui.worker import in_worker
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from nnunet_bridge.core.summary import JsonObject
+
+UPLOADS = "uploads"
+KEPT_FREE_BYTES = 1 << 30  # an upload leaves so much of the disk
+_ID = re.compile(r"upload-[0-9a-f]{8}")
+_UNSAFE = re.compile(r"[^\w .()+,=@#-]")
+_DEEPEST, _LONGEST = 12, 120
+
+
+def _new_upload(desk: Desk, _asked: Asked) -> JsonObject:
+    """Make a folder for files from the browser."""
+    name = f"upload-{secrets.token_hex(4)}"
+    folder = desk.root / UPLOADS / name
+    with clear_os_errors(f"write {folder}"):
+        folder.mkdir(parents=True)
+    return {"id": name, "path": str(folder)}
+
+
+def _upload_dir(desk: Desk, name: str) -> Path:
+    folder = desk.root / UPLOADS / name
+    if not _ID.fullmatch(name) or not folder.is_dir() or folder.is_symlink():
+        raise UsageError(f"There is no upload {name!r}.")
+    return folder
+
+
+def safe_parts(name: str) -> list[str]:
+    """Return folders and name of an uploaded file, as this machine may store them.
+
+    Raises `SecurityError` if the name leads out of its folder.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name or ".." in parts or name.startswith(("/", "\\")) or "\0" in name:
+        raise SecurityError(f"{name!r} is not the name of a file in a folder.")
+    safe = [_UNSAFE.sub("_", part).lstrip(".- ").strip() for part in parts]
+    if len(safe) > _DEEPEST or not all(safe):
+        raise SecurityError(f"{name!r} is not a name that can be kept.")
+    return [part if len(part) <= _LONGEST else part[-_LONGEST:] for part in safe]
+
+
+def _free_name(folder: Path, parts: list[str]) -> Path:
+    """Return a path at which no file lies yet."""
+    file = folder.joinpath(*parts)
+    stem, dot, ending = file.name.partition(".")
+    number = 2
+    while file.exists():
+        file = file.with_name(f"{stem}_{number}{dot}{ending}")
+        number += 1
+    return file
+
+
+async def _upload(request: Request) -> Response:
+    """Write the body of a request as one file of an upload."""
+    desk, asked = request.app.state.desk, request.query_params
+    try:
+        folder = _upload_dir(desk, request.path_params["id"])
+        file = _free_name(folder, safe_parts(asked.get("name", "")))
+        await _receive(request, file)
+    except BridgeError as error:
+        status = 403 if isinstance(error, SecurityError) else 400
+        status = 507 if isinstance(error, EnvironmentFault) else status
+        return JSONResponse({"error": str(error), "code": error.code}, status)
+    return JSONResponse({"path": str(file), "bytes": file.stat().st_size})
+
+
+async def _receive(request: Request, file: Path) -> None:
+    """Write a body; a part of one leaves no file.
+
+    Raises `EnvironmentFault` if it is larger than the disk allows, `UsageError` if it
+    ends early.
+    """
+    allowed = free_bytes(file) - KEPT_FREE_BYTES
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal():
+        _require_room(int(announced), allowed)
+    received = 0
+    try:
+        with (
+            whole_file(file, to_disk=False) as temporary,
+            open_to_write(temporary) as stream,
+        ):
+            async for part in request.stream():
+                received += len(part)
+                _require_room(received, allowed)
+                await run_in_threadpool(stream.write, part)
+    except ClientDisconnect as error:
+        raise UsageError("The upload ended before the file was complete.") from error
+
+
+def _require_room(size: int, allowed: int) -> None:
+    if size > allowed:
+        raise EnvironmentFault(
+            f"This file has {format_bytes(size)}, but the disk of the workspace has "
+            f"room for {format_bytes(max(0, allowed))}: free some space, or choose "
+            "the folder on this machine.",
+            code="F06",
+        )
+
+
+def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:
+    folder = _upload_dir(desk, str(asked.get("id", "")))
+    with clear_os_errors(f"remove {folder}"):
+        shutil.rmtree(folder)
+    return {"removed": str(folder)}
+
+
+def _inputs(desk: Desk, asked: Asked) -> JsonObject:
+    """Return the images at some paths, each with the series of its folder."""
+    from nnunet_bridge.pipeline.prediction.browse import inputs_in
+
+    return {"cases": in_worker(inputs_in, scan_of(desk, asked)[0])}
+
+
+def _preview(desk: Desk, asked: Asked) -> JsonObject:
+    """Return a picture of a scan across its slices, with their positions."""
+    return in_worker(preview_of, scan_of(desk, asked))
+
+
+def preview_of(scan: Scan) -> JsonObject:
+    """Return the picture of a scan on which its slices are chosen."""
+    from nnunet_bridge.formats.pictures import data_uri
+    from nnunet_bridge.pipeline.labels.shown import slices_from_the_side
+
+    side = slices_from_the_side(reading_of(scan).volume)
+    picture = data_uri(side.picture, "png")
+    return {**side.as_json(), "picture": picture}
+
+
+def _models(desk: Desk, asked: Asked) -> JsonObject:
+    """Return which model of a dataset predicts by default, and why."""
+    from nnunet_bridge.pipeline.models.choose import predicting_model
+
+    try:
+        model = predicting_model(desk.dataset(asked))
+    except BridgeError as error:
+        return {"default": None, "reason": str(error)}
+    return {"default": model.name, "budget": model.budget, "reason": model.reason}
+
+
+def _folders(desk: Desk, _asked: Asked) -> JsonObject:
+    from nnunet_bridge.pipeline.prediction.browse import prediction_folders
+
+    found = prediction_folders(desk.root / PREDICTIONS)
+    return {"folders": [str(folder) for folder in found]}
+
+
+def _results(desk: Desk, asked: Asked) -> JsonObject:
+    """Return the predicted cases of a folder."""
+    from nnunet_bridge.pipeline.prediction.browse import predicted_cases
+
+    folder = desk.path(asked)
+    page = folder / "quality.html"
+    quality = str(page) if page.is_file() else None
+    return {"cases": list(predicted_cases(folder)), "quality": quality}
+
+
+routes = [
+    endpoint("/api/uploads", _new_upload, "POST"),
+    endpoint("/api/uploads/remove", _remove_upload, "POST"),
+    Route("/api/uploads/{id}", _upload, methods=["POST"]),
+    endpoint("/api/predict/inputs", _inputs),
+    endpoint("/api/predict/preview", _preview),
+    endpoint("/api/predict/models", _models),
+    endpoint("/api/predict/folders", _folders),
+    endpoint("/api/predict/results", _results),
+]
