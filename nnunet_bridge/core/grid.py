@@ -37,7 +37,7 @@ class Grid:
 
     shape: tuple[int, int, int]  # number of voxels along i, j and k; each at least 1
     affine: FloatArray
-    """(4, 4), read-only: maps (i, j, k, 1) to (x, y, z, 1) in mm, LPS+."""
+    """(4, 4), read-only. Maps (i, j, k, 1) to (x, y, z, 1) in mm, LPS+."""
 
     def __post_init__(self) -> None:
         """Freeze the affine and refuse a grid no medical image format can store."""
@@ -72,7 +72,7 @@ class Grid:
 
     @property
     def axis_letters(self) -> str:
-        """Where i, j and k run to: Left or Right, Posterior or Anterior, Superior or I.
+        """Side of the patient to which i, j and k run, such as ``"LPS"``.
 
         Examples
         --------

@@ -65,7 +65,7 @@ class Workspace:
     ) -> Workspace:
         """Return the workspace in `root`; nnU-Net's variables override its folders.
 
-        Raises `EnvironmentFault` if `root` is not a folder; it may lack if it
+        Raises `EnvironmentFault` if `root` is not a folder, unless it
         `may_be_new`.
         """
         variables = os.environ if environment is None else environment
@@ -105,7 +105,7 @@ class Dataset:
         """Return the dataset given by number or full name.
 
         Raises `UsageError` if there is none, `InputError` if two folders have the same
-        number (FAULTS N07).
+        number (N07).
         """
         dirs = [folder for folder in workspace.nnunet_dirs if folder.is_dir()]
         entries = (entry for folder in dirs for entry in folder.iterdir())

@@ -161,8 +161,10 @@ def score_folders(
     out : Path
         Folder for both tables.
 
-    Raises `InputError` if no case has both a prediction and a reference, or the labels
-    are unknown.
+    Raises
+    ------
+    InputError
+        If no case has both a prediction and a reference, or the labels are unknown.
     """
     options = options or ScoreOptions()
     predicted, drawn = label_files(predictions), label_files(references)

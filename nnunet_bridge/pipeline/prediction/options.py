@@ -23,14 +23,14 @@ class PredictionOptions:
     """Which images of a DICOM folder are read, and which corrections are allowed."""
 
     channels: Channels | None = None
-    """Which series is which channel, by a recipe; None: as the model was trained."""
+    """Which series is which channel, by a recipe. None means as the model was trained."""
 
     region: RegionRequest = field(default_factory=RegionRequest)
     """Which slices are predicted; all of them by default."""
 
     clean: str = "none"
-    """``none``; ``slice`` (the source report's rule) or ``volume``; or ``tuned``: for
-    each structure the rule that was chosen for this model."""
+    """``none``, ``slice`` (the source report's rule), ``volume``, or ``tuned``, which
+    takes for each structure the rule that was chosen for this model."""
 
     side: Side = Side.MERGED
     """The only side of the body that is kept; both by default."""

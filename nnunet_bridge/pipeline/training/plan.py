@@ -124,7 +124,9 @@ def plan_dataset(
     """Verify, plan and preprocess a dataset, and split it by patient.
 
     A planner or configuration that is planned stays planned when another is added;
-    data that several of them share are preprocessed once.
+    data that several of them share are preprocessed once. Plans, preprocessed data and
+    splits that planning did not write are adopted if they are whole; if not, the call
+    is refused (`InputError`, N11), unless `force` is given.
 
     Raises
     ------
@@ -137,9 +139,6 @@ def plan_dataset(
         half the workers (F11).
     EnvironmentFault
         If another process works on the dataset, or the disk refuses.
-
-    Plans, preprocessed data and splits that planning did not write are adopted if they
-    are whole; if not, the call is refused (`InputError`, N11), unless `force` is given.
     """
     options = options or PlanningOptions()
     wanted = options.wanted()
