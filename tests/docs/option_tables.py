@@ -7,7 +7,7 @@
 
 The options of every command have a table of their own, ``<!-- options: (common) -->``;
 so have those that choose a series, ``<!-- options: (series) -->``, to which the tables
-of the commands refer.
+of the commands refer. ``<!-- options: (commands) -->`` is the list of all commands.
 """
 
 import re
@@ -37,7 +37,9 @@ def with_tables(page):
 
 
 def table(name):
-    """Return the table of a command, of ``(common)`` or of ``(series)``."""
+    """Return the table of a command, or of all: common, series or commands."""
+    if name == "(commands)":
+        return "".join(map(_group, click.rich_click.COMMAND_GROUPS["nnunet-bridge"]))
     if name == "(common)":
         shown = [o for o in options("predict") if o.panel == Group.COMMON]
     elif name == "(series)":
@@ -48,6 +50,12 @@ def table(name):
         rows += [SERIES] if any(o.panel == Group.SERIES for o in shown) else []
         return _HEAD + "\n".join(rows) + "\n" if rows else ""
     return _HEAD + "\n".join(map(row, shown)) + "\n"
+
+
+def _group(group):
+    """Return the line of one group of commands, with links to their sections."""
+    links = ", ".join(f"[`{name}`](#{name})" for name in group["commands"])
+    return f"- {group['name']}: {links}\n"
 
 
 def options(name):

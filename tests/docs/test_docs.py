@@ -22,6 +22,7 @@ PAGES = sorted(
 )
 DECISIONS = sorted((DOCS / "decisions").glob("0*.md"))
 START_WORDS = 300
+SHARED = ["(commands)", "(common)", "(series)"]
 
 FENCE = re.compile(
     r"^(?P<fence>```+)(?P<kind>\w*)\n(?P<body>.*?)^(?P=fence)$",
@@ -67,7 +68,7 @@ def test_every_command_has_a_section_in_the_reference(name):
     assert f"`nnunet-bridge {name}" in section(COMMANDS_PAGE, name)
 
 
-@pytest.mark.parametrize("name", [*sorted(main.commands), "(common)", "(series)"])
+@pytest.mark.parametrize("name", [*sorted(main.commands), *SHARED])
 def test_the_option_table_of_a_command_is_as_the_command_has_it(name):
     tables = {found["name"]: found["body"] for found in TABLE.finditer(COMMANDS_PAGE)}
 
