@@ -127,8 +127,8 @@ export const commandBox = (label, ask, { mine, onDone } = {}) => {
     const key = JSON.stringify(asked);
     if (key === known) return;
     known = key;
-    try { line.textContent = (await post("/api/command", asked)).line; say(""); }
-    catch (error) { line.textContent = ""; start.disabled = true; say(error.message); }
+    try { const answer = await post("/api/command", asked); if (key === known) { line.textContent = answer.line; say(""); } }
+    catch (error) { if (key === known) { line.textContent = ""; start.disabled = true; say(error.message); } }
   };
   start.addEventListener("click", async () => {
     start.disabled = true;

@@ -1,5 +1,5 @@
 /* Step 4: a case in three planes, with its labels, a prediction, their scores and surfaces. */
-import { choosePath, field, fileAddress, fill, get, h, name, number, select, server } from "/assets/kit.js";
+import { choosePath, field, fill, get, h, name, number, select } from "/assets/kit.js";
 import { showSurfaces } from "/assets/surfaces.js";
 import { readVolume, sliceViewer } from "/assets/viewer.js";
 

@@ -1,9 +1,272 @@
-import { h } from "/assets/kit.js";
+/* Step 5: scans from the browser or this machine, a model, the slices, and what was predicted. */
+import { choosePath, commandBox, field, fileAddress, fill, get, h, name, post, select, server } from "/assets/kit.js";
+import { slicesOf } from "/assets/shared.js";
+
+const EXACT = 100; // of a millimetre: limits are rounded outwards
+
+/* All files of a drop, with their folders; hidden ones are left out. */
+const dropped = async (transfer) => {
+  const found = [];
+  const walk = async (entry, folder) => {
+    if (entry.name.startsWith(".")) return;
+    if (entry.isFile) { found.push([folder + entry.name, await new Promise((done, failed) => entry.file(done, failed))]); return; }
+    const reader = entry.createReader();
+    for (;;) {
+      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!some.length) return;
+      for (const each of some) await walk(each, `${folder}${entry.name}/`);
+    }
+  };
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  for (const entry of entries) await walk(entry, "");
+  return found;
+};
+
+/* A picture across the slices, with two lines; `values` are the limits in mm, `null` where all slices are between. */
+const limits = (changed) => {
+  const picture = h("img", { alt: "The scan from the side", draggable: false });
+  const letters = ["l", "r", "t", "bo"].map((side) => h("b", { class: side }));
+  const box = h("div", { class: "stage limits", hidden: true }, picture, letters);
+  let positions = [], rows = [0, 0];
+  const lines = ["Upper limit", "Lower limit"].map((label, end) => {
+    const line = h("div", { class: end ? "limit lower" : "limit", role: "slider", tabindex: "0", "aria-label": label, "aria-orientation": "vertical" }, h("span"));
+    const move = (row) => {
+      const [low, high] = end ? [rows[0], positions.length - 1] : [0, rows[1]];
+      rows[end] = Math.min(high, Math.max(low, row));
+      show();
+    };
+    line.addEventListener("keydown", (event) => {
+      const step = slicesOf(event.key, positions.length);
+      if (step) { move(rows[end] + step); event.preventDefault(); }
+    });
+    line.addEventListener("pointerdown", (event) => { line.setPointerCapture(event.pointerId); line.focus(); event.preventDefault(); });
+    line.addEventListener("pointermove", (event) => {
+      if (!line.hasPointerCapture(event.pointerId)) return;
+      const { top, height } = picture.getBoundingClientRect();
+      move(Math.round((event.clientY - top) / height * positions.length) - end);
+    });
+    box.append(line);
+    return line;
+  });
+  const shades = [h("i", { class: "shade" }), h("i", { class: "shade" })];
+  box.append(...shades);
+  const values = () => {
+    if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return { from_mm: null, to_mm: null };
+    const ends = rows.map((row) => positions[row]);
+    return { from_mm: (Math.floor(Math.min(...ends) * EXACT) / EXACT).toFixed(2), to_mm: (Math.ceil(Math.max(...ends) * EXACT) / EXACT).toFixed(2) };
+  };
+  const show = () => {
+    lines.forEach((line, end) => {
+      line.style.top = `${100 * (rows[end] + end) / positions.length}%`;
+      line.firstChild.textContent = `${positions[rows[end]].toFixed(1)} mm`;
+      for (const [key, value] of [["min", Math.min(...positions)], ["max", Math.max(...positions)], ["now", positions[rows[end]]], ["text", `${positions[rows[end]].toFixed(1)} mm`]]) line.setAttribute(`aria-value${key}`, value);
+    });
+    shades[0].style.height = `${100 * rows[0] / positions.length}%`;
+    shades[1].style.height = `${100 * (1 - (rows[1] + 1) / positions.length)}%`;
+    changed();
+  };
+  const set = (view) => {
+    box.hidden = !view;
+    if (!view) { positions = []; return; }
+    positions = view.positions_mm;
+    rows = [0, positions.length - 1];
+    picture.src = view.picture;
+    letters.forEach((letter, n) => { letter.textContent = view.letters[n]; });
+    show();
+  };
+  return { box, set, values };
+};
 
 export default {
   title: "Predict",
-  mount(root) {
-    root.append(h("section", {}, h("h2", {}, "Predict")));
-    return {};
+  mount(root, start) {
+    const chosen = { inputs: [], upload: null, cases: [], series: "", kind: "", dataset: start.dataset || "", model: "", region: "all" };
+    const problem = h("p", { class: "error", role: "alert", hidden: true });
+    const say = (text) => { problem.textContent = text || ""; problem.hidden = !text; };
+    const progress = h("progress", { max: 1, hidden: true, "aria-label": "Upload" });
+    const note = h("p", { class: "soft", role: "status" });
+    const found = h("div"), models = h("div", { class: "form" }), regionProblem = h("p", { class: "soft", role: "status" });
+    const lines = limits(() => { box.refresh(); });
+    let turn = 0;
+
+    /* --- Scans --- */
+    const take = async (paths, upload = null) => {
+      const mine = (turn += 1);
+      Object.assign(chosen, { inputs: paths, upload, cases: [], series: "", kind: "" });
+      lines.set(null);
+      say("");
+      note.textContent = "Looking through the files …";
+      try {
+        const { cases } = await get("/api/predict/inputs", { inputs: JSON.stringify(paths) });
+        if (mine !== turn) return;
+        chosen.cases = cases;
+        note.textContent = `${cases.length} ${cases.length === 1 ? "scan" : "scans"}`;
+        if (!out.value) out.value = `${(cases[0] || { case: "scan" }).case}-${new Date().toISOString().slice(0, 10)}`;
+        if (chosen.region === "lines") preview();
+      } catch (error) { if (mine === turn) { note.textContent = ""; say(error.message); } }
+      showScans();
+    };
+    const showScans = () => {
+      const series = chosen.cases.flatMap((each) => each.series);
+      const several = chosen.cases.some((each) => each.series.length > 1);
+      const words = [...new Map(series.map((one) => [one.word, one])).values()];
+      const kinds = [...new Set(series.flatMap((one) => one.kinds))];
+      const changed = (key) => (value) => { chosen[key] = value; if (chosen.region === "lines") preview(); box.refresh(); };
+      found.replaceChildren(...(chosen.inputs.length ? [
+        h("ul", { class: "soft" }, chosen.cases.slice(0, 20).map((each) => h("li", {}, each.case)), chosen.cases.length > 20 ? h("li", {}, `and ${chosen.cases.length - 20} more`) : null),
+        h("div", { class: "form" },
+          several ? field("Series", select([["", "the only one that fits"], ...words.map((one) => [one.word, `${one.number} ${one.description} (${one.slices} slices)`])], chosen.series, changed("series")), "This folder holds several series.") : null,
+          kinds.length > 1 ? field("Image type", select([["", "any"], ...kinds.map((word) => [word, word])], chosen.kind, changed("kind"))) : null,
+          chosen.upload ? h("button", { type: "button", onclick: forget }, "Remove the uploaded files") : null)] : []));
+      box.refresh();
+    };
+    const forget = async () => {
+      await post("/api/uploads/remove", { id: chosen.upload }).catch((error) => say(error.message));
+      Object.assign(chosen, { inputs: [], upload: null, cases: [] });
+      note.textContent = "";
+      lines.set(null);
+      showScans();
+    };
+    const upload = async (files) => {
+      const sent = files.filter(([path]) => !path.split("/").some((part) => part.startsWith(".")));
+      if (!sent.length) return;
+      say("");
+      progress.hidden = false;
+      const whole = sent.reduce((sum, [, file]) => sum + file.size, 0) || 1;
+      let made = null, done = 0;
+      try {
+        made = await post("/api/uploads", {});
+        /* Loose files without an ending of an image are the slices of one DICOM scan. */
+        const loose = sent.every(([path]) => !path.includes("/") && !/\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|raw|zraw|gz)$/i.test(path));
+        const tops = new Set();
+        for (const [path, file] of sent) {
+          const wanted = loose ? `scan/${path}` : path;
+          note.textContent = `Uploading ${name(path)} …`;
+          progress.value = done / whole;
+          const response = await fetch(`/api/uploads/${made.id}?${new URLSearchParams({ name: wanted })}`, { method: "POST", body: file });
+          const answer = await response.json();
+          if (!response.ok) throw new Error(answer.error);
+          done += file.size;
+          tops.add(answer.path.slice(0, made.path.length + 1) + answer.path.slice(made.path.length + 1).split("/")[0]);
+        }
+        await take([...tops], made.id);
+      } catch (error) {
+        note.textContent = "";
+        say(error.message);
+        if (made) post("/api/uploads/remove", { id: made.id }).catch(() => null);
+      } finally { progress.hidden = true; }
+    };
+    const picker = (label, properties) => {
+      const input = h("input", { type: "file", multiple: true, hidden: true, ...properties });
+      input.addEventListener("change", () => { upload([...input.files].map((file) => [file.webkitRelativePath || file.name, file])); input.value = ""; });
+      return [h("button", { type: "button", onclick: () => input.click() }, label), input];
+    };
+    const drop = h("div", { class: "drop" }, h("p", {}, "Drop a folder, files or a zip here: DICOM, NIfTI, NRRD or MetaImage."), h("div", { class: "row" },
+      picker("Choose files…", {}), picker("Choose a folder…", { webkitdirectory: true }),
+      h("button", { type: "button", onclick: async () => { const path = await choosePath("A folder of scans"); if (path) take([path]); } }, "Choose a folder on this machine…")));
+    drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+    drop.addEventListener("drop", async (event) => { event.preventDefault(); drop.classList.remove("over"); upload(await dropped(event.dataTransfer).catch((error) => { say(error.message); return []; })); });
+
+    /* --- Model and region --- */
+    const showModels = async (state) => {
+      const finished = (each) => each.runs.filter((run) => ["done", "unpacked"].includes(run.state));
+      const ready = state.datasets.filter((each) => finished(each).length);
+      if (!ready.some((each) => each.name === chosen.dataset)) chosen.dataset = ready.length ? ready[0].name : "";
+      const of = ready.find((each) => each.name === chosen.dataset);
+      const keys = of ? [...new Set(finished(of).map((run) => JSON.stringify([run.configuration, run.model, run.budget])))] : [];
+      const key = JSON.stringify([ready.map((each) => each.name), chosen.dataset, keys]);
+      if (models.dataset.key === key) return;
+      models.dataset.key = key;
+      const usual = of ? await get("/api/predict/models", { dataset: of.name }).catch(() => ({})) : {};
+      models.replaceChildren(...(of ? [
+        field("Dataset", select(ready.map((each) => each.name), of.name, (value) => { Object.assign(chosen, { dataset: value, model: "" }); showModels(server.state); box.refresh(); })),
+        field("Model", select([["", usual.default ? `${usual.default} (the default)` : "the default"], ...keys.map((word) => [word, JSON.parse(word).join(", ")])], chosen.model, (value) => { chosen.model = value; box.refresh(); }), usual.reason || "")]
+        : [h("p", { class: "soft" }, "No training has finished yet. Train a model, or unpack one.")]));
+      box.refresh();
+    };
+    const preview = async () => {
+      const mine = turn;
+      lines.set(null);
+      if (!chosen.cases.length) { regionProblem.textContent = "Choose a scan first."; return; }
+      regionProblem.textContent = "Reading the scan …";
+      try {
+        const view = await get("/api/predict/preview", { inputs: JSON.stringify(chosen.inputs), case: chosen.cases[0].case, series: chosen.series, kind: chosen.kind });
+        if (mine !== turn || chosen.region !== "lines") return;
+        lines.set(view);
+        regionProblem.textContent = `${chosen.cases[0].case}: drag the lines, or focus one and press the arrow keys.${chosen.cases.length > 1 ? " All scans are cut at the same millimetres." : ""}`;
+      } catch (error) { if (mine === turn) regionProblem.textContent = error.message; }
+    };
+    const regions = [["all", "the whole scan"], ["lines", "between two lines"], ["auto", "find it by itself"]].map(([value, text]) => {
+      const input = h("input", { type: "radio", name: "region", value, checked: value === "all" });
+      input.addEventListener("change", () => {
+        chosen.region = value;
+        lines.set(null);
+        regionProblem.textContent = value === "auto" ? "A coarse first pass finds the structures; 20 mm are kept around them." : "";
+        if (value === "lines") preview();
+        box.refresh();
+      });
+      return h("label", { class: "row" }, input, text);
+    });
+
+    /* --- Options and command --- */
+    const tick = (text, warning) => {
+      const input = h("input", { type: "checkbox" });
+      input.addEventListener("change", () => { box.refresh(); if (remark) remark.hidden = !input.checked; });
+      const remark = warning ? h("small", { class: "error", role: "status", hidden: true }, warning) : null;
+      return [input, h("div", {}, h("label", { class: "row" }, input, text), remark)];
+    };
+    const [mesh, meshBox] = tick("meshes (PLY)");
+    const [nrrd, nrrdBox] = tick("3D Slicer (.seg.nrrd)");
+    const [seg, segBox] = tick("DICOM SEG", "It contains the patient's name.");
+    const refresh = () => box.refresh();
+    const clean = select([["none", "none"], ["slice", "slice by slice"], ["volume", "in three dimensions"], ["tuned", "tuned for the model"]], "none", refresh);
+    const side = select([["", "both"], ["left", "left only"], ["right", "right only"]], "", refresh);
+    const out = h("input", { type: "text", pattern: "[A-Za-z0-9_][A-Za-z0-9_. \\-]*", oninput: refresh });
+    const folder = () => `${server.state.workspace}/predictions/${out.value}`;
+    const box = commandBox("Predict", () => {
+      if (!chosen.inputs.length) return "Choose a scan first.";
+      if (!chosen.dataset) return "Train a model first.";
+      if (!out.value || !out.checkValidity()) return "Give the results a name of letters and digits.";
+      const [configuration, model, budget] = chosen.model ? JSON.parse(chosen.model) : [null, null, null];
+      return { command: "predict", values: {
+        dataset: chosen.dataset, inputs: chosen.inputs, out: folder(), configuration: configuration ? [configuration] : [], model, budget,
+        ...(chosen.region === "lines" ? lines.values() : {}), region: chosen.region === "auto" ? "auto" : null,
+        series: chosen.series, image_type: chosen.kind, clean: clean.value === "none" ? null : clean.value, side: side.value,
+        mesh: mesh.checked, seg_nrrd: nrrd.checked, dicom_seg: seg.checked } };
+    }, { mine: (job) => job.command === "predict", onDone: (job) => showResults(job) });
+
+    /* --- Results --- */
+    const results = h("div", { "aria-live": "polite" }), folders = h("div");
+    const showResults = async (job) => {
+      const { folders: there } = await get("/api/predict/folders").catch(() => ({ folders: [] }));
+      const path = job && job.values && there.includes(job.values.out) ? job.values.out : there[there.length - 1];
+      folders.replaceChildren(...(there.length ? [field("Results in", select(there.map((each) => [each, name(each)]), path, (each) => showFolder(each)))] : [h("p", { class: "soft" }, "Nothing predicted yet.")]));
+      const ended = job ? await get("/api/job", { id: job.id }).catch(() => ({})) : {};
+      const refused = ((ended.result || {}).cases || []).filter((each) => each.outcome === "refused");
+      if (path) await showFolder(path);
+      results.prepend(...refused.map((each) => h("p", { class: "error" }, `${each.case}: ${each.messages.join(" ")}`)));
+    };
+    const showFolder = async (path) => {
+      const { cases, quality } = await get("/api/predict/results", { path }).catch((error) => { say(error.message); return { cases: [] }; });
+      const download = (file, text) => h("a", { href: fileAddress(file, true), download: "" }, text);
+      results.replaceChildren(
+        h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["case", "rating", "volumes (cm³)", "files"].map((word) => h("th", { class: "words" }, word)))),
+          h("tbody", {}, cases.map((each) => h("tr", {}, h("th", { scope: "row" }, h("a", { href: `#/look?${new URLSearchParams({ folder: path, case: each.case })}` }, each.case)),
+            h("td", { class: "words" }, each.error || (each.level ? h("span", { class: `rating ${each.level}` }, each.level) : "–")),
+            h("td", { class: "words" }, Object.entries(each.volumes_mm3 || {}).map(([structure, volume]) => h("div", {}, `${structure} ${(volume / 1000).toFixed(1)}`))),
+            h("td", { class: "words" }, Object.entries(each.files || {}).filter(([file]) => !file.endsWith(".png")).map(([file, place]) => h("div", {}, download(place, file)))),
+          ))))),
+        ...(quality ? [h("iframe", { class: "result", title: "Quality report", src: fileAddress(quality) })] : []));
+    };
+
+    root.append(
+      h("section", {}, h("h2", {}, "Scans to predict"), drop, progress, note, found, problem),
+      h("section", {}, h("h2", {}, "Model"), models),
+      h("section", {}, h("h2", {}, "Slices"), h("div", { class: "row", role: "radiogroup", "aria-label": "Slices" }, regions), regionProblem, lines.box),
+      h("section", {}, h("h2", {}, "Results"), h("div", { class: "form" }, field("Name", out), field("Cleaning", clean), field("Side of the body", side), h("div", { role: "group", "aria-label": "Also write" }, meshBox, nrrdBox, segBox)), box.box),
+      h("section", {}, h("h2", {}, "Predicted"), folders, results));
+    showResults(null);
+    return { update: (state) => { showModels(state); box.update(state); } };
   },
 };
