@@ -61,6 +61,17 @@ def test_every_command_of_a_page_is_valid(page, monkeypatch):
             main.commands[name].make_context(name, arguments)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_scripts_and_make_targets_of_a_page_exist(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    for program, *words in shell_lines(page):
+        if program == "python" and words[0].endswith(".py"):
+            assert (ROOT / words[0]).is_file()
+        if program == "make":
+            assert words[0] in targets
+
+
 @pytest.fixture(scope="module")
 def desk(planned_lab, tmp_path_factory):
     """Return a folder with the files that the pages name."""

@@ -10,6 +10,7 @@ from recipe_tables import KEYS, keys
 
 import nnunet_bridge
 from nnunet_bridge.cli import main
+from nnunet_bridge.formats.case_table import read_case_table
 from nnunet_bridge.formats.recipe import recipe_from
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +59,16 @@ def links_of(page):
     return [match["target"] for match in LINK.finditer(text)]
 
 
-def toml_examples():
-    page = (DOCS / "how-to" / "write-a-recipe.md").read_text(encoding="utf-8")
-    return [m["body"] for m in FENCE.finditer(page) if m["kind"] == "toml"]
+def examples(kind, pages=PAGES):
+    """Return the blocks of a language, such as ``toml``."""
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    return [m["body"] for t in texts for m in FENCE.finditer(t) if m["kind"] == kind]
+
+
+def recipes():
+    """Return the TOML blocks that are recipes; the others need only be TOML."""
+    contents = map(tomllib.loads, examples("toml"))
+    return [content for content in contents if "dataset" in content]
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -103,15 +111,24 @@ def test_the_reference_lists_exactly_the_faults_that_the_package_names():
     assert set(listed) == named
 
 
-@pytest.mark.parametrize("example", toml_examples())
+@pytest.mark.parametrize("example", recipes())
 def test_every_recipe_in_the_documentation_is_valid(example):
-    recipe = recipe_from(tomllib.loads(example), name="the example")
+    recipe = recipe_from(example, name="the example")
 
     assert len(recipe.table) >= len(recipe.labels)
 
 
-def test_the_recipe_page_holds_examples():
-    assert len(toml_examples()) >= 2
+def test_the_pages_hold_examples():
+    assert len(recipes()) >= 8
+
+
+def test_the_example_of_a_case_table_can_be_read(tmp_path):
+    (example,) = [t for t in examples("text") if t.startswith("patient,role")]
+    (tmp_path / "cases.csv").write_text(example)
+
+    rows = read_case_table(tmp_path / "cases.csv")
+
+    assert len(rows) == len(example.splitlines()) - 1
 
 
 def test_the_keys_of_a_recipe_are_as_the_models_have_them():
