@@ -53,6 +53,7 @@ check: test
 docs: $(READY)
 	$(BIN)/python tests/docs/option_tables.py
 	$(BIN)/python tests/docs/recipe_tables.py
+	$(BIN)/python tests/docs/info_pages.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 	@echo "Open build/docs/index.html"
 

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from nnunet_bridge.cli.ingest import check, convert, image, init
-from nnunet_bridge.cli.machine import doctor, gui
+from nnunet_bridge.cli.machine import doctor, gui, info
 from nnunet_bridge.cli.models import pack, unpack
 from nnunet_bridge.cli.results import clean, mesh, predict, score, view
 from nnunet_bridge.cli.streams import prepare_streams, say
@@ -22,7 +22,7 @@ _GROUPS = {
     "Training": (plan, train, status, select),
     "Results": (predict, clean, score, mesh, view, compare, audit),
     "Models as files": (pack, unpack),
-    "The machine": (doctor,),
+    "The machine": (doctor, info),
 }
 
 click.rich_click.STYLE_OPTIONS_PANEL_BORDER = "dim"

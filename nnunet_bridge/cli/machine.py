@@ -1,12 +1,14 @@
-"""`gui` and `doctor`."""
+"""`gui`, `doctor` and `info`."""
 
 import json
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import rich_click as click
+from click import get_current_context
 
 from nnunet_bridge.cli.fields import option
 from nnunet_bridge.cli.session import Session, command
@@ -89,3 +91,51 @@ def doctor(session: Session, _asked: _Doctor) -> Summary:
     from nnunet_bridge.pipeline.doctor import examine
 
     return examine(session.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Info:
+    """No options of its own."""
+
+
+@command(_Info)
+def info(_session: Session, _asked: _Info) -> Summary:
+    """Describe this package to other programs.
+
+    With --json: commands with their options, exit codes, codes of faults, and the JSON
+    schemas of the files and of every command's output.
+
+    Example:  nnunet-bridge info --json
+    """
+    from nnunet_bridge.pipeline.info import Info
+
+    group = cast("click.Group", get_current_context().find_root().command)
+    return Info({name: _described(each) for name, each in group.commands.items()})
+
+
+def _described(each: click.Command) -> JsonObject:
+    """Return what click knows of a command."""
+    found = [_parameter(p) for p in each.params]
+    return {
+        "help": each.get_short_help_str(limit=200),
+        "arguments": [p for p in found if not p["flags"]],
+        "options": [p for p in found if p["flags"]],
+    }
+
+
+def _parameter(declared: click.Parameter) -> JsonObject:
+    facts = declared.to_info_dict()
+    is_option = isinstance(declared, click.Option)
+    default = facts.get("default")
+    plain = isinstance(default, str | int | float)
+    return {
+        "name": declared.name,
+        "flags": [*declared.opts, *declared.secondary_opts] if is_option else [],
+        "type": facts["type"]["name"],
+        "choices": list(facts["type"].get("choices", [])),
+        "default": default if plain else None,
+        "required": declared.required,
+        "repeatable": bool(facts["multiple"] or declared.nargs == -1),
+        "variable": facts["envvar"],
+        "help": facts.get("help") or "",
+    }

@@ -64,7 +64,9 @@ class QualityLevel(IntEnum):
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
-            cls.named, serialization=core_schema.to_string_ser_schema()
+            cls.named,
+            json_schema_input_schema=core_schema.literal_schema([*map(str, cls)]),
+            serialization=core_schema.to_string_ser_schema(),
         )
 
 

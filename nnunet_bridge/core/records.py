@@ -57,6 +57,11 @@ def from_record(
     return value
 
 
+def json_schema(kind: type) -> JsonObject:
+    """Return the JSON schema of the records of a dataclass or pydantic model."""
+    return _adapter(kind).json_schema()
+
+
 def damaged(what: str, why: str, way_out: str = "") -> InputError:
     """Return the refusal of a record."""
     rest = f"; {way_out}." if way_out else "."

@@ -5,13 +5,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from info_pages import pages
 from option_tables import TABLE, table
 from recipe_tables import KEYS, keys
 
 import nnunet_bridge
 from nnunet_bridge.cli import main
 from nnunet_bridge.formats.case_table import read_case_table
+from nnunet_bridge.formats.faults import known_faults
 from nnunet_bridge.formats.recipe import recipe_from
+from nnunet_bridge.pipeline.info import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -32,7 +35,6 @@ FENCE = re.compile(
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 CODE_IN_PYTHON = re.compile(r'"([DFGKMNPS]\d{2})"')
-CODE_ROW = re.compile(r"^\| ([A-Z]\d{2}) \|", re.MULTILINE)
 
 
 def section(page, title):
@@ -105,10 +107,24 @@ def test_the_reference_lists_exactly_the_faults_that_the_package_names():
         for file in (ROOT / "nnunet_bridge").rglob("*.py")
         for code in CODE_IN_PYTHON.findall(file.read_text(encoding="utf-8"))
     }
-    listed = CODE_ROW.findall((DOCS / "reference" / "faults.md").read_text("utf-8"))
+    listed = [fault.code for fault in known_faults()]
 
     assert len(listed) == len(set(listed)), "a fault is listed twice"
     assert set(listed) == named
+
+
+def test_schemas_and_tables_of_faults_are_as_the_code_has_them():
+    expected = pages()
+    there = set((DOCS / "reference" / "schemas").iterdir())
+
+    assert {file: file.read_text("utf-8") for file in expected} == expected, (
+        "run `make docs`"
+    )
+    assert there == {file for file in expected if file.suffix == ".json"}
+
+
+def test_every_command_has_a_schema_of_its_output():
+    assert OUTPUTS.keys() == {*main.commands, "error"}
 
 
 @pytest.mark.parametrize("example", recipes())

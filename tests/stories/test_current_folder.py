@@ -71,6 +71,7 @@ def quick_calls(lab, out):
     scan = next((study / "Raw DICOM MRI Scans").iterdir())
     return {
         "doctor": (),
+        "info": (),
         "init": (study, "-o", out / "new.toml"),
         "check": (study, "-r", study / "dataset.toml", *work),
         "convert": (study, "-r", study / "dataset.toml", *work),

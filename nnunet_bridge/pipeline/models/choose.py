@@ -229,7 +229,7 @@ class _Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class _ChoiceRecord:
+class ChoiceRecord:
     """The fields of ``choice.json`` that decide."""
 
     budget: str
@@ -254,7 +254,7 @@ def current_choice(
     if not content or damage:
         return None, damage
     try:
-        record = from_record(_ChoiceRecord, content, CHOICE_FILE)
+        record = from_record(ChoiceRecord, content, CHOICE_FILE)
     except InputError as error:
         return None, str(error)
     states = selectable_runs(known_runs(dataset), budget)

@@ -23,7 +23,7 @@ class PredictionOptions:
     """Which images of a DICOM folder are read, and which corrections are allowed."""
 
     channels: Channels | None = None
-    """Which series is which channel, by a recipe. None means as the model was trained."""
+    """Which series is which channel, by a recipe; None: as the model was trained."""
 
     region: RegionRequest = field(default_factory=RegionRequest)
     """Which slices are predicted; all of them by default."""
