@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.key_texts import describe_keys, one_or_several
 
 if TYPE_CHECKING:
     from nnunet_bridge.formats.dicom.options import SeriesOptions
@@ -51,12 +52,16 @@ _Text: TypeAlias = Annotated[str, Field(max_length=100)]
 class ChannelSeries(BaseModel):
     """``[channels.NAME]``: the series that is a channel, among those of a folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra=describe_keys
+    )
 
     series: Annotated[_Text, AfterValidator(_of_no_patient)] | None = None
     """Number or description of the series."""
 
-    image_type: Annotated[tuple[_Text, ...], BeforeValidator(_as_several)] = ()
+    image_type: Annotated[
+        tuple[_Text, ...], BeforeValidator(_as_several), one_or_several("string")
+    ] = ()
     """A word of DICOM's *Image Type*, or several."""
 
     echo: int | None = None

@@ -40,6 +40,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.core.words import Side
 from nnunet_bridge.formats.channels import Channels, ChannelSeries
+from nnunet_bridge.formats.key_texts import describe_keys, one_or_several
 from nnunet_bridge.formats.labels_file import IGNORE
 from nnunet_bridge.formats.system import processor_time_limit
 from nnunet_bridge.ops.naming import composed
@@ -104,8 +105,13 @@ def _as_several(value: Any) -> Any:  # noqa: ANN401 - pydantic judges it next
 
 
 Millimetres: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Texts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
-Values: TypeAlias = Annotated[tuple[int, ...], BeforeValidator(_as_several)]
+
+Texts: TypeAlias = Annotated[
+    tuple[str, ...], BeforeValidator(_as_several), one_or_several("string")
+]
+Values: TypeAlias = Annotated[
+    tuple[int, ...], BeforeValidator(_as_several), one_or_several("integer")
+]
 
 Groups: TypeAlias = Mapping[str, str | None]
 """The named groups of a pattern that matched a name."""
@@ -114,9 +120,11 @@ _SHIPPED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Part(BaseModel):
-    """A table of the recipe; the string below a key is its description in the docs."""
+    """A table of the recipe; the string below a key describes it in docs and schema."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra=describe_keys
+    )
 
 
 ChannelName: TypeAlias = Annotated[
@@ -363,8 +371,18 @@ LabelName: TypeAlias = Annotated[
 ]
 
 
+def _as_written(schema: dict[str, Any], model: type) -> None:
+    """Describe a recipe as the file has it, with its aliases among the labels."""
+    describe_keys(schema, model)
+    labels = schema["properties"]["labels"]
+    labels["properties"] = {"aliases": schema["properties"].pop("aliases")}
+    labels["maxProperties"] += 1
+
+
 class Recipe(_Part):
     """A whole recipe; see `read_recipe`."""
+
+    model_config = ConfigDict(json_schema_extra=_as_written)
 
     dataset: DatasetPart
     scans: ScansPart = ScansPart()

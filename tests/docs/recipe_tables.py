@@ -1,15 +1,12 @@
 """Write the keys of a recipe into docs/reference/recipe.md, from the code itself.
 
 ``make docs`` calls this file. Types, limits and defaults come from the pydantic models,
-the meaning of a key from the string below it.
+the meaning of a key from the string below its field.
 """
 
-import ast
 import inspect
 import json
 import re
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 from nnunet_bridge.formats.channels import ChannelSeries
@@ -20,7 +17,6 @@ KEYS = re.compile(
     r"(?<=<!-- keys of a recipe -->\n).*?(?=<!-- end of keys -->)", re.DOTALL
 )
 _HEAD = "| key | value | default | meaning |\n|---|---|---|---|\n"
-_WRITTEN = {"aliases": "labels.aliases", "cases": "cases.ID"}
 _TYPES = {
     "integer": "whole number", "number": "number", "string": "text",
     "boolean": "`true` or `false`", "array": "list", "object": "table",
@@ -40,28 +36,31 @@ def keys():
         if hasattr(field.annotation, "model_fields")
     }
     sections = [_section(f"[{n}]", n, model) for n, model in parts.items()]
-    others = [n for n in Recipe.model_fields if n not in parts and n != "channels"]
     sections.append(_section("[channels.NAME]", "channels.NAME", ChannelSeries))
-    rows = [_row(_WRITTEN.get(name, name), Recipe, name) for name in others]
-    return "\n".join(
-        [*sections, "## Labels and cases", "", _HEAD + "\n".join(rows), ""]
-    )
+    whole = Recipe.model_json_schema()["properties"]
+    rows = [
+        _row("labels", whole["labels"], needed=True),
+        _row("labels.aliases", whole["labels"]["properties"]["aliases"]),
+        _row("cases.ID", whole["cases"]),
+    ]
+    return "\n".join([*sections, "## Labels and cases", "", _HEAD + "".join(rows)])
 
 
 def _section(title, prefix, model):
     about = inspect.getdoc(model).partition(": ")[2].replace("\n", " ")
-    rows = [_row(f"{prefix}.{name}", model, name) for name in model.model_fields]
-    words = about[0].upper() + about[1:]
-    return f"## {title}\n\n{words}\n\n{_HEAD}" + "\n".join(rows) + "\n"
-
-
-def _row(key, model, name):
     schema = model.model_json_schema()
-    part = schema["properties"][name]
-    needed = name in schema.get("required", [])
+    needed = schema.get("required", [])
+    rows = [
+        _row(f"{prefix}.{name}", part, needed=name in needed)
+        for name, part in schema["properties"].items()
+    ]
+    return f"## {title}\n\n{about[0].upper()}{about[1:]}\n\n{_HEAD}{''.join(rows)}"
+
+
+def _row(key, part, *, needed=False):
     default = "required" if needed else _default(part.get("default"))
-    cells = [f"`{key}`", _value(part), default, _meanings(model)[name]]
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    cells = [f"`{key}`", _value(part), default, part["description"]]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 
 
 def _default(value):
@@ -88,19 +87,6 @@ def _one_value(part):
     limits += [f"below {below:g}"] if below is not None else []
     limits += [f"from {low}"] if low is not None else []
     return " ".join([_TYPES[part["type"]], ", ".join(limits)]).strip()
-
-
-@cache
-def _meanings(model):
-    """Return the string below each field of a class, on one line."""
-    body = ast.parse(inspect.getsource(model)).body[0].body
-    return {
-        field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The documentation describes what the program does, and its links have targets."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from command import faults_of
 from info_pages import pages
 from option_tables import TABLE, table
 from recipe_tables import KEYS, keys
@@ -123,6 +125,13 @@ def test_schemas_and_tables_of_faults_are_as_the_code_has_them():
     assert there == {file for file in expected if file.suffix == ".json"}
 
 
+def test_the_page_of_schemas_links_each_of_them():
+    page = DOCS / "reference" / "schemas.md"
+    linked = {link for link in links_of(page) if link.startswith("schemas/")}
+
+    assert linked == {f"schemas/{f.name}" for f in page.with_suffix("").iterdir()}
+
+
 def test_every_command_has_a_schema_of_its_output():
     assert OUTPUTS.keys() == {*main.commands, "error"}
 
@@ -132,6 +141,26 @@ def test_every_recipe_in_the_documentation_is_valid(example):
     recipe = recipe_from(example, name="the example")
 
     assert len(recipe.table) >= len(recipe.labels)
+
+
+@pytest.mark.parametrize("example", recipes())
+def test_every_recipe_in_the_documentation_follows_the_schema(example):
+    schema = json.loads((DOCS / "reference" / "schemas" / "dataset.json").read_text())
+
+    assert faults_of(example, resolved(schema, schema["$defs"])) == []
+
+
+def resolved(schema, parts):
+    """Return a schema with the parts that it refers to in their places."""
+    if isinstance(schema, list):
+        return [resolved(part, parts) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return resolved(parts[schema["$ref"].rpartition("/")[2]], parts)
+    if "prefixItems" in schema:  # a tuple, of one type in a recipe
+        schema = {**schema, "items": schema["prefixItems"][0]}
+    return {key: resolved(value, parts) for key, value in schema.items()}
 
 
 def test_the_pages_hold_examples():
