@@ -103,8 +103,9 @@ finished_model_field = partial(
 )
 budget_field = partial(
     _budget,
-    "Training length. full: nnU-Net's own (needs a GPU). quick: 2 % of its "
-    "steps. smoke: a small network that checks the pipeline on a CPU; its scores "
+    "Training length. full: nnU-Net's own (needs a GPU). standard: a quarter of its "
+    "epochs, for a quarter of the cost. quick: 2 % of its steps. smoke: a small "
+    "network that checks the pipeline on a CPU; its scores "
     "are not results.",
 )
 finished_budget_field = partial(

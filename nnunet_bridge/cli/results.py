@@ -88,6 +88,12 @@ class _Predict:
     channel: str | None = shared.channel_field()
     force: bool = shared.force_field("Predict finished cases again.")
     device: str = shared.device_field()
+    engine: str = shared.machine_option(
+        "--engine",
+        "Library that computes the networks on a CPU. auto: OpenVINO where it is "
+        "installed.",
+        choices=("auto", "torch", "openvino"),
+    )
 
     def options(self) -> PredictionOptions:
         from nnunet_bridge.formats.recipe import read_recipe
@@ -99,6 +105,7 @@ class _Predict:
         return PredictionOptions(
             ModelRequest(self.configurations, *words),
             self.device,
+            self.engine,
             scans=_series_options(self.recipe, self.scans),
             channels=read_recipe(self.recipe).image_channels if self.recipe else None,
             region=RegionRequest.from_words(**given(self.region)),

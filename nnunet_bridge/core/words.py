@@ -37,6 +37,7 @@ class BudgetName(StrEnum):
     """How long a training is."""
 
     FULL = "full"
+    STANDARD = "standard"
     QUICK = "quick"
     SMOKE = "smoke"
 

@@ -4,6 +4,7 @@ torch is not imported: `inside.gpu` reports its facts from a process of its own,
 everything here is decided from these.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -248,6 +249,24 @@ def chosen_device(
         note = f"The GPU is not used, the CPU is. {fault}." if fault else ""
         return ("cpu" if fault else "cuda"), note
     return ("mps" if sys.platform == "darwin" and torch().mps else "cpu"), ""
+
+
+def chosen_engine(asked: str, device: str) -> tuple[str, str]:
+    """Return ``torch`` or ``openvino`` for a word of `--engine`, and a warning.
+
+    The warning says why ``openvino`` was asked for and is not taken; else it is empty.
+    """
+    installed = importlib.util.find_spec("openvino") is not None
+    if asked == "torch" or (installed and device == "cpu"):
+        return ("torch" if asked == "torch" else "openvino"), ""
+    if asked == "auto":
+        return "torch", ""
+    why = (
+        f"OpenVINO computes on a CPU, not on {device}"
+        if installed
+        else "OpenVINO is not installed (pip install 'nnunet-bridge[cpu]')"
+    )
+    return "torch", f"{why}: torch predicts."
 
 
 def _cores() -> int:

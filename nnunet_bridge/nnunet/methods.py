@@ -131,7 +131,9 @@ def _methods() -> Iterator[Method]:
         suffix = budget.suffix
         own = f"Bridge{suffix}Trainer" if suffix else STOCK_TRAINER
         yield Method(DEFAULT_MODEL, budget, own)
-        for model, (trainer, network) in _REPORT_NETWORKS.items():
+        # A full training of the report's networks is shorter than `standard`.
+        short = {} if budget.name == BudgetName.STANDARD else _REPORT_NETWORKS
+        for model, (trainer, network) in short.items():
             yield Method(model, budget, trainer, STOCK_PLANS, two_d, network)
         augmented = f"BridgeReportAugmentation{suffix}Trainer"
         yield Method(ModelName.REPORT_AUGMENTATION, budget, augmented)

@@ -288,6 +288,10 @@ def images_by_case(folder: Path, ending: str = FILE_ENDING) -> dict[str, list[Pa
     return cases
 
 
+ENGINE_FILE = "engine.json"
+"""Beside predicted labelmaps, if OpenVINO was asked for: what computed them."""
+
+
 def agreement_file(folder: Path, case_id: str) -> Path:
     """Return the file beside a predicted labelmap that says how sure the model is."""
     return folder / f"{case_id}.agreement.json"

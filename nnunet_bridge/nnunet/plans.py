@@ -1,8 +1,9 @@
 """Planners, budgets, and the plans that a training follows.
 
 A planner is nnU-Net's own and writes the stock plans. A budget is the length of a
-training: `full` is nnU-Net unchanged, `quick` its plan and trainer with 2 % of its
-steps, `smoke` a small network with few steps that checks the pipeline on a CPU.
+training: `full` is nnU-Net unchanged, `standard` and `quick` its plan and trainer with
+a quarter and 2 % of its steps, `smoke` a small network with few steps that checks the
+pipeline on a CPU.
 """
 
 import math
@@ -73,6 +74,7 @@ _QUICK = "this quick run has 2 % of nnU-Net's steps; its scores are preliminary"
 _SMOKE = "this smoke test checks the pipeline; its scores are not results"
 BUDGETS: dict[str, Budget] = {
     BudgetName.FULL: Budget(BudgetName.FULL, "", ""),
+    BudgetName.STANDARD: Budget(BudgetName.STANDARD, "Standard", ""),
     BudgetName.QUICK: Budget(BudgetName.QUICK, "Quick", _QUICK),
     BudgetName.SMOKE: Budget(BudgetName.SMOKE, "Smoke", _SMOKE),
 }
@@ -95,6 +97,15 @@ def budget_of(steps: int) -> BudgetName:
 
 
 QUICK_STEPS = {"epochs": 50, "iterations": 100, "validation_iterations": 20}
+STOCK_NETWORK_STEPS: dict[str, dict[str, int]] = {
+    BudgetName.STANDARD: {
+        "epochs": 250,
+        "iterations": 250,
+        "validation_iterations": 50,
+    },
+    BudgetName.QUICK: QUICK_STEPS,
+}
+"""Budgets that shorten the training and leave nnU-Net's network as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +157,11 @@ def plans_for(budget: Budget, stock: Plans) -> Plans:
     """
     plans = deepcopy(stock)
     plans["plans_name"] = f"{stock['plans_name']}{budget.suffix}"
-    if budget.name == BudgetName.QUICK:
+    if budget.name in STOCK_NETWORK_STEPS:
+        steps = STOCK_NETWORK_STEPS[budget.name]
         names = {*ALWAYS_PLANNED, *stock["configurations"]}
         trained = [str(name) for name in CONFIGURATIONS if name in names]
-        plans["nnunet_bridge"] = {name: dict(QUICK_STEPS) for name in trained}
+        plans["nnunet_bridge"] = {name: dict(steps) for name in trained}
     elif budget.name == BudgetName.SMOKE:
         plans["nnunet_bridge"] = {}
         for name, size in SMOKE_SIZES.items():

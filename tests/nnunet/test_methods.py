@@ -12,9 +12,14 @@ from nnunet_bridge.nnunet.plans import BUDGETS
 DATASET = Dataset(NOWHERE, "Dataset001_Tibia")
 
 
-def test_every_model_has_every_budget():
+def test_every_model_has_every_budget_that_is_shorter_than_its_full_training():
+    short = {ModelName.UNET_2D, ModelName.RESNET_34, ModelName.RESNET_34_FROZEN}
+
     assert set(METHODS) == {
-        (model, budget) for model in ModelName for budget in BUDGETS
+        (model, budget)
+        for model in ModelName
+        for budget in BUDGETS
+        if (model in short, budget) != (True, "standard")
     }
 
 

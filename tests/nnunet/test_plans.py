@@ -72,12 +72,13 @@ def test_full_is_the_plan_of_nnunet_itself(stock):
     assert method_of("nnunet", "full").plans_from(stock) == stock
 
 
-def test_quick_changes_nothing_but_the_number_of_steps(stock):
-    plans = method_of("nnunet", "quick").plans_from(stock)
+@pytest.mark.parametrize(("budget", "share"), [("standard", 0.25), ("quick", 0.02)])
+def test_standard_and_quick_change_only_the_number_of_steps(stock, budget, share):
+    plans = method_of("nnunet", budget).plans_from(stock)
 
     assert plans["configurations"] == stock["configurations"]
     steps = plans["nnunet_bridge"]["2d"]
-    assert steps["epochs"] * steps["iterations"] == 0.02 * 1000 * 250
+    assert steps["epochs"] * steps["iterations"] == share * 1000 * 250
 
 
 def test_smoke_keeps_the_first_strides_so_that_thick_slices_stay_whole(stock):

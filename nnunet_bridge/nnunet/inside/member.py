@@ -11,9 +11,13 @@ import numpy.typing as npt
 import SimpleITK
 import torch
 from nnunetv2.inference import predict_from_raw_data as nnunet
-from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.label_handling.label_handling import (
+    convert_labelmap_to_one_hot,
+    determine_num_input_channels,
+)
 
 from nnunet_bridge.nnunet.estimates import PlannedMember
+from nnunet_bridge.nnunet.inside.converted import Converted, converted, smallest_step
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
 from nnunet_bridge.nnunet.inside.safety import json_read_by
@@ -92,6 +96,21 @@ class Member:
             self.label_manager.num_segmentation_heads,
             tuple(predictor.allowed_mirroring_axes or ()),
             device,
+        )
+
+    def converted(self, kept: Path) -> tuple[Converted, ...]:
+        """Return its networks in OpenVINO; `kept` as in `converted`.
+
+        Raises `NotConvertedError`.
+        """
+        facts = self.plans, self.configuration, self.dataset
+        channels = determine_num_input_channels(*facts)
+        patch = self.networks.patch
+        strides = self.configuration.network_arch_init_kwargs.get("strides")
+        step = smallest_step(strides, patch)
+        return tuple(
+            converted(network.eval(), (channels, *patch), (channels, *step), kept)
+            for network in self.networks.folds
         )
 
     def work(self, files: Sequence[Path]) -> float:

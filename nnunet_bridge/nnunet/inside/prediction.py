@@ -22,10 +22,16 @@ import numpy.typing as npt
 import torch
 
 from nnunet_bridge.formats.files import open_to_write, write_json
+from nnunet_bridge.nnunet.inside.converted import NotConvertedError
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.sliding import NotFiniteError
-from nnunet_bridge.nnunet.names import FILE_ENDING, agreement_file, images_by_case
+from nnunet_bridge.nnunet.names import (
+    ENGINE_FILE,
+    FILE_ENDING,
+    agreement_file,
+    images_by_case,
+)
 
 _REPORT_EVERY_S = 0.25
 _Labels: TypeAlias = npt.NDArray[np.uint8]
@@ -41,6 +47,7 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--device", required=True)
     predict.add_argument("--progress", type=Path, required=True)
     predict.add_argument("--previous", type=Path)
+    predict.add_argument("--openvino", type=Path)
     predict.add_argument("--part", nargs=2, type=int, default=(0, 1))
 
 
@@ -49,7 +56,9 @@ def predict(asked: argparse.Namespace) -> None:
 
     A member is a model folder and its folds; several are averaged. Beside every
     labelmap lies its `names.agreement_file`: the Dice between folds and members. Of
-    several processes, each predicts a part of the images.
+    several processes, each predicts a part of the images. With ``--openvino``, the
+    folder of converted networks, OpenVINO predicts; `names.ENGINE_FILE` says whether it
+    did.
     """
     device = torch.device(asked.device)
     if device.type == "cuda":
@@ -59,6 +68,8 @@ def predict(asked: argparse.Namespace) -> None:
         for model, *folds in asked.member
     ]
     asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.openvino:
+        write_json(asked.out / ENGINE_FILE, _to_openvino(members, asked.openvino))
     first, step = asked.part
     ending = members[0].dataset["file_ending"]
     found = images_by_case(asked.images) or images_by_case(asked.images, ending)
@@ -78,6 +89,18 @@ def predict(asked: argparse.Namespace) -> None:
                 case.keep(member, next(prepared))
             case.finish(members[-1], next(prepared), f"{case_id}{FILE_ENDING}")
             write_json(agreement_file(asked.out, case_id), case.agreement())
+
+
+def _to_openvino(members: Sequence[Member], kept: Path) -> dict[str, str]:
+    """Let OpenVINO compute the networks of all members, or those of none."""
+    try:
+        with torch.inference_mode():
+            folds = [member.converted(kept) for member in members]
+    except NotConvertedError as error:
+        return {"engine": "torch", "reason": str(error)}
+    for member, networks in zip(members, folds, strict=True):
+        member.networks = replace(member.networks, folds=networks)
+    return {"engine": "openvino"}
 
 
 def _labels_of(case_id: str, folder: Path | None) -> Path | None:

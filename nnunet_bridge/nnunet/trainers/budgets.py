@@ -1,9 +1,9 @@
-"""nnU-Net's own training at the budgets `smoke` and `quick`.
+"""nnU-Net's own training at the budgets `standard`, `quick` and `smoke`.
 
 Source: nnU-Net (Isensee et al., *Nature Methods* 2021); the settings of `smoke` are
 ours (decision 0006).
 
-Both are nnU-Net's own trainer with fewer steps. Their number is in the plans, under the
+All are nnU-Net's own trainer with fewer steps. Their number is in the plans, under the
 key ``nnunet_bridge``, so that a checkpoint has everything that made it:
 ``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
 """
@@ -43,6 +43,10 @@ class BridgeQuickTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def plot_network_architecture(self) -> None:
         """Skip a plot that needs a package that is not installed."""
+
+
+class BridgeStandardTrainer(BridgeQuickTrainer):
+    """A quarter of nnU-Net's epochs; its learning rate falls to zero over them."""
 
 
 class BridgeSmokeTrainer(BridgeQuickTrainer):

@@ -37,7 +37,11 @@ from nnunet_bridge.nnunet.sides import (
     has_sided_labels,
     swapped_labels,
 )
-from nnunet_bridge.nnunet.trainers.budgets import BridgeQuickTrainer, BridgeSmokeTrainer
+from nnunet_bridge.nnunet.trainers.budgets import (
+    BridgeQuickTrainer,
+    BridgeSmokeTrainer,
+    BridgeStandardTrainer,
+)
 
 LARGEST_ROTATION = math.radians(15)
 FLIP_PROBABILITY = 0.5
@@ -169,6 +173,12 @@ class ReportAugmentation:
 
 class BridgeReportAugmentationTrainer(ReportAugmentation, nnUNetTrainer):  # type: ignore[misc]
     """At the full budget: nnU-Net's 1000 epochs."""
+
+
+class BridgeReportAugmentationStandardTrainer(
+    ReportAugmentation, BridgeStandardTrainer
+):
+    """At the budget `standard`."""
 
 
 class BridgeReportAugmentationQuickTrainer(ReportAugmentation, BridgeQuickTrainer):

@@ -26,7 +26,7 @@ from nnunet_bridge.nnunet.commands import (
 from nnunet_bridge.nnunet.estimates import PlannedMember, host_bytes, waiting_disk_bytes
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import DATASET_FILE, PLANS_FILE
-from nnunet_bridge.nnunet.names import images_by_case
+from nnunet_bridge.nnunet.names import Dataset, images_by_case
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import RunState
 from nnunet_bridge.pipeline.models.choose import Model
@@ -47,6 +47,18 @@ class ImagesTooLarge(BridgeError):  # noqa: N818 - it lists cases
     def __init__(self, cases: Mapping[str, Refused]) -> None:
         super().__init__("\n".join(map(str, cases.values())), code="F10")
         self.cases = cases
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """How the networks are computed."""
+
+    engine: str = "torch"  # or ``openvino``
+
+    def words(self, dataset: Dataset) -> list[str]:
+        """Return the arguments of a call of nnU-Net for a model of a dataset."""
+        kept = dataset.record_dir / "openvino"
+        return ["--openvino", str(kept)] if self.engine == "openvino" else []
 
 
 class Network(Protocol):
@@ -70,6 +82,7 @@ def predict_folder(
     *,
     advanced: Callable[[float], None],
     host: Host | None = None,
+    inference: Inference | None = None,
 ) -> Path:
     """Predict every image of a folder; return the folder of ``<case>.nii.gz``.
 
@@ -97,7 +110,7 @@ def predict_folder(
     gpus = host.visible(1) if resources.device == "cuda" else ("",)
     parts = _within(host.free_memory(), members, grids, resources, gpus)
     _require_disk(members, grids, host.free_bytes(work))
-    call = _Call(model, work, parts, host)
+    call = _Call(model, work, parts, host, inference or Inference())
     previous = work / f"{LOWRES}_for_{CASCADE}" if model.previous else None
     if previous:
         call.predict([model.previous], previous)
@@ -116,6 +129,7 @@ class _Call:
     """Resources of each process; each predicts a part of the images."""
 
     host: Host
+    inference: Inference
 
     def predict(
         self,
@@ -164,6 +178,7 @@ class _Call:
             previous_dir=previous_dir,
         )
         command += trusting(self.model.trusted)
+        command += self.inference.words(self.model.dataset)
         if len(self.parts) > 1:
             command += ["--part", str(number), str(len(self.parts))]
         dataset = self.model.dataset

@@ -19,6 +19,10 @@ class PredictionOptions:
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cuda``, ``cpu`` or ``mps``."""
 
+    engine: str = "auto"
+    """``torch``, ``openvino`` (on a CPU), or ``auto``: OpenVINO where it is installed.
+    A case that either of them finished counts as finished for ``auto``."""
+
     scans: SeriesOptions = field(default_factory=SeriesOptions)
     """Which images of a DICOM folder are read, and which corrections are allowed."""
 

@@ -6,6 +6,7 @@ Every case gets a folder of its own, on the grid of its input. A finished case
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,14 +24,15 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.version import __version__, software_versions
 from nnunet_bridge.formats.dicom import SourceSlice
 from nnunet_bridge.formats.dicom.segmentation import Algorithm
-from nnunet_bridge.formats.files import clear_os_errors, write_if_changed
+from nnunet_bridge.formats.files import clear_os_errors, read_json, write_if_changed
 from nnunet_bridge.formats.folders import work_folder
 from nnunet_bridge.formats.manifest import RegionRecord, recorded_region
 from nnunet_bridge.formats.nifti import read_labelmap, read_volume, write_volume
 from nnunet_bridge.formats.tables import write_volumes
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
-from nnunet_bridge.nnunet.names import FILE_ENDING, Dataset, image_name
+from nnunet_bridge.nnunet.machine import chosen_engine
+from nnunet_bridge.nnunet.names import ENGINE_FILE, FILE_ENDING, Dataset, image_name
 from nnunet_bridge.ops.midline import only_side
 from nnunet_bridge.ops.region import Region, cropped_volume
 from nnunet_bridge.ops.turn import Turn, turn_towards
@@ -46,6 +48,7 @@ from nnunet_bridge.pipeline.prediction.network import (
     IMAGES,
     PREDICTED,
     ImagesTooLarge,
+    Inference,
     Network,
     predict_folder,
 )
@@ -78,7 +81,7 @@ def predict_images(
     options: PredictionOptions | None = None,
     *,
     progress: Progress | None = None,
-    network: Network = predict_folder,
+    network: Network | None = None,
 ) -> PredictSummary:
     """Predict every image of `inputs` with a model of a dataset.
 
@@ -111,7 +114,8 @@ def predict_images(
     trained = TrainedModel.of(model, options.clean)
     trained = replace(trained, channels=trained.channels.chosen_by(options.channels))
     trained.channels.index(options.channel)  # an unknown name ends it here
-    resources = _resources(options.device, shown)
+    resources, engine = _resources(options, shown)
+    options = replace(options, engine=engine if options.engine != "auto" else "auto")
     with work_folder(out, "work") as work:
         count = len(trained.channels.names)
         sources = find_known_images(
@@ -120,6 +124,7 @@ def predict_images(
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
+        network = network or partial(predict_folder, inference=Inference(engine))
         run = _PredictionRun(trained, out, work, options, shown, network)
         try:
             cases = run.predict(sources, resources)
@@ -130,14 +135,15 @@ def predict_images(
     return PredictSummary(dataset.name, model.reason, cases, out)
 
 
-def _resources(asked: str, shown: Progress) -> Resources:
-    """Return what one prediction may use; report a device that cannot be had."""
+def _resources(options: PredictionOptions, shown: Progress) -> tuple[Resources, str]:
+    """Return what one prediction may use, and its engine; report what it may not."""
     host = Host()
-    device, warning = host.device(asked)
-    if warning:
-        shown.say(warning)
+    device, warning = host.device(options.device)
+    engine, another = chosen_engine(options.engine, device)
+    for why in filter(None, (warning, another)):
+        shown.say(why)
     gpus = len(host.visible(1)) if device == "cuda" else 1
-    return replace(host.share(1, device), gpus=gpus)
+    return replace(host.share(1, device), gpus=gpus), engine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +184,7 @@ class _PredictionRun:
     _unread: list[ImageSource] = field(default_factory=list)
     _part: int = 0
     _model_hash: str = ""
+    _told: bool = False  # whether OpenVINO's failure has been reported
 
     def predict(
         self, sources: Sequence[ImageSource], resources: Resources
@@ -282,6 +289,8 @@ class _PredictionRun:
             "model_sha256": self._model_hash,
             "options": self.options.as_json(),
         }
+        if self.options.engine != "auto":
+            facts["engine"] = self.options.engine
         if self.options.clean == TUNED:
             facts["options"]["rules"] = self.trained.rules_record()
         seen, grid = self.trained.seen, reading.volume.grid
@@ -448,7 +457,7 @@ class _PredictionRun:
         written = outputs.write_outputs(case_dir, predicted_image, self.options)
         findings = (*image.findings, *written.findings)
         record = PredictionRecord(
-            **image.facts,
+            **{**image.facts, "engine": self._engine(work)},
             **self._provenance(image),
             cleaning=account,
             volumes_mm3={v.structure: v.volume_mm3 for v in written.volumes},
@@ -459,6 +468,19 @@ class _PredictionRun:
         record.write(case_dir)
         files = self._files(case_id)
         return PredictedCase(case_id, findings, written.volumes, files, quality)
+
+    def _engine(self, work: Path) -> str:
+        """Return what computed the networks; report OpenVINO's failure once."""
+        file = work / PREDICTED / ENGINE_FILE
+        if not file.is_file():
+            return "torch"
+        facts = read_json(file)
+        if "reason" in facts and not self._told:
+            self._told = True
+            self.progress.say(
+                f"OpenVINO cannot compute this model: torch does. {facts['reason']}."
+            )
+        return str(facts["engine"])
 
     @staticmethod
     def _as_read(file: Path, image: _WaitingImage) -> Volume:

@@ -34,6 +34,7 @@ class PredictionRecord(Part):
     region: RegionRecord | None = None
     software: str = ""
     versions: JsonObject = Field(default_factory=dict)
+    engine: str = "torch"  # what computed the networks: ``torch`` or ``openvino``
     model: str
     budget: str = ""
     cut: CutRecord | None = None

@@ -33,6 +33,7 @@ from nnunet_bridge.nnunet.plans import PLANNERS, Plans, plan_words, resolved
 from nnunet_bridge.nnunet.runs import known_runs, run_state
 
 DAY_S = 86_400.0
+_EPOCHS = {BudgetName.FULL: FULL_EPOCHS, BudgetName.STANDARD: FULL_EPOCHS // 4}
 _UNCERTAIN = 1.3  # a training may need 30 % less than the estimate for a GPU
 
 Consent = Callable[[str], None]
@@ -238,8 +239,9 @@ def announce_cpu_time(
     if seconds is None:
         return
     sentence = (
-        f"Without a GPU, {counted(len(runs), 'training')} at the budget full will take "
-        f"about {format_duration(seconds)} on {counted(machine.cores, 'core')}."
+        f"Without a GPU, {counted(len(runs), 'training')} at the budget "
+        f"{method.budget.name} will take about {format_duration(seconds)} on "
+        f"{counted(machine.cores, 'core')}."
     )
     if seconds > DAY_S and consent is not None:
         consent(f"{sentence} Use a GPU, or --budget smoke for a trial.")
@@ -250,15 +252,18 @@ def announce_cpu_time(
 def cpu_seconds(runs: Sequence[Run], method: Method, machine: Machine) -> float | None:
     """Return the time of all runs on all cores; None for another budget or network."""
     of_nnunet = method.own and method.report_network is None
-    if method.budget.name != BudgetName.FULL or not of_nnunet:
+    epochs = _EPOCHS.get(method.budget.name)
+    if epochs is None or not of_nnunet:
         return None
     total = 0.0
     for run in runs:
-        planned = resolved(read_json(run.plans_file), run.configuration)
+        planned = resolved(
+            read_json(run.dataset.plans_file(method.stock_plans)), run.configuration
+        )
         channels = len(RawDataset.open(run.dataset.raw_dir).channels)
         seconds = full_training_seconds(planned, channels, machine.cores)
         if seconds is None:
             return None
-        left = 1 - min(run_state(run).course.epochs_done / FULL_EPOCHS, 1)
-        total += seconds * left
+        left = max(epochs - run_state(run).course.epochs_done, 0)
+        total += seconds * left / FULL_EPOCHS
     return total

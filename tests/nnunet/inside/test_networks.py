@@ -732,3 +732,18 @@ def test_a_training_without_any_loss_in_an_epoch_fails(trainer_of):
         trainer.on_train_epoch_end([lost, lost])
 
     assert ended == [[lost, found]]
+
+
+def test_standard_has_nnunets_schedule_over_250_epochs(trainer_of):
+    trainer = trainer_of("nnunet", "standard", patch=[64, 64])
+    trainer.network = torch.nn.Linear(1, 1)
+    optimizer, schedule = trainer.configure_optimizers()
+
+    rates = []
+    for epoch in (0, 125, 249):
+        schedule.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (250, 250)
+    assert type(optimizer) is torch.optim.SGD
+    assert rates == pytest.approx([0.01 * (1 - e / 250) ** 0.9 for e in (0, 125, 249)])

@@ -160,14 +160,14 @@ def write_image(folder, setting, case="case"):
     return folder
 
 
-def streamed(images, out, *members, workers=1, previous=None):
+def streamed(images, out, *members, workers=1, previous=None, **more):
     """Predict as the program does; return the labels and the agreement."""
-    run_part(images, out, *members, workers=workers, previous=previous)
+    run_part(images, out, *members, workers=workers, previous=previous, **more)
     agreement = json.loads((out / "case.agreement.json").read_text())
     return read_array(out / "case.nii.gz")[1], agreement
 
 
-def run_part(images, out, *members, workers=1, previous=None, part=(0, 1)):
+def run_part(images, out, *members, workers=1, previous=None, part=(0, 1), **more):
     asked = Namespace(
         member=[[str(folder), *map(str, range(folds))] for folder, folds in members],
         images=images,
@@ -178,6 +178,7 @@ def run_part(images, out, *members, workers=1, previous=None, part=(0, 1)):
         workers=workers,
         part=part,
         trusted_trainer="",
+        **{"openvino": None, **more},
     )
     prediction.predict(asked)
 

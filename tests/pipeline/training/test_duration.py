@@ -87,6 +87,14 @@ def test_twice_the_folds_take_twice_as_long_and_twice_the_cores_half(planned):
     assert seconds(planned, request("3d_fullres", budget="smoke")) is None
 
 
+def test_standard_costs_a_quarter_of_full(planned):
+    full = seconds(planned, request("3d_fullres"))
+
+    standard = request("3d_fullres", budget="standard")
+
+    assert seconds(planned, standard) == pytest.approx(full / 4)
+
+
 def test_what_is_trained_already_does_not_count(planned):
     run = method_of("nnunet", "full").run(planned, "3d_fullres", 0)
     one = seconds(planned, request("3d_fullres"))

@@ -1,0 +1,139 @@
+"""OpenVINO computes every kind of network as torch does, from a private folder."""
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from test_streaming import SETTINGS, streamed, write_image, write_model
+from tiny_model import golden_plans
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch and nnU-Net warn while they are imported
+    import torch
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    from nnunet_bridge.nnunet.inside.converted import (
+        NotConvertedError,
+        converted,
+        smallest_step,
+    )
+    from nnunet_bridge.nnunet.methods import method_of
+    from nnunet_bridge.nnunet.trainers.resnet34 import ResNet34UNet
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and nnU-Net
+RESENC = "nnUNetResEncUNetMPlans"
+
+
+def planned_network(configuration, plans="nnUNetPlans", model="nnunet"):
+    """Return the network of a smoke run, and the strides of its stages."""
+    planned = method_of(model, "smoke").plans_from(golden_plans(plans))
+    architecture = planned["configurations"][configuration]["architecture"]
+    torch.manual_seed(3)
+    network = get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        1,
+        3,
+        deep_supervision=False,
+    )
+    return network.eval(), architecture["arch_kwargs"]["strides"]
+
+
+NETWORKS = {
+    "2d": lambda: (*planned_network("2d"), (64, 96)),
+    "3d": lambda: (*planned_network("3d_fullres"), (32, 48, 48)),
+    "residual encoder": lambda: (
+        *planned_network("3d_fullres", RESENC, "resenc-m"),
+        (32, 32, 48),
+    ),
+    "ResNet34": lambda: (ResNet34UNet(1, 3, (32, 16, 8, 8, 8)).eval(), None, (64, 96)),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_logits_are_those_of_torch_but_for_rounding(kind, tmp_path):
+    network, strides, patch = NETWORKS[kind]()
+    window = torch.randn(1, 1, *patch)
+    step = smallest_step(strides, patch)
+
+    with torch.inference_mode():
+        ours = converted(network, (1, *patch), (1, *step), tmp_path / "kept")(window)
+        theirs = network(window)
+
+    assert step != patch or strides is None
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.abs().max())
+    decided = theirs.sort(1).values.diff(dim=1)[:, -1] > 1e-3
+    assert torch.equal(ours.argmax(1)[decided], theirs.argmax(1)[decided])
+
+
+@pytest.mark.parametrize("name", ["2d, planes of another size", "3d, transposed"])
+def test_labels_of_an_image_are_those_of_torch(name, tmp_path):
+    setting, folder = SETTINGS[name], tmp_path / "kept"
+    images = write_image(tmp_path / "images", setting)
+    member = write_model(tmp_path / "model", setting), setting.folds
+
+    by_torch, _ = streamed(images, tmp_path / "torch", member)
+    labels, _ = streamed(images, tmp_path / "openvino", member, openvino=folder)
+
+    engine = json.loads((tmp_path / "openvino" / "engine.json").read_text())
+    assert engine == {"engine": "openvino"}
+    assert np.count_nonzero(labels != by_torch) <= 1e-5 * labels.size
+    assert len(list(folder.iterdir())) == setting.folds  # once for each checkpoint
+    assert folder.stat().st_mode & 0o077 == 0
+    assert sys.modules["openvino_telemetry"] is None  # no statistics are sent
+
+
+def test_a_network_is_converted_once_and_another_one_anew(tmp_path, monkeypatch):
+    network, strides, patch = NETWORKS["2d"]()
+    sizes = (1, *patch), (1, *smallest_step(strides, patch))
+
+    with torch.inference_mode():
+        converted(network, *sizes, tmp_path / "kept")
+        monkeypatch.setattr("openvino.convert_model", None)
+        converted(network, *sizes, tmp_path / "kept")
+        next(network.parameters()).add_(1)
+
+        with pytest.raises(NotConvertedError):
+            converted(network, *sizes, tmp_path / "kept")
+
+
+class Doubtful(torch.nn.Module):
+    """A network whose computation depends on the size of the window."""
+
+    def forward(self, window):
+        return window * float(window.shape[-1])
+
+
+@pytest.mark.parametrize("fault", ["another answer", "others can write there"])
+def test_torch_predicts_what_openvino_does_not_compute(fault, tmp_path):
+    network, kept = Doubtful(), tmp_path / "kept"
+    kept.mkdir(0o700)
+    reason = "not those of torch"
+    if fault == "others can write there":
+        kept.chmod(0o777)
+        reason = "others can write"
+
+    with pytest.raises(NotConvertedError, match=reason), torch.inference_mode():
+        converted(network, (1, 8, 8), (1, 4, 4), kept)
+
+    assert list(kept.iterdir()) == []
+
+
+def test_without_a_conversion_the_labels_are_those_of_torch(tmp_path):
+    setting = SETTINGS["2d, nothing to resample"]
+    images = write_image(tmp_path / "images", setting)
+    member = write_model(tmp_path / "model", setting), 1
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o777)
+
+    by_torch, _ = streamed(images, tmp_path / "torch", member)
+    labels, _ = streamed(images, tmp_path / "ours", member, openvino=closed)
+
+    engine = json.loads((tmp_path / "ours" / "engine.json").read_text())
+    assert engine["engine"] == "torch"
+    assert "others can write" in engine["reason"]
+    assert np.array_equal(labels, by_torch)
