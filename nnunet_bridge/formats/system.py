@@ -228,6 +228,16 @@ def user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
+def others_can_write(folder: Path) -> bool:
+    """Whether a folder belongs to another user, or others can write to it.
+
+    Windows keeps that elsewhere: False, as folders of a user are closed to others.
+    """
+    facts = folder.lstat()
+    foreign = hasattr(os, "getuid") and facts.st_uid != os.getuid()
+    return foreign or (os.name == "posix" and bool(facts.st_mode & 0o022))
+
+
 # Limits of the machine.
 
 

@@ -1,5 +1,7 @@
 """When nnU-Net's ``progress.png`` is drawn."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +39,28 @@ def test_short_epochs_are_drawn_once_a_minute_and_at_the_end():
 
 def test_a_smoke_test_draws_nothing():
     assert drawn_epochs("nnUNetPlansSmoke", PLOT_EVERY_S) == []
+
+
+class Figure:
+    """Refers to itself, as the figures of matplotlib do after they are closed."""
+
+    def __init__(self):
+        self.canvas = self
+
+
+def test_the_pixels_of_a_drawing_are_freed_before_the_next_epoch():
+    figures, trainer = [], SimpleNamespace(num_epochs=1, current_epoch=0)
+    draw = lambda _: figures.append(weakref.ref(Figure()))  # noqa: E731
+    trainer.logger = SimpleNamespace(plot_progress_png=draw)
+    trainer.plans_manager = SimpleNamespace(plans_name="nnUNetPlans")
+    plot_progress_rarely(trainer)
+
+    gc.disable()
+    try:
+        trainer.logger.plot_progress_png("folder")
+        assert figures[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_S13_no_setting_of_the_current_folder_is_drawn_with(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ conversion is used only if it answers as the network of torch does.
 
 import hashlib
 import math
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from nnunet_bridge.formats.folders import put_in_place, work_folder
+from nnunet_bridge.formats.system import others_can_write
 
 _CPU = {
     "INFERENCE_PRECISION_HINT": "f32",  # OpenVINO takes half precision where it can
@@ -67,7 +67,8 @@ def converted(
     """
     try:
         kept.mkdir(0o700, parents=True, exist_ok=True)
-        _require_private(kept)
+        if others_can_write(kept):
+            raise NotConvertedError(f"others can write to {kept}")
         folder = kept / _key(network)
         if not folder.is_dir():
             twice = [step[0], *(2 * size for size in step[1:])]
@@ -118,12 +119,6 @@ def _key(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(weights.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _require_private(folder: Path) -> None:
-    facts = folder.lstat()
-    if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-        raise NotConvertedError(f"others can write to {folder}")
 
 
 def smallest_step(strides: Any, patch: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ANN401 - plans
