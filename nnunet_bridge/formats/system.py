@@ -234,8 +234,9 @@ def others_can_write(folder: Path) -> bool:
     Windows keeps that elsewhere: False, as folders of a user are closed to others.
     """
     facts = folder.lstat()
-    foreign = hasattr(os, "getuid") and facts.st_uid != os.getuid()
-    return foreign or (os.name == "posix" and bool(facts.st_mode & 0o022))
+    if not hasattr(os, "getuid"):
+        return False
+    return facts.st_uid != os.getuid() or bool(facts.st_mode & 0o022)
 
 
 # Limits of the machine.

@@ -66,9 +66,7 @@ def converted(
         others can write to the folder.
     """
     try:
-        kept.mkdir(0o700, parents=True, exist_ok=True)
-        if others_can_write(kept):
-            raise NotConvertedError(f"others can write to {kept}")
+        _make_private(kept)
         folder = kept / _key(network)
         if not folder.is_dir():
             twice = [step[0], *(2 * size for size in step[1:])]
@@ -131,6 +129,12 @@ def smallest_step(strides: Any, patch: tuple[int, ...]) -> tuple[int, ...]:  # n
     stages = [s if isinstance(s, list) else [s] * len(patch) for s in strides]
     least = (2 * math.prod(axis) for axis in zip(*stages, strict=True))
     return tuple(map(min, least, patch))
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    if others_can_write(folder):
+        raise NotConvertedError(f"others can write to {folder}")
 
 
 def _openvino() -> Any:  # noqa: ANN401 - an extra, which need not be installed

@@ -11,10 +11,7 @@ import numpy.typing as npt
 import SimpleITK
 import torch
 from nnunetv2.inference import predict_from_raw_data as nnunet
-from nnunetv2.utilities.label_handling.label_handling import (
-    convert_labelmap_to_one_hot,
-    determine_num_input_channels,
-)
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.converted import Converted, converted, smallest_step
@@ -103,8 +100,9 @@ class Member:
 
         Raises `NotConvertedError`.
         """
-        facts = self.plans, self.configuration, self.dataset
-        channels = determine_num_input_channels(*facts)
+        channels = nnunet.determine_num_input_channels(
+            self.plans, self.configuration, self.dataset
+        )
         patch = self.networks.patch
         strides = self.configuration.network_arch_init_kwargs.get("strides")
         step = smallest_step(strides, patch)
