@@ -56,7 +56,7 @@ class Watch:
     ended: bool = False
     _tabs: int = 0
     _task: "asyncio.Task[None] | None" = None
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _look(self) -> None:
         while self._tabs and not self.ended:
@@ -66,9 +66,9 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - a damaged file must not end it
                 text = json.dumps({"error": f"{type(error).__name__}: {error}"})
             if text != self.text:
-                async with self._changed:
-                    self.text = text
-                    self._changed.notify_all()
+                self.text = text
+                self._changed.set()
+                self._changed = asyncio.Event()
             await asyncio.sleep(EVERY_S)
 
     async def events(self, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
@@ -91,12 +91,11 @@ class Watch:
 
     async def _next(self, seen: str) -> float:
         """Wait for a change, at most a second; return the seconds."""
-        async with self._changed:
-            if self.text == seen or not self.text:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), EVERY_S)
-                except TimeoutError:
-                    return EVERY_S
+        if self.text == seen:
+            try:
+                await asyncio.wait_for(self._changed.wait(), EVERY_S)
+            except TimeoutError:
+                return EVERY_S
         return 0.0
 
 
