@@ -16,6 +16,7 @@ from nnunet_bridge.nnunet.names import DATASET_FOLDER, Dataset, number_of
 from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
+_NOTHING = '{"workspace": "", "roots": [], "datasets": [], "jobs": []}'
 _SILENCE_S = 15.0  # after which a comment shows that the connection lives
 
 
@@ -64,7 +65,8 @@ class Watch:
                 found = await run_in_threadpool(partial(state, self.desk))
                 text = json.dumps(found)
             except Exception as error:  # noqa: BLE001 - a damaged file must not end it
-                text = json.dumps({"error": f"{type(error).__name__}: {error}"})
+                fault = f"The workspace cannot be read: {type(error).__name__}: {error}"
+                text = json.dumps({**json.loads(self.text or _NOTHING), "error": fault})
             if text != self.text:
                 self.text = text
                 self._changed.set()

@@ -126,3 +126,14 @@ def _wait(holds, patience_s=60):
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_a_damaged_run_does_not_end_the_state(page):
+    """The tabs see the fault; the server goes on."""
+    folder = page.workspace / "nnUNet_results" / "Dataset001_X"
+    folder.mkdir(parents=True)
+    (page.workspace / "runs" / "Dataset001_X").mkdir(parents=True)
+
+    for content in (b"{", b"[]", b"\x00" * 10):
+        (page.workspace / "runs" / "Dataset001_X" / "planned.json").write_bytes(content)
+        assert page.get("/api/state")[0] == 200

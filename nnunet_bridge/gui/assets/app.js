@@ -28,6 +28,11 @@ const open = () => {
 
 Object.entries(views).forEach(([id, view], place) => steps.append(h("a", { href: `#/${id}`, "data-view": id }, h("span", {}, String(place + 1)), view.title)));
 addEventListener("hashchange", () => { if (shown && shown.forget) shown.forget(); open(); });
-onState((state) => { document.getElementById("place").textContent = state.workspace; });
+const fault = document.getElementById("fault");
+onState((state) => {
+  document.getElementById("place").textContent = state.workspace;
+  fault.textContent = state.error || "";
+  fault.hidden = !state.error;
+});
 connect((connected) => { document.getElementById("offline").hidden = connected; });
 open();
