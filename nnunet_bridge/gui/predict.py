@@ -27,7 +27,7 @@ from nnunet_bridge.formats.files import (
     whole_file,
 )
 from nnunet_bridge.gui.desk import Asked, Desk, endpoint
-from nnunet_bridge.gui.look import PREDICTIONS, Scan, reading_of, scan_of
+from nnunet_bridge.gui.look import PAGE, PREDICTIONS, scan_of, start_of
 from nnunet_bridge.gui.worker import in_worker
 
 if TYPE_CHECKING:
@@ -147,17 +147,9 @@ def _inputs(desk: Desk, asked: Asked) -> JsonObject:
 
 def _preview(desk: Desk, asked: Asked) -> JsonObject:
     """Return a picture of a scan across its slices, with their positions."""
-    return in_worker(preview_of, scan_of(desk, asked))
+    from nnunet_bridge.pipeline.labels.shown import packed_side
 
-
-def preview_of(scan: Scan) -> JsonObject:
-    """Return the picture of a scan on which its slices are chosen."""
-    from nnunet_bridge.formats.pictures import data_uri
-    from nnunet_bridge.pipeline.labels.shown import slices_from_the_side
-
-    side = slices_from_the_side(reading_of(scan).volume)
-    picture = data_uri(side.picture, "png")
-    return {**side.as_json(), "picture": picture}
+    return in_worker(packed_side, *scan_of(desk, asked))
 
 
 def _models(desk: Desk, asked: Asked) -> JsonObject:
@@ -179,13 +171,14 @@ def _folders(desk: Desk, _asked: Asked) -> JsonObject:
 
 
 def _results(desk: Desk, asked: Asked) -> JsonObject:
-    """Return the predicted cases of a folder."""
+    """Return some of the predicted cases of a folder."""
     from nnunet_bridge.pipeline.prediction.browse import predicted_cases
 
     folder = desk.path(asked)
     page = folder / "quality.html"
     quality = str(page) if page.is_file() else None
-    return {"cases": list(predicted_cases(folder)), "quality": quality}
+    cases, total = predicted_cases(folder, start_of(asked), PAGE)
+    return {"cases": cases, "total": total, "quality": quality}
 
 
 routes = [

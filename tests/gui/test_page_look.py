@@ -14,9 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Volume
-from nnunet_bridge.gui.look import image_body
 from nnunet_bridge.gui.worker import in_worker
-from nnunet_bridge.pipeline.labels.shown import shown_image
+from nnunet_bridge.pipeline.labels.shown import packed_image, shown_image
 
 RAMP = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
 LPS = np.diag([-1.0, -1, 1, 1])  # between NIfTI's frame and that of the page
@@ -251,7 +250,7 @@ def test_surfaces_lie_where_the_labels_do(page, dataset):
 def test_torch_is_not_loaded_for_an_image(tmp_path):
     saved(tmp_path / "a.nii.gz", RAMP, np.eye(4))
 
-    in_worker(image_body, ([tmp_path / "a.nii.gz"], "", "", ""))
+    in_worker(packed_image, [tmp_path / "a.nii.gz"])
 
     assert "torch" not in in_worker(_loaded)
 

@@ -219,14 +219,19 @@ def test_the_picture_shows_the_slices_as_rows_in_any_plane(
     assert view["positions_mm"] == [sign * float(k) for k in range(6, -1, -1)]
 
 
-def test_what_was_predicted_is_listed_with_rating_volumes_and_files(page, tmp_path):
+@pytest.fixture
+def predicted(page, tmp_path):
+    """What `predict` reported, and its folder in the workspace."""
     workspace = finished_workspace(page.workspace)
     image = image_with_bone(tmp_path / "leg.nii.gz", 20, 31)
     out = page.workspace / "predictions" / "first"
     options = PredictionOptions(device="cpu", meshes=True, seg_nrrd=True)
     dataset = Dataset(workspace, DATASET)
-    summary = predict_images(dataset, [image], out, options, network=StandIn())
+    return predict_images(dataset, [image], out, options, network=StandIn()), out
 
+
+def test_what_was_predicted_is_listed_with_rating_volumes_and_files(page, predicted):
+    summary, out = predicted
     model = page.get("/api/predict/models", dataset=DATASET)[1]
     folders = page.get("/api/predict/folders")[1]["folders"]
     found = page.get("/api/predict/results", path=str(out))[1]
@@ -245,12 +250,34 @@ def test_what_was_predicted_is_listed_with_rating_volumes_and_files(page, tmp_pa
     names = {"labels.nii.gz", "volumes.csv", "labels.seg.nrrd"}
     assert names <= set(case["files"])
     assert any(name.startswith("meshes/") for name in case["files"])
+    assert found["total"] == 1
+    assert page.get("/api/predict/results", path=str(out), start=1)[1]["cases"] == []
+
+
+def test_every_file_of_a_prediction_is_saved_and_the_case_is_shown(page, predicted):
+    _, out = predicted
+    (case,) = page.get("/api/predict/results", path=str(out))[1]["cases"]
+
     for file in case["files"].values():
         status, headers, _ = page.ask(f"/file?{urlencode({'path': file, 'save': 1})}")
         assert status == 200
         assert headers["content-disposition"].startswith("attachment")
-    shown = page.get("/api/look/cases", folder=str(out))[1]["cases"]
-    assert [each["case"] for each in shown] == ["leg"]
+    shown = page.get("/api/look/cases", folder=str(out))[1]
+    assert [each["case"] for each in shown["cases"]] == ["leg"]
+    assert "inputs" not in shown
+
+
+def test_the_scans_of_predictions_are_those_of_the_job_that_made_them(page, tmp_path):
+    out = page.workspace / "predictions" / "first"
+    (out / "leg").mkdir(parents=True)
+    labels = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.eye(4))
+    nib.save(labels, out / "leg" / "labels.nii.gz")
+    values = {"dataset": "1", "inputs": [str(tmp_path / "legs")], "out": str(out)}
+    page.finished(page.start("predict", **values, series="6"))
+
+    found = page.get("/api/look/cases", folder=str(out))[1]
+
+    assert (found["inputs"], found["series"]) == ([str(tmp_path / "legs")], "6")
 
 
 def test_a_dataset_without_a_model_says_so(page):

@@ -194,3 +194,9 @@ export const choosePath = (title, { endings = null, start = null } = {}) => new 
 export const field = (label, control, hint = "") => h("label", { class: "field" }, h("span", {}, label), control, hint ? h("small", {}, hint) : null);
 export const select = (options, value, onchange) => h("select", { onchange: (event) => onchange(event.target.value) },
   options.map((option) => { const [word, text] = Array.isArray(option) ? option : [option, option]; return h("option", { value: word, selected: word === value }, text); }));
+
+/* Which rows of many are shown, and the way to the others; nothing where all are shown. */
+export const pageRow = (start, shown, total, go, size = 50) => (total <= size ? "" : h("div", { class: "row" },
+  h("span", { class: "soft" }, `${start + 1}–${start + shown} of ${total}`),
+  h("button", { type: "button", disabled: !start, onclick: () => go(Math.max(0, start - size)) }, "Previous"),
+  h("button", { type: "button", disabled: start + shown >= total, onclick: () => go(start + size) }, "Next")));

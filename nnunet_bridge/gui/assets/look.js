@@ -1,5 +1,5 @@
 /* Step 4: a case in three planes, with its labels, a prediction, their scores and surfaces. */
-import { choosePath, field, fill, get, h, name, number, select } from "/assets/kit.js";
+import { choosePath, field, fill, get, h, name, number, pageRow, select } from "/assets/kit.js";
 import { showSurfaces } from "/assets/surfaces.js";
 import { readVolume, sliceViewer } from "/assets/viewer.js";
 
@@ -98,7 +98,7 @@ export default {
         await load("prediction", found.prediction && "/api/look/labels", { path: found.prediction, ...grid, ...of }, mine);
         if (mine !== turn) return;
         const thin = image && image.spared > 1 ? `Every ${image.spared}th row and column is shown: the image is large.` : "";
-        note.textContent = [thin, ...(image ? image.findings : [])].filter(Boolean).join(" ");
+        note.textContent = [thin, ...(image ? image.findings : ["Open the image of this case to see it under the labels."])].filter(Boolean).join(" ");
         if (found.reference || found.prediction) surfaces.replaceChildren(h("button", { type: "button", onclick: showSurface }, "Show surfaces"));
         await showScores();
       } catch (error) { if (mine === turn) { note.textContent = ""; say(error.message); } }
@@ -123,10 +123,7 @@ export default {
         const found = await get("/api/look/cases", { ...asked, start, find: wanted || find.value });
         if (mine !== turn) return;
         listed = found;
-        const last = Math.min(listed.total, start + listed.cases.length);
-        fill(pages, [start, listed.total, last], () => [h("span", { class: "soft" }, `${listed.total ? start + 1 : 0}–${last} of ${listed.total}`),
-          start ? h("button", { type: "button", onclick: () => list(start - 50) }, "Previous") : null,
-          last < listed.total ? h("button", { type: "button", onclick: () => list(last) }, "Next") : null]);
+        pages.replaceChildren(pageRow(start, listed.cases.length, listed.total, list));
         const first = listed.cases.find((each) => each.case === wanted) || listed.cases[0];
         if (first) { chooseCase(first, run); return; }
         [caseBox, runBox, channelBox].forEach((each) => fill(each, "", () => null));

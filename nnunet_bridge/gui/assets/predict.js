@@ -1,24 +1,25 @@
 /* Step 5: scans from the browser or this machine, a model, the slices, and what was predicted. */
-import { choosePath, commandBox, field, fileAddress, fill, get, h, name, post, select, server } from "/assets/kit.js";
+import { choosePath, commandBox, field, fileAddress, get, h, name, pageRow, post, select, server } from "/assets/kit.js";
 import { slicesOf } from "/assets/shared.js";
 
 const EXACT = 100; // of a millimetre: limits are rounded outwards
 
-/* All files of a drop, with their folders; hidden ones are left out. */
+/* All files of a drop, with their folders. */
 const dropped = async (transfer) => {
   const found = [];
   const walk = async (entry, folder) => {
-    if (entry.name.startsWith(".")) return;
     if (entry.isFile) { found.push([folder + entry.name, await new Promise((done, failed) => entry.file(done, failed))]); return; }
     const reader = entry.createReader();
-    for (;;) {
-      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-      if (!some.length) return;
+    for (let some = [entry]; some.length;) {
+      some = await new Promise((done, failed) => reader.readEntries(done, failed));
       for (const each of some) await walk(each, `${folder}${entry.name}/`);
     }
   };
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-  for (const entry of entries) await walk(entry, "");
+  /* The list of items is empty after the first await. */
+  for (const [entry, file] of [...transfer.items].map((item) => [item.webkitGetAsEntry(), item.getAsFile()])) {
+    if (entry) await walk(entry, "");
+    else if (file) found.push([file.name, file]);
+  }
   return found;
 };
 
@@ -59,7 +60,8 @@ const limits = (changed) => {
     lines.forEach((line, end) => {
       line.style.top = `${100 * (rows[end] + end) / positions.length}%`;
       line.firstChild.textContent = `${positions[rows[end]].toFixed(1)} mm`;
-      for (const [key, value] of [["min", Math.min(...positions)], ["max", Math.max(...positions)], ["now", positions[rows[end]]], ["text", `${positions[rows[end]].toFixed(1)} mm`]]) line.setAttribute(`aria-value${key}`, value);
+      const values = { min: Math.min(...positions), max: Math.max(...positions), now: positions[rows[end]], text: line.textContent };
+      for (const [key, value] of Object.entries(values)) line.setAttribute(`aria-value${key}`, value);
     });
     shades[0].style.height = `${100 * rows[0] / positions.length}%`;
     shades[1].style.height = `${100 * (1 - (rows[1] + 1) / positions.length)}%`;
@@ -247,16 +249,17 @@ export default {
       if (path) await showFolder(path);
       results.prepend(...refused.map((each) => h("p", { class: "error" }, `${each.case}: ${each.messages.join(" ")}`)));
     };
-    const showFolder = async (path) => {
-      const { cases, quality } = await get("/api/predict/results", { path }).catch((error) => { say(error.message); return { cases: [] }; });
+    const showFolder = async (path, first = 0) => {
+      const { cases, quality, total } = await get("/api/predict/results", { path, start: first }).catch((error) => { say(error.message); return { cases: [], total: 0 }; });
       const download = (file, text) => h("a", { href: fileAddress(file, true), download: "" }, text);
       results.replaceChildren(
         h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["case", "rating", "volumes (cm³)", "files"].map((word) => h("th", { class: "words" }, word)))),
-          h("tbody", {}, cases.map((each) => h("tr", {}, h("th", { scope: "row" }, h("a", { href: `#/look?${new URLSearchParams({ folder: path, case: each.case })}` }, each.case)),
+          h("tbody", {}, cases.map((each) => h("tr", {}, h("th", { scope: "row", class: "words" }, h("a", { href: `#/look?${new URLSearchParams({ folder: path, case: each.case })}` }, each.case)),
             h("td", { class: "words" }, each.error || (each.level ? h("span", { class: `rating ${each.level}` }, each.level) : "–")),
             h("td", { class: "words" }, Object.entries(each.volumes_mm3 || {}).map(([structure, volume]) => h("div", {}, `${structure} ${(volume / 1000).toFixed(1)}`))),
             h("td", { class: "words" }, Object.entries(each.files || {}).filter(([file]) => !file.endsWith(".png")).map(([file, place]) => h("div", {}, download(place, file)))),
           ))))),
+        pageRow(first, cases.length, total, (next) => showFolder(path, next)),
         ...(quality ? [h("iframe", { class: "result", title: "Quality report", src: fileAddress(quality) })] : []));
     };
 
@@ -264,7 +267,7 @@ export default {
       h("section", {}, h("h2", {}, "Scans to predict"), drop, progress, note, found, problem),
       h("section", {}, h("h2", {}, "Model"), models),
       h("section", {}, h("h2", {}, "Slices"), h("div", { class: "row", role: "radiogroup", "aria-label": "Slices" }, regions), regionProblem, lines.box),
-      h("section", {}, h("h2", {}, "Results"), h("div", { class: "form" }, field("Name", out), field("Cleaning", clean), field("Side of the body", side), h("div", { role: "group", "aria-label": "Also write" }, meshBox, nrrdBox, segBox)), box.box),
+      h("section", {}, h("h2", {}, "Output"), h("div", { class: "form" }, field("Name", out), field("Cleaning", clean), field("Side of the body", side), h("div", { role: "group", "aria-label": "Also write" }, meshBox, nrrdBox, segBox)), box.box),
       h("section", {}, h("h2", {}, "Predicted"), folders, results));
     showResults(null);
     return { update: (state) => { showModels(state); box.update(state); } };

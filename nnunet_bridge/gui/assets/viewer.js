@@ -264,12 +264,14 @@ export const sliceViewer = () => {
       return h("span", {}, swatch, name);
     }));
     box.hidden = !frame;
+    windowRow.hidden = !shown.image;
     draw();
   };
+  const windowRow = h("div", { class: "row", role: "group", "aria-label": "Window" }, levelBox, widthBox, h("button", { type: "button", onclick: resetWindow }, "Reset window"));
   const box = h("div", { class: "viewer", hidden: true },
     h("div", { class: "row", role: "group", "aria-label": "Layers" }, Object.values(layerBoxes)),
     h("div", { class: "planes" }, stages.map((stage) => stage.box)), at, legend,
-    h("div", { class: "row", role: "group", "aria-label": "Window" }, levelBox, widthBox, h("button", { type: "button", onclick: resetWindow }, "Reset window")),
+    windowRow,
     h("p", { class: "hint" }, "Click or drag to move the crosshair in all planes. Scroll, or press the arrow keys, Page Up, Page Down, Home or End to turn slices. Drag with the right button, or with Shift, to change the window. The labels are filled, the prediction is outlined."));
   return { box, show };
 };

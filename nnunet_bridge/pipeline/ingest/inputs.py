@@ -287,22 +287,34 @@ def read_one_image(path: Path, options: SeriesOptions | None = None) -> ImageRea
         return replace(reading, name=path.name)
 
 
+@contextmanager
+def images_at(paths: Sequence[Path]) -> Iterator[list[ImageSource]]:
+    """Provide the images at some paths while the block runs, with those in zips.
+
+    Two may have one case: they are channels, or `find_images` refuses them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        yield [
+            source
+            for number, path in enumerate(paths)
+            for source in _images_in(path, Path(folder, str(number)))
+        ]
+
+
 def read_case_image(
     paths: Sequence[Path], case_id: str, options: SeriesOptions | None = None
 ) -> ImageReading:
     """Read the image of one case among the inputs of a command.
 
-    Without a case, the only image at the only path. Zips are unpacked temporarily. Of
-    several channels it is the first. Raises as `read_one_image`, and `InputError` if
-    there is no such case.
+    Without a case, the only image at the only path. Of several channels it is the
+    first. Raises as `read_one_image`, and `InputError` if there is no such case.
     """
     if not case_id and len(paths) == 1:
         return read_one_image(paths[0], options)
-    with tempfile.TemporaryDirectory() as folder:
-        for number, path in enumerate(paths):
-            for source in _images_in(path, Path(folder, str(number))):
-                if source.case_id == case_id:
-                    return read_image(source.path, options, leave_out=source.others)
+    with images_at(paths) as sources:
+        for source in sources:
+            if source.case_id == case_id:
+                return read_image(source.path, options, leave_out=source.others)
     raise InputError(f"There is no image of {case_id} in {', '.join(map(str, paths))}.")
 
 

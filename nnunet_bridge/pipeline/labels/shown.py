@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_bridge.core.errors import GeometryError
+from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import LabelTable, Volume, VoxelArray
 from nnunet_bridge.core.summary import JsonObject
@@ -22,9 +24,13 @@ from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from nnunet_bridge.pipeline.ingest.inputs import ImageReading
+
 MOST_BYTES = 256 << 20
 """Size of an image from which every second row and column is left out."""
 
+_ALIGNED = 8
+_LEVEL = 1  # of compression: labels shrink a hundredfold at the lowest
 _BYTES = 2  # of a voxel
 _LARGEST = 65535
 _SAME_PLACE_MM = 0.1
@@ -71,6 +77,69 @@ class ShownVolume:
                 for label in self.labels or ()
             ],
         }
+
+
+def packed_image(
+    paths: Sequence[Path],
+    case_id: str = "",
+    series: str = "",
+    image_type: str = "",
+    *,
+    most_bytes: int = MOST_BYTES,
+) -> bytes:
+    """Read an image as `read_case_image` does, and pack it for the viewer."""
+    reading = _reading(paths, case_id, series, image_type)
+    messages = [str(finding) for finding in reading.findings]
+    shown = shown_image(reading.volume, most_bytes=most_bytes)
+    return _packed(shown, findings=messages)
+
+
+def packed_labels(
+    file: Path, onto: Mapping[str, Any] | None = None, table_file: Path | None = None
+) -> bytes:
+    """Read a labelmap and pack it, compressed.
+
+    `onto` is the ``source`` of an image's header: its shape and affine.
+    """
+    from isal import igzip
+
+    try:
+        grid = Grid(tuple(onto["shape"]), onto["affine"]) if onto else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError("The grid of the image is not valid.") from error
+    shown = shown_labels(file, grid, table_file)
+    return bytes(igzip.compress(_packed(shown), _LEVEL))
+
+
+def packed_side(
+    paths: Sequence[Path], case_id: str = "", series: str = "", image_type: str = ""
+) -> JsonObject:
+    """Read an image; return the picture on which its slices are chosen."""
+    from nnunet_bridge.formats.pictures import data_uri
+
+    reading = _reading(paths, case_id, series, image_type)
+    side = slices_from_the_side(reading.volume)
+    return {**side.as_json(), "picture": data_uri(side.picture, "png")}
+
+
+def _reading(
+    paths: Sequence[Path], case_id: str, series: str, image_type: str
+) -> ImageReading:
+    from nnunet_bridge.formats.dicom import SeriesOptions
+    from nnunet_bridge.pipeline.ingest.inputs import read_case_image
+
+    options = SeriesOptions(series or None, image_type or None)
+    return read_case_image(paths, case_id, options)
+
+
+def _packed(shown: ShownVolume, **more: object) -> bytes:
+    """Return a line of JSON, then the voxels: i runs fastest, little-endian.
+
+    The line ends at a multiple of eight bytes, where an array may begin.
+    """
+    line = json.dumps({**shown.header(), **more}).encode()
+    spaces = b" " * (-(len(line) + 1) % _ALIGNED)
+    return b"".join([line, spaces, b"\n", shown.voxels.tobytes(order="F")])
 
 
 def shown_image(volume: Volume, *, most_bytes: int = MOST_BYTES) -> ShownVolume:

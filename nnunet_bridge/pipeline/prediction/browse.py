@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from nnunet_bridge.formats.tables import read_scores, score_row
 from nnunet_bridge.nnunet.dataset import RawDataset
 from nnunet_bridge.nnunet.names import images_by_case
 from nnunet_bridge.nnunet.runs import known_runs
-from nnunet_bridge.pipeline.ingest.inputs import find_images
+from nnunet_bridge.pipeline.ingest.inputs import images_at
 from nnunet_bridge.pipeline.labels.folders import label_files, table_file_for
 from nnunet_bridge.pipeline.labels.score import SCORES_TABLE
 from nnunet_bridge.pipeline.prediction.record import RECORD, PredictionRecord
@@ -97,25 +96,33 @@ def prediction_folders(folder: Path) -> list[Path]:
     return sorted(each for each in inside if any(each.glob(f"*/{RECORD}")))
 
 
-def predicted_cases(folder: Path) -> Iterator[JsonObject]:
-    """Yield the record and the files of every case that `predict` wrote in a folder."""
-    for file in sorted(folder.glob(f"*/{RECORD}")):
-        case_dir = file.parent
-        try:
-            record = PredictionRecord.read(case_dir)
-        except InputError as error:
-            yield {"case": case_dir.name, "error": str(error)}
-            continue
-        quality = record.quality
-        yield {
-            "case": case_dir.name,
-            "model": record.model,
-            "volumes_mm3": record.volumes_mm3,
-            "level": str(quality.level) if quality else None,
-            "concerns": [str(each) for each in quality.concerns] if quality else [],
-            "findings": [finding.message for finding in record.findings],
-            "files": {name: str(case_dir / name) for name in sorted(record.outputs)},
-        }
+def predicted_cases(
+    folder: Path, start: int = 0, count: int | None = None
+) -> tuple[list[JsonObject], int]:
+    """Return the record and the files of cases that `predict` wrote, and the number.
+
+    Of all, sorted by name, `count` from `start` on.
+    """
+    records = sorted(folder.glob(f"*/{RECORD}"))
+    end = None if count is None else start + count
+    return [_predicted(file.parent) for file in records[start:end]], len(records)
+
+
+def _predicted(case_dir: Path) -> JsonObject:
+    try:
+        record = PredictionRecord.read(case_dir)
+    except InputError as error:
+        return {"case": case_dir.name, "error": str(error)}
+    quality = record.quality
+    return {
+        "case": case_dir.name,
+        "model": record.model,
+        "volumes_mm3": record.volumes_mm3,
+        "level": str(quality.level) if quality else None,
+        "concerns": [str(each) for each in quality.concerns] if quality else [],
+        "findings": [finding.message for finding in record.findings],
+        "files": {name: str(case_dir / name) for name in sorted(record.outputs)},
+    }
 
 
 def known_scores(
@@ -151,12 +158,14 @@ def known_scores(
 def inputs_in(paths: Sequence[Path]) -> list[JsonObject]:
     """Return the images that `predict` finds at some paths, with their DICOM series.
 
-    A series has the word of ``--series`` that means it. Raises as `find_images`.
+    A series has the word of ``--series`` that means it. Raises as `find_images`, which
+    also refuses two images of one case.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with images_at(paths) as sources:
+        first = {source.case_id: source for source in reversed(sources)}
         return [
-            {"case": source.case_id, "series": _series_in(source.path)}
-            for source in find_images(paths, unpack_dir=Path(folder))
+            {"case": case, "series": _series_in(first[case].path)}
+            for case in dict.fromkeys(source.case_id for source in sources)
         ]
 
 
@@ -176,10 +185,16 @@ def _series_in(path: Path) -> list[JsonObject]:
             "number": s.number,
             "description": s.description,
             "slices": s.slices,
-            "kinds": sorted({word for kind in s.kinds for word in kind[2:]}),
+            "kinds": _telling(s.kinds),
         }
         for s in sorted(found, key=lambda series: -series.slices)
     ]
+
+
+def _telling(kinds: Collection[tuple[str, ...]]) -> list[str]:
+    """Return the words of *Image Type* that some images of a series have, not all."""
+    words = [word for kind in kinds for word in set(kind)]
+    return sorted(word for word in set(words) if words.count(word) < len(kinds))
 
 
 def _labels_in(folder: Path) -> dict[str, Path]:
