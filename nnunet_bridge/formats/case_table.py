@@ -9,14 +9,16 @@ only its owner may read it.
 import codecs
 import contextlib
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
-from nnunet_bridge.core.errors import RecipeError
+from nnunet_bridge.core.errors import RecipeError, UsageError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.files import open_to_write, whole_file
@@ -44,7 +46,7 @@ def read_case_table(file: Path) -> tuple[TableRow, ...]:
     Raises `RecipeError` if the file cannot be read as a table, with every mistake and
     its line.
     """
-    _, header, lines = _parsed(file)
+    _, header, lines = _parsed(file, _decoded(_content(file)))
     rows, faults = [], []
     for number, cells in lines:
         try:
@@ -54,6 +56,81 @@ def read_case_table(file: Path) -> tuple[TableRow, ...]:
     if faults:
         raise table_faults(file, faults)
     return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """One line of a table as text, whether it has mistakes or not."""
+
+    number: int  # of the line in the file where it begins, from 1
+    cells: Mapping[str, str]  # those of `COLUMNS` that are not empty
+
+    def row(self) -> TableRow | None:
+        """Return its values; None if it has mistakes."""
+        header = _Header(list(self.cells), ",")
+        with contextlib.suppress(_Faults):
+            cells = [guarded(cell) for cell in self.cells.values()]
+            return _row(header, cells, self.number)
+        return None
+
+
+def read_lines(file: Path) -> tuple[tuple[TableLine, ...], str]:
+    """Return the lines of a table for a person to correct, and the file's SHA-256.
+
+    Raises `RecipeError` if the file is no table.
+    """
+    content = _content(file)
+    _, header, lines = _parsed(file, _decoded(content))
+    found = []
+    for number, cells in lines:
+        named = zip(header.names, cells, strict=False)
+        known = {n: unguarded(c) for n, c in named if n in COLUMNS and c}
+        found.append(TableLine(number, known))
+    return tuple(found), hashlib.sha256(content).hexdigest()
+
+
+def change_lines(
+    file: Path,
+    changes: Mapping[int, Mapping[str, str]],
+    *,
+    sha256: str,
+    added: Iterable[TableRow] = (),
+) -> None:
+    """Write other texts into cells of a table, and add rows at its end.
+
+    Other lines, columns and the delimiter stay. A column that the table does not have
+    is added at its end.
+
+    Parameters
+    ----------
+    changes : mapping
+        Number of a line, as `read_lines` has it, to column and text.
+    sha256 : str
+        Of the file when it was read.
+
+    Raises
+    ------
+    UsageError
+        If the file has changed since, or there is no such line or column.
+    RecipeError
+        If a changed line has mistakes; nothing is written then.
+    """
+    content = _content(file)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        text = f"{file.name} was changed by another program or tab since it was read:"
+        raise UsageError(f"{text} load it again, then repeat your changes.")
+    text, header, lines = _parsed(file, _decoded(content))
+    unknown = changes.keys() - {number for number, _ in lines}
+    columns = {name for own in changes.values() for name in own}
+    if unknown or not columns <= set(COLUMNS):
+        raise UsageError(f"{file.name} has no such line or column.")
+    more = [name for name in COLUMNS if name in columns - set(header.names)]
+    wider = _Header([*header.names, *more], header.delimiter)
+    text = _changed(text, wider, len(more), changes)
+    _refuse_faults(file, text, changes)
+    rows = _text(added, wider.names, header.delimiter)
+    end = "" if text.endswith(("\n", "\r")) or not rows else _LINE_END
+    _write(file, text + end + rows)
 
 
 def table_faults(file: Path, faults: Sequence[str]) -> RecipeError:
@@ -79,7 +156,7 @@ def add_rows(rows: Iterable[TableRow], file: Path) -> None:
 
     Raises `RecipeError` as `read_case_table`.
     """
-    text, header, _ = _parsed(file)
+    text, header, _ = _parsed(file, _decoded(_content(file)))
     end = "" if text.endswith(("\n", "\r")) else _LINE_END
     _write(file, text + end + _text(rows, header.names, header.delimiter))
 
@@ -113,15 +190,18 @@ class _Header:
         ]
 
 
-def _parsed(file: Path) -> tuple[str, _Header, list[tuple[int, list[str]]]]:
-    """Return text, columns, and the lines with their numbers."""
+def _content(file: Path) -> bytes:
     try:
-        text = _decoded(file.read_bytes())
+        return file.read_bytes()
     except FileNotFoundError as error:
         text = f"There is no case table {file}: run `init`, or correct `dataset.table`"
         raise RecipeError(f"{text} of the recipe.") from error
     except OSError as error:
         raise RecipeError(f"Cannot read {file}: {error.strerror}.") from error
+
+
+def _parsed(file: Path, text: str) -> tuple[str, _Header, list[tuple[int, list[str]]]]:
+    """Return text, columns, and the lines with their numbers."""
     first, _, rest = text.partition("\n")
     hint = first.strip().casefold().startswith(_HINT)
     headers = [_header_of(rest if hint else text, each) for each in _DELIMITERS]
@@ -246,6 +326,50 @@ def _cell(row: TableRow, column: str) -> str:
         return "" if row.role in (Role.IMAGE, Role.IGNORE) else str(row.state)
     value = getattr(row, column)
     return "" if value is None else str(value)
+
+
+def _changed(
+    text: str, header: _Header, more: int, changes: Mapping[int, Mapping[str, str]]
+) -> str:
+    """Return the text of a table with other cells; `more` of its columns are new."""
+    physical = list(io.StringIO(text, newline=""))
+    reader = csv.reader(physical, delimiter=header.delimiter)
+    new = header.names[len(header.names) - more :]
+    written: list[str] = []
+    begin, titles = 1, True
+    for found in reader:
+        cells = [*found, *[""] * (len(header.names) - len(found))]
+        raw = "".join(physical[begin - 1 : reader.line_num])
+        blank = not any(cell.strip() for cell in cells)
+        hint = begin == 1 and raw.strip().casefold().startswith(_HINT)
+        if not (blank or hint) and (begin in changes or more):
+            if titles:
+                cells[len(cells) - more :] = new
+            for name, value in changes.get(begin, {}).items():
+                cells[header.names.index(name)] = guarded(value)
+            end = raw[len(raw.rstrip("\r\n")) :]
+            stream = io.StringIO(newline="")
+            writer = csv.writer(stream, delimiter=header.delimiter)
+            writer.writerow(cells)
+            raw = stream.getvalue().removesuffix(_LINE_END) + end
+        titles = titles and (blank or hint)
+        written.append(raw)
+        begin = reader.line_num + 1
+    return "".join(written)
+
+
+def _refuse_faults(file: Path, text: str, changed: Iterable[int]) -> None:
+    """Refuse a text in which one of the changed lines has mistakes."""
+    _, header, lines = _parsed(file, text)
+    faults = []
+    for number, cells in lines:
+        if number in changed:
+            try:
+                _row(header, cells, number)
+            except _Faults as found:
+                faults += [f"line {number}: {fault}" for fault in found.args]
+    if faults:
+        raise table_faults(file, faults)
 
 
 def _write(file: Path, text: str, *, header: Sequence[str] = ()) -> None:

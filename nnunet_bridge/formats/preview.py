@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 400  # frames on one contact sheet; more would be too small to read
 THUMBNAIL_SIDE = 600  # longest side of a thumbnail, in pixels
+_SMALL = 160  # longest side of `write_small`, in pixels
 _PREVIEW = (1500, 760)  # room for the three frames of a preview, in pixels
 _PREVIEW_WIDTH = 900  # least width of a preview: the legend needs it
 _PANEL = (540, 1100)
@@ -76,6 +77,20 @@ def write_preview(
         frames, len(frames), title=title, legend=legend, least_width=_PREVIEW_WIDTH
     )
     _save(sheet, file)
+
+
+def write_small(file: Path, volume: Volume, labelmap: Labelmap) -> None:
+    """Write the slice with the most labels, in the plane of the finest pixels, as PNG.
+
+    Without labels it is the middle one.
+    """
+    check_same_grid(volume, labelmap)
+    views = [view_of(volume.grid, plane) for plane in PLANES]
+    view = min(views, key=lambda one: one.pixel_mm[0] * one.pixel_mm[1])
+    index = most_labelled_slice(view, volume.grid, labelmap)
+    size = fitted(view.size_mm(volume.grid.shape), (_SMALL, _SMALL))
+    limits = window(volume.voxels)
+    _save(_overlaid(view, volume, labelmap, index, size, limits), file)
 
 
 def write_midline(

@@ -480,6 +480,10 @@ class Recipe(_Part):
         names = {n: f"{n}{middle}" if n in structures else n for n in self.labels}
         return self._changed(labels={names[n]: v for n, v in self.labels.items()})
 
+    def with_label(self, name: str) -> Recipe:
+        """Return a recipe with one more label, which has the next value."""
+        return self._changed(labels={**self.labels, name: len(self.labels) + 1})
+
     def _changed(self, **parts: object) -> Recipe:
         """Return a copy; what was derived from the old parts is derived again."""
         changed = self.model_copy(update=parts)

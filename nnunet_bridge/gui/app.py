@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.gui import look, predict
+from nnunet_bridge.gui import check, look, predict, study
 from nnunet_bridge.gui.commands import words_of
 from nnunet_bridge.gui.desk import Asked, Desk, endpoint
 from nnunet_bridge.gui.guard import FILES_PATH
@@ -41,6 +41,8 @@ def application(desk: Desk) -> Starlette:
             endpoint("/api/job", _job),
             endpoint("/api/stop", _stop, "POST"),
             endpoint(FILES_PATH, _file),
+            *study.routes,
+            *check.routes,
             *look.routes,
             *predict.routes,
         ]

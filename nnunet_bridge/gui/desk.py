@@ -48,6 +48,13 @@ class Desk:
         return self.roots.path(str(asked.get(name, "")))
 
 
+class _Json(JSONResponse):
+    """JSON in ASCII: names of files need not be UTF-8."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False, default=str).encode("ascii")
+
+
 Handler: TypeAlias = Callable[[Desk, Asked], JsonObject | Response]
 
 
@@ -66,8 +73,8 @@ def endpoint(path: str, handler: Handler, method: str = "GET") -> Route:
         except BridgeError as error:
             status = 403 if isinstance(error, SecurityError) else 400
             content = {"error": str(error), "code": error.code}
-            return JSONResponse(content, status)
-        return result if isinstance(result, Response) else JSONResponse(result)
+            return _Json(content, status)
+        return result if isinstance(result, Response) else _Json(result)
 
     return Route(path, answer, methods=[method])
 

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.desk import Asked, Desk
+from nnunet_bridge.gui.study import current
 from nnunet_bridge.nnunet.names import DATASET_FOLDER, Dataset, number_of
 from nnunet_bridge.pipeline.training.status import status_of
 
@@ -25,6 +26,7 @@ def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
     return {
         "workspace": str(desk.root),
         "roots": [str(folder) for folder in desk.roots.folders],
+        "study": current(desk),
         "datasets": [_dataset(each) for each in _datasets(desk)],
         "jobs": [job.summary() for job in desk.jobs.all()],
     }

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
-from nnunet_bridge.core.errors import RecipeError
+from nnunet_bridge.core.errors import RecipeError, UsageError
 from nnunet_bridge.formats.case_table import (
     COLUMNS,
     add_rows,
+    change_lines,
     read_case_table,
+    read_lines,
     write_case_table,
 )
 
@@ -231,3 +233,97 @@ def test_added_rows_leave_the_others_as_they_were(first, more, delimiter, tmp_pa
         assert [(r.file, r.role) for r in found[1:]] == [(r.file, r.role) for r in more]
     else:
         assert found == (*first, *more)
+
+
+def records(text, dialect):
+    """Return what Python's reader makes of a table, without its empty lines."""
+    lines = io.StringIO(text, newline="")
+    if dialect.hint:
+        assert lines.readline() == f"sep={dialect.delimiter}{dialect.lineterminator}"
+    reader = csv.reader(lines, delimiter=dialect.delimiter)
+    titles, *rows = [cells for cells in reader if any(c.strip() for c in cells)]
+    return [dict(zip(map(str.lower, titles), cells, strict=True)) for cells in rows]
+
+
+@given(
+    rows=PLAIN_ROWS,
+    columns=st.permutations([*COLUMNS, "colour", "by"]),
+    lacks=st.sampled_from(["", "side", "visit", "colour"]),
+    dialect=DIALECTS,
+    which=st.integers(0, 3),
+)
+def test_a_changed_cell_leaves_every_other_cell_as_it_was(
+    rows, columns, lacks, dialect, which, tmp_path
+):
+    file = tmp_path / "cases.csv"
+    columns = [name for name in columns if name != lacks]
+    file.write_bytes(dialect.saved(columns, map(cells, rows)))
+    before = records(file.read_bytes().decode(dialect.encoding), dialect)
+    lines, sha256 = read_lines(file)
+    line = lines[which % len(rows)]
+    change = {"patient": "=1+1", "side": "left"}
+
+    change_lines(file, {line.number: change}, sha256=sha256)
+
+    after = records(file.read_bytes().decode("utf-8-sig"), dialect)
+    wanted = {"patient": "'=1+1", "side": "left"}
+    before = [{"side": "", **row} for row in before]
+    before[which % len(rows)] |= wanted
+    assert after == before
+
+
+def test_lines_that_are_not_changed_keep_their_bytes(tmp_path):
+    file = tmp_path / "cases.csv"
+    lines = ['"file" ; role;mine', '"a";"image"; x', "", "b;mask;'1", 'c;"mask";']
+    file.write_text("\n".join(lines))
+    found, sha256 = read_lines(file)
+
+    change_lines(file, {found[1].number: {"role": "surface"}}, sha256=sha256)
+
+    lines[3] = "b;surface;'1"
+    assert file.read_text() == "\n".join(lines)
+
+
+def test_a_table_that_has_changed_since_is_not_written(tmp_path):
+    file = tmp_path / "cases.csv"
+    write_case_table([TableRow("a", Role.IMAGE, case="c1")], file)
+    _, sha256 = read_lines(file)
+    add_rows([TableRow("b", Role.IMAGE, case="c2")], file)
+    content = file.read_bytes()
+
+    with pytest.raises(UsageError, match=r"cases\.csv was changed by another program"):
+        change_lines(file, {2: {"case": "c3"}}, sha256=sha256)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({2: {"role": "picture"}}, "line 2: role .picture. is unknown"),
+        ({2: {"value": "x"}}, "line 2: value .x. is not a whole number"),
+        ({9: {"role": "mask"}}, "no such line or column"),
+        ({2: {"colour": "red"}}, "no such line or column"),
+    ],
+)
+def test_a_change_that_would_be_a_mistake_is_refused(change, message, tmp_path):
+    file = tmp_path / "cases.csv"
+    write_case_table([TableRow("a", Role.IMAGE, case="c1")], file)
+    content = file.read_bytes()
+
+    with pytest.raises((RecipeError, UsageError), match=message):
+        change_lines(file, change, sha256=read_lines(file)[1])
+    assert file.read_bytes() == content
+
+
+def test_a_line_with_a_mistake_is_shown_and_can_be_mended(tmp_path):
+    file = tmp_path / "cases.csv"
+    file.write_text("file,role\na,picture\nb,maske\n")
+    lines, sha256 = read_lines(file)
+    assert [(line.cells["role"], line.row()) for line in lines] == [
+        ("picture", None),
+        ("maske", None),
+    ]
+
+    change_lines(file, {2: {"role": "image"}}, sha256=sha256)
+
+    assert file.read_text().splitlines() == ["file,role", "a,image", "b,maske"]

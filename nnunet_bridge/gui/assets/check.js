@@ -1,9 +1,64 @@
-import { h } from "/assets/kit.js";
+/* Step 2: check the cases, then convert them; each case with its outcome, its reasons and its picture. */
+import { commandBox, field, get, h, name } from "/assets/kit.js";
+import { picture, pager } from "/assets/cases.js";
 
-export default {
-  title: "Check and convert",
-  mount(root) {
-    root.append(h("section", {}, h("h2", {}, "Check and convert")));
-    return {};
-  },
+const mount = (root) => {
+  const start = h("section");
+  const results = h("section", { hidden: true });
+  root.append(start, results);
+  let now = null;
+  let shown = "";
+  let job = null;
+  let outcome = "";
+  let force = false;
+
+  const ask = (command) => () => (now && now.study && now.recipe ? { command, values: { study: now.study, recipe: now.recipe, ...(command === "convert" ? { force } : {}) } } : "Choose a study first.");
+  const mine = (command) => ({ mine: (one) => one.command === command && now && one.values.study === now.study });
+  const boxes = ["check", "convert"].map((command) => commandBox(command === "check" ? "Check" : "Convert", ask(command), mine(command)));
+  const again = h("input", { type: "checkbox", onchange: (event) => { force = event.target.checked; boxes[1].refresh(); } });
+  const study = h("p", {});
+  start.append(h("h2", {}, "Check and convert"), study,
+    h("p", { class: "soft" }, "Check reads every case and writes nothing. Convert writes the usable cases as a dataset; a second time only what is new or has changed."),
+    boxes[0].box, boxes[1].box, h("label", { class: "row" }, again, "Convert finished cases again"));
+
+  const heading = h("h2");
+  const about = h("div");
+  const filters = h("div", { class: "row", role: "group", "aria-label": "Filter by outcome" });
+  const list = h("ul", { class: "cases" });
+  const rest = h("div");
+  const row = (found) => (one) => h("li", { class: "case", "data-outcome": one.outcome },
+    h("div", {}, picture({ study: found.study, recipe: found.recipe || "", case: one.case, job: found.job })),
+    h("div", {}, h("h4", {}, one.case, " ", h("span", { class: "outcome" }, one.outcome)), h("p", { class: "soft" }, one.split === "test" ? "for testing" : "for training"),
+      one.messages.map((message) => h("p", { class: "message" }, message))));
+  const tell = (found) => {
+    heading.textContent = `${found.command === "check" ? "Checked" : "Converted"}: ${found.dataset}`;
+    const buttons = [["", "all", found.total], ...Object.entries(found.counts).map(([word, count]) => [word, word, count])];
+    filters.replaceChildren(...buttons.map(([word, text, count]) => h("button", { type: "button", "data-outcome": word, "aria-pressed": String(word === outcome), onclick: () => { outcome = word; pages.open(1); } }, `${count} ${text}`)));
+    const files = Object.entries(found.files || {}).map(([kind, count]) => `${count} ${kind}`).join(", ");
+    about.replaceChildren(h("p", {}, `${found.train} cases for training, ${found.test} for testing. Files: ${files}.`), ...(found.messages || []).map((message) => h("p", { class: "message" }, message)));
+    rest.replaceChildren(...(found.command === "convert" && found.train ? [h("p", {}, `The dataset ${found.dataset} is in raw/${found.dataset} of the workspace. Next: `, h("a", { href: `#/train?dataset=${encodeURIComponent(found.dataset)}` }, "train"), ".")] : []));
+  };
+  const pages = pager(async (asked) => {
+    const focused = filters.contains(document.activeElement) ? document.activeElement.dataset.outcome : null;
+    const found = await get("/api/cases", { job: job.id, outcome, ...asked }).catch(() => null);
+    if (!found) return null;
+    tell(found);
+    list.replaceChildren(...found.cases.map(row(found)));
+    if (focused !== null) for (const button of filters.children) if (button.dataset.outcome === focused) button.focus();
+    return found;
+  });
+  results.append(heading, about, filters, pages.box, list, rest);
+
+  return {
+    update: (state) => {
+      now = state.study;
+      study.replaceChildren(...(now.study ? [`Study: ${name(now.study)} `] : []), h("a", { href: "#/study" }, now.study ? "change" : "Choose a study first."));
+      boxes.forEach((box) => box.update(state));
+      job = state.jobs.find((one) => ["check", "convert"].includes(one.command) && one.state === "done" && one.values.study === now.study);
+      results.hidden = !job;
+      if (job && job.id !== shown) { shown = job.id; outcome = ""; pages.open(1); }
+    },
+  };
 };
+
+export default { title: "Check and convert", mount };

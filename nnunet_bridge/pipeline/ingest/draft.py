@@ -6,6 +6,7 @@ row; it is listed with what to do.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,10 @@ from nnunet_bridge.ops.vocabulary import Reading, Vocabulary
 from nnunet_bridge.pipeline.ingest.survey import FoundDrawing, FoundImage, Survey
 
 CASE_ID = "msk_{index:03d}"
+NOT_KNOWN = re.compile(r"""('[^']*'|"[^"]*") (may be .*|is not known)""")
+VALUE_WITHOUT_NAME = re.compile(r"which structure\? .*")
+"""What a note says of a name that is not known, and of a value without a name."""
+
 WATER = "WATER"  # the contrast of a Dixon scan in which bones are segmented
 _WATER = (WATER, "W")
 _FEWEST_SLICES = 3
@@ -446,7 +451,7 @@ class _Structures:
             return _Part(structure, found.side, value, note)
         name = "_".join(found.structures or found.rest or words_of(text))
         nearest = self.vocabulary.nearest(name)
-        note = f"{text!r} may be {nearest}" if nearest else f"{name!r} is not known"
+        note = f"{name!r} may be {nearest}" if nearest else f"{name!r} is not known"
         unknown = Unknown(name, nearest, file)
         return _Part(nearest or name, found.side, value, note, unknown)
 

@@ -5,7 +5,6 @@ nothing is hidden: the table notes each guess, the result lists each file that w
 placed.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from nnunet_bridge.core.units import counted
 from nnunet_bridge.formats.case_table import add_rows, read_case_table, write_case_table
 from nnunet_bridge.formats.files import clear_os_errors, write_text
 from nnunet_bridge.formats.recipe import read_recipe
+from nnunet_bridge.formats.recipe_labels import toml_key
 from nnunet_bridge.formats.vocabulary import read_vocabulary
 from nnunet_bridge.nnunet.names import DATASET_FOLDER
 from nnunet_bridge.ops.naming import transliterated, words_of
@@ -336,11 +336,6 @@ def _text(study: Path, draft: Draft, number: int) -> str:
         scans=scans,
         guess=guess,
         labels="\n".join(
-            f"{_key(name)} = {n}" for n, name in enumerate(names, start=1)
+            f"{toml_key(name)} = {n}" for n, name in enumerate(names, start=1)
         ),
     )
-
-
-def _key(name: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z0-9_-]+", name)
-    return name if plain else json.dumps(name, ensure_ascii=False)

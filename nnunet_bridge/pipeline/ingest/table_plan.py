@@ -91,6 +91,30 @@ def plan_from_table(
     Raises `RecipeError` if the table has mistakes, with their lines.
     """
     rows = read_case_table(table)
+    plans, files, recipe = _planned(study, table, rows, recipe, known)
+    left_out = dict(_left_out(study, plans, files, recipe.own_files))
+    plan = StudyPlan(tuple(plans), (), left_out, files.ignored)
+    return plan, recipe
+
+
+def plan_rows(
+    study: Path, table: Path, rows: Sequence[TableRow], recipe: Recipe
+) -> tuple[Sequence[CasePlan], Recipe]:
+    """Return the cases of some rows, and the recipe, as `plan_from_table`.
+
+    Other files of the study are not looked at.
+    """
+    plans, _, recipe = _planned(study, table, rows, recipe, KnownCases())
+    return plans, recipe
+
+
+def _planned(
+    study: Path,
+    table: Path,
+    rows: Sequence[TableRow],
+    recipe: Recipe,
+    known: KnownCases,
+) -> tuple[Sequence[CasePlan], _Files, Recipe]:
     faults = [f"line {r.line}: {fault}" for r in rows for fault in _faults(r, recipe)]
     cases = _joined(rows, recipe, known, faults)
     if not cases and not faults:
@@ -101,13 +125,12 @@ def plan_from_table(
     channels = recipe.image_channels.names
     plans = without_collisions([_plan(case, files, channels) for case in cases])
     states = {case.case_id: _states(case, recipe) for case in cases}
-    left_out = dict(_left_out(study, plans, files, recipe.own_files))
-    plan = StudyPlan(tuple(plans), (), left_out, files.ignored)
     other = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
     undrawn = [(case, _undrawn_side(row)) for case in cases for row in case.rows]
     sides = {case.case_id: str(other[side]) for case, side in undrawn if side}
     recipe = recipe.with_drawn_sides(sides)
-    return plan, recipe.with_cases({c: own for c, own in states.items() if own})
+    recipe = recipe.with_cases({c: own for c, own in states.items() if own})
+    return plans, files, recipe
 
 
 def _faults(row: TableRow, recipe: Recipe) -> Iterator[str]:

@@ -1,0 +1,260 @@
+"""The study of the page: one for all tabs, with its case table and its pictures."""
+
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import Response
+
+from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
+from nnunet_bridge.core.errors import BridgeError, InputError, UsageError
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.case_table import TABLE_SIDES
+from nnunet_bridge.formats.files import readable_object, write_json
+from nnunet_bridge.formats.recipe import RECIPE_FILE, read_recipe
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint
+from nnunet_bridge.gui.jobs import Job
+from nnunet_bridge.gui.worker import in_worker
+from nnunet_bridge.pipeline.ingest.case_pictures import case_picture, planned_cases
+from nnunet_bridge.pipeline.ingest.planned import StudyPlan
+from nnunet_bridge.pipeline.ingest.table_editing import OpenTable
+
+CASES_A_PAGE = 20
+_MOST_UNUSED = 200  # files that `init` did not place, in one answer
+_ONE_WRITER = threading.Lock()
+
+
+def current(desk: Desk) -> JsonObject:
+    """Return the study and the recipe of the page; both are None at first.
+
+    A `demo` or `init` that was started after they were chosen sets them when it ends.
+    `changed` is another number whenever recipe or case table have changed.
+    """
+    file = _own_file(desk)
+    with _ONE_WRITER:
+        known = readable_object(file)[0]
+        chosen = {name: known.get(name) for name in ("study", "recipe")}
+        if (job := _newer_job(desk, known.get("chosen", 0))) is not None:
+            result = job.result
+            study = result.get("study") or job.facts["values"]["study"]
+            chosen = {"study": study, "recipe": result["recipe"]}
+            write_json(file, {**chosen, "chosen": job.facts["started"]})
+    recipe = chosen["recipe"]
+    return {**chosen, "changed": _stamp(Path(recipe)) if recipe else 0}
+
+
+def _own_file(desk: Desk) -> Path:
+    return desk.workspace.runs_dir / "gui.json"
+
+
+def _newer_job(desk: Desk, since: float) -> Job | None:
+    """Return the newest finished job that made a recipe, started after a time."""
+    for job in desk.jobs.all():
+        facts = job.facts
+        if facts.get("started", 0) <= since:
+            return None
+        makes = facts.get("command") in ("demo", "init")
+        if makes and job.state == "done" and job.result.get("recipe"):
+            return job
+    return None
+
+
+def _stamp(recipe_file: Path) -> int:
+    try:
+        stamp = recipe_file.stat().st_mtime_ns
+        table = _table_of(recipe_file, stamp)
+        return stamp + (table.stat().st_mtime_ns if table else 0)
+    except (OSError, BridgeError):
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _table_of(recipe_file: Path, _stamp: int) -> Path | None:
+    return read_recipe(recipe_file).case_table
+
+
+def _choose(desk: Desk, asked: Asked) -> JsonObject:
+    """Make a study current, with a recipe or with the one that lies nearest."""
+    study = desk.path(asked, "study")
+    if not study.is_dir():
+        raise InputError(f"{study} is not a folder.")
+    recipe = desk.path(asked, "recipe") if asked.get("recipe") else None
+    places = (study / RECIPE_FILE, _own_recipe(desk, study))
+    recipe = recipe or next((file for file in places if file.is_file()), None)
+    newest = max((job.facts.get("started", 0) for job in desk.jobs.all()), default=0)
+    with _ONE_WRITER:
+        chosen = {"study": str(study), "recipe": recipe and str(recipe)}
+        write_json(_own_file(desk), {**chosen, "chosen": newest})
+    return current(desk)
+
+
+def _own_recipe(desk: Desk, study: Path) -> Path:
+    """Return the recipe that `init` writes for a study into the workspace."""
+    return desk.root / "studies" / study.name / RECIPE_FILE
+
+
+def _places(desk: Desk, asked: Asked) -> tuple[Path, Path]:
+    """Return study and recipe: those of a request, or the current ones."""
+    now = current(desk)
+    words = {name: asked.get(name) or now[name] for name in ("study", "recipe")}
+    if not (words["study"] and words["recipe"]):
+        raise UsageError("Choose a study first.")
+    return desk.path(words, "study"), desk.path(words, "recipe")
+
+
+def _overview(desk: Desk, _asked: Asked) -> JsonObject:
+    """Return what is known of the current study, apart from its cases."""
+    now = current(desk)
+    if not now["study"]:
+        return now
+    study = Path(now["study"])
+    own = _own_recipe(desk, study)
+    recipes = [str(f) for f in (study / RECIPE_FILE, own) if f.is_file()]
+    answer = {**now, "recipes": recipes, "own": str(own), "table": None}
+    answer |= {"fault": "", "unknown": [], "unused": [], "structures": []}
+    if not now["recipe"]:
+        return answer
+    try:
+        recipe = read_recipe(now["recipe"])
+        answer |= {"structures": list(recipe.structures)}
+        answer |= {"channels": list(recipe.image_channels.names)}
+        if recipe.case_table is not None:
+            answer |= _about_table(desk, _table(desk, Path(now["recipe"])))
+    except BridgeError as error:
+        answer["fault"] = str(error)
+    return answer
+
+
+def _table(desk: Desk, recipe_file: Path) -> OpenTable:
+    """Return the case table of a recipe, which must lie where the page may look."""
+    if (file := read_recipe(recipe_file).case_table) is not None:
+        desk.roots.path(str(file.absolute()))
+    return OpenTable.of(recipe_file)
+
+
+def _about_table(desk: Desk, table: OpenTable) -> JsonObject:
+    named = {line.cells.get("file") for line in table.lines}
+    recipe = str(table.recipe.own_files[0])
+    jobs = (job for job in desk.jobs.all() if job.facts.get("command") == "init")
+    looks = (job.result for job in jobs)
+    newest = next((look for look in looks if look.get("recipe") == recipe), {})
+    unused = [one for one in newest.get("unused", ()) if one["file"] not in named]
+    return {
+        "table": str(table.file),
+        "sha256": table.sha256,
+        "cases": list(table.cases()),
+        "unknown": [one.as_json() for one in table.unknown()],
+        "unused": unused[:_MOST_UNUSED],
+        "roles": list(Role),
+        "states": list(Drawing),
+        "splits": list(Split),
+        "sides": list(TABLE_SIDES),
+    }
+
+
+def _cases(desk: Desk, asked: Asked) -> JsonObject:
+    """Return a page of the cases: lines of the table, or what patterns match."""
+    study, recipe_file = _places(desk, asked)
+    found: list[JsonObject]
+    if read_recipe(recipe_file).case_table is None:
+        plan = in_worker(planned_cases, study, recipe_file, desk.workspace.raw_dir)
+        found = _by_patterns(plan, study)
+        return {"table": False, **paged(found, asked, _text)}
+    table = _table(desk, recipe_file)
+    found = [
+        {"case": case, "rows": [{"line": n.number, **n.cells} for n in lines]}
+        for case, lines in table.cases().items()
+    ]
+    return {"table": True, "sha256": table.sha256, **paged(found, asked, _text)}
+
+
+def _by_patterns(plan: StudyPlan, study: Path) -> list[JsonObject]:
+    def below(file: Path) -> str:
+        return file.relative_to(study).as_posix()
+
+    return [
+        {
+            "case": case.case_id,
+            "split": case.split,
+            "image": below(case.scan.path) if case.scan else "",
+            "masks": [
+                {
+                    "file": below(mask.path),
+                    "structure": mask.structure or "",
+                    "side": mask.side,
+                }
+                for mask in case.masks
+            ],
+            "messages": [str(finding) for finding in case.findings],
+        }
+        for case in plan.cases
+    ]
+
+
+def _text(case: Mapping[str, Any]) -> str:
+    rows = " ".join(" ".join(map(str, row.values())) for row in case.get("rows", ()))
+    return f"{case['case']} {case.get('image', '')} {rows}".casefold()
+
+
+def paged(found: list[JsonObject], asked: Asked, text: Any) -> JsonObject:  # noqa: ANN401 - a function
+    """Return a page of a list; `query` keeps those whose text has it."""
+    query = str(asked.get("query", "")).casefold()
+    kept = [one for one in found if query in text(one)] if query else found
+    pages = max(1, -(-len(kept) // CASES_A_PAGE))
+    word = str(asked.get("page", "1"))
+    page = min(pages, max(1, int(word))) if word.isdecimal() else 1
+    shown = kept[(page - 1) * CASES_A_PAGE : page * CASES_A_PAGE]
+    return {"cases": shown, "page": page, "pages": pages, "found": len(kept)}
+
+
+def _save(desk: Desk, asked: Asked) -> JsonObject:
+    """Write what was corrected into the case table and the recipe."""
+    _, recipe_file = _places(desk, asked)
+    try:
+        changes = {
+            int(line): {str(name): str(text) for name, text in own.items()}
+            for line, own in asked.get("changes", {}).items()
+        }
+        names = [(str(n), str(s), str(side)) for n, s, side in asked.get("names", ())]
+        added = [_row_of(row) for row in asked.get("added", ())]
+        sha256 = str(asked["sha256"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError("These are no changes of a case table.") from error
+    with _ONE_WRITER:
+        table = _table(desk, recipe_file)
+        table.correct(changes, names, sha256=sha256, added=added)
+    return _overview(desk, asked)
+
+
+def _row_of(row: Mapping[str, Any]) -> TableRow:
+    """Return the row of a file that `init` did not place."""
+    case, structure, side = (
+        str(row.get(name, "")) for name in ("case", "structure", "side")
+    )
+    role = Role(row["role"])
+    return TableRow(str(row["file"]), role, case, structure=structure, side=side)
+
+
+def _thumbnail(desk: Desk, asked: Asked) -> JsonObject | Response:
+    """Return a picture of a case, or why there is none."""
+    study, recipe = _places(desk, asked)
+    folder = desk.workspace.runs_dir / "pictures"
+    case = str(asked.get("case", ""))
+    size = "large" if asked.get("size") == "large" else "small"
+    words = study, recipe, desk.workspace.raw_dir, case, folder, size
+    try:
+        picture = in_worker(case_picture, *words)
+    except BridgeError as error:
+        return {"reason": str(error)}
+    return Response(picture.read_bytes(), media_type="image/png")
+
+
+routes = [
+    endpoint("/api/study", _overview),
+    endpoint("/api/study/choose", _choose, "POST"),
+    endpoint("/api/study/cases", _cases),
+    endpoint("/api/study/save", _save, "POST"),
+    endpoint("/api/thumbnail", _thumbnail),
+]
