@@ -40,7 +40,7 @@ def our_commands(page):
 def runs(words):
     """Whether a command needs no trained model, and ends by itself."""
     compares_models = words[0] == "compare" and "--scores" not in words
-    waits = {"--tune", "--watch"} & {*words}
+    waits = words[0] == "gui" or {"--tune", "--watch"} & {*words}
     return not (words[0] in NEED_A_MODEL | {"doctor"} or waits or compares_models)
 
 
