@@ -94,6 +94,9 @@ class Course:
     dice: Mapping[str, float | None] = field(default_factory=dict)
     """Structure -> nnU-Net's Dice on validation patches."""
 
+    device: str = ""  # as torch names it, such as ``cuda:0``
+    threads: int | None = None  # of torch
+
     seconds: float | None = None  # duration of all epochs so far
     seconds_per_epoch: float | None = None  # median of the `RECENT` last epochs
 
@@ -132,11 +135,12 @@ def course_of(
     32.0
     """
     epochs, planned = [], None
+    start: Mapping[str, Any] = {}
     for event in events:
         if event.get("event") == "epoch" and isinstance(event.get("epoch"), int):
             epochs.append(event)
         elif event.get("event") == "start" and isinstance(event.get("epochs"), int):
-            planned = event["epochs"]
+            planned, start = event["epochs"], event
     last = epochs[-1] if epochs else {}
     paces = [_number(event.get("seconds")) for event in epochs]
     seconds = [pace for pace in paces if pace is not None]
@@ -146,6 +150,8 @@ def course_of(
         train_loss=_number(last.get("train_loss")),
         val_loss=_number(last.get("val_loss")),
         dice=_named(last.get("pseudo_dice"), structures),
+        device=str(start.get("device") or ""),
+        threads=start["threads"] if isinstance(start.get("threads"), int) else None,
         seconds=sum(seconds) if seconds else None,
         seconds_per_epoch=median(seconds[-RECENT:]) if seconds else None,
     )

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.gui import check, look, predict, study
+from nnunet_bridge.gui import check, look, predict, study, train
 from nnunet_bridge.gui.commands import words_of
 from nnunet_bridge.gui.desk import Asked, Desk, endpoint
 from nnunet_bridge.gui.guard import FILES_PATH
@@ -45,6 +45,7 @@ def application(desk: Desk) -> Starlette:
             *check.routes,
             *look.routes,
             *predict.routes,
+            *train.routes,
         ]
     )
     app.state.desk = desk

@@ -71,7 +71,10 @@ COMMANDS: Mapping[str, tuple[_Option, ...]] = {
         *_flags("--yes"),
     ),
     "select": (_DATASET, *_words(budget="--budget"), *_flags("--nested")),
-    "compare": (_DATASET, _OUT, _CONFIGURATION, *_MODEL),
+    "compare": (
+        *(_DATASET, _OUT, _CONFIGURATION, _Option("model", "--model", many=True)),
+        *_words(budget="--budget"),
+    ),
     "audit": (_DATASET, _OUT),
     "predict": (
         *(_DATASET, _Option("inputs", kind="path", many=True), _OUT, _CONFIGURATION),

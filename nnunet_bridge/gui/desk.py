@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.jobs import Jobs
 from nnunet_bridge.gui.roots import Roots
 from nnunet_bridge.nnunet.names import Dataset, Workspace
+from nnunet_bridge.nnunet.runs import RunReader
 
 MOST_BYTES = 16_000_000  # of a request; a case table of 500 patients has one megabyte
 Asked: TypeAlias = Mapping[str, Any]
@@ -28,6 +29,7 @@ class Desk:
 
     root: Path  # of the workspace
     roots: Roots
+    run_state: RunReader = field(default_factory=RunReader)
 
     @property
     def workspace(self) -> Workspace:

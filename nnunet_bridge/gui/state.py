@@ -27,7 +27,7 @@ def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
         "workspace": str(desk.root),
         "roots": [str(folder) for folder in desk.roots.folders],
         "study": current(desk),
-        "datasets": [_dataset(each) for each in _datasets(desk)],
+        "datasets": [_dataset(desk, each) for each in _datasets(desk)],
         "jobs": [job.summary() for job in desk.jobs.all()],
     }
 
@@ -39,14 +39,14 @@ def _datasets(desk: Desk) -> list[Dataset]:
     return [Dataset(desk.workspace, name) for name in found]
 
 
-def _dataset(dataset: Dataset) -> JsonObject:
+def _dataset(desk: Desk, dataset: Dataset) -> JsonObject:
     images = dataset.raw_dir / "imagesTr"
     return {
         "name": dataset.name,
         "number": number_of(dataset.name),
         "converted": images.is_dir(),
         "planned": dataset.splits_file.is_file(),
-        "runs": [run.as_json() for run in status_of(dataset).runs],
+        "runs": [run.as_json() for run in status_of(dataset, desk.run_state).runs],
     }
 
 

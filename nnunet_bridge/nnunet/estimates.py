@@ -119,40 +119,72 @@ def patch_multiply_adds(configuration: dict[str, Any], channels: int) -> int | N
 
     `configuration` is `plans.resolved`.
     """
+    layers = _convolutions(configuration, channels)
+    return None if layers is None else sum(math.prod(layer) for layer in layers)
+
+
+def checkpoint_bytes(configuration: dict[str, Any], channels: int) -> int | None:
+    """Return the size of a checkpoint; None for a network that is not known.
+
+    It holds each weight and at most two numbers of the optimiser for it (Adam's; SGD
+    has one). `configuration` is `plans.resolved`.
+    """
+    layers = _convolutions(configuration, channels)
+    if layers is None:
+        return None
+    known = configuration["architecture"]["arch_kwargs"]
+    widths, strides = known["features_per_stage"], known["strides"][1:]
+    upwards = zip(widths, widths[1:], strides, strict=False)
+    weights = sum(one * next_one * math.prod(s) for one, next_one, s in upwards)
+    weights += sum(weights for _, weights in layers)
+    return int(3 * _FLOAT * weights)
+
+
+def _convolutions(
+    configuration: dict[str, Any], channels: int
+) -> list[tuple[int, int]] | None:
+    """Return the positions and the weights of the convolutions of each stage.
+
+    Without those that enlarge, and biases. None if the network is not known.
+    """
     known = configuration.get("architecture", {}).get("arch_kwargs", {})
     counts = known.get("n_conv_per_stage") or known.get("n_blocks_per_stage")
     if counts is None or not {"kernel_sizes", "n_conv_per_stage_decoder"} <= set(known):
         return None
     per_block = 2 if _network_of(configuration) == "ResidualEncoderUNet" else 1
     size = [int(edge) for edge in configuration["patch_size"]]
-    stages: list[tuple[int, int]] = []
-    products: int = 0
+    stages: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int]] = []
     before = channels
     layers = known["features_per_stage"], known["strides"], known["kernel_sizes"]
     for width, stride, kernel, count in zip(*layers, counts, strict=True):
         size = [edge // step for edge, step in zip(size, stride, strict=True)]
-        each = math.prod(size) * math.prod(kernel) * width
-        stages.append((each, width))
-        products += each * (before + (per_block * count - 1) * width)
+        positions, each = math.prod(size), math.prod(kernel) * width
+        stages.append((positions, each, width))
+        found.append((positions, each * (before + (per_block * count - 1) * width)))
         before = width
     skips = zip(stages[-2::-1], known["n_conv_per_stage_decoder"], strict=True)
-    products += sum(each * width * (count + 1) for (each, width), count in skips)
-    return products
+    found += ((size, each * width * (n + 1)) for (size, each, width), n in skips)
+    return found
 
 
 def full_training_seconds(
-    configuration: dict[str, Any], channels: int, cores: int
+    configuration: dict[str, Any],
+    channels: int,
+    cores: int,
+    iterations: float = FULL_ITERATIONS,
 ) -> float | None:
     """Return about how long nnU-Net's 1000 epochs take on a CPU; None if unknown.
 
     Convolutions are counted, three times for forward and backward, and two operations
-    each. `configuration` is `plans.resolved`.
+    each. `configuration` is `plans.resolved`; for another training give its iterations,
+    a third of those of the validation included.
     """
     products = patch_multiply_adds(configuration, channels)
     if products is None:
         return None
     operations: int = 2 * 3 * products * int(configuration["batch_size"])
-    return operations * FULL_ITERATIONS / CPU_OPERATIONS_PER_S / cores
+    return operations * iterations / CPU_OPERATIONS_PER_S / cores
 
 
 def prediction_multiply_adds(

@@ -10,7 +10,8 @@ stayed where it was trained.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -235,7 +236,43 @@ def can_resume(run: Run) -> bool:
     return any((run.fold_dir / name).exists() for name in NEWEST_FIRST)
 
 
-def known_runs(dataset: Dataset) -> list[RunState]:
+@dataclass(frozen=True, slots=True)
+class RunReader:
+    """`run_state` that reads the files of a run again only if one has changed."""
+
+    read: Callable[[Run], RunState] = run_state
+    _known: dict[Run, tuple[object, RunState]] = field(default_factory=dict)
+
+    def __call__(self, run: Run) -> RunState:
+        """Return the state of a run."""
+        now = _files_as_they_are(run)
+        if run not in self._known or self._known[run][0] != now:
+            self._known[run] = (now, self.read(run))
+        return self._known[run][1]
+
+
+def _files_as_they_are(run: Run) -> tuple[object, ...]:
+    """Return size and time of every file that tells of a run, and if it is at work."""
+    files: list[Path] = []
+    for folder in (run.run_dir, run.fold_dir):
+        with suppress(FileNotFoundError):
+            files += sorted(folder.iterdir())
+    described = (run.dataset.raw_dir, run.dataset.planned_dir)
+    files += [folder / "dataset.json" for folder in described]
+    files += [run.validation_dir / "summary.json", run.model_dir / "plans.json"]
+    return (is_locked(run.lock_file), *((str(file), _facts(file)) for file in files))
+
+
+def _facts(file: Path) -> tuple[int, ...]:
+    with suppress(OSError):
+        facts = file.stat()
+        return facts.st_size, facts.st_mtime_ns, facts.st_ino
+    return ()
+
+
+def known_runs(
+    dataset: Dataset, state_of: Callable[[Run], RunState] = run_state
+) -> list[RunState]:
     """Return every run of a dataset that has a folder."""
     states = {}
     for parent in (dataset.results_dir, dataset.record_dir):
@@ -250,7 +287,7 @@ def known_runs(dataset: Dataset) -> list[RunState]:
                 run = Run(dataset, configuration, fold, trainer, plans, repeat)
             except (ValueError, InputError):  # no fold of a model, such as a copy
                 continue
-            state = run_state(run)
+            state = state_of(run)
             key = (state.model, state.budget, configuration, str(fold), repeat)
             states[key] = state
     return [states[key] for key in sorted(states)]

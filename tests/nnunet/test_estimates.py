@@ -12,6 +12,7 @@ from tiny_model import DATASET_JSON, golden_plans
 
 from nnunet_bridge.nnunet.estimates import (
     PlannedMember,
+    checkpoint_bytes,
     feature_map_size,
     full_training_seconds,
     host_bytes,
@@ -190,10 +191,10 @@ def test_of_several_members_all_but_the_last_leave_logits_on_the_disk():
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 @pytest.mark.filterwarnings("ignore")
-def test_the_operations_of_a_training_are_those_of_its_convolutions(
+def test_operations_and_checkpoints_of_a_training_are_those_of_its_convolutions(
     name, configuration
 ):
-    """The oracle runs the network on shapes alone and counts its multiplications."""
+    """The oracle runs the network on shapes alone; it counts products and weights."""
     import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -220,6 +221,8 @@ def test_the_operations_of_a_training_are_those_of_its_convolutions(
     with torch.inference_mode():
         network(torch.zeros(1, 1, *planned["patch_size"], device="meta"))
 
+    numbers = 3 * sum(weight.numel() for weight in network.parameters())  # with Adam's
+    assert checkpoint_bytes(planned, 1) == pytest.approx(4 * numbers, rel=0.01)
     iterations = 1000 * (250 + 50 / 3)
     operations = 2 * 3 * products * planned["batch_size"] * iterations
     assert full_training_seconds(planned, 1, 2) == pytest.approx(

@@ -9,6 +9,7 @@ from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import (
     ORIGIN_FILE,
+    RunReader,
     known_runs,
     run_state,
     write_record,
@@ -279,3 +280,70 @@ def test_a_folder_that_a_crash_left_aside_is_not_a_run(workspace):
     (aside / ORIGIN_FILE).write_text("{}")
 
     assert known_runs(Dataset(workspace, DATASET)) == []
+
+
+@pytest.fixture
+def sixty(workspace):
+    """Sixty runs of 1000 epochs, most of them stopped."""
+    lines = [{"event": "start", "epochs": 1000}]
+    lines += [
+        {"event": "epoch", "epoch": n, "train_loss": -0.5, "val_loss": -0.4,
+         "pseudo_dice": [0.5, 0.6], "seconds": 30.0}
+        for n in range(1000)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    names = ("2d", "3d_fullres", "3d_lowres")
+    runs = [run_in(workspace, name, fold) for name in names for fold in range(20)]
+    for run in runs:
+        run.run_dir.mkdir(parents=True)
+        run.events_file.write_text(text)
+    return runs
+
+
+def test_only_runs_whose_files_changed_are_read_again(sixty):
+    read = []
+
+    def counted(run):
+        read.append(run)
+        return run_state(run)
+
+    reader = RunReader(counted)
+    first = known_runs(sixty[0].dataset, reader)
+    assert len(read) == len(first) == 60
+
+    assert known_runs(sixty[0].dataset, reader) == first
+    assert len(read) == 60
+    with sixty[7].events_file.open("a") as file:
+        file.write('{"event": "epoch", "epoch": 1000}\n')
+    again = known_runs(sixty[0].dataset, reader)
+
+    assert read[60:] == [sixty[7]]
+    assert max(state.course.epochs_done for state in again) == 1001
+
+
+def test_a_reader_sees_every_change_of_a_state(workspace):
+    run, reader = run_in(workspace), RunReader()
+
+    def seen():
+        assert reader(run) == run_state(run)
+        return reader(run).state, reader(run).mean_dice
+
+    assert seen() == ("planned", None)
+    write_record(run, state="queued", job="12")
+    assert seen() == ("queued", None)
+    with only_writer(run.lock_file, "the run"):
+        assert seen() == ("running", None)
+    write_record(run, state="failed", reason="no memory")
+    assert seen() == ("failed", None)
+    write_events(workspace, {"event": "start", "epochs": 20})
+    write_results(workspace)
+    assert seen() == ("done", pytest.approx(0.85))
+    (run.fold_dir / "validation" / "summary.json").unlink()
+    assert seen() == ("failed", None)
+    run.dataset.raw_dir.mkdir(parents=True)
+    names = {"labels": {"background": 0, "tibia": 1, "femur": 2}}
+    write_events(workspace, {"event": "epoch", "epoch": 0, "pseudo_dice": [0.1, 0.2]})
+    seen()
+    (run.dataset.raw_dir / "dataset.json").write_text(json.dumps(names))
+    assert seen()[0] == "failed"
+    assert set(reader(run).course.dice) == {"tibia", "femur"}

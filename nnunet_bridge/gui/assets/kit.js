@@ -109,8 +109,9 @@ export const jobCard = () => {
 };
 
 /* A button that starts a command, the command as typed into a terminal, and the newest job of it.
-   `ask` returns { command, values }, or a text that says what is missing. `mine` picks the jobs to show. */
-export const commandBox = (label, ask, { mine, onDone } = {}) => {
+   `ask` returns { command, values }, or a text that says what is missing. `mine` picks the jobs to show.
+   `agreed` resolves to whether to start it, such as after a question. */
+export const commandBox = (label, ask, { mine, onDone, agreed } = {}) => {
   const start = h("button", { type: "button", class: "primary" }, label);
   const line = h("code", { class: "line" });
   const copy = h("button", { type: "button", class: "quiet" }, "Copy");
@@ -119,11 +120,13 @@ export const commandBox = (label, ask, { mine, onDone } = {}) => {
   const box = h("div", { class: "command" }, h("div", { class: "row" }, start, line, copy), problem, card.box);
   const say = (text) => { problem.textContent = text || ""; problem.hidden = !text; };
   let known = "";
+  let busy = false;
   const refresh = async () => {
     const asked = ask();
-    start.disabled = typeof asked === "string";
-    copy.hidden = start.disabled;
-    if (start.disabled) { line.textContent = asked; known = ""; return; }
+    const missing = typeof asked === "string";
+    start.disabled = missing || busy;
+    copy.hidden = missing;
+    if (missing) { line.textContent = asked; known = ""; return; }
     const key = JSON.stringify(asked);
     if (key === known) return;
     known = key;
@@ -132,6 +135,7 @@ export const commandBox = (label, ask, { mine, onDone } = {}) => {
   };
   start.addEventListener("click", async () => {
     start.disabled = true;
+    if (agreed && !(await agreed())) { start.disabled = false; return; }
     try { card.update(await post("/api/jobs", ask())); say(""); }
     catch (error) { say(error.message); start.disabled = false; }
   });
@@ -146,7 +150,7 @@ export const commandBox = (label, ask, { mine, onDone } = {}) => {
     const isMine = mine || ((job) => typeof asked !== "string" && job.command === asked.command);
     const job = state.jobs.find(isMine);
     card.update(job);
-    if (typeof asked !== "string") start.disabled = Boolean(job && job.state === "running");
+    busy = Boolean(job && job.state === "running");
     if (job && last === "running" && job.state !== "running" && onDone) onDone(job);
     last = job ? job.state : null;
     refresh();

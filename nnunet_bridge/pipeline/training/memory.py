@@ -110,7 +110,7 @@ def estimates_of(
     `planned` maps planners to their configurations.
     """
     seen = _times_seen(dataset)
-    classes = _classes(dataset)
+    classes = classes_of(dataset)
     estimates = []
     for word, names in planned.items():
         name_of_plans = PLANNERS[word].plans
@@ -168,7 +168,7 @@ def require_memory_for_training(
     """
     if method.report_network is not None:
         return 0  # the plans do not describe its network
-    plans, classes = read_json(run.plans_file), _classes(run.dataset)
+    plans, classes = plans_of(run, method), classes_of(run.dataset)
     loaders, gpus = resources.loaders, resources.gpus
     need = training_memory(
         plans, run.configuration, classes, loaders=loaders, gpus=gpus
@@ -222,7 +222,15 @@ def _times_seen(dataset: Dataset) -> dict[tuple[str, str], list[SeenTime]]:
     return found
 
 
-def _classes(dataset: Dataset) -> int:
+def plans_of(run: Run, method: Method) -> Plans:
+    """Return the plans of a run; before `train` writes them, those that it will."""
+    if run.plans_file.exists():
+        plans: Plans = read_json(run.plans_file)
+        return plans
+    return method.plans_from(read_json(run.dataset.plans_file(method.stock_plans)))
+
+
+def classes_of(dataset: Dataset) -> int:
     """Return the number of classes of a dataset, with the background."""
     return 1 + len(RawDataset.open(dataset.raw_dir).labels)
 
@@ -235,18 +243,28 @@ def announce_cpu_time(
     consent: Consent | None,
 ) -> None:
     """Report how long trainings take on this CPU; above a day, ask for consent."""
+    sentence, question = cpu_time(runs, method, machine)
+    if question and consent is not None:
+        consent(question)
+    elif sentence:
+        progress.say(sentence)
+
+
+def cpu_time(runs: Sequence[Run], method: Method, machine: Machine) -> tuple[str, str]:
+    """Return how long trainings take on this CPU, and the question above a day.
+
+    Both are empty where `cpu_seconds` is unknown.
+    """
     seconds = cpu_seconds(runs, method, machine)
     if seconds is None:
-        return
+        return "", ""
     sentence = (
         f"Without a GPU, {counted(len(runs), 'training')} at the budget "
         f"{method.budget.name} will take about {format_duration(seconds)} on "
         f"{counted(machine.cores, 'core')}."
     )
-    if seconds > DAY_S and consent is not None:
-        consent(f"{sentence} Use a GPU, or --budget smoke for a trial.")
-    else:
-        progress.say(sentence)
+    question = f"{sentence} Use a GPU, or --budget smoke for a trial."
+    return sentence, question if seconds > DAY_S else ""
 
 
 def cpu_seconds(runs: Sequence[Run], method: Method, machine: Machine) -> float | None:

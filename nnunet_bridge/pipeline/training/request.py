@@ -12,7 +12,7 @@ from nnunet_bridge.core.words import ALL_CASES, Fold, ModelName
 from nnunet_bridge.formats.files import read_json
 from nnunet_bridge.nnunet.machine import Machine
 from nnunet_bridge.nnunet.methods import Method
-from nnunet_bridge.nnunet.names import ALL_NUMBERED, Run
+from nnunet_bridge.nnunet.names import ALL_NUMBERED, Dataset, Run
 from nnunet_bridge.nnunet.plans import CASCADE, LOWRES, resolved
 from nnunet_bridge.nnunet.runs import run_state
 from nnunet_bridge.nnunet.splits import Splits
@@ -114,6 +114,24 @@ def chosen_folds(words: Iterable[str], splits: Splits) -> list[Fold]:
                 f"`{ALL_CASES}` trains on every case."
             )
     return list(dict.fromkeys(folds))
+
+
+def requested_runs(dataset: Dataset, request: TrainingRequest) -> list[Run]:
+    """Return the runs that a request means, those that others build upon first.
+
+    Raises `UsageError` if there is no such fold, or its model has no such
+    configuration.
+    """
+    folds = chosen_folds(request.folds, read_json(dataset.splits_file))
+    run = request.method.run
+    asked = [
+        replace(run(dataset, configuration, fold), repeat=number)
+        for configuration in request.configurations
+        for number in range(request.repeat)
+        for fold in folds
+    ]
+    first, cascade = in_stages(asked)
+    return [*first, *cascade]
 
 
 def in_stages(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

@@ -17,7 +17,7 @@ from nnunet_bridge.core.words import RunStatus
 from nnunet_bridge.nnunet.commands import POLL_S
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL
 from nnunet_bridge.nnunet.names import Dataset, Run
-from nnunet_bridge.nnunet.runs import RunState, known_runs
+from nnunet_bridge.nnunet.runs import RunState, known_runs, run_state
 
 LOOKS_AT_REST = 4
 """Looks in a row that find no run at work before all count as ended: between two runs
@@ -62,9 +62,11 @@ class TrainSummary:
         return "\n".join(lines)
 
 
-def status_of(dataset: Dataset) -> TrainSummary:
+def status_of(
+    dataset: Dataset, state_of: Callable[[Run], RunState] = run_state
+) -> TrainSummary:
     """Return the state of every run of a dataset, read from its files."""
-    return TrainSummary(dataset.name, tuple(known_runs(dataset)))
+    return TrainSummary(dataset.name, tuple(known_runs(dataset, state_of)))
 
 
 def watched_status(

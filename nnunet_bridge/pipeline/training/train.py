@@ -1,19 +1,17 @@
 """Train one run for every configuration and fold that is not done yet."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nnunet_bridge.core.errors import BridgeError
 from nnunet_bridge.core.progress import Progress, Silent
 from nnunet_bridge.core.words import RunStatus
-from nnunet_bridge.formats.files import read_json, refuse_links
+from nnunet_bridge.formats.files import refuse_links
 from nnunet_bridge.nnunet.commands import Resources
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.models import check_planned
 from nnunet_bridge.nnunet.names import NOT_IN_PLACE, Dataset, Run
 from nnunet_bridge.nnunet.runs import known_runs, run_state, write_record
-from nnunet_bridge.nnunet.splits import Splits
 from nnunet_bridge.pipeline.comparison.run_page import write_run_pages
 from nnunet_bridge.pipeline.training.batch import Batch
 from nnunet_bridge.pipeline.training.memory import (
@@ -29,8 +27,7 @@ from nnunet_bridge.pipeline.training.record import (
 )
 from nnunet_bridge.pipeline.training.request import (
     TrainingRequest,
-    chosen_folds,
-    in_stages,
+    requested_runs,
     require_gpus,
     require_patches,
     require_previous_stages,
@@ -126,12 +123,7 @@ def select_runs(dataset: Dataset, request: TrainingRequest) -> SelectedRuns:
     method, options = request.method, request.options
     state = require_plan(dataset, request.configurations, method.stock_plans)
     write_plans(dataset, method)
-    splits: Splits = read_json(dataset.splits_file)
-    folds = chosen_folds(request.folds, splits)
-    each = itertools.product(request.configurations, range(request.repeat), folds)
-    asked = [replace(method.run(dataset, c, fold), repeat=n) for c, n, fold in each]
-    first, cascade = in_stages(asked)
-    runs = todo = [*first, *cascade]
+    runs = todo = requested_runs(dataset, request)
     if not options.restart:
         require_same_origin(origins_of(runs, state, options))
         todo = [run for run in runs if not run_state(run).can_predict]

@@ -1,4 +1,4 @@
-"""Without a GPU, the time of the budget full is reported before anything starts."""
+"""What trainings take is known, and long ones are asked for, before anything starts."""
 
 import json
 import os
@@ -13,15 +13,18 @@ from command import bridge
 from spheres import DATASET, write_spheres
 from tiny_model import golden_plans
 
-from nnunet_bridge.core.errors import InputError, UsageError
+from nnunet_bridge.core.errors import EnvironmentFault, InputError, UsageError
 from nnunet_bridge.core.progress import Silent
-from nnunet_bridge.formats.files import write_json
+from nnunet_bridge.formats.files import read_json, write_json
+from nnunet_bridge.nnunet.estimates import checkpoint_bytes, feature_map_size
 from nnunet_bridge.nnunet.host import Host
 from nnunet_bridge.nnunet.machine import Accelerator, Machine, TorchBuild
 from nnunet_bridge.nnunet.methods import method_of
 from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.planned import Planned
+from nnunet_bridge.nnunet.plans import resolved
 from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.training.forecast import forecast, training_choices
 from nnunet_bridge.pipeline.training.memory import DAY_S, cpu_seconds
 from nnunet_bridge.pipeline.training.planned_data import dataset_state
 from nnunet_bridge.pipeline.training.request import TrainingRequest
@@ -160,6 +163,94 @@ def test_nothing_is_asked_with_a_gpu_or_for_another_budget(planned, budget, gpus
             host=Host(machine, start=call, torch=lambda: TorchBuild("2.9", "13.0")),
             consent=never,
         )
+
+
+def foreseen(dataset, asked, machine=LARGE, free_bytes=10**12):
+    host = Host(machine, start=call, free_bytes=lambda _folder: free_bytes)
+    return forecast(dataset, asked, host=host)
+
+
+def test_the_forecast_of_the_budget_full_is_what_train_says_and_asks(planned):
+    asked, sentences = request("3d_fullres", folds="01"), []
+    with pytest.raises(Called):
+        train_dataset(
+            planned, asked, host=Host(LARGE, start=call), consent=sentences.append
+        )
+
+    found = foreseen(planned, asked)
+
+    assert [found.question] == sentences
+    assert found.seconds == pytest.approx(seconds(planned, asked))
+    assert not found.measured
+    assert found.trainings == 2
+
+
+def test_a_shorter_budget_is_foreseen_by_its_share_of_the_steps(planned):
+    full, quick = (
+        foreseen(planned, request("2d", "3d_fullres", budget=budget))
+        for budget in ("full", "quick")
+    )
+
+    assert quick.seconds == pytest.approx(full.seconds * 50 / 1000 * 100 / 250)
+    assert quick.question == ""
+    assert any("2 % of nnU-Net's steps" in warning for warning in quick.warnings)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 90 * 14 / 4), ("cuda", None)])
+def test_epochs_of_this_device_foretell_those_that_are_left(planned, device, expected):
+    """Fold 0 has 40 of 50 epochs left, fold 1 all; two cores took 7 s for each."""
+    run = method_of("nnunet", "quick").run(planned, "3d_fullres", 0)
+    start = {"event": "start", "epochs": 50, "device": "cpu", "threads": 2,
+             "iterations_per_epoch": 100}  # fmt: skip
+    epochs = [{"event": "epoch", "epoch": n, "seconds": 7.0} for n in range(10)]
+    run.events_file.parent.mkdir(parents=True)
+    lines = [json.dumps(line) for line in (start, *epochs)]
+    run.events_file.write_text("".join(f"{line}\n" for line in lines))
+    gpu = (Accelerator("T4", 1 << 40, 1 << 40, word="a"),)
+    machine = LARGE if device == "cpu" else Machine(4, 1 << 40, 1, gpu)
+    host = Host(machine, torch=lambda: TorchBuild("2.9", "13.0"))
+    asked = request("3d_fullres", budget="quick", folds="01", device=device)
+
+    found = forecast(planned, asked, host=host)
+
+    assert found.seconds == (expected and pytest.approx(expected))
+    assert found.measured is (device == "cpu")
+    assert found.done == 0
+
+
+def test_F10_the_forecast_warns_in_the_words_with_which_train_refuses(planned):
+    small = Machine(cores=4, free_memory_bytes=10**9, gpus=0)
+    with pytest.raises(EnvironmentFault) as refused:
+        train_dataset(planned, request("2d"), host=Host(small, start=call))
+
+    found = foreseen(planned, request("2d"), small, free_bytes=1000)
+
+    assert str(refused.value) in found.warnings
+    planned_2d = resolved(read_json(planned.plans_file("nnUNetPlans")), "2d")
+    classes = 1 + len(read_json(planned.raw_dir / "dataset.json")["labels"]) - 1
+    numbers = feature_map_size(planned_2d, classes) * planned_2d["batch_size"]
+    assert found.memory_bytes == 1792 * 2**20 + 22 * numbers
+    assert found.free_memory_bytes == 10**9
+    labels = (planned.raw_dir / "labelsTr" / "ball_001.nii.gz").stat().st_size
+    channels = len(read_json(planned.raw_dir / "dataset.json")["channel_names"])
+    checkpoint = checkpoint_bytes(planned_2d, channels)
+    assert found.disk_bytes == 4 * checkpoint + labels
+    assert any("free some space" in warning for warning in found.warnings)
+
+
+def test_a_forecast_needs_plans_and_writes_nothing(planned):
+    before = sorted(planned.workspace.runs_dir.parent.rglob("*"))
+
+    with pytest.raises(InputError, match=r"not planned for 3d_lowres.*-c 3d_lowres`"):
+        foreseen(planned, request("3d_lowres"))
+    with pytest.raises(InputError, match="--planner resenc-m"):
+        foreseen(planned, TrainingRequest(method_of("resenc-m", "full")))
+    foreseen(planned, request("2d", budget="smoke"))
+    unknown = foreseen(planned, TrainingRequest(method_of("unet2d", "quick")))
+
+    assert (unknown.seconds, unknown.memory_bytes, unknown.disk_bytes) == (None,) * 3
+    assert sorted(planned.workspace.runs_dir.parent.rglob("*")) == before
+    assert training_choices(planned, Host(LARGE))["devices"] == ["auto", "cpu"]
 
 
 def words(dataset):

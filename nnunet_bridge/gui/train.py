@@ -1,0 +1,109 @@
+"""Step 3 of the page: what can be trained and what it takes, curves, and results."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.summary import JsonObject
+from nnunet_bridge.formats.events import curve_of
+from nnunet_bridge.formats.files import readable_object
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint
+from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_named
+from nnunet_bridge.nnunet.runs import known_runs
+from nnunet_bridge.nnunet.training_logs import events_of
+from nnunet_bridge.nnunet.training_options import TrainingOptions
+from nnunet_bridge.pipeline.models.choose import choice_file
+from nnunet_bridge.pipeline.training.forecast import forecast, training_choices
+from nnunet_bridge.pipeline.training.request import TrainingRequest
+
+MOST_POINTS = 240  # of a curve; more would not be visible
+_LINES = ("epochs", "train_loss", "val_loss", "pseudo_dice")
+
+
+def _choices(desk: Desk, asked: Asked) -> JsonObject:
+    return training_choices(desk.dataset(asked))
+
+
+def _forecast(desk: Desk, asked: Asked) -> JsonObject:
+    """Return what a command `train` with these values takes."""
+    found = forecast(
+        desk.dataset(asked),
+        _request(asked),
+        state_of=desk.run_state,
+        on_cluster=asked.get("on", "local") != "local",
+    )
+    return found.as_json()
+
+
+def _request(asked: Asked) -> TrainingRequest:
+    """Return the request that the values of `train` mean."""
+    method = method_named(
+        str(asked.get("model") or DEFAULT_MODEL), str(asked.get("budget") or "full")
+    )
+    device, restart = str(asked.get("device") or "auto"), asked.get("restart") is True
+    return TrainingRequest(
+        method,
+        _words(asked.get("configuration")),
+        _words(asked.get("fold")) or ("0",),
+        TrainingOptions(device, restart=restart),
+        _count(asked.get("repeat")),
+    )
+
+
+def _words(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever JSON holds
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(each) for each in values if each not in (None, ""))
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 - whatever JSON holds
+    text = str(value or 1)
+    if not re.fullmatch("[1-9][0-9]?", text):
+        message = f"Trainings per fold: {text[:20]!r} is not a number from 1 to 99."
+        raise UsageError(message)
+    return int(text)
+
+
+def _curve(desk: Desk, asked: Asked) -> JsonObject:
+    """Return losses and pseudo-Dice by epoch of the run with a folder of the state."""
+    runs = known_runs(desk.dataset(asked), desk.run_state)
+    found = [one.run for one in runs if str(one.folder) == asked.get("folder")]
+    if not found:
+        raise UsageError("There is no such run.")
+    events, _ = events_of(found[0])
+    curve = curve_of("", "", events)
+    count = len(curve.epochs)
+    kept = sorted({*range(0, count, -(-count // MOST_POINTS) or 1), *range(count)[-1:]})
+    return {name: [getattr(curve, name)[n] for n in kept] for name in _LINES}
+
+
+def _results(desk: Desk, asked: Asked) -> JsonObject:
+    """Return the newest results of a dataset, where the page has them written."""
+    dataset = desk.dataset(asked)
+    comparison = desk.root / "comparison" / dataset.name
+    verdict = readable_object(comparison / "comparison.json")[0].get("verdict")
+    choice = readable_object(choice_file(dataset))[0]
+    return {
+        "verdict": verdict.get("sentences", []) if isinstance(verdict, dict) else [],
+        "choice": str(choice.get("reason", "")),
+        "compare": _file(comparison / "index.html"),
+        "audit": _file(desk.root / "audit" / dataset.name / "index.html"),
+        "pack": _file(desk.root / f"{dataset.name}.zip"),
+    }
+
+
+def _file(file: Path) -> JsonObject | None:
+    """Return a file with its time, by which a tab knows a new one."""
+    if not file.is_file():
+        return None
+    return {"path": str(file), "time": file.stat().st_mtime}
+
+
+routes: list[BaseRoute] = [
+    endpoint("/api/training", _choices),
+    endpoint("/api/forecast", _forecast, "POST"),
+    endpoint("/api/curve", _curve),
+    endpoint("/api/results", _results),
+]
