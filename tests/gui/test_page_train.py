@@ -14,7 +14,7 @@ from nnunet_bridge.gui.state import state
 from nnunet_bridge.nnunet.runs import RunReader, run_state
 
 LAB = "Dataset001_Tibia"
-MANY_EPOCHS = 100  # of a few hundredths of a second
+MANY_EPOCHS = 40  # of some tenths of a second, so that there is time to stop it
 
 
 @pytest.fixture(scope="module")
