@@ -194,8 +194,9 @@ export default {
       form.recipe = recipe;
     };
     const showForm = () => {
-      const left = choices.budgets.find((each) => each.name === picked.budget);
-      caveat.textContent = left && left.caveat ? `${left.caveat[0].toUpperCase()}${left.caveat.slice(1)}.` : "";
+      const left = choices.folds && choices.budgets.find((each) => each.name === picked.budget);
+      caveat.textContent = left && left.caveat ? `${left.caveat[0].toUpperCase()}${left.caveat.slice(1)}.` : (choices.folds ? "" : choices.failure);
+      form.hidden = !choices.folds;
       form.recipe.textContent = picked.recipe ? nameOf(picked.recipe) : "Choose";
       fill(boxes, [planned(), configurations()], () => [h("legend", {}, "Configurations"), ...planned().map((each) => h("label", { class: "tick" },
         h("input", { type: "checkbox", value: each, checked: configurations().includes(each), onchange: () => { picked.configuration = [...boxes.querySelectorAll("input:checked")].map((box) => box.value); train.refresh(); ask(); } }), ` ${each}`)), planned().length ? null : h("p", { class: "soft" }, choices.failure || "Not planned yet.")]);
@@ -257,8 +258,7 @@ export default {
     const budgetOf = () => (distinct("budget").includes(picked.compared) ? picked.compared : distinct("budget")[0]);
     const result = (label, values, needed = missing) => {
       const command = label.toLowerCase();
-      const box = commandBox(label, () => needed() || { command, values: values() }, { mine: (job) => job.command === command && dataset() && isOf(job, dataset()), onDone: () => readResults() });
-      return box;
+      return commandBox(label, () => needed() || { command, values: values() }, { mine: (job) => job.command === command && dataset() && isOf(job, dataset()), onDone: () => readResults() });
     };
     const compared = h("select", { "aria-label": "Budget to compare", onchange: (event) => { picked.compared = event.target.value; compare.refresh(); } });
     const nested = h("label", { class: "tick" }, h("input", { type: "checkbox", onchange: (event) => { picked.nested = event.target.checked; choose.refresh(); } }), " also the honest score of the choice");
