@@ -8,6 +8,9 @@ const COLUMNS = [["dice", "Dice", 4], ["hd95_mm", "HD95 (mm)", 2], ["assd_mm", "
 const IMAGES = [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr", ".mgz", ".mgh", ".zip", ".dcm"];
 const LABELMAPS = [".nii.gz", ".nii", ".nrrd", ".mha"];
 
+/* The values that a request has. */
+const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value));
+
 /* Surfaces of a case, as the comparison page shows them. */
 const scene = ({ case: found, scale_mm: scale }) => {
   const choices = [["Case", "case"], ["Surfaces of", "source"], ["Structures", "structure"], ["Colour", "colour"], ["Seen from", "camera"]];
@@ -60,7 +63,7 @@ export default {
       if (!prediction) return;
       if (compute) scores.append(h("p", { class: "soft" }, "Measuring …"));
       try {
-        const query = { prediction, case: found, ...(asked.dataset ? { dataset: asked.dataset } : {}), ...(reference ? { reference } : {}), ...(compute ? { compute: 1 } : {}) };
+        const query = given({ prediction, case: found, dataset: asked.dataset, reference, compute: compute ? 1 : "" });
         const { rows, source: table } = await get("/api/look/scores", query);
         if (mine !== turn) return;
         const columns = COLUMNS.filter(([key]) => rows.some((row) => typeof row[key] === "number"));
@@ -76,7 +79,7 @@ export default {
       const { reference, prediction, run, case: found } = shown;
       surfaces.replaceChildren(h("p", { class: "soft" }, "Making surfaces …"));
       try {
-        const query = { case: found, name: run || "prediction", ...(asked.dataset ? { dataset: asked.dataset } : {}), ...(reference ? { reference } : {}), ...(prediction ? { prediction } : {}) };
+        const query = given({ case: found, name: run, dataset: asked.dataset, reference, prediction });
         const made = scene(await get("/api/look/surfaces", query));
         if (mine !== turn) return;
         surfaces.replaceChildren(made.box);
@@ -88,14 +91,12 @@ export default {
       const mine = turn;
       shown = found;
       try {
-        const of = asked.dataset ? { dataset: asked.dataset } : {};
         const scan = found.inputs && { inputs: JSON.stringify(found.inputs), case: found.inCase || "", series: found.series || "", kind: found.kind || "" };
         viewer.show("image", null);
         const image = await load("image", scan && "/api/look/image", scan, mine);
-        const onto = image ? { onto: JSON.stringify(image.source) } : {};
-        const labels = await load("labels", found.reference && "/api/look/labels", { path: found.reference, ...onto, ...of }, mine);
-        const grid = onto.onto || !labels ? onto : { onto: JSON.stringify(labels.source) };
-        await load("prediction", found.prediction && "/api/look/labels", { path: found.prediction, ...grid, ...of }, mine);
+        const labelsOf = (path, under) => path && given({ path, onto: under && JSON.stringify(under.source), dataset: asked.dataset });
+        const labels = await load("labels", found.reference && "/api/look/labels", labelsOf(found.reference, image), mine);
+        await load("prediction", found.prediction && "/api/look/labels", labelsOf(found.prediction, image || labels), mine);
         if (mine !== turn) return;
         const thin = image && image.spared > 1 ? `Every ${image.spared}th row and column is shown: the image is large.` : "";
         note.textContent = [thin, ...(image ? image.findings : ["Open the image of this case to see it under the labels."])].filter(Boolean).join(" ");

@@ -2,6 +2,7 @@
 import { choosePath, commandBox, field, fileAddress, get, h, name, pageRow, post, select, server } from "/assets/kit.js";
 import { slicesOf } from "/assets/shared.js";
 
+const IMAGE = /\.(nii|gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|z?raw)$/i;
 const EXACT = 100; // of a millimetre: limits are rounded outwards
 
 /* All files of a drop, with their folders. */
@@ -31,11 +32,7 @@ const limits = (changed) => {
   let positions = [], rows = [0, 0];
   const lines = ["Upper limit", "Lower limit"].map((label, end) => {
     const line = h("div", { class: end ? "limit lower" : "limit", role: "slider", tabindex: "0", "aria-label": label, "aria-orientation": "vertical" }, h("span"));
-    const move = (row) => {
-      const [low, high] = end ? [rows[0], positions.length - 1] : [0, rows[1]];
-      rows[end] = Math.min(high, Math.max(low, row));
-      show();
-    };
+    const move = (row) => { rows[end] = end ? Math.min(positions.length - 1, Math.max(rows[0], row)) : Math.min(rows[1], Math.max(0, row)); show(); };
     line.addEventListener("keydown", (event) => {
       const step = slicesOf(event.key, positions.length);
       if (step) { move(rows[end] + step); event.preventDefault(); }
@@ -53,8 +50,8 @@ const limits = (changed) => {
   box.append(...shades);
   const values = () => {
     if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return { from_mm: null, to_mm: null };
-    const ends = rows.map((row) => positions[row]);
-    return { from_mm: (Math.floor(Math.min(...ends) * EXACT) / EXACT).toFixed(2), to_mm: (Math.ceil(Math.max(...ends) * EXACT) / EXACT).toFixed(2) };
+    const [low, high] = rows.map((row) => positions[row]).sort((a, b) => a - b);
+    return { from_mm: (Math.floor(low * EXACT) / EXACT).toFixed(2), to_mm: (Math.ceil(high * EXACT) / EXACT).toFixed(2) };
   };
   const show = () => {
     lines.forEach((line, end) => {
@@ -69,8 +66,8 @@ const limits = (changed) => {
   };
   const set = (view) => {
     box.hidden = !view;
-    if (!view) { positions = []; return; }
-    positions = view.positions_mm;
+    positions = view ? view.positions_mm : [];
+    if (!view) return;
     rows = [0, positions.length - 1];
     picture.src = view.picture;
     letters.forEach((letter, n) => { letter.textContent = view.letters[n]; });
@@ -135,21 +132,20 @@ export default {
       say("");
       progress.hidden = false;
       const whole = sent.reduce((sum, [, file]) => sum + file.size, 0) || 1;
+      /* Loose files without an ending of an image are the slices of one DICOM scan. */
+      const loose = sent.every(([path]) => !path.includes("/") && !IMAGE.test(path));
       let made = null, done = 0;
       try {
         made = await post("/api/uploads", {});
-        /* Loose files without an ending of an image are the slices of one DICOM scan. */
-        const loose = sent.every(([path]) => !path.includes("/") && !/\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|raw|zraw|gz)$/i.test(path));
         const tops = new Set();
         for (const [path, file] of sent) {
-          const wanted = loose ? `scan/${path}` : path;
           note.textContent = `Uploading ${name(path)} …`;
           progress.value = done / whole;
-          const response = await fetch(`/api/uploads/${made.id}?${new URLSearchParams({ name: wanted })}`, { method: "POST", body: file });
+          const response = await fetch(`/api/uploads/${made.id}?${new URLSearchParams({ name: loose ? `scan/${path}` : path })}`, { method: "POST", body: file });
           const answer = await response.json();
           if (!response.ok) throw new Error(answer.error);
           done += file.size;
-          tops.add(answer.path.slice(0, made.path.length + 1) + answer.path.slice(made.path.length + 1).split("/")[0]);
+          tops.add(`${made.path}/${answer.path.slice(made.path.length + 1).split("/")[0]}`);
         }
         await take([...tops], made.id);
       } catch (error) {
@@ -163,12 +159,11 @@ export default {
       input.addEventListener("change", () => { upload([...input.files].map((file) => [file.webkitRelativePath || file.name, file])); input.value = ""; });
       return [h("button", { type: "button", onclick: () => input.click() }, label), input];
     };
-    const drop = h("div", { class: "drop" }, h("p", {}, "Drop a folder, files or a zip here: DICOM, NIfTI, NRRD or MetaImage."), h("div", { class: "row" },
+    const over = (on) => (event) => { event.preventDefault(); drop.classList.toggle("over", on); };
+    const drop = h("div", { class: "drop", ondragover: over(true), ondragleave: over(false) }, h("p", {}, "Drop a folder, files or a zip here: DICOM, NIfTI, NRRD or MetaImage."), h("div", { class: "row" },
       picker("Choose files…", {}), picker("Choose a folder…", { webkitdirectory: true }),
       h("button", { type: "button", onclick: async () => { const path = await choosePath("A folder of scans"); if (path) take([path]); } }, "Choose a folder on this machine…")));
-    drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", async (event) => { event.preventDefault(); drop.classList.remove("over"); upload(await dropped(event.dataTransfer).catch((error) => { say(error.message); return []; })); });
+    drop.addEventListener("drop", (event) => { over(false)(event); dropped(event.dataTransfer).then(upload).catch((error) => say(error.message)); });
 
     /* --- Model and region --- */
     const showModels = async (state) => {

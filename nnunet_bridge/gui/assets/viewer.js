@@ -13,6 +13,7 @@ const BARS_MM = [200, 100, 50, 20, 10, 5, 2, 1];
 const LONGEST = 640; // pixels of a canvas
 const OUTLINE = 2;
 const DIFFERS = [226, 26, 138];
+const IGNORED = [110, 110, 110];
 const CROSS = "#ffd166";
 const LAYERS = [["image", 1], ["labels", 0.4], ["prediction", 1], ["disagreement", 0]];
 
@@ -26,23 +27,16 @@ export const readVolume = async (path, values) => {
   return { ...header, voxels: header.bits === 8 ? new Uint8Array(bytes, start) : new Uint16Array(bytes, start) };
 };
 
-const colours = (volume) => {
-  const table = [];
-  for (const { value, colour } of volume ? volume.labels : []) table[value] = [1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16));
-  return table;
-};
+const paintsOf = (labels) => Object.fromEntries(labels.map(({ value, colour }) => [value, [1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16))]));
 
 /* The place where the slices hold most labelled voxels. */
 const fullest = ({ shape, voxels }) => {
   const counts = shape.map((size) => new Uint32Array(size));
-  let place = 0;
-  for (let k = 0; k < shape[2]; k++) for (let j = 0; j < shape[1]; j++) for (let i = 0; i < shape[0]; i++) {
+  for (let k = 0, place = 0; k < shape[2]; k++) for (let j = 0; j < shape[1]; j++) for (let i = 0; i < shape[0]; i++) {
     if (voxels[place++]) { counts[0][i]++; counts[1][j]++; counts[2][k]++; }
   }
-  return counts.map((along, axis) => {
-    const best = along.indexOf(along.reduce((a, b) => Math.max(a, b), 0));
-    return along[best] ? best : shape[axis] >> 1;
-  });
+  const best = counts.map((along) => along.indexOf(along.reduce((a, b) => Math.max(a, b), 0)));
+  return best.map((index, axis) => (counts[axis][index] ? index : shape[axis] >> 1));
 };
 
 export const sliceViewer = () => {
@@ -68,9 +62,8 @@ export const sliceViewer = () => {
   const resetWindow = () => {
     const { window: own, low, step } = shown.image || { window: [0, 1], low: 0, step: 1 };
     limits = [...own];
-    const top = Math.max(own[1] + width(), low + step);
-    Object.assign(levelInput, { min: low, max: top });
-    Object.assign(widthInput, { min: step, max: top - low });
+    Object.assign(levelInput, { min: low, max: own[1] + width() });
+    Object.assign(widthInput, { min: step, max: own[1] + width() - low });
     draw();
   };
 
@@ -80,10 +73,7 @@ export const sliceViewer = () => {
     const button = h("button", { type: "button", "aria-pressed": String(share > 0) }, name);
     const set = (value) => { opacity[name] = value; button.setAttribute("aria-pressed", String(value > 0)); draw(); };
     input.addEventListener("input", () => set(Number(input.value)));
-    button.addEventListener("click", () => {
-      if (!opacity[name] && !Number(input.value)) input.value = "0.8";
-      set(opacity[name] ? 0 : Number(input.value));
-    });
+    button.addEventListener("click", () => { if (!Number(input.value)) input.value = "0.8"; set(opacity[name] ? 0 : Number(input.value)); });
     return [name, h("span", { class: "layer" }, button, input)];
   }));
 
@@ -100,10 +90,9 @@ export const sliceViewer = () => {
     /* The slices run from the head down, from the front to the back, from right to left. */
     const placeOf = (index) => (through === 2 ? frame.shape[2] - 1 - index : index);
     const turn = (step) => {
-      const place = placeOf(point[through]);
-      const next = Math.min(frame.shape[through] - 1, Math.max(0, place + step));
-      if (next === place) return false;
-      point[through] = placeOf(next);
+      const next = placeOf(Math.min(frame.shape[through] - 1, Math.max(0, placeOf(point[through]) + step)));
+      if (next === point[through]) return false;
+      point[through] = next;
       draw();
       return true;
     };
@@ -117,14 +106,14 @@ export const sliceViewer = () => {
     let drag = null;
     const follow = (event) => {
       if (!frame || !drag) return;
-      const { left, top, width: wide, height: high } = canvas.getBoundingClientRect();
       if (drag.window) {
         const [centre, size] = drag.window;
         setWindow(centre + (event.clientY - drag.y) / 256 * size, Math.max(size * Math.exp((event.clientX - drag.x) / 256), 1e-6));
       } else {
-        const index = (share, axis) => Math.min(frame.shape[axis] - 1, Math.max(0, Math.floor(share * frame.shape[axis])));
-        point[across] = index((event.clientX - left) / wide, across);
-        point[down] = index(flips ? 1 - (event.clientY - top) / high : (event.clientY - top) / high, down);
+        const { left, top, width: wide, height: high } = canvas.getBoundingClientRect();
+        const shares = [(event.clientX - left) / wide, (event.clientY - top) / high];
+        if (flips) shares[1] = 1 - shares[1];
+        [across, down].forEach((axis, n) => { point[axis] = Math.min(frame.shape[axis] - 1, Math.max(0, Math.floor(shares[n] * frame.shape[axis]))); });
       }
       draw();
     };
@@ -161,7 +150,7 @@ export const sliceViewer = () => {
         return base + steps[1] * (flips ? sizes[1] - 1 - row : row);
       });
       const drawn = shown.labels && shown.labels.voxels, found = shown.prediction && shown.prediction.voxels;
-      const paints = colours(shown.labels || shown.prediction);
+      const paints = paintsOf((shown.labels || shown.prediction).labels);
       const data = new ImageData(wide, high);
       const pixels = data.data;
       const put = (n, [red, green, blue], share) => {
@@ -169,20 +158,19 @@ export const sliceViewer = () => {
         [red, green, blue].forEach((value, c) => { pixels[n + c] = (value * share + pixels[n + c] * under) / all; });
         pixels[n + 3] = 255 * all;
       };
-      const edge = (x, y, value) => [[-OUTLINE, 0], [OUTLINE, 0], [0, -OUTLINE], [0, OUTLINE]].some(([right, low]) => {
-        const column = columns[x + right], row = rows[y + low];
-        return column !== undefined && row !== undefined && found[row + column] !== value;
-      });
+      /* Beyond the picture a place is undefined, and so is its sum. */
+      const differs = (place, value) => !Number.isNaN(place) && found[place] !== value;
+      const edge = (x, y, value) => differs(rows[y] + columns[x - OUTLINE], value) || differs(rows[y] + columns[x + OUTLINE], value)
+        || differs(rows[y - OUTLINE] + columns[x], value) || differs(rows[y + OUTLINE] + columns[x], value);
       for (let y = 0, n = 0; y < high; y++) for (let x = 0; x < wide; x++, n += 4) {
         const place = rows[y] + columns[x];
         const one = drawn ? drawn[place] : 0, other = found ? found[place] : 0;
         if (!one && !other) continue;
-        if (one && opacity.labels) put(n, paints[one] || [110, 110, 110], opacity.labels);
+        if (one && opacity.labels) put(n, paints[one] || IGNORED, opacity.labels);
         if (drawn && found && one !== other && opacity.disagreement) put(n, DIFFERS, opacity.disagreement);
-        if (other && opacity.prediction) {
-          if (!drawn) put(n, paints[other] || [110, 110, 110], 0.3 * opacity.prediction);
-          if (edge(x, y, other)) put(n, paints[other] || [110, 110, 110], opacity.prediction);
-        }
+        if (!other || !opacity.prediction) continue;
+        if (edge(x, y, other)) put(n, paints[other] || IGNORED, opacity.prediction);
+        else if (!drawn) put(n, paints[other] || IGNORED, 0.3 * opacity.prediction);
       }
       return data;
     };
@@ -196,13 +184,10 @@ export const sliceViewer = () => {
       if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
       const cut = [point[through] * strides[through], [strides[across], strides[down]], [shape[across], shape[down]]];
       const pen = canvas.getContext("2d");
-      pen.fillStyle = "#000";
-      pen.fillRect(0, 0, wide, high);
-      if (shown.image && opacity.image) {
-        pen.globalAlpha = opacity.image;
-        pen.drawImage(grey(...cut), 0, 0, wide, high);
-        pen.globalAlpha = 1;
-      }
+      pen.clearRect(0, 0, wide, high); // the stage is black
+      pen.globalAlpha = opacity.image;
+      if (shown.image && opacity.image) pen.drawImage(grey(...cut), 0, 0, wide, high);
+      pen.globalAlpha = 1;
       if (shown.labels || shown.prediction) {
         Object.assign(tint, { width: wide, height: high });
         tint.getContext("2d").putImageData(overlay(...cut, wide, high), 0, 0);
@@ -221,9 +206,7 @@ export const sliceViewer = () => {
       const number = first + step * point[through];
       stage.querySelector(".name").textContent = `${plane.name} ${number}`;
       stage.setAttribute("aria-label", `${plane.name} plane, slice ${number}. Arrow keys scroll.`);
-      range.max = shape[through] - 1;
-      range.value = placeOf(point[through]);
-      range.setAttribute("aria-valuetext", `slice ${number}`);
+      Object.assign(range, { max: shape[through] - 1, value: placeOf(point[through]), ariaValueText: `slice ${number}` });
       output.textContent = `${number} (${placeMm(shape.map((size, axis) => (axis === through ? point[axis] : (size - 1) / 2)))[through].toFixed(1)} mm)`;
     };
     return { box, paint };
