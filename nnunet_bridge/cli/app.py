@@ -10,9 +10,9 @@ import rich_click as click
 from nnunet_bridge.cli.ingest import check, convert, image, init
 from nnunet_bridge.cli.machine import doctor, gui, info
 from nnunet_bridge.cli.models import pack, unpack
-from nnunet_bridge.cli.results import clean, mesh, predict, score, view
+from nnunet_bridge.cli.results import clean, mesh, predict, results, score, view
 from nnunet_bridge.cli.streams import prepare_streams, say
-from nnunet_bridge.cli.study import audit, compare, demo, run
+from nnunet_bridge.cli.study import audit, compare, demo, describe, run
 from nnunet_bridge.cli.training import plan, select, status, train
 from nnunet_bridge.core.errors import Interrupted
 
@@ -20,7 +20,7 @@ _GROUPS = {
     "Everything at once": (demo, run, gui),
     "From DICOM and masks to a dataset": (init, check, convert, image),
     "Training": (plan, train, status, select),
-    "Results": (predict, clean, score, mesh, view, compare, audit),
+    "Results": (predict, clean, score, mesh, view, compare, audit, results, describe),
     "Models as files": (pack, unpack),
     "The machine": (doctor, info),
 }

@@ -1,4 +1,4 @@
-"""`predict`, `clean`, `score`, `mesh` and `view`."""
+"""`predict`, `clean`, `score`, `mesh`, `view` and `results`."""
 
 from __future__ import annotations
 
@@ -387,3 +387,32 @@ def view(session: Session, asked: _View) -> Summary:  # noqa: ARG001 - every com
         ViewOptions(asked.plane, asked.slice_number, asked.every, asked.labels_file),
         read_image=lambda path: read_one_image(path, options).volume,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Results:
+    folders: tuple[Path, ...] = argument(
+        nargs=-1, required=True, metavar="FOLDER...", type=shared.EXISTING
+    )
+    out: Path = option(
+        "-o", "--out", "Folder of results.csv and codebook.csv.", type=shared.FOLDER
+    )
+    cases: Path | None = option(
+        "--cases",
+        "Case table, for the columns patient and visit. The result is then private.",
+        type=shared.FILE,
+    )
+
+
+@command(_Results)
+def results(_session: Session, asked: _Results) -> Summary:
+    """Gather volumes, scores and ratings of a study in one table with a codebook.
+
+    FOLDER: what `predict`, `score` or `run` wrote, with all folders in it. A row is a
+    structure of a case, for R, SPSS and Excel.
+
+    Example:  nnunet-bridge results work/results -o tables --cases study/cases.csv
+    """
+    from nnunet_bridge.pipeline.prediction.results import gather_results
+
+    return gather_results(asked.folders, asked.out, asked.cases)

@@ -1,4 +1,4 @@
-"""`compare`, `audit`, `run` and `demo`: a dataset in numbers; all steps up to it."""
+"""`compare`, `describe`, `audit`: a dataset in numbers; `run`, `demo`: all steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,30 @@ def _compare_tables(asked: _Compare) -> Summary:
     margins = margins_from(asked.margins)
     options = TableOptions(tables, asked.patients, margins, asked.latex)
     return compare_tables(asked.out, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Describe:
+    dataset: str = shared.dataset_field()
+    comparison: Path | None = option(
+        "--comparison",
+        "Folder of `compare`, for statistics and results.",
+        type=shared.FOLDER,
+    )
+
+
+@command(_Describe)
+def describe(session: Session, asked: _Describe) -> Summary:
+    """Write a methods paragraph from the files of a dataset, to correct in a paper.
+
+    It states data, splits, settings, versions and results, and lists what the files do
+    not say.
+
+    Example:  nnunet-bridge describe 1 --comparison comparison
+    """
+    from nnunet_bridge.pipeline.comparison.describe import describe_dataset
+
+    return describe_dataset(session.dataset(asked.dataset), asked.comparison)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

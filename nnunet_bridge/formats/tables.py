@@ -6,6 +6,7 @@ null in JSON, never 0, NaN or infinity. A file that would not change is not writ
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -17,7 +18,12 @@ from nnunet_bridge.core.errors import InputError
 from nnunet_bridge.core.scores import BoneScore, StructureVolume
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.words import ScoreState, Side, checked_word
-from nnunet_bridge.formats.files import read_text, write_if_changed
+from nnunet_bridge.formats.files import (
+    open_to_write,
+    read_text,
+    whole_file,
+    write_if_changed,
+)
 
 if TYPE_CHECKING:
     from nnunet_bridge.core.quality import Quality
@@ -201,9 +207,28 @@ def _row(value: BoneScore | StructureVolume, columns: Sequence[str]) -> Row:
     }
 
 
+def write_results(
+    file: Path, columns: Sequence[str], rows: Iterable[Row], *, private: bool = False
+) -> None:
+    """Write a table for spreadsheets and statistics; `private` for its owner alone.
+
+    Excel needs a mark to read letters beyond ASCII.
+    """
+    text = _csv_text(columns, rows)
+    mark = b"" if text.isascii() else codecs.BOM_UTF8
+    with whole_file(file) as temporary, open_to_write(temporary) as stream:
+        if private:
+            temporary.chmod(0o600)
+        stream.write(mark + text.encode("utf-8"))
+
+
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    write_if_changed(file, _csv_text(columns, rows).encode("utf-8"))
+
+
+def _csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(guarded_row, rows))
-    write_if_changed(file, text.getvalue().encode("utf-8"))
+    return text.getvalue()

@@ -51,6 +51,10 @@ _WAYS_OUT = {
         "The shared memory (/dev/shm) is too small for the processes that prepare the "
         "data. Start the container with --shm-size=8g or --ipc=host."
     ),
+    r"operator torchvision::nms does not exist": (
+        "torchvision is not of the same build as torch. Install both in one command "
+        "from the same index."
+    ),
     r"loss was not a number": (
         "Look for NaN or extreme values in the images. The same command resumes from "
         "the last checkpoint; if the loss fails again, train with --restart."

@@ -25,8 +25,16 @@ _CASE = {
     "messages": (str,),
 }
 _FILES = {"found": int, "used": int, "excluded": int, "failed": int}
-_RUN = {"configuration": str, "fold": str, "model": str, "state": str, "folder": str}
-_RUNS = {"runs": ({**_RUN, "epochs": int, "mean_dice": float | None},)}
+_RUN = {
+    "configuration": str,
+    "fold": int | str,
+    "model": str,
+    "state": str,
+    "folder": str,
+}
+_RUNS = {
+    "runs": ({**_RUN, "fold": int | str, "epochs": int, "mean_dice": float | None},)
+}
 _CHECKED = {"dataset": str, "cases": (_CASE,), "files": _FILES}
 _STUDY = {"conversion": _CHECKED, "training": _RUNS, "scores": dict}
 _RESULT = {
@@ -65,6 +73,8 @@ OUTPUTS: dict[str, Any] = {
     "view": {"file?": str},
     "compare": {"verdict": dict, "results": (_RESULT,)},
     "audit": {"masks": (dict,)},
+    "describe": {"dataset": str, "sentences": (str,), "missing": (str,)},
+    "results": {"table": str, "codebook": str, "rows": int, "cases": int},
     "pack": {"model": str, "sha256": str},
     "unpack": {"model": str, "sha256": str},
     "info": {
@@ -98,6 +108,7 @@ _TYPES: dict[Any, Any] = {
     bool: "boolean",
     dict: "object",
     float | None: ["number", "null"],
+    int | str: ["integer", "string"],
 }
 
 

@@ -72,6 +72,8 @@ def quick_calls(lab, out):
     return {
         "doctor": (),
         "info": (),
+        "describe": (LAB, *work),
+        "results": (out, "-o", out / "tables"),
         "init": (study, "-o", out / "new.toml"),
         "check": (study, "-r", study / "dataset.toml", *work),
         "convert": (study, "-r", study / "dataset.toml", *work),
@@ -91,7 +93,7 @@ def quick_calls(lab, out):
 
 
 SMOKE = ("-c", "2d", "-f", "0", "--budget", "smoke")
-END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 2, "gui": 2}
+END_BEFORE = {"select": 3, "compare": 3, "run": 3, "demo": 2, "gui": 2, "results": 3}
 """Commands that cannot do their work here, and their exit code."""
 
 START_OTHERS = {"plan", "train", "predict", "pack", "unpack"}

@@ -237,6 +237,27 @@ def test_the_comparison_is_a_page_and_a_table_of_the_same_cases(demo):
     assert json.loads((folder / "comparison.json").read_text())
 
 
+def test_the_study_is_described_with_its_figures_and_gathered_in_one_table(
+    demo, work, tmp_path
+):
+    _, summary, _ = demo
+    results = Path(summary["results"])
+    comparison = json.loads((results / "comparison" / "comparison.json").read_text())
+    record = json.loads(next((work / "runs").glob("*/*/fold_0/run.json")).read_text())
+
+    words = ("1", "-w", work, "--comparison", results / "comparison", "--json")
+    text = " ".join(json.loads(bridge("describe", *words).stdout)["sentences"])
+    table = bridge("results", results, "-o", tmp_path, "--json")
+
+    assert "The dataset holds 10 cases of" in text
+    assert "This training is a smoke test" in text
+    assert all(f"{name} {v}" in text for name, v in record["versions"].items())
+    assert all(sentence in text for sentence in comparison["verdict"]["sentences"])
+    assert comparison["methods"]["p"] in text
+    models, cases = 2, 2
+    assert json.loads(table.stdout)["rows"] == models * cases * len(BONES)
+
+
 def test_R12_a_second_run_writes_nothing_again_and_says_where_things_are(demo, work):
     folder, _, _ = demo
     results = work / "runs" / DATASET / "results/smoke/predictions"

@@ -37,7 +37,7 @@ from nnunet_bridge.nnunet.plans import BUDGETS
 from nnunet_bridge.ops.comparison import compare_models
 from nnunet_bridge.ops.metrics import tolerance_remark
 from nnunet_bridge.ops.outcomes import Outcomes
-from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, p_words
+from nnunet_bridge.ops.paired import FEWEST_FOR_AN_INTERVAL, RESAMPLES, p_words
 from nnunet_bridge.ops.verdict import verdict
 from nnunet_bridge.pipeline.comparison.case_views import case_views
 from nnunet_bridge.pipeline.comparison.facts import cost_table, settings_of, versions_of
@@ -78,6 +78,16 @@ class ComparisonSummary:
         rows = [row for row in self.comparison.rows if row.metric.key == "dice"]
         lines += [*map(_dice_line, rows), "", *self.notes]
         return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
+
+
+METHODS = {
+    "difference": "second minus first, of the same case",
+    "interval_95": f"bootstrap over patients, {RESAMPLES} samples, percentiles",
+    "p": "Wilcoxon's signed-rank test, two-sided, exact, one difference a patient",
+    "p_holm": "Holm's correction over every row of every metric",
+    "effect": "matched-pairs rank-biserial correlation",
+}
+"""How the figures of a comparison are made; see docs/explanations/comparison.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +213,7 @@ def _write_tables(
             "tolerance_mm": tolerance_mm,
             "margins": dict(options.margins),
             "version": __version__,
+            "methods": METHODS,
             **summary.as_json(),
             "report": "index.html",  # the folder may be moved, and its path is private
             **evidence_json(evidence),
