@@ -197,6 +197,10 @@ ELSEWHERE = {
     "run": "made of the others",
     "demo": "made of the others",
     "doctor": "writes nothing",
+    "describe": "writes nothing",
+    "info": "writes nothing",
+    "results": "whole_file",
+    "gui": "runs the others",
 }
 
 
