@@ -105,7 +105,7 @@ def _scores(desk: Desk, asked: Asked) -> JsonObject:
 
     file, case = desk.path(asked, "prediction"), str(asked.get("case", ""))
     if "compute" not in asked:
-        source, rows = known_scores(file, case, _table(desk, asked))
+        source, rows = in_worker(known_scores, file, case, _table(desk, asked))
         return {"source": source and str(source), "rows": rows}
     reference = desk.path(asked, "reference")
     scored = in_worker(score_case, file, reference, case, _table(desk, asked))

@@ -217,6 +217,20 @@ def test_scores_are_those_of_the_record_and_of_an_independent_count(page, datase
     assert measured["rows"][0]["hd95_mm"] == pytest.approx(0.8, abs=0.01)
 
 
+def test_scores_of_a_table_beside_the_predictions_come_first(page, dataset):
+    table = dataset.parent / "scores.csv"
+    table.write_text("case,structure,dice,nsd\nc0,tibia,0.25,0.5\nc1,tibia,0.75,\n")
+    asked = {"prediction": str(dataset / "c0.nii.gz"), "dataset": "1"}
+
+    found = page.get("/api/look/scores", **asked, case="c0")[1]
+    (dataset / "summary.json").write_text('{"metric_per_case": [3]}')
+    other = page.get("/api/look/scores", **asked, case="c2")
+
+    assert found["source"] == str(table)
+    assert [(row["dice"], row["nsd"]) for row in found["rows"]] == [(0.25, 0.5)]
+    assert (other[0], "cannot be read" in other[1]["error"]) == (400, True)
+
+
 def test_labels_and_prediction_differ_in_the_browser_where_the_files_differ(
     page, dataset
 ):
