@@ -37,16 +37,18 @@ export default {
     const surfaces = h("div");
     const source = h("span"), caseBox = h("span"), runBox = h("span"), channelBox = h("span"), pages = h("span", { class: "row" });
     const find = h("input", { type: "search" });
+    const kept = {}; // what was read last of each part
     let asked = {}, listed = { cases: [], total: 0 }, shown = {}, turn = 0, endSurfaces = () => null;
 
     /* --- What is shown: an image, labels and a prediction, each loaded when it is chosen --- */
     const load = async (part, path, query, mine) => {
-      if (!path) return null;
+      if (!path || mine !== turn) return null;
       note.textContent = `Reading the ${part} …`;
-      const volume = await readVolume(path, query);
-      if (mine !== turn) return null;
-      viewer.show(part, volume);
-      return volume;
+      const key = JSON.stringify([path, query]);
+      try { if (!kept[part] || kept[part].key !== key) kept[part] = { key, volume: await readVolume(path, query) }; }
+      catch (error) { if (mine === turn) say(error.message); return null; }
+      if (mine === turn) viewer.show(part, kept[part].volume);
+      return kept[part].volume;
     };
     const clear = () => {
       turn += 1;
@@ -90,19 +92,18 @@ export default {
       clear();
       const mine = turn;
       shown = found;
-      try {
-        const scan = found.inputs && { inputs: JSON.stringify(found.inputs), case: found.inCase || "", series: found.series || "", kind: found.kind || "" };
-        viewer.show("image", null);
-        const image = await load("image", scan && "/api/look/image", scan, mine);
-        const labelsOf = (path, under) => path && given({ path, onto: under && JSON.stringify(under.source), dataset: asked.dataset });
-        const labels = await load("labels", found.reference && "/api/look/labels", labelsOf(found.reference, image), mine);
-        await load("prediction", found.prediction && "/api/look/labels", labelsOf(found.prediction, image || labels), mine);
-        if (mine !== turn) return;
-        const thin = image && image.spared > 1 ? `Every ${image.spared}th row and column is shown: the image is large.` : "";
-        note.textContent = [thin, ...(image ? image.findings : ["Open the image of this case to see it under the labels."])].filter(Boolean).join(" ");
-        if (found.reference || found.prediction) surfaces.replaceChildren(h("button", { type: "button", onclick: showSurface }, "Show surfaces"));
-        await showScores();
-      } catch (error) { if (mine === turn) { note.textContent = ""; say(error.message); } }
+      const scan = found.inputs && { inputs: JSON.stringify(found.inputs), case: found.inCase || "", series: found.series || "", kind: found.kind || "" };
+      if (!scan || !kept.image || kept.image.key !== JSON.stringify(["/api/look/image", scan])) viewer.show("image", null);
+      const image = await load("image", scan && "/api/look/image", scan, mine);
+      const labelsOf = (path, under) => path && given({ path, onto: under && JSON.stringify(under.source), dataset: asked.dataset });
+      const labels = await load("labels", found.reference && "/api/look/labels", labelsOf(found.reference, image), mine);
+      await load("prediction", found.prediction && "/api/look/labels", labelsOf(found.prediction, image || labels), mine);
+      if (mine !== turn) return;
+      const hint = scan ? [] : ["Open the image of this case to see it under the labels."];
+      const thin = image && image.spared > 1 ? `Every ${image.spared}th row and column is shown: the image is large.` : "";
+      note.textContent = [thin, ...(image ? image.findings : hint)].filter(Boolean).join(" ");
+      if (found.reference || found.prediction) surfaces.replaceChildren(h("button", { type: "button", onclick: showSurface }, "Show surfaces"));
+      await showScores();
     };
 
     /* --- What there is --- */
@@ -111,7 +112,7 @@ export default {
       const chosen = runs.includes(run) ? run : runs[0];
       const change = () => chooseCase(found, chosen, channel);
       fill(caseBox, [listed, found.case], () => field("Case", select(listed.cases.map((each) => each.case), found.case, (id) => chooseCase(listed.cases.find((each) => each.case === id), chosen))));
-      fill(runBox, [runs, chosen, found.case], () => (runs.length ? field("Prediction", select(["", ...runs].map((each) => [each, each || "none"]), chosen, (each) => chooseCase({ ...found, predictions: { "": undefined, ...found.predictions } }, each, channel))) : null));
+      fill(runBox, [runs, chosen, found.case], () => (runs.length ? field("Prediction", select([...new Set(["", ...runs])].map((each) => [each, each || "none"]), chosen, (each) => chooseCase({ ...found, predictions: { "": undefined, ...found.predictions } }, each, channel))) : null));
       fill(channelBox, [found.images, channel], () => (found.images.length > 1 ? field("Channel", select(found.images.map((file, n) => [String(n), name(file)]), String(channel), (n) => { channel = Number(n); change(); })) : null));
       const inputs = found.images.length ? [found.images[channel]] : listed.inputs;
       display({ case: found.case, inputs, inCase: found.images.length ? "" : found.case, series: listed.series, kind: listed.image_type,
@@ -141,7 +142,8 @@ export default {
     };
     const openFile = async (title, endings) => {
       const path = await choosePath(title, { endings });
-      if (path) display({ case: name(path), ...shown, inCase: "", ...(endings === IMAGES ? { inputs: [path], series: "", kind: "" } : { prediction: path, run: name(path) }) });
+      if (path && endings === LABELMAPS) display({ case: name(path), ...shown, prediction: path, run: name(path) });
+      else if (path) display({ case: name(path), ...(shown.inputs ? {} : shown), inCase: "", inputs: [path], series: "", kind: "" });
     };
     let waiting = 0;
     find.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => list(), 300); });
@@ -150,7 +152,7 @@ export default {
       h("div", { class: "row" }, pages,
         h("button", { type: "button", onclick: async () => { const path = await choosePath("A folder of predictions"); if (path) from(`folder ${path}`); } }, "Folder of predictions…"),
         h("button", { type: "button", onclick: () => openFile("An image", IMAGES) }, "Open an image…"),
-        h("button", { type: "button", onclick: async () => { const path = await choosePath("A folder of DICOM files"); if (path) display({ ...shown, case: name(path), inCase: "", inputs: [path], series: "", kind: "" }); } }, "Open a DICOM folder…"),
+        h("button", { type: "button", onclick: () => openFile("A folder of DICOM files", null) }, "Open a DICOM folder…"),
         h("button", { type: "button", onclick: () => openFile("A labelmap", LABELMAPS) }, "Open a labelmap…")),
       problem, note, viewer.box),
     h("section", {}, h("h2", {}, "Scores and surfaces"), scores, surfaces));
@@ -168,6 +170,6 @@ export default {
       fill(source, [words, now], () => (words.length ? field("Cases of", select(words, now, from)) : h("p", { class: "soft" }, "No dataset yet: convert a study, or open an image.")));
     };
     show(values);
-    return { update, show, leave: () => { clear(); } };
+    return { update, show, leave: clear };
   },
 };

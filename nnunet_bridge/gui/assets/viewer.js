@@ -42,7 +42,7 @@ const fullest = ({ shape, voxels }) => {
 export const sliceViewer = () => {
   const shown = { image: null, labels: null, prediction: null };
   const opacity = Object.fromEntries(LAYERS);
-  let frame = null, point = [0, 0, 0], limits = [0, 1], waiting = 0;
+  let placed = false, frame = null, point = [0, 0, 0], limits = [0, 1], waiting = 0;
   const at = h("p", { class: "soft about", "aria-live": "polite" });
   const legend = h("p", { class: "legend on-black" });
 
@@ -230,15 +230,15 @@ export const sliceViewer = () => {
   };
   function draw() { waiting = waiting || requestAnimationFrame(paintAll); }
 
-  /* Show an image, a labelmap and a prediction; each may lack. A new image resets place and window. */
+  /* Show an image, a labelmap or a prediction; a new image takes the others away and resets place and window. */
   const show = (part, volume) => {
-    if (part === "image") Object.assign(shown, { image: null, labels: null, prediction: null });
-    const first = !shown.labels && !shown.prediction;
+    const again = part === "image" && volume !== null && volume === shown.image;
+    if (part === "image") Object.assign(shown, { labels: null, prediction: null });
     shown[part] = volume;
     frame = shown.image || shown.labels || shown.prediction;
-    if (frame && (part === "image" || volume === frame)) point = frame.shape.map((size) => size >> 1);
-    if (volume && part !== "image" && first) point = fullest(volume);
-    if (part === "image") resetWindow();
+    if (part === "image" && !again) { placed = false; resetWindow(); }
+    if (frame && !placed) point = part === "image" ? frame.shape.map((size) => size >> 1) : fullest(volume);
+    placed = placed || part !== "image";
     for (const [name] of LAYERS) layerBoxes[name].hidden = name === "disagreement" ? !(shown.labels && shown.prediction) : !shown[name];
     const named = shown.labels || shown.prediction;
     legend.replaceChildren(...(named ? named.labels : []).map(({ name, colour }) => {
