@@ -35,7 +35,6 @@ from nnunet_bridge.ops.along import (
     mean_profiles,
 )
 from nnunet_bridge.ops.surface import surfaces_of
-from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy
 
 _DETAILS = ((256, 32), (208, 26), (160, 18), (128, 14), (104, 10), (80, 6), (64, 4))
@@ -78,6 +77,8 @@ def case_surfaces(
     Predicted surfaces have the distance of each vertex from the reference, where there
     is one. Raises `InputError` if no file holds a structure.
     """
+    from nnunet_bridge.pipeline.labels.folders import table_file_for, table_for
+
     files = [file for file in (reference, *predictions.values()) if file is not None]
     table = table_for(table_file_for(files, table_file), files, regions=True)
     sets, drawn, judge = [], {}, None

@@ -26,7 +26,7 @@ def modules_loaded_by(module):
 
 
 @pytest.mark.parametrize(
-    ("module", "most"), [("comparison.compare", 75), ("labels.score", 35)]
+    ("module", "most"), [("comparison.compare", 77), ("labels.score", 36)]
 )
 def test_a_command_loads_few_of_our_modules(module, most):
     loaded = modules_loaded_by(module)
