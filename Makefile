@@ -8,6 +8,8 @@
 #   make mutants      changes one operator at a time: some test must notice (an hour)
 #   make docs         writes the generated tables anew, and builds the site: build/docs
 #   make gpu-check    checks a GPU before the first study (twelve minutes)
+#   make dist         wheel and sdist in dist/
+#   make constraints  writes constraints.txt anew, with the newest versions
 #   make bench        measures us against the source's way and the best other tools
 PYTHON ?= python3
 VENV   ?= .venv
@@ -22,7 +24,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PROCESSES) --dist
 NEWEST := $(firstword $(foreach name,python3.14 python3.13,\
 	$(if $(shell $(name) -c 'print(1)' 2>/dev/null),$(name))))
 
-.PHONY: demo test quick test-long test-newest mutants check docs bench gpu-check setup lint types floors unit clean
+.PHONY: demo test quick test-long test-newest mutants check docs dist constraints bench gpu-check setup lint types floors unit clean
 
 demo: $(READY)
 	$(BIN)/nnunet-bridge demo $(DEMO)
@@ -56,6 +58,13 @@ docs: $(READY)
 	$(BIN)/python tests/docs/info_pages.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 	@echo "Open build/docs/index.html"
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+constraints:
+	PYTHON=$(PYTHON) .ci/constraints
 
 # Other tools race where they are installed: connected-components-3d, dcm2niix, deflate,
 # edt, numexpr, plyfile, PyMCubes, zmesh.
