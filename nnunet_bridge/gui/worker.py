@@ -7,6 +7,7 @@ never the server: the request gets a sentence, and the next one a new process.
 import atexit
 import multiprocessing
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -50,6 +51,8 @@ class _Worker:
         self._one_request = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        """Holds what the worker unpacks, and goes with it."""
 
     def answer(
         self, function: Callable[..., Any], words: object, limit_s: float
@@ -82,7 +85,9 @@ class _Worker:
         self.end()
         context = multiprocessing.get_context("spawn")
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(far_end,), daemon=True)
+        self._scratch = tempfile.TemporaryDirectory()
+        words = far_end, self._scratch.name
+        self._process = context.Process(target=_work, args=words, daemon=True)
         self._process.start()
         far_end.close()
         self._pipe.send(request)
@@ -95,6 +100,8 @@ class _Worker:
             self._process.kill()
             self._process.join()
             self._pipe.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
         self._process = self._pipe = None
 
 
@@ -102,8 +109,9 @@ _WORKER = _Worker()
 atexit.register(_WORKER.end)
 
 
-def _work(pipe: Connection) -> None:
-    """Answer requests until the server has gone."""
+def _work(pipe: Connection, scratch: str) -> None:
+    """Answer requests until the server has gone; unpack into `scratch`."""
+    tempfile.tempdir = scratch
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
     while True:
         try:

@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,17 @@ def test_a_death_at_work_is_a_sentence_and_the_next_request_works():
         in_worker(os._exit, 3)
 
     assert in_worker(divmod, 7, 2) == (3, 1)
+
+
+def test_what_a_worker_has_unpacked_goes_with_it():
+    left = Path(in_worker(tempfile.mkdtemp))
+    assert left.is_dir()
+
+    with pytest.raises(InputError):
+        in_worker(os._exit, 3)
+    in_worker(os.getpid)
+
+    assert not left.parent.exists()
 
 
 def test_a_function_that_takes_too_long_is_ended():
