@@ -80,14 +80,18 @@ def write_preview(
 
 
 def write_small(file: Path, volume: Volume, labelmap: Labelmap) -> None:
-    """Write the slice with the most labels, in the plane of the finest pixels, as PNG.
+    """Write the slice that shows the largest area of labels, of any plane, as PNG.
 
-    Without labels it is the middle one.
+    Without labels it is the middle one of the plane with the finest pixels.
     """
     check_same_grid(volume, labelmap)
-    views = [view_of(volume.grid, plane) for plane in PLANES]
-    view = min(views, key=lambda one: one.pixel_mm[0] * one.pixel_mm[1])
-    index = most_labelled_slice(view, volume.grid, labelmap)
+    found = []
+    for view in (view_of(volume.grid, plane) for plane in PLANES):
+        index = most_labelled_slice(view, volume.grid, labelmap)
+        pixel_mm2 = view.pixel_mm[0] * view.pixel_mm[1]
+        pixels = np.count_nonzero(view.picture(labelmap.voxels, index))
+        found.append((-pixels * pixel_mm2, pixel_mm2, view, index))
+    *_, view, index = min(found, key=lambda one: one[:2])
     size = fitted(view.size_mm(volume.grid.shape), (_SMALL, _SMALL))
     limits = window(volume.voxels)
     _save(_overlaid(view, volume, labelmap, index, size, limits), file)

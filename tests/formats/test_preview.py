@@ -7,7 +7,7 @@ from PIL import Image
 from nnunet_bridge.core.errors import GeometryError
 from nnunet_bridge.core.grid import Grid
 from nnunet_bridge.core.image import Labelmap, LabelTable, Volume
-from nnunet_bridge.formats.preview import write_preview
+from nnunet_bridge.formats.preview import write_preview, write_small
 
 GRID = Grid((40, 30, 20), np.diag([1.0, 1.0, 2.0, 1.0]))
 GREY = np.arange(40 * 30 * 20, dtype=np.float32).reshape(GRID.shape)
@@ -68,3 +68,25 @@ def test_labels_that_lie_elsewhere_are_not_drawn(tmp_path):
             tmp_path / "p.png", Volume(GRID, GREY), labels(Grid(GRID.shape, shifted))
         )
     assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("drawn_box", "size_mm"),
+    [
+        ((slice(5, 30), slice(5, 30), slice(9, 10)), (40, 30)),
+        ((slice(5, 30), slice(9, 10), slice(3, 20)), (40, 40)),
+        ((slice(9, 10), slice(5, 30), slice(3, 20)), (30, 40)),
+        ((), (40, 30)),
+    ],
+    ids=["axial", "coronal", "sagittal", "nothing drawn"],
+)
+def test_a_small_picture_shows_the_plane_with_the_largest_area(
+    tmp_path, drawn_box, size_mm
+):
+    voxels = np.zeros(GRID.shape, np.uint8)
+    if drawn_box:
+        voxels[drawn_box] = 1
+    write_small(tmp_path / "p.png", Volume(GRID, GREY), Labelmap(GRID, voxels, TABLE))
+
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == tuple(160 * side // max(size_mm) for side in size_mm)

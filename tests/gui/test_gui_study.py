@@ -384,3 +384,5 @@ def test_results_are_filtered_by_outcome_and_paged(page):
     assert found["counts"] == {"refused": 125, "warned": 125, "accepted": 250}
     assert page.get("/api/cases", job=job, page="x")[1]["page"] == 1
     assert page.get("/api/cases", job="../x")[0] == 400
+    failed = job_of(page, "convert", {"study": "/s"}, {"error": "x", "cases": []})
+    assert page.get("/api/cases", job=failed)[1]["dataset"] is None

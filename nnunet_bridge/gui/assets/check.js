@@ -41,7 +41,8 @@ const mount = (root) => {
   const pages = pager(async (asked) => {
     const focused = filters.contains(document.activeElement) ? document.activeElement.dataset.outcome : null;
     const found = await get("/api/cases", { job: job.id, outcome, ...asked }).catch(() => null);
-    if (!found) return null;
+    results.hidden = !found || found.dataset === null;  // a command that failed has no cases
+    if (results.hidden) return null;
     tell(found);
     list.replaceChildren(...found.cases.map(row(found)));
     if (focused !== null) for (const button of filters.children) if (button.dataset.outcome === focused) button.focus();
@@ -54,8 +55,8 @@ const mount = (root) => {
       now = state.study;
       study.replaceChildren(...(now.study ? [`Study: ${name(now.study)} `] : []), h("a", { href: "#/study" }, now.study ? "change" : "Choose a study first."));
       boxes.forEach((box) => box.update(state));
-      job = state.jobs.find((one) => ["check", "convert"].includes(one.command) && one.state === "done" && one.values.study === now.study);
-      results.hidden = !job;
+      job = state.jobs.find((one) => ["check", "convert"].includes(one.command) && [0, 3, 4].includes(one.exit_code) && one.values.study === now.study);
+      if (!job) results.hidden = true;
       if (job && job.id !== shown) { shown = job.id; outcome = ""; pages.open(1); }
     },
   };

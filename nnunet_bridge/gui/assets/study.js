@@ -46,7 +46,7 @@ const mount = (root) => {
     if (folder) await choose(folder);
   };
   const box = (label, command, values) => {
-    const made = commandBox(label, () => ({ command, values }), { mine: (job) => job.command === command && Object.keys(values).every((key) => key === "update" || key === "force" || job.values[key] === values[key]) });
+    const made = commandBox(label, () => ({ command, values }), { mine: (job) => job.command === command && Object.keys(values).every((key) => (job.values[key] || false) === values[key]) });
     boxes.push(made);
     return made.box;
   };
@@ -66,7 +66,7 @@ const mount = (root) => {
     overview.recipe ? null : box("Look through the study", "init", { study: overview.study, out: overview.own }),
     h("details", {}, h("summary", {}, overview.recipe ? "Look through the study again, or make synthetic patients" : "Make synthetic patients instead"),
       overview.table ? box("Add new patients", "init", { study: overview.study, out: overview.recipe, update: true }) : null,
-      overview.recipe ? box(overview.recipe === overview.own ? "Write the table anew" : "Write a case table", "init", { study: overview.study, out: overview.own, force: overview.recipes.includes(overview.own) }) : null, demo())];
+      overview.recipe && (overview.recipe === overview.own || !overview.table) ? box(overview.table ? "Write the table anew" : "Write a case table", "init", { study: overview.study, out: overview.own, force: overview.recipes.includes(overview.own) }) : null, demo())];
 
   /* The case table. */
   const problem = h("p", { class: "error", role: "alert", hidden: true });
