@@ -229,6 +229,10 @@ def table(courses: dict[str, list[Course]], asked: argparse.Namespace) -> str:
     rows = {
         "CPU s an epoch, without the first": _epochs(courses, 1, cpu=True),
         "wall s an epoch, without the first": _epochs(courses, 1, cpu=False),
+        "CPU s, start to the first epoch": {
+            who: [course.moments[0][1] for course in found]
+            for who, found in courses.items()
+        },
         "CPU s, start to the end of the last epoch": {
             who: [course.cpu_s for course in found] for who, found in courses.items()
         },

@@ -90,7 +90,9 @@ def doctor(session: Session, _asked: _Doctor) -> Summary:
     """
     from nnunet_bridge.pipeline.doctor import examine
 
-    return examine(session.root)
+    with session.progress() as progress:
+        progress.stage("doctor", 1)
+        return examine(session.root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

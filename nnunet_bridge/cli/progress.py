@@ -1,6 +1,7 @@
 """Show the progress of a long task, and the time left, on standard error."""
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -23,7 +24,8 @@ PROGRESS_VARIABLE = "NNUNET_BRIDGE_PROGRESS"
 
 RECORDS_EVERY_S = 0.5
 _KNOWN_ENOUGH = 0.03
-_TRUSTED = 0.25
+_TRUSTED = 0.1
+_MOST_MARKS = 512
 _PRIOR_S = 30.0
 """Weight of the outline, in seconds: later, the measured pace outweighs it."""
 
@@ -37,7 +39,7 @@ class Forecast:
     >>> forecast = Forecast()
     >>> forecast.outline([("train", 60.0), ("predict", 30.0)])
     >>> forecast.begin("train", 10, now_s=0.0)
-    >>> forecast.advance(5)
+    >>> forecast.advance(5, now_s=60.0)
     >>> forecast.left_s(now_s=60.0)  # as much again, and a slower predict
     110.0
     """
@@ -49,6 +51,8 @@ class Forecast:
     steps: float = 0.0
     done: float = 0.0
     started_s: float = 0.0
+    marks: list[tuple[float, float]] = field(default_factory=list)
+    """Moments at which steps of the stage were finished, and how many were."""
 
     def outline(self, stages: Sequence[tuple[str, float]]) -> None:
         """Set the coming stages, each with its expected time in seconds."""
@@ -58,10 +62,16 @@ class Forecast:
         """End the current stage and begin the next."""
         self.end(now_s=now_s)
         self.stage, self.steps, self.done, self.started_s = stage, steps, 0.0, now_s
+        self.marks = [(now_s, 0.0)]
 
-    def advance(self, done: float) -> None:
+    def advance(self, done: float, *, now_s: float) -> None:
         """Set the number of finished steps of the stage; it never falls."""
-        self.done = max(self.done, min(done, self.steps))
+        if min(done, self.steps) <= self.done:
+            return
+        self.done = min(done, self.steps)
+        self.marks.append((now_s, self.done))
+        if len(self.marks) > _MOST_MARKS:
+            del self.marks[1::2]
 
     def end(self, *, now_s: float) -> None:
         """Close the current stage."""
@@ -99,16 +109,34 @@ class Forecast:
         """Return the expected time of the whole stage; None while it is unknown.
 
         The first steps of a stage say little about the rest, so the outline counts
-        until a quarter is done.
+        until a tenth is done.
         """
         expected = self.expected_s.get(self.stage)
         if self.share < _KNOWN_ENOUGH:
             return expected
-        seen = elapsed / self.share
+        seen = self._seen_total_s(elapsed)
         if expected is None:
             return seen
         trust = min(self.share / _TRUSTED, 1.0)
         return max(trust * seen + (1 - trust) * expected, elapsed)
+
+    def _seen_total_s(self, elapsed: float) -> float:
+        """Return the time of the whole stage at the pace of its latest half so far.
+
+        The longest pause between two marks does not count if there are others: a
+        process that starts finishes nothing, and another one need not start.
+        """
+        half = [mark for mark in self.marks if mark[1] >= self.done / 2]
+        recent = half if len(half) > 1 else self.marks[-2:]
+        gaps = [
+            (later[0] - earlier[0], later[1] - earlier[1])
+            for earlier, later in itertools.pairwise(recent)
+        ]
+        counted = sorted(gaps)[:-1] if len(gaps) > 1 else gaps
+        spent, steps = sum(gap[0] for gap in counted), sum(gap[1] for gap in counted)
+        left = (self.steps - self.done) * spent / steps
+        waited = self.started_s + elapsed - self.marks[-1][0]
+        return elapsed + left - min(waited, gaps[-1][0], left)
 
     def _pace(self, stage_total_s: float) -> float:
         """Return the factor by which this machine is slower than the outline."""
@@ -198,7 +226,7 @@ class _Bar(_Shown):
         self._show("")
 
     def advance(self, done: float, note: str = "") -> None:
-        self.forecast.advance(done)
+        self.forecast.advance(done, now_s=time.monotonic())
         self._show(note)
 
     def say(self, line: str) -> None:
@@ -239,7 +267,7 @@ class _Lines(_Shown):
         self.say(f"{self.forecast.number} {name}{self.time_left(', ')}".strip())
 
     def advance(self, done: float, note: str = "") -> None:
-        self.forecast.advance(done)
+        self.forecast.advance(done, now_s=time.monotonic())
         now_s = time.monotonic()
         if now_s - self.last_s >= self.every_s:
             self.last_s = now_s
@@ -266,7 +294,7 @@ class _Records(_Lines):
         self._report("")
 
     def advance(self, done: float, note: str = "") -> None:
-        self.forecast.advance(done)
+        self.forecast.advance(done, now_s=time.monotonic())
         now_s = time.monotonic()
         if now_s - self.last_s >= self.every_s or self.forecast.share == 1.0:
             self.last_s = now_s

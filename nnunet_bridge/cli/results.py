@@ -95,6 +95,13 @@ class _Predict:
         choices=("auto", "torch", "openvino"),
     )
 
+    windows: str = shared.machine_option(
+        "--windows",
+        "Windows to compute. body: not those more than half a patch away from the "
+        "body.",
+        choices=("all", "body"),
+    )
+
     def options(self) -> PredictionOptions:
         from nnunet_bridge.formats.recipe import read_recipe
         from nnunet_bridge.ops.region import RegionRequest
@@ -106,6 +113,7 @@ class _Predict:
             ModelRequest(self.configurations, *words),
             self.device,
             self.engine,
+            self.windows,
             scans=_series_options(self.recipe, self.scans),
             channels=read_recipe(self.recipe).image_channels if self.recipe else None,
             region=RegionRequest.from_words(**given(self.region)),

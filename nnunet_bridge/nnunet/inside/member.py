@@ -14,6 +14,7 @@ from nnunetv2.inference import predict_from_raw_data as nnunet
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_bridge.nnunet.estimates import PlannedMember
+from nnunet_bridge.nnunet.inside.body import Body
 from nnunet_bridge.nnunet.inside.converted import Converted, converted, smallest_step
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampling
@@ -79,6 +80,7 @@ class Member:
         texts = judged_texts(model_dir, trusted)
         with json_read_by(nnunet, lambda file: texts[file.name]):
             predictor.initialize_from_trained_model_folder(str(model_dir), chosen)
+        self.body_only = False  # whether windows far from the body are left out
         self.plans = predictor.plans_manager
         self.configuration = predictor.configuration_manager
         self.dataset = predictor.dataset_json
@@ -171,7 +173,8 @@ class Member:
             progress(done / windows)
 
         networks = replace(self.networks, mirror_axes=self.mirrored(prepared))
-        sweep = Sweep.over(networks, prepared.volume, manner, window_done)
+        body = Body.of(prepared.volume) if self.body_only else None
+        sweep = Sweep.over(networks, prepared.volume, manner, window_done, body)
         windows = sweep.windows
         means = _means(sweep.planes(), overlaps)
         return self._resampling(prepared).planes(means, prepared.volume.shape[1:])

@@ -48,6 +48,7 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--progress", type=Path, required=True)
     predict.add_argument("--previous", type=Path)
     predict.add_argument("--openvino", type=Path)
+    predict.add_argument("--body-only", action="store_true")
     predict.add_argument("--part", nargs=2, type=int, default=(0, 1))
 
 
@@ -67,6 +68,8 @@ def predict(asked: argparse.Namespace) -> None:
         Member(Path(model), folds, device, asked.trusted_trainer)
         for model, *folds in asked.member
     ]
+    for member in members:
+        member.body_only = asked.body_only
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.openvino:
         write_json(asked.out / ENGINE_FILE, _to_openvino(members, asked.openvino))

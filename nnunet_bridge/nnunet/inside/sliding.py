@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import (
@@ -23,8 +24,13 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 
+from nnunet_bridge.nnunet.inside.body import Body
+
 STEP = 0.5
 """Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
+
+BACKGROUND_LOGIT = 10.0
+"""Of the background where no window was computed; the others have 0."""
 
 _HIGHEST_WEIGHT = 10
 _WIDTH = 1 / 8  # height and relative width of the Gaussian, as in nnU-Net's predictor
@@ -91,6 +97,7 @@ class _Sums:
     weights: torch.Tensor  # (depth, Y, X) of the same kind: sums of the weights
     gaussian: torch.Tensor  # (depth, y, x) half, of one window
     first: int = 0  # index in the volume of the first plane held
+    sparse: bool = False  # whether there are voxels that no window covers
 
     @classmethod
     def zero(cls, networks: Networks, plane: Sequence[int], manner: Manner) -> _Sums:
@@ -119,7 +126,12 @@ class _Sums:
     def final(self, plane: int) -> torch.Tensor:
         """Return the (folds, heads, Y, X) logits of a plane of the volume."""
         at = plane - self.first
-        return torch.div(self.logits[:, :, at], self.weights[at])
+        logits = torch.div(self.logits[:, :, at], self.weights[at])
+        if self.sparse:
+            empty = self.weights[at] == 0
+            logits[:, :, empty] = 0
+            logits[:, 0, empty] = BACKGROUND_LOGIT
+        return logits
 
     def forget_before(self, plane: int) -> None:
         """Drop the planes before `plane` of the volume and move up the others."""
@@ -146,6 +158,8 @@ class Sweep:
     window_done: Callable[[], None] = field(default=lambda: None)
     """Called after every window."""
 
+    body: Body | None = None  # windows far away from it are left out; None for all
+
     @classmethod
     def over(
         cls,
@@ -153,12 +167,13 @@ class Sweep:
         volume: torch.Tensor,
         manner: Manner,
         window_done: Callable[[], None],
+        body: Body | None = None,
     ) -> Sweep:
         """Return the sweep over a volume, (channels, Z, Y, X)."""
         padded, inside = pad_nd_image(
             volume, networks.patch, "constant", {"value": 0}, return_slicer=True
         )
-        return cls(networks, padded, tuple(inside[1:]), manner, window_done)
+        return cls(networks, padded, tuple(inside[1:]), manner, window_done, body)
 
     @property
     def rows(self) -> list[int]:
@@ -166,16 +181,22 @@ class Sweep:
         depth = self.volume.shape[1]
         return self._steps()[0] if self._is_3d else list(range(depth))
 
-    @property
-    def corners(self) -> list[tuple[int, int]]:
-        """First (y, x) of every window of a row."""
+    def corners(self, row: int) -> list[tuple[int, int]]:
+        """Return the first (y, x) of every window of a row that is computed."""
         rows, columns = self._steps()[-2:]
-        return list(itertools.product(rows, columns))
+        corners = list(itertools.product(rows, columns))
+        if self.body is None:
+            return corners
+        patch = (1, *self.networks.patch)[-3:]
+        before = [part.start for part in self.inside]  # padding is no body
+        places = [np.subtract((row, *corner), before) for corner in corners]
+        near = [self.body.is_near(place.tolist(), patch) for place in places]
+        return list(itertools.compress(corners, near))
 
     @property
     def windows(self) -> int:
-        """The number of windows."""
-        return len(self.rows) * len(self.corners)
+        """The number of windows that are computed."""
+        return sum(len(self.corners(row)) for row in self.rows)
 
     def planes(self) -> Iterator[torch.Tensor]:
         """Yield the final (folds, heads, Y, X) logits of every plane, half or single.
@@ -183,6 +204,7 @@ class Sweep:
         Raises `NotFiniteError` if an output is no number or too large.
         """
         sums = _Sums.zero(self.networks, self.volume.shape[2:], self.manner)
+        sums.sparse = self.body is not None
         wanted, *in_plane = self.inside
         rows = self.rows
         with weights_kept():
@@ -213,7 +235,7 @@ class Sweep:
         depth = len(sums.gaussian)
         slab = self.volume[:, row : row + depth].to(self.networks.device)
         height, width = self.networks.patch[-2:]
-        for y, x in self.corners:
+        for y, x in self.corners(row):
             at = (slice(y, y + height), slice(x, x + width))
             window = slab[(slice(None), slice(None), *at)]
             window = window if self._is_3d else window[:, 0]

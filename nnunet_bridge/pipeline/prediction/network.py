@@ -54,11 +54,13 @@ class Inference:
     """How the networks are computed."""
 
     engine: str = "torch"  # or ``openvino``
+    body_only: bool = False  # whether windows far from the body are left out
 
     def words(self, dataset: Dataset) -> list[str]:
         """Return the arguments of a call of nnU-Net for a model of a dataset."""
         kept = dataset.record_dir / "openvino"
-        return ["--openvino", str(kept)] if self.engine == "openvino" else []
+        words = ["--openvino", str(kept)] if self.engine == "openvino" else []
+        return [*words, *(["--body-only"] if self.body_only else [])]
 
 
 class Network(Protocol):

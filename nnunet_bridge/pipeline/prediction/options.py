@@ -23,6 +23,9 @@ class PredictionOptions:
     """``torch``, ``openvino`` (on a CPU), or ``auto``: OpenVINO where it is installed.
     A case that either of them finished counts as finished for ``auto``."""
 
+    windows: str = "all"
+    """``all``, or ``body``: not those more than half a patch away from the body."""
+
     scans: SeriesOptions = field(default_factory=SeriesOptions)
     """Which images of a DICOM folder are read, and which corrections are allowed."""
 
@@ -61,6 +64,8 @@ class PredictionOptions:
         }
         if self.smooth:
             options["smooth"] = self.smooth
+        if self.windows != "all":
+            options["windows"] = self.windows
         if self.side:
             options["side"] = str(self.side)
         if self.channel is not None:

@@ -124,7 +124,8 @@ def predict_images(
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
-        network = network or partial(predict_folder, inference=Inference(engine))
+        inference = Inference(engine, options.windows == "body")
+        network = network or partial(predict_folder, inference=inference)
         run = _PredictionRun(trained, out, work, options, shown, network)
         try:
             cases = run.predict(sources, resources)

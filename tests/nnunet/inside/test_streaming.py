@@ -178,7 +178,7 @@ def run_part(images, out, *members, workers=1, previous=None, part=(0, 1), **mor
         workers=workers,
         part=part,
         trusted_trainer="",
-        **{"openvino": None, **more},
+        **{"openvino": None, "body_only": False, **more},
     )
     prediction.predict(asked)
 
