@@ -3,6 +3,7 @@ import { choosePath, commandBox, field, get, h, name, post, select, server } fro
 import { picture, pager } from "/assets/cases.js";
 
 const NEW = "\u0000new";
+let left = {}; // changes that were not saved when the step was left
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
 
 const askName = () => new Promise((resolve) => {
@@ -168,6 +169,8 @@ const mount = (root) => {
 
   const show = (found) => {
     overview = found;
+    if (left.sha256 && left.sha256 === found.sha256) changes = left.changes;
+    left = {};
     say(found.fault);
     noteChanges();
     boxes = [];
@@ -199,6 +202,7 @@ const mount = (root) => {
     try { show(await get("/api/study")); } catch (error) { say(error.message); }
   }
   return {
+    leave: () => { left = { sha256: overview && overview.sha256, changes }; },
     update: (state) => {
       now = state.study;
       [...boxes, ...runBoxes].forEach((each) => each.update(state));
