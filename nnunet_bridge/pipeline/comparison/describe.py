@@ -29,6 +29,10 @@ from nnunet_bridge.pipeline.models.run_facts import ModelRun, facts_of, fold_run
 _NOT_IN_FILES = (
     "ethics approval, scanner and sequence, field strength, and who drew the masks"
 )
+_SAID_OR_OF_NO_USE = (
+    *("configuration", "budget", "model", "patients", "system", "threads"),
+    *("workers", "loaders"),
+)
 _MEASURES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 
 
@@ -158,7 +162,7 @@ def _finished(dataset: Dataset) -> list[ModelRun]:
 
 def _training(run: ModelRun) -> Iterator[str]:
     named = {one.name: one.values[0] for one in settings_of([run]) if one.values[0]}
-    for known in ("configuration", "budget", "patients"):
+    for known in _SAID_OR_OF_NO_USE:
         named.pop(known, None)
     settings = "; ".join(f"{name} {value}" for name, value in named.items())
     folds = ", ".join(run.fold_names)

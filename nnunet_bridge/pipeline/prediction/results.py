@@ -40,7 +40,7 @@ VARIABLES: dict[str, tuple[str, str, str]] = {
     "visit": ("visit, of the case table", "", ""),
     "structure": ("structure", "", ""),
     "side": ("side of the body, where labels have sides", "", _SIDES),
-    "volume_cm3": ("volume of the prediction, in voxels", "cm3", ""),
+    "volume_cm3": ("volume of the prediction: voxels times their volume", "cm3", ""),
     "voxels": ("voxels of the prediction", "", ""),
     "rating": ("quality rating of the case", "", "green, amber, red"),
     "state": ("who holds the structure, reference or prediction", "", _STATES),
