@@ -252,6 +252,8 @@ def table(courses: dict[str, list[Course]], asked: argparse.Namespace) -> str:
     ]
     for name, found in rows.items():
         plain, ours = (found[who] for who in WHO)
+        if not plain:  # there is no epoch but the first
+            continue
         ratio = median(ours) / median(plain)
         lines.append(f"| {name} | {_spread(plain)} | {_spread(ours)} | {ratio:.3f} |")
     return "\n".join(lines)
