@@ -133,7 +133,8 @@ def test_S13_nothing_that_a_command_starts_loads_one_either(hostile, lab, tmp_pa
     done = started(hostile, ["bash", script], environment={"SLURM_ARRAY_TASK_ID": "0"})
 
     assert done.returncode == 0, done.stderr
-    assert f"{sys.executable} -P -m nnunet_bridge" in script.read_text()
+    first = Path(*COMMAND).read_text().partition("\n")[0]
+    assert f"{first.removeprefix('#!')} -P -m nnunet_bridge" in script.read_text()
     assert "export PYTHONSAFEPATH=1\n" in script.read_text()
 
 
