@@ -18,7 +18,6 @@ from nnunet_bridge.gui.desk import Asked, Desk, endpoint
 from nnunet_bridge.gui.jobs import Job
 from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.ingest.case_pictures import case_picture, planned_cases
-from nnunet_bridge.pipeline.ingest.planned import StudyPlan
 from nnunet_bridge.pipeline.ingest.table_editing import OpenTable
 
 CASES_A_PAGE = 20
@@ -159,8 +158,7 @@ def _cases(desk: Desk, asked: Asked) -> JsonObject:
     study, recipe_file = _places(desk, asked)
     found: list[JsonObject]
     if read_recipe(recipe_file).case_table is None:
-        plan = in_worker(planned_cases, study, recipe_file, desk.workspace.raw_dir)
-        found = _by_patterns(plan, study)
+        found = in_worker(planned_cases, study, recipe_file, desk.workspace.raw_dir)
         return {"table": False, **paged(found, asked, _text)}
     table = _table(desk, recipe_file)
     found = [
@@ -168,29 +166,6 @@ def _cases(desk: Desk, asked: Asked) -> JsonObject:
         for case, lines in table.cases().items()
     ]
     return {"table": True, "sha256": table.sha256, **paged(found, asked, _text)}
-
-
-def _by_patterns(plan: StudyPlan, study: Path) -> list[JsonObject]:
-    def below(file: Path) -> str:
-        return file.relative_to(study).as_posix()
-
-    return [
-        {
-            "case": case.case_id,
-            "split": case.split,
-            "image": below(case.scan.path) if case.scan else "",
-            "masks": [
-                {
-                    "file": below(mask.path),
-                    "structure": mask.structure or "",
-                    "side": mask.side,
-                }
-                for mask in case.masks
-            ],
-            "messages": [str(finding) for finding in case.findings],
-        }
-        for case in plan.cases
-    ]
 
 
 def _text(case: Mapping[str, Any]) -> str:

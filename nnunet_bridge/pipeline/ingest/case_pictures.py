@@ -14,6 +14,7 @@ from nnunet_bridge.core.case_table import DRAWN_ROLES, Role, TableRow
 from nnunet_bridge.core.errors import BridgeError, InputError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.image import Labelmap
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.case_table import TableLine
 from nnunet_bridge.formats.preview import write_preview, write_small
 from nnunet_bridge.formats.recipe import Recipe, read_recipe
@@ -66,9 +67,30 @@ def case_picture(
     return file
 
 
-def planned_cases(study: Path, recipe_file: Path, raw_dir: Path) -> StudyPlan:
-    """Return the cases of a study as `check` reads them."""
-    return planned_study(study, read_recipe(recipe_file), raw_dir)[0]
+def planned_cases(study: Path, recipe_file: Path, raw_dir: Path) -> list[JsonObject]:
+    """Return the cases of a study as `check` reads them, with the files of each."""
+
+    def below(file: Path) -> str:
+        return file.relative_to(study).as_posix()
+
+    plan, _ = planned_study(study, read_recipe(recipe_file), raw_dir)
+    return [
+        {
+            "case": case.case_id,
+            "split": case.split,
+            "image": below(case.scan.path) if case.scan else "",
+            "masks": [
+                {
+                    "file": below(mask.path),
+                    "structure": mask.structure or "",
+                    "side": mask.side,
+                }
+                for mask in case.masks
+            ],
+            "messages": [str(finding) for finding in case.findings],
+        }
+        for case in plan.cases
+    ]
 
 
 def _draw(file: Path, plan: CasePlan, recipe: Recipe, *, title: str) -> None:
