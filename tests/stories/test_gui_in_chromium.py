@@ -40,7 +40,7 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, few_steps):
     """The page of a workspace that is not there yet."""
     server = Server(tmp_path / "work", tmp_path)
     yield server
@@ -60,6 +60,22 @@ def tab(browser, server):
     assert hosts - {"127.0.0.1", "", None} == set()
 
 
+@pytest.fixture
+def shoot(tab, browser):
+    """Take a picture of a step at both widths, where a folder for them is named."""
+
+    def take(name):
+        if not (folder := os.environ.get("NNUNET_BRIDGE_SCREENSHOTS")):
+            return
+        for width in WIDTHS:
+            browser.size(width, 900)
+            tab.wait_for_timeout(500)
+            tab.screenshot(path=f"{folder}/page-{name}-{width}.png", full_page=True)
+        browser.size(1280, 900)
+
+    return take
+
+
 def step(tab, name):
     """Open a step of the page."""
     tab.get_by_role("navigation").get_by_role("link", name=re.compile(name)).click()
@@ -68,10 +84,9 @@ def step(tab, name):
 def ended(tab, command):
     """Wait until the newest job of a command is done; say why it is not."""
     card = tab.locator(".job", has_text=f"{command}:").first
-    card.locator("strong", has_text=re.compile("done|failed|ended|stopped")).wait_for(
-        timeout=300_000
-    )
-    assert "done" in card.locator("strong").inner_text(), card.inner_text()
+    over = card.locator("strong", has_text=re.compile("done|failed|ended|stopped"))
+    over.wait_for(state="attached", timeout=180_000)
+    assert "done" in over.text_content(), card.text_content()
 
 
 def test_the_token_leaves_the_address_and_the_steps_are_links(tab):
@@ -94,3 +109,22 @@ def test_no_step_is_wider_than_the_window(tab, browser, width, scheme):
         step(tab, name)
         tab.wait_for_timeout(150)
         assert tab.evaluate(TOO_WIDE) <= 0, name
+
+
+def press(tab, name, **options):
+    """Press a button by its name."""
+    tab.get_by_role("button", name=name, exact=True, **options).first.click()
+
+
+def test_a_newcomer_goes_the_whole_way(tab, shoot):
+    press(tab, "Try it with synthetic patients")
+    ended(tab, "demo")
+    tab.get_by_role("heading", name="Cases", exact=True).wait_for()
+    shoot("study")
+
+    step(tab, "Check")
+    press(tab, "Check")
+    ended(tab, "check")
+    press(tab, "Convert")
+    ended(tab, "convert")
+    shoot("check")

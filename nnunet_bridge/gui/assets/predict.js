@@ -194,7 +194,7 @@ export default {
         regionProblem.textContent = `${chosen.cases[0].case}: drag the lines, or focus one and press the arrow keys.${chosen.cases.length > 1 ? " All scans are cut at the same millimetres." : ""}`;
       } catch (error) { if (mine === turn) regionProblem.textContent = error.message; }
     };
-    const regions = [["all", "the whole scan"], ["lines", "between two lines"], ["auto", "find it by itself"]].map(([value, text]) => {
+    const regions = [["all", "the whole scan"], ["lines", "between two lines"], ["auto", "found automatically"]].map(([value, text]) => {
       const input = h("input", { type: "radio", name: "region", value, checked: value === "all" });
       input.addEventListener("change", () => {
         chosen.region = value;
