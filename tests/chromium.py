@@ -42,6 +42,7 @@ class Browser:
         self._context = self._chromium.new_context(has_touch=True)
         self._context.set_default_timeout(1000 * PATIENCE_S)
         self.page = self.another_tab()
+        self._devtools = self._context.new_cdp_session(self.page)
 
     def another_tab(self):
         """Open one more tab beside the others, and return it."""
@@ -49,7 +50,6 @@ class Browser:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._listen)
         page.on("request", lambda request: self.requests.append(request.url))
-        self._devtools = self._context.new_cdp_session(page)
         return page
 
     def _listen(self, message) -> None:

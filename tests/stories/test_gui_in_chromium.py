@@ -8,8 +8,13 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
+from small_study import SCANS, TIBIA, draw
 
-pytestmark = [pytest.mark.browser, pytest.mark.training]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.training,
+    pytest.mark.usefixtures("few_steps"),
+]
 WIDTHS = (1280, 390)
 TOO_WIDE = "(e => e.scrollWidth - e.clientWidth)(document.documentElement)"
 
@@ -40,7 +45,7 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path, few_steps):
+def server(tmp_path):
     """The page of a workspace that is not there yet."""
     server = Server(tmp_path / "work", tmp_path)
     yield server
@@ -69,7 +74,8 @@ def shoot(tab, browser):
             return
         for width in WIDTHS:
             browser.size(width, 900)
-            tab.wait_for_timeout(500)
+            tab.evaluate("scrollTo(0, 0)")
+            tab.wait_for_timeout(1000)
             tab.screenshot(path=f"{folder}/page-{name}-{width}.png", full_page=True)
         browser.size(1280, 900)
 
@@ -116,7 +122,15 @@ def press(tab, name, **options):
     tab.get_by_role("button", name=name, exact=True, **options).first.click()
 
 
-def test_a_newcomer_goes_the_whole_way(tab, shoot):
+def choose_folder(tab, *names):
+    """Go down by these names in the browser of folders, and take the last."""
+    dialog = tab.get_by_role("dialog")
+    for name in names:
+        dialog.get_by_role("button", name=name, exact=True).click()
+    press(dialog, "Choose this folder")
+
+
+def test_a_newcomer_goes_the_whole_way(tab, browser, shoot, tmp_path):
     press(tab, "Try it with synthetic patients")
     ended(tab, "demo")
     tab.get_by_role("heading", name="Cases", exact=True).wait_for()
@@ -127,4 +141,109 @@ def test_a_newcomer_goes_the_whole_way(tab, shoot):
     ended(tab, "check")
     press(tab, "Convert")
     ended(tab, "convert")
+    tab.get_by_text("msk_008").wait_for()
     shoot("check")
+
+    step(tab, "Train")
+    press(tab, "Plan")
+    ended(tab, "plan")
+    tab.locator("fieldset input[value='2d']").wait_for()
+    tab.get_by_text(re.compile("free")).first.wait_for()  # memory and disk
+    press(tab, "Train")
+    ended(tab, "train")
+    cells = tab.locator("tbody tr .state")
+    cells.nth(1).wait_for()
+    assert cells.all_inner_texts() == ["done", "done"]
+    press(tab, re.compile("^Details: 2d"))
+    press(tab, "Compare")
+    ended(tab, "compare")
+    tab.get_by_text("Comparison", exact=True).click()
+    page = tab.frame_locator("iframe[title=Comparison]")
+    page.get_by_role("heading", name="Surfaces").wait_for()
+    shoot("train")
+
+    other = browser.another_tab()
+    other.goto(tab.url)
+    other.locator("tbody tr .state", has_text="done").nth(1).wait_for()
+    other.close()
+
+    step(tab, "Look")
+    tab.locator("canvas").nth(2).wait_for()
+    press(tab, "Show surfaces")
+    tab.wait_for_timeout(1000)
+    shoot("look")
+
+    step(tab, "Predict")
+    press(tab, "Choose a folder on this machine…")
+    scan = sorted(tmp_path.glob("work/synthetic/study/*/9_*"))[0]
+    choose_folder(tab, *scan.relative_to(tmp_path / "work").parts)
+    tab.get_by_label("between two lines").check()
+    tab.locator("canvas").first.wait_for()
+    shoot("region")
+    tab.get_by_label("the whole scan").check()
+    press(tab, "Predict")
+    ended(tab, "predict")
+    tab.get_by_role("link", name=re.compile("labels")).first.wait_for()
+    shoot("predict")
+
+
+def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
+    browser, lab, monkeypatch
+):
+    monkeypatch.setenv("FEW_EPOCHS", "3000")  # it never ends by itself
+    server = Server(lab / "work", lab)
+    browser.new_tab()
+    tab = browser.page
+    tab.goto(server.address)
+    step(tab, "Train")
+    tab.locator("fieldset input[value='3d_fullres']").uncheck()
+    press(tab, "Train")
+    state = tab.locator("tbody tr .state").first
+    state.get_by_text("running").wait_for()
+
+    server.end(signal.SIGKILL)
+    tab.get_by_text("The server does not answer").wait_for()
+    server.start()
+    tab.goto(server.address)
+    step(tab, "Train")
+    state.get_by_text("running").wait_for()
+    tab.locator(".job strong", has_text="train: running").wait_for()
+    press(tab, re.compile("^Stop: 2d"))
+    state.get_by_text("stopped").wait_for()
+    epoch = int(tab.locator("td[data-name=Epoch]").first.inner_text().split()[0])
+    press(tab, re.compile("^Go on: 2d"))
+    state.get_by_text("running").wait_for()
+    press(tab, re.compile("^Stop: 2d"))
+    state.get_by_text("stopped").wait_for()
+    later = int(tab.locator("td[data-name=Epoch]").first.inner_text().split()[0])
+
+    assert later >= epoch > 0
+
+    assert server.end() == 0
+
+
+def test_a_refused_case_and_hostile_names_are_text(browser, lab):
+    hostile = "<img src=x onerror=document.title=1>"
+    scans = sorted((lab / "study" / SCANS).iterdir())
+    sorted(scans[0].iterdir())[5].unlink()
+    draw(lab / "study", f"9_{hostile}_9K", TIBIA)
+    server = Server(lab / "work", lab)
+    browser.new_tab()
+    tab = browser.page
+    tab.goto(server.address)
+    press(tab, "Choose a study folder")
+    tab.get_by_role("dialog").get_by_role("button", name=str(lab), exact=True).click()
+    choose_folder(tab, "study")
+    tab.get_by_role("heading", name="Cases", exact=True).wait_for()
+    step(tab, "Check")
+    press(tab, "Check")
+    tab.locator(".case .message").first.wait_for(timeout=60_000)
+
+    shown = tab.locator("#main").inner_text()
+    assert "refused" in shown
+    assert "[G03]" in shown, "a slice is missing"
+    assert hostile in shown
+    assert tab.locator("img[src=x]").count() == 0
+    assert tab.title() != "1"
+    assert browser.complaints == []
+    assert server.end() == 0
