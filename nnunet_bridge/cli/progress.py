@@ -288,6 +288,9 @@ class _Records(_Lines):
     ``share`` (0..1), ``left_s`` (null while unknown) and ``note``.
     """
 
+    told: dict[str, object] | None = None
+    told_s = 0.0
+
     def stage(self, name: str, steps: int) -> None:
         self.last_s = time.monotonic()
         self.forecast.begin(name, steps, now_s=self.last_s)
@@ -312,4 +315,8 @@ class _Records(_Lines):
             "left_s": forecast.left_s(now_s=time.monotonic()),
             "note": note,
         }
-        self.write(json.dumps(report))
+        # A training that waits for its epoch must not fill a disk with reports of it.
+        news = {**report, "left_s": None}
+        if news != self.told or self.last_s - self.told_s >= PLAIN_EVERY_S:
+            self.told, self.told_s = news, self.last_s
+            self.write(json.dumps(report))

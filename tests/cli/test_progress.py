@@ -86,6 +86,17 @@ def test_for_other_programs_progress_is_one_json_object_a_line():
     assert third == {"say": "Case 1\nis new."}
 
 
+def test_reports_without_news_are_rare():
+    written = []
+    records = _Records(every_s=0.0, write=written.append)
+    records.stage("train", 10)
+    for _ in range(50):
+        records.advance(0, "fold 0")
+    records.advance(1, "fold 0")
+
+    assert [json.loads(line)["share"] for line in written] == [0, 0, 0.1]
+
+
 def test_a_variable_asks_for_progress_as_json(monkeypatch, capsys):
     monkeypatch.setenv("NNUNET_BRIDGE_PROGRESS", "json")
     with shown_progress(verbose=False) as progress:

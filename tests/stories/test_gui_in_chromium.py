@@ -130,7 +130,9 @@ def choose_folder(tab, *names):
     press(dialog, "Choose this folder")
 
 
-def test_a_newcomer_goes_the_whole_way(tab, browser, shoot, tmp_path):
+def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
+    tab, browser, shoot, tmp_path
+):
     press(tab, "Try it with synthetic patients")
     ended(tab, "demo")
     tab.get_by_role("heading", name="Cases", exact=True).wait_for()
@@ -175,10 +177,10 @@ def test_a_newcomer_goes_the_whole_way(tab, browser, shoot, tmp_path):
 
     step(tab, "Predict")
     press(tab, "Choose a folder on this machine…")
-    scan = sorted(tmp_path.glob("work/synthetic/study/*/9_*"))[0]
+    scan = next(tmp_path.glob("work/synthetic/study/*/9_*"))
     choose_folder(tab, *scan.relative_to(tmp_path / "work").parts)
     tab.get_by_label("between two lines").check()
-    tab.locator("canvas").first.wait_for()
+    tab.get_by_text("drag the lines").wait_for()
     shoot("region")
     tab.get_by_label("the whole scan").check()
     press(tab, "Predict")
@@ -208,17 +210,17 @@ def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
     step(tab, "Train")
     state.get_by_text("running").wait_for()
     tab.locator(".job strong", has_text="train: running").wait_for()
+    epochs = tab.locator("td[data-name=Epoch]").first
+    epochs.get_by_text(re.compile("^[1-9]")).wait_for()
     press(tab, re.compile("^Stop: 2d"))
     state.get_by_text("stopped").wait_for()
-    epoch = int(tab.locator("td[data-name=Epoch]").first.inner_text().split()[0])
+    before = int(epochs.inner_text().split()[0])
     press(tab, re.compile("^Go on: 2d"))
     state.get_by_text("running").wait_for()
     press(tab, re.compile("^Stop: 2d"))
     state.get_by_text("stopped").wait_for()
-    later = int(tab.locator("td[data-name=Epoch]").first.inner_text().split()[0])
 
-    assert later >= epoch > 0
-
+    assert int(epochs.inner_text().split()[0]) >= before
     assert server.end() == 0
 
 
