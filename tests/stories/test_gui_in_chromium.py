@@ -177,7 +177,7 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
 
     step(tab, "Predict")
     press(tab, "Choose a folder on this machine…")
-    scan = next(tmp_path.glob("work/synthetic/study/*/9_*"))
+    scan = next(tmp_path.glob("work/synthetic/study/Raw*/9_*"))
     choose_folder(tab, *scan.relative_to(tmp_path / "work").parts)
     tab.get_by_label("between two lines").check()
     tab.get_by_text("drag the lines").wait_for()
