@@ -5,22 +5,21 @@ never the server: the request gets a sentence, and the next one a new process.
 """
 
 import atexit
+import functools
 import multiprocessing
+import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nnunet_bridge.core.errors import BridgeError, InputError, SecurityError
 
 LIMIT_S = 120.0
-_ENDED = (
-    "The process that reads files ended before it was done, perhaps for want of memory"
-)
 _BROKEN = (EOFError, OSError)
+_ONE_REQUEST = threading.Lock()
 
 _Result = TypeVar("_Result")
 
@@ -41,72 +40,58 @@ def in_worker(
         If it raises another exception, takes longer than `limit_s`, or its process
         dies.
     """
-    return _WORKER.answer(function, words, limit_s)  # type: ignore[no-any-return]
+    with _ONE_REQUEST:
+        try:
+            pipe = _ready().pipe
+            pipe.send((function, words))
+            if in_time := pipe.poll(limit_s):
+                answer = pipe.recv()
+        except _BROKEN as error:
+            raise InputError(
+                "The process that reads files ended before it was done, perhaps for "
+                "want of memory."
+            ) from error
+        if not in_time:
+            _worker().end()
+            raise InputError(f"This takes longer than {limit_s:.0f} s: stopped.")
+    if isinstance(answer, BridgeError):
+        raise answer
+    return answer  # type: ignore[no-any-return]
 
 
 class _Worker:
-    """The process, started when it is needed."""
+    """The process, and the folder into which it unpacks."""
 
     def __init__(self) -> None:
-        self._one_request = threading.Lock()
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        """Holds what the worker unpacks, and goes with it."""
-
-    def answer(
-        self, function: Callable[..., Any], words: object, limit_s: float
-    ) -> Any:  # noqa: ANN401 - what the function returns
-        with self._one_request:
-            try:
-                pipe = self._sent((function, words))
-                if in_time := pipe.poll(limit_s):
-                    done, result = pipe.recv()
-            except _BROKEN as error:
-                raise InputError(f"{_ENDED}.") from error
-            if not in_time:
-                self.end()
-                raise InputError(f"This takes longer than {limit_s:.0f} s: stopped.")
-        if not done:
-            kind, message, code = result
-            raise kind(message, code=code)
-        return result
-
-    def _sent(self, request: object) -> Connection:
-        """Send a request to the worker, or to a new one if it has died since."""
-        if self._process is not None and self._pipe is not None:
-            try:
-                self._pipe.send(request)
-                self._pipe.recv()  # it has got it
-            except _BROKEN:
-                pass
-            else:
-                return self._pipe
-        self.end()
         context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
+        self.pipe, far_end = context.Pipe()
         self._scratch = tempfile.TemporaryDirectory()
         words = far_end, self._scratch.name
         self._process = context.Process(target=_work, args=words, daemon=True)
         self._process.start()
         far_end.close()
-        self._pipe.send(request)
-        self._pipe.recv()
-        return self._pipe
+        atexit.register(self.end)
 
     def end(self) -> None:
-        """End the worker."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
-        self._process = self._pipe = None
+        """End the process; the folder goes with it."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+        self._scratch.cleanup()
 
 
-_WORKER = _Worker()
-atexit.register(_WORKER.end)
+_worker = functools.cache(_Worker)
+
+
+def _ready() -> _Worker:
+    """Return the worker once it answers, or a new one if it has died since."""
+    try:
+        _worker().pipe.send((os.getpid, ()))
+        _worker().pipe.recv()
+    except _BROKEN:
+        _worker().end()
+        _worker.cache_clear()
+    return _worker()
 
 
 def _work(pipe: Connection, scratch: str) -> None:
@@ -118,14 +103,14 @@ def _work(pipe: Connection, scratch: str) -> None:
             function, words = pipe.recv()
         except EOFError:
             return
-        pipe.send(None)
-        answer: tuple[bool, object]
+        answer: object
         try:
-            answer = True, function(*words)
+            answer = function(*words)
         except BridgeError as error:
             kind = SecurityError if isinstance(error, SecurityError) else InputError
-            answer = False, (kind, str(error), error.code)
+            answer = kind(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001 - the boundary around untrusted files
-            text = f"This cannot be read ({type(error).__name__}: {error})."
-            answer = False, (InputError, text, "")
+            answer = InputError(
+                f"This cannot be read ({type(error).__name__}: {error})."
+            )
         pipe.send(answer)

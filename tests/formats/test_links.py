@@ -362,7 +362,7 @@ ALLOWED = {
     ("nnunet/inside/prediction.py", "of", "TemporaryFile"): "has no name",
     ("nnunet/inside/stripping.py", "strip_checkpoints", "save"): "private folder",
     ("nnunet/inside/training.py", "save_whole", "save"): "removes a link before",
-    ("gui/worker.py", "_sent", "TemporaryDirectory"): "is new",
+    ("gui/worker.py", "__init__", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/inputs.py", "images_at", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/inputs.py", "unpacked", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/survey.py", "_look_into_zip", "TemporaryDirectory"): "is new",
