@@ -15,85 +15,61 @@ from nnunet_bridge.gui.roots import Roots
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
+_PATHS = {"study", "folder", "inputs", "recipe", "out"}
+_SWITCHES = {
+    *("only_study", "update", "force", "yes", "restart", "nested"),
+    *("mesh", "seg_nrrd", "dicom_seg"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """One value of a form; without a flag it is an argument."""
 
     name: str
-    flag: str = ""
-    kind: str = "word"  # "word", "path" or "flag"
-    many: bool = False
+    flag: str
+
+    @classmethod
+    def of(cls, word: str) -> "_Option":
+        """Return the option of a flag such as ``--from-mm``, or of an argument."""
+        flag = word if word.startswith("--") else ""
+        return cls(word.removeprefix("--").replace("-", "_"), flag)
 
     def words(self, value: object, roots: Roots) -> Iterator[str]:
-        """Yield the words of a value."""
-        if self.kind == "flag":
+        """Yield the words of a value, or of each in a list."""
+        if self.name in _SWITCHES:
             if value is True:
                 yield self.flag
             return
-        for item in value if self.many and isinstance(value, list) else [value]:
+        for item in value if isinstance(value, list) else [value]:
             text = str(item)
             if isinstance(item, (dict, list)) or not _WORD.fullmatch(text):
                 raise UsageError(f"{self.name}: {text[:60]!r} is not a valid value.")
-            text = str(roots.path(text)) if self.kind == "path" else text
+            text = str(roots.path(text)) if self.name in _PATHS else text
             yield f"{self.flag}={text}" if self.flag else text
 
 
-def _words(**flags: str) -> tuple[_Option, ...]:
-    return tuple(_Option(name, flag) for name, flag in flags.items())
-
-
-def _flags(*flags: str) -> tuple[_Option, ...]:
-    return tuple(_Option(flag[2:].replace("-", "_"), flag, "flag") for flag in flags)
-
-
-_STUDY = _Option("study", kind="path")
-_DATASET = _Option("dataset")
-_RECIPE = _Option("recipe", "--recipe", "path")
-_OUT = _Option("out", "--out", "path")
-_CONFIGURATION = _Option("configuration", "--configuration", many=True)
-_FOLD = _Option("fold", "--fold", many=True)
-_MODEL = _words(model="--model", budget="--budget")
-_DEVICE = _words(device="--device")
-
+_TRAINED = "--configuration --fold --model --budget"
+_FORMS = {
+    "demo": "folder --only-study",
+    "init": "study --out --update --force",
+    "check": "study --recipe",
+    "convert": "study --recipe --force",
+    "plan": "dataset --configuration --planner",
+    "train": f"dataset {_TRAINED} --device --recipe --repeat --on --gpus --yes "
+    "--restart",
+    "run": f"study --recipe {_TRAINED} --device --yes",
+    "select": "dataset --budget --nested",
+    "compare": "dataset --out --configuration --model --budget",
+    "audit": "dataset --out",
+    "predict": f"dataset inputs --out {_TRAINED} --device --recipe --slices --from-mm "
+    "--to-mm --region --series --image-type --clean --side --mesh --seg-nrrd "
+    "--dicom-seg --force",
+    "pack": f"dataset --out {_TRAINED}",
+    "doctor": "",
+}
 COMMANDS: Mapping[str, tuple[_Option, ...]] = {
-    "demo": (_Option("folder", kind="path"), *_flags("--only-study")),
-    "init": (_STUDY, _OUT, *_flags("--update", "--force")),
-    "check": (_STUDY, _RECIPE),
-    "convert": (_STUDY, _RECIPE, *_flags("--force")),
-    "plan": (_DATASET, _CONFIGURATION, *_words(planner="--planner")),
-    "train": (
-        *(_DATASET, _CONFIGURATION, _FOLD, *_MODEL, *_DEVICE, _RECIPE),
-        *_words(repeat="--repeat", on="--on", gpus="--gpus"),
-        *_flags("--yes", "--restart"),
-    ),
-    "run": (
-        *(_STUDY, _RECIPE, _CONFIGURATION, _FOLD, *_MODEL, *_DEVICE),
-        *_flags("--yes"),
-    ),
-    "select": (_DATASET, *_words(budget="--budget"), *_flags("--nested")),
-    "compare": (
-        *(_DATASET, _OUT, _CONFIGURATION, _Option("model", "--model", many=True)),
-        *_words(budget="--budget"),
-    ),
-    "audit": (_DATASET, _OUT),
-    "predict": (
-        *(_DATASET, _Option("inputs", kind="path", many=True), _OUT, _CONFIGURATION),
-        *(_FOLD, *_MODEL, *_DEVICE, _RECIPE),
-        *_words(
-            slices="--slices",
-            from_mm="--from-mm",
-            to_mm="--to-mm",
-            region="--region",
-            series="--series",
-            image_type="--image-type",
-            clean="--clean",
-            side="--side",
-        ),
-        *_flags("--mesh", "--seg-nrrd", "--dicom-seg", "--force"),
-    ),
-    "pack": (_DATASET, _OUT, _CONFIGURATION, _FOLD, *_MODEL),
-    "unpack": (_Option("file", kind="path"),),
-    "doctor": (),
+    command: tuple(map(_Option.of, words.split())) for command, words in _FORMS.items()
 }
 
 

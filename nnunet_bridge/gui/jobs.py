@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,7 @@ class Job:
             "id": self.id,
             "state": state,
             "progress": progress,
-            "exit_code": end.get("exit_code"),
-            "ended": end.get("ended"),
+            **{name: end.get(name) for name in ("exit_code", "ended")},
             "error": self.result.get("error", "") if state == "failed" else "",
             **{name: facts.get(name) for name in ("command", "values", "started")},
             "line": command_line(facts.get("words", ())),
@@ -115,13 +114,10 @@ def _end_of(file: Path) -> list[str]:
 
 def _parsed(line: str) -> dict[str, Any]:
     """Return a line of progress; empty for any other line."""
-    if not line.startswith("{"):
-        return {}
     try:
-        report = json.loads(line)
+        return dict(json.loads(line)) if line.startswith("{") else {}
     except ValueError:
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -143,13 +139,10 @@ class Jobs:
             raise UsageError(f"There is no job {name!r}.")
         return Job(folder)
 
-    def all(self) -> Iterator[Job]:
-        """Yield the newest jobs, the newest first."""
-        if not self.folder.is_dir():
-            return
-        names = sorted((path.name for path in self.folder.iterdir()), reverse=True)
-        jobs = (Job(self.folder / name) for name in names)
-        yield from [job for job in jobs if (job.folder / JOB).is_file()][:_KEPT]
+    def all(self) -> list[Job]:
+        """Return the newest jobs, the newest first."""
+        files = sorted(self.folder.glob(f"*/{JOB}"), reverse=True)
+        return [Job(file.parent) for file in files[:_KEPT]]
 
     def start(
         self, command: str, values: Mapping[str, Any], words: Sequence[str]
@@ -158,8 +151,8 @@ class Jobs:
         for job in self.all():
             if job.facts.get("words") == list(words) and job.state == "running":
                 return job
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        folder = self.folder / name
+        now = time.strftime("%Y%m%d-%H%M%S")
+        folder = self.folder / f"{now}-{secrets.token_hex(3)}"
         with clear_os_errors(f"write {folder}"):
             folder.mkdir(parents=True)
         facts = {"command": command, "values": dict(values), "words": list(words)}

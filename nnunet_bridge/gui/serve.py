@@ -53,7 +53,14 @@ def serve(
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(24)
         app = application(desk)
-        server = _Server(Guard(app, token, port), lambda: _end(app))
+        config = uvicorn.Config(
+            Guard(app, token, port),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GOODBYE_S,
+        )
+        app.state.server = server = uvicorn.Server(config)
         address = f"http://{HOST}:{port}/?token={token}"
         if started:
             started(server)
@@ -64,41 +71,12 @@ def serve(
             asyncio.run(server.serve(sockets=[listening]))
 
 
-def _end(app: object) -> None:
-    app.state.watch.ended = True  # type: ignore[attr-defined]
-
-
-class _Server(uvicorn.Server):
-    """Ends the streams of all tabs first, which would otherwise keep it waiting."""
-
-    def __init__(self, app: Guard, on_end: Callable[[], None]) -> None:
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GOODBYE_S,
-        )
-        super().__init__(config)
-        self._on_end = on_end
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, then everything else."""
-        self._on_end()
-        await super().shutdown(sockets)
-
-
 def _bound(port: int) -> socket.socket:
-    """Return a socket that only this machine reaches."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Return a socket that only this machine reaches, and that listens already."""
     try:
-        listening.bind((HOST, port))
-        listening.listen(_WAITING)  # before the address is announced
+        return socket.create_server((HOST, port), backlog=_WAITING)
     except OSError as error:
-        listening.close()
         raise EnvironmentFault(
             f"Port {port} cannot be used ({error.strerror}): choose another with "
             "--port, or --port 0 for a free one."
         ) from error
-    return listening

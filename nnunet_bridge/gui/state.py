@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,7 +18,6 @@ from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
 _NOTHING = '{"workspace": "", "roots": [], "datasets": [], "jobs": []}'
-_SILENCE_S = 15.0  # after which a comment shows that the connection lives
 
 
 def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
@@ -52,58 +51,42 @@ def _dataset(desk: Desk, dataset: Dataset) -> JsonObject:
 
 @dataclass(slots=True)
 class Watch:
-    """The state as text, read once a second for all tabs while there is one."""
+    """The state as text, read once a second at most for all tabs together."""
 
     desk: Desk
-    text: str = ""
-    ended: bool = False
-    _tabs: int = 0
-    _task: "asyncio.Task[None] | None" = None
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _text: str = ""
+    _read_at: float = -EVERY_S
+    _one_reader: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def _look(self) -> None:
-        while self._tabs and not self.ended:
-            try:
-                found = await run_in_threadpool(partial(state, self.desk))
-                text = json.dumps(found)
-            except Exception as error:  # noqa: BLE001 - a damaged file must not end it
-                fault = f"The workspace cannot be read: {type(error).__name__}: {error}"
-                text = json.dumps({**json.loads(self.text or _NOTHING), "error": fault})
-            if text != self.text:
-                self.text = text
-                self._changed.set()
-                self._changed = asyncio.Event()
-            await asyncio.sleep(EVERY_S)
+    async def _latest(self) -> str:
+        async with self._one_reader:
+            if time.monotonic() - self._read_at >= EVERY_S:
+                try:
+                    found = await run_in_threadpool(state, self.desk)
+                except Exception as error:  # noqa: BLE001 - a damaged file is no end
+                    what = f"{type(error).__name__}: {error}"
+                    found = json.loads(self._text or _NOTHING)
+                    found["error"] = f"The workspace cannot be read: {what}"
+                self._text = json.dumps(found)
+                self._read_at = time.monotonic()
+            return self._text
 
-    async def events(self, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
-        """Yield an event whenever the state has changed, until the tab is gone."""
-        self._tabs += 1
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
-        seen, silent_s = "", 0.0
-        try:
-            while not (self.ended or await gone()):
-                if self.text and self.text != seen:
-                    seen, silent_s = self.text, 0.0
-                    yield f"data: {seen}\n\n"
-                elif silent_s >= _SILENCE_S:
-                    silent_s = 0.0
-                    yield ": waiting\n\n"
-                silent_s += await self._next(seen)
-        finally:
-            self._tabs -= 1
-
-    async def _next(self, seen: str) -> float:
-        """Wait for a change, at most a second; return the seconds."""
-        if self.text == seen:
-            try:
-                await asyncio.wait_for(self._changed.wait(), EVERY_S)
-            except TimeoutError:
-                return EVERY_S
-        return 0.0
+    async def events(self, over: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
+        """Yield an event whenever the state has changed, until it is over."""
+        seen = ""
+        while not await over():
+            text = await self._latest()
+            if text != seen:
+                seen = text
+                yield f"data: {seen}\n\n"
+            await asyncio.sleep(EVERY_S / 2)
 
 
 async def events(request: Request) -> StreamingResponse:
-    """Send the state as server-sent events."""
-    stream = request.app.state.watch.events(request.is_disconnected)
-    return StreamingResponse(stream, media_type="text/event-stream")
+    """Send the state as server-sent events while the tab and the server are there."""
+    app = request.app.state
+
+    async def over() -> bool:
+        return app.server.should_exit or await request.is_disconnected()
+
+    return StreamingResponse(app.watch.events(over), media_type="text/event-stream")
