@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.desk import Asked, Desk
 from nnunet_bridge.gui.study import current
-from nnunet_bridge.nnunet.names import DATASET_FOLDER, Dataset, number_of
+from nnunet_bridge.nnunet.names import Dataset, number_of
 from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
@@ -26,16 +26,9 @@ def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
         "workspace": str(desk.root),
         "roots": [str(folder) for folder in desk.roots.folders],
         "study": current(desk),
-        "datasets": [_dataset(desk, each) for each in _datasets(desk)],
+        "datasets": [_dataset(desk, each) for each in Dataset.all(desk.workspace)],
         "jobs": [job.summary() for job in desk.jobs.all()],
     }
-
-
-def _datasets(desk: Desk) -> list[Dataset]:
-    folders = [folder for folder in desk.workspace.nnunet_dirs if folder.is_dir()]
-    names = {entry.name for folder in folders for entry in folder.iterdir()}
-    found = sorted(name for name in names if DATASET_FOLDER.fullmatch(name))
-    return [Dataset(desk.workspace, name) for name in found]
 
 
 def _dataset(desk: Desk, dataset: Dataset) -> JsonObject:

@@ -35,7 +35,9 @@ def current(desk: Desk) -> JsonObject:
     with _ONE_WRITER:
         known = readable_object(file)[0]
         chosen = {name: known.get(name) for name in ("study", "recipe")}
-        if (job := _newer_job(desk, known.get("chosen", 0))) is not None:
+        since = known.get("chosen", 0)
+        made = (job for job in desk.jobs.all() if _has_made_recipe(job, since))
+        if (job := next(made, None)) is not None:
             result = job.result
             study = result.get("study") or job.facts["values"]["study"]
             chosen = {"study": study, "recipe": result["recipe"]}
@@ -48,16 +50,10 @@ def _own_file(desk: Desk) -> Path:
     return desk.workspace.runs_dir / "gui.json"
 
 
-def _newer_job(desk: Desk, since: float) -> Job | None:
-    """Return the newest finished job that made a recipe, started after a time."""
-    for job in desk.jobs.all():
-        facts = job.facts
-        if facts.get("started", 0) <= since:
-            return None
-        makes = facts.get("command") in ("demo", "init")
-        if makes and job.state == "done" and job.result.get("recipe"):
-            return job
-    return None
+def _has_made_recipe(job: Job, since: float) -> bool:
+    facts = job.facts
+    makes = facts.get("command") in ("demo", "init") and facts["started"] > since
+    return makes and job.state == "done" and bool(job.result.get("recipe"))
 
 
 def _stamp(recipe_file: Path) -> int:

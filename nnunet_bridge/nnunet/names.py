@@ -101,16 +101,22 @@ class Dataset:
         return self.name
 
     @classmethod
+    def all(cls, workspace: Workspace) -> list[Dataset]:
+        """Return the datasets of a workspace by name."""
+        dirs = [folder for folder in workspace.nnunet_dirs if folder.is_dir()]
+        entries = (entry for folder in dirs for entry in folder.iterdir())
+        folders = {entry.name for entry in entries if entry.is_dir()}
+        names = sorted(filter(DATASET_FOLDER.fullmatch, folders))
+        return [cls(workspace, name) for name in names]
+
+    @classmethod
     def find(cls, workspace: Workspace, asked: str) -> Dataset:
         """Return the dataset given by number or full name.
 
         Raises `UsageError` if there is none, `InputError` if two folders have the same
         number (N07).
         """
-        dirs = [folder for folder in workspace.nnunet_dirs if folder.is_dir()]
-        entries = (entry for folder in dirs for entry in folder.iterdir())
-        folders = {entry.name for entry in entries if entry.is_dir()}
-        found = sorted(filter(DATASET_FOLDER.fullmatch, folders))
+        found = [dataset.name for dataset in cls.all(workspace)]
         number = int(asked) if asked.isdigit() else None
         wanted = [name for name in found if asked == name or number == number_of(name)]
         if not wanted:

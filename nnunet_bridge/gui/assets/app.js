@@ -1,5 +1,5 @@
 /* The frame: steps, the view of the address (#/train?dataset=1), and the connection. */
-import { connect, h, onState } from "/assets/kit.js";
+import { connect, h, server } from "/assets/kit.js";
 import study from "/assets/study.js";
 import check from "/assets/check.js";
 import train from "/assets/train.js";
@@ -23,16 +23,17 @@ const open = () => {
   }
   document.title = `${views[view].title} – nnunet-bridge`;
   shown = { id: view, ...views[view].mount(main, values) };
-  shown.forget = onState((state) => shown.update && shown.update(state));
+  if (server.state) shown.update(server.state);
 };
 
 Object.entries(views).forEach(([id, view], place) => steps.append(h("a", { href: `#/${id}`, "data-view": id }, h("span", {}, String(place + 1)), view.title)));
-addEventListener("hashchange", () => { if (shown && shown.forget) shown.forget(); open(); });
+addEventListener("hashchange", open);
 const fault = document.getElementById("fault");
-onState((state) => {
+const update = (state) => {
   document.getElementById("place").textContent = state.workspace;
   fault.textContent = state.error || "";
   fault.hidden = !state.error;
-});
-connect((connected) => { document.getElementById("offline").hidden = connected; });
+  shown.update(state);
+};
+connect((connected) => { document.getElementById("offline").hidden = connected; }, update);
 open();

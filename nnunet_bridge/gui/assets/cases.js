@@ -1,39 +1,25 @@
 /* What the views of cases share: the picture of a case, larger when asked, and the pages of a list. */
-import { h } from "/assets/kit.js";
+import { get, h } from "/assets/kit.js";
 
-const ask = async (values) => {
-  const answer = await fetch(`/api/thumbnail?${new URLSearchParams(values)}`);
-  if (answer.headers.get("content-type") === "image/png") return { address: URL.createObjectURL(await answer.blob()) };
-  const content = await answer.json().catch(() => ({}));
-  return { reason: content.reason || content.error || "There is no picture." };
-};
+/* A picture of a case, or the sentence that says why there is none; the time keeps a browser from showing an older one. */
+const drawn = (values, alt) => h("img", { loading: "lazy", src: `/api/thumbnail?${new URLSearchParams({ ...values, time: Date.now() })}`, alt, onerror: async ({ target }) => {
+  const { reason } = await get("/api/thumbnail", values).catch((error) => ({ reason: error.message }));
+  target.replaceWith(h("span", { class: "soft", title: reason }, alt ? reason : "No picture"));
+} });
 
-const enlarge = async (values) => {
-  const place = h("p", { role: "status" }, "Drawing three planes …");
-  const close = h("button", { type: "button", onclick: () => dialog.close() }, "Close");
-  const dialog = h("dialog", { class: "chooser picture", "aria-label": `Case ${values.case}` }, place, close);
-  dialog.addEventListener("close", () => dialog.remove());
+const enlarge = (values) => {
+  const note = h("span", {}, "Drawing three planes …");
+  const image = drawn({ ...values, size: "large" }, `Case ${values.case}: axial, coronal and sagittal slice with its masks`);
+  for (const end of ["load", "error"]) image.addEventListener(end, () => note.remove());
+  const dialog = h("dialog", { class: "chooser picture", "aria-label": `Case ${values.case}`, onclose: () => dialog.remove() },
+    h("p", { role: "status" }, note, image),
+    h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   document.body.append(dialog);
   dialog.showModal();
-  const { address, reason } = await ask({ ...values, size: "large" });
-  place.replaceChildren(reason || h("img", { src: address, alt: `Case ${values.case}: axial, coronal and sagittal slice with its masks` }));
 };
 
-const seen = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
-  seen.unobserve(target);
-  target.draw();
-}), { rootMargin: "300px" });
-
-/* A case as a small picture that is drawn when it comes into view; `values` has study, recipe and case. */
-export const picture = (values) => {
-  const button = h("button", { type: "button", class: "zoom thumbnail", "aria-label": `Enlarge the picture of case ${values.case}`, onclick: () => enlarge(values) }, h("span", { class: "soft" }, "…"));
-  button.draw = async () => {
-    const { address, reason } = await ask(values);
-    button.replaceChildren(address ? h("img", { src: address, alt: "" }) : h("span", { class: "soft", title: reason }, "No picture"));
-  };
-  seen.observe(button);
-  return button;
-};
+/* A case as a small picture that is drawn when it comes near the view; `values` has study, recipe and case. */
+export const picture = (values) => h("button", { type: "button", class: "zoom thumbnail", "aria-label": `Enlarge the picture of case ${values.case}`, onclick: () => enlarge(values) }, drawn(values, ""));
 
 /* Pages and a search. `go` gets { page, query } and returns { page, pages, found }, or null. */
 export const pager = (go) => {

@@ -1,5 +1,5 @@
 /* Step 2: check the cases, then convert them; each case with its outcome, its reasons and its picture. */
-import { commandBox, field, get, h, name } from "/assets/kit.js";
+import { commandBox, fill, get, h, name } from "/assets/kit.js";
 import { picture, pager } from "/assets/cases.js";
 
 const mount = (root) => {
@@ -33,19 +33,18 @@ const mount = (root) => {
   const tell = (found) => {
     heading.textContent = `${found.command === "check" ? "Checked" : "Converted"}: ${found.dataset}`;
     const buttons = [["", "all", found.total], ...Object.entries(found.counts).map(([word, count]) => [word, word, count])];
-    filters.replaceChildren(...buttons.map(([word, text, count]) => h("button", { type: "button", "data-outcome": word, "aria-pressed": String(word === outcome), onclick: () => { outcome = word; pages.open(1); } }, `${count} ${text}`)));
+    fill(filters, buttons, () => buttons.map(([word, text, count]) => h("button", { type: "button", "data-outcome": word, onclick: () => { outcome = word; pages.open(1); } }, `${count} ${text}`)));
+    for (const button of filters.children) button.setAttribute("aria-pressed", String(button.dataset.outcome === outcome));
     const files = Object.entries(found.files || {}).map(([kind, count]) => `${count} ${kind}`).join(", ");
     about.replaceChildren(h("p", {}, `${found.train} cases for training, ${found.test} for testing. Files: ${files}.`), ...(found.messages || []).map((message) => h("p", { class: "message" }, message)));
     rest.replaceChildren(...(found.command === "convert" && found.train ? [h("p", {}, `The dataset ${found.dataset} is in raw/${found.dataset} of the workspace. Next: `, h("a", { href: `#/train?dataset=${encodeURIComponent(found.dataset)}` }, "train"), ".")] : []));
   };
   const pages = pager(async (asked) => {
-    const focused = filters.contains(document.activeElement) ? document.activeElement.dataset.outcome : null;
     const found = await get("/api/cases", { job: job.id, outcome, ...asked }).catch(() => null);
     results.hidden = !found || found.dataset === null;  // a command that failed has no cases
     if (results.hidden) return null;
     tell(found);
     list.replaceChildren(...found.cases.map(row(found)));
-    if (focused !== null) for (const button of filters.children) if (button.dataset.outcome === focused) button.focus();
     return found;
   });
   results.append(heading, about, filters, pages.box, list, rest);

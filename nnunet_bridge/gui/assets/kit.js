@@ -34,20 +34,14 @@ export const post = async (path, body) => answered(await fetch(path, {
 export const fileAddress = (path, save = false) => `/file?${new URLSearchParams(save ? { path, save: 1 } : { path })}`;
 
 /* The state of the server: the same in all tabs. */
-const listeners = new Set();
 export const server = { state: null };
-export const onState = (listener) => {
-  listeners.add(listener);
-  if (server.state) listener(server.state);
-  return () => listeners.delete(listener);
-};
-export const connect = (onConnection) => {
+export const connect = (onConnection, onState) => {
   const source = new EventSource("/api/events");
   source.addEventListener("open", () => onConnection(true));
   source.addEventListener("error", () => onConnection(false));
   source.addEventListener("message", (event) => {
     server.state = JSON.parse(event.data);
-    for (const listener of listeners) listener(server.state);
+    onState(server.state);
   });
 };
 
@@ -59,20 +53,18 @@ export const duration = (seconds) => {
   return `${(seconds / 86400).toFixed(1)} days`;
 };
 export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
-export const clock = (seconds) => new Date(1000 * seconds).toLocaleString();
 export const name = (path) => path.split("/").filter(Boolean).pop() || "/";
 
-const WORDS = { running: "running", done: "done", stopped: "stopped", failed: "failed", lost: "ended without a result" };
-
 /* One job: its state, progress, command, log and error. `update` gets its summary from the state. */
-export const jobCard = () => {
+const jobCard = () => {
   const title = h("strong");
   const bar = h("progress", { max: 1, "aria-label": "Progress" });
   const note = h("span", { class: "soft", role: "status" });
   const error = h("p", { class: "error", role: "alert" });
   const log = h("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
-  const more = h("details", {}, h("summary", {}, "Command and log"), h("code", { class: "line" }), log);
-  const stop = h("button", { type: "button" }, "Stop");
+  const line = h("code", { class: "line" });
+  const more = h("details", {}, h("summary", {}, "Command and log"), line, log);
+  const stop = h("button", { type: "button", onclick: () => { stop.disabled = true; post("/api/stop", { id: shown.id }).catch(() => null); } }, "Stop");
   const box = h("div", { class: "job", hidden: true }, h("div", { class: "row" }, title, note, stop), bar, error, more);
   let shown = null;
   const readLog = async () => {
@@ -81,10 +73,6 @@ export const jobCard = () => {
     if (job) log.textContent = job.log.join("\n") || "Nothing yet.";
   };
   more.addEventListener("toggle", readLog);
-  stop.addEventListener("click", async () => {
-    stop.disabled = true;
-    await post("/api/stop", { id: shown.id }).catch(() => null);
-  });
   const update = (job) => {
     box.hidden = !job;
     if (!job) return;
@@ -92,17 +80,16 @@ export const jobCard = () => {
     shown = job;
     box.dataset.state = job.state;
     const progress = job.progress || {};
-    title.textContent = `${job.command}: ${WORDS[job.state]}`;
+    title.textContent = `${job.command}: ${job.state === "lost" ? "ended without a result" : job.state}`;
     const left = progress.left_s ? `about ${duration(progress.left_s)} left` : "";
     const share = progress.stage ? `${progress.number} ${progress.stage} ${Math.round(100 * progress.share)} %`.trim() : "";
-    note.textContent = job.state === "running" ? [share, left, progress.note].filter(Boolean).join(", ") : (job.ended ? clock(job.ended) : "");
+    note.textContent = job.state === "running" ? [share, left, progress.note].filter(Boolean).join(", ") : (job.ended ? new Date(1000 * job.ended).toLocaleString() : "");
     bar.hidden = job.state !== "running";
     if (progress.stage) bar.value = progress.share; else bar.removeAttribute("value");
     stop.hidden = job.state !== "running";
     if (changed) stop.disabled = false;
     error.textContent = job.error || (job.state === "lost" ? "The process was killed, or the machine was stopped. Start it again: finished work is kept." : "");
-    error.hidden = !error.textContent;
-    more.querySelector(".line").textContent = job.line;
+    line.textContent = job.line;
     readLog();
   };
   return { box, update };
@@ -111,14 +98,14 @@ export const jobCard = () => {
 /* A button that starts a command, the command as typed into a terminal, and the newest job of it.
    `ask` returns { command, values }, or a text that says what is missing. `mine` picks the jobs to show.
    `agreed` resolves to whether to start it, such as after a question. */
-export const commandBox = (label, ask, { mine, onDone, agreed } = {}) => {
+export const commandBox = (label, ask, { mine, onDone, agreed }) => {
   const start = h("button", { type: "button", class: "primary" }, label);
   const line = h("code", { class: "line" });
   const copy = h("button", { type: "button", class: "quiet" }, "Copy");
-  const problem = h("p", { class: "error", role: "alert", hidden: true });
+  const problem = h("p", { class: "error", role: "alert" });
   const card = jobCard();
   const box = h("div", { class: "command" }, h("div", { class: "row" }, start, line, copy), problem, card.box);
-  const say = (text) => { problem.textContent = text || ""; problem.hidden = !text; };
+  const say = (text) => { problem.textContent = text; };
   let known = "";
   let busy = false;
   const refresh = async () => {
@@ -146,9 +133,7 @@ export const commandBox = (label, ask, { mine, onDone, agreed } = {}) => {
   });
   let last = null;
   const update = (state) => {
-    const asked = ask();
-    const isMine = mine || ((job) => typeof asked !== "string" && job.command === asked.command);
-    const job = state.jobs.find(isMine);
+    const job = state.jobs.find(mine);
     card.update(job);
     busy = Boolean(job && job.state === "running");
     if (job && last === "running" && job.state !== "running" && onDone) onDone(job);
@@ -162,15 +147,13 @@ export const commandBox = (label, ask, { mine, onDone, agreed } = {}) => {
 export const choosePath = (title, { endings = null, start = null } = {}) => new Promise((resolve) => {
   const where = h("p", { class: "path" });
   const list = h("ul", { class: "entries" });
-  const problem = h("p", { class: "error", role: "alert", hidden: true });
+  const problem = h("p", { class: "error", role: "alert" });
   const roots = h("div", { class: "row roots" }, server.state.roots.map((root) => h("button", { type: "button", class: "quiet", onclick: () => open(root) }, root)));
-  const take = h("button", { type: "button", class: "primary" }, "Choose this folder");
-  const dialog = h("dialog", { class: "chooser", "aria-label": title },
+  const dialog = h("dialog", { class: "chooser", "aria-label": title, onclose: () => { dialog.remove(); resolve(dialog.returnValue || null); } },
     h("h2", {}, title), roots, where, problem, list,
-    h("div", { class: "row" }, endings ? null : take, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel")));
-  let path = null;
+    h("div", { class: "row" }, endings ? null : h("button", { type: "button", class: "primary", onclick: () => dialog.close(path) }, "Choose this folder"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel")));
+  let path = "";
   const entry = (text, kind, act) => h("li", {}, h("button", { type: "button", class: kind, onclick: act }, text));
-  const finish = (chosen) => { path = chosen; dialog.dataset.chosen = "yes"; dialog.close(); };
   async function open(folder) {
     try {
       const found = await get("/api/folder", { path: folder });
@@ -181,14 +164,12 @@ export const choosePath = (title, { endings = null, start = null } = {}) => new 
       list.replaceChildren(
         ...(found.parent ? [entry("..", "folder up", () => open(found.parent))] : []),
         ...found.folders.map((each) => entry(each, "folder", () => open(inside(each)))),
-        ...files.map((each) => entry(each, "file", () => finish(inside(each)))),
+        ...files.map((each) => entry(each, "file", () => dialog.close(inside(each)))),
       );
       if (!list.children.length) list.append(h("li", { class: "soft" }, "No folders."));
-      problem.hidden = true;
-    } catch (error) { problem.textContent = error.message; problem.hidden = false; }
+      problem.textContent = "";
+    } catch (error) { problem.textContent = error.message; }
   }
-  take.addEventListener("click", () => finish(path));
-  dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.dataset.chosen ? path : null); });
   document.body.append(dialog);
   dialog.showModal();
   open(start || server.state.roots[0]);

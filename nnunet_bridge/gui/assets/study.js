@@ -6,22 +6,12 @@ const NEW = "\u0000new";
 let left = {}; // changes that were not saved when the step was left
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
 
-const askName = () => new Promise((resolve) => {
-  const input = h("input", { maxlength: 100, required: true });
-  const dialog = h("dialog", { class: "chooser", "aria-label": "New structure" },
-    h("form", { method: "dialog" }, field("Name of the new structure", input, "It gets the next value in [labels] of the recipe."),
-      h("div", { class: "row" }, h("button", { class: "primary", value: "ok" }, "Add"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
-  dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "ok" ? input.value.trim() : ""); });
-  document.body.append(dialog);
-  dialog.showModal();
-});
-
 /* A list of structures; "New name …" adds one. */
 const structureList = (overview, value, onchange, more = []) => {
-  const list = select([...more, ...new Set([...overview.structures, value].filter(Boolean)), [NEW, "New name …"]], value, async (chosen) => {
+  const list = select([...more, ...new Set([...overview.structures, value].filter(Boolean)), [NEW, "New name …"]], value, (chosen) => {
     if (chosen === NEW) {
-      const added = await askName();
-      if (added && ![...list.options].some((option) => option.value === added)) list.insertBefore(h("option", { value: added }, added), list.lastChild);
+      const added = (prompt("Name of the new structure. It gets the next value in [labels] of the recipe.") || "").trim();
+      if (added && ![...list.options].some((option) => option.value === added)) list.lastChild.before(h("option", { value: added }, added));
       list.value = added || value;
     }
     onchange(list.value);
@@ -41,7 +31,7 @@ const mount = (root) => {
   let known = "";
   let changes = {};
 
-  const choose = async (study, recipe = "") => { await post("/api/study/choose", { study, recipe }); };
+  const choose = (study, recipe = "") => post("/api/study/choose", { study, recipe });
   const pick = async () => {
     const folder = await choosePath("Choose the folder of a study", { start: now.study });
     if (folder) await choose(folder);
@@ -70,8 +60,8 @@ const mount = (root) => {
       overview.recipe && (overview.recipe === overview.own || !overview.table) ? box(overview.table ? "Write the table anew" : "Write a case table", "init", { study: overview.study, out: overview.own, force: overview.recipes.includes(overview.own) }) : null, demo())];
 
   /* The case table. */
-  const problem = h("p", { class: "error", role: "alert", hidden: true });
-  const say = (text) => { problem.textContent = text || ""; problem.hidden = !text; };
+  const problem = h("p", { class: "error", role: "alert" });
+  const say = (text) => { problem.textContent = text || ""; };
   const count = h("span", { role: "status" });
   const bar = h("div", { class: "row savebar", hidden: true }, count,
     h("button", { type: "button", class: "primary", onclick: () => save({ changes }) }, "Save"),
@@ -120,15 +110,15 @@ const mount = (root) => {
     const shown = { ...row, ...changes[row.line] };
     const item = h("li", {});
     const put = (column) => (value) => { change([row.line], column, value); shown[column] = value; arrange(); };
-    const text = (column) => h("input", { value: shown[column] || "", onchange: (event) => put(column)(event.target.value) });
+    const input = (column, kind) => h("input", { ...kind, value: shown[column] || "", onchange: (event) => put(column)(event.target.value) });
     const parts = {
       role: field("Role", select([...new Set([shown.role, ...overview.roles])], shown.role, put("role"))),
       channel: field("Channel", select(["", ...overview.channels], shown.channel || "", put("channel"))),
       structure: field("Structure", structureList(overview, shown.structure || "", put("structure"), [["", "–"]])),
       side: field("Side", sides(overview, (shown.side || "").toLowerCase(), put("side"), "–")),
-      value: field("Value", h("input", { type: "number", min: 1, value: shown.value || "", onchange: (event) => put("value")(event.target.value) })),
+      value: field("Value", input("value", { type: "number", min: 1 })),
       state: field("State", select(overview.states, (shown.state || "drawn").toLowerCase(), put("state"))),
-      series: field("Series", text("series")),
+      series: field("Series", input("series")),
     };
     const arrange = () => {
       const drawn = DRAWN.includes(shown.role);
