@@ -111,6 +111,19 @@ def test_a_large_image_is_thinned_in_plane_and_stays_in_place():
     np.testing.assert_allclose(shown.grid.to_patient([0, 1, 2]), [-8, 2, 6])
 
 
+def test_labels_are_first_shown_where_most_is_drawn(page, tmp_path):
+    drawn = np.zeros((9, 8, 7), np.uint8)
+    drawn[1, 2, :], drawn[:, 2, 5], drawn[1, 6, 5] = 3, 1, 2
+    labels = saved(tmp_path / "a.nii.gz", drawn, np.eye(4))
+    none = saved(tmp_path / "b.nii.gz", np.zeros_like(drawn), np.eye(4))
+
+    starts = [
+        unpacked(look(page, "labels", path=f)[1])[0]["start"] for f in (labels, none)
+    ]
+
+    assert starts == [[9 - 1 - 1, 8 - 1 - 2, 5], [4, 4, 3]]  # RAS+ to LPS+
+
+
 def test_labels_beside_the_image_are_refused(page, tmp_path):
     image = saved(tmp_path / "a.nii.gz", RAMP, np.eye(4))
     moved = np.eye(4)

@@ -12,9 +12,11 @@ const SIDES = ["LR", "PA", "HF"];
 const BARS_MM = [200, 100, 50, 20, 10, 5, 2, 1];
 const LONGEST = 640; // pixels of a canvas
 const OUTLINE = 2;
-const DIFFERS = [226, 26, 138];
-const IGNORED = [110, 110, 110];
 const CROSS = "#ffd166";
+/* A colour "#rrggbb" as a pixel of an image, whose bytes are red, green, blue and opacity. */
+const pixelOf = (colour) => [5, 3, 1].reduce((pixel, n) => pixel << 8 | parseInt(colour.slice(n, n + 2), 16), 0xff);
+const DIFFERS = pixelOf("#e21a8a");
+const IGNORED = pixelOf("#6e6e6e");
 const LAYERS = [["image", 1], ["labels", 0.4], ["prediction", 1], ["disagreement", 0]];
 
 /* Voxels with their header: a line of JSON, then the values. */
@@ -27,22 +29,10 @@ export const readVolume = async (path, values) => {
   return { ...header, voxels: header.bits === 8 ? new Uint8Array(bytes, start) : new Uint16Array(bytes, start) };
 };
 
-const paintsOf = (labels) => Object.fromEntries(labels.map(({ value, colour }) => [value, [1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16))]));
-
-/* The place where the slices hold most labelled voxels. */
-const fullest = ({ shape, voxels }) => {
-  const counts = shape.map((size) => new Uint32Array(size));
-  for (let k = 0, place = 0; k < shape[2]; k++) for (let j = 0; j < shape[1]; j++) for (let i = 0; i < shape[0]; i++) {
-    if (voxels[place++]) { counts[0][i]++; counts[1][j]++; counts[2][k]++; }
-  }
-  const best = counts.map((along) => along.indexOf(along.reduce((a, b) => Math.max(a, b), 0)));
-  return best.map((index, axis) => (counts[axis][index] ? index : shape[axis] >> 1));
-};
-
 export const sliceViewer = () => {
   const shown = { image: null, labels: null, prediction: null };
   const opacity = Object.fromEntries(LAYERS);
-  let placed = false, frame = null, point = [0, 0, 0], limits = [0, 1], waiting = 0;
+  let placed = false, frame = null, point = [0, 0, 0], level = 0, width = 1, waiting = 0;
   const at = h("p", { class: "soft about", "aria-live": "polite" });
   const legend = h("p", { class: "legend on-black" });
 
@@ -54,16 +44,14 @@ export const sliceViewer = () => {
     input.addEventListener("input", () => { act(Number(input.value)); draw(); });
     return [input, h("label", { class: "slider" }, h("span", {}, text), input)];
   };
-  const setWindow = (level, width) => { limits = [level - width / 2, level + width / 2]; };
-  const level = () => (limits[0] + limits[1]) / 2;
-  const width = () => limits[1] - limits[0];
-  const [levelInput, levelBox] = slider("Level", (value) => setWindow(value, width()));
-  const [widthInput, widthBox] = slider("Width", (value) => setWindow(level(), Math.max(value, 1e-6)));
+  const [levelInput, levelBox] = slider("Level", (value) => { level = value; });
+  const [widthInput, widthBox] = slider("Width", (value) => { width = value; });
   const resetWindow = () => {
-    const { window: own, low, step } = shown.image || { window: [0, 1], low: 0, step: 1 };
-    limits = [...own];
-    Object.assign(levelInput, { min: low, max: own[1] + width() });
-    Object.assign(widthInput, { min: step, max: own[1] + width() - low });
+    const { window: [black, white], low, step } = shown.image || { window: [0, 1], low: 0, step: 1 };
+    level = (black + white) / 2;
+    width = white - black;
+    Object.assign(levelInput, { min: low, max: white + width });
+    Object.assign(widthInput, { min: step, max: white + width - low });
     draw();
   };
 
@@ -89,29 +77,27 @@ export const sliceViewer = () => {
     const flips = down === 2;
     /* The slices run from the head down, from the front to the back, from right to left. */
     const placeOf = (index) => (through === 2 ? frame.shape[2] - 1 - index : index);
-    const turn = (step) => {
-      const next = placeOf(Math.min(frame.shape[through] - 1, Math.max(0, placeOf(point[through]) + step)));
-      if (next === point[through]) return false;
-      point[through] = next;
+    const turn = (place) => {
+      const before = point[through];
+      point[through] = placeOf(Math.min(frame.shape[through] - 1, Math.max(0, place)));
       draw();
-      return true;
+      return point[through] !== before;
     };
-    range.addEventListener("input", () => { if (frame) { point[through] = placeOf(Number(range.value)); draw(); } });
+    range.addEventListener("input", () => turn(Number(range.value)));
     stage.addEventListener("keydown", (event) => {
-      const step = frame && slicesOf(event.key, frame.shape[through]);
-      if (step) { turn(step); event.preventDefault(); }
+      const step = slicesOf(event.key, frame.shape[through]);
+      if (step) { turn(placeOf(point[through]) + step); event.preventDefault(); }
     });
-    stage.addEventListener("wheel", (event) => { if (frame && turn(Math.sign(event.deltaY))) event.preventDefault(); }, { passive: false });
+    stage.addEventListener("wheel", (event) => { if (turn(placeOf(point[through]) + Math.sign(event.deltaY))) event.preventDefault(); }, { passive: false });
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     let drag = null;
     const follow = (event) => {
-      if (!frame || !drag) return;
+      if (!drag) return;
       if (drag.window) {
-        const [centre, size] = drag.window;
-        setWindow(centre + (event.clientY - drag.y) / 256 * size, Math.max(size * Math.exp((event.clientX - drag.x) / 256), 1e-6));
+        level = drag.level + (event.clientY - drag.y) / 256 * drag.width;
+        width = Math.max(drag.width * Math.exp((event.clientX - drag.x) / 256), 1e-6);
       } else {
-        const { left, top, width: wide, height: high } = canvas.getBoundingClientRect();
-        const shares = [(event.clientX - left) / wide, (event.clientY - top) / high];
+        const shares = [event.offsetX / canvas.clientWidth, event.offsetY / canvas.clientHeight];
         if (flips) shares[1] = 1 - shares[1];
         [across, down].forEach((axis, n) => { point[axis] = Math.min(frame.shape[axis] - 1, Math.max(0, Math.floor(shares[n] * frame.shape[axis]))); });
       }
@@ -119,80 +105,67 @@ export const sliceViewer = () => {
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
-      drag = { x: event.clientX, y: event.clientY, window: event.button === 2 || event.shiftKey ? [level(), width()] : null };
+      drag = { x: event.clientX, y: event.clientY, level, width, window: event.button === 2 || event.shiftKey };
       stage.focus({ preventScroll: true });
       follow(event);
     });
     canvas.addEventListener("pointermove", follow);
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { drag = null; });
+    canvas.addEventListener("lostpointercapture", () => { drag = null; });
 
-    const small = h("canvas");
-    const grey = (base, steps, sizes) => {
-      const { voxels, low, step } = shown.image;
-      const first = (limits[0] - low) / step, scale = 255 * step / width();
-      Object.assign(small, { width: sizes[0], height: sizes[1] });
-      const data = small.getContext("2d").createImageData(...sizes);
+    const cut = h("canvas");
+    /* Where the voxels of so many rows or columns of pixels lie. */
+    const placesOf = (axis, count) => {
+      const size = frame.shape[axis], stride = frame.shape.slice(0, axis).reduce((a, b) => a * b, 1);
+      const indices = Int32Array.from({ length: count }, (_, n) => Math.floor((n + 0.5) * size / count));
+      return indices.map((index) => stride * (flips && axis === down ? size - 1 - index : index));
+    };
+    /* Draw a layer; `pixelAt` returns the pixel of a place, 0 for none. */
+    const paintLayer = (name, columns, rows, pixelAt) => {
+      Object.assign(cut, { width: columns.length, height: rows.length });
+      const data = new ImageData(columns.length, rows.length);
       const pixels = new Uint32Array(data.data.buffer);
-      for (let y = 0, n = 0; y < sizes[1]; y++) {
-        let place = base + steps[1] * (flips ? sizes[1] - 1 - y : y);
-        for (let x = 0; x < sizes[0]; x++, place += steps[0]) {
-          const value = Math.min(255, Math.max(0, (voxels[place] - first) * scale)) | 0;
-          pixels[n++] = 0xff000000 | value << 16 | value << 8 | value;
-        }
-      }
-      small.getContext("2d").putImageData(data, 0, 0);
-      return small;
+      for (let y = 0, n = 0; y < rows.length; y++) for (let x = 0; x < columns.length; x++) pixels[n++] = pixelAt(rows[y] + columns[x], x, y);
+      cut.getContext("2d").putImageData(data, 0, 0);
+      const pen = canvas.getContext("2d");
+      pen.globalAlpha = opacity[name];
+      pen.drawImage(cut, 0, 0, canvas.width, canvas.height);
     };
-    const overlay = (base, steps, sizes, wide, high) => {
-      const columns = Int32Array.from({ length: wide }, (_, x) => steps[0] * Math.floor((x + 0.5) * sizes[0] / wide));
-      const rows = Int32Array.from({ length: high }, (_, y) => {
-        const row = Math.floor((y + 0.5) * sizes[1] / high);
-        return base + steps[1] * (flips ? sizes[1] - 1 - row : row);
+    const paintImage = (base) => {
+      const { voxels, low, step } = shown.image;
+      const black = (level - width / 2 - low) / step, scale = 255 * step / width;
+      paintLayer("image", placesOf(across, frame.shape[across]), placesOf(down, frame.shape[down]), (place) => {
+        const value = Math.min(255, Math.max(0, (voxels[base + place] - black) * scale)) | 0;
+        return 0xff000000 | value << 16 | value << 8 | value;
       });
-      const drawn = shown.labels && shown.labels.voxels, found = shown.prediction && shown.prediction.voxels;
-      const paints = paintsOf((shown.labels || shown.prediction).labels);
-      const data = new ImageData(wide, high);
-      const pixels = data.data;
-      const put = (n, [red, green, blue], share) => {
-        const under = pixels[n + 3] / 255 * (1 - share), all = share + under;
-        [red, green, blue].forEach((value, c) => { pixels[n + c] = (value * share + pixels[n + c] * under) / all; });
-        pixels[n + 3] = 255 * all;
-      };
-      /* Beyond the picture a place is undefined, and so is its sum. */
-      const differs = (place, value) => !Number.isNaN(place) && found[place] !== value;
-      const edge = (x, y, value) => differs(rows[y] + columns[x - OUTLINE], value) || differs(rows[y] + columns[x + OUTLINE], value)
-        || differs(rows[y - OUTLINE] + columns[x], value) || differs(rows[y + OUTLINE] + columns[x], value);
-      for (let y = 0, n = 0; y < high; y++) for (let x = 0; x < wide; x++, n += 4) {
-        const place = rows[y] + columns[x];
-        const one = drawn ? drawn[place] : 0, other = found ? found[place] : 0;
-        if (!one && !other) continue;
-        if (one && opacity.labels) put(n, paints[one] || IGNORED, opacity.labels);
-        if (drawn && found && one !== other && opacity.disagreement) put(n, DIFFERS, opacity.disagreement);
-        if (!other || !opacity.prediction) continue;
-        if (edge(x, y, other)) put(n, paints[other] || IGNORED, opacity.prediction);
-        else if (!drawn) put(n, paints[other] || IGNORED, 0.3 * opacity.prediction);
-      }
-      return data;
     };
-    const tint = h("canvas");
+    const paintLabels = (base) => {
+      const columns = placesOf(across, canvas.width), rows = placesOf(down, canvas.height).map((place) => base + place);
+      const drawn = shown.labels && shown.labels.voxels, found = shown.prediction && shown.prediction.voxels;
+      const named = (shown.labels || shown.prediction).labels;
+      const pixels = Object.fromEntries(named.map(({ value, colour }) => [value, pixelOf(colour)]));
+      const pixelOfValue = (value) => value && (pixels[value] || IGNORED);
+      /* Beyond the picture there is no place. */
+      const differs = (x, y, value) => (found[rows[y] + columns[x]] ?? value) !== value;
+      const edge = (x, y, value) => differs(x - OUTLINE, y, value) || differs(x + OUTLINE, y, value)
+        || differs(x, y - OUTLINE, value) || differs(x, y + OUTLINE, value);
+      const inside = drawn ? 0 : 0x4dffffff; // filled faintly where no labels are
+      if (drawn && opacity.labels) paintLayer("labels", columns, rows, (place) => pixelOfValue(drawn[place]));
+      if (drawn && found && opacity.disagreement) paintLayer("disagreement", columns, rows, (place) => drawn[place] !== found[place] && DIFFERS);
+      if (found && opacity.prediction) paintLayer("prediction", columns, rows, (place, x, y) => {
+        const value = found[place];
+        return value && pixelOfValue(value) & (edge(x, y, value) ? 0xffffffff : inside);
+      });
+    };
     const paint = () => {
       const { shape, spacing_mm: spacing } = frame;
-      const strides = [1, shape[0], shape[0] * shape[1]];
       const mm = [across, down].map((axis) => shape[axis] * spacing[axis]);
       const scale = LONGEST / Math.max(...mm);
       const [wide, high] = mm.map((side) => Math.max(1, Math.round(side * scale)));
-      if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
-      const cut = [point[through] * strides[through], [strides[across], strides[down]], [shape[across], shape[down]]];
+      Object.assign(canvas, { width: wide, height: high }); // empties it
       const pen = canvas.getContext("2d");
-      pen.clearRect(0, 0, wide, high); // the stage is black
-      pen.globalAlpha = opacity.image;
-      if (shown.image && opacity.image) pen.drawImage(grey(...cut), 0, 0, wide, high);
-      pen.globalAlpha = 1;
-      if (shown.labels || shown.prediction) {
-        Object.assign(tint, { width: wide, height: high });
-        tint.getContext("2d").putImageData(overlay(...cut, wide, high), 0, 0);
-        pen.drawImage(tint, 0, 0);
-      }
+      const base = placesOf(through, shape[through])[point[through]];
+      if (shown.image && opacity.image) paintImage(base);
+      if (shown.labels || shown.prediction) paintLabels(base);
       const x = (point[across] + 0.5) / shape[across] * wide;
       const y = (flips ? shape[down] - 0.5 - point[down] : point[down] + 0.5) / shape[down] * high;
       pen.fillStyle = CROSS;
@@ -217,8 +190,8 @@ export const sliceViewer = () => {
     waiting = 0;
     if (!frame) return;
     for (const stage of stages) stage.paint();
-    levelInput.value = level();
-    widthInput.value = width();
+    levelInput.value = level;
+    widthInput.value = width;
     const sides = placeMm(point).map((mm, axis) => `${SIDES[axis][Number(mm < 0)]} ${Math.abs(mm).toFixed(1)}`);
     const place = point[0] + frame.shape[0] * (point[1] + frame.shape[1] * point[2]);
     const named = (volume) => volume && (volume.labels.find((label) => label.value === volume.voxels[place]) || { name: "none" }).name;
@@ -237,7 +210,7 @@ export const sliceViewer = () => {
     shown[part] = volume;
     frame = shown.image || shown.labels || shown.prediction;
     if (part === "image" && !again) { placed = false; resetWindow(); }
-    if (frame && !placed) point = part === "image" ? frame.shape.map((size) => size >> 1) : fullest(volume);
+    if (frame && !placed) point = [...volume.start];
     placed = placed || part !== "image";
     for (const [name] of LAYERS) layerBoxes[name].hidden = name === "disagreement" ? !(shown.labels && shown.prediction) : !shown[name];
     const named = shown.labels || shown.prediction;

@@ -68,6 +68,7 @@ class ShownVolume:
                 "affine": self.source.affine.tolist(),
                 "letters": self.source.axis_letters,
             },
+            "start": self._start(),
             "bits": 8 * self.voxels.dtype.itemsize,
             **{name: getattr(self, name) for name in ("low", "step", "spared")},
             "numbers": [list(pair) for pair in self.numbers],
@@ -77,6 +78,14 @@ class ShownVolume:
                 for label in self.labels or ()
             ],
         }
+
+    def _start(self) -> list[int]:
+        """Return the voxel to show first: where most is labelled, or the middle."""
+        if self.labels is None or not self.voxels.any():
+            return [size // 2 for size in self.grid.shape]
+        across = (1, 2), (0, 2), (0, 1)
+        counts = [np.count_nonzero(self.voxels, axis=axes) for axes in across]
+        return [int(np.argmax(along)) for along in counts]
 
 
 def packed_image(
