@@ -1,15 +1,18 @@
 """Step 3 of the page: what can be trained and what it takes, curves, and results."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.events import curve_of
 from nnunet_bridge.formats.files import readable_object
+from nnunet_bridge.formats.html.charts import curve_picture
 from nnunet_bridge.gui.desk import Asked, Desk, endpoint
 from nnunet_bridge.nnunet.methods import DEFAULT_MODEL, method_named
 from nnunet_bridge.nnunet.runs import known_runs
@@ -18,9 +21,6 @@ from nnunet_bridge.nnunet.training_options import TrainingOptions
 from nnunet_bridge.pipeline.models.choose import choice_file
 from nnunet_bridge.pipeline.training.forecast import forecast, training_choices
 from nnunet_bridge.pipeline.training.request import TrainingRequest
-
-MOST_POINTS = 240  # of a curve; more would not be visible
-_LINES = ("epochs", "train_loss", "val_loss", "pseudo_dice")
 
 
 def _choices(desk: Desk, asked: Asked) -> JsonObject:
@@ -66,17 +66,16 @@ def _count(value: Any) -> int:  # noqa: ANN401 - whatever JSON holds
     return int(text)
 
 
-def _curve(desk: Desk, asked: Asked) -> JsonObject:
-    """Return losses and pseudo-Dice by epoch of the run with a folder of the state."""
+def _curve(desk: Desk, asked: Asked) -> JsonObject | Response:
+    """Return the curve of the run with a folder of the state, or a picture of it."""
     runs = known_runs(desk.dataset(asked), desk.run_state)
     found = [one.run for one in runs if str(one.folder) == asked.get("folder")]
     if not found:
         raise UsageError("There is no such run.")
-    events, _ = events_of(found[0])
-    curve = curve_of("", "", events)
-    count = len(curve.epochs)
-    kept = sorted({*range(0, count, -(-count // MOST_POINTS) or 1), *range(count)[-1:]})
-    return {name: [getattr(curve, name)[n] for n in kept] for name in _LINES}
+    curve = curve_of("", "", events_of(found[0])[0])
+    if (kind := asked.get("picture")) in ("loss", "dice"):
+        return Response(curve_picture(curve, kind), media_type="image/svg+xml")
+    return asdict(curve)
 
 
 def _results(desk: Desk, asked: Asked) -> JsonObject:

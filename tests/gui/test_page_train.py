@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from urllib.parse import urlencode
+from xml.etree import ElementTree
 
 import pytest
 from command import bridge
@@ -76,6 +78,12 @@ def test_a_training_is_foreseen_started_watched_and_stopped(client):
     assert curve["train_loss"] == [event["train_loss"] for event in epochs]
     means = [sum(event["pseudo_dice"]) / 2 for event in epochs]
     assert curve["pseudo_dice"] == pytest.approx(means)
+    query = urlencode({"dataset": 1, "folder": stopped["folder"], "picture": "loss"})
+    status, headers, picture = client.ask(f"/api/curve?{query}")
+    assert (status, headers["content-type"]) == (200, "image/svg+xml")
+    drawn = ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}path")
+    points = [path.get("d").count("L") + 1 for path in drawn]
+    assert points == [len(epochs), len(epochs)]
     pace = sorted(event["seconds"] for event in epochs[-5:])[2] * start["threads"]
     cores = len(os.sched_getaffinity(0))
     assert left["measured"]

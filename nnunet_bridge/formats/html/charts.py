@@ -6,6 +6,7 @@ or model, instead of one that is wide.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from math import isfinite
 from typing import Literal
 
@@ -429,6 +430,18 @@ def curves_plot(
             form = '<path class="{} l{}" d="{}"><title>{}</title></path>'
             drawing.add(form, style, model, path, title)
     return drawing.svg(width, bottom + 38, f"{described} by epoch")
+
+
+def curve_picture(curve: Curve, kind: Literal["loss", "dice"]) -> str:
+    """Return the two lines of one training as a picture with a style sheet of its own.
+
+    A program that shows pictures cannot reach it with a style sheet or a script.
+    """
+    style = files(__package__).joinpath("page.css").read_text("utf-8")
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 216">'
+        "<style>{}</style>{}</svg>"
+    ).format(style, curves_plot([curve], 0, [curve], kind))
 
 
 def _path(

@@ -29,7 +29,7 @@ const answered = async (response) => {
 };
 export const get = async (path, values = {}) => answered(await fetch(`${path}?${new URLSearchParams(values)}`));
 export const post = async (path, body) => answered(await fetch(path, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  method: "POST", headers: { "Content-Type": "application/json" }, body: body instanceof File ? body : JSON.stringify(body),
 }));
 export const fileAddress = (path, save = false) => `/file?${new URLSearchParams(save ? { path, save: 1 } : { path })}`;
 

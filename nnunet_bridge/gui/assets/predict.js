@@ -5,23 +5,22 @@ import { slicesOf } from "/assets/shared.js";
 const IMAGE = /\.(nii|gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|z?raw)$/i;
 const EXACT = 100; // of a millimetre: limits are rounded outwards
 
-/* All files of a drop, with their folders. */
-const dropped = async (transfer) => {
+/* The files of an entry of a drop, each with its folders. */
+const filesOf = async (entry, folder = "") => {
+  if (entry instanceof File) return [[entry.name, entry]];
+  if (entry.isFile) return [[folder + entry.name, await new Promise((done, failed) => entry.file(done, failed))]];
+  const reader = entry.createReader();
   const found = [];
-  const walk = async (entry, folder) => {
-    if (entry.isFile) { found.push([folder + entry.name, await new Promise((done, failed) => entry.file(done, failed))]); return; }
-    const reader = entry.createReader();
-    for (let some = [entry]; some.length;) {
-      some = await new Promise((done, failed) => reader.readEntries(done, failed));
-      for (const each of some) await walk(each, `${folder}${entry.name}/`);
-    }
-  };
-  /* The list of items is empty after the first await. */
-  for (const [entry, file] of [...transfer.items].map((item) => [item.webkitGetAsEntry(), item.getAsFile()])) {
-    if (entry) await walk(entry, "");
-    else if (file) found.push([file.name, file]);
+  for (;;) {
+    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+    if (!some.length) return found;
+    for (const each of some) found.push(...await filesOf(each, `${folder}${entry.name}/`));
   }
-  return found;
+};
+/* The list of items is empty after the first await. */
+const dropped = async ({ items }) => {
+  const entries = [...items].map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean);
+  return (await Promise.all(entries.map((entry) => filesOf(entry)))).flat();
 };
 
 /* A picture across the slices, with two lines; `values` are the limits in mm, `null` where all slices are between. */
@@ -46,8 +45,6 @@ const limits = (changed) => {
     box.append(line);
     return line;
   });
-  const shades = [h("i", { class: "shade" }), h("i", { class: "shade" })];
-  box.append(...shades);
   const values = () => {
     if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return { from_mm: null, to_mm: null };
     const [low, high] = rows.map((row) => positions[row]).sort((a, b) => a - b);
@@ -60,8 +57,6 @@ const limits = (changed) => {
       const values = { min: Math.min(...positions), max: Math.max(...positions), now: positions[rows[end]], text: line.textContent };
       for (const [key, value] of Object.entries(values)) line.setAttribute(`aria-value${key}`, value);
     });
-    shades[0].style.height = `${100 * rows[0] / positions.length}%`;
-    shades[1].style.height = `${100 * (1 - (rows[1] + 1) / positions.length)}%`;
     changed();
   };
   const set = (view) => {
@@ -80,8 +75,8 @@ export default {
   title: "Predict",
   mount(root, start) {
     const chosen = { inputs: [], upload: null, cases: [], series: "", kind: "", dataset: start.dataset || "", model: "", region: "all" };
-    const problem = h("p", { class: "error", role: "alert", hidden: true });
-    const say = (text) => { problem.textContent = text || ""; problem.hidden = !text; };
+    const problem = h("p", { class: "error", role: "alert" });
+    const say = (text) => { problem.textContent = text; };
     const progress = h("progress", { max: 1, hidden: true, "aria-label": "Upload" });
     const note = h("p", { class: "soft", role: "status" });
     const found = h("div"), models = h("div", { class: "form" }), regionProblem = h("p", { class: "soft", role: "status" });
@@ -94,15 +89,19 @@ export default {
       Object.assign(chosen, { inputs: paths, upload, cases: [], series: "", kind: "" });
       lines.set(null);
       say("");
-      note.textContent = "Looking through the files …";
+      note.textContent = paths.length ? "Looking through the files …" : "";
       try {
-        const { cases } = await get("/api/predict/inputs", { inputs: JSON.stringify(paths) });
+        const { cases } = paths.length ? await get("/api/predict/inputs", { inputs: JSON.stringify(paths) }) : { cases: [] };
         if (mine !== turn) return;
         chosen.cases = cases;
-        note.textContent = `${cases.length} ${cases.length === 1 ? "scan" : "scans"}`;
-        if (!out.value) out.value = `${(cases[0] || { case: "scan" }).case}-${new Date().toISOString().slice(0, 10)}`;
-        if (chosen.region === "lines") preview();
-      } catch (error) { if (mine === turn) { note.textContent = ""; say(error.message); } }
+        if (paths.length) note.textContent = `${cases.length} ${cases.length === 1 ? "scan" : "scans"}`;
+        if (cases.length && !out.value) out.value = `${cases[0].case}-${new Date().toISOString().slice(0, 10)}`;
+      } catch (error) {
+        if (mine !== turn) return;
+        note.textContent = "";
+        say(error.message);
+      }
+      preview();
       showScans();
     };
     const showScans = () => {
@@ -110,7 +109,7 @@ export default {
       const several = chosen.cases.some((each) => each.series.length > 1);
       const words = [...new Map(series.map((one) => [one.word, one])).values()];
       const kinds = [...new Set(series.flatMap((one) => one.kinds))];
-      const changed = (key) => (value) => { chosen[key] = value; if (chosen.region === "lines") preview(); box.refresh(); };
+      const changed = (key) => (value) => { chosen[key] = value; preview(); box.refresh(); };
       found.replaceChildren(...(chosen.inputs.length ? [
         h("ul", { class: "soft" }, chosen.cases.slice(0, 20).map((each) => h("li", {}, each.case)), chosen.cases.length > 20 ? h("li", {}, `and ${chosen.cases.length - 20} more`) : null),
         h("div", { class: "form" },
@@ -119,13 +118,7 @@ export default {
           chosen.upload ? h("button", { type: "button", onclick: forget }, "Remove the uploaded files") : null)] : []));
       box.refresh();
     };
-    const forget = async () => {
-      await post("/api/uploads/remove", { id: chosen.upload }).catch((error) => say(error.message));
-      Object.assign(chosen, { inputs: [], upload: null, cases: [] });
-      note.textContent = "";
-      lines.set(null);
-      showScans();
-    };
+    const forget = () => post("/api/uploads/remove", { id: chosen.upload }).then(() => take([]), (error) => say(error.message));
     const upload = async (files) => {
       const sent = files.filter(([path]) => !path.split("/").some((part) => part.startsWith(".")));
       if (!sent.length) return;
@@ -141,9 +134,7 @@ export default {
         for (const [path, file] of sent) {
           note.textContent = `Uploading ${name(path)} …`;
           progress.value = done / whole;
-          const response = await fetch(`/api/uploads/${made.id}?${new URLSearchParams({ name: loose ? `scan/${path}` : path })}`, { method: "POST", body: file });
-          const answer = await response.json();
-          if (!response.ok) throw new Error(answer.error);
+          const answer = await post(`/api/uploads/${made.id}?${new URLSearchParams({ name: loose ? `scan/${path}` : path })}`, file);
           done += file.size;
           tops.add(`${made.path}/${answer.path.slice(made.path.length + 1).split("/")[0]}`);
         }
@@ -185,6 +176,8 @@ export default {
     const preview = async () => {
       const mine = turn;
       lines.set(null);
+      regionProblem.textContent = chosen.region === "auto" ? "A coarse first pass finds the structures; 20 mm are kept around them." : "";
+      if (chosen.region !== "lines") return;
       if (!chosen.cases.length) { regionProblem.textContent = "Choose a scan first."; return; }
       regionProblem.textContent = "Reading the scan …";
       try {
@@ -195,39 +188,24 @@ export default {
       } catch (error) { if (mine === turn) regionProblem.textContent = error.message; }
     };
     const regions = [["all", "the whole scan"], ["lines", "between two lines"], ["auto", "found automatically"]].map(([value, text]) => {
-      const input = h("input", { type: "radio", name: "region", value, checked: value === "all" });
-      input.addEventListener("change", () => {
-        chosen.region = value;
-        lines.set(null);
-        regionProblem.textContent = value === "auto" ? "A coarse first pass finds the structures; 20 mm are kept around them." : "";
-        if (value === "lines") preview();
-        box.refresh();
-      });
+      const input = h("input", { type: "radio", name: "region", value, checked: value === "all", onchange: () => { chosen.region = value; preview(); box.refresh(); } });
       return h("label", { class: "row" }, input, text);
     });
 
     /* --- Options and command --- */
-    const tick = (text, warning) => {
-      const input = h("input", { type: "checkbox" });
-      input.addEventListener("change", () => { box.refresh(); if (remark) remark.hidden = !input.checked; });
-      const remark = warning ? h("small", { class: "error", role: "status", hidden: true }, warning) : null;
-      return [input, h("div", {}, h("label", { class: "row" }, input, text), remark)];
-    };
-    const [mesh, meshBox] = tick("meshes (PLY)");
-    const [nrrd, nrrdBox] = tick("3D Slicer (.seg.nrrd)");
-    const [seg, segBox] = tick("DICOM SEG", "It contains the patient's name.");
     const refresh = () => box.refresh();
+    const [mesh, nrrd, seg] = [0, 1, 2].map(() => h("input", { type: "checkbox", onchange: refresh }));
+    const also = [[mesh, "meshes (PLY)"], [nrrd, "3D Slicer (.seg.nrrd)"], [seg, "DICOM SEG (with the patient's name)"]];
     const clean = select([["none", "none"], ["slice", "slice by slice"], ["volume", "in three dimensions"], ["tuned", "tuned for the model"]], "none", refresh);
     const side = select([["", "both"], ["left", "left only"], ["right", "right only"]], "", refresh);
     const out = h("input", { type: "text", pattern: "[A-Za-z0-9_][A-Za-z0-9_. \\-]*", oninput: refresh });
-    const folder = () => `${server.state.workspace}/predictions/${out.value}`;
     const box = commandBox("Predict", () => {
       if (!chosen.inputs.length) return "Choose a scan first.";
       if (!chosen.dataset) return "Train a model first.";
       if (!out.value || !out.checkValidity()) return "Give the results a name of letters and digits.";
       const [configuration, model, budget] = chosen.model ? JSON.parse(chosen.model) : [null, null, null];
       return { command: "predict", values: {
-        dataset: chosen.dataset, inputs: chosen.inputs, out: folder(), configuration: configuration ? [configuration] : [], model, budget,
+        dataset: chosen.dataset, inputs: chosen.inputs, out: `${server.state.workspace}/predictions/${out.value}`, configuration: configuration ? [configuration] : [], model, budget,
         ...(chosen.region === "lines" ? lines.values() : {}), region: chosen.region === "auto" ? "auto" : null,
         series: chosen.series, image_type: chosen.kind, clean: clean.value === "none" ? null : clean.value, side: side.value,
         mesh: mesh.checked, seg_nrrd: nrrd.checked, dicom_seg: seg.checked } };
@@ -246,13 +224,12 @@ export default {
     };
     const showFolder = async (path, first = 0) => {
       const { cases, quality, total } = await get("/api/predict/results", { path, start: first }).catch((error) => { say(error.message); return { cases: [], total: 0 }; });
-      const download = (file, text) => h("a", { href: fileAddress(file, true), download: "" }, text);
       results.replaceChildren(
         h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["case", "rating", "volumes (cm³)", "files"].map((word) => h("th", { class: "words" }, word)))),
           h("tbody", {}, cases.map((each) => h("tr", {}, h("th", { scope: "row", class: "words" }, h("a", { href: `#/look?${new URLSearchParams({ folder: path, case: each.case })}` }, each.case)),
             h("td", { class: "words" }, each.error || (each.level ? h("span", { class: `rating ${each.level}` }, each.level) : "–")),
             h("td", { class: "words" }, Object.entries(each.volumes_mm3 || {}).map(([structure, volume]) => h("div", {}, `${structure} ${(volume / 1000).toFixed(1)}`))),
-            h("td", { class: "words" }, Object.entries(each.files || {}).filter(([file]) => !file.endsWith(".png")).map(([file, place]) => h("div", {}, download(place, file)))),
+            h("td", { class: "words" }, Object.entries(each.files || {}).filter(([file]) => !file.endsWith(".png")).map(([file, place]) => h("div", {}, h("a", { href: fileAddress(place, true), download: "" }, file)))),
           ))))),
         pageRow(first, cases.length, total, (next) => showFolder(path, next)),
         ...(quality ? [h("iframe", { class: "result", title: "Quality report", src: fileAddress(quality) })] : []));
@@ -262,7 +239,7 @@ export default {
       h("section", {}, h("h2", {}, "Scans to predict"), drop, progress, note, found, problem),
       h("section", {}, h("h2", {}, "Model"), models),
       h("section", {}, h("h2", {}, "Slices"), h("div", { class: "row", role: "radiogroup", "aria-label": "Slices" }, regions), regionProblem, lines.box),
-      h("section", {}, h("h2", {}, "Output"), h("div", { class: "form" }, field("Name", out), field("Cleaning", clean), field("Side of the body", side), h("div", { role: "group", "aria-label": "Also write" }, meshBox, nrrdBox, segBox)), box.box),
+      h("section", {}, h("h2", {}, "Output"), h("div", { class: "form" }, field("Name", out), field("Cleaning", clean), field("Side of the body", side), h("div", { role: "group", "aria-label": "Also write" }, also.map((one) => h("label", { class: "row" }, one)))), box.box),
       h("section", {}, h("h2", {}, "Predicted"), folders, results));
     showResults(null);
     return { update: (state) => { showModels(state); box.update(state); } };
