@@ -104,9 +104,7 @@ async def _receive(request: Request, file: Path) -> None:
     ends early.
     """
     allowed = free_bytes(file) - KEPT_FREE_BYTES
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal():
-        _require_room(int(announced), allowed)
+    _require_room(int(request.headers.get("content-length", 0)), allowed)
     received = 0
     try:
         with (

@@ -43,12 +43,11 @@ def _request(asked: Asked) -> TrainingRequest:
     method = method_named(
         str(asked.get("model") or DEFAULT_MODEL), str(asked.get("budget") or "full")
     )
-    device, restart = str(asked.get("device") or "auto"), asked.get("restart") is True
     return TrainingRequest(
         method,
         _words(asked.get("configuration")),
         _words(asked.get("fold")) or ("0",),
-        TrainingOptions(device, restart=restart),
+        TrainingOptions(str(asked.get("device") or "auto")),
         _count(asked.get("repeat")),
     )
 

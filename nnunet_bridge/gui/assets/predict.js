@@ -42,9 +42,9 @@ const limits = (changed) => {
       const { top, height } = picture.getBoundingClientRect();
       move(Math.round((event.clientY - top) / height * positions.length) - end);
     });
-    box.append(line);
     return line;
   });
+  box.append(...lines);
   const values = () => {
     if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return { from_mm: null, to_mm: null };
     const [low, high] = rows.map((row) => positions[row]).sort((a, b) => a - b);
@@ -188,8 +188,8 @@ export default {
       } catch (error) { if (mine === turn) regionProblem.textContent = error.message; }
     };
     const regions = [["all", "the whole scan"], ["lines", "between two lines"], ["auto", "found automatically"]].map(([value, text]) => {
-      const input = h("input", { type: "radio", name: "region", value, checked: value === "all", onchange: () => { chosen.region = value; preview(); box.refresh(); } });
-      return h("label", { class: "row" }, input, text);
+      const changed = () => { chosen.region = value; preview(); box.refresh(); };
+      return h("label", { class: "row" }, h("input", { type: "radio", name: "region", value, checked: value === "all", onchange: changed }), text);
     });
 
     /* --- Options and command --- */

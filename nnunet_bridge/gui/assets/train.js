@@ -26,7 +26,7 @@ const folded = (title) => {
 };
 
 /* Whether to start a training; asked of one that is long. */
-const agree = (takes) => !takes || !takes.question || confirm(takes.question);
+const agree = (takes) => !takes.question || confirm(takes.question);
 
 const isOf = (job, dataset) => job.values && (job.values.dataset === dataset.name || String(job.values.dataset) === String(dataset.number));
 const list = (value, usual) => (value === undefined || value === null || value.length === 0 ? usual : [value].flat().map(String));
@@ -49,7 +49,7 @@ const COLUMNS = { state: "State", epoch: "Epoch", loss: "Loss: training / valida
 /* One run: a row, and below it reason, curves and page. */
 const runRow = (actions) => {
   const cells = { run: h("th", { scope: "row" }), ...Object.fromEntries(Object.entries(COLUMNS).map(([key, words]) => [key, h("td", { "data-name": words })])) };
-  const more = h("button", { type: "button", "aria-expanded": "false", onclick: () => open(detail.hidden) }, "Details");
+  const more = h("button", { type: "button", "aria-expanded": "false", onclick: () => toggle() }, "Details");
   const stop = h("button", { type: "button", onclick: () => actions.stop(now) }, "Stop");
   const resume = h("button", { type: "button", onclick: () => actions.resume(now) }, "Go on");
   const reason = h("p", { class: "error" });
@@ -71,11 +71,11 @@ const runRow = (actions) => {
     const found = await get("/api/curve", asked).catch(() => ({ epochs: [] }));
     none.hidden = found.epochs.length > 0;
     curves.hidden = !none.hidden;
-    if (curves.hidden) return;
+    if (!none.hidden) return;
     loss.update(found, asked);
     dice.update(found, asked);
   };
-  const open = (wanted) => { detail.hidden = !wanted; more.setAttribute("aria-expanded", String(wanted)); draw(); };
+  const toggle = () => { detail.hidden = !detail.hidden; more.setAttribute("aria-expanded", String(!detail.hidden)); draw(); };
   const update = (run, job) => {
     now = run;
     const seed = run.repeat ? `, repeat ${run.repeat}` : "";
@@ -106,7 +106,7 @@ export default {
     const picked = { dataset: values.dataset || "", model: "nnunet", budget: "", fold: "0", repeat: "1", device: "auto", on: "local", recipe: "", configuration: null, nested: false };
     let choices = null;
     let asked = "";
-    let takes = null;
+    let takes = {};
     let agreedTo = "";
     let timer = 0;
     const dataset = () => (server.state ? server.state.datasets.find((each) => each.name === picked.dataset) : null);
@@ -136,10 +136,10 @@ export default {
       if (!choices) return "Reading the plans.";
       if (!planned().length) return `Plan it first${model().planner === "default" ? "" : `: ${picked.model} needs the planner ${model().planner}`}.`;
       if (!configurations().length) return "Choose a configuration.";
-      return { command: "train", values: { ...training(), yes: Boolean(takes && takes.question && takes.question === agreedTo) } };
+      return { command: "train", values: { ...training(), yes: Boolean(takes.question && takes.question === agreedTo) } };
     }, {
       mine: (job) => job.command === "train" && dataset() && isOf(job, dataset()),
-      agreed: () => { const sure = agree(takes); agreedTo = sure && takes ? takes.question : ""; return sure; },
+      agreed: () => { const sure = agree(takes); agreedTo = sure ? takes.question : ""; return sure; },
     });
 
     const buildForm = () => {
@@ -171,13 +171,10 @@ export default {
     const ask = () => {
       clearTimeout(timer);
       timer = setTimeout(async () => {
-        takes = null;
+        takes = {};
         const body = training();
-        if (!body.configuration.length) { estimate.replaceChildren(); return; }
-        try {
-          takes = await post("/api/forecast", { ...body, on: picked.on });
-          fill(estimate, takes, () => [h("p", {}, takes.sentence), ...takes.warnings.map((words) => h("p", { class: "error" }, words))]);
-        } catch (error) { fill(estimate, error.message, () => h("p", { class: "error" }, error.message)); }
+        takes = body.configuration.length ? await post("/api/forecast", { ...body, on: picked.on }).catch((error) => ({ warnings: [error.message] })) : { warnings: [] };
+        fill(estimate, takes, () => [takes.sentence && h("p", {}, takes.sentence), ...takes.warnings.map((words) => h("p", { class: "error" }, words))]);
         train.refresh();
       }, 200);
     };
