@@ -26,7 +26,7 @@ const folded = (title) => {
 };
 
 /* Whether to start a training; asked of one that is long. */
-const agree = (takes) => !takes.question || confirm(takes.question);
+const agree = (takes) => !takes.question || confirm(`${takes.question} Start it?`);
 
 const isOf = (job, dataset) => job.values && (job.values.dataset === dataset.name || String(job.values.dataset) === String(dataset.number));
 const list = (value, usual) => (value === undefined || value === null || value.length === 0 ? usual : [value].flat().map(String));
