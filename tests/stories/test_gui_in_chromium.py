@@ -57,7 +57,7 @@ def server(tmp_path):
 def tab(browser, server):
     """Its first tab; the test ends without a complaint or a request outside."""
     browser.new_tab()
-    browser.size(1280, 900)
+    browser.page.set_viewport_size({"width": 1280, "height": 900})
     browser.page.goto(server.address)
     yield browser.page
     assert browser.complaints == []
@@ -66,18 +66,18 @@ def tab(browser, server):
 
 
 @pytest.fixture
-def shoot(tab, browser):
+def shoot(tab):
     """Take a picture of a step at both widths, where a folder for them is named."""
 
     def take(name):
         if not (folder := os.environ.get("NNUNET_BRIDGE_SCREENSHOTS")):
             return
         for width in WIDTHS:
-            browser.size(width, 900)
+            tab.set_viewport_size({"width": width, "height": 900})
             tab.evaluate("scrollTo(0, 0)")
             tab.wait_for_timeout(1000)
             tab.screenshot(path=f"{folder}/page-{name}-{width}.png", full_page=True)
-        browser.size(1280, 900)
+        tab.set_viewport_size({"width": 1280, "height": 900})
 
     return take
 
@@ -91,7 +91,7 @@ def ended(tab, command):
     """Wait until the newest job of a command is done; say why it is not."""
     card = tab.locator(".job", has_text=f"{command}:").first
     over = card.locator("strong", has_text=re.compile("done|failed|ended|stopped"))
-    over.wait_for(state="attached", timeout=180_000)
+    over.wait_for(state="attached", timeout=600_000)
     assert "done" in over.text_content(), card.text_content()
 
 
@@ -186,6 +186,8 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     press(tab, "Predict")
     ended(tab, "predict")
     tab.get_by_role("link", name=re.compile("labels")).first.wait_for()
+    quality = tab.frame_locator("iframe").last
+    quality.get_by_role("heading").first.wait_for()
     shoot("predict")
 
 
