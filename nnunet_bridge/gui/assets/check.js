@@ -37,7 +37,7 @@ const mount = (root) => {
     for (const button of filters.children) button.setAttribute("aria-pressed", String(button.dataset.outcome === outcome));
     const files = Object.entries(found.files || {}).map(([kind, count]) => `${count} ${kind}`).join(", ");
     about.replaceChildren(h("p", {}, `${found.train} cases for training, ${found.test} for testing. Files: ${files}.`), ...(found.messages || []).map((message) => h("p", { class: "message" }, message)));
-    rest.replaceChildren(...(found.command === "convert" && found.train ? [h("p", {}, `The dataset ${found.dataset} is in raw/${found.dataset} of the workspace. Next: `, h("a", { href: `#/train?dataset=${encodeURIComponent(found.dataset)}` }, "train"), ".")] : []));
+    rest.replaceChildren(...(found.command === "convert" && found.train ? [h("p", {}, `The dataset ${found.dataset} is in nnUNet_raw/${found.dataset} of the workspace. Next: `, h("a", { href: `#/train?dataset=${encodeURIComponent(found.dataset)}` }, "train"), ".")] : []));
   };
   const pages = pager(async (asked) => {
     const found = await get("/api/cases", { job: job.id, outcome, ...asked }).catch(() => null);
