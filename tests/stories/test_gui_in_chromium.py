@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -45,9 +46,15 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path):
+def root(tmp_path):
+    """The folder of the workspace, which the pictures of the page show."""
+    return Path(os.environ.get("NNUNET_BRIDGE_SCREENSHOTS_ROOT") or tmp_path)
+
+
+@pytest.fixture
+def server(root):
     """The page of a workspace that is not there yet."""
-    server = Server(tmp_path / "work", tmp_path)
+    server = Server(root / "work", root)
     yield server
     if server.process.poll() is None:
         assert server.end() == 0
@@ -131,7 +138,7 @@ def choose_folder(tab, *names):
 
 
 def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
-    tab, browser, shoot, tmp_path
+    tab, browser, shoot, root
 ):
     press(tab, "Try it with synthetic patients")
     ended(tab, "demo")
@@ -177,8 +184,8 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
 
     step(tab, "Predict")
     press(tab, "Choose a folder on this machine…")
-    scan = next(tmp_path.glob("work/synthetic/study/Raw*/9_*"))
-    choose_folder(tab, *scan.relative_to(tmp_path / "work").parts)
+    scan = next(root.glob("work/synthetic/study/Raw*/9_*"))
+    choose_folder(tab, *scan.relative_to(root / "work").parts)
     tab.get_by_label("between two lines").check()
     tab.get_by_text("drag the lines").wait_for()
     shoot("region")
