@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 import socket
 import webbrowser
@@ -18,7 +19,6 @@ from nnunet_bridge.gui.roots import Roots
 
 HOST = "127.0.0.1"
 _GOODBYE_S = 2
-_WAITING = 128  # connections
 
 
 def serve(
@@ -49,7 +49,14 @@ def serve(
         If the port is in use.
     """
     desk = Desk(root.absolute(), Roots.of([root, *roots]))
-    with contextlib.closing(_bound(port)) as listening:
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise EnvironmentFault(
+            f"Port {port} cannot be used ({os.strerror(error.errno or 0)}): choose "
+            "another with --port, or --port 0 for a free one."
+        ) from error
+    with listening:
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(24)
         app = application(desk)
@@ -69,14 +76,3 @@ def serve(
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.serve(sockets=[listening]))
-
-
-def _bound(port: int) -> socket.socket:
-    """Return a socket that only this machine reaches, and that listens already."""
-    try:
-        return socket.create_server((HOST, port), backlog=_WAITING)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"Port {port} cannot be used ({error.strerror}): choose another with "
-            "--port, or --port 0 for a free one."
-        ) from error

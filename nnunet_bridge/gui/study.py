@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +57,11 @@ def _has_made_recipe(job: Job, since: float) -> bool:
 
 def _stamp(recipe_file: Path) -> int:
     try:
-        stamp = recipe_file.stat().st_mtime_ns
-        table = _table_of(recipe_file, stamp)
-        return stamp + (table.stat().st_mtime_ns if table else 0)
+        table = read_recipe(recipe_file).case_table
+        files = [recipe_file, table] if table else [recipe_file]
+        return sum(file.stat().st_mtime_ns for file in files)
     except (OSError, BridgeError):
         return 0
-
-
-@lru_cache(maxsize=8)
-def _table_of(recipe_file: Path, _stamp: int) -> Path | None:
-    return read_recipe(recipe_file).case_table
 
 
 def _choose(desk: Desk, asked: Asked) -> JsonObject:

@@ -18,9 +18,7 @@ const open = () => {
   if (shown && shown.id === view && shown.show) { shown.show(values); return; }
   if (shown && shown.leave) shown.leave();
   main.replaceChildren();
-  for (const link of steps.children) {
-    if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
-  }
+  for (const link of steps.children) link.ariaCurrent = link.dataset.view === view ? "page" : null;
   document.title = `${views[view].title} – nnunet-bridge`;
   shown = { id: view, ...views[view].mount(main, values) };
   if (server.state) shown.update(server.state);

@@ -31,10 +31,9 @@ const mount = (root) => {
   let known = "";
   let changes = {};
 
-  const choose = (study, recipe = "") => post("/api/study/choose", { study, recipe });
   const pick = async () => {
     const folder = await choosePath("Choose the folder of a study", { start: now.study });
-    if (folder) await choose(folder);
+    if (folder) await post("/api/study/choose", { study: folder });
   };
   const box = (label, command, values) => {
     const made = commandBox(label, () => ({ command, values }), { mine: (job) => job.command === command && Object.keys(values).every((key) => (job.values[key] || false) === values[key]) });
@@ -52,7 +51,7 @@ const mount = (root) => {
     h("h2", {}, name(overview.study)),
     h("p", { class: "path" }, overview.study),
     h("div", { class: "row" }, h("button", { type: "button", onclick: pick }, "Choose another study"),
-      overview.recipes.length > 1 ? select(overview.recipes, overview.recipe, (recipe) => choose(overview.study, recipe)) : null),
+      overview.recipes.length > 1 ? select(overview.recipes, overview.recipe, (recipe) => post("/api/study/choose", { study: overview.study, recipe })) : null),
     overview.recipe ? h("p", {}, "Recipe: ", h("span", { class: "path" }, overview.recipe)) : h("p", {}, "This study has no recipe yet. Look through it: the names of its files and folders say what each one is."),
     overview.recipe ? null : box("Look through the study", "init", { study: overview.study, out: overview.own }),
     h("details", {}, h("summary", {}, overview.recipe ? "Look through the study again, or make synthetic patients" : "Make synthetic patients instead"),
@@ -78,7 +77,7 @@ const mount = (root) => {
   let overview = null;
   const save = async (content) => {
     try {
-      const answer = await post("/api/study/save", { study: overview.study, recipe: overview.recipe, sha256: overview.sha256, ...content });
+      const answer = await post("/api/study/save", { ...places(), sha256: overview.sha256, ...content });
       if (content.changes || content.names) changes = {};
       known = JSON.stringify([answer.study, answer.recipe, answer.changed]);
       show(answer);
@@ -141,7 +140,7 @@ const mount = (root) => {
         field("Use", select([["", "by its masks"], ...overview.splits], (first.split || "").toLowerCase(), (value) => change(lines, "split", value)))),
       h("ul", { class: "files" }, one.rows.map(tableRow))));
   };
-  const places = () => ({ study: overview.study, recipe: overview.recipe, changed: overview.changed });
+  const places = () => ({ study: overview.study, recipe: overview.recipe });
   const plannedCase = (one) => h("li", { class: "case" }, h("div", {}, h("h4", {}, one.case), picture({ ...places(), case: one.case })),
     h("div", {}, h("p", { class: "soft" }, `For ${one.split === "test" ? "testing" : "training"}. `, h("span", { class: "path" }, one.image)),
       h("ul", { class: "plain" }, one.masks.map((mask) => h("li", {}, h("strong", {}, [mask.side, mask.structure].filter(Boolean).join(" ") || "several structures"), " ", h("span", { class: "path soft" }, mask.file)))),
@@ -150,7 +149,7 @@ const mount = (root) => {
   const list = h("ul", { class: "cases" });
   const pages = pager(async (asked) => {
     try {
-      const found = await get("/api/study/cases", { study: overview.study, recipe: overview.recipe, ...asked });
+      const found = await get("/api/study/cases", { ...places(), ...asked });
       if (found.sha256 && found.sha256 !== overview.sha256) await load();
       list.replaceChildren(...found.cases.map(found.table ? tableCase : plannedCase));
       return found;
