@@ -70,15 +70,10 @@ def scan_of(desk: Desk, asked: Asked) -> tuple[list[Path], str, str, str]:
     return [desk.roots.path(str(each)) for each in inputs], case, series, kind
 
 
-def _optional(desk: Desk, asked: Asked, name: str) -> Path | None:
-    return desk.path(asked, name) if asked.get(name) else None
-
-
 def _table(desk: Desk, asked: Asked) -> Path | None:
     """Return the ``dataset.json`` of the dataset that a request names, if any."""
-    if not asked.get("dataset"):
-        return None
-    return desk.dataset(asked).raw_dir / "dataset.json"
+    named = asked.get("dataset")
+    return desk.dataset(asked).raw_dir / "dataset.json" if named else None
 
 
 def _image(desk: Desk, asked: Asked) -> Response:
@@ -118,9 +113,10 @@ def _surfaces(desk: Desk, asked: Asked) -> JsonObject:
     """Return the surfaces of the reference and of a prediction."""
     from nnunet_bridge.pipeline.comparison.case_views import case_surfaces
 
-    reference = _optional(desk, asked, "reference")
-    file = _optional(desk, asked, "prediction")
-    predicted = {str(asked.get("name") or "prediction"): file} if file else {}
+    kinds = "reference", "prediction"
+    files = {kind: desk.path(asked, kind) for kind in kinds if asked.get(kind)}
+    reference = files.pop("reference", None)
+    predicted = {str(asked.get("name") or kind): file for kind, file in files.items()}
     case = str(asked.get("case", ""))
     return in_worker(case_surfaces, case, reference, predicted, _table(desk, asked))
 
