@@ -95,11 +95,10 @@ def words_of(
     arguments: list[str] = []
     for name, option in options.items():
         value = values.get(name)
-        empty = value in (None, "", False, [])
-        if empty and not option.flag:
-            raise UsageError(f"{name.capitalize()} is missing.")
-        if not empty:
+        if value not in (None, "", False, []):
             own = flags if option.flag else arguments
             own += option.words(value, roots)
+        elif not option.flag:
+            raise UsageError(f"{name.capitalize()} is missing.")
     tail = ["--", *arguments] if arguments else []
     return [command, *flags, f"--workspace={workspace}", *tail]

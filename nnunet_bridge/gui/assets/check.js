@@ -13,8 +13,7 @@ const mount = (root) => {
   let force = false;
 
   const ask = (command) => () => (now && now.study && now.recipe ? { command, values: { study: now.study, recipe: now.recipe, ...(command === "convert" ? { force } : {}) } } : "Choose a study first.");
-  const mine = (command) => ({ mine: (one) => one.command === command && now && one.values.study === now.study });
-  const boxes = ["check", "convert"].map((command) => commandBox(command === "check" ? "Check" : "Convert", ask(command), mine(command)));
+  const boxes = ["check", "convert"].map((command) => commandBox(command === "check" ? "Check" : "Convert", ask(command), { mine: (one) => one.command === command && now && one.values.study === now.study }));
   const again = h("input", { type: "checkbox", onchange: (event) => { force = event.target.checked; boxes[1].refresh(); } });
   const study = h("p", {});
   start.append(h("h2", {}, "Check and convert"), study,
