@@ -1,7 +1,7 @@
 """What partly drawn cases teach: `missing = "partial"` against leaving them out.
 
     python benchmarks/partial_labels.py train WORK [--minutes 5] [--trainings 5]
-    python benchmarks/partial_labels.py report WORK
+    python benchmarks/partial_labels.py report
 
 One structure of two real studies is hidden in 70 % of the training cases of fold 0, by
 the state `unlabelled` of the case table alone. Four datasets are made of each study: of
@@ -9,11 +9,12 @@ the complete cases only, with `"ignore"`, with `"partial"`, and with everything 
 All have the same cases for validation, and those are complete.
 
 `train` converts, plans and trains them in turn (2d, or 3d_fullres with --configuration;
-budget smoke; fold 0). Training n of every dataset has the same random numbers. After so
-many minutes it starts no further training; called again, it goes on with those that are
-missing. `report` prints the Dice of the validation cases, computed by its definition,
-and the differences of `"partial"` from the others, paired by training, with Student's
-95 % intervals.
+budget smoke; fold 0). Training n of every dataset has the same random numbers. The mean
+Dice of the validation cases, computed by its definition, goes into partial_labels.csv
+beside this script, with one row for each training. After so many minutes it starts no
+further training; called again, it goes on with those that have no row. `report` prints
+the means, and the differences of `"partial"` from the others, paired by training, with
+Student's 95 % intervals.
 
 Data: the 30 training cases of the hippocampus and all ten spines in the folder `train`
 of NNUNET_BRIDGE_TEST_DATA.
@@ -36,6 +37,11 @@ HIDDEN = {"hippocampus": "posterior", "spine": "L3"}
 WAYS = ("complete cases only", "ignore", "partial", "all complete")
 DATASET = "Dataset001_Partial"
 SHARE, FOLDS = 0.7, 5
+RESULTS = Path(__file__).with_suffix(".csv")
+RESULT_COLUMNS = (
+    *("configuration", "study", "way", "training"),
+    *("hidden_dice", "others_dice"),
+)
 COLUMNS = ("case", "patient", "role", "structure", "value", "state", "file")
 
 
@@ -109,13 +115,14 @@ def predictions(work, number):
 def train(study, way, number, kept, configuration):
     """Train once more; the dataset is made first where there is none."""
     work = kept / configuration / f"{study}_{way.replace(' ', '_')}"
-    if predictions(work, number):
+    if number in measured(study, configuration).get(way, {}):
         return
     if not (work / "planned").exists():
         shutil.rmtree(work, ignore_errors=True)
         prepare(study, way, work, configuration)
     words = ("-c", configuration, "-f", "0", "--repeat", str(number))
     bridge(work, "train", "1", *words, "--budget", "smoke", "--device", "cpu")
+    keep(study, way, number, kept, configuration)
 
 
 def dice(study, file):
@@ -129,16 +136,32 @@ def dice(study, file):
     return [2 * (p & d).sum() / (p.sum() + d.sum()) for p, d in pairs]
 
 
-def measured(study, kept, configuration, trainings):
-    """Return way -> training -> mean Dice of the hidden structure and of the others."""
+def keep(study, way, number, kept, configuration):
+    """Add the row of a training; none if it has not ended."""
+    work = kept / configuration / f"{study}_{way.replace(' ', '_')}"
+    if not (files := predictions(work, number)):
+        return
     hidden = STUDIES[study][2].index(HIDDEN[study])
+    means = np.mean([dice(study, file) for file in files], axis=0)
+    others = np.delete(means, hidden).mean()
+    is_new = not RESULTS.is_file()
+    with RESULTS.open("a", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if is_new:
+            rows.writerow(RESULT_COLUMNS)
+        scores = f"{means[hidden]:.6f}", f"{others:.6f}"
+        rows.writerow((configuration, study, way, number, *scores))
+
+
+def measured(study, configuration):
+    """Return way -> training -> mean Dice of the hidden structure and of the others."""
     scores = {}
-    for way, number in product(WAYS, range(1, trainings + 1)):
-        work = kept / configuration / f"{study}_{way.replace(' ', '_')}"
-        if files := predictions(work, number):
-            means = np.mean([dice(study, file) for file in files], axis=0)
-            others = float(np.delete(means, hidden).mean())
-            scores.setdefault(way, {})[number] = float(means[hidden]), others
+    if RESULTS.is_file():
+        with RESULTS.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if (row["study"], row["configuration"]) == (study, configuration):
+                    pair = float(row["hidden_dice"]), float(row["others_dice"])
+                    scores.setdefault(row["way"], {})[int(row["training"])] = pair
     return scores
 
 
@@ -151,14 +174,13 @@ def in_words(values):
     return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
-def report(kept, configuration, trainings):
+def report(configuration):
     columns = ("study", f"{configuration}, trained on", "trainings", "hidden: Dice")
     columns += ("others: Dice", "hidden: partial minus this", "others: likewise")
     print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|")
-    every = {}
     for study in STUDIES:
-        every[study] = scores = measured(study, kept, configuration, trainings)
+        scores = measured(study, configuration)
         partial = scores.get("partial", {})
         for way, own in scores.items():
             both = sorted(own.keys() & partial.keys())
@@ -168,22 +190,21 @@ def report(kept, configuration, trainings):
                 cells.append(in_words(away) if way != "partial" and away else "")
             name = f"{study} ({HIDDEN[study]} hidden)"
             print(f"| {name} | {way} | {len(own)} | {' | '.join(cells)} |")
-    (kept / f"{configuration}.json").write_text(json.dumps(every, indent=1))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("train", "report"))
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--trainings", type=int, default=5)
     parser.add_argument("--configuration", default="2d")
     parser.add_argument("--study", choices=tuple(STUDIES), help="default: both")
     asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
     if asked.what == "report":
-        report(asked.work, asked.configuration, asked.trainings)
+        report(asked.configuration)
         return
+    asked.work.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * asked.minutes
     numbers = range(1, asked.trainings + 1)
     studies = [asked.study] if asked.study else list(STUDIES)
