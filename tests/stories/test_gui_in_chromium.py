@@ -52,12 +52,24 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def server(root):
+def serve():
+    """Start the page of a workspace; it ends with the test, and cleanly."""
+    started = []
+
+    def start(workspace, root):
+        started.append(Server(workspace, root))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            assert server.end() == 0
+
+
+@pytest.fixture
+def server(serve, root):
     """The page of a workspace that is not there yet."""
-    server = Server(root / "work", root)
-    yield server
-    if server.process.poll() is None:
-        assert server.end() == 0
+    return serve(root / "work", root)
 
 
 @pytest.fixture
@@ -199,10 +211,10 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
 
 
 def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
-    browser, lab, monkeypatch
+    browser, serve, lab, monkeypatch
 ):
-    monkeypatch.setenv("FEW_EPOCHS", "3000")  # it never ends by itself
-    server = Server(lab / "work", lab)
+    monkeypatch.setenv("FEW_EPOCHS", "600")  # longer than the test
+    server = serve(lab / "work", lab)
     browser.new_tab()
     tab = browser.page
     tab.goto(server.address)
@@ -230,15 +242,14 @@ def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
     state.get_by_text("stopped").wait_for()
 
     assert int(epochs.inner_text().split()[0]) >= before
-    assert server.end() == 0
 
 
-def test_a_refused_case_and_hostile_names_are_text(browser, lab):
+def test_a_refused_case_and_hostile_names_are_text(browser, serve, lab):
     hostile = "<img src=x onerror=document.title=1>"
     scans = sorted((lab / "study" / SCANS).iterdir())
     sorted(scans[0].iterdir())[5].unlink()
     draw(lab / "study", f"9_{hostile}_9K", TIBIA)
-    server = Server(lab / "work", lab)
+    server = serve(lab / "work", lab)
     browser.new_tab()
     tab = browser.page
     tab.goto(server.address)
@@ -257,4 +268,3 @@ def test_a_refused_case_and_hostile_names_are_text(browser, lab):
     assert tab.locator("img[src=x]").count() == 0
     assert tab.title() != "1"
     assert browser.complaints == []
-    assert server.end() == 0
