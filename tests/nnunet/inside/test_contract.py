@@ -211,7 +211,7 @@ WORDS = {
 
 CLASSES = {
     "nnunetv2.experiment_planning": [name for name, _ in _CLASS_AND_PLANS.values()],
-    "nnunetv2.training.nnUNetTrainer": [t for t in TRAINERS if t[0] == "n"],
+    "nnunetv2.training.nnUNetTrainer": sorted(t for t in TRAINERS if t[0] == "n"),
     "dynamic_network_architectures.architectures.unet": [
         "PlainConvUNet", "ResidualEncoderUNet",
     ],
