@@ -53,7 +53,7 @@ class _Closed:
 
 @command(_Gui)
 def gui(session: Session, asked: _Gui) -> Summary:
-    """Open the page: every step by mouse, in your browser.
+    """Open the page: every step in your browser.
 
     Only this machine and the address that is printed reach it. Ctrl-C ends the page;
     commands that it started go on, and the next start finds them.
