@@ -108,7 +108,7 @@ def test_the_record_shows_curves_settings_scores_and_two_slices_by_itself(worksp
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert addresses
     assert all(address.startswith(("#", "data:")) for address in addresses)
-    assert "showSurfaces" not in page
+    assert "const showSurfaces =" not in page
 
 
 def test_the_scores_of_the_record_are_those_of_the_metrics(workspace):
