@@ -15,13 +15,10 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from nnunet_bridge.cli.streams import say, visible
-from nnunet_bridge.core.progress import Progress
+from nnunet_bridge.core.progress import PROGRESS_VARIABLE, Progress
 from nnunet_bridge.core.units import format_duration
 
 PLAIN_EVERY_S = 20.0  # time between two lines of progress where there is no terminal
-PROGRESS_VARIABLE = "NNUNET_BRIDGE_PROGRESS"
-"""With the value ``json``, progress is one JSON object per line of standard error."""
-
 RECORDS_EVERY_S = 0.5
 _KNOWN_ENOUGH = 0.03
 _TRUSTED = 0.1
@@ -264,15 +261,25 @@ class _Lines(_Shown):
     def stage(self, name: str, steps: int) -> None:
         self.last_s = time.monotonic()
         self.forecast.begin(name, steps, now_s=self.last_s)
-        self.say(f"{self.forecast.number} {name}{self.time_left(', ')}".strip())
+        self.report_stage()
 
     def advance(self, done: float, note: str = "") -> None:
-        self.forecast.advance(done, now_s=time.monotonic())
         now_s = time.monotonic()
-        if now_s - self.last_s >= self.every_s:
+        self.forecast.advance(done, now_s=now_s)
+        if self.is_due(now_s - self.last_s):
             self.last_s = now_s
-            share = f"  {self.forecast.stage} {100 * self.forecast.share:.0f} %"
-            self.say(f"{share}{self.time_left(', ')}{': ' + note if note else ''}")
+            self.report_step(note)
+
+    def is_due(self, since_s: float) -> bool:
+        return since_s >= self.every_s
+
+    def report_stage(self) -> None:
+        stage = f"{self.forecast.number} {self.forecast.stage}"
+        self.say(f"{stage}{self.time_left(', ')}".strip())
+
+    def report_step(self, note: str) -> None:
+        share = f"  {self.forecast.stage} {100 * self.forecast.share:.0f} %"
+        self.say(f"{share}{self.time_left(', ')}{': ' + note if note else ''}")
 
     def say(self, line: str) -> None:
         self.write(f"{line}\n")
@@ -288,25 +295,19 @@ class _Records(_Lines):
     ``share`` (0..1), ``left_s`` (null while unknown) and ``note``.
     """
 
-    told: dict[str, object] | None = None
-    told_s = 0.0
+    latest: dict[str, object] | None = None  # report, without the time left
+    latest_s = 0.0
 
-    def stage(self, name: str, steps: int) -> None:
-        self.last_s = time.monotonic()
-        self.forecast.begin(name, steps, now_s=self.last_s)
-        self._report("")
+    def is_due(self, since_s: float) -> bool:
+        return super().is_due(since_s) or self.forecast.share == 1.0
 
-    def advance(self, done: float, note: str = "") -> None:
-        self.forecast.advance(done, now_s=time.monotonic())
-        now_s = time.monotonic()
-        if now_s - self.last_s >= self.every_s or self.forecast.share == 1.0:
-            self.last_s = now_s
-            self._report(note)
+    def report_stage(self) -> None:
+        self.report_step("")
 
     def say(self, line: str) -> None:
         self.write(json.dumps({"say": line}))
 
-    def _report(self, note: str) -> None:
+    def report_step(self, note: str) -> None:
         forecast = self.forecast
         report = {
             "stage": forecast.stage,
@@ -317,6 +318,6 @@ class _Records(_Lines):
         }
         # A training that waits for its epoch must not fill a disk with reports of it.
         news = {**report, "left_s": None}
-        if news != self.told or self.last_s - self.told_s >= PLAIN_EVERY_S:
-            self.told, self.told_s = news, self.last_s
+        if news != self.latest or self.last_s - self.latest_s >= PLAIN_EVERY_S:
+            self.latest, self.latest_s = news, self.last_s
             self.write(json.dumps(report))

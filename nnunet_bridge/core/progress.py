@@ -5,6 +5,9 @@ from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 
+PROGRESS_VARIABLE = "NNUNET_BRIDGE_PROGRESS"
+"""With the value ``json``, progress is one JSON object per line of standard error."""
+
 
 class Progress(Protocol):
     """Receives the progress of a pipeline; the command line shows it."""

@@ -22,6 +22,7 @@ from nnunet_bridge.formats.files import (
     readable_object,
     write_json,
 )
+from nnunet_bridge.formats.system import new_group
 from nnunet_bridge.gui.runner import END, JOB, LOCK, LOG, OUTPUT, PROCESS
 
 START_S = 10.0
@@ -53,13 +54,19 @@ class Job:
 
         A job is lost if its process was killed, or the machine stopped.
         """
-        if is_locked(self.folder / LOCK):
-            return "running"
+        return self._state_and_end(self.facts)[0]
+
+    def _state_and_end(self, facts: JsonObject) -> tuple[str, JsonObject]:
+        """Return the state and ``end.json``, which is there when the lock is freed."""
+        locked = is_locked(self.folder / LOCK)
         end = readable_object(self.folder / END)[0]
+        if locked:
+            return "running", end
         if not end:
-            starting = time.time() - self.facts.get("started", 0) < START_S
-            return "running" if starting else "lost"
-        return {0: "done", 4: "done", 130: "stopped"}.get(end["exit_code"], "failed")
+            starting = time.time() - facts.get("started", 0) < START_S
+            return "running" if starting else "lost", end
+        words = {0: "done", 4: "done", 130: "stopped"}
+        return words.get(end["exit_code"], "failed"), end
 
     @property
     def result(self) -> JsonObject:
@@ -79,8 +86,8 @@ class Job:
 
     def summary(self) -> JsonObject:
         """Return what a list of jobs shows."""
-        facts, state = self.facts, self.state
-        end = readable_object(self.folder / END)[0]
+        facts = self.facts
+        state, end = self._state_and_end(facts)
         progress = self.log()[1] if state == "running" else {}
         return {
             "id": self.id,
@@ -163,7 +170,7 @@ class Jobs:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            **new_group(),
         )
         threading.Thread(target=runner.wait, daemon=True).start()  # no zombie stays
         return Job(folder)

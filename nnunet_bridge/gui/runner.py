@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from nnunet_bridge.core.progress import PROGRESS_VARIABLE
 from nnunet_bridge.formats.files import (
     only_writer,
     open_to_write,
@@ -54,7 +55,7 @@ def run(folder: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=log,
-            env={**os.environ, "NNUNET_BRIDGE_PROGRESS": "json"},
+            env={**os.environ, PROGRESS_VARIABLE: "json"},
         )
         while (code := command.poll()) is None:
             if stopping:

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.desk import Asked, Desk
 from nnunet_bridge.gui.study import current
-from nnunet_bridge.nnunet.names import Dataset, number_of
+from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
@@ -35,7 +35,7 @@ def _dataset(desk: Desk, dataset: Dataset) -> JsonObject:
     images = dataset.raw_dir / "imagesTr"
     return {
         "name": dataset.name,
-        "number": number_of(dataset.name),
+        "number": dataset.number,
         "converted": images.is_dir(),
         "planned": dataset.splits_file.is_file(),
         "runs": [run.as_json() for run in status_of(dataset, desk.run_state).runs],
