@@ -94,7 +94,6 @@ class _Predict:
         "installed.",
         choices=("auto", "torch", "openvino"),
     )
-
     windows: str = shared.machine_option(
         "--windows",
         "Windows to compute. body: not those more than half a patch away from the "

@@ -31,10 +31,10 @@ _RUN = {
     "model": str,
     "state": str,
     "folder": str,
+    "epochs": int,
+    "mean_dice": float | None,
 }
-_RUNS = {
-    "runs": ({**_RUN, "fold": int | str, "epochs": int, "mean_dice": float | None},)
-}
+_RUNS = {"runs": (_RUN,)}
 _CHECKED = {"dataset": str, "cases": (_CASE,), "files": _FILES}
 _STUDY = {"conversion": _CHECKED, "training": _RUNS, "scores": dict}
 _RESULT = {

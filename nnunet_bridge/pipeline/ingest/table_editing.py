@@ -28,7 +28,7 @@ LEFT_OUT = "ignore"
 
 @dataclass(frozen=True, slots=True)
 class UnknownName:
-    """A name that nobody has assigned to a structure, and its rows."""
+    """A name without a structure, or with a guessed one, and its rows."""
 
     name: str
     taken_as: str  # the structure in the rows now; empty if none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -205,5 +206,6 @@ def _labels_in(folder: Path) -> dict[str, Path]:
 
 
 def _finite(value: object) -> float | None:
-    number = value if isinstance(value, (int, float)) else None
-    return None if number is None or number != number else float(number)  # noqa: PLR0124 - NaN
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None

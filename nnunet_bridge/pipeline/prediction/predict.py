@@ -115,7 +115,8 @@ def predict_images(
     trained = replace(trained, channels=trained.channels.chosen_by(options.channels))
     trained.channels.index(options.channel)  # an unknown name ends it here
     resources, engine = _resources(options, shown)
-    options = replace(options, engine=engine if options.engine != "auto" else "auto")
+    if options.engine != "auto":
+        options = replace(options, engine=engine)
     with work_folder(out, "work") as work:
         count = len(trained.channels.names)
         sources = find_known_images(
@@ -185,7 +186,7 @@ class _PredictionRun:
     _unread: list[ImageSource] = field(default_factory=list)
     _part: int = 0
     _model_hash: str = ""
-    _told: bool = False  # whether OpenVINO's failure has been reported
+    _failure_shown: bool = False  # that OpenVINO cannot compute the model
 
     def predict(
         self, sources: Sequence[ImageSource], resources: Resources
@@ -476,8 +477,8 @@ class _PredictionRun:
         if not file.is_file():
             return "torch"
         facts = read_json(file)
-        if "reason" in facts and not self._told:
-            self._told = True
+        if "reason" in facts and not self._failure_shown:
+            self._failure_shown = True
             self.progress.say(
                 f"OpenVINO cannot compute this model: torch does. {facts['reason']}."
             )

@@ -129,10 +129,13 @@ def _rows_of(file: Path) -> Iterable[tuple[_Key, Row]]:
     """Yield what a table of `predict` or `score` says; nothing for any other file."""
     source = file.parent.name
     if file.name == CASE_VOLUMES and not (file.parent / RECORD).exists():
+        ratings: dict[str, str] = {}  # each case has a row for every structure
         for volume in read_volumes(file):
             case = volume.case_id
+            if case not in ratings:
+                ratings[case] = _rating(file.parent / case)
             row: Row = {"volume_cm3": volume.volume_cm3, "voxels": volume.voxels}
-            row |= {"side": str(volume.side), "rating": _rating(file.parent / case)}
+            row |= {"side": str(volume.side), "rating": ratings[case]}
             yield (source, case, volume.structure), row
     elif file.name == "scores.csv":
         for score in read_scores(file):
