@@ -35,7 +35,9 @@ def application(desk: Desk) -> Starlette:
             Route("/assets/{name}", _asset),
             Route("/api/events", events),
             endpoint("/api/state", state),
-            endpoint("/api/folder", lambda d, a: d.roots.listing(str(a.get("path", "")))),
+            endpoint(
+                "/api/folder", lambda d, a: d.roots.listing(str(a.get("path", "")))
+            ),
             endpoint("/api/command", _command, "POST"),
             endpoint("/api/jobs", _start, "POST"),
             endpoint("/api/job", _job),
