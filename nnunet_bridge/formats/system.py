@@ -214,13 +214,14 @@ def processor_time_limit(
     if not hasattr(signal, "setitimer"):
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    posix: Any = signal  # for Windows, typeshed has none of these names
+    before = signal.signal(posix.SIGVTALRM, stop)
+    posix.setitimer(posix.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        posix.setitimer(posix.ITIMER_VIRTUAL, 0)
+        signal.signal(posix.SIGVTALRM, before)
 
 
 def user() -> str:
@@ -252,7 +253,7 @@ def usable_cores() -> int:
 def physical_memory_bytes() -> int:
     """Return the memory of the machine."""
     if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return _memory_of_windows()[0]
 
 
