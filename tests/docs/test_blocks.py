@@ -1,6 +1,8 @@
-"""Every command of the documentation is valid; those that need no training run.
+"""Every command of the documentation is valid, and runs.
 
-They run in one folder, block after block of a page, in the process of the test.
+The commands of a page run in one folder, block after block, in the process of the test.
+Those that need no trained model run in every test; the others, and what stands before
+them on their page, run in the long form with two models that have learnt nothing.
 """
 
 import contextlib
@@ -25,6 +27,17 @@ PROGRAM = "nnunet-bridge"
 INLINE = re.compile(r"(?<!`)`(nnunet-bridge [a-z][^`]*)`(?!`)")
 NEED_A_MODEL = {"demo", "run", "train", "select", "predict", "pack", "unpack"}
 BEFORE_PLANNING = {"init", "check", "convert"}
+RUN_ELSEWHERE = {
+    "demo": "stories/test_demo.py",
+    "gui": "stories/test_gui_in_chromium.py",
+    "--on": "stories/test_training_on_slurm.py",
+    "--watch": "cli/test_status.py: it does not end by itself",
+    "--repeat": "stories/test_repeated_training.py",
+    "--model": "stories/test_report_models.py, stories/test_trainer_of_others.py",
+    "--slices": "pipeline/prediction: the page means a scan of the whole body",
+    "--from-mm": "as --slices",
+}
+"""Words of commands that the tests of this module leave out -> where they run."""
 
 
 def shell_lines(page):
@@ -119,3 +132,41 @@ def test_the_commands_of_a_page_run(page, desk, tmp_path, monkeypatch):
         work = str(tmp_path / ("new" if words[0] in BEFORE_PLANNING else "planned"))
         here = [work if word == "/data/work" else word for word in words]
         bridge(*here, environment={"NNUNET_BRIDGE_WORKSPACE": work})
+
+
+def needs_a_model(words):
+    return not runs(words) and words[0] != "doctor" and not RUN_ELSEWHERE.keys() & words
+
+
+@pytest.fixture(scope="module")
+def trained_desk(desk, few_steps, tmp_path_factory):  # noqa: ARG001 - few_steps acts
+    """Return such a folder with new patients and two trained models."""
+    folder = tmp_path_factory.mktemp("trained") / "desk"
+    shutil.copytree(desk, folder)
+    for scan in ("new_patient", "whole_body"):
+        shutil.copytree(folder / "scan", folder / scan)
+    words = ("train", "1", "--budget", "smoke", "-f", "all5", "-w", folder / "planned")
+    bridge(*words)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.training
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(map(needs_a_model, our_commands(page)))],
+    ids=name_of,
+)
+def test_the_commands_of_a_page_run_with_a_model(
+    page, trained_desk, tmp_path, monkeypatch
+):
+    shutil.copytree(trained_desk, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    work = tmp_path / "planned"
+    for words in filter(needs_a_model, our_commands(page)):
+        if words[0] == "unpack":  # at the colleague who is sent the model
+            work = tmp_path / "received"
+            work.mkdir()
+        short = ["--budget", "smoke"] if words[0] == "train" else []
+        here = [str(work) if word == "/data/work" else word for word in words]
+        bridge(*here, *short, environment={"NNUNET_BRIDGE_WORKSPACE": str(work)})
