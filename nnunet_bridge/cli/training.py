@@ -355,6 +355,11 @@ class _Select:
         "Also score each fold by the model that the other folds choose: the honest "
         "score of the choice.",
     )
+    fast: bool = option(
+        "--fast",
+        "Also measure what `predict --fast` costs in Dice; predicts the held-out cases "
+        "that way.",
+    )
     models: tuple[str, ...] = shared.models_field(
         "Repeat for several. [default: all that have finished folds]"
     )

@@ -24,6 +24,12 @@ _Triple = tuple[int, int, int]
 
 GIB = 1 << 30
 
+STEP = 0.5
+"""Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
+
+FAST_STEP = 0.75
+"""The same with ``predict --fast``."""
+
 _REFERENCE_GPU_BYTES = 8 * GIB
 _REFERENCE_NUMBERS = {
     ("PlainConvUNet", 2): 85_000_000 * 12,
@@ -302,18 +308,22 @@ class PlannedMember:
         """Return the shape of an image as the network sees it."""
         return resampled_shape(shape, spacing_mm, self.axes, self.spacing_mm)
 
-    def windows(self, seen: Sequence[int]) -> int:
-        """Return how many windows cover a volume: half a patch apart at most."""
+    def windows(self, seen: Sequence[int], step: float = STEP) -> int:
+        """Return how many windows cover a volume: `step` of a patch apart at most."""
         count = math.prod(seen[: 3 - len(self.patch)])
         for size, edge in zip(seen[-len(self.patch) :], self.patch, strict=True):
-            count *= math.ceil(max(size - edge, 0) / (edge / 2)) + 1
+            count *= math.ceil(max(size - edge, 0) / (edge * step)) + 1
         return count
 
-    def work(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-        """Return how many voxels pass through the networks, mirrored ones included."""
-        windows = self.windows(self.seen_shape(shape, spacing_mm))
-        passes = self.folds * 2 ** len(self.patch)
-        return float(windows * math.prod(self.patch) * passes)
+    def work(
+        self, shape: Sequence[int], spacing_mm: Sequence[float], step: float, forms: int
+    ) -> float:
+        """Return how many voxels pass through the networks.
+
+        `step` as in `windows`; `forms` of a window are computed, mirrored ones too.
+        """
+        windows = self.windows(self.seen_shape(shape, spacing_mm), step)
+        return float(windows * math.prod(self.patch) * self.folds * forms)
 
     def preparing_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
         """Return what nnU-Net's preprocessing of an image holds at its height."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny_model import DATASET_JSON, golden_plans
 
 from nnunet_bridge.nnunet.estimates import (
+    FAST_STEP,
     PlannedMember,
     checkpoint_bytes,
     feature_map_size,
@@ -146,6 +147,17 @@ def test_windows_are_half_a_patch_apart_at_most(size, edge, configuration):
 
     assert patch + (count - 1) * edge >= size
     assert count == 1 or patch + (count - 2) * edge < size
+
+
+@given(size=st.integers(1, 600), edge=st.integers(1, 40))
+def test_windows_of_the_fast_way_are_counted_as_nnunet_lays_them(size, edge):
+    patch = 4 * edge
+    planned = replace(member("3d_fullres"), patch=(patch, patch, patch))
+
+    count = planned.windows((size, 1, 1), FAST_STEP)
+
+    assert patch + (count - 1) * 3 * edge >= size
+    assert count == 1 or patch + (count - 2) * 3 * edge < size
 
 
 def test_a_plane_is_a_window_of_a_2d_network():

@@ -120,7 +120,8 @@ class Member:
         header.SetFileName(str(files[0]))
         header.ReadImageInformation()
         shape, spacing_mm = header.GetSize()[::-1], header.GetSpacing()[::-1]
-        return self.planned.work(shape, spacing_mm)
+        step, forms = self.networks.step, 2 ** len(self.networks.mirror_axes)
+        return self.planned.work(shape, spacing_mm, step, forms)
 
     def prepare(self, files: Sequence[Path], previous: Path | None) -> Prepared:
         """Return an image, one file a channel, as nnU-Net preprocesses it.

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from nnunet_bridge.formats.files import open_to_write, write_json
+from nnunet_bridge.nnunet.estimates import FAST_STEP
 from nnunet_bridge.nnunet.inside.converted import NotConvertedError
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
@@ -49,6 +50,7 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--previous", type=Path)
     predict.add_argument("--openvino", type=Path)
     predict.add_argument("--body-only", action="store_true")
+    predict.add_argument("--fast", action="store_true")
     predict.add_argument("--part", nargs=2, type=int, default=(0, 1))
 
 
@@ -70,6 +72,8 @@ def predict(asked: argparse.Namespace) -> None:
     ]
     for member in members:
         member.body_only = asked.body_only
+        if asked.fast:
+            member.networks = replace(member.networks, mirror_axes=(), step=FAST_STEP)
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.openvino:
         write_json(asked.out / ENGINE_FILE, _to_openvino(members, asked.openvino))

@@ -24,10 +24,8 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 
+from nnunet_bridge.nnunet.estimates import STEP
 from nnunet_bridge.nnunet.inside.body import Body
-
-STEP = 0.5
-"""Distance of neighbouring windows, as a share of the patch (nnU-Net's default)."""
 
 BACKGROUND_LOGIT = 10.0
 """Of the background where no window was computed; the others have 0."""
@@ -67,6 +65,7 @@ class Networks:
     """Axes of the patch along which inputs are also mirrored; empty for none."""
 
     device: torch.device
+    step: float = STEP  # distance of neighbouring windows, as a share of the patch
 
     @property
     def manners(self) -> tuple[Manner, ...]:
@@ -226,7 +225,7 @@ class Sweep:
     def _steps(self) -> list[list[int]]:
         patch = self.networks.patch
         steps: list[list[int]] = compute_steps_for_sliding_window(
-            tuple(self.volume.shape[-len(patch) :]), patch, STEP
+            tuple(self.volume.shape[-len(patch) :]), patch, self.networks.step
         )
         return steps
 

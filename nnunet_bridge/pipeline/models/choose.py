@@ -156,7 +156,7 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
             best = "which has the higher Dice on its own validation"
             how = "as requested" if request.configurations else best
             reason = f"{name}, {how}, fold {_folds_of(states)}"
-            first, trusted = _first_stages(states, done), trainer_in(request.kind or "")
+            first, trusted = first_stages(states, done), trainer_in(request.kind or "")
             return Model(kind, budget, states, reason, first, trusted)
     raise InputError(
         " ".join(filter(None, [f"{dataset} has no finished model", str(request)]))
@@ -165,7 +165,7 @@ def choose_model(dataset: Dataset, request: ModelRequest | None = None) -> Model
     )
 
 
-def _first_stages(
+def first_stages(
     states: Sequence[RunState], done: Sequence[RunState]
 ) -> tuple[RunState, ...]:
     """Return the finished folds of ``3d_lowres`` that the cascade needs."""

@@ -41,6 +41,7 @@ from nnunet_bridge.ops.choice import (
     choose_nested,
 )
 from nnunet_bridge.pipeline.models import choose as finished
+from nnunet_bridge.pipeline.models.fast import FastLoss, keep_loss
 from nnunet_bridge.pipeline.models.run_facts import ModelRun, costs_of, fold_run
 from nnunet_bridge.pipeline.models.validation import ValidatedStudy, validation_scores
 
@@ -68,6 +69,9 @@ class SelectionOptions:
 
     nested: bool = False
     """Whether to score each fold by what the other folds choose, too."""
+
+    fast: bool = False
+    """Whether to predict the held-out cases again as `predict --fast` does."""
 
     device: str = "auto"
     tolerance_mm: float = 1.0
@@ -110,6 +114,7 @@ class SelectionSummary:
     file: Path
     note: str = ""
     nested: NestedChoice | None = None
+    fast: tuple[FastLoss, ...] = ()  # what `predict --fast` costs the candidates
     exit_code: int = 0
 
     def as_json(self) -> JsonObject:
@@ -124,6 +129,7 @@ class SelectionSummary:
             "reason": self.choice.reason,
             "optimistic": True,
             "nested": self.nested and self.nested.as_json(),
+            "fast": [loss.as_json() for loss in self.fast],
             "candidates": [one.as_json() for one in self.choice.standings],
             "cases": list(self.choice.case_ids),
             "patients": self.choice.patients,
@@ -143,6 +149,7 @@ class SelectionSummary:
                 f"Nested: {self.choice.metric} {mean} over {self.nested.n} cases, each "
                 "fold scored by what the other folds choose."
             )
+        lines += [loss.as_text() for loss in self.fast]
         lines += [self.opinion.as_text(), *([f"Note: {caveat}."] if caveat else [])]
         lines += [self.note] if self.note else []
         use = "`predict` uses it unless you give -c or --model."
@@ -163,7 +170,7 @@ def select_model(
     InputError
         If nothing asked for has finished, or no case was validated by all.
     NnUNetError
-        If predicting for an ensemble fails. nnU-Net's own choice may fail.
+        If predicting the held-out cases fails. nnU-Net's own choice may fail.
     """
     options = options or SelectionOptions()
     comparable = finished.selectable_runs(known_runs(dataset), options.budget)
@@ -201,6 +208,7 @@ def select_model(
         finished.choice_file(dataset),
         counted_by_case(dataset.raw_dir),
         choose_nested(candidates, *by) if options.nested else None,
+        tuple(selection.fast_losses(candidates, patients)) if options.fast else (),
     )
     write_json(summary.file, summary.as_json())
     return summary
@@ -224,24 +232,29 @@ class _Selection:
         return RawDataset.open(self.dataset.raw_dir)
 
     @property
+    def study(self) -> ValidatedStudy:
+        """The validation predictions of all, and the references."""
+        runs = [
+            ModelRun(name, states[0].run.configuration, tuple(map(fold_run, states)))
+            for name, states in self.members.items()
+        ]
+        return ValidatedStudy.of(self.raw, runs, self.options.tolerance_mm)
+
+    @property
     def resources(self) -> commands.Resources:
         """Resources of a process of nnU-Net."""
         return self.host.resources(self.options.device)
 
     def candidates(self) -> list[Candidate]:
         """Return all that may be chosen, with their scores."""
-        runs = [
-            ModelRun(name, states[0].run.configuration, tuple(map(fold_run, states)))
-            for name, states in self.members.items()
-        ]
-        study = ValidatedStudy.of(self.raw, runs, self.options.tolerance_mm)
-        scores = validation_scores(study, self.progress)
-        seconds = {cost.model: cost.prediction_s_per_case for cost in costs_of(runs)}
+        study = self.study
+        scores, costs = validation_scores(study, self.progress), costs_of(study.runs)
+        seconds = {cost.model: cost.prediction_s_per_case for cost in costs}
         single = {
             name: Candidate(name, tuple(found), self._cost(name), seconds[name])
             for name, found in scores.items()
         }
-        ensembles = self._ensembles(study, single) if self.options.ensembles else ()
+        ensembles = self._ensembles(single) if self.options.ensembles else ()
         return [*single.values(), *ensembles]
 
     def _cost(self, name: str) -> float:
@@ -256,30 +269,56 @@ class _Selection:
         found = prediction_multiply_adds(planned, described, run.configuration, folds)
         return math.inf if found is None else found
 
-    def _ensembles(
-        self, study: ValidatedStudy, single: Mapping[str, Candidate]
-    ) -> Iterator[Candidate]:
+    def _ensembles(self, single: Mapping[str, Candidate]) -> Iterator[Candidate]:
         """Predict the held-out cases again, and score the mean of every pair."""
         self.pairs = self._pairs()
         used = {name for pair in self.pairs.values() for name in pair}
-        predictions = study.predictions().items()
+        predictions = self.study.predictions().items()
         cases = [case for case, by_model in predictions if used <= set(by_model)]
+        self.progress.stage("ensembles", len(self.pairs))
+        for done, (name, pair) in enumerate(self.pairs.items(), start=1):
+            one, other = (single[member] for member in pair)
+            folds = {score.case_id: score.fold for score in one.scores}
+            found = self._scores_again(name, cases)
+            scores = tuple(replace(s, fold=folds[s.case_id]) for s in found)
+            self.progress.advance(done, name)
+            cost = one.cost + other.cost
+            seconds = one.seconds and other.seconds and one.seconds + other.seconds
+            yield Candidate(name, scores, cost, seconds)
+
+    def fast_losses(
+        self, candidates: Sequence[Candidate], patients: Mapping[str, str]
+    ) -> Iterator[FastLoss]:
+        """Measure what `predict --fast` costs each candidate, and keep it."""
+        self.progress.stage("fast", len(candidates))
+        for done, one in enumerate(candidates, start=1):
+            names = self.pairs.get(one.name, (one.name,))
+            states = [state for name in names for state in self.members[name]]
+            cases = list(dict.fromkeys(score.case_id for score in one.scores))
+            used = finished.checkpoints_of([*states, *self._first_stages(states)])
+            scores = self._scores_again(one.name, cases, fast=True)
+            loss = FastLoss.of(one.name, used, one.scores, scores, patients)
+            keep_loss(self.dataset, loss)
+            self.progress.advance(done, one.name)
+            yield loss
+
+    def _first_stages(self, states: Sequence[RunState]) -> tuple[RunState, ...]:
+        done = [state for state in known_runs(self.dataset) if state.done]
+        return finished.first_stages(states, done)
+
+    def _scores_again(
+        self, name: str, cases: Sequence[str], *, fast: bool = False
+    ) -> list[BoneScore]:
+        """Predict held-out cases again with a candidate, and score them."""
+        names, study = self.pairs.get(name, (name,)), self.study
+        scores: list[BoneScore] = []
         records = self.dataset.record_dir
         with tempfile.TemporaryDirectory(prefix=".select-", dir=records) as folder:
-            self.progress.stage("ensembles", len(self.pairs))
-            for done, (name, pair) in enumerate(self.pairs.items(), start=1):
-                predicted = self._predict_again(pair, cases, Path(folder) / name)
-                scores: list[BoneScore] = []
-                one, other = (single[member] for member in pair)
-                folds = {score.case_id: score.fold for score in one.scores}
-                for case, file in predicted.items():
-                    found, reference = study.prediction(file), study.reference(case)
-                    own = study.scored(found, reference, case, name)
-                    scores += (replace(score, fold=folds[case]) for score in own)
-                self.progress.advance(done, name)
-                cost = one.cost + other.cost
-                seconds = one.seconds and other.seconds and one.seconds + other.seconds
-                yield Candidate(name, tuple(scores), cost, seconds)
+            predicted = self._predict_again(names, cases, Path(folder), fast=fast)
+            for case, file in predicted.items():
+                found, reference = study.prediction(file), study.reference(case)
+                scores += study.scored(found, reference, case, name)
+        return scores
 
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Return the ensembles: pairs of one model, which can predict together."""
@@ -295,35 +334,54 @@ class _Selection:
         return pairs
 
     def _predict_again(
-        self, pair: tuple[str, str], cases: Sequence[str], work: Path
+        self, names: Sequence[str], cases: Sequence[str], work: Path, *, fast: bool
     ) -> dict[str, Path]:
         """Predict each case by the mean of the folds that held it out."""
-        one, other = (self.members[name] for name in pair)
         predicted: dict[str, Path] = {}
-        for first, second in product(one, other):
-            held_out = self._held_out(first) & self._held_out(second)
+        for states in product(*(self.members[name] for name in names)):
+            held_out = set.intersection(*map(self._held_out, states))
             todo = [case for case in cases if case in held_out]
             if not todo:
                 continue
-            folder = work / f"{first.run.fold} {second.run.fold}"
-            images, out = folder / "images", folder / "predicted"
+            folder = work / " ".join(str(state.run.fold) for state in states)
+            images, out, previous = (folder / n for n in ("images", "out", "previous"))
             images.mkdir(parents=True)
             for image in (i for c in todo for i in self.raw.image_files(c, "Tr")):
                 link_or_copy(images / image.name, image)
-            members = {s.run.model_dir: [s.run.fold] for s in (first, second)}
-            run, words = first.run, filter(first.is_called, self.options.models)
-            trusted = next(filter(None, map(trainer_in, words)), "")
-            require_trusted(run.trainer, run.plans, trusted)
-            for model_dir, folds in members.items():
-                check_model_folder(model_dir, folds, trusted)
-            file = folder / "progress.jsonl"
-            command = commands.predict_command(
-                members, images, out, self.resources, progress_file=file
-            )
-            command += commands.trusting(trusted)
-            self._call(command, f"{first.name} with {second.name}")
+            first = self._first_stages(states)
+            if first:
+                self._predict(first, images, previous, fast=fast)
+            given = previous if first else None
+            self._predict(states, images, out, previous=given, fast=fast)
             predicted |= {case: out / f"{case}{FILE_ENDING}" for case in todo}
         return predicted
+
+    def _predict(
+        self,
+        states: Sequence[RunState],
+        images: Path,
+        out: Path,
+        *,
+        previous: Path | None = None,
+        fast: bool,
+    ) -> None:
+        """Predict a folder of images by the mean of some runs of different models."""
+        run, words = states[0].run, filter(states[0].is_called, self.options.models)
+        trusted = next(filter(None, map(trainer_in, words)), "")
+        require_trusted(run.trainer, run.plans, trusted)
+        members = {state.run.model_dir: [state.run.fold] for state in states}
+        for model_dir, folds in members.items():
+            check_model_folder(model_dir, folds, trusted)
+        command = commands.predict_command(
+            members,
+            images,
+            out,
+            self.resources,
+            progress_file=out.with_suffix(".jsonl"),
+            previous_dir=previous,
+        )
+        command += commands.trusting(trusted) + (["--fast"] if fast else [])
+        self._call(command, " with ".join(state.name for state in states))
 
     def _call(
         self, command: Sequence[str], task: str, results: Path | None = None

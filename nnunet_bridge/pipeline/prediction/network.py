@@ -55,12 +55,14 @@ class Inference:
 
     engine: str = "torch"  # or ``openvino``
     body_only: bool = False  # whether windows far from the body are left out
+    fast: bool = False  # whether in larger steps and not mirrored
 
     def words(self, dataset: Dataset) -> list[str]:
         """Return the arguments of a call of nnU-Net for a model of a dataset."""
         kept = dataset.record_dir / "openvino"
         words = ["--openvino", str(kept)] if self.engine == "openvino" else []
-        return [*words, *(["--body-only"] if self.body_only else [])]
+        words += ["--body-only"] if self.body_only else []
+        return [*words, *(["--fast"] if self.fast else [])]
 
 
 class Network(Protocol):

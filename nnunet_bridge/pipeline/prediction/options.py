@@ -26,6 +26,8 @@ class PredictionOptions:
     windows: str = "all"
     """``all``, or ``body``: not those more than half a patch away from the body."""
 
+    fast: bool = False  # larger steps between the windows, and none is mirrored
+
     scans: SeriesOptions = field(default_factory=SeriesOptions)
     """Which images of a DICOM folder are read, and which corrections are allowed."""
 
@@ -66,6 +68,8 @@ class PredictionOptions:
             options["smooth"] = self.smooth
         if self.windows != "all":
             options["windows"] = self.windows
+        if self.fast:
+            options["fast"] = True
         if self.side:
             options["side"] = str(self.side)
         if self.channel is not None:

@@ -40,6 +40,7 @@ from nnunet_bridge.pipeline.ingest.channels import read_channels
 from nnunet_bridge.pipeline.ingest.inputs import ImageReading, ImageSource
 from nnunet_bridge.pipeline.ingest.known_cases import find_known_images
 from nnunet_bridge.pipeline.models.choose import predicting_model
+from nnunet_bridge.pipeline.models.fast import loss_sentence
 from nnunet_bridge.pipeline.models.likeness import contrast_warnings, geometry_warnings
 from nnunet_bridge.pipeline.prediction import outputs
 from nnunet_bridge.pipeline.prediction import quality as rating
@@ -114,6 +115,8 @@ def predict_images(
     trained = TrainedModel.of(model, options.clean)
     trained = replace(trained, channels=trained.channels.chosen_by(options.channels))
     trained.channels.index(options.channel)  # an unknown name ends it here
+    if options.fast:
+        shown.say(loss_sentence(model))
     resources, engine = _resources(options, shown)
     if options.engine != "auto":
         options = replace(options, engine=engine)
@@ -125,7 +128,7 @@ def predict_images(
         if options.dicom_seg:
             _require_dicom(sources)
         shown.stage(f"predict {model.name}", sum(_PARTS) * len(sources))
-        inference = Inference(engine, options.windows == "body")
+        inference = Inference(engine, options.windows == "body", options.fast)
         network = network or partial(predict_folder, inference=inference)
         run = _PredictionRun(trained, out, work, options, shown, network)
         try:

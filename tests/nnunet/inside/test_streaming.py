@@ -178,12 +178,12 @@ def run_part(images, out, *members, workers=1, previous=None, part=(0, 1), **mor
         workers=workers,
         part=part,
         trusted_trainer="",
-        **{"openvino": None, "body_only": False, **more},
+        **{"openvino": None, "body_only": False, "fast": False, **more},
     )
     prediction.predict(asked)
 
 
-def whole(images, out, folder, folds, *, probabilities=False, previous=None):
+def whole(images, out, folder, folds, *, probabilities=False, previous=None, **manner):
     """Predict as nnU-Net does; return the labels.
 
     Files are named one by one: to list a folder, nnU-Net forks this process, which has
@@ -193,7 +193,7 @@ def whole(images, out, folder, folds, *, probabilities=False, previous=None):
     files = [[str(file)] for file in sorted(images.glob("*.nii.gz"))]
     cpu = torch.device("cpu")
     predictor = nnUNetPredictor(
-        perform_everything_on_device=False, device=cpu, allow_tqdm=False
+        perform_everything_on_device=False, device=cpu, allow_tqdm=False, **manner
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(range(folds)))
     predictor.predict_from_files_sequential(
@@ -225,6 +225,26 @@ def test_every_voxel_has_the_label_that_nnunet_gives_it(name, tmp_path):
     expected = whole(images, tmp_path / "whole", model, setting.folds)
     assert len(np.unique(expected)) == HEADS
     assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "slices"),
+    [("2d, planes of another size", 4), ("3d, coarser on all axes", 40)],
+)
+def test_the_fast_way_is_nnunets_with_larger_steps_and_without_mirroring(
+    name, slices, tmp_path
+):
+    setting = replace(SETTINGS[name], shape=(42, 38, slices), folds=2)
+    images = write_image(tmp_path / "images", setting)
+    model = write_model(tmp_path / "model", setting)
+    exact = {"tile_step_size": 0.5, "use_mirroring": True}
+    fewer = {"tile_step_size": 0.75, "use_mirroring": False}
+
+    labels, _ = streamed(images, tmp_path / "ours", (model, 2), fast=True)
+
+    whole_as = partial(whole, images, folder=model, folds=2)
+    assert np.array_equal(labels, whole_as(out=tmp_path / "whole", **fewer))
+    assert not np.array_equal(labels, whole_as(out=tmp_path / "exact", **exact))
 
 
 def test_the_mean_of_two_configurations_is_nnunets(tmp_path):

@@ -7,6 +7,7 @@ that the right choice is known. nnU-Net itself is really asked for its opinion.
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from nnunet_bridge.pipeline.models.choose import (
     fingerprint,
     predicting_model,
 )
+from nnunet_bridge.pipeline.models.fast import loss_sentence
 from nnunet_bridge.pipeline.models.select import SelectionOptions, select_model
 
 SMOKE = method_of("nnunet", "smoke")
@@ -74,7 +76,8 @@ def write_fold(dataset, configuration, fold, short_by, repeat=0):
     run = replace(run, repeat=repeat)
     weights = f"{configuration} {fold}".encode()
     fold_dir = write_model(
-        run, pickled_checkpoint({"current_epoch": 3}, **{"a/0": weights})
+        run,
+        pickled_checkpoint({"current_epoch": 3}, **{"archive/data/0": weights}),
     )
     for case, rows in zip(FOLDS[fold], short_by, strict=True):
         write_labelmap(fold_dir / "validation" / f"{case}.nii.gz", drawn(rows))
@@ -280,6 +283,101 @@ def test_ensembles_need_two_configurations_of_a_model(dataset):
 
     with pytest.raises(InputError, match="--ensembles needs two configurations"):
         select_model(dataset, SelectionOptions(ensembles=True, device="cpu"))
+
+
+LACKING = {"2d": 2, "3d_fullres": 0}  # rows of the exact way; two more of the fast one
+CALLED = []
+
+
+class Drawn:
+    """In place of nnU-Net's process: it draws predictions of the asked cases."""
+
+    def __init__(self, command, *_more):
+        if "second-opinion" in command:
+            no_answer()
+        places = [n for n, word in enumerate(command) if word == "--member"]
+        members = [command[place + 1 : place + 3] for place in places]
+        names = [Path(model).name.rpartition("__")[2] for model, _ in members]
+        (fold,) = {fold for _, fold in members}
+        images, out = (
+            Path(command[command.index(w) + 1]) for w in ("--images", "--out")
+        )
+        cases = [image.name.removesuffix("_0000.nii.gz") for image in images.iterdir()]
+        assert sorted(cases) == list(FOLDS[int(fold)])
+        fast = "--fast" in command
+        CALLED.append(("+".join(names), fast))
+        rows = 2 * fast + max(LACKING[name] for name in names)
+        for case in cases:
+            write_labelmap(out / f"{case}.nii.gz", drawn(rows))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    ended = True
+
+    def check(self, task):
+        pass
+
+
+def dice_of(short_by):
+    """The mean over the two boxes, of which one lacks so many of its eight rows."""
+    return (2 * (8 - short_by) / (16 - short_by) + 1) / 2
+
+
+def test_fast_measures_every_candidate_on_the_cases_that_its_folds_held_out(alike):
+    asked = SelectionOptions(device="cpu", fast=True, ensembles=True)
+    CALLED.clear()
+
+    summary = select_model(alike, asked, host=Host(start=Drawn))
+
+    exact = {"2d": (0, 1, 2, 1, 2, 1), "3d_fullres": (1, 0, 2, 1, 1, 1)}
+    exact["2d+3d_fullres"] = (2,) * 6
+    fast = {"2d": 4, "3d_fullres": 2, "2d+3d_fullres": 4}
+    found = {loss["model"]: loss for loss in summary.as_json()["fast"]}
+    assert found.keys() == exact.keys()
+    assert CALLED.count(("2d+3d_fullres", False)) == 2  # folds
+    for name, loss in found.items():
+        lost = [dice_of(fast[name]) - dice_of(rows) for rows in exact[name]]
+        low, high = loss["interval_95"]
+        assert loss["cases"] == 6
+        assert loss["dice_difference"] == pytest.approx(np.mean(lost))
+        assert min(lost) <= low <= np.mean(lost) <= high <= max(lost) + 1e-9
+        assert CALLED.count((name, True)) == 2
+    sentence = loss_sentence(choose_model(alike, ModelRequest(("2d",))))
+    low, high = found["2d"]["interval_95"]
+    difference = f"{found['2d']['dice_difference']:+.4f}"
+    interval = f"95 % interval {low:+.4f} to {high:+.4f}"
+    assert f"Dice of 2d by {difference} ({interval}), measured on 6 valid" in sentence
+    assert sentence in summary.as_text()
+
+
+def test_what_fast_costs_is_known_for_the_measured_checkpoints_alone(alike):
+    asked = SelectionOptions(device="cpu", fast=True)
+    flat, both = ModelRequest(("2d",)), ModelRequest(BOTH)
+    select = f"`nnunet-bridge select {DATASET} --budget smoke --fast"
+
+    def said(request):
+        return loss_sentence(choose_model(alike, request))
+
+    assert said(flat).endswith(f"has not been measured: run {select}`.")
+    select_model(alike, asked, host=Host(start=Drawn))
+
+    assert "6 validation cases" in said(flat)
+    assert said(replace(flat, folds=("1",))) == said(flat)
+    assert said(both).endswith(f"has not been measured: run {select} --ensembles`.")
+    checkpoint = SMOKE.run(alike, "2d", 0).fold_dir / "checkpoint_final.pth"
+    checkpoint.write_bytes(pickled_checkpoint({"current_epoch": 4}))
+    assert "has not been measured" in said(flat)
+    assert "6 validation cases" in said(ModelRequest(("3d_fullres",)))
+    select_model(alike, asked, host=Host(start=Drawn))
+    assert "6 validation cases" in said(flat)
+    kept = json.loads((alike.record_dir / "fast.json").read_text())["measured"]
+    assert [loss["model"] for loss in kept] == ["2d", "3d_fullres"]
+    (alike.record_dir / "fast.json").write_text('{"measured": [{"model": "2d"}]}')
+    assert "has not been measured" in said(flat)
 
 
 def test_the_fingerprint_of_a_checkpoint_follows_its_content_not_its_file(tmp_path):
