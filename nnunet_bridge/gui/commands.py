@@ -13,8 +13,6 @@ from nnunet_bridge.core.errors import UsageError
 from nnunet_bridge.gui.roots import Roots
 
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-
-
 _PATHS = {"study", "folder", "inputs", "recipe", "out"}
 _SWITCHES = {
     *("only_study", "update", "force", "yes", "restart", "nested"),

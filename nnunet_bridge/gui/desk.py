@@ -1,17 +1,22 @@
 """What every handler of the page gets, and how a function becomes an address."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nnunet_bridge.core.errors import BridgeError, SecurityError, UsageError
+from nnunet_bridge.core.errors import (
+    BridgeError,
+    EnvironmentFault,
+    SecurityError,
+    UsageError,
+)
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.jobs import Jobs
 from nnunet_bridge.gui.roots import Roots
@@ -19,8 +24,12 @@ from nnunet_bridge.nnunet.names import Dataset, Workspace
 from nnunet_bridge.nnunet.runs import RunReader
 
 MOST_BYTES = 16_000_000  # of a request; a case table of 500 patients has one megabyte
+A_PAGE = 20  # cases
+_STATUS = {SecurityError: 403, EnvironmentFault: 507}
 Asked: TypeAlias = Mapping[str, Any]
 """Values of a request: those of the address, or the JSON object in its body."""
+
+_Case = TypeVar("_Case")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +66,39 @@ class _Json(JSONResponse):
         return json.dumps(content, allow_nan=False, default=str).encode("ascii")
 
 
-Handler: TypeAlias = Callable[[Desk, Asked], JsonObject | Response]
+def route(
+    path: str, answer: Callable[[Request], Awaitable[object]], method: str = "POST"
+) -> Route:
+    """Return the route of a coroutine that returns a response, or values for JSON.
 
-
-def endpoint(path: str, handler: Handler, method: str = "GET") -> Route:
-    """Return the route of a function, which runs in a thread.
-
-    Its `BridgeError` becomes the sentence of the answer, with status 400, or 403 for a
-    path outside the roots.
+    Its `BridgeError` becomes the sentence of the answer, with status 400, 403 for a
+    path outside the roots, or 507 if the machine cannot.
     """
 
-    async def answer(request: Request) -> Response:
-        desk = request.app.state.desk
+    async def answered(request: Request) -> Response:
         try:
-            asked = await _asked(request)
-            result = await run_in_threadpool(handler, desk, asked)
+            result = await answer(request)
         except BridgeError as error:
-            status = 403 if isinstance(error, SecurityError) else 400
+            known = (code for kind, code in _STATUS.items() if isinstance(error, kind))
             content = {"error": str(error), "code": error.code}
-            return _Json(content, status)
+            return _Json(content, next(known, 400))
         return result if isinstance(result, Response) else _Json(result)
 
-    return Route(path, answer, methods=[method])
+    return Route(path, answered, methods=[method])
+
+
+def endpoint(
+    path: str,
+    handler: Callable[[Desk, Asked], JsonObject | Response],
+    method: str = "GET",
+) -> Route:
+    """Return the route of a function, which runs in a thread; see `route`."""
+
+    async def answer(request: Request) -> object:
+        asked = await _asked(request)
+        return await run_in_threadpool(handler, request.app.state.desk, asked)
+
+    return route(path, answer, method)
 
 
 async def _asked(request: Request) -> Asked:
@@ -96,3 +116,16 @@ async def _asked(request: Request) -> Asked:
     if not isinstance(content, dict):
         raise UsageError("This request is not a JSON object.")
     return content
+
+
+def paged(
+    found: Sequence[_Case], asked: Asked, text: Callable[[_Case], str]
+) -> JsonObject:
+    """Return the asked page of a list; `query` keeps those whose text has it."""
+    query = str(asked.get("query", "")).casefold()
+    kept = [one for one in found if query in text(one).casefold()] if query else found
+    pages = max(1, -(-len(kept) // A_PAGE))
+    word = str(asked.get("page", "1"))
+    page = min(pages, max(1, int(word))) if word.isdecimal() else 1
+    shown = list(kept[(page - 1) * A_PAGE : page * A_PAGE])
+    return {"cases": shown, "page": page, "pages": pages, "found": len(kept)}

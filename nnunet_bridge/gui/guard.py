@@ -7,12 +7,11 @@ and the token of this start, from the address or from the cookie that it leaves.
 """
 
 import hmac
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 if TYPE_CHECKING:
@@ -37,6 +36,10 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_WAY_IN = (
+    "This address has no valid token. Open the address that `nnunet-bridge gui` "
+    "printed when it started; each start has a new one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,68 +50,42 @@ class Guard:
     token: str
     port: int
 
-    @property
-    def cookie(self) -> str:
-        """Name of the cookie; browsers do not keep those of two ports apart."""
-        return f"nnunet_bridge_{self.port}"
-
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request, or pass it on."""
+        """Answer a request, or pass it on; add headers that restrict the browser."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
         if scope["type"] != "http":
             return
-        refusal = self._refusal(scope)
-        sending = _with_headers(send, scope["path"])
-        await (refusal or self.app)(scope, receive, sending)
+        policy = FILE_POLICY if scope["path"].startswith(FILES_PATH) else PAGE_POLICY
 
-    def _refusal(self, scope: "Scope") -> Response | None:
+        async def sending(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update({**_HEADERS, "Content-Security-Policy": policy})
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        answer = self._refusal(HTTPConnection(scope)) or self.app
+        await answer(scope, receive, sending)
+
+    def _refusal(self, asked: HTTPConnection) -> Response | None:
         """Return the answer to a request that is not passed on, or None."""
-        headers = Headers(scope=scope)
-        hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
-        host = headers.get("host", "")
-        if host not in hosts:
+        host = asked.headers.get("host", "")
+        if host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
             return PlainTextResponse("Unknown host.", 421)
-        if headers.get("origin", f"http://{host}") != f"http://{host}":
+        if asked.headers.get("origin", f"http://{host}") != f"http://{host}":
             return PlainTextResponse("Requests of other web pages are refused.", 403)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if asked and scope["path"] == "/" and scope["method"] == "GET":
-            if not self._is_token(asked):
+        cookie = f"nnunet_bridge_{self.port}"  # browsers share those of two ports
+        word = asked.query_params.get("token", "")
+        if word and asked.scope["path"] == "/" and asked.scope["method"] == "GET":
+            if not self._is_token(word):
                 return PlainTextResponse(_WAY_IN, 403)
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+            answer.set_cookie(cookie, self.token, httponly=True, samesite="strict")
             return answer
-        if not self._is_token(_cookies(headers).get(self.cookie, "")):
+        if not self._is_token(asked.cookies.get(cookie, "")):
             return PlainTextResponse(_WAY_IN, 401)
         return None
 
     def _is_token(self, word: str) -> bool:
         return hmac.compare_digest(word.encode(), self.token.encode())
-
-
-_WAY_IN = (
-    "This address has no valid token. Open the address that `nnunet-bridge gui` "
-    "printed when it started; each start has a new one."
-)
-
-
-def _cookies(headers: Mapping[str, str]) -> dict[str, str]:
-    pairs = (pair.partition("=") for pair in headers.get("cookie", "").split(";"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _with_headers(send: "Send", path: str) -> "Send":
-    """Return `send` with the headers that restrict what a browser does."""
-    policy = FILE_POLICY if path.startswith(FILES_PATH) else PAGE_POLICY
-
-    async def sending(message: "Message") -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers[name] = value
-            headers["Content-Security-Policy"] = policy
-            headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sending

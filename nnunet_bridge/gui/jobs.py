@@ -16,19 +16,16 @@ from typing import Any
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.formats.files import (
-    clear_os_errors,
-    is_locked,
-    readable_object,
-    write_json,
-)
+from nnunet_bridge.formats import files
+from nnunet_bridge.formats.files import readable_object
 from nnunet_bridge.formats.system import new_group
 from nnunet_bridge.gui.runner import END, JOB, LOCK, LOG, OUTPUT, PROCESS
 
 START_S = 10.0
 """A job without lock and end is still starting for so long, and lost after it."""
 
-LOG_BYTES = 200_000  # of the end of a log that a browser gets
+_STATES = {0: "done", 4: "done", 130: "stopped"}  # of an exit code; others failed
+_LOG_BYTES = 200_000  # of the end of a log that a browser gets
 _KEPT = 60  # jobs that `Jobs.all` returns, the newest first
 
 
@@ -58,15 +55,12 @@ class Job:
 
     def _state_and_end(self, facts: JsonObject) -> tuple[str, JsonObject]:
         """Return the state and ``end.json``, which is there when the lock is freed."""
-        locked = is_locked(self.folder / LOCK)
+        locked = files.is_locked(self.folder / LOCK)
         end = readable_object(self.folder / END)[0]
-        if locked:
-            return "running", end
-        if not end:
-            starting = time.time() - facts.get("started", 0) < START_S
-            return "running" if starting else "lost", end
-        words = {0: "done", 4: "done", 130: "stopped"}
-        return words.get(end["exit_code"], "failed"), end
+        if end and not locked:
+            return _STATES.get(end["exit_code"], "failed"), end
+        starting = time.time() - facts.get("started", 0) < START_S
+        return "running" if locked or starting else "lost", end
 
     @property
     def result(self) -> JsonObject:
@@ -75,9 +69,13 @@ class Job:
 
     def log(self) -> tuple[list[str], JsonObject]:
         """Return the lines of the log, and the last report of progress."""
-        lines, progress = [], {}
+        lines: list[str] = []
+        progress: JsonObject = {}
         for text in _end_of(self.folder / LOG):
-            report = _parsed(text)
+            try:
+                report = json.loads(text) if text.startswith("{") else {}
+            except ValueError:
+                report = {}
             if "stage" in report:
                 progress = report
             else:
@@ -88,11 +86,10 @@ class Job:
         """Return what a list of jobs shows."""
         facts = self.facts
         state, end = self._state_and_end(facts)
-        progress = self.log()[1] if state == "running" else {}
         return {
             "id": self.id,
             "state": state,
-            "progress": progress,
+            "progress": self.log()[1] if state == "running" else {},
             **{name: end.get(name) for name in ("exit_code", "ended")},
             "error": self.result.get("error", "") if state == "failed" else "",
             **{name: facts.get(name) for name in ("command", "values", "started")},
@@ -102,7 +99,7 @@ class Job:
     def stop(self) -> None:
         """Ask the command to end cleanly, as Ctrl-C does."""
         process = readable_object(self.folder / PROCESS)[0].get("process")
-        if not is_locked(self.folder / LOCK) or not isinstance(process, int):
+        if not files.is_locked(self.folder / LOCK) or not isinstance(process, int):
             raise InputError("This job is not running.")
         os.kill(process, signal.SIGINT)
 
@@ -112,19 +109,11 @@ def _end_of(file: Path) -> list[str]:
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - LOG_BYTES))
+            stream.seek(max(0, size - _LOG_BYTES))
             text = stream.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
-    return text.splitlines()[1 if size > LOG_BYTES else 0 :]
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """Return a line of progress; empty for any other line."""
-    try:
-        return dict(json.loads(line)) if line.startswith("{") else {}
-    except ValueError:
-        return {}
+    return text.splitlines()[1 if size > _LOG_BYTES else 0 :]
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -148,8 +137,8 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Return the newest jobs, the newest first."""
-        files = sorted(self.folder.glob(f"*/{JOB}"), reverse=True)
-        return [Job(file.parent) for file in files[:_KEPT]]
+        newest = sorted(self.folder.glob(f"*/{JOB}"), reverse=True)[:_KEPT]
+        return [Job(file.parent) for file in newest]
 
     def start(
         self, command: str, values: Mapping[str, Any], words: Sequence[str]
@@ -160,10 +149,10 @@ class Jobs:
                 return job
         now = time.strftime("%Y%m%d-%H%M%S")
         folder = self.folder / f"{now}-{secrets.token_hex(3)}"
-        with clear_os_errors(f"write {folder}"):
+        with files.clear_os_errors(f"write {folder}"):
             folder.mkdir(parents=True)
         facts = {"command": command, "values": dict(values), "words": list(words)}
-        write_json(folder / JOB, {"schema": 1, "started": time.time(), **facts})
+        files.write_json(folder / JOB, {"schema": 1, "started": time.time(), **facts})
         runner = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "nnunet_bridge.gui.runner", str(folder)],
             cwd=self.root,

@@ -11,16 +11,15 @@ from starlette.responses import Response
 
 from nnunet_bridge.core.errors import InputError, UsageError
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.gui.desk import Asked, Desk, endpoint
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged
 from nnunet_bridge.gui.worker import in_worker
 
 PREDICTIONS = "predictions"  # folder of the workspace
-PAGE = 50  # cases
 _VOXELS = "application/octet-stream"
 
 
 def _cases(desk: Desk, asked: Asked) -> JsonObject:
-    """Return some cases of a dataset or of a folder whose names hold a text."""
+    """Return a page of the cases of a dataset or of a folder."""
     from nnunet_bridge.pipeline.prediction.browse import dataset_cases, folder_cases
 
     scans: JsonObject = {}
@@ -31,11 +30,8 @@ def _cases(desk: Desk, asked: Asked) -> JsonObject:
     else:
         part = "Ts" if asked.get("part") == "Ts" else "Tr"
         found = dataset_cases(desk.dataset(asked), part, desk.root / PREDICTIONS)
-    wanted = str(asked.get("find", "")).casefold()
-    fitting = [case for case in found if wanted in case.case_id.casefold()]
-    start = start_of(asked)
-    page = [case.as_json() for case in fitting[start : start + PAGE]]
-    return {"cases": page, "start": start, "total": len(fitting), **scans}
+    page = paged(found, asked, lambda case: case.case_id)
+    return {**page, "cases": [case.as_json() for case in page["cases"]], **scans}
 
 
 def _predicted_from(desk: Desk, folder: Path) -> JsonObject:
@@ -43,15 +39,10 @@ def _predicted_from(desk: Desk, folder: Path) -> JsonObject:
     for job in desk.jobs.all():
         values = job.facts.get("values", {})
         if job.facts.get("command") == "predict" and values.get("out") == str(folder):
-            names = "inputs", "series", "image_type"
-            return {name: values.get(name) for name in names}
+            return {
+                each: values.get(each) for each in ("inputs", "series", "image_type")
+            }
     return {}
-
-
-def start_of(asked: Asked) -> int:
-    """Return the number of rows before those that a request asks for."""
-    text = str(asked.get("start", ""))
-    return int(text) if text.isdecimal() else 0
 
 
 def _parsed(asked: Asked, name: str) -> Any:  # noqa: ANN401 - any JSON

@@ -1,17 +1,12 @@
 """Files from the browser, what there is to predict, and what was predicted."""
 
-from __future__ import annotations
-
 import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.requests import ClientDisconnect, Request
 
 from nnunet_bridge.core.errors import (
     BridgeError,
@@ -19,21 +14,12 @@ from nnunet_bridge.core.errors import (
     SecurityError,
     UsageError,
 )
+from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.core.units import format_bytes
-from nnunet_bridge.formats.files import (
-    clear_os_errors,
-    free_bytes,
-    open_to_write,
-    whole_file,
-)
-from nnunet_bridge.gui.desk import Asked, Desk, endpoint
-from nnunet_bridge.gui.look import PAGE, PREDICTIONS, scan_of, start_of
+from nnunet_bridge.formats import files
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged, route
+from nnunet_bridge.gui.look import PREDICTIONS, scan_of
 from nnunet_bridge.gui.worker import in_worker
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from nnunet_bridge.core.summary import JsonObject
 
 UPLOADS = "uploads"
 KEPT_FREE_BYTES = 1 << 30  # an upload leaves so much of the disk
@@ -46,7 +32,7 @@ def _new_upload(desk: Desk, _asked: Asked) -> JsonObject:
     """Make a folder for files from the browser."""
     name = f"upload-{secrets.token_hex(4)}"
     folder = desk.root / UPLOADS / name
-    with clear_os_errors(f"write {folder}"):
+    with files.clear_os_errors(f"write {folder}"):
         folder.mkdir(parents=True)
     return {"id": name, "path": str(folder)}
 
@@ -69,47 +55,28 @@ def safe_parts(name: str) -> list[str]:
     safe = [_UNSAFE.sub("_", part).lstrip(".- ").strip() for part in parts]
     if len(safe) > _DEEPEST or not all(safe):
         raise SecurityError(f"{name!r} is not a name that can be kept.")
-    return [part if len(part) <= _LONGEST else part[-_LONGEST:] for part in safe]
+    return [part[-_LONGEST:] for part in safe]
 
 
-def _free_name(folder: Path, parts: list[str]) -> Path:
-    """Return a path at which no file lies yet."""
-    file = folder.joinpath(*parts)
-    stem, dot, ending = file.name.partition(".")
-    number = 2
-    while file.exists():
-        file = file.with_name(f"{stem}_{number}{dot}{ending}")
-        number += 1
-    return file
+async def _upload(request: Request) -> JsonObject:
+    """Write the body of a request as one file of an upload, with a name not yet used.
 
-
-async def _upload(request: Request) -> Response:
-    """Write the body of a request as one file of an upload."""
-    desk, asked = request.app.state.desk, request.query_params
-    try:
-        folder = _upload_dir(desk, request.path_params["id"])
-        file = _free_name(folder, safe_parts(asked.get("name", "")))
-        await _receive(request, file)
-    except BridgeError as error:
-        status = 403 if isinstance(error, SecurityError) else 400
-        status = 507 if isinstance(error, EnvironmentFault) else status
-        return JSONResponse({"error": str(error), "code": error.code}, status)
-    return JSONResponse({"path": str(file), "bytes": file.stat().st_size})
-
-
-async def _receive(request: Request, file: Path) -> None:
-    """Write a body; a part of one leaves no file.
-
-    Raises `EnvironmentFault` if it is larger than the disk allows, `UsageError` if it
-    ends early.
+    A part of a body leaves no file. Raises `EnvironmentFault` if it is larger than the
+    disk allows, `UsageError` if it ends early.
     """
-    allowed = free_bytes(file) - KEPT_FREE_BYTES
-    _require_room(int(request.headers.get("content-length", 0)), allowed)
+    folder = _upload_dir(request.app.state.desk, request.path_params["id"])
+    named = folder.joinpath(*safe_parts(request.query_params.get("name", "")))
+    stem, dot, ending = named.name.partition(".")
+    file, number = named, 2
+    while file.exists():
+        file, number = named.with_name(f"{stem}_{number}{dot}{ending}"), number + 1
+    allowed = files.free_bytes(file) - KEPT_FREE_BYTES
     received = 0
+    _require_room(int(request.headers.get("content-length", 0)), allowed)
     try:
         with (
-            whole_file(file, to_disk=False) as temporary,
-            open_to_write(temporary) as stream,
+            files.whole_file(file, to_disk=False) as temporary,
+            files.open_to_write(temporary) as stream,
         ):
             async for part in request.stream():
                 received += len(part)
@@ -117,6 +84,7 @@ async def _receive(request: Request, file: Path) -> None:
                 await run_in_threadpool(stream.write, part)
     except ClientDisconnect as error:
         raise UsageError("The upload ended before the file was complete.") from error
+    return {"path": str(file), "bytes": received}
 
 
 def _require_room(size: int, allowed: int) -> None:
@@ -131,7 +99,7 @@ def _require_room(size: int, allowed: int) -> None:
 
 def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:
     folder = _upload_dir(desk, str(asked.get("id", "")))
-    with clear_os_errors(f"remove {folder}"):
+    with files.clear_os_errors(f"remove {folder}"):
         shutil.rmtree(folder)
     return {"removed": str(folder)}
 
@@ -169,20 +137,24 @@ def _folders(desk: Desk, _asked: Asked) -> JsonObject:
 
 
 def _results(desk: Desk, asked: Asked) -> JsonObject:
-    """Return some of the predicted cases of a folder."""
-    from nnunet_bridge.pipeline.prediction.browse import predicted_cases
+    """Return a page of the predicted cases of a folder."""
+    from nnunet_bridge.pipeline.prediction.browse import case_dirs, predicted_case
 
     folder = desk.path(asked)
-    page = folder / "quality.html"
-    quality = str(page) if page.is_file() else None
-    cases, total = predicted_cases(folder, start_of(asked), PAGE)
-    return {"cases": cases, "total": total, "quality": quality}
+    report = folder / "quality.html"
+    page = paged(case_dirs(folder), asked, lambda case_dir: case_dir.name)
+    cases = [predicted_case(case_dir) for case_dir in page["cases"]]
+    return {
+        **page,
+        "cases": cases,
+        "quality": str(report) if report.is_file() else None,
+    }
 
 
 routes = [
     endpoint("/api/uploads", _new_upload, "POST"),
     endpoint("/api/uploads/remove", _remove_upload, "POST"),
-    Route("/api/uploads/{id}", _upload, methods=["POST"]),
+    route("/api/uploads/{id}", _upload),
     endpoint("/api/predict/inputs", _inputs),
     endpoint("/api/predict/preview", _preview),
     endpoint("/api/predict/models", _models),

@@ -15,12 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from nnunet_bridge.core.progress import PROGRESS_VARIABLE
-from nnunet_bridge.formats.files import (
-    only_writer,
-    open_to_write,
-    read_json,
-    write_json,
-)
+from nnunet_bridge.formats import files
 
 JOB, OUTPUT, LOG, END, LOCK = "job.json", "output.json", "log", "end.json", "job.lock"
 PROCESS = "process.json"  # the id of the runner, to stop it
@@ -36,22 +31,15 @@ def run(folder: Path) -> None:
 
     for number in _STOP:
         signal.signal(number, stop)
-    job = read_json(folder / JOB)
+    name, *words = files.read_json(folder / JOB)["words"]
     with (
-        only_writer(folder / LOCK, f"job {folder.name}"),
-        open_to_write(folder / OUTPUT) as output,
-        open_to_write(folder / LOG) as log,
+        files.only_writer(folder / LOCK, f"job {folder.name}"),
+        files.open_to_write(folder / OUTPUT) as output,
+        files.open_to_write(folder / LOG) as log,
     ):
-        write_json(folder / PROCESS, {"process": os.getpid()})
-        command = subprocess.Popen(  # noqa: S603 - the words of `commands.words`
-            [
-                sys.executable,
-                "-m",
-                "nnunet_bridge",
-                job["words"][0],
-                "--json",
-                *job["words"][1:],
-            ],
+        files.write_json(folder / PROCESS, {"process": os.getpid()})
+        command = subprocess.Popen(  # noqa: S603 - the words of `commands.words_of`
+            [sys.executable, "-m", "nnunet_bridge", name, "--json", *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=log,
@@ -62,7 +50,7 @@ def run(folder: Path) -> None:
                 stopping.clear()
                 command.send_signal(signal.SIGINT)
             time.sleep(0.1)
-        write_json(folder / END, {"exit_code": code, "ended": time.time()})
+        files.write_json(folder / END, {"exit_code": code, "ended": time.time()})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
-_NOTHING = '{"workspace": "", "roots": [], "datasets": [], "jobs": []}'
+_NOTHING = '{"workspace": "", "roots": [], "study": {}, "datasets": [], "jobs": []}'
 
 
 def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:

@@ -1,5 +1,6 @@
 """The study of the page: one for all tabs, with its case table and its pictures."""
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,12 @@ from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.case_table import TABLE_SIDES
 from nnunet_bridge.formats.files import readable_object, write_json
 from nnunet_bridge.formats.recipe import RECIPE_FILE, read_recipe
-from nnunet_bridge.gui.desk import Asked, Desk, endpoint
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged
 from nnunet_bridge.gui.jobs import Job
 from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.ingest.case_pictures import case_picture, planned_cases
 from nnunet_bridge.pipeline.ingest.table_editing import OpenTable
 
-CASES_A_PAGE = 20
 _MOST_UNUSED = 200  # files that `init` did not place, in one answer
 _ONE_WRITER = threading.Lock()
 
@@ -64,24 +64,28 @@ def _stamp(recipe_file: Path) -> int:
         return 0
 
 
+def _recipes(desk: Desk, study: Path) -> list[Path]:
+    """Return where a recipe of a study may lie: in it, or in the workspace.
+
+    The folder in the workspace bears a digest: two studies may have one name.
+    """
+    digest = hashlib.sha256(str(study).encode("utf-8", "surrogateescape")).hexdigest()
+    own = desk.root / "studies" / f"{study.name}-{digest[:6]}"
+    return [study / RECIPE_FILE, own / RECIPE_FILE]
+
+
 def _choose(desk: Desk, asked: Asked) -> JsonObject:
     """Make a study current, with a recipe or with the one that lies nearest."""
     study = desk.path(asked, "study")
     if not study.is_dir():
         raise InputError(f"{study} is not a folder.")
-    recipe = desk.path(asked, "recipe") if asked.get("recipe") else None
-    places = (study / RECIPE_FILE, _own_recipe(desk, study))
-    recipe = recipe or next((file for file in places if file.is_file()), None)
+    known = (file for file in _recipes(desk, study) if file.is_file())
+    recipe = desk.path(asked, "recipe") if asked.get("recipe") else next(known, None)
     newest = max((job.facts.get("started", 0) for job in desk.jobs.all()), default=0)
     with _ONE_WRITER:
         chosen = {"study": str(study), "recipe": recipe and str(recipe)}
         write_json(_own_file(desk), {**chosen, "chosen": newest})
     return current(desk)
-
-
-def _own_recipe(desk: Desk, study: Path) -> Path:
-    """Return the recipe that `init` writes for a study into the workspace."""
-    return desk.root / "studies" / study.name / RECIPE_FILE
 
 
 def _places(desk: Desk, asked: Asked) -> tuple[Path, Path]:
@@ -98,10 +102,9 @@ def _overview(desk: Desk, _asked: Asked) -> JsonObject:
     now = current(desk)
     if not now["study"]:
         return now
-    study = Path(now["study"])
-    own = _own_recipe(desk, study)
-    recipes = [str(f) for f in (study / RECIPE_FILE, own) if f.is_file()]
-    answer = {**now, "recipes": recipes, "own": str(own), "table": None}
+    places = _recipes(desk, Path(now["study"]))
+    recipes = [str(file) for file in places if file.is_file()]
+    answer = {**now, "recipes": recipes, "own": str(places[-1]), "table": None}
     answer |= {"fault": "", "unknown": [], "unused": [], "structures": []}
     if not now["recipe"]:
         return answer
@@ -146,12 +149,11 @@ def _about_table(desk: Desk, table: OpenTable) -> JsonObject:
 def _cases(desk: Desk, asked: Asked) -> JsonObject:
     """Return a page of the cases: lines of the table, or what patterns match."""
     study, recipe_file = _places(desk, asked)
-    found: list[JsonObject]
     if read_recipe(recipe_file).case_table is None:
-        found = in_worker(planned_cases, study, recipe_file, desk.workspace.raw_dir)
-        return {"table": False, **paged(found, asked, _text)}
+        planned = in_worker(planned_cases, study, recipe_file, desk.workspace.raw_dir)
+        return {"table": False, **paged(planned, asked, _text)}
     table = _table(desk, recipe_file)
-    found = [
+    found: list[JsonObject] = [
         {"case": case, "rows": [{"line": n.number, **n.cells} for n in lines]}
         for case, lines in table.cases().items()
     ]
@@ -160,18 +162,7 @@ def _cases(desk: Desk, asked: Asked) -> JsonObject:
 
 def _text(case: Mapping[str, Any]) -> str:
     rows = " ".join(" ".join(map(str, row.values())) for row in case.get("rows", ()))
-    return f"{case['case']} {case.get('image', '')} {rows}".casefold()
-
-
-def paged(found: list[JsonObject], asked: Asked, text: Any) -> JsonObject:  # noqa: ANN401 - a function
-    """Return a page of a list; `query` keeps those whose text has it."""
-    query = str(asked.get("query", "")).casefold()
-    kept = [one for one in found if query in text(one)] if query else found
-    pages = max(1, -(-len(kept) // CASES_A_PAGE))
-    word = str(asked.get("page", "1"))
-    page = min(pages, max(1, int(word))) if word.isdecimal() else 1
-    shown = kept[(page - 1) * CASES_A_PAGE : page * CASES_A_PAGE]
-    return {"cases": shown, "page": page, "pages": pages, "found": len(kept)}
+    return f"{case['case']} {case.get('image', '')} {rows}"
 
 
 def _save(desk: Desk, asked: Asked) -> JsonObject:
@@ -195,22 +186,19 @@ def _save(desk: Desk, asked: Asked) -> JsonObject:
 
 def _row_of(row: Mapping[str, Any]) -> TableRow:
     """Return the row of a file that `init` did not place."""
-    case, structure, side = (
-        str(row.get(name, "")) for name in ("case", "structure", "side")
-    )
+    case, structure, side = (str(row.get(n, "")) for n in ("case", "structure", "side"))
     role = Role(row["role"])
     return TableRow(str(row["file"]), role, case, structure=structure, side=side)
 
 
 def _thumbnail(desk: Desk, asked: Asked) -> JsonObject | Response:
     """Return a picture of a case, or why there is none."""
-    study, recipe = _places(desk, asked)
+    places = *_places(desk, asked), desk.workspace.raw_dir
     folder = desk.workspace.runs_dir / "pictures"
-    case = str(asked.get("case", ""))
     size = "large" if asked.get("size") == "large" else "small"
-    words = study, recipe, desk.workspace.raw_dir, case, folder, size
     try:
-        picture = in_worker(case_picture, *words)
+        case = str(asked.get("case", ""))
+        picture = in_worker(case_picture, *places, case, folder, size)
     except BridgeError as error:
         return {"reason": str(error)}
     return Response(picture.read_bytes(), media_type="image/png")

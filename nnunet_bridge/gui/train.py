@@ -40,29 +40,23 @@ def _forecast(desk: Desk, asked: Asked) -> JsonObject:
 
 def _request(asked: Asked) -> TrainingRequest:
     """Return the request that the values of `train` mean."""
-    method = method_named(
-        str(asked.get("model") or DEFAULT_MODEL), str(asked.get("budget") or "full")
-    )
+    model, budget = asked.get("model") or DEFAULT_MODEL, asked.get("budget") or "full"
+    count = str(asked.get("repeat") or 1)
+    if not re.fullmatch("[1-9][0-9]?", count):
+        message = f"Trainings per fold: {count[:20]!r} is not a number from 1 to 99."
+        raise UsageError(message)
     return TrainingRequest(
-        method,
+        method_named(str(model), str(budget)),
         _words(asked.get("configuration")),
         _words(asked.get("fold")) or ("0",),
         TrainingOptions(str(asked.get("device") or "auto")),
-        _count(asked.get("repeat")),
+        int(count),
     )
 
 
 def _words(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever JSON holds
     values = value if isinstance(value, list) else [value]
     return tuple(str(each) for each in values if each not in (None, ""))
-
-
-def _count(value: Any) -> int:  # noqa: ANN401 - whatever JSON holds
-    text = str(value or 1)
-    if not re.fullmatch("[1-9][0-9]?", text):
-        message = f"Trainings per fold: {text[:20]!r} is not a number from 1 to 99."
-        raise UsageError(message)
-    return int(text)
 
 
 def _curve(desk: Desk, asked: Asked) -> JsonObject | Response:

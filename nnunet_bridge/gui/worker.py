@@ -110,7 +110,6 @@ def _work(pipe: Connection, scratch: str) -> None:
             kind = SecurityError if isinstance(error, SecurityError) else InputError
             answer = kind(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001 - the boundary around untrusted files
-            answer = InputError(
-                f"This cannot be read ({type(error).__name__}: {error})."
-            )
+            what = f"{type(error).__name__}: {error}"
+            answer = InputError(f"This cannot be read ({what}).")
         pipe.send(answer)

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import time
 import tomllib
+from pathlib import Path
+from urllib.parse import quote
 
 import nibabel
 import numpy as np
@@ -343,12 +346,76 @@ def test_the_synthetic_patients_become_the_study_when_they_are_made(page, knees)
     assert (now["study"], now["recipe"]) == (str(other), None)
 
 
+def test_two_studies_with_one_name_have_recipes_of_their_own(page, knees, tmp_path):
+    other = tmp_path / "elsewhere" / "knees"
+    shutil.copytree(knees, other)
+    written = []
+    for study in (knees, other):
+        (study / "dataset.toml").unlink()
+        page.post("/api/study/choose", study=str(study))
+        out = page.get("/api/study")[1]["own"]
+        page.finished(page.start("init", study=str(study), out=out))
+        written.append(out)
+    first, second = map(Path, written)
+    content = first.read_bytes()
+    second.write_text(second.read_text() + "# the second\n")
+
+    page.post("/api/study/choose", study=str(knees))
+
+    assert page.get("/api/study")[1]["recipes"] == [str(first)]
+    assert first.read_bytes() == content
+    assert first.is_relative_to(page.workspace / "studies")
+
+
+def test_channels_and_values_of_a_labelmap_are_chosen_and_converted(page, tmp_path):
+    study = tmp_path / "dixon"
+    labels = 3 * box(40) + 5 * box(80)
+    columns = ["patient", "role", "channel", "structure", "value", "file"]
+    lines = [";".join(columns)]
+    for patient in ("a", "b"):
+        save(study / patient / "water.nii.gz", image())
+        save(study / patient / "fat.nii.gz", 400 - image())
+        save(study / patient / "labels.nii.gz", labels)
+        lines += [
+            f"{patient};image;water;;;{patient}/water.nii.gz",
+            f"{patient};image;;;;{patient}/fat.nii.gz",
+            f"{patient};labelmap;;tibia;3;{patient}/labels.nii.gz",
+            f"{patient};labelmap;;femur;;{patient}/labels.nii.gz",
+        ]
+    (study / "cases.csv").write_text("\n".join(lines))
+    channels = 'channels = ["water", "fat"]\n[labels]\ntibia = 1\nfemur = 2\n'
+    (study / "dataset.toml").write_text(RECIPE.partition("[labels]")[0] + channels)
+    page.post("/api/study/choose", study=str(study))
+    about = page.get("/api/study")[1]
+    assert (about["channels"], about["fault"]) == (["water", "fat"], "")
+    found = page.get("/api/study/cases")[1]
+    changes = {}
+    for case in found["cases"]:
+        _, fat, _, femur = case["rows"]
+        changes |= {fat["line"]: {"channel": "fat"}, femur["line"]: {"value": "5"}}
+
+    saved = page.post("/api/study/save", sha256=found["sha256"], changes=changes)
+    places = {"study": str(study), "recipe": about["recipe"]}
+    job = page.finished(page.start("convert", **places))
+
+    assert (saved[0], job["state"]) == (200, "done"), job["error"]
+    case = quote(found["cases"][0]["case"])
+    _, headers, body = page.ask(f"/api/thumbnail?case={case}")
+    assert headers["content-type"] == "image/png", body
+    dataset = job["result"]["dataset"]
+    shown = page.get("/api/look/cases", dataset=dataset)[1]["cases"]
+    assert [len(case["images"]) for case in shown] == [2, 2]
+    written = np.asarray(nibabel.load(shown[0]["reference"]).dataobj)
+    assert [int((written == value).sum()) for value in (1, 2)] == [
+        int((labels == value).sum()) for value in (3, 5)
+    ]
+
+
 def test_a_new_study_is_looked_through_and_checked(page, knees):
     (knees / "dataset.toml").unlink()
     (knees / "cases.csv").unlink()
     page.post("/api/study/choose", study=str(knees))
     out = page.get("/api/study")[1]["own"]
-    assert out == str(page.workspace / "studies" / "knees" / "dataset.toml")
     page.finished(page.start("init", study=str(knees), out=out))
     assert page.get("/api/study")[1]["recipe"] == out
     about = page.get("/api/study")[1]

@@ -192,15 +192,15 @@ def dice(drawn, predicted, value):
 
 
 def test_the_cases_of_a_dataset_with_their_predictions_in_pages(page, dataset):
-    asked = {"dataset": "1", "part": "Tr", "find": "C", "start": 1}
+    asked = {"dataset": "1", "part": "Tr", "query": "C"}
     status, found = page.get("/api/look/cases", **asked)
 
-    assert (status, found["total"], len(found["cases"])) == (200, 3, 2)
-    case = found["cases"][0]
+    assert (status, found["found"], len(found["cases"])) == (200, 3, 3)
+    case = found["cases"][1]
     assert case["case"] == "c1"
     assert case["reference"].endswith("labelsTr/c1.nii.gz")
     assert list(case["predictions"].values()) == [str(dataset / "c1.nii.gz")]
-    assert page.get("/api/look/cases", dataset="1", find="nobody")[1]["total"] == 0
+    assert page.get("/api/look/cases", dataset="1", query="nobody")[1]["found"] == 0
     assert page.get("/api/look/cases", dataset="7")[0] == 400
 
 

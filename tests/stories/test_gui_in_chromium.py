@@ -149,12 +149,22 @@ def choose_folder(tab, *names):
     press(dialog, "Choose this folder")
 
 
+def drop(browser, place, *paths):
+    """Drop files or folders on an element, as a hand would from a file manager."""
+    box = place.bounding_box()
+    files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        where = {"x": box["x"] + 20, "y": box["y"] + 20}
+        browser.ask("Input.dispatchDragEvent", type=kind, data=files, **where)
+
+
 def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     tab, browser, shoot, root
 ):
     press(tab, "Try it with synthetic patients")
     ended(tab, "demo")
     tab.get_by_role("heading", name="Cases", exact=True).wait_for()
+    tab.locator(".case").first.wait_for()
     shoot("study")
 
     step(tab, "Check")
@@ -195,9 +205,12 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     shoot("look")
 
     step(tab, "Predict")
-    press(tab, "Choose a folder on this machine…")
     scan = next(root.glob("work/synthetic/study/Raw*/9_*"))
-    choose_folder(tab, *scan.relative_to(root / "work").parts)
+    drop(browser, tab.locator(".drop"), scan)
+    tab.get_by_text("1 scan", exact=True).wait_for()
+    (copy,) = root.glob("work/uploads/*/*")
+    slices = [file.relative_to(scan) for file in scan.rglob("*")]
+    assert [file for file in slices if not (copy / file).exists()] == []
     tab.get_by_label("between two lines").check()
     tab.get_by_text("drag the lines").wait_for()
     shoot("region")

@@ -12,16 +12,8 @@ for (const section of document.querySelectorAll("[data-tabs]")) {
   const panels = [...section.querySelectorAll(".panel")];
   const names = [...new Set(panels.map((panel) => panel.dataset.tab))];
   if (names.length < 2) continue;
-  const list = make("div", { className: "tabs" });
-  list.setAttribute("role", "tablist");
-  list.setAttribute("aria-label", section.dataset.tabs);
-  const buttons = names.map((name) => {
-    const button = make("button", { type: "button", textContent: name });
-    button.setAttribute("role", "tab");
-    button.addEventListener("click", () => choose(name));
-    list.append(button);
-    return button;
-  });
+  const buttons = names.map((name) => h("button", { role: "tab", onclick: () => choose(name) }, name));
+  const list = h("div.tabs", { role: "tablist", "aria-label": section.dataset.tabs }, buttons);
   const choose = (name) => {
     panels.forEach((panel) => { panel.hidden = panel.dataset.tab !== name; });
     buttons.forEach((button) => {
@@ -79,17 +71,17 @@ function startViewer() {
   viewer.hidden = false;
   const part = (selector) => viewer.querySelector(selector);
   const boxes = (name) => part(`[data-choice=${name}]`);
-  const canvas = part("canvas");
+  const { stage, canvas, range, output, annotate, slider } = sliceStage("slice", "Slice viewer. Arrow keys scroll through the slices.");
+  part(".about").after(stage, slider);
   const context = canvas.getContext("2d");
-  const slider = part("input");
-  const tint = make("canvas");
+  const tint = h("canvas");
   const pictures = new Map();
   let shownCase = cases[0];
   let plane = shownCase.planes[0];
   let frame = plane.start;
   const modelColour = (name) => {
     const place = models.indexOf(name);
-    return getComputedStyle(part(".stage")).getPropertyValue(`--m${Math.max(place, 0) % 4}`).trim();
+    return getComputedStyle(stage).getPropertyValue(`--m${Math.max(place, 0) % 4}`).trim();
   };
   let layers = new Set();
 
@@ -132,11 +124,9 @@ function startViewer() {
     }
     part(".legend").classList.toggle("disagreeing", layers.has("disagreement"));
     for (const item of viewer.querySelectorAll("[data-value]")) item.hidden = !plane.present[frame].includes(Number(item.dataset.value));
-    part("output").textContent = plane.indices[frame];
-    part(".name").textContent = `${shownCase.id}, ${plane.plane} ${plane.indices[frame]}`;
-    annotate(part, plane.letters, plane.bar_mm, plane.bar_share);
-    slider.max = plane.indices.length - 1;
-    slider.value = frame;
+    output.textContent = plane.indices[frame];
+    annotate(`${shownCase.id}, ${plane.plane} ${plane.indices[frame]}`, plane.letters, plane.bar_mm, plane.bar_share);
+    Object.assign(range, { max: plane.indices.length - 1, value: frame });
     const scores = shownCase.dice.map(([name, dice]) => `${name} ${dice}`).join(", ");
     const title = titleOf(shownCase);
     part(".about").textContent = `${title[0].toUpperCase()}${title.slice(1)}. ${scores ? `Mean Dice: ${scores}.` : ""} ${shownCase.failures.map((words) => `${words}.`).join(" ")}`;
@@ -159,12 +149,10 @@ function startViewer() {
     draw();
   };
   const small = cases.map((found) => {
-    const button = make("button", { type: "button", className: "small" });
-    button.setAttribute("aria-label", titleOf(found));
-    button.title = [`Mean Dice: ${found.dice.map(([name, dice]) => `${name} ${dice}`).join(", ")}`, ...found.failures].join("; ");
+    const scores = found.dice.map(([name, dice]) => `${name} ${dice}`).join(", ");
+    const button = h("button.small", { "aria-label": titleOf(found), title: [`Mean Dice: ${scores}`, ...found.failures].join("; "), onclick: () => showCase(found) },
+      h("img", { alt: "" }), h("span", found.id), h("small", found.dice.map(([, dice]) => dice).join(" · ")));
     button.classList.toggle("failing", found.failures.length > 0);
-    button.append(make("img", { alt: "" }), make("span", { textContent: found.id }), make("small", { textContent: found.dice.map(([, dice]) => dice).join(" · ") }));
-    button.addEventListener("click", () => showCase(found));
     boxes("case").append(button);
     return [button, found];
   });
@@ -182,17 +170,8 @@ function startViewer() {
   const names = ["image", ...plane.layers.map((layer) => layer.name)];
   const colours = new Map(models.map((name, place) => [name, `var(--m${place % 4})`]));
   layers = choice(boxes("layer"), names, { many: true, pressed: names, colours }, draw);
-  slider.addEventListener("input", () => { frame = Number(slider.value); draw(); });
-  const stage = part(".stage");
-  stage.addEventListener("keydown", (event) => {
-    const step = slicesOf(event.key, plane.indices.length);
-    if (!step) return;
-    turn(step);
-    event.preventDefault();
-  });
-  stage.addEventListener("wheel", (event) => {
-    if (turn(Math.sign(event.deltaY))) event.preventDefault();
-  }, { passive: false });
+  range.addEventListener("input", () => { frame = Number(range.value); draw(); });
+  turnable(stage, () => plane.indices.length, turn);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   choosePlane(plane.plane);
 }

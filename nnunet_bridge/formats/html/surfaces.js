@@ -1,17 +1,28 @@
 /* Surfaces of the structures, drawn by WebGL. Positions are millimetres of the patient: x to the left, y to the back,
    z to the head. A frame is drawn when something has changed, never in a loop. */
-import { choice, chooseOne, make, titleOf } from "./shared.js";
+import { choice, chooseOne, h, sideLetters, swatches, titleOf } from "./shared.js";
 
-/* `onCase` and `showCase` tell the slices of the same page which case is shown. Returns a function that ends it. */
+const CHOICES = [["Case", "case"], ["Surfaces of", "source"], ["Structures", "structure"], ["Colour", "colour"], ["Seen from", "camera"]];
+
+/* Show the surfaces of cases in an element, whose `data-scale` are the millimetres at the ends of the colours. `onCase`
+   and `showCase` tell the slices of the same page which case is shown. Returns a function that ends it. */
 export const showSurfaces = (surfaces, cases, models, { onCase, showCase }) => {
   surfaces.hidden = false;
+  const { scale: scaleMm } = surfaces.dataset;
+  const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": "Surfaces of the structures. Arrow keys rotate, Shift and arrow keys pan, plus and minus zoom, 0 shows everything." });
+  const scene = h("div.scene", canvas, sideLetters());
+  const structures = new Map(cases.flatMap(({ meshes }) => meshes.flatMap((found) => found.meshes.map((mesh) => [mesh.name, mesh.colour]))));
+  const legend = h("p.legend.by-structure", swatches(structures));
+  surfaces.append(
+    h("div.tools", CHOICES.map(([label, choices]) => h("div.choice", { role: "group", "aria-label": label, "data-choice": choices }))),
+    scene, h("p.legend.about"),
+    h("p.scale", h("span", `−${scaleMm} mm, too small`), h("i"), h("span", `+${scaleMm} mm, too large`)), legend,
+    h("p.hint", "Drag to rotate. Shift and drag, or drag with two fingers, to pan. Pinch, press + and −, or click and scroll to zoom. Double-click to see everything. The surfaces are simplified for display; do not measure them."));
   const part = (name) => surfaces.querySelector(`[data-choice=${name}]`);
-  const scene = surfaces.querySelector(".scene");
-  const canvas = scene.querySelector("canvas");
   /* A printer copies the canvas between two frames, so the picture has to be kept. */
   const gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
   if (!gl) {
-    scene.replaceWith(make("p", { className: "lead", textContent: "This browser does not support WebGL 2. Open this page in another browser, or load the meshes that predict and mesh write into 3D Slicer." }));
+    scene.replaceWith(h("p.lead", "This browser does not support WebGL 2. Open this page in another browser, or load the meshes that predict and mesh write into 3D Slicer."));
     surfaces.querySelectorAll(".tools, .hint, .legend").forEach((element) => element.remove());
     return () => {};
   }
@@ -188,7 +199,7 @@ export const showSurfaces = (surfaces, cases, models, { onCase, showCase }) => {
     });
     scene.querySelectorAll(".pane").forEach((label, place) => { label.hidden = place >= shownSets().length; });
     surfaces.querySelector(".scale").hidden = !(byDistance && paintable);
-    surfaces.querySelector(".by-structure").hidden = byDistance && shownSets().every((found) => found.name !== "reference");
+    legend.hidden = byDistance && shownSets().every((found) => found.name !== "reference");
     /* The side of the patient that lies nearest to each edge of the picture. */
     const side = (axis, ahead) => {
       const n = [0, 1, 2].reduce((best, next) => (Math.abs(axis[next]) > Math.abs(axis[best]) ? next : best));
@@ -200,7 +211,7 @@ export const showSurfaces = (surfaces, cases, models, { onCase, showCase }) => {
     surfaces.querySelector(".about").textContent = `${[...shownSets()].map((found) => found.name).join(" and ")}, ${titleOf(chosen)}`;
   };
   const labelOf = (place, name) => {
-    while (scene.querySelectorAll(".pane").length <= place) scene.append(make("span", { className: "pane" }));
+    while (scene.querySelectorAll(".pane").length <= place) scene.append(h("span.pane"));
     const label = scene.querySelectorAll(".pane")[place];
     label.textContent = name;
     return label;
@@ -277,6 +288,7 @@ export const showSurfaces = (surfaces, cases, models, { onCase, showCase }) => {
       draw();
     });
   };
+  part("case").hidden = withMeshes.length < 2;
   const offerCases = () => chooseOne(part("case"), caseNames, titleOf(chosen), (name) => showCase(withMeshes[caseNames.indexOf(name)]));
   onCase((found) => {
     if (!withMeshes.includes(found)) return;

@@ -1,18 +1,19 @@
-/* The frame: steps, the view of the address (#/train?dataset=1), and the connection. */
-import { connect, h, server } from "/assets/kit.js";
-import study from "/assets/study.js";
+/* The frame: steps, the step of the address (#/train?dataset=1), and the connection. */
 import check from "/assets/check.js";
-import train from "/assets/train.js";
+import { connect, server } from "/assets/kit.js";
 import look from "/assets/look.js";
 import predict from "/assets/predict.js";
+import { h } from "/assets/shared.js";
+import study from "/assets/study.js";
+import train from "/assets/train.js";
 
 const views = { study, check, train, look, predict };
-const main = document.getElementById("main");
-const steps = document.getElementById("steps");
+const [main, steps, fault, place, offline] = ["main", "steps", "fault", "place", "offline"]
+  .map((id) => document.getElementById(id));
 let shown = null;
 
 const open = () => {
-  const [id, query = ""] = location.hash.replace(/^#\//, "").split("?");
+  const [id, query] = location.hash.replace(/^#\//, "").split("?");
   const view = views[id] ? id : "study";
   const values = Object.fromEntries(new URLSearchParams(query));
   if (shown && shown.id === view && shown.show) { shown.show(values); return; }
@@ -23,15 +24,15 @@ const open = () => {
   shown = { id: view, ...views[view].mount(main, values) };
   if (server.state) shown.update(server.state);
 };
-
-Object.entries(views).forEach(([id, view], place) => steps.append(h("a", { href: `#/${id}`, "data-view": id }, h("span", {}, String(place + 1)), view.title)));
-addEventListener("hashchange", open);
-const fault = document.getElementById("fault");
 const update = (state) => {
-  document.getElementById("place").textContent = state.workspace;
+  place.textContent = state.workspace;
   fault.textContent = state.error || "";
   fault.hidden = !state.error;
   shown.update(state);
 };
-connect((connected) => { document.getElementById("offline").hidden = connected; }, update);
+
+steps.append(...Object.entries(views).map(([id, { title }], count) => (
+  h("a", { href: `#/${id}`, "data-view": id }, h("span", String(count + 1)), title))));
+addEventListener("hashchange", open);
+connect((connected) => { offline.hidden = connected; }, update);
 open();

@@ -1,37 +1,53 @@
-/* What all views share: elements, requests, the state of the server, commands and the browser of folders.
-   Text from files only ever becomes text nodes and attributes, never HTML. */
+/* What all steps share: rendering, requests, the state of the server, commands, forms and the browser of folders. */
+import { h, put } from "/assets/shared.js";
 
-export const h = (tag, properties = {}, ...children) => {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "class") element.className = value;
-    else if (name in element && typeof value !== "string") element[name] = value;
-    else element.setAttribute(name, value === true ? "" : String(value));
+const EVENTS = ["onclick", "onchange", "oninput", "ontoggle", "onerror"];
+
+/* Make the children of an element like these, which are built anew each time. A node of the same kind at the same place
+   stays, with its focus and what was typed, opened or loaded there. */
+export const render = (element, ...children) => {
+  const fresh = document.createDocumentFragment();
+  put(fresh, children);
+  merge(element, [...fresh.childNodes]);
+};
+const merge = (element, fresh) => {
+  fresh.forEach((child, place) => {
+    const old = element.childNodes[place];
+    if (!old) element.append(child);
+    else if (old.nodeName === child.nodeName) adopt(old, child);
+    else old.replaceWith(child);
+  });
+  while (element.childNodes.length > fresh.length) element.lastChild.remove();
+};
+const adopt = (old, fresh) => {
+  if (old.nodeType === Node.TEXT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  const names = new Set([...old.getAttributeNames(), ...fresh.getAttributeNames()]);
+  names.delete("open"); // of details: the user's
+  for (const each of names) {
+    const value = fresh.getAttribute(each);
+    if (value === null) old.removeAttribute(each);
+    else if (value !== old.getAttribute(each)) old.setAttribute(each, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
+  for (const event of EVENTS) old[event] = fresh[event];
+  merge(old, [...fresh.childNodes]);
+  if (!old.matches("input, select") || old === document.activeElement) return;
+  Object.assign(old, { value: fresh.value, checked: fresh.checked });
 };
 
-/* Replace the content of an element only if it has changed, so that focus and selection stay. */
-export const fill = (element, key, build) => {
-  const text = JSON.stringify(key);
-  if (element.dataset.shown === text) return;
-  element.dataset.shown = text;
-  element.replaceChildren(...[build()].flat().filter(Boolean));
+export const address = (path, values) => `${path}?${new URLSearchParams(values)}`;
+export const fileAddress = (path, more) => address("/file", { path, ...more });
+/* The answer to a request; one that is refused becomes an error with the server's sentence. */
+export const fetched = async (path, options) => {
+  const response = await fetch(path, options);
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({}));
+  throw new Error(error || `The server answered ${response.status}.`);
 };
-
-const answered = async (response) => {
-  const content = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
-  if (!response.ok) throw new Error(content.error);
-  return content;
+export const get = async (path, values = {}) => (await fetched(address(path, values))).json();
+export const post = async (path, content) => {
+  const body = content instanceof File ? content : JSON.stringify(content);
+  return (await fetched(path, { method: "POST", body })).json();
 };
-export const get = async (path, values = {}) => answered(await fetch(`${path}?${new URLSearchParams(values)}`));
-export const post = async (path, body) => answered(await fetch(path, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: body instanceof File ? body : JSON.stringify(body),
-}));
-export const fileAddress = (path, save = false) => `/file?${new URLSearchParams(save ? { path, save: 1 } : { path })}`;
 
 /* The state of the server: the same in all tabs. */
 export const server = { state: null };
@@ -53,135 +69,154 @@ export const duration = (seconds) => {
   return `${(seconds / 86400).toFixed(1)} days`;
 };
 export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
+export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 export const name = (path) => path.split("/").filter(Boolean).pop() || "/";
+export const soft = (...children) => h("p.soft", ...children);
 
-/* One job: its state, progress, command, log and error. `update` gets its summary from the state. */
-const jobCard = () => {
-  const title = h("strong");
-  const bar = h("progress", { max: 1, "aria-label": "Progress" });
-  const note = h("span", { class: "soft", role: "status" });
-  const error = h("p", { class: "error", role: "alert" });
-  const log = h("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
-  const line = h("code", { class: "line" });
-  const more = h("details", {}, h("summary", {}, "Command and log"), line, log);
-  const stop = h("button", { type: "button", onclick: () => { stop.disabled = true; post("/api/stop", { id: shown.id }).catch(() => null); } }, "Stop");
-  const box = h("div", { class: "job", hidden: true }, h("div", { class: "row" }, title, note, stop), bar, error, more);
-  let shown = null;
-  const readLog = async () => {
-    if (!shown || !more.open) return;
-    const job = await get("/api/job", { id: shown.id }).catch(() => null);
-    if (job) log.textContent = job.log.join("\n") || "Nothing yet.";
-  };
-  more.addEventListener("toggle", readLog);
-  const update = (job) => {
-    box.hidden = !job;
-    if (!job) return;
-    const changed = !shown || shown.id !== job.id || shown.state !== job.state;
-    shown = job;
-    box.dataset.state = job.state;
-    const progress = job.progress || {};
-    title.textContent = `${job.command}: ${job.state === "lost" ? "ended without a result" : job.state}`;
-    const left = progress.left_s ? `about ${duration(progress.left_s)} left` : "";
-    const share = progress.stage ? `${progress.number} ${progress.stage} ${Math.round(100 * progress.share)} %`.trim() : "";
-    note.textContent = job.state === "running" ? [share, left, progress.note].filter(Boolean).join(", ") : (job.ended ? new Date(1000 * job.ended).toLocaleString() : "");
-    bar.hidden = job.state !== "running";
-    if (progress.stage) bar.value = progress.share; else bar.removeAttribute("value");
-    stop.hidden = job.state !== "running";
-    if (changed) stop.disabled = false;
-    error.textContent = job.error || (job.state === "lost" ? "The process was killed, or the machine was stopped. Start it again: finished work is kept." : "");
-    line.textContent = job.line;
-    readLog();
-  };
-  return { box, update };
+/* Numbers the requests for one thing; each call returns whether its request is still the newest. */
+export const turns = () => {
+  let newest = 0;
+  return () => { const mine = (newest += 1); return () => mine === newest; };
 };
 
-/* A button that starts a command, the command as typed into a terminal, and the newest job of it.
-   `ask` returns { command, values }, or a text that says what is missing. `mine` picks the jobs to show.
-   `agreed` resolves to whether to start it, such as after a question. */
-export const commandBox = (label, ask, { mine, onDone, agreed }) => {
-  const start = h("button", { type: "button", class: "primary" }, label);
-  const line = h("code", { class: "line" });
-  const copy = h("button", { type: "button", class: "quiet" }, "Copy");
-  const problem = h("p", { class: "error", role: "alert" });
-  const card = jobCard();
-  const box = h("div", { class: "command" }, h("div", { class: "row" }, start, line, copy), problem, card.box);
-  const say = (text) => { problem.textContent = text; };
-  let known = "";
-  let busy = false;
+/* A line for what went wrong. `attempt` runs an action and shows its error there. */
+export const trouble = () => {
+  const box = h("p.error", { role: "alert" });
+  const say = (text) => { box.textContent = text || ""; };
+  const attempt = async (act) => {
+    try { say(); return await act(); } catch (error) { say(error.message); return null; }
+  };
+  return { box, say, attempt };
+};
+
+/* One job: its state, progress, command, log and error. */
+const jobCard = (job, log, { onStop, onToggle }) => {
+  const { stage, number: count, share, left_s: left, note } = job.progress || {};
+  const running = job.state === "running", lost = job.state === "lost";
+  const now = [stage && `${count} ${stage} ${Math.round(100 * share)} %`.trim(), left && `about ${duration(left)} left`, note];
+  const ended = job.ended ? new Date(1000 * job.ended).toLocaleString() : "";
+  return h("div.job", { "data-state": job.state },
+    h("div.row", h("strong", `${job.command}: ${lost ? "ended without a result" : job.state}`),
+      h("span.soft", { role: "status" }, running ? now.filter(Boolean).join(", ") : ended),
+      h("button", { hidden: !running, onclick: onStop }, "Stop")),
+    h("progress", { max: 1, "aria-label": "Progress", hidden: !running, ...(stage ? { value: share } : {}) }),
+    h("p.error", { role: "alert" },
+      lost ? "The process was killed, or the machine was stopped. Start it again: finished work is kept." : job.error),
+    h("details", { ontoggle: onToggle }, h("summary", "Command and log"), h("code.line", job.line),
+      h("pre.log", { tabindex: "0", "aria-label": "Log" }, log)));
+};
+
+/* A button that starts a command, the command as typed into a terminal, and its newest job.
+   `ask` returns { command, values }, or a text that says what is missing. `mine` picks its jobs.
+   `agreed` returns whether to start it, such as after a question. */
+export const commandBox = (label, ask, { mine, onDone, agreed = () => true }) => {
+  const box = h("div.command");
+  let job = null, line = "", known = "", problem = "", log = "", open = false, copied = false;
+  const attempt = (act) => async () => {
+    problem = "";
+    await act().catch((error) => { problem = error.message; });
+    draw();
+  };
+  const start = attempt(async () => { if (agreed()) job = await post("/api/jobs", ask()); });
+  const onStop = attempt(() => post("/api/stop", { id: job.id }));
+  const onToggle = ({ target }) => { open = target.open; readLog(); };
+  const readLog = async () => {
+    const found = open && await get("/api/job", { id: job.id }).catch(() => null);
+    if (found) { log = found.log.join("\n") || "Nothing yet."; draw(); }
+  };
+  const copy = async () => {
+    await navigator.clipboard.writeText(line);
+    copied = true;
+    draw();
+    setTimeout(() => { copied = false; draw(); }, 1500);
+  };
+  const draw = () => {
+    const missing = !known, running = job && job.state === "running";
+    render(box,
+      h("div.row", h("button.primary", { disabled: missing || running || !line, onclick: start }, label), h("code.line", line),
+        h("button.quiet", { hidden: missing, onclick: copy }, copied ? "Copied" : "Copy")),
+      h("p.error", { role: "alert" }, problem), job && jobCard(job, log, { onStop, onToggle }));
+  };
   const refresh = async () => {
     const asked = ask();
-    const missing = typeof asked === "string";
-    start.disabled = missing || busy;
-    copy.hidden = missing;
-    if (missing) { line.textContent = asked; known = ""; return; }
-    const key = JSON.stringify(asked);
-    if (key === known) return;
+    const key = typeof asked === "string" ? "" : JSON.stringify(asked);
+    if (!key) line = asked;
+    const same = key === known;
     known = key;
-    try { const answer = await post("/api/command", asked); if (key === known) { line.textContent = answer.line; say(""); } }
-    catch (error) { if (key === known) { line.textContent = ""; start.disabled = true; say(error.message); } }
+    draw();
+    if (same || !key) return;
+    const found = await post("/api/command", asked).catch((error) => ({ error: error.message }));
+    if (key !== known) return;
+    line = found.line || "";
+    problem = found.error || "";
+    draw();
   };
-  start.addEventListener("click", async () => {
-    start.disabled = true;
-    if (agreed && !(await agreed())) { start.disabled = false; return; }
-    try { card.update(await post("/api/jobs", ask())); say(""); }
-    catch (error) { say(error.message); start.disabled = false; }
-  });
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(line.textContent);
-    copy.textContent = "Copied";
-    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
-  });
-  let last = null;
   const update = (state) => {
-    const job = state.jobs.find(mine);
-    card.update(job);
-    busy = Boolean(job && job.state === "running");
-    if (job && last === "running" && job.state !== "running" && onDone) onDone(job);
-    last = job ? job.state : null;
+    const was = job;
+    job = state.jobs.find(mine);
+    if (was && job && was.id === job.id && was.state === "running" && job.state !== "running" && onDone) onDone(job);
     refresh();
+    readLog();
   };
   return { box, update, refresh };
 };
 
-/* Choose a folder, or a file with one of `endings`, below the roots; resolves to a path or null. */
-export const choosePath = (title, { endings = null, start = null } = {}) => new Promise((resolve) => {
-  const where = h("p", { class: "path" });
-  const list = h("ul", { class: "entries" });
-  const problem = h("p", { class: "error", role: "alert" });
-  const roots = h("div", { class: "row roots" }, server.state.roots.map((root) => h("button", { type: "button", class: "quiet", onclick: () => open(root) }, root)));
-  const dialog = h("dialog", { class: "chooser", "aria-label": title, onclose: () => { dialog.remove(); resolve(dialog.returnValue || null); } },
-    h("h2", {}, title), roots, where, problem, list,
-    h("div", { class: "row" }, endings ? null : h("button", { type: "button", class: "primary", onclick: () => dialog.close(path) }, "Choose this folder"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel")));
-  let path = "";
-  const entry = (text, kind, act) => h("li", {}, h("button", { type: "button", class: kind, onclick: act }, text));
-  async function open(folder) {
-    try {
-      const found = await get("/api/folder", { path: folder });
-      path = found.path;
-      where.textContent = path;
-      const inside = (each) => `${path === "/" ? "" : path}/${each}`;
-      const files = endings ? found.files.filter((file) => endings.some((ending) => file.toLowerCase().endsWith(ending))) : [];
-      list.replaceChildren(
-        ...(found.parent ? [entry("..", "folder up", () => open(found.parent))] : []),
-        ...found.folders.map((each) => entry(each, "folder", () => open(inside(each)))),
-        ...files.map((each) => entry(each, "file", () => dialog.close(inside(each)))),
-      );
-      if (!list.children.length) list.append(h("li", { class: "soft" }, "No folders."));
-      problem.textContent = "";
-    } catch (error) { problem.textContent = error.message; }
-  }
+/* A dialog that is there until it is closed; resolves to what it was closed with. */
+export const modal = (title, kind, build) => new Promise((resolve) => {
+  const dialog = h(`dialog.chooser${kind}`, { "aria-label": title });
+  dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue || null); });
+  put(dialog, build(dialog));
   document.body.append(dialog);
   dialog.showModal();
-  open(start || server.state.roots[0]);
 });
 
-/* A labelled field of a form. */
-export const field = (label, control, hint = "") => h("label", { class: "field" }, h("span", {}, label), control, hint ? h("small", {}, hint) : null);
-export const select = (options, value, onchange) => h("select", { onchange: (event) => onchange(event.target.value) },
-  options.map((option) => { const [word, text] = Array.isArray(option) ? option : [option, option]; return h("option", { value: word, selected: word === value }, text); }));
+/* Choose a folder, or a file with one of `endings`, below the roots. */
+export const choosePath = (title, { endings = null, start = null } = {}) => modal(title, "", (dialog) => {
+  const where = h("p.path"), list = h("ul.entries"), problem = trouble();
+  const entry = (kind, text, act) => h("li", h(`button.${kind}`, { onclick: act }, text));
+  const open = (folder) => problem.attempt(async () => {
+    const { path, parent, folders, files } = await get("/api/folder", { path: folder });
+    const inside = (each) => `${path === "/" ? "" : path}/${each}`;
+    const fits = (file) => (endings || []).some((ending) => file.toLowerCase().endsWith(ending));
+    where.textContent = path;
+    put(list, parent && entry("folder.up", "..", () => open(parent)),
+      folders.map((each) => entry("folder", each, () => open(inside(each)))),
+      files.filter(fits).map((each) => entry("file", each, () => dialog.close(inside(each)))));
+    if (!list.children.length) put(list, h("li.soft", "No folders."));
+  });
+  open(start || server.state.roots[0]);
+  return [h("h2", title),
+    h("div.row.roots", server.state.roots.map((root) => h("button.quiet", { onclick: () => open(root) }, root))),
+    where, problem.box, list,
+    h("div.row", !endings && h("button.primary", { onclick: () => dialog.close(where.textContent) }, "Choose this folder"),
+      h("button", { onclick: () => dialog.close() }, "Cancel"))];
+});
 
-/* Which rows of many are shown, and the way to the others; nothing where all are shown. */
-export const pageRow = (start, shown, total, go, size = 50) => (total <= size ? "" : h("div", { class: "row" },
-  h("span", { class: "soft" }, `${start + 1}–${start + shown} of ${total}`),
-  h("button", { type: "button", disabled: !start, onclick: () => go(Math.max(0, start - size)) }, "Previous"),
-  h("button", { type: "button", disabled: start + shown >= total, onclick: () => go(start + size) }, "Next")));
+/* The parts of a form. An option is a word, or a pair of word and text. */
+export const field = (label, control, hint) => h("label.field", h("span", label), control, hint && h("small", hint));
+export const select = (options, value, onchange) => h("select", { onchange: ({ target }) => onchange(target.value) },
+  options.map((option) => [option].flat()).map(([word, text = word]) => (
+    h("option", { value: word, selected: word === value }, text))));
+export const tick = (label, onchange, more = {}) => h("label.tick",
+  h("input", { type: "checkbox", onchange: ({ target }) => onchange(target.checked), ...more }), label);
+
+/* A list in pages, with a search. `go` gets { page, query }; it shows that page and returns { page, pages, found }. */
+export const pager = (go) => {
+  let page = 1, waiting = 0;
+  const search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the cases", oninput: () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => open(1), 250);
+  } });
+  const rest = h("div.row"), box = h("div.row.pager", search, rest);
+  const open = async (wanted = page) => {
+    if (!rest.textContent) put(rest, h("span.soft", "Reading …"));
+    const found = await go({ page: wanted, query: search.value });
+    if (!found) { put(rest); return; }
+    ({ page } = found);
+    const step = (to, text) => h("button", { disabled: to < 1 || to > found.pages, onclick: () => open(to) }, text);
+    const more = found.pages > 1;
+    render(rest, h("span.soft", { role: "status" }, counted(found.found, "case"), more && `, page ${page} of ${found.pages}`),
+      more && [step(page - 1, "Previous"), step(page + 1, "Next")]);
+  };
+  return { box, open, search };
+};

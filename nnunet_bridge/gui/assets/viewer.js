@@ -1,13 +1,9 @@
 /* Three planes of one image that scroll together, with labels over it. The server sends all voxels once; the slices
    are cut here. Axes run to the left, the back and the head, so pictures show the patient's right on the left. */
-import { h } from "/assets/kit.js";
-import { annotate, slicesOf } from "/assets/shared.js";
+import { address, fetched } from "/assets/kit.js";
+import { h, put, sliceStage, swatches, turnable } from "/assets/shared.js";
 
-const PLANES = [
-  { name: "Axial", axes: [0, 1, 2], letters: "RLAP" },
-  { name: "Coronal", axes: [0, 2, 1], letters: "RLHF" },
-  { name: "Sagittal", axes: [1, 2, 0], letters: "APHF" },
-];
+const PLANES = [["Axial", [0, 1, 2], "RLAP"], ["Coronal", [0, 2, 1], "RLHF"], ["Sagittal", [1, 2, 0], "APHF"]];
 const SIDES = ["LR", "PA", "HF"];
 const BARS_MM = [200, 100, 50, 20, 10, 5, 2, 1];
 const LONGEST = 640; // pixels of a canvas
@@ -17,13 +13,12 @@ const CROSS = "#ffd166";
 const pixelOf = (colour) => [5, 3, 1].reduce((pixel, n) => pixel << 8 | parseInt(colour.slice(n, n + 2), 16), 0xff);
 const DIFFERS = pixelOf("#e21a8a");
 const IGNORED = pixelOf("#6e6e6e");
-const LAYERS = [["image", 1], ["labels", 0.4], ["prediction", 1], ["disagreement", 0]];
+const OPACITY = { image: 1, labels: 0.4, prediction: 1, disagreement: 0 };
+const inside = (index, count) => Math.min(count - 1, Math.max(0, index));
 
 /* Voxels with their header: a line of JSON, then the values. */
 export const readVolume = async (path, values) => {
-  const response = await fetch(`${path}?${new URLSearchParams(values)}`);
-  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error || `The server answered ${response.status}.`);
-  const bytes = await response.arrayBuffer();
+  const bytes = await (await fetched(address(path, values))).arrayBuffer();
   const start = new Uint8Array(bytes).indexOf(10) + 1;
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 0, start)));
   return { ...header, voxels: header.bits === 8 ? new Uint8Array(bytes, start) : new Uint16Array(bytes, start) };
@@ -31,18 +26,17 @@ export const readVolume = async (path, values) => {
 
 export const sliceViewer = () => {
   const shown = { image: null, labels: null, prediction: null };
-  const opacity = Object.fromEntries(LAYERS);
+  const opacity = { ...OPACITY };
   let placed = false, frame = null, point = [0, 0, 0], level = 0, width = 1, waiting = 0;
-  const at = h("p", { class: "soft about", "aria-live": "polite" });
-  const legend = h("p", { class: "legend on-black" });
+  const at = h("p.soft.about", { "aria-live": "polite" }), legend = h("p.legend.on-black");
 
-  const placeMm = (index) => frame.affine.slice(0, 3).map((row) => row[3] + row[0] * index[0] + row[1] * index[1] + row[2] * index[2]);
+  const placeMm = ([i, j, k]) => frame.affine.slice(0, 3).map(([x, y, z, start]) => start + x * i + y * j + z * k);
 
   /* --- Window --- */
   const slider = (text, act) => {
-    const input = h("input", { type: "range", step: "any", "aria-label": text });
-    input.addEventListener("input", () => { act(Number(input.value)); draw(); });
-    return [input, h("label", { class: "slider" }, h("span", {}, text), input)];
+    const oninput = () => { act(Number(input.value)); draw(); };
+    const input = h("input", { type: "range", step: "any", "aria-label": text, oninput });
+    return [input, h("label.slider", h("span", text), input)];
   };
   const [levelInput, levelBox] = slider("Level", (value) => { level = value; });
   const [widthInput, widthBox] = slider("Width", (value) => { width = value; });
@@ -56,39 +50,35 @@ export const sliceViewer = () => {
   };
 
   /* --- Layers --- */
-  const layerBoxes = Object.fromEntries(LAYERS.map(([name, share]) => {
-    const input = h("input", { type: "range", min: "0", max: "1", step: "0.05", value: String(share), "aria-label": `Opacity of ${name}` });
-    const button = h("button", { type: "button", "aria-pressed": String(share > 0) }, name);
-    const set = (value) => { opacity[name] = value; button.setAttribute("aria-pressed", String(value > 0)); draw(); };
-    input.addEventListener("input", () => set(Number(input.value)));
-    button.addEventListener("click", () => { if (!Number(input.value)) input.value = "0.8"; set(opacity[name] ? 0 : Number(input.value)); });
-    return [name, h("span", { class: "layer" }, button, input)];
-  }));
+  const layers = Object.entries(OPACITY).map(([name, share]) => {
+    const set = (value) => { opacity[name] = value; button.ariaPressed = String(value > 0); draw(); };
+    const press = () => {
+      if (!Number(input.value)) input.value = "0.8";
+      set(opacity[name] ? 0 : Number(input.value));
+    };
+    const button = h("button", { "aria-pressed": String(share > 0), onclick: press }, name);
+    const input = h("input", {
+      type: "range", min: "0", max: "1", step: "0.05", value: String(share), "aria-label": `Opacity of ${name}`,
+      oninput: () => set(Number(input.value)),
+    });
+    return h("span.layer", { "data-layer": name }, button, input);
+  });
 
   /* --- Planes --- */
-  const stageOf = (plane) => {
-    const [across, down, through] = plane.axes;
-    const canvas = h("canvas");
-    const stage = h("div", { class: "stage", tabindex: "0", role: "img" }, canvas,
-      ...["l", "r", "t", "bo"].map((side) => h("b", { class: side })), h("span", { class: "name" }), h("span", { class: "bar" }));
-    const range = h("input", { type: "range", min: "0", "aria-label": `${plane.name} slice` });
-    const output = h("output");
-    const box = h("div", { class: "plane" }, stage, h("label", { class: "slider" }, h("span", {}, plane.name), range, output));
+  const stageOf = ([plane, [across, down, through], letters]) => {
+    const { stage, canvas, range, output, annotate, slider: scroll } = sliceStage(plane, `${plane} plane`);
+    const box = h("div.plane", stage, scroll);
     const flips = down === 2;
     /* The slices run from the head down, from the front to the back, from right to left. */
     const placeOf = (index) => (through === 2 ? frame.shape[2] - 1 - index : index);
     const turn = (place) => {
       const before = point[through];
-      point[through] = placeOf(Math.min(frame.shape[through] - 1, Math.max(0, place)));
+      point[through] = placeOf(inside(place, frame.shape[through]));
       draw();
       return point[through] !== before;
     };
     range.addEventListener("input", () => turn(Number(range.value)));
-    stage.addEventListener("keydown", (event) => {
-      const step = slicesOf(event.key, frame.shape[through]);
-      if (step) { turn(placeOf(point[through]) + step); event.preventDefault(); }
-    });
-    stage.addEventListener("wheel", (event) => { if (turn(placeOf(point[through]) + Math.sign(event.deltaY))) event.preventDefault(); }, { passive: false });
+    turnable(stage, () => frame.shape[through], (step) => turn(placeOf(point[through]) + step));
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     let drag = null;
     const follow = (event) => {
@@ -97,9 +87,10 @@ export const sliceViewer = () => {
         level = drag.level + (event.clientY - drag.y) / 256 * drag.width;
         width = Math.max(drag.width * Math.exp((event.clientX - drag.x) / 256), 1e-6);
       } else {
-        const shares = [event.offsetX / canvas.clientWidth, event.offsetY / canvas.clientHeight];
-        if (flips) shares[1] = 1 - shares[1];
-        [across, down].forEach((axis, n) => { point[axis] = Math.min(frame.shape[axis] - 1, Math.max(0, Math.floor(shares[n] * frame.shape[axis]))); });
+        const right = event.offsetX / canvas.clientWidth, below = event.offsetY / canvas.clientHeight;
+        for (const [axis, share] of [[across, right], [down, flips ? 1 - below : below]]) {
+          point[axis] = inside(Math.floor(share * frame.shape[axis]), frame.shape[axis]);
+        }
       }
       draw();
     };
@@ -122,9 +113,10 @@ export const sliceViewer = () => {
     /* Draw a layer; `pixelAt` returns the pixel of a place, 0 for none. */
     const paintLayer = (name, columns, rows, pixelAt) => {
       Object.assign(cut, { width: columns.length, height: rows.length });
-      const data = new ImageData(columns.length, rows.length);
-      const pixels = new Uint32Array(data.data.buffer);
-      for (let y = 0, n = 0; y < rows.length; y++) for (let x = 0; x < columns.length; x++) pixels[n++] = pixelAt(rows[y] + columns[x], x, y);
+      const data = new ImageData(columns.length, rows.length), pixels = new Uint32Array(data.data.buffer);
+      for (let y = 0, n = 0; y < rows.length; y++) {
+        for (let x = 0; x < columns.length; x++) pixels[n++] = pixelAt(rows[y] + columns[x], x, y);
+      }
       cut.getContext("2d").putImageData(data, 0, 0);
       const pen = canvas.getContext("2d");
       pen.globalAlpha = opacity[name];
@@ -148,12 +140,13 @@ export const sliceViewer = () => {
       const differs = (x, y, value) => (found[rows[y] + columns[x]] ?? value) !== value;
       const edge = (x, y, value) => differs(x - OUTLINE, y, value) || differs(x + OUTLINE, y, value)
         || differs(x, y - OUTLINE, value) || differs(x, y + OUTLINE, value);
-      const inside = drawn ? 0 : 0x4dffffff; // filled faintly where no labels are
-      if (drawn && opacity.labels) paintLayer("labels", columns, rows, (place) => pixelOfValue(drawn[place]));
-      if (drawn && found && opacity.disagreement) paintLayer("disagreement", columns, rows, (place) => drawn[place] !== found[place] && DIFFERS);
-      if (found && opacity.prediction) paintLayer("prediction", columns, rows, (place, x, y) => {
+      const filled = drawn ? 0 : 0x4dffffff; // faintly where no labels are
+      const layer = (name, isThere, pixelAt) => { if (isThere && opacity[name]) paintLayer(name, columns, rows, pixelAt); };
+      layer("labels", drawn, (place) => pixelOfValue(drawn[place]));
+      layer("disagreement", drawn && found, (place) => drawn[place] !== found[place] && DIFFERS);
+      layer("prediction", found, (place, x, y) => {
         const value = found[place];
-        return value && pixelOfValue(value) & (edge(x, y, value) ? 0xffffffff : inside);
+        return value && pixelOfValue(value) & (edge(x, y, value) ? 0xffffffff : filled);
       });
     };
     const paint = () => {
@@ -173,14 +166,13 @@ export const sliceViewer = () => {
       for (const [start, end] of [[0, x - 10], [x + 10, wide]]) pen.fillRect(start, y, end - start, 1);
       for (const [start, end] of [[0, y - 10], [y + 10, high]]) pen.fillRect(x, start, 1, end - start);
       pen.globalAlpha = 1;
-      const bar = BARS_MM.find((length) => 3 * length <= mm[0]) || 1;
-      annotate((selector) => stage.querySelector(selector), plane.letters, bar, bar / mm[0]);
-      const [first, step] = frame.numbers[through];
-      const number = first + step * point[through];
-      stage.querySelector(".name").textContent = `${plane.name} ${number}`;
-      stage.setAttribute("aria-label", `${plane.name} plane, slice ${number}. Arrow keys scroll.`);
+      const bar = BARS_MM.find((length) => 2 * length <= mm[0]) || 1;
+      const [first, step] = frame.numbers[through], number = first + step * point[through];
+      annotate(`${plane} ${number}`, letters, bar, bar / mm[0]);
+      stage.ariaLabel = `${plane} plane, slice ${number}. Arrow keys scroll.`;
       Object.assign(range, { max: shape[through] - 1, value: placeOf(point[through]), ariaValueText: `slice ${number}` });
-      output.textContent = `${number} (${placeMm(shape.map((size, axis) => (axis === through ? point[axis] : (size - 1) / 2)))[through].toFixed(1)} mm)`;
+      const middle = shape.map((size, axis) => (axis === through ? point[axis] : (size - 1) / 2));
+      output.textContent = `${number} (${placeMm(middle)[through].toFixed(1)} mm)`;
     };
     return { box, paint };
   };
@@ -194,12 +186,14 @@ export const sliceViewer = () => {
     widthInput.value = width;
     const sides = placeMm(point).map((mm, axis) => `${SIDES[axis][Number(mm < 0)]} ${Math.abs(mm).toFixed(1)}`);
     const place = point[0] + frame.shape[0] * (point[1] + frame.shape[1] * point[2]);
-    const named = (volume) => volume && (volume.labels.find((label) => label.value === volume.voxels[place]) || { name: "none" }).name;
-    const value = shown.image && Number((shown.image.low + shown.image.step * shown.image.voxels[place]).toPrecision(5));
-    at.textContent = [
-      `${sides.join(", ")} mm`,
-      shown.image && `value ${value}`, shown.labels && `labels: ${named(shown.labels)}`, shown.prediction && `prediction: ${named(shown.prediction)}`,
-    ].filter(Boolean).join(" · ");
+    const valueOf = ({ low, step, voxels }) => Number((low + step * voxels[place]).toPrecision(5));
+    const named = (part, { labels, voxels }) => {
+      const found = labels.find((label) => label.value === voxels[place]);
+      return `${part}: ${found ? found.name : "none"}`;
+    };
+    const { image, ...others } = shown;
+    at.textContent = [`${sides.join(", ")} mm`, image && `value ${valueOf(image)}`,
+      ...Object.entries(others).map(([part, volume]) => volume && named(part, volume))].filter(Boolean).join(" · ");
   };
   function draw() { waiting = waiting || requestAnimationFrame(paintAll); }
 
@@ -212,22 +206,21 @@ export const sliceViewer = () => {
     if (part === "image" && !again) { placed = false; resetWindow(); }
     if (frame && !placed) point = [...volume.start];
     placed = placed || part !== "image";
-    for (const [name] of LAYERS) layerBoxes[name].hidden = name === "disagreement" ? !(shown.labels && shown.prediction) : !shown[name];
+    const there = { ...shown, disagreement: shown.labels && shown.prediction };
+    for (const layer of layers) layer.hidden = !there[layer.dataset.layer];
     const named = shown.labels || shown.prediction;
-    legend.replaceChildren(...(named ? named.labels : []).map(({ name, colour }) => {
-      const swatch = h("i", { class: "swatch" });
-      swatch.style.background = colour;
-      return h("span", {}, swatch, name);
-    }));
+    put(legend, swatches(named ? named.labels.map(({ name, colour }) => [name, colour]) : []));
     box.hidden = !frame;
     windowRow.hidden = !shown.image;
     draw();
   };
-  const windowRow = h("div", { class: "row", role: "group", "aria-label": "Window" }, levelBox, widthBox, h("button", { type: "button", onclick: resetWindow }, "Reset window"));
-  const box = h("div", { class: "viewer", hidden: true },
-    h("div", { class: "row", role: "group", "aria-label": "Layers" }, Object.values(layerBoxes)),
-    h("div", { class: "planes" }, stages.map((stage) => stage.box)), at, legend,
-    windowRow,
-    h("p", { class: "hint" }, "Click or drag to move the crosshair in all planes. Scroll, or press the arrow keys, Page Up, Page Down, Home or End to turn slices. Drag with the right button, or with Shift, to change the window. The labels are filled, the prediction is outlined."));
+  const windowRow = h("div.row", { role: "group", "aria-label": "Window" }, levelBox, widthBox,
+    h("button", { onclick: resetWindow }, "Reset window"));
+  const box = h("div.viewer", { hidden: true },
+    h("div.row", { role: "group", "aria-label": "Layers" }, layers),
+    h("div.planes", stages.map((stage) => stage.box)), at, legend, windowRow,
+    h("p.hint", "Click or drag to move the crosshair in all planes. Scroll, or press the arrow keys, Page Up, Page Down, Home or "
+      + "End to turn slices. Drag with the right button, or with Shift, to change the window. The labels are filled, the "
+      + "prediction is outlined."));
   return { box, show };
 };

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ from nnunet_bridge.pipeline.ingest.planned import CasePlan, StudyPlan
 from nnunet_bridge.pipeline.ingest.table_editing import OpenTable
 from nnunet_bridge.pipeline.ingest.table_plan import plan_rows
 
+MOST_PICTURES = 2000  # kept in a folder: two of each case of a large study
 _DRAWING = 1  # raise it when pictures change: those on the disk are then drawn anew
 
 
@@ -40,7 +42,8 @@ def case_picture(
 
     It is drawn again only if the files of the case or what the recipe says of them have
     changed. Masks that are refused, and files that are not masks, are left out of it;
-    names that are not in ``[labels]`` have colours of their own.
+    names that are not in ``[labels]`` have colours of their own. The folder keeps the
+    newest `MOST_PICTURES`.
 
     Parameters
     ----------
@@ -64,7 +67,17 @@ def case_picture(
     file = folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.png"
     if not file.is_file():
         _draw(file, plan, recipe, title=case if size == "large" else "")
+        newest = sorted(folder.glob("*.png"), key=_newest_first)
+        for old in newest[MOST_PICTURES:]:
+            old.unlink(missing_ok=True)
     return file
+
+
+def _newest_first(file: Path) -> float:
+    """Return what sorts files by their time; one that has gone comes last."""
+    with suppress(FileNotFoundError):
+        return -file.stat().st_mtime
+    return math.inf
 
 
 def planned_cases(study: Path, recipe_file: Path, raw_dir: Path) -> list[JsonObject]:

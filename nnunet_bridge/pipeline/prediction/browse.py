@@ -94,22 +94,16 @@ def prediction_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     inside = (each for each in folder.iterdir() if not each.name.startswith("."))
-    return sorted(each for each in inside if any(each.glob(f"*/{RECORD}")))
+    return sorted(each for each in inside if case_dirs(each))
 
 
-def predicted_cases(
-    folder: Path, start: int = 0, count: int | None = None
-) -> tuple[list[JsonObject], int]:
-    """Return the record and the files of cases that `predict` wrote, and the number.
-
-    Of all, sorted by name, `count` from `start` on.
-    """
-    records = sorted(folder.glob(f"*/{RECORD}"))
-    end = None if count is None else start + count
-    return [_predicted(file.parent) for file in records[start:end]], len(records)
+def case_dirs(folder: Path) -> list[Path]:
+    """Return the folders of the cases that `predict` wrote, sorted by name."""
+    return [record.parent for record in sorted(folder.glob(f"*/{RECORD}"))]
 
 
-def _predicted(case_dir: Path) -> JsonObject:
+def predicted_case(case_dir: Path) -> JsonObject:
+    """Return the record and the files of a case, or `error` if it cannot be read."""
     try:
         record = PredictionRecord.read(case_dir)
     except InputError as error:
