@@ -245,7 +245,8 @@ def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
     state.get_by_text("running").wait_for()
     tab.locator(".job strong", has_text="train: running").wait_for()
     epochs = tab.locator("td[data-name=Epoch]").first
-    epochs.get_by_text(re.compile("^[1-9]")).wait_for()
+    first = epochs.get_by_text(re.compile("^[1-9]"))
+    first.wait_for(timeout=300_000)  # torch is loaded before it
     press(tab, re.compile("^Stop: 2d"))
     state.get_by_text("stopped").wait_for()
     before = int(epochs.inner_text().split()[0])
