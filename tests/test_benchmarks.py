@@ -45,6 +45,13 @@ def test_growth_is_measured_for_every_stage_after_the_scan():
         assert f"\n| {stage} |" in table
 
 
+@pytest.mark.long
+def test_the_export_of_predict_gives_every_voxel_the_label_of_nnunets():
+    rows = printed_by("export.py").splitlines()[-2:]
+
+    assert [row.split(" | ")[-1] for row in rows] == ["0 |", "0 |"]
+
+
 def test_the_content_check_finds_what_is_planted_in_the_synthetic_limb():
     table = printed_by("content_check.py")
 

@@ -16,8 +16,9 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.body import Body
 from nnunet_bridge.nnunet.inside.converted import Converted, converted, smallest_step
+from nnunet_bridge.nnunet.inside.label_planes import labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
-from nnunet_bridge.nnunet.inside.resampling import Resampling
+from nnunet_bridge.nnunet.inside.resampling import Resampled, Resampling
 from nnunet_bridge.nnunet.inside.safety import json_read_by
 from nnunet_bridge.nnunet.inside.sides import mirrored_in_prediction
 from nnunet_bridge.nnunet.inside.sliding import Manner, Networks, Sweep
@@ -160,8 +161,8 @@ class Member:
         overlaps: Overlaps,
         manner: Manner,
         progress: Callable[[float], None],
-    ) -> Iterator[torch.Tensor]:
-        """Yield the (heads, height, width) logits of every plane of the part.
+    ) -> Resampled:
+        """Return the logits of the part, computed while they are taken.
 
         `overlaps` counts the labels of each fold, on the grid that the network sees;
         `progress` is called with the share of the windows that is done.
@@ -178,7 +179,9 @@ class Member:
         sweep = Sweep.over(networks, prepared.volume, manner, window_done, body)
         windows = sweep.windows
         means = _means(sweep.planes(), overlaps)
-        return self._resampling(prepared).planes(means, prepared.volume.shape[1:])
+        return Resampled(
+            self._resampling(prepared), means, tuple(prepared.volume.shape[1:])
+        )
 
     def mirrored(self, prepared: Prepared) -> tuple[int, ...]:
         """Return the axes of test-time mirroring for this image."""
@@ -201,12 +204,6 @@ class Member:
             (first, second, third),
             prepared.spacing_mm,
         )
-
-
-def labels_of(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Return the label of the largest logit; among equals the lowest, as in nnU-Net."""
-    labels: npt.NDArray[np.uint8] = logits.argmax(0).to(torch.uint8).cpu().numpy()
-    return labels
 
 
 def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - nnU-Net's own

@@ -24,8 +24,10 @@ import torch
 from nnunet_bridge.formats.files import open_to_write, write_json
 from nnunet_bridge.nnunet.estimates import FAST_STEP
 from nnunet_bridge.nnunet.inside.converted import NotConvertedError
-from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared, labels_of
+from nnunet_bridge.nnunet.inside.label_planes import labels_of
+from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
+from nnunet_bridge.nnunet.inside.resampling import Resampled
 from nnunet_bridge.nnunet.inside.sliding import NotFiniteError
 from nnunet_bridge.nnunet.names import (
     ENGINE_FILE,
@@ -37,7 +39,7 @@ from nnunet_bridge.nnunet.names import (
 _REPORT_EVERY_S = 0.25
 _Labels: TypeAlias = npt.NDArray[np.uint8]
 _Dice: TypeAlias = dict[str, float | None]
-_Taker: TypeAlias = Callable[[Iterator[torch.Tensor]], None]
+_Taker: TypeAlias = Callable[[Resampled], None]
 
 
 def add_arguments(predict: argparse.ArgumentParser) -> None:
@@ -207,8 +209,8 @@ class Case:
     def keep(self, member: Member, prepared: Prepared) -> None:
         """Predict with a member and keep its logits for the mean."""
 
-        def keep(planes: Iterator[torch.Tensor]) -> None:
-            self.kept.append(_Kept.of(planes, prepared.cropped, self.out))
+        def keep(found: Resampled) -> None:
+            self.kept.append(_Kept.of(found.logits(), prepared.cropped, self.out))
 
         self._predict(member, prepared, keep)
 
@@ -221,8 +223,8 @@ class Case:
         if any(kept.cropped != cropped for kept in self.kept):
             raise ValueError("The configurations crop the image differently.")
 
-        def finish(planes: Iterator[torch.Tensor]) -> None:
-            labelmap = cropped.put_back(self._labels(planes, member.networks.heads))
+        def finish(found: Resampled) -> None:
+            labelmap = cropped.put_back(self._labels(found, member.networks.heads))
             writer = member.plans.image_reader_writer_class()
             writer.write_seg(labelmap, str(self.out / name), prepared.properties)
 
@@ -246,7 +248,7 @@ class Case:
         return found
 
     def _predict(self, member: Member, prepared: Prepared, take: _Taker) -> None:
-        """Pass the planes of a member to `take`.
+        """Pass the logits of a member to `take`.
 
         If the GPU fails, whatever it says, compute once more with the sums on the host,
         as nnU-Net does. If an output is not finite in half precision, compute this
@@ -276,16 +278,18 @@ class Case:
         networks.to_host()
         self.report.job += 1
 
-    def _labels(self, last: Iterator[torch.Tensor], heads: int) -> Iterator[_Labels]:
+    def _labels(self, last: Resampled, heads: int) -> Iterator[_Labels]:
         """Yield the labels of the mean, plane by plane of the cropped image.
 
         A single member needs no softmax: it does not change the largest logit.
         """
         if not self.kept:
-            yield from map(labels_of, last)
+            yield from last.labels()
             return
         overlaps = Overlaps(len(self.kept) + 1, heads)
-        for planes in zip(*(kept.planes() for kept in self.kept), last, strict=True):
+        for planes in zip(
+            *(kept.planes() for kept in self.kept), last.logits(), strict=True
+        ):
             overlaps.add([labels_of(plane) for plane in planes])
             place = planes[-1].device
             mean, *others = (

@@ -6,10 +6,12 @@ double precision, rounded to half. Both rules are separable, so a plane of the r
 needs at most two planes of the logits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import chain
+from math import floor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,15 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     resample_data_or_seg_to_shape,
 )
 from scipy.ndimage import map_coordinates
+
+from nnunet_bridge.nnunet.inside.label_planes import (
+    Axis,
+    Between,
+    Seen,
+    labels_of,
+)
+
+_Plane = TypeVar("_Plane")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,24 @@ class Resampling:
         for _ in logits:  # count the overlaps of the last planes too
             pass
 
+    def labels(
+        self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the (height, width) labels of the planes of the result.
+
+        `logits` as in `planes`; on the host, only those that can change a label are
+        resampled.
+        """
+        first = next(logits)
+        logits = chain([first], logits)
+        on_host = first.device.type == "cpu"
+        if on_host and self.is_by_axis and tuple(shape_seen) != self.shape:
+            yield from self._labels_by_axis(logits, shape_seen)
+        else:
+            yield from map(labels_of, self.planes(logits, shape_seen))
+        for _ in logits:
+            pass
+
     @property
     def is_by_axis(self) -> bool:
         """Whether the function is nnU-Net's default, which is separable."""
@@ -69,27 +98,28 @@ class Resampling:
     def _by_axis(
         self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
     ) -> Iterator[torch.Tensor]:
-        """Resample in the planes first, then between two neighbouring planes.
-
-        `held` has the resampled planes that the current plane of the result needs, and
-        no earlier one: `source` only moves forwards.
-        """
+        """Resample in the planes first, then between two neighbouring planes."""
         nearest = self._nearest_axis()
         source = _source_planes(shape_seen[0], self.shape[0], nearest=nearest == 0)
-        held: dict[int, torch.Tensor] = {}
-        taken = 0
-        for below, above, share in source:
-            while taken <= above:
-                plane = next(logits)
-                kind = plane.dtype
-                if taken >= below:
-                    held[taken] = self._in_plane(plane, nearest)
-                taken += 1
-            held = {at: plane for at, plane in held.items() if at >= below}
-            result = held[below]
-            if share:
-                result = torch.lerp(result, held[above], share)
-            yield result.to(kind)
+        first = next(logits)
+        in_plane = partial(self._in_plane, nearest=nearest)
+        for below, above, share in _held(chain([first], logits), source, in_plane):
+            result = torch.lerp(below, above, share) if share else below
+            yield result.to(first.dtype)
+
+    def _labels_by_axis(
+        self, logits: Iterator[torch.Tensor], shape_seen: Sequence[int]
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """As `_by_axis`, of labels."""
+        nearest = self._nearest_axis()
+        sizes = enumerate(zip(shape_seen, self.shape, strict=True))
+        source, *in_plane = (
+            list(_source_planes(seen, wanted, nearest=nearest == axis))
+            for axis, (seen, wanted) in sizes
+        )
+        rows, columns = map(Axis.of, in_plane)
+        for below, above, share in _held(logits, source, Seen.of):
+            yield Between.of(below, above, share, rows, columns).labels()
 
     def _nearest_axis(self) -> int | None:
         options = self.function.keywords
@@ -119,21 +149,60 @@ class Resampling:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Logits of a network on their way to the grid of the image, to be taken once."""
+
+    resampling: Resampling
+    seen: Iterator[torch.Tensor]  # the (heads, Y, X) planes of the network, in order
+    shape_seen: Sequence[int]
+
+    def logits(self) -> Iterator[torch.Tensor]:
+        """Yield the (heads, height, width) logits of every plane of the image."""
+        return self.resampling.planes(self.seen, self.shape_seen)
+
+    def labels(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the (height, width) labels of every plane of the image."""
+        return self.resampling.labels(self.seen, self.shape_seen)
+
+
+def _held(
+    logits: Iterator[torch.Tensor],
+    source: Iterable[tuple[int, int, float]],
+    prepare: Callable[[torch.Tensor], _Plane],
+) -> Iterator[tuple[_Plane, _Plane, float]]:
+    """Yield the prepared planes below and above every wanted one, and the share.
+
+    `held` has the planes that the current one needs, and no earlier one: `source` only
+    moves forwards.
+    """
+    held: dict[int, _Plane] = {}
+    taken = 0
+    for below, above, share in source:
+        while taken <= above:
+            plane = next(logits)
+            if taken >= below:
+                held[taken] = prepare(plane)
+            taken += 1
+        held = {at: plane for at, plane in held.items() if at >= below}
+        yield held[below], held[above], share
+
+
 def _source_planes(
     seen: int, wanted: int, *, nearest: bool
 ) -> Iterator[tuple[int, int, float]]:
     """Yield, for every wanted plane, the planes below and above and the share of above.
 
     As torch's ``align_corners=False``: the extents of both volumes coincide, not the
-    outermost centres; beyond those, the outermost plane is repeated.
+    outermost centres; beyond those, the outermost plane is both planes.
     """
     if nearest:
         yield from ((int(at), int(at), 0.0) for at in _nearest(seen, wanted))
         return
-    for at in _places(seen, wanted).clip(0, seen - 1):
-        below = int(at)
-        above = min(below + 1, seen - 1)
-        share = float(at) - below
+    for at in _places(seen, wanted):
+        before = floor(at)
+        below, above = (min(max(n, 0), seen - 1) for n in (before, before + 1))
+        share = float(at) - before
         yield below, above if share else below, share
 
 
