@@ -48,6 +48,16 @@ def saved(file, voxels, affine):
     return str(file)
 
 
+def test_the_only_image_is_that_of_a_case_with_the_id_of_a_dataset(page, tmp_path):
+    """`predict` names a scan as its dataset does, not as its folder."""
+    scans = [saved(tmp_path / "s" / f"{n}.nii", RAMP, np.eye(4)) for n in "ab"]
+
+    assert look(page, "image", inputs=scans[:1], case="msk_009")[0] == 200
+    status, body = look(page, "image", inputs=scans, case="msk_009")
+    assert status == 400
+    assert "There is no image of msk_009" in json.loads(body)["error"]
+
+
 def some_affine(rng):
     """Return any orientation, with axes permuted, flipped, tilted and anisotropic."""
     turn = Rotation.from_euler("xyz", rng.uniform(-20, 20, 3), degrees=True).as_matrix()

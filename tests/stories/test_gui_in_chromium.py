@@ -151,6 +151,7 @@ def choose_folder(tab, *names):
 
 def drop(browser, place, *paths):
     """Drop files or folders on an element, as a hand would from a file manager."""
+    place.evaluate("e => e.scrollIntoView({ block: 'center' })")
     box = place.bounding_box()
     files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
@@ -221,6 +222,8 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     quality = tab.frame_locator("iframe").last
     quality.get_by_role("heading").first.wait_for()
     shoot("predict")
+    tab.get_by_role("rowheader").get_by_role("link").first.click()
+    tab.get_by_role("button", name="image", exact=True).wait_for()
 
 
 def test_a_training_survives_the_server_and_is_stopped_and_goes_on(

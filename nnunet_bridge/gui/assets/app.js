@@ -19,6 +19,7 @@ const open = () => {
   if (shown && shown.id === view && shown.show) { shown.show(values); return; }
   if (shown && shown.leave) shown.leave();
   main.replaceChildren();
+  scrollTo(0, 0);
   for (const link of steps.children) link.ariaCurrent = link.dataset.view === view ? "page" : null;
   document.title = `${views[view].title} – nnunet-bridge`;
   shown = { id: view, ...views[view].mount(main, values) };

@@ -307,13 +307,15 @@ def read_case_image(
     """Read the image of one case among the inputs of a command.
 
     Without a case, the only image at the only path. Of several channels it is the
-    first. Raises as `read_one_image`, and `InputError` if there is no such case.
+    first. The only image may have any id: `predict` gives it the one that it has in a
+    dataset. Raises as `read_one_image`, and `InputError` if there is no such case.
     """
     if not case_id and len(paths) == 1:
         return read_one_image(paths[0], options)
     with images_at(paths) as sources:
+        is_only = len({source.case_id for source in sources}) == 1
         for source in sources:
-            if source.case_id == case_id:
+            if source.case_id == case_id or is_only:
                 return read_image(source.path, options, leave_out=source.others)
     raise InputError(f"There is no image of {case_id} in {', '.join(map(str, paths))}.")
 
