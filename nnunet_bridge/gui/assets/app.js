@@ -21,6 +21,7 @@ const open = () => {
   main.replaceChildren();
   scrollTo(0, 0);
   for (const link of steps.children) link.ariaCurrent = link.dataset.view === view ? "page" : null;
+  steps.querySelector("[aria-current]").scrollIntoView({ block: "nearest" }); // on a phone
   document.title = `${views[view].title} – nnunet-bridge`;
   shown = { id: view, ...views[view].mount(main, values) };
   if (server.state) shown.update(server.state);
