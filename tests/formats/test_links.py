@@ -366,7 +366,7 @@ ALLOWED = {
     ("pipeline/ingest/inputs.py", "images_at", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/inputs.py", "unpacked", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/survey.py", "_look_into_zip", "TemporaryDirectory"): "is new",
-    ("pipeline/models/select.py", "_ensembles", "TemporaryDirectory"): "is new",
+    ("pipeline/models/select.py", "_scores_again", "TemporaryDirectory"): "is new",
     ("pipeline/models/select.py", "second_opinion", "TemporaryDirectory"): "is new",
     ("pipeline/ingest/phantom_study.py", "_claim", "save"): "`Kept.save`",
     ("pipeline/models/training_range.py", "_measured", "save"): "`Kept.save`",
