@@ -112,8 +112,8 @@ def test_the_labels_of_a_real_image_are_those_of_torch(kind, test_data, tmp_path
     assert len(theirs.unique()) > 1
     different = (labels != theirs).flatten(1).float().mean(1)
     assert different.mean() <= 1e-4
-    # Instance normalisation in OpenVINO is less exact where much has one value, such as
-    # the padding around this image; ResNet34 has none.
+    # OpenVINO differs more in windows of which much is padding, which has one value:
+    # probably its instance normalisation, of which ResNet34 has none.
     padding = (windows == windows.flatten().mode().values).flatten(1).float().mean(1)
     counted = different if kind == "ResNet34" else different[padding < 0.05]
     assert len(counted) >= 3
