@@ -1,6 +1,10 @@
-"""A command says what it does before it has worked for two seconds."""
+"""A command says what it does before torch could be loaded: two CPU seconds or less.
+
+The unit is what torch costs on the same machine, as machines differ by a factor of two.
+"""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +13,6 @@ import pytest
 from stand_in import DATASET, finished_workspace, image_with_bone
 
 TICKS = os.sysconf("SC_CLK_TCK")
-MOST_CPU_S = 2.0
 
 
 def family(process):
@@ -29,8 +32,17 @@ def cpu_seconds(process):
     return total / TICKS
 
 
+@pytest.fixture(scope="module")
+def torch_s():
+    """CPU seconds in which torch is loaded."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 @pytest.mark.parametrize("command", ["doctor", "demo", "predict"])
-def test_the_first_line_comes_within_two_seconds_of_cpu(command, tmp_path):
+def test_the_first_line_comes_before_torch_could_be_loaded(command, tmp_path, torch_s):
     words = [command, "-w", str(tmp_path)]
     if command == "demo":
         words.append(str(tmp_path / "demo"))
@@ -50,4 +62,4 @@ def test_the_first_line_comes_within_two_seconds_of_cpu(command, tmp_path):
 
     assert line.strip()
     assert b"Error" not in line
-    assert spent < MOST_CPU_S, line
+    assert spent < torch_s, line
