@@ -3,8 +3,8 @@
 #   make test   set up, then every check and every test
 # Beside them:
 #   make quick        lint and the tests without torch, browser, cluster and benchmarks
-#   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body;
-#                     and the types as Windows has them
+#   make test-long    the long forms of the tests: 60 kills, 10,000 files, a full body
+#   make types        the types, as Linux and as Windows have them
 #   make test-newest  make test under the newest Python that is here
 #   make mutants      changes one operator at a time: some test must notice (an hour)
 #   make docs         writes the generated tables anew, and builds the site: build/docs
@@ -41,7 +41,6 @@ quick: lint
 		-m 'not training and not browser and not cluster and not benchmark and not long'
 
 test-long: $(READY)
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(PYTEST) --hypothesis-profile long -m 'long or hypothesis' --durations 30
 
 test-newest:
@@ -92,6 +91,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 
 floors: $(READY)
 	$(BIN)/lint-imports

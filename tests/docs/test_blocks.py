@@ -30,9 +30,8 @@ BEFORE_PLANNING = {"init", "check", "convert"}
 RUN_ELSEWHERE = {
     "demo": "stories/test_demo.py",
     "gui": "stories/test_gui_in_chromium.py",
-    "--on": "stories/test_training_on_slurm.py",
+    "train": "stories",
     "--watch": "cli/test_status.py: it does not end by itself",
-    "--repeat": "stories/test_repeated_training.py",
     "--model": "stories/test_report_models.py, stories/test_trainer_of_others.py",
     "--slices": "pipeline/prediction: the page means a scan of the whole body",
     "--from-mm": "as --slices",
@@ -145,8 +144,8 @@ def trained_desk(desk, few_steps, tmp_path_factory):  # noqa: ARG001 - few_steps
     shutil.copytree(desk, folder)
     for scan in ("new_patient", "whole_body"):
         shutil.copytree(folder / "scan", folder / scan)
-    words = ("train", "1", "--budget", "smoke", "-f", "all5", "-w", folder / "planned")
-    bridge(*words)
+    words = ("--budget", "smoke", "-f", "0", "-f", "1", "-w", folder / "planned")
+    bridge("train", "1", *words)
     return folder
 
 
@@ -167,6 +166,5 @@ def test_the_commands_of_a_page_run_with_a_model(
         if words[0] == "unpack":  # at the colleague who is sent the model
             work = tmp_path / "received"
             work.mkdir()
-        short = ["--budget", "smoke"] if words[0] == "train" else []
         here = [str(work) if word == "/data/work" else word for word in words]
-        bridge(*here, *short, environment={"NNUNET_BRIDGE_WORKSPACE": str(work)})
+        bridge(*here, environment={"NNUNET_BRIDGE_WORKSPACE": str(work)})
