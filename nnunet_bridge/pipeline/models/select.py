@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
 
@@ -214,7 +215,7 @@ def select_model(
     return summary
 
 
-@dataclass(slots=True)
+@dataclass
 class _Selection:
     """One call of `select_model`."""
 
@@ -226,12 +227,12 @@ class _Selection:
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Ensemble -> the two whose mean it is."""
 
-    @property
+    @cached_property
     def raw(self) -> RawDataset:
         """The dataset that all were trained on."""
         return RawDataset.open(self.dataset.raw_dir)
 
-    @property
+    @cached_property
     def study(self) -> ValidatedStudy:
         """The validation predictions of all, and the references."""
         runs = [
