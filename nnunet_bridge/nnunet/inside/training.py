@@ -16,6 +16,7 @@ from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
 from nnunet_bridge.core.words import BudgetName
 from nnunet_bridge.nnunet.inside.events import EventWriter
+from nnunet_bridge.nnunet.inside.kept_cases import keep_small_cases
 from nnunet_bridge.nnunet.inside.partly_drawn import learn_from_partly_drawn
 from nnunet_bridge.nnunet.inside.random_numbers import seed_by_run
 from nnunet_bridge.nnunet.inside.safety import json_read_by, prepare
@@ -86,6 +87,7 @@ class TrainerHooks:
             trainer.encoder_weights = self.encoder_weights
         compile_where_it_works(trainer, self.gpus)
         seed_by_run(trainer, rank)
+        keep_small_cases(trainer)
         keep_sides_in_training(trainer)
         learn_from_partly_drawn(trainer)
         _refuse_paths_as_cases(trainer)

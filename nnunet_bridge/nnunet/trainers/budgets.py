@@ -71,10 +71,13 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         The outputs that one output leaves out get no gradient: several GPUs need to
         know it.
         """
-        layers = plain_network(self.network).decoder.seg_layers
-        layers[:-1].requires_grad_(requires_grad=False)
+        network = plain_network(self.network)
+        network.decoder.seg_layers[:-1].requires_grad_(requires_grad=False)
+        if self.device.type == "cpu" and cpu_has_bfloat16():
+            train_in_bfloat16(network)
         rate, weights = self.initial_lr, self.network.parameters()
-        return torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2), _PerStep()
+        adam = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2, fused=True)
+        return adam, _PerStep()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Set the learning rate of this step, then train as nnU-Net does."""
@@ -102,6 +105,27 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
         """Keep one output; nnU-Net switches deep supervision around its validation."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; where it does not, it is slower."""
+    facts: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(facts.get("avx512_bf16") or facts.get("amx_bf16"))
+
+
+def train_in_bfloat16(network: torch.nn.Module) -> None:
+    """Compute the steps of a training on a CPU in mixed precision, as on a GPU.
+
+    The outputs, and so the loss, are float32; so is all of every prediction.
+    """
+    forward = network.forward
+
+    def forward_mixed(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=network.training):
+            outputs: torch.Tensor = forward(images)
+        return outputs.float()
+
+    network.forward = forward_mixed
 
 
 class _PerStep:

@@ -128,6 +128,7 @@ nnunetv2.run.run_training
 nnunetv2.training.data_augmentation.compute_initial_patch_size
     get_patch_size(final_patch_size, rot_x, rot_y, rot_z, scale_range)
 nnunetv2.training.dataloading.data_loader nnUNetDataLoader(data, ...)
+    threadpool_limits(limits, user_api)
 LOADER _data transforms __init__(data, ...)
     get_bbox(data_shape, force_fg, class_locations, overwrite_class, verbose)
 DATA identifiers load_case(identifier)
@@ -149,7 +150,7 @@ TRAINER _best_ema configuration_manager current_epoch dataset_json device
     build_network_architecture(plans_manager, configuration_manager,
         num_input_channels, num_output_channels, enable_deep_supervision)
     configure_optimizers() configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    do_split() get_dataloaders()
+    do_split() get_dataloaders() get_tr_and_val_datasets()
     get_training_transforms(patch_size, rotation_for_DA, deep_supervision_scales,
         mirror_axes, do_dummy_2d_data_aug, use_mask_for_norm, is_cascaded,
         foreground_labels, regions, ignore_label)
@@ -161,6 +162,7 @@ TRAINER _best_ema configuration_manager current_epoch dataset_json device
     save_checkpoint(filename) set_deep_supervision_enabled(enabled) train_step(batch)
     validation_step(batch)
 nnunetv2.utilities.ddp_allgather AllGatherGrad
+nnunetv2.utilities.default_n_proc_DA get_allowed_n_proc_DA()
 nnunetv2.utilities.helpers softmax_helper_dim1(x)
 nnunetv2.utilities.label_handling.label_handling
     convert_labelmap_to_one_hot(segmentation, all_labels, output_dtype)
