@@ -1,7 +1,7 @@
 """Contenders for one piece of work, and how their CPU time is taken.
 
 Every measurement runs in a fork of this process. So the inputs and the imports are
-there already and cost nobody anything, and no contender finds the memory, the threads
+there already and are not measured, and no contender finds the memory, the threads
 or the caches that another one left behind. Before the clock starts, the fork does the
 same work on a tiny input, which pays for what a library sets up on its first call.
 

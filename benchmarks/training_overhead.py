@@ -6,7 +6,7 @@ WORKSPACE holds a dataset that is planned; it is not changed, and everything is 
 a copy of what is needed. Both sides train the same fold of the same plans of a smoke
 run with the same trainer (plain nnU-Net finds it through ``nnUNet_extTrainer``), the
 same threads and the same environment, in turns. The plain side writes no events, keeps
-no checkpoint but nnU-Net's own, and is watched by nobody.
+no checkpoint but nnU-Net's own, and no process watches it.
 
 An epoch goes from its header in nnU-Net's own log to the next, so that checkpoints and
 events count. CPU seconds, user and system, are those of the command and all its

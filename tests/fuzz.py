@@ -4,7 +4,7 @@
     python tests/fuzz.py --each 10000     10,000 files of each format
 
 File n of a format is always the same. Every format is read in a process of its own,
-which measures the CPU time and the peak memory (VmHWM, begun anew for every file) of
+which measures the CPU time and the peak memory (VmHWM, reset for every file) of
 every single one. Prints one line a format, and one for each file that broke the rule.
 """
 
@@ -482,7 +482,7 @@ def _work(kind, numbers, sender):
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     ending, content = originals(kind)[0]
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(BridgeError):
-        read(kind, Path(name), ending, content, 0)  # so that imports cost nobody
+        read(kind, Path(name), ending, content, 0)  # imports are not measured
     _zeros(), _deflated_bomb(), _deep()
     for number in numbers:
         way, ending, content = spoilt(kind, number)

@@ -352,7 +352,7 @@ class _Select:
     )
     nested: bool = option(
         "--nested",
-        "Also score each fold by the model that the other folds choose: the honest "
+        "Also score each fold by the model that the other folds choose: the unbiased "
         "score of the choice.",
     )
     fast: bool = option(

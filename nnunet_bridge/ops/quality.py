@@ -40,7 +40,7 @@ AGREEMENT_LIMITS: Mapping[str, tuple[float, float]] = {
 """Lowest Dice between members that is green, and lowest that is amber.
 
 Half of the structures below these limits had a Dice below 0.8 (amber) and below 0.7
-(red) with their reference, rounded to a tenth: `benchmarks/quality_light.py`, on 14
+(red) with their reference, rounded to a tenth: `benchmarks/quality_rating.py`, on 14
 patients of the hippocampus study and of the set it comes from, as given and degraded
 in seven ways, at the smoke budget; 14 others validate the limits
 (`docs/explanations/quality-rating.md`). 2d and 3d learn different features, so they

@@ -1,4 +1,4 @@
-"""Scores: equal to surface-distance, to closed forms, and honest about nothing."""
+"""Scores: equal to surface-distance and to closed forms; undefined if empty."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The light: laws that hold for every prediction, and figures in closed form."""
+"""Quality rating: laws that hold for every prediction, figures in closed form."""
 
 import math
 from dataclasses import replace

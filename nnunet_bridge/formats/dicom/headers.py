@@ -231,7 +231,7 @@ class SliceHeader:
     """Whether Philips' private scale stands beside the public one (P02)."""
 
     mended: tuple[str, ...] = ()
-    """What was corrected in the header, or not believed: keys of `stack.MENDED`."""
+    """What was corrected in the header, or ignored: keys of `stack.MENDED`."""
 
     reversed_axes: tuple[bool, bool] = (False, False)
     """Whether `plane` describes rows, and columns, against the stored order."""

@@ -1,8 +1,8 @@
 """Judge the identifiers of slices, which an anonymiser may have damaged (FAULTS D16).
 
-An identifier is not believed where it is empty, different in every file, or, where it
+An identifier is ignored where it is empty, different in every file, or, where it
 should not be, the same in all files; the geometry then decides. An identifier that
-splits the files into blocks is believed.
+splits the files into blocks is used.
 """
 
 from collections import Counter, defaultdict
@@ -29,7 +29,7 @@ def series_key(header: SliceHeader) -> tuple[str, ...]:
 
 
 def believable(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
-    """Return the slices, in their order, without identifiers that are not believed."""
+    """Return the slices, in their order, without identifiers that are ignored."""
     files = Counter((h.identity.series, h.series_number) for h in headers)
     numbers = Counter(uid for (uid, _), n in files.items() if n >= _FEWEST_FILES)
     found = [

@@ -30,9 +30,7 @@ _INVERTED = (
     f"{SeriesOptions.how_to('invert_monochrome1')}."
 )
 
-_ANONYMISED = (
-    "looks anonymised (empty, or alike or different in all files): not believed"
-)
+_ANONYMISED = "looks anonymised (empty, or equal or different in all files): ignored"
 _FIXED, _WARNED = Outcome.FIXED, Outcome.WARNED
 MENDED = {
     "syntax": ("P13", _FIXED, "have another form of VR than their Transfer Syntax UID"),

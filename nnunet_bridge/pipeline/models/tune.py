@@ -51,7 +51,7 @@ Choose: TypeAlias = Callable[[Sequence[Trial]], Mapping[str, CleaningRule]]
 
 OPTIMISTIC = (
     "The means after cleaning are optimistic, because the same cases chose the rules. "
-    "Nested means are honest: each fold is cleaned by what the other folds choose."
+    "Nested means are unbiased: each fold is cleaned by what the other folds choose."
 )
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)

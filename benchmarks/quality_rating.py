@@ -1,15 +1,15 @@
-"""How well the quality light of `predict` foretells a low Dice.
+"""How well the quality rating of `predict` predicts a low Dice.
 
-    python benchmarks/quality_light.py predict WORKSPACE WORK
-    python benchmarks/quality_light.py judge WORKSPACE WORK docs/images
+    python benchmarks/quality_rating.py predict WORKSPACE WORK
+    python benchmarks/quality_rating.py judge WORKSPACE WORK docs/images
 
 WORKSPACE holds the hippocampus study, trained at the smoke budget in five folds of 2d
 and 3d_fullres (`nnunet-bridge run`, see CONTRIBUTING). `predict` lets each fold, each
 configuration and their mean predict the cases that no training has seen: the four test
 patients of the study, and the scans of the Medical Segmentation Decathlon that are not
 in the study (a scan is, if one of the study has labels of the same volumes on an array
-of the same shape). Each is also degraded in seven ways. `judge` gives every one its
-light, compares it with the Dice, and writes WORK/judged.csv and a picture. The limits
+of the same shape). Each is also degraded in seven ways. `judge` gives each its quality
+level, compares it with the Dice, and writes WORK/judged.csv and a picture. The limits
 of agreement are set on every other patient and shown on the rest.
 """
 
@@ -197,7 +197,7 @@ def predict(workspace, work):
 
 @dataclass(frozen=True)
 class Judged:
-    """One prediction, its light, and how good it is in truth."""
+    """One prediction, its quality level, and its Dice with the reference."""
 
     case: str
     way: str
@@ -252,7 +252,7 @@ def lowest_of(tables):
 
 
 def judged(workspace, work):
-    """Return every held-back case, as given and degraded, with light and Dice."""
+    """Return held-back cases, given and degraded, with quality level and Dice."""
     raw = RawDataset.open(Dataset(workspace, DATASET).raw_dir)
     model_dir = (
         choose_model(Dataset(workspace, DATASET), ModelRequest(("2d",)))
@@ -370,13 +370,13 @@ def percentiles(values, which):
 
 
 def order(one):
-    """Return what puts a case further down the page of lights."""
+    """Return what puts a case further down the page of ratings."""
     light, reds, ambers, doubt = one.quality.rank
     return -(1e6 * light + 1e3 * reds + 10 * ambers + doubt)
 
 
 def describe(title, results):
-    """Print what the light is worth on some predictions."""
+    """Print how well the quality level separates good from poor predictions."""
     if not results:
         return
     print(
