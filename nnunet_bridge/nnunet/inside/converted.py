@@ -52,6 +52,9 @@ def converted(
 ) -> Converted:
     """Return a network in OpenVINO for windows of a size, (channels, ...).
 
+    The weights of `network` are freed: OpenVINO keeps two copies, and a third would
+    need more memory than nnU-Net does. After an error, load the network again.
+
     Parameters
     ----------
     step : tuple of int
@@ -72,6 +75,7 @@ def converted(
             twice = [step[0], *(2 * size for size in step[1:])]
             larger = tuple(map(min, twice, window))
             _convert(network, larger, step, folder)
+        network.to("meta")
         model = _openvino().Core().read_model(folder / _NETWORK)
         model.reshape([1, *window])
         return Converted(model)
@@ -98,11 +102,13 @@ def _convert(
         new = work / folder.name
         new.mkdir()
         small, large = (torch.randn(1, *s, generator=seeded) for s in (step, larger))
+        theirs = network(large).numpy()
         model = openvino.convert_model(network, example_input=small)
         openvino.save_model(model, new / _NETWORK, compress_to_fp16=False)
+        network.to("meta")
         model = openvino.Core().read_model(new / _NETWORK)
         model.reshape(list(large.shape))
-        ours, theirs = Converted(model)(large).numpy(), network(large).numpy()
+        ours = Converted(model)(large).numpy()
         close = _CLOSE * np.abs(theirs).max()
         if ours.shape != theirs.shape or not np.abs(ours - theirs).max() <= close:
             raise NotConvertedError("its logits are not those of torch")

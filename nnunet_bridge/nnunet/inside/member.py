@@ -99,7 +99,7 @@ class Member:
         )
 
     def converted(self, kept: Path) -> tuple[Converted, ...]:
-        """Return its networks in OpenVINO; `kept` as in `converted`.
+        """Return its networks in OpenVINO, and free those of torch; see `converted`.
 
         Raises `NotConvertedError`.
         """

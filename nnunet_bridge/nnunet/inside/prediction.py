@@ -68,17 +68,16 @@ def predict(asked: argparse.Namespace) -> None:
     device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    members = [
-        Member(Path(model), folds, device, asked.trusted_trainer)
-        for model, *folds in asked.member
-    ]
-    for member in members:
-        member.body_only = asked.body_only
-        if asked.fast:
-            member.networks = replace(member.networks, mirror_axes=(), step=FAST_STEP)
+    members = _members(asked, device)
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.openvino:
-        write_json(asked.out / ENGINE_FILE, _to_openvino(members, asked.openvino))
+        try:
+            _to_openvino(members, asked.openvino)
+            answer = {"engine": "openvino"}
+        except NotConvertedError as error:
+            answer = {"engine": "torch", "reason": str(error)}
+            members = _members(asked, device)
+        write_json(asked.out / ENGINE_FILE, answer)
     first, step = asked.part
     ending = members[0].dataset["file_ending"]
     found = images_by_case(asked.images) or images_by_case(asked.images, ending)
@@ -100,16 +99,24 @@ def predict(asked: argparse.Namespace) -> None:
             write_json(agreement_file(asked.out, case_id), case.agreement())
 
 
-def _to_openvino(members: Sequence[Member], kept: Path) -> dict[str, str]:
-    """Let OpenVINO compute the networks of all members, or those of none."""
-    try:
-        with torch.inference_mode():
-            folds = [member.converted(kept) for member in members]
-    except NotConvertedError as error:
-        return {"engine": "torch", "reason": str(error)}
-    for member, networks in zip(members, folds, strict=True):
+def _members(asked: argparse.Namespace, device: torch.device) -> list[Member]:
+    members = [
+        Member(Path(model), folds, device, asked.trusted_trainer)
+        for model, *folds in asked.member
+    ]
+    for member in members:
+        member.body_only = asked.body_only
+        if asked.fast:
+            member.networks = replace(member.networks, mirror_axes=(), step=FAST_STEP)
+    return members
+
+
+@torch.inference_mode()
+def _to_openvino(members: Sequence[Member], kept: Path) -> None:
+    """Let OpenVINO compute all networks; if one fails, members must be loaded anew."""
+    for member in members:
+        networks = member.converted(kept)
         member.networks = replace(member.networks, folds=networks)
-    return {"engine": "openvino"}
 
 
 def _labels_of(case_id: str, folder: Path | None) -> Path | None:

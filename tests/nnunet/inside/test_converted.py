@@ -1,5 +1,6 @@
 """OpenVINO computes every kind of network as torch does, from a private folder."""
 
+import copy
 import json
 import sys
 import warnings
@@ -62,8 +63,10 @@ def test_the_logits_are_those_of_torch_but_for_rounding(kind, tmp_path):
     step = smallest_step(strides, patch)
 
     with torch.inference_mode():
-        ours = converted(network, (1, *patch), (1, *step), tmp_path / "kept")(window)
         theirs = network(window)
+        ours = converted(network, (1, *patch), (1, *step), tmp_path / "kept")(window)
+
+    assert all(weights.is_meta for weights in network.parameters()), "not freed"
 
     assert step != patch or strides is None
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.abs().max())
@@ -102,7 +105,8 @@ def test_the_labels_of_a_real_image_are_those_of_torch(kind, test_data, tmp_path
     step = smallest_step(strides, patch)
 
     with torch.inference_mode():
-        ours = converted(network, (1, *patch), (1, *step), tmp_path / "kept")
+        own = copy.deepcopy(network)
+        ours = converted(own, (1, *patch), (1, *step), tmp_path / "kept")
         pairs = [
             [one(window[None]).argmax(1) for one in (ours, network)]
             for window in windows
@@ -142,9 +146,9 @@ def test_a_network_is_converted_once_and_another_one_anew(tmp_path, monkeypatch)
     sizes = (1, *patch), (1, *smallest_step(strides, patch))
 
     with torch.inference_mode():
-        converted(network, *sizes, tmp_path / "kept")
+        converted(copy.deepcopy(network), *sizes, tmp_path / "kept")
         monkeypatch.setattr("openvino.convert_model", None)
-        converted(network, *sizes, tmp_path / "kept")
+        converted(copy.deepcopy(network), *sizes, tmp_path / "kept")
         next(network.parameters()).add_(1)
 
         with pytest.raises(NotConvertedError):
