@@ -6,7 +6,6 @@ every path is one of the folders that the page may show.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nnunet_bridge.core.errors import UsageError
@@ -14,61 +13,21 @@ from nnunet_bridge.gui.roots import Roots
 
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _PATHS = {"study", "folder", "inputs", "recipe", "out"}
-_SWITCHES = {
-    *("only_study", "update", "force", "yes", "restart", "nested"),
-    *("mesh", "seg_nrrd", "dicom_seg"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """One value of a form; without a flag it is an argument."""
-
-    name: str
-    flag: str
-
-    @classmethod
-    def of(cls, word: str) -> "_Option":
-        """Return the option of a flag such as ``--from-mm``, or of an argument."""
-        flag = word if word.startswith("--") else ""
-        return cls(word.removeprefix("--").replace("-", "_"), flag)
-
-    def words(self, value: object, roots: Roots) -> Iterator[str]:
-        """Yield the words of a value, or of each in a list."""
-        if self.name in _SWITCHES:
-            if value is True:
-                yield self.flag
-            return
-        for item in value if isinstance(value, list) else [value]:
-            text = str(item)
-            if isinstance(item, (dict, list)) or not _WORD.fullmatch(text):
-                raise UsageError(f"{self.name}: {text[:60]!r} is not a valid value.")
-            text = str(roots.path(text)) if self.name in _PATHS else text
-            yield f"{self.flag}={text}" if self.flag else text
-
-
-_TRAINED = "--configuration --fold --model --budget"
-_FORMS = {
+_SWITCHES = "only_study", "update", "force", "yes", "mesh", "seg_nrrd", "dicom_seg"
+_TRAINED = "--configuration --model --budget"
+COMMANDS = {
     "demo": "folder --only-study",
     "init": "study --out --update --force",
     "check": "study --recipe",
     "convert": "study --recipe --force",
-    "plan": "dataset --configuration --planner",
-    "train": f"dataset {_TRAINED} --device --recipe --repeat --on --gpus --yes "
-    "--restart",
-    "run": f"study --recipe {_TRAINED} --device --yes",
-    "select": "dataset --budget --nested",
-    "compare": "dataset --out --configuration --model --budget",
-    "audit": "dataset --out",
-    "predict": f"dataset inputs --out {_TRAINED} --device --recipe --slices --from-mm "
-    "--to-mm --region --series --image-type --clean --side --mesh --seg-nrrd "
-    "--dicom-seg --force",
-    "pack": f"dataset --out {_TRAINED}",
+    "plan": "dataset --planner",
+    "train": f"dataset {_TRAINED} --fold --device --recipe --repeat --on --yes",
+    "compare": f"dataset --out {_TRAINED}",
+    "predict": f"dataset inputs --out {_TRAINED} --from-mm --to-mm --region --series "
+    "--image-type --clean --side --mesh --seg-nrrd --dicom-seg",
     "doctor": "",
 }
-COMMANDS: Mapping[str, tuple[_Option, ...]] = {
-    command: tuple(map(_Option.of, words.split())) for command, words in _FORMS.items()
-}
+"""The arguments and options of each command."""
 
 
 def words_of(
@@ -85,18 +44,33 @@ def words_of(
     OutsideRoots
         If a path is outside the folders of the page.
     """
-    options = {option.name: option for option in COMMANDS.get(command, ())}
-    unknown = [name for name in values if name not in options]
+    form = COMMANDS.get(command, "").split()
+    known = {word.removeprefix("--").replace("-", "_"): word for word in form}
+    unknown = [name for name in values if name not in known]
     if command not in COMMANDS or unknown:
         raise UsageError(f"This page has no {command} {' '.join(unknown)}".rstrip())
     flags: list[str] = []
     arguments: list[str] = []
-    for name, option in options.items():
+    for name, word in known.items():
         value = values.get(name)
-        if value not in (None, "", False, []):
-            own = flags if option.flag else arguments
-            own += option.words(value, roots)
-        elif not option.flag:
+        if name in _SWITCHES:
+            flags += [word] if value is True else []
+        elif word.startswith("--"):
+            flags += [f"{word}={text}" for text in _texts(name, value, roots)]
+        elif value in (None, "", False, []):
             raise UsageError(f"{name.capitalize()} is missing.")
+        else:
+            arguments += _texts(name, value, roots)
     tail = ["--", *arguments] if arguments else []
     return [command, *flags, f"--workspace={workspace}", *tail]
+
+
+def _texts(name: str, value: object, roots: Roots) -> Iterator[str]:
+    """Yield the text of a value, or of each in a list; none of an empty one."""
+    if value in (None, "", False):
+        return
+    for item in value if isinstance(value, list) else [value]:
+        text = str(item)
+        if isinstance(item, (dict, list)) or not _WORD.fullmatch(text):
+            raise UsageError(f"{name}: {text[:60]!r} is not a valid value.")
+        yield str(roots.path(text)) if name in _PATHS else text

@@ -33,11 +33,13 @@ def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
 
 def _dataset(desk: Desk, dataset: Dataset) -> JsonObject:
     images = dataset.raw_dir / "imagesTr"
+    comparison = desk.root / "comparison" / dataset.name / "index.html"
     return {
         "name": dataset.name,
         "number": dataset.number,
         "converted": images.is_dir(),
         "planned": dataset.splits_file.is_file(),
+        "compared": comparison.stat().st_mtime if comparison.is_file() else None,
         "runs": [run.as_json() for run in status_of(dataset, desk.run_state).runs],
     }
 

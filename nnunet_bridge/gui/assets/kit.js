@@ -107,9 +107,8 @@ const jobCard = (job, log, { onStop, onToggle }) => {
 };
 
 /* A button that starts a command, the command as typed into a terminal, and its newest job.
-   `ask` returns { command, values }, or a text that says what is missing. `mine` picks its jobs.
-   `agreed` returns whether to start it, such as after a question. */
-export const commandBox = (label, ask, { mine, onDone, agreed = () => true }) => {
+   `ask` returns { command, values }, or a text that says what is missing. `mine` picks its jobs. */
+export const commandBox = (label, ask, { mine, onDone }) => {
   const box = h("div.command");
   let job = null, line = "", known = "", problem = "", log = "", open = false, copied = false;
   const attempt = (act) => async () => {
@@ -117,7 +116,7 @@ export const commandBox = (label, ask, { mine, onDone, agreed = () => true }) =>
     await act().catch((error) => { problem = error.message; });
     draw();
   };
-  const start = attempt(async () => { if (agreed()) job = await post("/api/jobs", ask()); });
+  const start = attempt(async () => { job = await post("/api/jobs", ask()); });
   const onStop = attempt(() => post("/api/stop", { id: job.id }));
   const onToggle = ({ target }) => { open = target.open; readLog(); };
   const readLog = async () => {
@@ -161,17 +160,9 @@ export const commandBox = (label, ask, { mine, onDone, agreed = () => true }) =>
   return { box, update, refresh };
 };
 
-/* A dialog that is there until it is closed; resolves to what it was closed with. */
-export const modal = (title, kind, build) => new Promise((resolve) => {
-  const dialog = h(`dialog.chooser${kind}`, { "aria-label": title });
-  dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue || null); });
-  put(dialog, build(dialog));
-  document.body.append(dialog);
-  dialog.showModal();
-});
-
-/* Choose a folder, or a file with one of `endings`, below the roots. */
-export const choosePath = (title, { endings = null, start = null } = {}) => modal(title, "", (dialog) => {
+/* Choose a folder, or a file with one of `endings`, below the roots; null if the dialog is left. */
+export const choosePath = (title, { endings = null, start = null } = {}) => new Promise((resolve) => {
+  const dialog = h("dialog.chooser", { "aria-label": title });
   const where = h("p.path"), list = h("ul.entries"), problem = trouble();
   const entry = (kind, text, act) => h("li", h(`button.${kind}`, { onclick: act }, text));
   const open = (folder) => problem.attempt(async () => {
@@ -184,12 +175,14 @@ export const choosePath = (title, { endings = null, start = null } = {}) => moda
       files.filter(fits).map((each) => entry("file", each, () => dialog.close(inside(each)))));
     if (!list.children.length) put(list, h("li.soft", "No folders."));
   });
-  open(start || server.state.roots[0]);
-  return [h("h2", title),
+  const take = h("button.primary", { onclick: () => dialog.close(where.textContent) }, "Choose this folder");
+  put(dialog, h("h2", title),
     h("div.row.roots", server.state.roots.map((root) => h("button.quiet", { onclick: () => open(root) }, root))),
-    where, problem.box, list,
-    h("div.row", !endings && h("button.primary", { onclick: () => dialog.close(where.textContent) }, "Choose this folder"),
-      h("button", { onclick: () => dialog.close() }, "Cancel"))];
+    where, problem.box, list, h("div.row", !endings && take, h("button", { onclick: () => dialog.close() }, "Cancel")));
+  dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue || null); });
+  open(start || server.state.roots[0]);
+  document.body.append(dialog);
+  dialog.showModal();
 });
 
 /* The parts of a form. An option is a word, or a pair of word and text. */

@@ -9,8 +9,6 @@ const COLUMNS = [
   ["volume_reference_mm3", "volume (mm³)", 0], ["volume_prediction_mm3", "predicted (mm³)", 0],
   ["volume_error_percent", "error (%)", 1],
 ];
-const IMAGES = [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr", ".mgz", ".mgh", ".zip", ".dcm"];
-const LABELMAPS = [".nii.gz", ".nii", ".nrrd", ".mha"];
 
 /* The values that a request has. */
 const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value));
@@ -85,7 +83,7 @@ const mount = (root, values) => {
     const labels = await labelsOf("labels", found.reference, image);
     await labelsOf("prediction", found.prediction, image || labels);
     if (!isMine()) return;
-    const hint = scan ? [] : ["Open the image of this case to see it under the labels."];
+    const hint = scan ? [] : ["The image of this case is not known."];
     const thin = image && image.spared > 1 && `Every ${image.spared}th row and column is shown: the image is large.`;
     note.textContent = [thin, ...(image ? image.findings : hint)].filter(Boolean).join(" ");
     put(surfaces, (found.reference || found.prediction) && h("button", { onclick: surfacesOf }, "Show surfaces"));
@@ -125,22 +123,12 @@ const mount = (root, values) => {
     pages.search.value = target.case || "";
     pages.open(1);
   };
-  const openFile = async (title, endings) => {
-    const path = await choosePath(title, { endings });
-    const found = { case: name(path || ""), ...shown };
-    if (path && endings === LABELMAPS) display({ ...found, prediction: path, run: name(path) });
-    else if (path) display({ ...(shown.inputs ? { case: name(path) } : found), inCase: "", inputs: [path], series: "", kind: "" });
-  };
   const openFolder = async () => {
     const folder = await choosePath("A folder of predictions");
     if (folder) from({ folder });
   };
-  root.append(h("section", h("h2", "Look"), h("div.form", source, choices), pages.box, h("div.row",
-      h("button", { onclick: openFolder }, "Folder of predictions…"),
-      h("button", { onclick: () => openFile("An image", IMAGES) }, "Open an image…"),
-      h("button", { onclick: () => openFile("A folder of DICOM files", null) }, "Open a DICOM folder…"),
-      h("button", { onclick: () => openFile("A labelmap", LABELMAPS) }, "Open a labelmap…")),
-    problem.box, note, viewer.box), h("section", h("h2", "Scores and surfaces"), scores, surfaces));
+  root.append(h("section", h("h2", "Look"), h("div.form", source, choices), pages.box,
+    h("div.row", h("button", { onclick: openFolder }, "Folder of predictions…")), problem.box, note, viewer.box), h("section", h("h2", "Scores and surfaces"), scores, surfaces));
 
   const show = ({ folder, dataset, part = "Tr", ...target }) => {
     if (folder || dataset) from(folder ? { folder } : { dataset, part }, target);
@@ -153,7 +141,7 @@ const mount = (root, values) => {
     if (asked.folder) sources.push([asked, asked.folder]);
     const words = sources.map(([each, text]) => [JSON.stringify(each), text]);
     render(source, words.length ? field("Cases of", select(words, JSON.stringify(asked), (word) => from(JSON.parse(word))))
-      : soft("No dataset yet: convert a study, or open an image."));
+      : soft("No dataset yet: convert a study, or open a folder of predictions."));
   };
   show(values);
   return { update, show, leave: clear };

@@ -1,16 +1,13 @@
-/* Step 1: choose a study, correct its case table, or run everything at once. */
+/* Step 1: choose a study and correct its case table. */
 import { picture } from "/assets/cases.js";
 import {
-  choosePath, commandBox, counted, field, get, name, pager, post, render, select, server, soft, tick, trouble,
+  choosePath, commandBox, counted, field, get, name, pager, post, render, select, server, soft, trouble,
 } from "/assets/kit.js";
 import { h, put } from "/assets/shared.js";
 
 const NEW = "\u0000new";
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
 const KINDS = [[/\.seg\.nrrd$/i, "segmentation"], [/\.(stl|ply|obj|vtk)$/i, "surface"], [/./, "mask"]];
-const BUDGETS = [
-  ["smoke", "smoke: minutes, checks the way"], ["quick", "quick: hours"], ["full", "full: days, the published method"],
-];
 let left = {}; // changes that were not saved when the step was left
 
 /* The case table: unknown names, files without a case, and the cases in pages. `load` reads the study anew, `saved`
@@ -146,7 +143,7 @@ const caseTable = ({ load, saved }) => {
 };
 
 const mount = (root) => {
-  const top = h("section"), run = h("section", { hidden: true }), problem = trouble();
+  const top = h("section"), problem = trouble();
   let boxes = [], now = {}, known = "";
 
   const choose = (study, recipe) => problem.attempt(() => post("/api/study/choose", recipe ? { study, recipe } : { study }));
@@ -184,24 +181,11 @@ const mount = (root) => {
         { study, out: own, force: recipes.includes(own) }).box,
       demo()),
   ];
-  const next = ({ study, recipe }) => {
-    const values = { study, recipe, configuration: ["2d", "3d_fullres"], fold: ["0"], budget: "smoke", yes: false };
-    const all = box("Run everything", "run", values, ["study"]);
-    const set = (key) => (value) => { values[key] = value; all.refresh(); };
-    return [h("h2", "Next"),
-      h("p", "Go step by step: ", h("a", { href: "#/check" }, "check and convert the cases"),
-        ". Or run all steps at once, from here to the comparison of two models."),
-      h("div.form", field("Length of training", select(BUDGETS, "smoke", set("budget"))),
-        tick("Start even if it takes days", set("yes"))),
-      all.box];
-  };
-
   const show = (found) => {
     const isReady = Boolean(found.study && found.recipe);
     boxes = [];
     put(top, found.study ? place(found) : welcome(), problem.box);
-    put(run, isReady && next(found));
-    body.hidden = run.hidden = !isReady;
+    body.hidden = !isReady;
     if (isReady) table.show(found);
     boxes.forEach((each) => each.update(server.state));
   };
@@ -213,8 +197,10 @@ const mount = (root) => {
     known = JSON.stringify([answer.study, answer.recipe, answer.changed]);
     show(answer);
   } });
-  const body = h("section", { hidden: true }, h("h2", "Cases"), table.parts);
-  root.append(top, body, run);
+  const body = h("section", { hidden: true }, h("h2", "Cases"), table.parts,
+    h("p", "Next: ", h("a", { href: "#/check" }, "check and convert the cases"), ". In a terminal, ",
+      h("code", "nnunet-bridge run"), " takes all steps at once."));
+  root.append(top, body);
 
   const update = (state) => {
     now = state.study;

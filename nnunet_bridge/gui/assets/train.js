@@ -1,32 +1,37 @@
-/* Step 3: plan, train, watch, and the pages of the results. */
+/* Step 3: plan, train, watch, and compare. */
 import {
-  address, choosePath, commandBox, duration, field, fileAddress, get, name as nameOf, number, post, render, select, server, soft,
-  tick, trouble,
+  address, choosePath, commandBox, duration, field, fileAddress, get, name as nameOf, number, post, render, select, server,
+  soft, tick, trouble,
 } from "/assets/kit.js";
 import { h } from "/assets/shared.js";
 
-/* Pictures of a run over its epochs, drawn by the server: title, kind, and name, style and key of each line. */
-const FIGURES = [
-  ["Loss", "loss", [["training", "dashed", "train_loss"], ["validation", "", "val_loss"]]],
-  ["Pseudo-Dice and derived IoU", "dice", [["Pseudo-Dice", "", "pseudo_dice"], ["IoU", "dashed", "pseudo_iou"]]],
-];
 const COLUMNS = ["State", "Epoch", "Loss: training / validation", "Pseudo-Dice", "Left", "Dice"];
 
-const figures = (found, asked) => FIGURES.map(([title, kind, lines]) => {
-  const last = found.epochs.at(-1), values = lines.map(([name, style, key]) => [style, ` ${name} ${number(found[key].at(-1))}`]);
-  const alt = `${title} after epoch ${last + 1}:${values.map(([, text]) => text)}`;
-  return h("figure", h("figcaption", title), h("img", { alt, src: address("/api/curve", { ...asked, picture: kind, last }) }),
-    soft(values.map(([style, text]) => h("span.line-key", h("span", { class: `stroke ${style}` }), text))));
-});
+const mean = (values) => {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((a, b) => a + b) / known.length : null;
+};
+/* Pictures of a run over its epochs, drawn by the server: title, kind, and style, name and last value of each line. */
+const figures = (run, dataset) => {
+  const dice = Object.values(run.dice_per_structure), iou = dice.map((value) => value && value / (2 - value));
+  const drawn = [
+    ["Loss", "loss", [["dashed", "training", run.train_loss], ["", "validation", run.val_loss]]],
+    ["Pseudo-Dice and derived IoU", "dice", [["", "Pseudo-Dice", mean(dice)], ["dashed", "IoU", mean(iou)]]],
+  ];
+  return drawn.map(([title, picture, lines]) => {
+    const values = lines.map(([style, name, value]) => [style, ` ${name} ${number(value)}`]);
+    const alt = `${title} after epoch ${run.epochs}:${values.map(([, text]) => text)}`;
+    const src = address("/api/curve", { dataset, folder: run.folder, picture, epochs: run.epochs });
+    return h("figure", h("figcaption", title), h("img", { alt, src }),
+      soft(values.map(([style, text]) => h("span.line-key", h("span", { class: `stroke ${style}` }), text))));
+  });
+};
 
-/* A page that is loaded when it is opened. */
-const folded = (title, file) => h("details", { hidden: !file }, h("summary", title), file && [
-  h("p.row", h("a", { href: fileAddress(file.path), target: "_blank", rel: "noopener" }, "Open in a tab"),
-    h("a", { href: fileAddress(file.path, { save: 1 }) }, "Save")),
-  h("iframe.result", { title, loading: "lazy", src: fileAddress(file.path, { time: file.time }) })]);
-
-/* Whether to start a training; asked of one that is long. */
-const agree = (takes) => !takes.question || confirm(`${takes.question} Start it?`);
+/* A page of the workspace that is loaded when it is opened; `time` tells a new one from the last. */
+const folded = (title, path, time) => h("details", { hidden: !path }, h("summary", title), path && [
+  h("p.row", h("a", { href: fileAddress(path), target: "_blank", rel: "noopener" }, "Open in a tab"),
+    h("a", { href: fileAddress(path, { save: 1 }) }, "Save")),
+  h("iframe.result", { title, loading: "lazy", src: fileAddress(path, { time }) })]);
 
 const isOf = ({ values }, dataset) => [dataset.name, String(dataset.number)].includes(String(values && values.dataset));
 /* Whether a job of the page is the training of a run. */
@@ -39,39 +44,21 @@ const trains = (job, dataset, run) => {
     && (folds.includes(String(run.fold)) || (folds.includes("all5") && run.fold !== "all"))
     && (model || "nnunet") === run.model && (run.model.includes("__") || (budget || "full") === run.budget);
 };
-const mean = (values) => {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce((a, b) => a + b) / known.length : null;
-};
 
 /* The table of all runs of a dataset, each with its reason, curves and page below it. */
 const runTable = (dataset, device) => {
-  const box = h("div"), problem = trouble(), opened = new Set(), curves = new Map();
+  const box = h("div"), problem = trouble(), opened = new Set();
   const stop = (job) => problem.attempt(() => post("/api/stop", { id: job.id }));
-  const resume = ({ configuration, fold, model, budget, repeat }) => problem.attempt(async () => {
-    const wanted = { dataset: dataset().name, configuration: [configuration], fold: [String(fold)], model,
-      budget: model.includes("__") ? "" : budget, repeat: repeat ? repeat + 1 : "", device: device() };
-    const takes = await post("/api/forecast", wanted);
-    const values = { ...wanted, yes: Boolean(takes.question) };
-    if (agree(takes)) await post("/api/jobs", { command: "train", values });
-  });
-  const read = async (run, asked) => {
-    const kept = curves.get(run.folder), now = `${run.epochs} ${run.state}`;
-    if (kept && kept.now === now) return;
-    curves.set(run.folder, { ...kept, now });
-    const found = await get("/api/curve", asked).catch(() => ({ epochs: [] }));
-    curves.set(run.folder, { found, now });
-    update();
-  };
+  const resume = ({ configuration, fold, model, budget, repeat }) => problem.attempt(() => post("/api/jobs", {
+    command: "train", values: {
+      dataset: dataset().name, configuration: [configuration], fold: [String(fold)], model, device: device(), yes: true,
+      budget: model.includes("__") ? "" : budget, repeat: repeat ? repeat + 1 : "",
+    },
+  }));
   const below = (...parts) => h("tr.detail", h("td", { colSpan: 8 }, parts));
-  const detail = (run) => {
-    const asked = { dataset: dataset().name, folder: run.folder };
-    read(run, asked);
-    const { found } = curves.get(run.folder);
-    return below(
-      h("div.figures.wide", found && (found.epochs.length ? figures(found, asked) : soft("No epoch has ended yet."))),
-      folded("Page of this run", run.page && { path: run.page, time: run.mean_dice }));
-  };
+  const detail = (run) => below(
+    h("div.figures.wide", run.epochs ? figures(run, dataset().name) : soft("No epoch has ended yet.")),
+    folded("Page of this run", run.page, run.mean_dice));
   const row = (run, job) => {
     const { configuration, fold, repeat, state, dice_per_structure: dice } = run, isOpen = opened.has(run.folder);
     const title = `${configuration}, fold ${fold}${repeat ? `, repeat ${repeat}` : ""}`;
@@ -103,60 +90,38 @@ const runTable = (dataset, device) => {
   return { parts: [problem.box, box], update };
 };
 
-/* What is done with finished runs: comparison, choice, audit and packed model. */
-const resultSteps = (dataset) => {
-  let budget = "", nested = false;
-  const done = () => (dataset() ? dataset().runs.filter((run) => run.state === "done" && run.fold !== "all") : []);
-  const distinct = (key, runs = done()) => [...new Set(runs.map((run) => run[key]))];
-  const compared = () => done().filter((run) => run.budget === (distinct("budget").includes(budget) ? budget : done()[0].budget));
-  const needsRun = () => (done().length ? "" : "Train a numbered fold first.");
-  const step = (label, about, values, missing = needsRun) => {
-    const command = label.toLowerCase(), before = h("div"), after = h("div");
-    const box = commandBox(label, () => {
-      if (!dataset()) return "Choose a dataset.";
-      return missing() || { command, values: { dataset: dataset().name, ...values() } };
-    }, { mine: (job) => job.command === command && dataset() && isOf(job, dataset()), onDone: () => read() });
-    return { ...box, before, after, parts: [h("h3", label), soft(about), before, box.box, after] };
+/* The comparison of the finished runs with a budget, and its page. */
+const comparison = (dataset, budget) => {
+  const folder = () => `${server.state.workspace}/comparison/${dataset().name}`, page = h("div");
+  const command = commandBox("Compare", () => {
+    const { name, runs } = dataset() || { runs: [] };
+    const finished = runs.filter((run) => run.state === "done" && run.fold !== "all" && run.budget === budget());
+    const distinct = (key) => [...new Set(finished.map((run) => run[key]))];
+    if (!finished.length) return `Train a numbered fold with the budget ${budget()} first.`;
+    return { command: "compare", values: {
+      dataset: name, out: folder(), configuration: distinct("configuration"), model: distinct("model"), budget: budget(),
+    } };
+  }, { mine: (job) => job.command === "compare" && dataset() && isOf(job, dataset()) });
+  const update = (state) => {
+    command.update(state);
+    const time = dataset() && dataset().compared;
+    render(page, folded("Comparison", time && `${folder()}/index.html`, time));
   };
-  const place = (kind, ending = "") => `${server.state.workspace}/${kind}${dataset().name}${ending}`;
-  const compare = step("Compare", "Configurations and models on the same held-out cases.", () => ({
-    out: place("comparison/"), configuration: distinct("configuration", compared()), model: distinct("model", compared()),
-    budget: compared()[0].budget,
-  }));
-  const choose = step("Select", "The cheapest model that is not worse than the best; prediction then uses it.", () => ({ nested }));
-  const audit = step("Audit", "Training masks that differ most from the others and from their prediction.",
-    () => ({ out: place("audit/") }), () => "");
-  const pack = step("Pack", "The model as one file without paths, names or identities, for another machine.",
-    () => ({ out: place("", ".zip") }));
-  const steps = [compare, choose, audit, pack];
-
-  const read = async () => {
-    const found = dataset() && await get("/api/results", { dataset: dataset().name }).catch(() => null);
-    if (!found) return;
-    const budgets = distinct("budget");
-    const pick = select(budgets, budget, (value) => { budget = value; compare.refresh(); });
-    render(compare.before, found.verdict.map((words, at) => h("p", { class: at ? "soft" : "" }, words)),
-      budgets.length > 1 && h("label.row.soft", "Budget to compare ", pick));
-    render(compare.after, folded("Comparison", found.compare));
-    render(choose.before, found.choice && h("p", `Chosen: ${found.choice}`),
-      tick("also the honest score of the choice", (on) => { nested = on; choose.refresh(); }, { checked: nested }));
-    render(audit.after, folded("Masks to check first", found.audit));
-    render(pack.before, found.pack && h("p",
-      h("a", { href: fileAddress(found.pack.path, { save: 1 }) }, `Save ${nameOf(found.pack.path)}`)));
-  };
-  const update = (state) => steps.forEach((one) => one.update(state));
-  return { box: h("section", { role: "status" }, h("h2", "Results"), steps.map((one) => one.parts)), read, update };
+  const box = h("section", h("h2", "Results"), soft("Configurations and models on the same held-out cases."),
+    command.box, page, soft("In a terminal, ", h("code", "nnunet-bridge select"), ", ", h("code", "audit"), " and ",
+      h("code", "pack"), " work on finished runs."));
+  return { box, update, refresh: command.refresh };
 };
 
 const mount = (root, values) => {
-  const picked = { dataset: values.dataset || "", model: "nnunet", budget: "", fold: "0", repeat: "1", device: "auto", on: "local" };
-  let choices = null, seen = "", takes = {}, agreedTo = "", timer = 0;
+  const picked = { dataset: values.dataset || "", model: "nnunet", budget: "", fold: "0", device: "auto", on: "local" };
+  let choices = null, seen = "", takes = {}, agreed = false, timer = 0;
   const dataset = () => (server.state ? server.state.datasets.find((each) => each.name === picked.dataset) : null);
   const model = () => choices.models.find((each) => each.name === picked.model);
   const planned = () => ((choices && choices.planned[model().planner]) || []).filter((each) => model().configurations.includes(each));
   const configurations = () => planned().filter((each) => !picked.configuration || picked.configuration.includes(each));
   const training = () => ({ ...picked, configuration: configurations(), fold: [picked.fold],
-    repeat: picked.repeat === "1" ? "" : picked.repeat, ...(picked.on === "local" ? { on: "", recipe: "" } : {}) });
+    ...(picked.on === "local" ? { on: "", recipe: "" } : {}) });
 
   const top = h("div"), form = h("div.form"), estimate = h("div.estimate", { role: "status", "aria-live": "polite" });
   const problem = trouble();
@@ -174,12 +139,9 @@ const mount = (root, values) => {
     const { planner } = model();
     if (!planned().length) return `Plan it first${planner === "default" ? "" : `: ${picked.model} needs the planner ${planner}`}.`;
     if (!configurations().length) return "Choose a configuration.";
-    return { command: "train", values: { ...training(), yes: Boolean(takes.question) && takes.question === agreedTo } };
-  }, { mine: mine("train"), agreed: () => {
-    const sure = agree(takes);
-    agreedTo = sure ? takes.question : "";
-    return sure;
-  } });
+    if (takes.question && !agreed) return "It takes long: agree above.";
+    return { command: "train", values: { ...training(), yes: agreed } };
+  }, { mine: mine("train") });
 
   const set = (key) => (value) => { picked[key] = value; draw(); };
   const tickOf = (word) => tick(word, (on) => {
@@ -202,33 +164,32 @@ const mount = (root, values) => {
     render(form,
       h("fieldset.field", h("legend", "Configurations"), planned().map(tickOf), !planned().length && soft(failure || "Not planned yet.")),
       fields.filter(([, , words]) => words.length).map(([label, key, words]) => field(label, select(words, picked[key], set(key)))),
-      field("Trainings per fold", h("input", { type: "number", min: "1", max: "99", value: picked.repeat,
-        oninput: ({ target }) => set("repeat")(target.value) })),
       picked.on !== "local" && h("span.field", h("span", "Recipe with [slurm]"),
         h("button", { onclick: chooseRecipe }, picked.recipe ? nameOf(picked.recipe) : "Choose")));
     planning.open = planning.open || !planned().length;
-    plan.refresh();
-    train.refresh();
+    for (const each of [plan, train, results]) each.refresh();
     takes = {};
+    agreed = false;
     clearTimeout(timer);
     timer = setTimeout(ask, 200);
   };
+  const agree = (on) => { agreed = on; train.refresh(); };
   const ask = async () => {
     const body = { ...training(), on: picked.on };
     takes = body.configuration.length
       ? await post("/api/forecast", body).catch((error) => ({ warnings: [error.message] })) : { warnings: [] };
-    render(estimate, takes.sentence && h("p", takes.sentence), takes.warnings.map((words) => h("p.error", words)));
+    render(estimate, takes.sentence && h("p", takes.sentence), takes.warnings.map((words) => h("p.error", words)),
+      takes.question && tick(`${takes.question} Start it nevertheless`, agree, { checked: agreed }));
     train.refresh();
   };
 
-  const runs = runTable(dataset, () => picked.device), results = resultSteps(dataset);
+  const runs = runTable(dataset, () => picked.device), results = comparison(dataset, () => picked.budget);
   const setUp = h("div", planning, form, estimate, train.box);
   root.append(h("section", h("h2", "Train"), top, problem.box, setUp), h("section", h("h2", "Runs"), runs.parts), results.box);
 
   const renew = () => problem.attempt(async () => {
     const asked = picked.dataset;
     if (!asked) return;
-    results.read();
     const found = await get("/api/training", { dataset: asked });
     if (asked !== picked.dataset) return;
     choices = found;
