@@ -104,13 +104,10 @@ def endpoint(
 async def _asked(request: Request) -> Asked:
     if request.method == "GET":
         return dict(request.query_params)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise UsageError("This request is too large.")
+    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+        raise UsageError("This request is too large.")
     try:
-        content = json.loads(body)
+        content = await request.json()
     except ValueError as error:
         raise UsageError("This request is not JSON.") from error
     if not isinstance(content, dict):

@@ -1,5 +1,7 @@
 """Files from the browser, what there is to predict, and what was predicted."""
 
+import errno
+import os
 import re
 import secrets
 import shutil
@@ -10,16 +12,17 @@ from starlette.requests import ClientDisconnect, Request
 
 from nnunet_bridge.core.errors import (
     BridgeError,
-    EnvironmentFault,
     SecurityError,
     UsageError,
 )
 from nnunet_bridge.core.summary import JsonObject
-from nnunet_bridge.core.units import format_bytes
 from nnunet_bridge.formats import files
 from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged, route
 from nnunet_bridge.gui.look import PREDICTIONS, scan_of
 from nnunet_bridge.gui.worker import in_worker
+from nnunet_bridge.pipeline.labels.shown import packed_side
+from nnunet_bridge.pipeline.models.choose import predicting_model
+from nnunet_bridge.pipeline.prediction import browse
 
 UPLOADS = "uploads"
 KEPT_FREE_BYTES = 1 << 30  # an upload leaves so much of the disk
@@ -70,31 +73,19 @@ async def _upload(request: Request) -> JsonObject:
     file, number = named, 2
     while file.exists():
         file, number = named.with_name(f"{stem}_{number}{dot}{ending}"), number + 1
-    allowed = files.free_bytes(file) - KEPT_FREE_BYTES
-    received = 0
-    _require_room(int(request.headers.get("content-length", 0)), allowed)
+    size = int(request.headers.get("content-length", 0))
     try:
         with (
-            files.whole_file(file, to_disk=False) as temporary,
+            files.whole_file(file, needed_bytes=size, to_disk=False) as temporary,
             files.open_to_write(temporary) as stream,
         ):
+            if size > files.free_bytes(file) - KEPT_FREE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             async for part in request.stream():
-                received += len(part)
-                _require_room(received, allowed)
                 await run_in_threadpool(stream.write, part)
     except ClientDisconnect as error:
         raise UsageError("The upload ended before the file was complete.") from error
-    return {"path": str(file), "bytes": received}
-
-
-def _require_room(size: int, allowed: int) -> None:
-    if size > allowed:
-        raise EnvironmentFault(
-            f"This file has {format_bytes(size)}, but the disk of the workspace has "
-            f"room for {format_bytes(max(0, allowed))}: free some space, or choose "
-            "the folder on this machine.",
-            code="F06",
-        )
+    return {"path": str(file)}
 
 
 def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:
@@ -106,22 +97,16 @@ def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:
 
 def _inputs(desk: Desk, asked: Asked) -> JsonObject:
     """Return the images at some paths, each with the series of its folder."""
-    from nnunet_bridge.pipeline.prediction.browse import inputs_in
-
-    return {"cases": in_worker(inputs_in, scan_of(desk, asked)[0])}
+    return {"cases": in_worker(browse.inputs_in, scan_of(desk, asked)[0])}
 
 
 def _preview(desk: Desk, asked: Asked) -> JsonObject:
     """Return a picture of a scan across its slices, with their positions."""
-    from nnunet_bridge.pipeline.labels.shown import packed_side
-
     return in_worker(packed_side, *scan_of(desk, asked))
 
 
 def _models(desk: Desk, asked: Asked) -> JsonObject:
     """Return which model of a dataset predicts by default, and why."""
-    from nnunet_bridge.pipeline.models.choose import predicting_model
-
     try:
         model = predicting_model(desk.dataset(asked))
     except BridgeError as error:
@@ -130,33 +115,25 @@ def _models(desk: Desk, asked: Asked) -> JsonObject:
 
 
 def _folders(desk: Desk, _asked: Asked) -> JsonObject:
-    from nnunet_bridge.pipeline.prediction.browse import prediction_folders
-
-    found = prediction_folders(desk.root / PREDICTIONS)
+    found = browse.prediction_folders(desk.root / PREDICTIONS)
     return {"folders": [str(folder) for folder in found]}
 
 
 def _results(desk: Desk, asked: Asked) -> JsonObject:
     """Return a page of the predicted cases of a folder."""
-    from nnunet_bridge.pipeline.prediction.browse import case_dirs, predicted_case
-
     folder = desk.path(asked)
+    page = paged(browse.case_dirs(folder), asked, lambda case_dir: case_dir.name)
+    page["cases"] = list(map(browse.predicted_case, page["cases"]))
     report = folder / "quality.html"
-    page = paged(case_dirs(folder), asked, lambda case_dir: case_dir.name)
-    cases = [predicted_case(case_dir) for case_dir in page["cases"]]
-    return {
-        **page,
-        "cases": cases,
-        "quality": str(report) if report.is_file() else None,
-    }
+    return {**page, "quality": str(report) if report.is_file() else None}
 
 
 routes = [
     endpoint("/api/uploads", _new_upload, "POST"),
     endpoint("/api/uploads/remove", _remove_upload, "POST"),
     route("/api/uploads/{id}", _upload),
-    endpoint("/api/predict/inputs", _inputs),
-    endpoint("/api/predict/preview", _preview),
+    endpoint("/api/predict/inputs", _inputs, "POST"),
+    endpoint("/api/predict/preview", _preview, "POST"),
     endpoint("/api/predict/models", _models),
     endpoint("/api/predict/folders", _folders),
     endpoint("/api/predict/results", _results),

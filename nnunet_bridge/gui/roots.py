@@ -47,22 +47,16 @@ class Roots:
         return resolved
 
     def listing(self, text: str) -> JsonObject:
-        """Return the folders and files of a folder, without hidden ones."""
+        """Return the folders in a folder, without hidden ones."""
         folder = self.path(text)
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.")
-        folders: list[str] = []
-        files: list[str] = []
         with clear_os_errors(f"list {folder}"), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                (folders if entry.is_dir() else files).append(entry.name)
+            names = (each.name for each in entries if each.is_dir())
+            shown = sorted((n for n in names if not n.startswith(".")), key=str.lower)
         inside = any(folder.parent.is_relative_to(root) for root in self.folders)
         return {
             "path": str(folder),
             "parent": str(folder.parent) if inside else None,
-            "folders": sorted(folders, key=str.lower)[:MOST_ENTRIES],
-            "files": sorted(files, key=str.lower)[:MOST_ENTRIES],
-            "left_out": max(0, len(folders) - MOST_ENTRIES, len(files) - MOST_ENTRIES),
+            "folders": shown[:MOST_ENTRIES],
         }

@@ -17,7 +17,6 @@ from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.pipeline.training.status import status_of
 
 EVERY_S = 1.0
-_NOTHING = '{"workspace": "", "roots": [], "study": {}, "datasets": [], "jobs": []}'
 
 
 def state(desk: Desk, _asked: Asked | None = None) -> JsonObject:
@@ -60,8 +59,7 @@ class Watch:
                     found = await run_in_threadpool(state, self.desk)
                 except Exception as error:  # noqa: BLE001 - a damaged file is no end
                     what = f"{type(error).__name__}: {error}"
-                    found = json.loads(self._text or _NOTHING)
-                    found["error"] = f"The workspace cannot be read: {what}"
+                    found = {"error": f"The workspace cannot be read: {what}"}
                 self._text = json.dumps(found)
                 self._read_at = time.monotonic()
             return self._text

@@ -49,15 +49,16 @@ export const post = async (path, content) => {
   return (await fetched(path, { method: "POST", body })).json();
 };
 
-/* The state of the server: the same in all tabs. */
+/* The state of the server: the same in all tabs. One that cannot be read has only an error. */
 export const server = { state: null };
 export const connect = (onConnection, onState) => {
   const source = new EventSource("/api/events");
   source.addEventListener("open", () => onConnection(true));
   source.addEventListener("error", () => onConnection(false));
   source.addEventListener("message", (event) => {
-    server.state = JSON.parse(event.data);
-    onState(server.state);
+    const state = JSON.parse(event.data);
+    if (!state.error) server.state = state;
+    onState(state);
   });
 };
 
@@ -109,32 +110,26 @@ const jobCard = (job, log, { onStop, onToggle }) => {
 /* A button that starts a command, the command as typed into a terminal, and its newest job.
    `ask` returns { command, values }, or a text that says what is missing. `mine` picks its jobs. */
 export const commandBox = (label, ask, { mine, onDone }) => {
-  const box = h("div.command");
-  let job = null, line = "", known = "", problem = "", log = "", open = false, copied = false;
-  const attempt = (act) => async () => {
-    problem = "";
-    await act().catch((error) => { problem = error.message; });
-    draw();
-  };
-  const start = attempt(async () => { job = await post("/api/jobs", ask()); });
-  const onStop = attempt(() => post("/api/stop", { id: job.id }));
+  const row = h("div.row"), card = h("div"), problem = trouble(), box = h("div.command", row, problem.box, card);
+  let job = null, line = "", known = "", log = "", open = false;
+  const act = (done) => async () => { await problem.attempt(done); draw(); };
+  const start = act(async () => { job = await post("/api/jobs", ask()); });
+  const onStop = act(() => post("/api/stop", { id: job.id }));
   const onToggle = ({ target }) => { open = target.open; readLog(); };
   const readLog = async () => {
     const found = open && await get("/api/job", { id: job.id }).catch(() => null);
     if (found) { log = found.log.join("\n") || "Nothing yet."; draw(); }
   };
-  const copy = async () => {
+  const copy = async ({ target }) => {
     await navigator.clipboard.writeText(line);
-    copied = true;
-    draw();
-    setTimeout(() => { copied = false; draw(); }, 1500);
+    target.textContent = "Copied";
+    setTimeout(draw, 1500);
   };
   const draw = () => {
     const missing = !known, running = job && job.state === "running";
-    render(box,
-      h("div.row", h("button.primary", { disabled: missing || running || !line, onclick: start }, label), h("code.line", line),
-        h("button.quiet", { hidden: missing, onclick: copy }, copied ? "Copied" : "Copy")),
-      h("p.error", { role: "alert" }, problem), job && jobCard(job, log, { onStop, onToggle }));
+    render(row, h("button.primary", { disabled: missing || running || !line, onclick: start }, label), h("code.line", line),
+      h("button.quiet", { hidden: missing, onclick: copy }, "Copy"));
+    render(card, job && jobCard(job, log, { onStop, onToggle }));
   };
   const refresh = async () => {
     const asked = ask();
@@ -144,10 +139,9 @@ export const commandBox = (label, ask, { mine, onDone }) => {
     known = key;
     draw();
     if (same || !key) return;
-    const found = await post("/api/command", asked).catch((error) => ({ error: error.message }));
+    const found = await problem.attempt(() => post("/api/command", asked));
     if (key !== known) return;
-    line = found.line || "";
-    problem = found.error || "";
+    line = found ? found.line : "";
     draw();
   };
   const update = (state) => {
@@ -160,25 +154,23 @@ export const commandBox = (label, ask, { mine, onDone }) => {
   return { box, update, refresh };
 };
 
-/* Choose a folder, or a file with one of `endings`, below the roots; null if the dialog is left. */
-export const choosePath = (title, { endings = null, start = null } = {}) => new Promise((resolve) => {
+/* Choose a folder below the roots, beginning at `start`; null if the dialog is left. */
+export const chooseFolder = (title, start) => new Promise((resolve) => {
   const dialog = h("dialog.chooser", { "aria-label": title });
   const where = h("p.path"), list = h("ul.entries"), problem = trouble();
   const entry = (kind, text, act) => h("li", h(`button.${kind}`, { onclick: act }, text));
   const open = (folder) => problem.attempt(async () => {
-    const { path, parent, folders, files } = await get("/api/folder", { path: folder });
+    const { path, parent, folders } = await get("/api/folder", { path: folder });
     const inside = (each) => `${path === "/" ? "" : path}/${each}`;
-    const fits = (file) => (endings || []).some((ending) => file.toLowerCase().endsWith(ending));
     where.textContent = path;
     put(list, parent && entry("folder.up", "..", () => open(parent)),
-      folders.map((each) => entry("folder", each, () => open(inside(each)))),
-      files.filter(fits).map((each) => entry("file", each, () => dialog.close(inside(each)))));
+      folders.map((each) => entry("folder", each, () => open(inside(each)))));
     if (!list.children.length) put(list, h("li.soft", "No folders."));
   });
   const take = h("button.primary", { onclick: () => dialog.close(where.textContent) }, "Choose this folder");
   put(dialog, h("h2", title),
     h("div.row.roots", server.state.roots.map((root) => h("button.quiet", { onclick: () => open(root) }, root))),
-    where, problem.box, list, h("div.row", !endings && take, h("button", { onclick: () => dialog.close() }, "Cancel")));
+    where, problem.box, list, h("div.row", take, h("button", { onclick: () => dialog.close() }, "Cancel")));
   dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue || null); });
   open(start || server.state.roots[0]);
   document.body.append(dialog);

@@ -1,5 +1,5 @@
 /* Step 4: a case in three planes, with its labels, a prediction, their scores and surfaces. */
-import { choosePath, field, get, name, number, pager, render, select, soft, trouble, turns } from "/assets/kit.js";
+import { chooseFolder, field, get, name, number, pager, post, render, select, server, soft, trouble, turns } from "/assets/kit.js";
 import { h, put } from "/assets/shared.js";
 import { showSurfaces } from "/assets/surfaces.js";
 import { readVolume, sliceViewer } from "/assets/viewer.js";
@@ -9,9 +9,6 @@ const COLUMNS = [
   ["volume_reference_mm3", "volume (mm³)", 0], ["volume_prediction_mm3", "predicted (mm³)", 0],
   ["volume_error_percent", "error (%)", 1],
 ];
-
-/* The values that a request has. */
-const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value));
 
 const scoreTable = (rows, source) => {
   const columns = COLUMNS.filter(([key]) => rows.some((row) => typeof row[key] === "number"));
@@ -54,15 +51,15 @@ const mount = (root, values) => {
     put(box, soft(text));
     try {
       const values = { case: found, dataset: asked.dataset, reference, prediction, ...query };
-      const answer = await get(`/api/look/${what}`, given(values));
+      const answer = await post(`/api/look/${what}`, values);
       if (isMine()) build(answer);
     } catch (error) { if (isMine()) put(box, h("p.error", error.message)); }
   };
-  const showScores = (compute = 0) => {
+  const showScores = (compute = false) => {
     const text = compute ? "Measuring …" : "Reading the scores …";
     return fetchFor(scores, text, "scores", { compute }, ({ rows, source: table }) => put(scores,
       rows.length > 0 && scoreTable(rows, table),
-      shown.reference && !compute && h("button", { onclick: () => showScores(1) },
+      shown.reference && !compute && h("button", { onclick: () => showScores(true) },
         rows.length ? "Measure surface distances" : "Measure against the labels")));
   };
   const showScene = ({ case: found, scale_mm: scale }) => {
@@ -75,11 +72,11 @@ const mount = (root, values) => {
     const isMine = clear();
     shown = found;
     const { inputs, inCase, series, kind } = found;
-    const scan = inputs && given({ inputs: JSON.stringify(inputs), case: inCase, series, kind });
+    const scan = inputs && { inputs, case: inCase, series, kind };
     if (!scan || !kept.image || kept.image.key !== JSON.stringify(["/api/look/image", scan])) viewer.show("image", null);
     const image = await load("image", scan && "/api/look/image", scan, isMine);
     const labelsOf = (part, path, under) => load(part, path && "/api/look/labels",
-      path && given({ path, onto: under && JSON.stringify(under.source), dataset: asked.dataset }), isMine);
+      { path, onto: under && under.source, dataset: asked.dataset }, isMine);
     const labels = await labelsOf("labels", found.reference, image);
     await labelsOf("prediction", found.prediction, image || labels);
     if (!isMine()) return;
@@ -92,12 +89,14 @@ const mount = (root, values) => {
 
   /* --- What there is --- */
   const chooseCase = (found, run, channel = 0) => {
-    const { cases, inputs, series, image_type: kind } = listed, { images, predictions } = found;
+    const { images, predictions } = found;
+    const made = server.state.jobs.find(({ command, values }) => command === "predict" && values.out === asked.folder);
+    const { inputs, series, image_type: kind } = made ? made.values : {};
     const runs = Object.keys(predictions);
     const chosen = run === "" || runs.includes(run) ? run : runs[0];
-    const other = (id) => chooseCase(cases.find((each) => each.case === id), chosen);
+    const other = (id) => chooseCase(listed.cases.find((each) => each.case === id), chosen);
     render(choices,
-      field("Case", select(cases.map((each) => each.case), found.case, other)),
+      field("Case", select(listed.cases.map((each) => each.case), found.case, other)),
       runs.length > 0 && field("Prediction", select([["", "none"], ...runs], chosen, (each) => chooseCase(found, each, channel))),
       images.length > 1 && field("Channel", select(images.map((file, n) => [String(n), name(file)]), String(channel),
         (n) => chooseCase(found, chosen, Number(n)))));
@@ -124,7 +123,7 @@ const mount = (root, values) => {
     pages.open(1);
   };
   const openFolder = async () => {
-    const folder = await choosePath("A folder of predictions");
+    const folder = await chooseFolder("A folder of predictions");
     if (folder) from({ folder });
   };
   root.append(h("section", h("h2", "Look"), h("div.form", source, choices), pages.box,
@@ -144,7 +143,7 @@ const mount = (root, values) => {
       : soft("No dataset yet: convert a study, or open a folder of predictions."));
   };
   show(values);
-  return { update, show, leave: clear };
+  return { update, show };
 };
 
 export default { title: "Look", mount };

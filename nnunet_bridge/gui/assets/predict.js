@@ -1,6 +1,6 @@
 /* Step 5: scans from the browser or this machine, a model, the slices, and what was predicted. */
 import {
-  choosePath, commandBox, counted, field, fileAddress, get, name, pager, post, render, select, server, soft, tick, trouble, turns,
+  chooseFolder, commandBox, counted, field, fileAddress, get, name, pager, post, render, select, server, soft, tick, trouble, turns,
 } from "/assets/kit.js";
 import { h, sideLetters, slicesOf } from "/assets/shared.js";
 
@@ -92,8 +92,8 @@ const scanChooser = (changed) => {
     const isMine = newest();
     Object.assign(chosen, { inputs, upload, cases: [], series: "", kind: "" });
     note.textContent = inputs.length ? "Looking through the files …" : "";
-    const asked = { inputs: JSON.stringify(inputs) };
-    const { cases } = (inputs.length && await problem.attempt(() => get("/api/predict/inputs", asked))) || { cases: [] };
+    const look = () => post("/api/predict/inputs", { inputs });
+    const { cases } = (inputs.length && await problem.attempt(look)) || { cases: [] };
     if (!isMine()) return;
     chosen.cases = cases;
     note.textContent = cases.length ? counted(cases.length, "scan") : "";
@@ -147,7 +147,7 @@ const scanChooser = (changed) => {
     return [h("button", { onclick: () => input.click() }, label), input];
   };
   const choose = async () => {
-    const path = await choosePath("A folder of scans");
+    const path = await chooseFolder("A folder of scans");
     if (path) take([path]);
   };
   const over = (on) => (event) => { event.preventDefault(); drop.classList.toggle("over", on); };
@@ -232,8 +232,8 @@ const mount = (root, start) => {
     note.textContent = values.region === "auto" ? "A coarse first pass finds the structures; 20 mm are kept around them." : "";
     if (hasLines) note.textContent = cases.length ? "Reading the scan …" : "Choose a scan first.";
     if (!hasLines || !cases.length) return;
-    const scan = { inputs: JSON.stringify(inputs), case: cases[0].case, series, kind };
-    const view = await get("/api/predict/preview", scan).catch((error) => ({ error: error.message }));
+    const scan = { inputs, case: cases[0].case, series, kind };
+    const view = await post("/api/predict/preview", scan).catch((error) => ({ error: error.message }));
     if (!isMine()) return;
     lines.set(view.error ? null : view);
     const all = cases.length > 1 ? " All scans are cut at the same millimetres." : "";

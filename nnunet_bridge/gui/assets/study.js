@@ -1,14 +1,13 @@
 /* Step 1: choose a study and correct its case table. */
 import { picture } from "/assets/cases.js";
 import {
-  choosePath, commandBox, counted, field, get, name, pager, post, render, select, server, soft, trouble,
+  chooseFolder, commandBox, counted, field, get, name, pager, post, render, select, server, soft, trouble,
 } from "/assets/kit.js";
 import { h, put } from "/assets/shared.js";
 
 const NEW = "\u0000new";
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
 const KINDS = [[/\.seg\.nrrd$/i, "segmentation"], [/\.(stl|ply|obj|vtk)$/i, "surface"], [/./, "mask"]];
-let left = {}; // changes that were not saved when the step was left
 
 /* The case table: unknown names, files without a case, and the cases in pages. `load` reads the study anew, `saved`
    gets it after a change. */
@@ -128,8 +127,6 @@ const caseTable = ({ load, saved }) => {
 
   const show = async (found) => {
     overview = found;
-    if (left.sha256 && left.sha256 === found.sha256) ({ changes } = left);
-    left = {};
     drawTop();
     if (!found.fault || found.table) await pages.open();
     else { page = { cases: [] }; draw(); }
@@ -138,8 +135,7 @@ const caseTable = ({ load, saved }) => {
   /* Whether there are changes that loading the study would lose. */
   const isChanged = (recipe) => Object.keys(changes).length > 0 && overview.recipe === recipe;
   const forget = () => { changes = {}; };
-  const leave = () => { left = { sha256: overview.sha256, changes }; };
-  return { parts: [top, problem.box, pages.box, list, bar], show, isChanged, forget, leave, say: problem.say };
+  return { parts: [top, problem.box, pages.box, list, bar], show, isChanged, forget, say: problem.say };
 };
 
 const mount = (root) => {
@@ -148,7 +144,7 @@ const mount = (root) => {
 
   const choose = (study, recipe) => problem.attempt(() => post("/api/study/choose", recipe ? { study, recipe } : { study }));
   const pick = async () => {
-    const folder = await choosePath("Choose the folder of a study", { start: now.study });
+    const folder = await chooseFolder("Choose the folder of a study", now.study);
     if (folder) choose(folder);
   };
   const box = (label, command, values, keys = Object.keys(values)) => {
@@ -211,7 +207,7 @@ const mount = (root) => {
     if (!table.isChanged(now.recipe)) { table.forget(); load(); return; }
     table.say("The case table was changed by another program or tab. Discard your changes to load it.");
   };
-  return { update, leave: table.leave };
+  return { update };
 };
 
 export default { title: "Study", mount };

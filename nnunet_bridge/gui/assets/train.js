@@ -1,6 +1,6 @@
 /* Step 3: plan, train, watch, and compare. */
 import {
-  address, choosePath, commandBox, duration, field, fileAddress, get, name as nameOf, number, post, render, select, server,
+  address, commandBox, duration, field, fileAddress, get, number, post, render, select, server,
   soft, tick, trouble,
 } from "/assets/kit.js";
 import { h } from "/assets/shared.js";
@@ -116,12 +116,12 @@ const comparison = (dataset, budget) => {
 const mount = (root, values) => {
   const picked = { dataset: values.dataset || "", model: "nnunet", budget: "", fold: "0", device: "auto", on: "local" };
   let choices = null, seen = "", takes = {}, agreed = false, timer = 0;
-  const dataset = () => (server.state ? server.state.datasets.find((each) => each.name === picked.dataset) : null);
+  const dataset = () => server.state.datasets.find((each) => each.name === picked.dataset);
   const model = () => choices.models.find((each) => each.name === picked.model);
   const planned = () => ((choices && choices.planned[model().planner]) || []).filter((each) => model().configurations.includes(each));
   const configurations = () => planned().filter((each) => !picked.configuration || picked.configuration.includes(each));
   const training = () => ({ ...picked, configuration: configurations(), fold: [picked.fold],
-    ...(picked.on === "local" ? { on: "", recipe: "" } : {}) });
+    ...(picked.on === "local" ? { on: "" } : { recipe: server.state.study.recipe }) });
 
   const top = h("div"), form = h("div.form"), estimate = h("div.estimate", { role: "status", "aria-live": "polite" });
   const problem = trouble();
@@ -147,10 +147,6 @@ const mount = (root, values) => {
   const tickOf = (word) => tick(word, (on) => {
     set("configuration")(planned().filter((each) => (each === word ? on : configurations().includes(each))));
   }, { value: word, checked: configurations().includes(word) });
-  const chooseRecipe = async () => {
-    const file = await choosePath("Choose a recipe with the part [slurm]", { endings: [".toml"] });
-    if (file) set("recipe")(file);
-  };
   const draw = () => {
     const { folds, budgets, models, devices, slurm, failure } = choices;
     const numbered = Array.from({ length: folds }, (_, fold) => [String(fold), `fold ${fold}`]);
@@ -164,8 +160,7 @@ const mount = (root, values) => {
     render(form,
       h("fieldset.field", h("legend", "Configurations"), planned().map(tickOf), !planned().length && soft(failure || "Not planned yet.")),
       fields.filter(([, , words]) => words.length).map(([label, key, words]) => field(label, select(words, picked[key], set(key)))),
-      picked.on !== "local" && h("span.field", h("span", "Recipe with [slurm]"),
-        h("button", { onclick: chooseRecipe }, picked.recipe ? nameOf(picked.recipe) : "Choose")));
+      picked.on !== "local" && soft(`With [slurm] of the recipe ${server.state.study.recipe || "of a study, once one is chosen"}.`));
     planning.open = planning.open || !planned().length;
     for (const each of [plan, train, results]) each.refresh();
     takes = {};
@@ -200,7 +195,7 @@ const mount = (root, values) => {
     Object.assign(picked, { dataset: name, configuration: null });
     choices = null;
     seen = "";
-    if (server.state) update(server.state);
+    update(server.state);
   };
   const update = (state) => {
     const names = state.datasets.map((each) => each.name);
@@ -213,7 +208,7 @@ const mount = (root, values) => {
     if (key !== seen) { seen = key; renew(); }
     for (const one of [runs, plan, train, results]) one.update(state);
   };
-  return { update, show: (next) => next.dataset && open(next.dataset), leave: () => clearTimeout(timer) };
+  return { update, show: (next) => next.dataset && open(next.dataset) };
 };
 
 export default { title: "Train", mount };

@@ -1,6 +1,6 @@
 /* Three planes of one image that scroll together, with labels over it. The server sends all voxels once; the slices
    are cut here. Axes run to the left, the back and the head, so pictures show the patient's right on the left. */
-import { address, fetched } from "/assets/kit.js";
+import { fetched } from "/assets/kit.js";
 import { h, put, sliceStage, swatches, turnable } from "/assets/shared.js";
 
 const PLANES = [["Axial", [0, 1, 2], "RLAP"], ["Coronal", [0, 2, 1], "RLHF"], ["Sagittal", [1, 2, 0], "APHF"]];
@@ -18,7 +18,7 @@ const inside = (index, count) => Math.min(count - 1, Math.max(0, index));
 
 /* Voxels with their header: a line of JSON, then the values. */
 export const readVolume = async (path, values) => {
-  const bytes = await (await fetched(address(path, values))).arrayBuffer();
+  const bytes = await (await fetched(path, { method: "POST", body: JSON.stringify(values) })).arrayBuffer();
   const start = new Uint8Array(bytes).indexOf(10) + 1;
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 0, start)));
   return { ...header, voxels: header.bits === 8 ? new Uint8Array(bytes, start) : new Uint16Array(bytes, start) };
