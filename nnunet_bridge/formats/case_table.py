@@ -90,13 +90,9 @@ def read_lines(file: Path) -> tuple[tuple[TableLine, ...], str]:
 
 
 def change_lines(
-    file: Path,
-    changes: Mapping[int, Mapping[str, str]],
-    *,
-    sha256: str,
-    added: Iterable[TableRow] = (),
+    file: Path, changes: Mapping[int, Mapping[str, str]], *, sha256: str
 ) -> None:
-    """Write other texts into cells of a table, and add rows at its end.
+    """Write other texts into cells of a table.
 
     Other lines, columns and the delimiter stay. A column that the table does not have
     is added at its end.
@@ -128,9 +124,7 @@ def change_lines(
     wider = _Header([*header.names, *more], header.delimiter)
     text = _changed(text, wider, len(more), changes)
     _refuse_faults(file, text, changes)
-    rows = _text(added, wider.names, header.delimiter)
-    end = "" if text.endswith(("\n", "\r")) or not rows else _LINE_END
-    _write(file, text + end + rows)
+    _write(file, text)
 
 
 def table_faults(file: Path, faults: Sequence[str]) -> RecipeError:

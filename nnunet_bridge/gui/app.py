@@ -9,20 +9,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from nnunet_bridge.core.errors import UsageError
+from nnunet_bridge.core.errors import BridgeError, UsageError
 from nnunet_bridge.core.findings import Outcome
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui import look, predict, study, train
 from nnunet_bridge.gui.commands import words_of
-from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged
+from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged, refused
 from nnunet_bridge.gui.guard import FILES_PATH
 from nnunet_bridge.gui.jobs import command_line
 from nnunet_bridge.gui.state import Watch, events, state
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _ABOUT = ("dataset", "outcome", "train", "test", "files", "messages")
-_SHOWN = {".html", ".png", ".jpg", ".txt", ".json", ".csv", ".log"}
-"""Files that a browser shows; others are downloaded."""
 
 
 def application(desk: Desk) -> Starlette:
@@ -41,7 +39,8 @@ def application(desk: Desk) -> Starlette:
             endpoint("/api/stop", _stop, "POST"),
             endpoint(FILES_PATH, _file),
             *(each for step in (study, train, look, predict) for each in step.routes),
-        ]
+        ],
+        exception_handlers={BridgeError: refused},
     )
     app.state.desk = desk
     app.state.watch = Watch(desk)
@@ -119,10 +118,9 @@ def _stop(desk: Desk, asked: Asked) -> JsonObject:
 
 
 def _file(desk: Desk, asked: Asked) -> Response:
-    """Return a file: a page or a picture to be shown, others to be saved."""
+    """Return a file, to be shown or saved."""
     file = desk.path(asked)
     if not file.is_file():
         return Response(f"{file.name} is not there.", 404)
-    shown = file.suffix.lower() in _SHOWN and "save" not in asked
-    place = "inline" if shown else "attachment"
+    place = "attachment" if "save" in asked else "inline"
     return FileResponse(file, filename=file.name, content_disposition_type=place)

@@ -19,11 +19,11 @@ COMMANDS = {
     "demo": "folder --only-study",
     "init": "study --out --update --force",
     "check": "study --recipe",
-    "convert": "study --recipe --force",
+    "convert": "study --recipe",
     "plan": "dataset --planner",
     "train": f"dataset {_TRAINED} --fold --device --recipe --repeat --on --yes",
     "compare": f"dataset --out {_TRAINED}",
-    "predict": f"dataset inputs --out {_TRAINED} --from-mm --to-mm --region --series "
+    "predict": f"dataset inputs --out {_TRAINED} --from-mm --to-mm --series "
     "--image-type --clean --side --mesh --seg-nrrd --dicom-seg",
     "doctor": "",
 }
@@ -41,7 +41,7 @@ def words_of(
     ------
     UsageError
         If the command or one of the values is unknown, missing, or not a word.
-    OutsideRoots
+    SecurityError
         If a path is outside the folders of the page.
     """
     form = COMMANDS.get(command, "").split()

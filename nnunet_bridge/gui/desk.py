@@ -1,7 +1,7 @@
 """What every handler of the page gets, and how a function becomes an address."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -11,12 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nnunet_bridge.core.errors import (
-    BridgeError,
-    EnvironmentFault,
-    SecurityError,
-    UsageError,
-)
+from nnunet_bridge.core.errors import EnvironmentFault, SecurityError, UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.gui.jobs import Jobs
 from nnunet_bridge.gui.roots import Roots
@@ -59,32 +54,22 @@ class Desk:
         return self.roots.path(str(asked.get(name, "")))
 
 
-class _Json(JSONResponse):
+class Json(JSONResponse):
     """JSON in ASCII: names of files need not be UTF-8."""
 
     def render(self, content: object) -> bytes:
+        """Return the bytes of an answer."""
         return json.dumps(content, allow_nan=False, default=str).encode("ascii")
 
 
-def route(
-    path: str, answer: Callable[[Request], Awaitable[object]], method: str = "POST"
-) -> Route:
-    """Return the route of a coroutine that returns a response, or values for JSON.
+async def refused(_request: Request, error: Exception) -> Response:
+    """Return the sentence of a `BridgeError` as an answer.
 
-    Its `BridgeError` becomes the sentence of the answer, with status 400, 403 for a
-    path outside the roots, or 507 if the machine cannot.
+    Its status is 400, 403 for a path outside the roots, or 507 if the machine cannot.
     """
-
-    async def answered(request: Request) -> Response:
-        try:
-            result = await answer(request)
-        except BridgeError as error:
-            known = (code for kind, code in _STATUS.items() if isinstance(error, kind))
-            content = {"error": str(error), "code": error.code}
-            return _Json(content, next(known, 400))
-        return result if isinstance(result, Response) else _Json(result)
-
-    return Route(path, answered, methods=[method])
+    known = (code for kind, code in _STATUS.items() if isinstance(error, kind))
+    content = {"error": str(error), "code": getattr(error, "code", "")}
+    return Json(content, next(known, 400))
 
 
 def endpoint(
@@ -92,13 +77,14 @@ def endpoint(
     handler: Callable[[Desk, Asked], JsonObject | Response],
     method: str = "GET",
 ) -> Route:
-    """Return the route of a function, which runs in a thread; see `route`."""
+    """Return the route of a function, which runs in a thread."""
 
-    async def answer(request: Request) -> object:
+    async def answer(request: Request) -> Response:
         asked = await _asked(request)
-        return await run_in_threadpool(handler, request.app.state.desk, asked)
+        result = await run_in_threadpool(handler, request.app.state.desk, asked)
+        return result if isinstance(result, Response) else Json(result)
 
-    return route(path, answer, method)
+    return Route(path, answer, methods=[method])
 
 
 async def _asked(request: Request) -> Asked:

@@ -9,19 +9,15 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Route
 
-from nnunet_bridge.core.errors import (
-    BridgeError,
-    SecurityError,
-    UsageError,
-)
+from nnunet_bridge.core.errors import SecurityError, UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats import files
-from nnunet_bridge.gui.desk import Asked, Desk, endpoint, paged, route
+from nnunet_bridge.gui.desk import Asked, Desk, Json, endpoint, paged
 from nnunet_bridge.gui.look import PREDICTIONS, scan_of
 from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.labels.shown import packed_side
-from nnunet_bridge.pipeline.models.choose import predicting_model
 from nnunet_bridge.pipeline.prediction import browse
 
 UPLOADS = "uploads"
@@ -61,7 +57,7 @@ def safe_parts(name: str) -> list[str]:
     return [part[-_LONGEST:] for part in safe]
 
 
-async def _upload(request: Request) -> JsonObject:
+async def _upload(request: Request) -> Json:
     """Write the body of a request as one file of an upload, with a name not yet used.
 
     A part of a body leaves no file. Raises `EnvironmentFault` if it is larger than the
@@ -85,7 +81,7 @@ async def _upload(request: Request) -> JsonObject:
                 await run_in_threadpool(stream.write, part)
     except ClientDisconnect as error:
         raise UsageError("The upload ended before the file was complete.") from error
-    return {"path": str(file)}
+    return Json({"path": str(file)})
 
 
 def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:
@@ -105,15 +101,6 @@ def _preview(desk: Desk, asked: Asked) -> JsonObject:
     return in_worker(packed_side, *scan_of(desk, asked))
 
 
-def _models(desk: Desk, asked: Asked) -> JsonObject:
-    """Return which model of a dataset predicts by default, and why."""
-    try:
-        model = predicting_model(desk.dataset(asked))
-    except BridgeError as error:
-        return {"default": None, "reason": str(error)}
-    return {"default": model.name, "budget": model.budget, "reason": model.reason}
-
-
 def _folders(desk: Desk, _asked: Asked) -> JsonObject:
     found = browse.prediction_folders(desk.root / PREDICTIONS)
     return {"folders": [str(folder) for folder in found]}
@@ -131,10 +118,9 @@ def _results(desk: Desk, asked: Asked) -> JsonObject:
 routes = [
     endpoint("/api/uploads", _new_upload, "POST"),
     endpoint("/api/uploads/remove", _remove_upload, "POST"),
-    route("/api/uploads/{id}", _upload),
+    Route("/api/uploads/{id}", _upload, methods=["POST"]),
     endpoint("/api/predict/inputs", _inputs, "POST"),
     endpoint("/api/predict/preview", _preview, "POST"),
-    endpoint("/api/predict/models", _models),
     endpoint("/api/predict/folders", _folders),
     endpoint("/api/predict/results", _results),
 ]

@@ -9,12 +9,6 @@ from nnunet_bridge.core.errors import InputError, SecurityError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.files import clear_os_errors
 
-MOST_ENTRIES = 2000  # of a folder; a browser shows no more
-
-
-class OutsideRoots(SecurityError):  # noqa: N818 - a verdict on a path
-    """A path outside the folders that the page may show."""
-
 
 @dataclass(frozen=True, slots=True)
 class Roots:
@@ -31,16 +25,16 @@ class Roots:
     def path(self, text: str) -> Path:
         """Return an absolute path, resolved, which need not exist.
 
-        Raises `OutsideRoots` if it, or what its links lead to, lies outside.
+        Raises `SecurityError` if it, or what its links lead to, lies outside.
         """
         asked = Path(text)
         if not asked.is_absolute() or "\0" in text:
-            raise OutsideRoots(f"{text!r} is not an absolute path.")
+            raise SecurityError(f"{text!r} is not an absolute path.")
         with clear_os_errors(f"read {asked}"):
             resolved = asked.resolve()
         if not any(resolved.is_relative_to(root) for root in self.folders):
             places = ", ".join(map(str, self.folders))
-            raise OutsideRoots(
+            raise SecurityError(
                 f"{asked} is outside the folders of this page ({places}). Start "
                 "`nnunet-bridge gui` with --root to add one."
             )
@@ -53,10 +47,10 @@ class Roots:
             raise InputError(f"{folder} is not a folder.")
         with clear_os_errors(f"list {folder}"), os.scandir(folder) as entries:
             names = (each.name for each in entries if each.is_dir())
-            shown = sorted((n for n in names if not n.startswith(".")), key=str.lower)
+            shown = [name for name in names if not name.startswith(".")]
         inside = any(folder.parent.is_relative_to(root) for root in self.folders)
         return {
             "path": str(folder),
             "parent": str(folder.parent) if inside else None,
-            "folders": shown[:MOST_ENTRIES],
+            "folders": sorted(shown, key=str.lower),
         }

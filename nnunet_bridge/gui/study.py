@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from nnunet_bridge.core.case_table import Drawing, Role, Split, TableRow
+from nnunet_bridge.core.case_table import Drawing, Role, Split
 from nnunet_bridge.core.errors import BridgeError, InputError, UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats.case_table import TABLE_SIDES
@@ -20,7 +20,6 @@ from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.ingest.case_pictures import case_picture, planned_cases
 from nnunet_bridge.pipeline.ingest.table_editing import OpenTable
 
-_MOST_UNUSED = 200  # files that `init` did not place, in one answer
 _ONE_WRITER = threading.Lock()
 
 
@@ -105,7 +104,7 @@ def _overview(desk: Desk, _asked: Asked) -> JsonObject:
     places = _recipes(desk, Path(now["study"]))
     recipes = [str(file) for file in places if file.is_file()]
     answer = {**now, "recipes": recipes, "own": str(places[-1]), "table": None}
-    answer |= {"fault": "", "unknown": [], "unused": [], "structures": []}
+    answer |= {"fault": "", "unknown": [], "structures": []}
     if not now["recipe"]:
         return answer
     try:
@@ -113,7 +112,7 @@ def _overview(desk: Desk, _asked: Asked) -> JsonObject:
         answer |= {"structures": list(recipe.structures)}
         answer |= {"channels": list(recipe.image_channels.names)}
         if recipe.case_table is not None:
-            answer |= _about_table(desk, _table(desk, Path(now["recipe"])))
+            answer |= _about_table(_table(desk, Path(now["recipe"])))
     except BridgeError as error:
         answer["fault"] = str(error)
     return answer
@@ -126,19 +125,11 @@ def _table(desk: Desk, recipe_file: Path) -> OpenTable:
     return OpenTable.of(recipe_file)
 
 
-def _about_table(desk: Desk, table: OpenTable) -> JsonObject:
-    named = {line.cells.get("file") for line in table.lines}
-    recipe = str(table.recipe.own_files[0])
-    jobs = (job for job in desk.jobs.all() if job.facts.get("command") == "init")
-    looks = (job.result for job in jobs)
-    newest = next((look for look in looks if look.get("recipe") == recipe), {})
-    unused = [one for one in newest.get("unused", ()) if one["file"] not in named]
+def _about_table(table: OpenTable) -> JsonObject:
     return {
         "table": str(table.file),
         "sha256": table.sha256,
-        "cases": list(table.cases()),
         "unknown": [one.as_json() for one in table.unknown()],
-        "unused": unused[:_MOST_UNUSED],
         "roles": list(Role),
         "states": list(Drawing),
         "splits": list(Split),
@@ -174,21 +165,13 @@ def _save(desk: Desk, asked: Asked) -> JsonObject:
             for line, own in asked.get("changes", {}).items()
         }
         names = [(str(n), str(s), str(side)) for n, s, side in asked.get("names", ())]
-        added = [_row_of(row) for row in asked.get("added", ())]
         sha256 = str(asked["sha256"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError("These are no changes of a case table.") from error
     with _ONE_WRITER:
         table = _table(desk, recipe_file)
-        table.correct(changes, names, sha256=sha256, added=added)
+        table.correct(changes, names, sha256=sha256)
     return _overview(desk, asked)
-
-
-def _row_of(row: Mapping[str, Any]) -> TableRow:
-    """Return the row of a file that `init` did not place."""
-    case, structure, side = (str(row.get(n, "")) for n in ("case", "structure", "side"))
-    role = Role(row["role"])
-    return TableRow(str(row["file"]), role, case, structure=structure, side=side)
 
 
 def _thumbnail(desk: Desk, asked: Asked) -> JsonObject | Response:

@@ -42,18 +42,17 @@ def in_worker(
     """
     with _ONE_REQUEST:
         try:
-            pipe = _ready().pipe
-            pipe.send((function, words))
-            if in_time := pipe.poll(limit_s):
-                answer = pipe.recv()
+            worker = _ready()
+            worker.pipe.send((function, words))
+            if not worker.pipe.poll(limit_s):
+                worker.end()
+                raise InputError(f"This takes longer than {limit_s:.0f} s: stopped.")
+            answer = worker.pipe.recv()
         except _BROKEN as error:
             raise InputError(
                 "The process that reads files ended before it was done, perhaps for "
                 "want of memory."
             ) from error
-        if not in_time:
-            _worker().end()
-            raise InputError(f"This takes longer than {limit_s:.0f} s: stopped.")
     if isinstance(answer, BridgeError):
         raise answer
     return answer  # type: ignore[no-any-return]

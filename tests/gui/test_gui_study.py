@@ -169,17 +169,6 @@ def test_a_new_structure_gets_the_next_value(chosen):
     assert structures == ["", "Patella (L)", "femur"] * 3
 
 
-def test_a_file_without_a_case_gets_a_row(chosen):
-    before = chosen.table.read_bytes()
-    save(chosen.study / "c" / "--late.nii.gz", box(10))
-    row = {"file": "c/--late.nii.gz", "case": "", "role": "ignore"}
-    sha256 = chosen.get("/api/study")[1]["sha256"]
-
-    assert chosen.post("/api/study/save", sha256=sha256, added=[row])[0] == 200
-
-    assert chosen.table.read_bytes() == before + b";ignore;;;;c/--late.nii.gz;;\r\n"
-
-
 def test_a_table_that_was_changed_on_the_disk_is_not_overwritten(chosen):
     sha256 = chosen.get("/api/study")[1]["sha256"]
     with chosen.table.open("a") as stream:
@@ -204,7 +193,6 @@ def test_a_table_that_was_changed_on_the_disk_is_not_overwritten(chosen):
         {"changes": {"2": "text"}},
         {"names": [["a"]]},
         {"names": [["unheard", "tibia", ""]]},
-        {"added": [{"file": "a", "role": "picture"}]},
         {"changes": {"3": {"structure": ""}}, "names": [["tibbia", "a\nb", ""]]},
     ],
 )

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from urllib.parse import urlencode
 
 import nibabel as nib
 import numpy as np
@@ -34,12 +33,9 @@ def unpacked(body):
 
 def look(page, what, **values):
     """Return what the page sends of an image or a labelmap."""
-    query = {
-        name: json.dumps(value) if isinstance(value, list | dict) else value
-        for name, value in values.items()
-    }
-    status, _, body = page.ask(f"/api/look/{what}?{urlencode(query)}")
-    return status, body
+    body = json.dumps(values).encode()
+    status, _, answer = page.ask(f"/api/look/{what}", "POST", body)
+    return status, answer
 
 
 def saved(file, voxels, affine):
@@ -226,8 +222,8 @@ def test_scores_are_those_of_the_record_and_of_an_independent_count(page, datase
         for value, name in ((1, "tibia"), (2, "femur"))
     }
 
-    known = page.get("/api/look/scores", **asked)[1]
-    measured = page.get(
+    known = page.post("/api/look/scores", **asked)[1]
+    measured = page.post(
         "/api/look/scores", **asked, reference=case["reference"], compute=1
     )[1]
 
@@ -245,9 +241,9 @@ def test_scores_of_a_table_beside_the_predictions_come_first(page, dataset):
     table.write_text("case,structure,dice,nsd\nc0,tibia,0.25,0.5\nc1,tibia,0.75,\n")
     asked = {"prediction": str(dataset / "c0.nii.gz"), "dataset": "1"}
 
-    found = page.get("/api/look/scores", **asked, case="c0")[1]
+    found = page.post("/api/look/scores", **asked, case="c0")[1]
     (dataset / "summary.json").write_text('{"metric_per_case": [3]}')
-    other = page.get("/api/look/scores", **asked, case="c2")
+    other = page.post("/api/look/scores", **asked, case="c2")
 
     assert found["source"] == str(table)
     assert [(row["dice"], row["nsd"]) for row in found["rows"]] == [(0.25, 0.5)]
@@ -273,7 +269,7 @@ def test_surfaces_lie_where_the_labels_do(page, dataset):
     case = page.get("/api/look/cases", dataset="1")[1]["cases"][2]
     asked = {"case": "c2", "dataset": "1", "reference": case["reference"]}
 
-    found = page.get(
+    found = page.post(
         "/api/look/surfaces", **asked, prediction=str(dataset / "c2.nii.gz"), name="2d"
     )[1]["case"]
 

@@ -50,7 +50,7 @@ def test_files_keep_their_folders_and_bytes_and_are_removed_when_asked(page, upl
 
     status, answer = upload("anna/scan 1/IM1", body)
 
-    assert (status, answer["bytes"]) == (200, len(body))
+    assert status == 200, answer
     assert (upload.folder / "anna/scan 1/IM1").read_bytes() == body
     assert page.post("/api/uploads/remove", id=upload.id)[0] == 200
     assert not upload.folder.exists()
@@ -141,10 +141,10 @@ def test_a_zip_is_looked_into_and_a_harmful_one_is_refused(page, upload, tmp_pat
         archive.write(tmp_path / "a.nii.gz", "../outside.nii.gz")
 
     paths = [upload(f.name, f.read_bytes())[1]["path"] for f in (sound, harmful)]
-    status, found = page.get("/api/predict/inputs", inputs=json.dumps(paths[:1]))
-    refused = page.get("/api/predict/inputs", inputs=json.dumps(paths[1:]))
-    asked = {"inputs": json.dumps(paths[:1]), "case": "berta"}
-    body = page.ask(f"/api/look/image?{urlencode(asked)}")[2]
+    status, found = page.post("/api/predict/inputs", inputs=paths[:1])
+    refused = page.post("/api/predict/inputs", inputs=paths[1:])
+    asked = json.dumps({"inputs": paths[:1], "case": "berta"}).encode()
+    body = page.ask("/api/look/image", "POST", asked)[2]
 
     assert status == 200, found
     assert [each["case"] for each in found["cases"]] == ["anna", "berta"]
@@ -159,15 +159,15 @@ def test_series_are_offered_by_the_word_that_chooses_them(page, tmp_path):
                      SeriesNumber=2, SeriesDescription="T1 <b>")  # fmt: skip
     save(water, tmp_path / "anna", prefix="W")
     save(localiser, tmp_path / "anna", prefix="L")
-    asked = {"inputs": json.dumps([str(tmp_path / "anna")])}
+    asked = {"inputs": [str(tmp_path / "anna")]}
 
-    found = page.get("/api/predict/inputs", **asked)[1]["cases"]
+    found = page.post("/api/predict/inputs", **asked)[1]["cases"]
 
     series = [(s["word"], s["description"], s["slices"]) for s in found[0]["series"]]
     assert series == [("6", "WATER", 6), ("2", "T1 <b>", 4)]
-    status, refused = page.get("/api/predict/preview", **asked)
+    status, refused = page.post("/api/predict/preview", **asked)
     assert (status, "series 6" in refused["error"]) == (400, True)
-    chosen = page.get("/api/predict/preview", **asked, series="2")[1]
+    chosen = page.post("/api/predict/preview", **asked, series="2")[1]
     assert len(chosen["positions_mm"]) == 4
 
 
@@ -186,7 +186,7 @@ def test_the_lines_are_millimetres_of_the_slices_of_a_tilted_grid(page, tmp_path
     middle_row, step = 5 * 0.5 * np.sin(tilt), 3 * np.cos(tilt) * flip
     by_hand = [-250 + middle_row + k * step for k in range(7)]
 
-    view = page.get("/api/predict/preview", inputs=json.dumps([str(file)]))[1]
+    view = page.post("/api/predict/preview", inputs=[str(file)])[1]
 
     assert view["positions_mm"] == pytest.approx(sorted(by_hand, reverse=True))
     assert view["letters"] == "RLHF"
@@ -209,9 +209,9 @@ def test_the_picture_shows_the_slices_as_rows_in_any_plane(
     affine[:3, :3] = np.eye(3)[:, ["xyz".index(axis) for axis in axes]]
     voxels = np.arange(210, dtype=np.int16).reshape(5, 6, 7)
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "a.nii.gz")
-    asked = json.dumps([str(tmp_path / "a.nii.gz")])
+    asked = [str(tmp_path / "a.nii.gz")]
 
-    view = page.get("/api/predict/preview", inputs=asked)[1]
+    view = page.post("/api/predict/preview", inputs=asked)[1]
 
     assert view["letters"] == letters
     # NIfTI's x runs to the right and y to the front, so theirs are negative here.
@@ -231,12 +231,10 @@ def predicted(page, tmp_path):
 
 
 def test_what_was_predicted_is_listed_with_rating_volumes_and_files(page, predicted):
-    summary, out = predicted
-    model = page.get("/api/predict/models", dataset=DATASET)[1]
+    _, out = predicted
     folders = page.get("/api/predict/folders")[1]["folders"]
     found = page.get("/api/predict/results", path=str(out))[1]
 
-    assert model["reason"] == summary.model
     assert folders == [str(out)]
     assert found["quality"] == str(out / "quality.html")
     (case,) = found["cases"]
@@ -265,26 +263,3 @@ def test_every_file_of_a_prediction_is_saved_and_the_case_is_shown(page, predict
         assert headers["content-disposition"].startswith("attachment")
     shown = page.get("/api/look/cases", folder=str(out))[1]
     assert [each["case"] for each in shown["cases"]] == ["leg"]
-    assert "inputs" not in shown
-
-
-def test_the_scans_of_predictions_are_those_of_the_job_that_made_them(page, tmp_path):
-    out = page.workspace / "predictions" / "first"
-    (out / "leg").mkdir(parents=True)
-    labels = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.eye(4))
-    nib.save(labels, out / "leg" / "labels.nii.gz")
-    values = {"dataset": "1", "inputs": [str(tmp_path / "legs")], "out": str(out)}
-    page.finished(page.start("predict", **values, series="6"))
-
-    found = page.get("/api/look/cases", folder=str(out))[1]
-
-    assert (found["inputs"], found["series"]) == ([str(tmp_path / "legs")], "6")
-
-
-def test_a_dataset_without_a_model_says_so(page):
-    (page.workspace / "nnUNet_raw" / DATASET).mkdir(parents=True)
-
-    found = page.get("/api/predict/models", dataset=DATASET)[1]
-
-    assert found["default"] is None
-    assert "no finished model" in found["reason"]

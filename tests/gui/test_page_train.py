@@ -129,7 +129,9 @@ def test_a_run_started_in_a_terminal_appears_and_results_are_shown(client, few_s
 def test_what_can_be_trained_is_what_is_planned_here(client):
     _, found = client.get("/api/training", dataset=LAB)
 
-    assert found["planned"] == {"default": ["2d", "3d_fullres"]}
+    planned = {model["name"]: model["planned"] for model in found["models"]}
+    assert planned["nnunet"] == ["2d", "3d_fullres"]
+    assert (planned["unet2d"], planned["resenc-m"]) == (["2d"], [])
     assert found["folds"] == 5
     assert {"auto", "cpu"} <= set(found["devices"])
     planners = {model["name"]: model["planner"] for model in found["models"]}

@@ -215,7 +215,7 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     tab.get_by_label("between two lines").check()
     tab.get_by_text("drag the lines").wait_for()
     shoot("region")
-    tab.get_by_label("the whole scan").check()
+    tab.get_by_label("between two lines").uncheck()
     press(tab, "Predict")
     ended(tab, "predict")
     tab.get_by_role("link", name=re.compile("labels")).first.wait_for()
@@ -223,7 +223,7 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     quality.get_by_role("heading").first.wait_for()
     shoot("predict")
     tab.get_by_role("rowheader").get_by_role("link").first.click()
-    tab.get_by_role("button", name="image", exact=True).wait_for()
+    tab.get_by_role("slider", name="image", exact=True).wait_for()
 
 
 def test_a_training_survives_the_server_and_is_stopped_and_goes_on(

@@ -10,7 +10,7 @@ export const picture = (values) => {
     const { reason } = await get(PATH, values).catch((error) => ({ reason: error.message }));
     target.replaceWith(h("span.soft", { title: reason }, "No picture"));
   };
-  return h("a.zoom.thumbnail", {
-    href: address(PATH, { ...values, size: "large" }), target: "_blank", "aria-label": `Large picture of case ${values.case}`,
-  }, h("img", { loading: "lazy", alt: "", src: address(PATH, values), onerror }));
+  const href = address(PATH, { ...values, size: "large" }), label = `Large picture of case ${values.case}`;
+  return h("a.zoom.thumbnail", { href, target: "_blank", "aria-label": label },
+    h("img", { loading: "lazy", alt: "", src: address(PATH, values), onerror }));
 };

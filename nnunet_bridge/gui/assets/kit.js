@@ -94,7 +94,8 @@ export const trouble = () => {
 const jobCard = (job, log, { onStop, onToggle }) => {
   const { stage, number: count, share, left_s: left, note } = job.progress || {};
   const running = job.state === "running", lost = job.state === "lost";
-  const now = [stage && `${count} ${stage} ${Math.round(100 * share)} %`.trim(), left && `about ${duration(left)} left`, note];
+  const percent = stage && `${count} ${stage} ${Math.round(100 * share)} %`.trim();
+  const now = [percent, left && `about ${duration(left)} left`, note];
   const ended = job.ended ? new Date(1000 * job.ended).toLocaleString() : "";
   return h("div.job", { "data-state": job.state },
     h("div.row", h("strong", `${job.command}: ${lost ? "ended without a result" : job.state}`),
@@ -127,8 +128,8 @@ export const commandBox = (label, ask, { mine, onDone }) => {
   };
   const draw = () => {
     const missing = !known, running = job && job.state === "running";
-    render(row, h("button.primary", { disabled: missing || running || !line, onclick: start }, label), h("code.line", line),
-      h("button.quiet", { hidden: missing, onclick: copy }, "Copy"));
+    render(row, h("button.primary", { disabled: missing || running || !line, onclick: start }, label),
+      h("code.line", line), h("button.quiet", { hidden: missing, onclick: copy }, "Copy"));
     render(card, job && jobCard(job, log, { onStop, onToggle }));
   };
   const refresh = async () => {
@@ -200,7 +201,8 @@ export const pager = (go) => {
     ({ page } = found);
     const step = (to, text) => h("button", { disabled: to < 1 || to > found.pages, onclick: () => open(to) }, text);
     const more = found.pages > 1;
-    render(rest, h("span.soft", { role: "status" }, counted(found.found, "case"), more && `, page ${page} of ${found.pages}`),
+    const place = more && `, page ${page} of ${found.pages}`;
+    render(rest, h("span.soft", { role: "status" }, counted(found.found, "case"), place),
       more && [step(page - 1, "Previous"), step(page + 1, "Next")]);
   };
   return { box, open, search };

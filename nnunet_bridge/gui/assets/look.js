@@ -1,5 +1,7 @@
 /* Step 4: a case in three planes, with its labels, a prediction, their scores and surfaces. */
-import { chooseFolder, field, get, name, number, pager, post, render, select, server, soft, trouble, turns } from "/assets/kit.js";
+import {
+  chooseFolder, field, get, name, number, pager, post, render, select, server, soft, trouble, turns,
+} from "/assets/kit.js";
 import { h, put } from "/assets/shared.js";
 import { showSurfaces } from "/assets/surfaces.js";
 import { readVolume, sliceViewer } from "/assets/viewer.js";
@@ -26,12 +28,13 @@ const mount = (root, values) => {
   let asked = {}, listed = { cases: [] }, shown = {}, isShown = () => false, endSurfaces = () => null;
 
   /* --- What is shown: an image, labels and a prediction, each loaded when it is chosen --- */
+  const keyOf = (path, query) => JSON.stringify([path, query]);
+  const isKept = (part, path, query) => kept[part] && kept[part].key === keyOf(path, query);
   const load = async (part, path, query, isMine) => {
     if (!path || !isMine()) return null;
     note.textContent = `Reading the ${part} …`;
-    const key = JSON.stringify([path, query]);
     try {
-      if (!kept[part] || kept[part].key !== key) kept[part] = { key, volume: await readVolume(path, query) };
+      if (!isKept(part, path, query)) kept[part] = { key: keyOf(path, query), volume: await readVolume(path, query) };
     } catch (error) { if (isMine()) problem.say(error.message); return null; }
     if (isMine()) viewer.show(part, kept[part].volume);
     return kept[part].volume;
@@ -73,7 +76,7 @@ const mount = (root, values) => {
     shown = found;
     const { inputs, inCase, series, kind } = found;
     const scan = inputs && { inputs, case: inCase, series, kind };
-    if (!scan || !kept.image || kept.image.key !== JSON.stringify(["/api/look/image", scan])) viewer.show("image", null);
+    if (!scan || !isKept("image", "/api/look/image", scan)) viewer.show("image", null);
     const image = await load("image", scan && "/api/look/image", scan, isMine);
     const labelsOf = (part, path, under) => load(part, path && "/api/look/labels",
       { path, onto: under && under.source, dataset: asked.dataset }, isMine);
@@ -92,16 +95,20 @@ const mount = (root, values) => {
     const { images, predictions } = found;
     const made = server.state.jobs.find(({ command, values }) => command === "predict" && values.out === asked.folder);
     const { inputs, series, image_type: kind } = made ? made.values : {};
-    const runs = Object.keys(predictions);
+    const runs = Object.keys(predictions), isRead = images.length > 0;
     const chosen = run === "" || runs.includes(run) ? run : runs[0];
     const other = (id) => chooseCase(listed.cases.find((each) => each.case === id), chosen);
+    const channels = images.map((file, n) => [String(n), name(file)]);
     render(choices,
       field("Case", select(listed.cases.map((each) => each.case), found.case, other)),
-      runs.length > 0 && field("Prediction", select([["", "none"], ...runs], chosen, (each) => chooseCase(found, each, channel))),
-      images.length > 1 && field("Channel", select(images.map((file, n) => [String(n), name(file)]), String(channel),
-        (n) => chooseCase(found, chosen, Number(n)))));
-    display({ case: found.case, inCase: images.length ? "" : found.case, inputs: images.length ? [images[channel]] : inputs,
-      series, kind, reference: found.reference, prediction: predictions[chosen], run: chosen });
+      runs.length > 0 && field("Prediction",
+        select([["", "none"], ...runs], chosen, (each) => chooseCase(found, each, channel))),
+      images.length > 1 && field("Channel",
+        select(channels, String(channel), (n) => chooseCase(found, chosen, Number(n)))));
+    display({
+      case: found.case, inCase: isRead ? "" : found.case, inputs: isRead ? [images[channel]] : inputs, series, kind,
+      reference: found.reference, prediction: predictions[chosen], run: chosen,
+    });
   };
   let wanted = {}; // case and run of the address
   const pages = pager(async (query) => {
@@ -126,11 +133,14 @@ const mount = (root, values) => {
     const folder = await chooseFolder("A folder of predictions");
     if (folder) from({ folder });
   };
-  root.append(h("section", h("h2", "Look"), h("div.form", source, choices), pages.box,
-    h("div.row", h("button", { onclick: openFolder }, "Folder of predictions…")), problem.box, note, viewer.box), h("section", h("h2", "Scores and surfaces"), scores, surfaces));
+  root.append(
+    h("section", h("h2", "Look"), h("div.form", source, choices), pages.box,
+      h("div.row", h("button", { onclick: openFolder }, "Folder of predictions…")), problem.box, note, viewer.box),
+    h("section", h("h2", "Scores and surfaces"), scores, surfaces));
 
   const show = ({ folder, dataset, part = "Tr", ...target }) => {
     if (folder || dataset) from(folder ? { folder } : { dataset, part }, target);
+    else if (asked.folder || asked.dataset) { wanted = { case: shown.case, run: shown.run }; pages.open(); } // new runs
   };
   const update = ({ datasets }) => {
     const ready = datasets.filter((each) => each.converted).map((each) => each.name);
@@ -139,7 +149,8 @@ const mount = (root, values) => {
       [{ dataset, part }, `${dataset}, ${text} cases`])));
     if (asked.folder) sources.push([asked, asked.folder]);
     const words = sources.map(([each, text]) => [JSON.stringify(each), text]);
-    render(source, words.length ? field("Cases of", select(words, JSON.stringify(asked), (word) => from(JSON.parse(word))))
+    const list = select(words, JSON.stringify(asked), (word) => from(JSON.parse(word)));
+    render(source, words.length ? field("Cases of", list)
       : soft("No dataset yet: convert a study, or open a folder of predictions."));
   };
   show(values);

@@ -1,19 +1,18 @@
 /* Step 5: scans from the browser or this machine, a model, the slices, and what was predicted. */
 import {
-  chooseFolder, commandBox, counted, field, fileAddress, get, name, pager, post, render, select, server, soft, tick, trouble, turns,
+  address, chooseFolder, commandBox, counted, field, fileAddress, get, name, pager, post, render, select, server, soft,
+  tick, trouble, turns,
 } from "/assets/kit.js";
 import { h, sideLetters, slicesOf } from "/assets/shared.js";
 
 const IMAGE = /\.(nii|gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|z?raw)$/i;
 const EXACT = 100; // of a millimetre: limits are rounded outwards
-const CLEANING = [["", "none"], ["slice", "slice by slice"], ["volume", "in three dimensions"], ["tuned", "tuned for the model"]];
+const CLEANING = [["", "none"], ["slice", "slice by slice"], ["volume", "in 3-D"], ["tuned", "tuned for the model"]];
 const SIDES = [["", "both"], ["left", "left only"], ["right", "right only"]];
-const ALSO = { mesh: "meshes (PLY)", seg_nrrd: "3D Slicer (.seg.nrrd)", dicom_seg: "DICOM SEG (with the patient's name)" };
-const REGIONS = { all: "the whole scan", lines: "between two lines", auto: "found automatically" };
+const ALSO = { mesh: "meshes (PLY)", seg_nrrd: "3D Slicer (.seg.nrrd)", dicom_seg: "DICOM SEG (names the patient)" };
 
 /* The files of an entry of a drop, each with its folders. */
 const filesOf = async (entry, folder = "") => {
-  if (entry instanceof File) return [[entry.name, entry]];
   if (entry.isFile) return [[folder + entry.name, await new Promise((done, failed) => entry.file(done, failed))]];
   const reader = entry.createReader(), found = [];
   for (;;) {
@@ -24,11 +23,11 @@ const filesOf = async (entry, folder = "") => {
 };
 /* The list of items is empty after the first await. */
 const dropped = async ({ items }) => {
-  const entries = [...items].map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean);
+  const entries = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
   return (await Promise.all(entries.map((entry) => filesOf(entry)))).flat();
 };
 
-/* A picture across the slices, with two lines; `values` are the limits in mm, `null` where all slices are between. */
+/* A picture across the slices, with two lines; `values` are the limits in mm, none where all slices are between. */
 const limits = (changed) => {
   const picture = h("img", { alt: "The scan from the side", draggable: false }), letters = sideLetters();
   let positions = [], rows = [0, 0];
@@ -51,15 +50,16 @@ const limits = (changed) => {
     });
     line.addEventListener("pointermove", (event) => {
       const { top, height } = picture.getBoundingClientRect();
-      if (line.hasPointerCapture(event.pointerId)) move(Math.round((event.clientY - top) / height * positions.length) - end);
+      const row = Math.round((event.clientY - top) / height * positions.length) - end;
+      if (line.hasPointerCapture(event.pointerId)) move(row);
     });
     return line;
   });
   const box = h("div.stage.limits", { hidden: true }, picture, letters, lines);
   const values = () => {
-    if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return { from_mm: null, to_mm: null };
-    const [low, high] = rows.map((row) => positions[row]).sort((a, b) => a - b);
-    return { from_mm: (Math.floor(low * EXACT) / EXACT).toFixed(2), to_mm: (Math.ceil(high * EXACT) / EXACT).toFixed(2) };
+    if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return {};
+    const [low, high] = rows.map((row) => EXACT * positions[row]).sort((a, b) => a - b);
+    return { from_mm: (Math.floor(low) / EXACT).toFixed(2), to_mm: (Math.ceil(high) / EXACT).toFixed(2) };
   };
   const show = () => {
     const ariaValueMin = Math.min(...positions), ariaValueMax = Math.max(...positions);
@@ -86,8 +86,8 @@ const limits = (changed) => {
 /* Scans from a drop, from this computer or from the server's; `changed` is called with each other choice. */
 const scanChooser = (changed) => {
   const chosen = { inputs: [], cases: [], series: "", kind: "" };
-  const progress = h("progress", { max: 1, hidden: true, "aria-label": "Upload" }), note = h("p.soft", { role: "status" });
-  const found = h("div"), problem = trouble(), newest = turns();
+  const progress = h("progress", { max: 1, hidden: true, "aria-label": "Upload" });
+  const note = h("p.soft", { role: "status" }), found = h("div"), problem = trouble(), newest = turns();
   const take = async (inputs, upload = null) => {
     const isMine = newest();
     Object.assign(chosen, { inputs, upload, cases: [], series: "", kind: "" });
@@ -101,12 +101,13 @@ const scanChooser = (changed) => {
     changed();
   };
   const draw = () => {
-    const series = chosen.cases.flatMap((each) => each.series), kinds = [...new Set(series.flatMap((one) => one.kinds))];
+    const series = chosen.cases.flatMap((each) => each.series);
+    const kinds = [...new Set(series.flatMap((one) => one.kinds))];
     const words = new Map(series.map((one) => [one.word, `${one.number} ${one.description} (${one.slices} slices)`]));
     const set = (key) => (value) => { chosen[key] = value; changed(); };
-    const several = chosen.cases.some((each) => each.series.length > 1), more = chosen.cases.length - 20;
+    const several = chosen.cases.some((each) => each.series.length > 1);
     render(found,
-      h("ul.soft", chosen.cases.slice(0, 20).map((each) => h("li", each.case)), more > 0 && h("li", `and ${more} more`)),
+      h("ul.soft", chosen.cases.map((each) => h("li", each.case))),
       h("div.form",
         several && field("Series", select([["", "the only one that fits"], ...words], chosen.series, set("series")),
           "This folder holds several series."),
@@ -163,10 +164,11 @@ const scanChooser = (changed) => {
 const resultList = () => {
   const top = h("div"), table = h("div.scroll"), report = h("div");
   let shown = "", turn = 0;
+  const volumeOf = ([structure, volume]) => h("div", `${structure} ${(volume / 1000).toFixed(1)}`);
   const row = ({ case: id, error, level, volumes_mm3: volumes = {}, files = {} }) => h("tr",
-    h("th.words", { scope: "row" }, h("a", { href: `#/look?${new URLSearchParams({ folder: shown, case: id })}` }, id)),
+    h("th.words", { scope: "row" }, h("a", { href: address("#/look", { folder: shown, case: id }) }, id)),
     h("td.words", error || (level ? h("span", { class: `rating ${level}` }, level) : "–")),
-    h("td.words", Object.entries(volumes).map(([structure, volume]) => h("div", `${structure} ${(volume / 1000).toFixed(1)}`))),
+    h("td.words", Object.entries(volumes).map(volumeOf)),
     h("td.words", Object.entries(files).filter(([file]) => !file.endsWith(".png")).map(([file, place]) => (
       h("div", h("a", { href: fileAddress(place, { save: 1 }), download: "" }, file))))));
   const pages = pager(async (asked) => {
@@ -182,10 +184,10 @@ const resultList = () => {
   const show = async (job) => {
     const { folders } = await get("/api/predict/folders").catch(() => ({ folders: [] }));
     const { result } = job ? await get("/api/job", { id: job.id }).catch(() => ({})) : {};
-    const path = job && folders.includes(job.values.out) ? job.values.out : folders.at(-1);
+    const path = job && folders.includes(job.values.out) ? job.values.out : shown || folders.at(-1);
     const refused = ((result || {}).cases || []).filter((each) => each.outcome === "refused");
-    render(top,
-      path ? field("Results in", select(folders.map((each) => [each, name(each)]), path, open)) : soft("Nothing predicted yet."),
+    const list = path && select(folders.map((each) => [each, name(each)]), path, open);
+    render(top, path ? field("Results in", list) : soft("Nothing predicted yet."),
       refused.map((each) => h("p.error", `${each.case}: ${each.messages.join(" ")}`)));
     turn += 1; // the report of the same folder is another one now
     if (path) open(path);
@@ -194,10 +196,10 @@ const resultList = () => {
   return { parts: [top, pages.box, table, report], show };
 };
 
-const mount = (root, start) => {
+const mount = (root, given) => {
   const models = h("div.form"), note = h("p.soft", { role: "status" }), newest = turns(), results = resultList();
-  const values = { dataset: start.dataset || "", model: "", region: "all" };
-  let usual = {}, asked = "";
+  const values = { dataset: given.dataset || "", model: "" };
+  let hasLines = false;
   const set = (key) => (value) => { values[key] = value; box.refresh(); };
   const lines = limits(() => box.refresh());
   const out = h("input", { type: "text", pattern: "[A-Za-z0-9_][A-Za-z0-9_. \\-]*", oninput: () => box.refresh() });
@@ -207,30 +209,25 @@ const mount = (root, start) => {
     preview();
   });
 
-  const showModels = async ({ datasets }) => {
+  const showModels = ({ datasets }) => {
     const finished = (each) => each.runs.filter((run) => ["done", "unpacked"].includes(run.state));
     const ready = datasets.filter((each) => finished(each).length);
     const of = ready.find((each) => each.name === values.dataset) || ready[0];
     values.dataset = of ? of.name : "";
-    const keys = of ? [...new Set(finished(of).map((run) => JSON.stringify([run.configuration, run.model, run.budget])))] : [];
-    const { default: model, reason } = usual;
-    const options = [["", model ? `${model} (the default)` : "the default"], ...keys.map((key) => [key, JSON.parse(key).join(", ")])];
+    if (!of) { render(models, soft("No training has finished yet. Train a model, or unpack one.")); return; }
+    const keys = new Set(finished(of).map((run) => JSON.stringify([run.configuration, run.model, run.budget])));
+    const options = [["", "the best known"], ...[...keys].map((key) => [key, JSON.parse(key).join(", ")])];
     const choose = (dataset) => { Object.assign(values, { dataset, model: "" }); update(server.state); };
-    render(models, of ? [field("Dataset", select(ready.map((each) => each.name), of.name, choose)),
-      field("Model", select(options, values.model, set("model")), reason)]
-      : soft("No training has finished yet. Train a model, or unpack one."));
-    const key = JSON.stringify([values.dataset, keys]);
-    if (key === asked || !of) return;
-    asked = key;
-    usual = await get("/api/predict/models", { dataset: of.name }).catch(() => ({}));
-    showModels(server.state);
+    render(models, field("Dataset", select(ready.map((each) => each.name), of.name, choose)),
+      field("Model", select(options, values.model, set("model")),
+        "The best known is what select chose, else the one with the highest Dice on its own validation."));
   };
   const preview = async () => {
-    const isMine = newest(), { inputs, cases, series, kind } = scans.chosen, hasLines = values.region === "lines";
+    const isMine = newest(), { inputs, cases, series, kind } = scans.chosen;
     lines.set(null);
     box.refresh();
-    note.textContent = values.region === "auto" ? "A coarse first pass finds the structures; 20 mm are kept around them." : "";
-    if (hasLines) note.textContent = cases.length ? "Reading the scan …" : "Choose a scan first.";
+    const start = cases.length ? "Reading the scan …" : "Choose a scan first.";
+    note.textContent = hasLines ? start : "";
     if (!hasLines || !cases.length) return;
     const scan = { inputs, case: cases[0].case, series, kind };
     const view = await post("/api/predict/preview", scan).catch((error) => ({ error: error.message }));
@@ -239,34 +236,32 @@ const mount = (root, start) => {
     const all = cases.length > 1 ? " All scans are cut at the same millimetres." : "";
     note.textContent = view.error || `${cases[0].case}: drag the lines, or focus one and press the arrow keys.${all}`;
   };
-  const regions = Object.entries(REGIONS).map(([value, text]) => h("label.row", h("input", {
-    type: "radio", name: "region", value, checked: value === "all", onchange: () => { values.region = value; preview(); },
-  }), text));
-
   const box = commandBox("Predict", () => {
-    const { inputs, series, kind } = scans.chosen, { model, region, ...given } = values;
+    const { inputs, series, kind } = scans.chosen, { model, ...rest } = values;
     if (!inputs.length) return "Choose a scan first.";
-    if (!given.dataset) return "Train a model first.";
+    if (!rest.dataset) return "Train a model first.";
     if (!out.value || !out.checkValidity()) return "Give the results a name of letters and digits.";
     const [configuration = [], network, budget] = model ? JSON.parse(model) : [];
     return { command: "predict", values: {
-      ...given, inputs, out: `${server.state.workspace}/predictions/${out.value}`, configuration, model: network, budget, series,
-      image_type: kind, region: region === "auto" ? "auto" : null, ...(region === "lines" ? lines.values() : {}),
+      ...rest, inputs, out: `${server.state.workspace}/predictions/${out.value}`, ...lines.values(),
+      configuration, model: network, budget, series, image_type: kind,
     } };
   }, { mine: (job) => job.command === "predict", onDone: results.show });
 
+  const between = tick("Only between two lines", (on) => { hasLines = on; preview(); });
   root.append(
     h("section", h("h2", "Scans to predict"), scans.parts),
     h("section", h("h2", "Model"), models),
-    h("section", h("h2", "Slices"), h("div.row", { role: "radiogroup", "aria-label": "Slices" }, regions), note, lines.box),
+    h("section", h("h2", "Slices"), between, note, lines.box),
     h("section", h("h2", "Output"), h("div.form", field("Name", out),
-      field("Cleaning", select(CLEANING, "", set("clean"))), field("Side of the body", select(SIDES, "", set("side"))),
-      h("div", { role: "group", "aria-label": "Also write" }, Object.entries(ALSO).map(([key, text]) => tick(text, set(key))))),
+      field("Cleaning", select(CLEANING, "", set("clean"))), field("Side", select(SIDES, "", set("side"))),
+      h("div", { role: "group", "aria-label": "Also write" },
+        Object.entries(ALSO).map(([key, text]) => tick(text, set(key))))),
     box.box),
     h("section", h("h2", "Predicted"), results.parts));
   results.show(null);
   const update = (state) => { showModels(state); box.update(state); };
-  return { update };
+  return { update, show: () => results.show(null) };
 };
 
 export default { title: "Predict", mount };

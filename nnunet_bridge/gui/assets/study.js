@@ -7,9 +7,8 @@ import { h, put } from "/assets/shared.js";
 
 const NEW = "\u0000new";
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
-const KINDS = [[/\.seg\.nrrd$/i, "segmentation"], [/\.(stl|ply|obj|vtk)$/i, "surface"], [/./, "mask"]];
 
-/* The case table: unknown names, files without a case, and the cases in pages. `load` reads the study anew, `saved`
+/* The case table: unknown names, and the cases in pages. `load` reads the study anew, `saved`
    gets it after a change. */
 const caseTable = ({ load, saved }) => {
   const top = h("div"), list = h("ul.cases"), bar = h("div.row.savebar", { hidden: true }), problem = trouble();
@@ -33,7 +32,7 @@ const caseTable = ({ load, saved }) => {
     const words = new Set([...overview.structures, ...added, value].filter(Boolean));
     return select([...more, ...words, [NEW, "New name …"]], value, (chosen) => {
       if (chosen !== NEW) { onchange(chosen); return; }
-      const word = (prompt("Name of the new structure. It gets the next value in [labels] of the recipe.") || "").trim();
+      const word = (prompt("Name of the new structure. It gets the next value in [labels].") || "").trim();
       if (word) added.add(word);
       document.activeElement.blur(); // so that the list is drawn again with the new name
       onchange(word || value);
@@ -41,55 +40,43 @@ const caseTable = ({ load, saved }) => {
   };
   const sides = (value, onchange, empty = "–") => select([["", empty], ...overview.sides], value, onchange);
 
-  const named = {}; // structure and side chosen for an unknown name, or a file without a case
-  const choice = (key, usual = {}) => {
-    const found = named[key] || { structure: "", side: "", case: "", ...usual };
-    return { ...found, set: (part) => (value) => { named[key] = { ...found, [part]: value }; drawTop(); } };
-  };
+  const named = {}; // structure and side chosen for an unknown name
   const unknownName = ({ name: word, taken_as: guess, rows, files, hint }) => {
-    const { structure, side, set } = choice(word, { structure: guess === word ? "" : guess });
+    const { structure, side } = { structure: guess === word ? "" : guess, side: "", ...named[word] };
+    const set = (part) => (value) => { named[word] = { structure, side, [part]: value }; drawTop(); };
     const apply = () => save({ changes, names: [[word, structure, side]] });
     return h("li",
-      h("div", h("strong", word), " ", h("span.soft", hint), h("small.path", files.join(", "), rows > files.length && " …")),
+      h("div", h("strong", word), " ", h("span.soft", hint),
+        h("small.path", files.join(", "), rows > files.length && " …")),
       h("div.row",
         field("Structure", structures(structure, set("structure"), [["", "Choose …"], ["ignore", "Leave it out"]])),
         field("Side", sides(side, set("side"), "as it is")),
         h("button", { disabled: !structure, onclick: apply }, `Apply to ${counted(rows, "row")}`)));
   };
-  const unplacedFile = ({ file, reason }) => {
-    const { structure, side, case: word, set } = choice(file);
-    const add = (role) => () => save({ added: [{ file, structure, side, case: word, role }] });
-    return h("li",
-      h("div", h("strong.path", file), " ", h("span.soft", reason)),
-      h("div.row", field("Case", h("input", { list: "cases", value: word, onchange: ({ target }) => set("case")(target.value) })),
-        field("Structure", structures(structure, set("structure"))), field("Side", sides(side, set("side"))),
-        h("button", { onclick: add(KINDS.find(([ending]) => ending.test(file))[1]) }, "Add"),
-        h("button.quiet", { onclick: add("ignore") }, "Leave it out")));
-  };
   const drawTop = () => {
-    const { table, unknown, unused, cases } = overview;
+    const { table, unknown } = overview;
     render(top, table ? [
       soft("The case table says what each file is. Correct it here or in a spreadsheet: ", h("span.path", table)),
-      unknown.length > 0 && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))],
-      unused.length > 0 && h("details", { open: unused.length < 5 },
-        h("summary", h("strong", `${counted(unused.length, "file")} without a case`)),
-        h("datalist", { id: "cases" }, cases.map((each) => h("option", { value: each }))),
-        h("ul.mend", unused.map(unplacedFile)))]
-      : soft("The patterns of the recipe decide which files belong to a case. To decide file by file, write a case table (above)."));
+      unknown.length && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))]]
+      : soft("The patterns of the recipe decide which files belong to a case. To decide file by file, write a case "
+        + "table (above)."));
   };
 
+  const entry = (value, act, more) => h("input", { ...more, value, onchange: ({ target }) => act(target.value) });
   const tableRow = (row) => {
     const shown = { ...row, ...changes[row.line] }, { role } = shown, put = (column) => change([row.line], column);
     const lower = (column, usual = "") => (shown[column] || usual).toLowerCase();
-    const input = (column, more) => h("input", { ...more, value: shown[column], onchange: ({ target }) => put(column)(target.value) });
+    const input = (column, more) => entry(shown[column], put(column), more);
     const { roles, channels, states } = overview, isDrawn = DRAWN.includes(role), isImage = role === "image";
     return h("li", { class: changes[row.line] ? "edited" : "" },
       h("div.file", h("span.path", row.file || "no file"), h("small.soft", row.note)),
       field("Role", select([...new Set([role, ...roles])], role, put("role"))),
-      isImage && channels.length > 1 && field("Channel", select(["", ...channels], shown.channel || "", put("channel"))),
+      isImage && channels.length > 1
+        && field("Channel", select(["", ...channels], shown.channel || "", put("channel"))),
       isDrawn && field("Structure", structures(shown.structure || "", put("structure"))),
       isDrawn && field("Side", sides(lower("side"), put("side"))),
-      (["labelmap", "segmentation"].includes(role) || shown.value) && field("Value", input("value", { type: "number", min: 1 })),
+      (["labelmap", "segmentation"].includes(role) || shown.value)
+        && field("Value", input("value", { type: "number", min: 1 })),
       isDrawn && field("State", select(states, lower("state", "drawn"), put("state"))),
       isImage && row.series && field("Series", input("series")));
   };
@@ -97,16 +84,17 @@ const caseTable = ({ load, saved }) => {
     word && picture({ ...places(), case: word, time: drawnAt }));
   const tableCase = ({ case: word, rows }) => {
     const lines = rows.map((row) => row.line), first = { ...rows[0], ...changes[lines[0]] };
-    const whole = (column) => h("input", { value: first[column] || "", onchange: ({ target }) => change(lines, column)(target.value) });
+    const whole = (column) => entry(first[column] || "", change(lines, column));
     const uses = [["", "by its masks"], ...overview.splits];
+    const use = select(uses, (first.split || "").toLowerCase(), change(lines, "split"));
     return h("li.case", shownCase(word),
-      h("div", h("div.form", field("Patient", whole("patient")), field("Visit", whole("visit")),
-        field("Use", select(uses, (first.split || "").toLowerCase(), change(lines, "split")))), h("ul.files", rows.map(tableRow))));
+      h("div", h("div.form", field("Patient", whole("patient")), field("Visit", whole("visit")), field("Use", use)),
+        h("ul.files", rows.map(tableRow))));
   };
   const plannedCase = ({ case: word, split, image, masks, messages }) => h("li.case", shownCase(word),
     h("div", soft(`For ${split === "test" ? "testing" : "training"}. `, h("span.path", image)),
       h("ul.plain", masks.map(({ side, structure, file }) => h("li",
-        h("strong", [side, structure].filter(Boolean).join(" ") || "several structures"), " ", h("span.path.soft", file)))),
+        h("strong", `${side} ${structure}`.trim() || "several structures"), " ", h("span.path.soft", file)))),
       messages.map((message) => h("p", message))));
   const discard = () => { changes = {}; load(); };
   const draw = () => {
@@ -142,7 +130,7 @@ const mount = (root) => {
   const top = h("section"), problem = trouble();
   let boxes = [], now = {}, known = "";
 
-  const choose = (study, recipe) => problem.attempt(() => post("/api/study/choose", recipe ? { study, recipe } : { study }));
+  const choose = (study, recipe) => problem.attempt(() => post("/api/study/choose", { study, recipe }));
   const pick = async () => {
     const folder = await chooseFolder("Choose the folder of a study", now.study);
     if (folder) choose(folder);
@@ -158,20 +146,20 @@ const mount = (root) => {
 
   const welcome = () => [h("h2", "Study"), h("div.ways",
     h("div", h("h3", "Your own patients"),
-      h("p", "Choose the folder with the scans (DICOM, NIfTI, NRRD or MetaImage) and the masks. Nothing in it is changed."),
+      h("p", "Choose the folder with scans (DICOM, NIfTI, NRRD or MetaImage) and masks. Nothing in it is changed."),
       h("button.primary", { onclick: pick }, "Choose a study folder")),
     h("div", h("h3", "No patients yet"),
-      h("p", "Make ten synthetic lower limbs and go the whole way in about ten minutes. Their scores are not results."),
+      h("p", "Make ten synthetic lower limbs and go the whole way in ten minutes. Their scores are not results."),
       demo()))];
   const place = ({ study, recipe, recipes, own, table }) => [
     h("h2", name(study)), h("p.path", study),
     h("div.row", h("button", { onclick: pick }, "Choose another study"),
       recipes.length > 1 && select(recipes, recipe, (other) => choose(study, other))),
     recipe ? h("p", "Recipe: ", h("span.path", recipe)) : [
-      h("p", "This study has no recipe yet. Look through it: the names of its files and folders say what each one is."),
+      h("p", "This study has no recipe yet. Look through it: names of files and folders say what each one is."),
       box("Look through the study", "init", { study, out: own }).box],
     h("details",
-      h("summary", recipe ? "Look through the study again, or make synthetic patients" : "Make synthetic patients instead"),
+      h("summary", recipe ? "Look through the study again, or make patients" : "Make synthetic patients instead"),
       table && box("Add new patients", "init", { study, out: recipe, update: true }).box,
       recipe && (recipe === own || !table) && box(table ? "Write the table anew" : "Write a case table", "init",
         { study, out: own, force: recipes.includes(own) }).box,
@@ -194,8 +182,8 @@ const mount = (root) => {
     show(answer);
   } });
   const body = h("section", { hidden: true }, h("h2", "Cases"), table.parts,
-    h("p", "Next: ", h("a", { href: "#/check" }, "check and convert the cases"), ". In a terminal, ",
-      h("code", "nnunet-bridge run"), " takes all steps at once."));
+    h("p", "Next: ", h("a", { href: "#/check" }, "check and convert the cases"), ". In a terminal, nnunet-bridge run "
+      + "takes all steps at once."));
   root.append(top, body);
 
   const update = (state) => {

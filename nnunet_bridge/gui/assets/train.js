@@ -1,7 +1,6 @@
 /* Step 3: plan, train, watch, and compare. */
 import {
-  address, commandBox, duration, field, fileAddress, get, number, post, render, select, server,
-  soft, tick, trouble,
+  address, commandBox, duration, field, fileAddress, get, number, post, render, select, server, soft, tick, trouble,
 } from "/assets/kit.js";
 import { h } from "/assets/shared.js";
 
@@ -11,21 +10,14 @@ const mean = (values) => {
   const known = values.filter((value) => value !== null);
   return known.length ? known.reduce((a, b) => a + b) / known.length : null;
 };
-/* Pictures of a run over its epochs, drawn by the server: title, kind, and style, name and last value of each line. */
-const figures = (run, dataset) => {
-  const dice = Object.values(run.dice_per_structure), iou = dice.map((value) => value && value / (2 - value));
-  const drawn = [
-    ["Loss", "loss", [["dashed", "training", run.train_loss], ["", "validation", run.val_loss]]],
-    ["Pseudo-Dice and derived IoU", "dice", [["", "Pseudo-Dice", mean(dice)], ["dashed", "IoU", mean(iou)]]],
-  ];
-  return drawn.map(([title, picture, lines]) => {
-    const values = lines.map(([style, name, value]) => [style, ` ${name} ${number(value)}`]);
-    const alt = `${title} after epoch ${run.epochs}:${values.map(([, text]) => text)}`;
-    const src = address("/api/curve", { dataset, folder: run.folder, picture, epochs: run.epochs });
-    return h("figure", h("figcaption", title), h("img", { alt, src }),
-      soft(values.map(([style, text]) => h("span.line-key", h("span", { class: `stroke ${style}` }), text))));
-  });
+/* Pictures of a run over its epochs, drawn by the server. */
+const FIGURES = {
+  loss: "Loss: training dashed, validation solid", dice: "Pseudo-Dice solid, derived IoU dashed",
 };
+const figures = ({ epochs, folder }, dataset) => Object.entries(FIGURES).map(([picture, text]) => {
+  const src = address("/api/curve", { dataset, folder, picture, epochs });
+  return h("figure", h("figcaption", text), h("img", { alt: `${text}, after epoch ${epochs}`, src }));
+});
 
 /* A page of the workspace that is loaded when it is opened; `time` tells a new one from the last. */
 const folded = (title, path, time) => h("details", { hidden: !path }, h("summary", title), path && [
@@ -68,15 +60,17 @@ const runTable = (dataset, device) => {
       [h("span", { class: `state ${state}` }, state), h("small", run.job ? `job ${run.job}` : elsewhere)],
       run.epochs_planned ? `${run.epochs} of ${run.epochs_planned}` : String(run.epochs || "–"),
       run.train_loss === null ? "–" : `${number(run.train_loss)} / ${number(run.val_loss)}`,
-      h("span", { title: each }, number(mean(Object.values(dice)))), duration(run.seconds_left) || "–", number(run.mean_dice)];
-    const act = (label, onclick, hidden, more) => h("button", { "aria-label": `${label}: ${title}`, onclick, hidden, ...more }, label);
+      h("span", { title: each }, number(mean(Object.values(dice)))), duration(run.seconds_left) || "–",
+      number(run.mean_dice)];
+    const act = (label, onclick, more) => h("button", { "aria-label": `${label}: ${title}`, onclick, ...more }, label);
+    const resumes = !job && ["stopped", "failed", "planned"].includes(state);
     const toggle = () => { if (!opened.delete(run.folder)) opened.add(run.folder); update(); };
     return [
       h("tr", h("th", { scope: "row" }, title, h("small", `${run.model}, ${run.budget}`)),
         cells.map((cell, n) => h("td", { "data-name": COLUMNS[n] }, cell)),
-        h("td.acts", act("Stop", () => stop(job), !job || state !== "running"),
-          act(state === "failed" ? "Try again" : "Go on", () => resume(run), Boolean(job) || !["stopped", "failed", "planned"].includes(state)),
-          act("Details", toggle, false, { "aria-expanded": String(isOpen) }))),
+        h("td.acts", act("Stop", () => stop(job), { hidden: !job || state !== "running" }),
+          act(state === "failed" ? "Try again" : "Go on", () => resume(run), { hidden: !resumes }),
+          act("Details", toggle, { "aria-expanded": String(isOpen) }))),
       run.reason && below(h("p.error", run.reason)), isOpen && detail(run)];
   };
   const update = () => {
@@ -98,9 +92,8 @@ const comparison = (dataset, budget) => {
     const finished = runs.filter((run) => run.state === "done" && run.fold !== "all" && run.budget === budget());
     const distinct = (key) => [...new Set(finished.map((run) => run[key]))];
     if (!finished.length) return `Train a numbered fold with the budget ${budget()} first.`;
-    return { command: "compare", values: {
-      dataset: name, out: folder(), configuration: distinct("configuration"), model: distinct("model"), budget: budget(),
-    } };
+    const [configuration, model] = ["configuration", "model"].map(distinct);
+    return { command: "compare", values: { dataset: name, out: folder(), configuration, model, budget: budget() } };
   }, { mine: (job) => job.command === "compare" && dataset() && isOf(job, dataset()) });
   const update = (state) => {
     command.update(state);
@@ -108,8 +101,7 @@ const comparison = (dataset, budget) => {
     render(page, folded("Comparison", time && `${folder()}/index.html`, time));
   };
   const box = h("section", h("h2", "Results"), soft("Configurations and models on the same held-out cases."),
-    command.box, page, soft("In a terminal, ", h("code", "nnunet-bridge select"), ", ", h("code", "audit"), " and ",
-      h("code", "pack"), " work on finished runs."));
+    command.box, page, soft("In a terminal, nnunet-bridge select, audit and pack work on finished runs."));
   return { box, update, refresh: command.refresh };
 };
 
@@ -118,7 +110,7 @@ const mount = (root, values) => {
   let choices = null, seen = "", takes = {}, agreed = false, timer = 0;
   const dataset = () => server.state.datasets.find((each) => each.name === picked.dataset);
   const model = () => choices.models.find((each) => each.name === picked.model);
-  const planned = () => ((choices && choices.planned[model().planner]) || []).filter((each) => model().configurations.includes(each));
+  const planned = () => (choices ? model().planned : []);
   const configurations = () => planned().filter((each) => !picked.configuration || picked.configuration.includes(each));
   const training = () => ({ ...picked, configuration: configurations(), fold: [picked.fold],
     ...(picked.on === "local" ? { on: "" } : { recipe: server.state.study.recipe }) });
@@ -132,12 +124,13 @@ const mount = (root, values) => {
     return { command: "plan", values: { dataset: picked.dataset, planner: planner === "default" ? "" : planner } };
   }, { mine: mine("plan"), onDone: () => renew() });
   const planning = h("details.planning", h("summary", "Plan: patch and batch size, preprocessing, folds"),
-    soft("nnU-Net adapts its networks to the data and prepares the images. Plan again after a change of the dataset."), plan.box);
+    soft("nnU-Net adapts its networks to the data and prepares the images. Plan again when the dataset has changed."),
+    plan.box);
   const train = commandBox("Train", () => {
     if (!dataset()) return "Choose a dataset.";
     if (!choices) return "Reading the plans.";
     const { planner } = model();
-    if (!planned().length) return `Plan it first${planner === "default" ? "" : `: ${picked.model} needs the planner ${planner}`}.`;
+    if (!planned().length) return `Plan it first${planner === "default" ? "" : ` with the planner ${planner}`}.`;
     if (!configurations().length) return "Choose a configuration.";
     if (takes.question && !agreed) return "It takes long: agree above.";
     return { command: "train", values: { ...training(), yes: agreed } };
@@ -153,14 +146,18 @@ const mount = (root, values) => {
     const named = ({ name, planner }) => [name, planner === "default" ? name : `${name} (planner ${planner})`];
     const fields = [
       ["Folds", "fold", [...numbered, ["all5", `all ${folds} folds`], ["all", "all cases, none held out"]]],
-      ["Budget", "budget", budgets.map((each) => each.name)], ["Model", "model", models.map(named)], ["Device", "device", devices],
+      ["Budget", "budget", budgets.map((each) => each.name)], ["Model", "model", models.map(named)],
+      ["Device", "device", devices],
       ["Where", "on", slurm ? [["local", "this machine"], ["slurm", "Slurm cluster"]] : []],
     ];
     form.hidden = !folds;
+    const control = ([label, key, words]) => field(label, select(words, picked[key], set(key)));
+    const { recipe } = server.state.study;
     render(form,
-      h("fieldset.field", h("legend", "Configurations"), planned().map(tickOf), !planned().length && soft(failure || "Not planned yet.")),
-      fields.filter(([, , words]) => words.length).map(([label, key, words]) => field(label, select(words, picked[key], set(key)))),
-      picked.on !== "local" && soft(`With [slurm] of the recipe ${server.state.study.recipe || "of a study, once one is chosen"}.`));
+      h("fieldset.field", h("legend", "Configurations"),
+        planned().length ? planned().map(tickOf) : soft(failure || "Not planned yet.")),
+      fields.filter(([, , words]) => words.length).map(control),
+      picked.on !== "local" && soft(recipe ? `With [slurm] of ${recipe}.` : "Choose a study: its recipe has [slurm]."));
     planning.open = planning.open || !planned().length;
     for (const each of [plan, train, results]) each.refresh();
     takes = {};
@@ -180,7 +177,8 @@ const mount = (root, values) => {
 
   const runs = runTable(dataset, () => picked.device), results = comparison(dataset, () => picked.budget);
   const setUp = h("div", planning, form, estimate, train.box);
-  root.append(h("section", h("h2", "Train"), top, problem.box, setUp), h("section", h("h2", "Runs"), runs.parts), results.box);
+  root.append(h("section", h("h2", "Train"), top, problem.box, setUp), h("section", h("h2", "Runs"), runs.parts),
+    results.box);
 
   const renew = () => problem.attempt(async () => {
     const asked = picked.dataset;
@@ -208,7 +206,7 @@ const mount = (root, values) => {
     if (key !== seen) { seen = key; renew(); }
     for (const one of [runs, plan, train, results]) one.update(state);
   };
-  return { update, show: (next) => next.dataset && open(next.dataset) };
+  return { update, show: ({ dataset: other }) => (other ? open(other) : renew()) };
 };
 
 export default { title: "Train", mount };

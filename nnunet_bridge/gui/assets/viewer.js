@@ -50,18 +50,10 @@ export const sliceViewer = () => {
   };
 
   /* --- Layers --- */
-  const layers = Object.entries(OPACITY).map(([name, share]) => {
-    const set = (value) => { opacity[name] = value; button.ariaPressed = String(value > 0); draw(); };
-    const press = () => {
-      if (!Number(input.value)) input.value = "0.8";
-      set(opacity[name] ? 0 : Number(input.value));
-    };
-    const button = h("button", { "aria-pressed": String(share > 0), onclick: press }, name);
-    const input = h("input", {
-      type: "range", min: "0", max: "1", step: "0.05", value: String(share), "aria-label": `Opacity of ${name}`,
-      oninput: () => set(Number(input.value)),
-    });
-    return h("span.layer", { "data-layer": name }, button, input);
+  const layers = Object.entries(OPACITY).map(([name, value]) => {
+    const oninput = ({ target }) => { opacity[name] = Number(target.value); draw(); };
+    const input = h("input", { type: "range", min: "0", max: "1", step: "0.05", value, oninput });
+    return h("label.layer", { "data-layer": name }, name, input);
   });
 
   /* --- Planes --- */
@@ -141,7 +133,9 @@ export const sliceViewer = () => {
       const edge = (x, y, value) => differs(x - OUTLINE, y, value) || differs(x + OUTLINE, y, value)
         || differs(x, y - OUTLINE, value) || differs(x, y + OUTLINE, value);
       const filled = drawn ? 0 : 0x4dffffff; // faintly where no labels are
-      const layer = (name, isThere, pixelAt) => { if (isThere && opacity[name]) paintLayer(name, columns, rows, pixelAt); };
+      const layer = (name, isThere, pixelAt) => {
+        if (isThere && opacity[name]) paintLayer(name, columns, rows, pixelAt);
+      };
       layer("labels", drawn, (place) => pixelOfValue(drawn[place]));
       layer("disagreement", drawn && found, (place) => drawn[place] !== found[place] && DIFFERS);
       layer("prediction", found, (place, x, y) => {
@@ -170,7 +164,8 @@ export const sliceViewer = () => {
       const [first, step] = frame.numbers[through], number = first + step * point[through];
       annotate(`${plane} ${number}`, letters, bar, bar / mm[0]);
       stage.ariaLabel = `${plane} plane, slice ${number}. Arrow keys scroll.`;
-      Object.assign(range, { max: shape[through] - 1, value: placeOf(point[through]), ariaValueText: `slice ${number}` });
+      const value = placeOf(point[through]);
+      Object.assign(range, { max: shape[through] - 1, value, ariaValueText: `slice ${number}` });
       const middle = shape.map((size, axis) => (axis === through ? point[axis] : (size - 1) / 2));
       output.textContent = `${number} (${placeMm(middle)[through].toFixed(1)} mm)`;
     };
@@ -217,10 +212,10 @@ export const sliceViewer = () => {
   const windowRow = h("div.row", { role: "group", "aria-label": "Window" }, levelBox, widthBox,
     h("button", { onclick: resetWindow }, "Reset window"));
   const box = h("div.viewer", { hidden: true },
-    h("div.row", { role: "group", "aria-label": "Layers" }, layers),
+    h("div.row", { role: "group", "aria-label": "Opacity of the layers" }, layers),
     h("div.planes", stages.map((stage) => stage.box)), at, legend, windowRow,
-    h("p.hint", "Click or drag to move the crosshair in all planes. Scroll, or press the arrow keys, Page Up, Page Down, Home or "
-      + "End to turn slices. Drag with the right button, or with Shift, to change the window. The labels are filled, the "
-      + "prediction is outlined."));
+    h("p.hint", "Click or drag to move the crosshair in all planes. Scroll, or press the arrow keys, Page Up, Page "
+      + "Down, Home or End to turn slices. Drag with the right button, or with Shift, to change the window. "
+      + "Labels are filled, the prediction is outlined."));
   return { box, show };
 };

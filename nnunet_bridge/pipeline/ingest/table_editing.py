@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_bridge.core.case_table import DRAWN_ROLES, Role, TableRow
+from nnunet_bridge.core.case_table import DRAWN_ROLES, Role
 from nnunet_bridge.core.errors import RecipeError, UsageError
 from nnunet_bridge.core.findings import Refused
 from nnunet_bridge.core.summary import JsonObject
@@ -114,9 +114,8 @@ class OpenTable:
         names: Sequence[tuple[str, str, str]] = (),
         *,
         sha256: str,
-        added: Sequence[TableRow] = (),
     ) -> None:
-        """Write changed cells, the structures of unknown names, and new rows.
+        """Write changed cells and the structures of unknown names.
 
         Parameters
         ----------
@@ -144,7 +143,7 @@ class OpenTable:
         with suppress(RecipeError):  # a removed label may be named elsewhere
             text = _relabelled(old, remove=self._unused(names, joined, wanted))
         text = _relabelled(text, add=new)
-        change_lines(self.file, joined, sha256=sha256, added=added)
+        change_lines(self.file, joined, sha256=sha256)
         if text != old:
             write_text(recipe_file, text)
 

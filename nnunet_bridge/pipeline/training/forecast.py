@@ -318,12 +318,20 @@ def training_choices(dataset: Dataset, host: Host | None = None) -> JsonObject:
     with suppress(FileNotFoundError):
         splits = read_json(dataset.splits_file)
     methods = [method_of(name, BudgetName.FULL) for name in ModelName]
+    planned = known.planners if known else {}
     return {
-        "planned": {k: list(v) for k, v in known.planners.items()} if known else {},
         "failure": known.failure if known else "",
         "folds": len(splits),
         "models": [
-            {"name": m.model, "planner": m.planner, "configurations": m.configurations}
+            {
+                "name": m.model,
+                "planner": m.planner,
+                "planned": [
+                    name
+                    for name in planned.get(m.planner, ())
+                    if name in m.configurations
+                ],
+            }
             for m in methods
         ],
         "budgets": [{"name": b.name, "caveat": b.caveat} for b in BUDGETS.values()],
