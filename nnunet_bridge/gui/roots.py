@@ -18,9 +18,8 @@ class Roots:
 
     @classmethod
     def of(cls, folders: Iterable[Path]) -> "Roots":
-        """Return the roots; a folder inside another is left out of the list."""
-        resolved = dict.fromkeys(folder.resolve() for folder in folders)
-        return cls(tuple(resolved))
+        """Return the roots, each once."""
+        return cls(tuple(dict.fromkeys(folder.resolve() for folder in folders)))
 
     def path(self, text: str) -> Path:
         """Return an absolute path, resolved, which need not exist.

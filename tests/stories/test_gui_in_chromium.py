@@ -173,7 +173,7 @@ def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
     ended(tab, "check")
     press(tab, "Convert")
     ended(tab, "convert")
-    tab.get_by_text("msk_008").wait_for()
+    tab.get_by_role("heading", name=re.compile("msk_008")).wait_for()
     shoot("check")
 
     step(tab, "Train")

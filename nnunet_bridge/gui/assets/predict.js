@@ -6,7 +6,6 @@ import {
 import { h, sideLetters, slicesOf } from "/assets/shared.js";
 
 const IMAGE = /\.(nii|gz|nrrd|nhdr|mha|mhd|mgz|mgh|zip|z?raw)$/i;
-const EXACT = 100; // of a millimetre: limits are rounded outwards
 const CLEANING = [["", "none"], ["slice", "slice by slice"], ["volume", "in 3-D"], ["tuned", "tuned for the model"]];
 const SIDES = [["", "both"], ["left", "left only"], ["right", "right only"]];
 const ALSO = { mesh: "meshes (PLY)", seg_nrrd: "3D Slicer (.seg.nrrd)", dicom_seg: "DICOM SEG (names the patient)" };
@@ -27,7 +26,7 @@ const dropped = async ({ items }) => {
   return (await Promise.all(entries.map((entry) => filesOf(entry)))).flat();
 };
 
-/* A picture across the slices, with two lines; `values` are the limits in mm, none where all slices are between. */
+/* A picture across the slices, with two lines; `values` are the limits, rounded outwards, unless all are between. */
 const limits = (changed) => {
   const picture = h("img", { alt: "The scan from the side", draggable: false }), letters = sideLetters();
   let positions = [], rows = [0, 0];
@@ -58,8 +57,8 @@ const limits = (changed) => {
   const box = h("div.stage.limits", { hidden: true }, picture, letters, lines);
   const values = () => {
     if (!positions.length || (rows[0] === 0 && rows[1] === positions.length - 1)) return {};
-    const [low, high] = rows.map((row) => EXACT * positions[row]).sort((a, b) => a - b);
-    return { from_mm: (Math.floor(low) / EXACT).toFixed(2), to_mm: (Math.ceil(high) / EXACT).toFixed(2) };
+    const [low, high] = rows.map((row) => 100 * positions[row]).sort((a, b) => a - b);
+    return { from_mm: (Math.floor(low) / 100).toFixed(2), to_mm: (Math.ceil(high) / 100).toFixed(2) };
   };
   const show = () => {
     const ariaValueMin = Math.min(...positions), ariaValueMax = Math.max(...positions);
@@ -107,7 +106,7 @@ const scanChooser = (changed) => {
     const set = (key) => (value) => { chosen[key] = value; changed(); };
     const several = chosen.cases.some((each) => each.series.length > 1);
     render(found,
-      h("ul.soft", chosen.cases.map((each) => h("li", each.case))),
+      h("ul.soft", chosen.cases.slice(0, 20).map((each) => h("li", each.case))),
       h("div.form",
         several && field("Series", select([["", "the only one that fits"], ...words], chosen.series, set("series")),
           "This folder holds several series."),

@@ -8,8 +8,7 @@ import { h, put } from "/assets/shared.js";
 const NEW = "\u0000new";
 const DRAWN = ["mask", "labelmap", "segmentation", "surface"];
 
-/* The case table: unknown names, and the cases in pages. `load` reads the study anew, `saved`
-   gets it after a change. */
+/* The case table: unknown names, and the cases in pages. `load` reads the study, `saved` gets it after a change. */
 const caseTable = ({ load, saved }) => {
   const top = h("div"), list = h("ul.cases"), bar = h("div.row.savebar", { hidden: true }), problem = trouble();
   let overview = {}, changes = {}, page = { cases: [] }, drawnAt = 0;
@@ -19,11 +18,11 @@ const caseTable = ({ load, saved }) => {
     for (const line of lines) changes[line] = { ...changes[line], [column]: value };
     draw();
   };
-  const save = async (content) => {
-    const asked = { ...places(), sha256: overview.sha256, ...content };
+  const save = async (names = []) => {
+    const asked = { ...places(), sha256: overview.sha256, changes, names };
     const answer = await problem.attempt(() => post("/api/study/save", asked));
     if (!answer) { problem.box.scrollIntoView({ block: "center" }); return; }
-    if (content.changes || content.names) changes = {};
+    changes = {};
     saved(answer);
   };
 
@@ -44,7 +43,7 @@ const caseTable = ({ load, saved }) => {
   const unknownName = ({ name: word, taken_as: guess, rows, files, hint }) => {
     const { structure, side } = { structure: guess === word ? "" : guess, side: "", ...named[word] };
     const set = (part) => (value) => { named[word] = { structure, side, [part]: value }; drawTop(); };
-    const apply = () => save({ changes, names: [[word, structure, side]] });
+    const apply = () => save([[word, structure, side]]);
     return h("li",
       h("div", h("strong", word), " ", h("span.soft", hint),
         h("small.path", files.join(", "), rows > files.length && " …")),
@@ -57,7 +56,7 @@ const caseTable = ({ load, saved }) => {
     const { table, unknown } = overview;
     render(top, table ? [
       soft("The case table says what each file is. Correct it here or in a spreadsheet: ", h("span.path", table)),
-      unknown.length && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))]]
+      unknown.length > 0 && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))]]
       : soft("The patterns of the recipe decide which files belong to a case. To decide file by file, write a case "
         + "table (above)."));
   };
@@ -102,7 +101,7 @@ const caseTable = ({ load, saved }) => {
     render(list, page.cases.map(page.table ? tableCase : plannedCase));
     bar.hidden = !many;
     render(bar, h("span", { role: "status" }, `${counted(many, "row")} changed, not saved.`),
-      h("button.primary", { onclick: () => save({ changes }) }, "Save"), h("button", { onclick: discard }, "Discard"));
+      h("button.primary", { onclick: () => save() }, "Save"), h("button", { onclick: discard }, "Discard"));
   };
   const pages = pager(async (asked) => {
     const found = await problem.attempt(() => get("/api/study/cases", { ...places(), ...asked }));
@@ -135,14 +134,14 @@ const mount = (root) => {
     const folder = await chooseFolder("Choose the folder of a study", now.study);
     if (folder) choose(folder);
   };
-  const box = (label, command, values, keys = Object.keys(values)) => {
-    const mine = (job) => job.command === command && keys.every((key) => (job.values[key] || false) === values[key]);
-    const made = commandBox(label, () => ({ command, values }), { mine });
-    boxes.push(made);
-    return made;
+  const box = (label, command, values) => {
+    const mine = (job) => job.command === command
+      && Object.entries(values).every(([key, value]) => (job.values[key] || false) === value);
+    boxes.push(commandBox(label, () => ({ command, values }), { mine }));
+    return boxes.at(-1).box;
   };
   const demo = () => box("Try it with synthetic patients", "demo",
-    { folder: `${server.state.workspace}/synthetic`, only_study: true }).box;
+    { folder: `${server.state.workspace}/synthetic`, only_study: true });
 
   const welcome = () => [h("h2", "Study"), h("div.ways",
     h("div", h("h3", "Your own patients"),
@@ -157,12 +156,12 @@ const mount = (root) => {
       recipes.length > 1 && select(recipes, recipe, (other) => choose(study, other))),
     recipe ? h("p", "Recipe: ", h("span.path", recipe)) : [
       h("p", "This study has no recipe yet. Look through it: names of files and folders say what each one is."),
-      box("Look through the study", "init", { study, out: own }).box],
+      box("Look through the study", "init", { study, out: own })],
     h("details",
       h("summary", recipe ? "Look through the study again, or make patients" : "Make synthetic patients instead"),
-      table && box("Add new patients", "init", { study, out: recipe, update: true }).box,
+      table && box("Add new patients", "init", { study, out: recipe, update: true }),
       recipe && (recipe === own || !table) && box(table ? "Write the table anew" : "Write a case table", "init",
-        { study, out: own, force: recipes.includes(own) }).box,
+        { study, out: own, force: recipes.includes(own) }),
       demo()),
   ];
   const show = (found) => {
