@@ -25,7 +25,6 @@ COMMANDS = {
     "compare": f"dataset --out {_TRAINED}",
     "predict": f"dataset inputs --out {_TRAINED} --from-mm --to-mm --series "
     "--image-type --clean --side --mesh --seg-nrrd --dicom-seg",
-    "doctor": "",
 }
 """The arguments and options of each command."""
 

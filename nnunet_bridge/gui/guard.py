@@ -52,8 +52,6 @@ class Guard:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer a request, or pass it on; add headers that restrict the browser."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
         if scope["type"] != "http":
             return
         policy = FILE_POLICY if scope["path"].startswith(FILES_PATH) else PAGE_POLICY

@@ -18,7 +18,6 @@ from nnunet_bridge.gui.guard import Guard
 from nnunet_bridge.gui.roots import Roots
 
 HOST = "127.0.0.1"
-_GOODBYE_S = 2
 
 
 def serve(
@@ -65,7 +64,8 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=_GOODBYE_S,
+            timeout_graceful_shutdown=2,
+            lifespan="off",
         )
         app.state.server = server = uvicorn.Server(config)
         address = f"http://{HOST}:{port}/?token={token}"

@@ -112,7 +112,7 @@ def _overview(desk: Desk, _asked: Asked) -> JsonObject:
         answer |= {"structures": list(recipe.structures)}
         answer |= {"channels": list(recipe.image_channels.names)}
         if recipe.case_table is not None:
-            answer |= _about_table(_table(desk, Path(now["recipe"])))
+            answer |= _about_table(desk, _table(desk, Path(now["recipe"])))
     except BridgeError as error:
         answer["fault"] = str(error)
     return answer
@@ -125,11 +125,16 @@ def _table(desk: Desk, recipe_file: Path) -> OpenTable:
     return OpenTable.of(recipe_file)
 
 
-def _about_table(table: OpenTable) -> JsonObject:
+def _about_table(desk: Desk, table: OpenTable) -> JsonObject:
+    named = {line.cells.get("file") for line in table.lines}
+    inits = (job for job in desk.jobs.all() if job.facts.get("command") == "init")
+    found = (job.result for job in inits if job.result.get("table") == str(table.file))
+    unused = next(found, {}).get("unused", ())
     return {
         "table": str(table.file),
         "sha256": table.sha256,
         "unknown": [one.as_json() for one in table.unknown()],
+        "unused": [file for file in unused if file["file"] not in named],
         "roles": list(Role),
         "states": list(Drawing),
         "splits": list(Split),

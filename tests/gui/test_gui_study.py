@@ -399,6 +399,25 @@ def test_channels_and_values_of_a_labelmap_are_chosen_and_converted(page, tmp_pa
     ]
 
 
+def test_files_that_init_did_not_place_are_listed_until_they_have_a_line(page, knees):
+    save(knees / "b" / "shape.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    for file in ("dataset.toml", "cases.csv"):
+        (knees / file).unlink()
+    page.post("/api/study/choose", study=str(knees))
+    out = page.get("/api/study")[1]["own"]
+    unused = page.finished(page.start("init", study=str(knees), out=out))["result"]
+    listed = page.get("/api/study")[1]["unused"]
+
+    assert [one["file"] for one in listed] == ["b/shape.nii.gz"]
+    assert listed == unused["unused"]
+    table = Path(out).with_name("cases.csv")
+    columns = table.read_text("utf-8-sig").splitlines()[0].split(",")
+    line = {"file": "b/shape.nii.gz", "role": "ignore"}
+    with table.open("a", newline="") as stream:
+        csv.DictWriter(stream, columns, "").writerow(line)
+    assert page.get("/api/study")[1]["unused"] == []
+
+
 def test_a_new_study_is_looked_through_and_checked(page, knees):
     (knees / "dataset.toml").unlink()
     (knees / "cases.csv").unlink()

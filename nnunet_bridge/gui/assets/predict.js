@@ -247,11 +247,10 @@ const mount = (root, given) => {
     } };
   }, { mine: (job) => job.command === "predict", onDone: results.show });
 
-  const between = tick("Only between two lines", (on) => { hasLines = on; preview(); });
   root.append(
     h("section", h("h2", "Scans to predict"), scans.parts),
     h("section", h("h2", "Model"), models),
-    h("section", h("h2", "Slices"), between, note, lines.box),
+    h("section", h("h2", "Slices"), tick("Between two lines", (on) => { hasLines = on; preview(); }), note, lines.box),
     h("section", h("h2", "Output"), h("div.form", field("Name", out),
       field("Cleaning", select(CLEANING, "", set("clean"))), field("Side", select(SIDES, "", set("side"))),
       h("div", { role: "group", "aria-label": "Also write" },

@@ -53,10 +53,12 @@ const caseTable = ({ load, saved }) => {
         h("button", { disabled: !structure, onclick: apply }, `Apply to ${counted(rows, "row")}`)));
   };
   const drawTop = () => {
-    const { table, unknown } = overview;
+    const { table, unknown, unused } = overview;
     render(top, table ? [
       soft("The case table says what each file is. Correct it here or in a spreadsheet: ", h("span.path", table)),
-      unknown.length > 0 && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))]]
+      unknown.length > 0 && [h("h3", counted(unknown.length, "unknown name")), h("ul.mend", unknown.map(unknownName))],
+      unused.length > 0 && h("details", h("summary", `${counted(unused.length, "file")} in no line of the table`),
+        h("ul.plain", unused.map(({ file, reason }) => h("li", h("span.path", file), " ", h("span.soft", reason)))))]
       : soft("The patterns of the recipe decide which files belong to a case. To decide file by file, write a case "
         + "table (above)."));
   };
@@ -121,8 +123,7 @@ const caseTable = ({ load, saved }) => {
   };
   /* Whether there are changes that loading the study would lose. */
   const isChanged = (recipe) => Object.keys(changes).length > 0 && overview.recipe === recipe;
-  const forget = () => { changes = {}; };
-  return { parts: [top, problem.box, pages.box, list, bar], show, isChanged, forget, say: problem.say };
+  return { parts: [top, problem.box, pages.box, list, bar], show, isChanged, discard, say: problem.say };
 };
 
 const mount = (root) => {
@@ -181,8 +182,7 @@ const mount = (root) => {
     show(answer);
   } });
   const body = h("section", { hidden: true }, h("h2", "Cases"), table.parts,
-    h("p", "Next: ", h("a", { href: "#/check" }, "check and convert the cases"), ". In a terminal, nnunet-bridge run "
-      + "takes all steps at once."));
+    h("p", "Next: ", h("a", { href: "#/check" }, "check and convert"), ", or nnunet-bridge run in a terminal."));
   root.append(top, body);
 
   const update = (state) => {
@@ -191,7 +191,7 @@ const mount = (root) => {
     const key = JSON.stringify([now.study, now.recipe, now.changed]);
     if (key === known) return;
     known = key;
-    if (!table.isChanged(now.recipe)) { table.forget(); load(); return; }
+    if (!table.isChanged(now.recipe)) { table.discard(); return; }
     table.say("The case table was changed by another program or tab. Discard your changes to load it.");
   };
   return { update };
