@@ -93,6 +93,8 @@ def shoot(tab):
             return
         for width in WIDTHS:
             tab.set_viewport_size({"width": width, "height": 900})
+            current = tab.locator("#steps [aria-current]")
+            current.evaluate("e => e.scrollIntoView({ block: 'nearest' })")
             tab.evaluate("scrollTo(0, 0)")
             tab.wait_for_timeout(1000)
             tab.screenshot(path=f"{folder}/page-{name}-{width}.png", full_page=True)

@@ -159,7 +159,7 @@ const mount = (root) => {
       h("p", "This study has no recipe yet. Look through it: names of files and folders say what each one is."),
       box("Look through the study", "init", { study, out: own })],
     h("details",
-      h("summary", recipe ? "Look through the study again, or make patients" : "Make synthetic patients instead"),
+      h("summary", recipe ? "Look through it again, or make synthetic patients" : "Make synthetic patients instead"),
       table && box("Add new patients", "init", { study, out: recipe, update: true }),
       recipe && (recipe === own || !table) && box(table ? "Write the table anew" : "Write a case table", "init",
         { study, out: own, force: recipes.includes(own) }),
