@@ -131,7 +131,7 @@ const mount = (root, values) => {
   };
   const openFolder = async () => {
     const folder = await chooseFolder("A folder of predictions");
-    if (folder) from({ folder });
+    if (folder) { from({ folder }); update(server.state); }
   };
   root.append(
     h("section", h("h2", "Look"), h("div.form", source, choices), pages.box,
