@@ -14,7 +14,7 @@ from starlette.routing import Route
 from nnunet_bridge.core.errors import SecurityError, UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats import files
-from nnunet_bridge.gui.desk import Asked, Desk, Json, endpoint, paged
+from nnunet_bridge.gui.desk import Asked, Desk, Json, endpoint, paged, size_of
 from nnunet_bridge.gui.look import PREDICTIONS, scan_of
 from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.labels.shown import packed_side
@@ -69,7 +69,7 @@ async def _upload(request: Request) -> Json:
     file, number = named, 2
     while file.exists():
         file, number = named.with_name(f"{stem}_{number}{dot}{ending}"), number + 1
-    size = int(request.headers.get("content-length", 0))
+    size = size_of(request)
     try:
         with (
             files.whole_file(file, needed_bytes=size, to_disk=False) as temporary,

@@ -93,3 +93,14 @@ def test_a_folder_beside_a_root_with_the_same_beginning_is_outside(tmp_path):
 def test_a_request_that_is_no_json_object_or_too_large_is_refused(page):
     for body in (b"", b"[]", b"{", b"\xff", b'{"a":' + b"1" * 16_000_001 + b"}"):
         assert page.ask("/api/jobs", "POST", body)[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/uploads/ID?name=a.nii"])
+def test_a_body_without_a_size_is_refused(page, path):
+    """It would be read into the memory, or onto the disk, without an end."""
+    path = path.replace("ID", page.post("/api/uploads")[1]["id"])
+
+    status, _, answer = page.ask(path, "POST", Transfer_Encoding="chunked")
+
+    assert status == 400
+    assert b"does not say its size" in answer
