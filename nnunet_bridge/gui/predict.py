@@ -14,7 +14,7 @@ from starlette.routing import Route
 from nnunet_bridge.core.errors import SecurityError, UsageError
 from nnunet_bridge.core.summary import JsonObject
 from nnunet_bridge.formats import files
-from nnunet_bridge.gui.desk import Asked, Desk, Json, endpoint, paged, size_of
+from nnunet_bridge.gui.desk import Asked, Desk, Json, endpoint, paged
 from nnunet_bridge.gui.look import PREDICTIONS, scan_of
 from nnunet_bridge.gui.worker import in_worker
 from nnunet_bridge.pipeline.labels.shown import packed_side
@@ -69,19 +69,26 @@ async def _upload(request: Request) -> Json:
     file, number = named, 2
     while file.exists():
         file, number = named.with_name(f"{stem}_{number}{dot}{ending}"), number + 1
-    size = size_of(request)
+    size = int(request.headers.get("content-length", 0))  # 0: sent in chunks
+    room = files.free_bytes(file) - KEPT_FREE_BYTES
     try:
         with (
             files.whole_file(file, needed_bytes=size, to_disk=False) as temporary,
             files.open_to_write(temporary) as stream,
         ):
-            if size > files.free_bytes(file) - KEPT_FREE_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _require(room - size)
             async for part in request.stream():
+                room -= len(part)
+                _require(room)
                 await run_in_threadpool(stream.write, part)
     except ClientDisconnect as error:
         raise UsageError("The upload ended before the file was complete.") from error
     return Json({"path": str(file)})
+
+
+def _require(room: int) -> None:
+    if room < 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _remove_upload(desk: Desk, asked: Asked) -> JsonObject:

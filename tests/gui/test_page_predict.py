@@ -14,6 +14,7 @@ from stand_in import DATASET, StandIn, finished_workspace, image_with_bone
 
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.grid import Grid
+from nnunet_bridge.gui import predict
 from nnunet_bridge.gui.predict import safe_parts
 from nnunet_bridge.nnunet.names import Dataset
 from nnunet_bridge.ops.region import RegionRequest
@@ -106,6 +107,23 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_is_sent(page, upload):
     assert files_below(upload.folder) == []
 
 
+@pytest.mark.parametrize(("room", "status"), [(9, 200), (8, 507)])
+def test_a_file_in_chunks_is_kept_if_there_is_room(
+    page, upload, room, status, monkeypatch
+):
+    """A browser sends the files of a dropped folder without their size."""
+    free = predict.KEPT_FREE_BYTES + room
+    monkeypatch.setattr(predict.files, "free_bytes", lambda _: free)
+    with socket.create_connection(("127.0.0.1", page.port), timeout=20) as client:
+        client.sendall(request_of(page, upload.id, length=None))
+        client.sendall(b"4\r\nsome\r\n5\r\nbytes\r\n0\r\n\r\n")
+        answer = client.recv(4000).decode()
+
+    assert answer.startswith(f"HTTP/1.1 {status}")
+    found = [(upload.folder / f).read_bytes() for f in files_below(upload.folder)]
+    assert found == ([b"somebytes"] if status == 200 else [])
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(page, upload):
     with socket.create_connection(("127.0.0.1", page.port), timeout=20) as client:
         client.sendall(request_of(page, upload.id, length=1000) + b"only this")
@@ -126,7 +144,8 @@ def request_of(page, upload_id, length):
     return (
         f"POST /api/uploads/{upload_id}?name=a.nii HTTP/1.1\r\nHost: {page.host}\r\n"
         f"Cookie: nnunet_bridge_{page.port}={page.token}\r\n"
-        f"Content-Length: {length}\r\n\r\n"
+        + (f"Content-Length: {length}" if length else "Transfer-Encoding: chunked")
+        + "\r\n\r\n"
     ).encode()
 
 
