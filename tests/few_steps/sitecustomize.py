@@ -3,11 +3,16 @@
 Python reads this file at its start where PYTHONPATH names the folder; the fixture
 `few_steps` names it. A network then has a few thousand weights, an epoch two steps.
 With FEWER_EPOCHS a smoke test keeps its networks, and they learn to find large bones.
+With EPOCH_S an epoch takes at least so many seconds, so that a test can stop a training
+before its end, however fast the machine is.
 """
 
 import math
 import os
+import time
+from pathlib import Path
 
+from nnunet_bridge.formats import files
 from nnunet_bridge.nnunet.methods import Method
 from nnunet_bridge.nnunet.plans import patch_within
 
@@ -18,6 +23,7 @@ LEARNING = {"2d": (8, 16_384), "3d_fullres": (7, 56_000)}
 REPORT_NETWORKS = {"features": [4, 6, 8, 10, 12], "decoder": [16, 8, 8, 4, 4]}
 
 plans_from = Method.plans_from
+open_to_write = files.open_to_write
 
 
 def few_steps(method, stock):
@@ -62,3 +68,14 @@ def _cut_patch(configuration, largest):
 
 
 Method.plans_from = few_steps
+
+
+def open_slowly(file, *arguments, **options):
+    """Wait before the events of a training are written: each epoch ends with one."""
+    if Path(file).name == "events.jsonl":
+        time.sleep(float(os.environ["EPOCH_S"]))
+    return open_to_write(file, *arguments, **options)
+
+
+if "EPOCH_S" in os.environ:
+    files.open_to_write = open_slowly

@@ -16,13 +16,14 @@ from nnunet_bridge.gui.state import state
 from nnunet_bridge.nnunet.runs import RunReader, run_state
 
 LAB = "Dataset001_Tibia"
-MANY_EPOCHS = 40  # of some tenths of a second, so that there is time to stop it
+MANY_EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
 def client(lab, few_steps):
     """The page of the lab, which trains in few steps."""
     few_steps.setenv("FEW_EPOCHS", str(MANY_EPOCHS))
+    few_steps.setenv("EPOCH_S", "0.2")  # there is time to stop it
     with served(lab / "work", lab) as found:
         found.workspace = lab / "work"
         yield found

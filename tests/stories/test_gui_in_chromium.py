@@ -232,6 +232,7 @@ def test_a_training_survives_the_server_and_is_stopped_and_goes_on(
     browser, serve, lab, monkeypatch
 ):
     monkeypatch.setenv("FEW_EPOCHS", "600")  # longer than the test
+    monkeypatch.setenv("EPOCH_S", "0.2")
     server = serve(lab / "work", lab)
     browser.new_tab()
     tab = browser.page

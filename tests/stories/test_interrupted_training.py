@@ -23,6 +23,7 @@ MODEL = "BridgeSmokeTrainer__nnUNetPlansSmoke__2d"
 @pytest.fixture(scope="module", autouse=True)
 def _long_enough_to_be_stopped(few_steps):
     few_steps.setenv("FEW_EPOCHS", "100")
+    few_steps.setenv("EPOCH_S", "0.1")
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,7 @@ def test_F11_a_training_whose_loader_is_killed_goes_on_with_half_the_workers(
 ):
     """The first epoch is done when a loader is killed."""
     few_steps.setenv("FEW_EPOCHS", "16")  # more than a loader has prepared
+    few_steps.setenv("EPOCH_S", "0.2")
     work = Workspace.at(lab / "work", environment={})
     method = method_of("nnunet", "smoke")
     run = method.run(Dataset(work, LAB), "2d", 0)

@@ -26,6 +26,7 @@ def cluster(tmp_path_factory, few_steps):
     if reason:
         pytest.skip(reason)
     few_steps.setenv("FEW_EPOCHS", "12")
+    few_steps.setenv("EPOCH_S", "0.5")
     with slurm_here.slurm(tmp_path_factory.mktemp("slurm")) as environment:
         yield environment
 
