@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -152,13 +153,28 @@ def choose_folder(tab, *names):
 
 
 def drop(browser, place, *paths):
-    """Drop files or folders on an element, as a hand would from a file manager."""
-    place.evaluate("e => e.scrollIntoView({ block: 'center' })")
-    box = place.bounding_box()
+    """Drop files or folders on an element, as a hand would from a file manager.
+
+    A hand moves on until the element takes the files; a page that is busy may miss the
+    first moves.
+    """
     files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
+
+    def drag(kind):
+        box = place.bounding_box()
         where = {"x": box["x"] + 20, "y": box["y"] + 20}
         browser.ask("Input.dispatchDragEvent", type=kind, data=files, **where)
+
+    place.evaluate("e => e.scrollIntoView({ block: 'center' })")
+    for _ in range(100):
+        for kind in ("dragEnter", "dragOver"):
+            drag(kind)
+        if "over" in place.get_attribute("class").split():
+            break
+        time.sleep(0.2)
+    else:
+        raise AssertionError("the element takes no files")
+    drag("drop")
 
 
 def test_a_newcomer_goes_the_whole_way(  # noqa: PLR0915 - one way, step by step
