@@ -41,7 +41,7 @@ def compared(page, root):
     page.finished(page.start("plan", dataset=dataset), 600)
     cases = [case["case"] for case in page.get("/api/study/cases")[1]["cases"]]
     rest = measured(page, cases)
-    same = {"configuration": ["2d"], "budget": "smoke", "restart": True}
+    same = {"configuration": ["2d"], "budget": "smoke"}
     jobs = [page.start("train", dataset=dataset, fold=[n], **same) for n in ("0", "1")]
     time.sleep(20)  # both load torch and begin
     load = measured(page, cases)

@@ -128,16 +128,26 @@ def train(study, way, number, kept, configuration):
         shutil.rmtree(work, ignore_errors=True)
         prepare(study, way, work, configuration)
 
+    train_nth(work, (configuration,), number)
+    keep(study, way, number, kept, configuration)
+
+
+def train_nth(work, configurations, number):
+    """Train fold 0 for the nth time, without the trainings before it.
+
+    Another machine may have measured those.
+    """
+
     def this_one(dataset, request):
-        """Leave out the trainings before it: another machine may have measured them."""
-        return requested_runs(dataset, request)[-1:]
+        many = requested_runs(dataset, request)
+        return [run for run in many if number == 1 or seed in str(run.fold_dir)]
 
     options, method = TrainingOptions(device="cpu"), method_of("nnunet", "smoke")
-    request = TrainingRequest(method, (configuration,), ("0",), options, repeat=number)
+    seed = f"fold_0_seed_{number - 1}"
+    request = TrainingRequest(method, configurations, ("0",), options, repeat=number)
     dataset = Dataset.find(Workspace.at(work), "1")
     with mock.patch.object(training, "requested_runs", this_one):
         training.train_dataset(dataset, request)
-    keep(study, way, number, kept, configuration)
 
 
 def dice(study, file):

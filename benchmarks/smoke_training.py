@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from partial_labels import DATASET, bridge, in_words, prepare
@@ -31,38 +30,20 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 ENOUGH = 0.80
 
 
-def train(work, number):
-    """Train both configurations for the nth time, as this version of the code does."""
-    from nnunet_bridge.nnunet.methods import method_of
-    from nnunet_bridge.nnunet.names import Dataset, Workspace
-    from nnunet_bridge.nnunet.training_options import TrainingOptions
-    from nnunet_bridge.pipeline.training import train as training
-    from nnunet_bridge.pipeline.training.request import TrainingRequest, requested_runs
-
-    def only_the_last(dataset, request):
-        """Leave out the trainings before it."""
-        return [run for run in requested_runs(dataset, request) if is_nth(run)]
-
-    def is_nth(run):
-        seeded = f"fold_0_seed_{number - 1}"
-        return number == 1 or seeded in str(run.fold_dir)
-
-    options, method = TrainingOptions(device="cpu"), method_of("nnunet", "smoke")
-    asked = TrainingRequest(method, CONFIGURATIONS, ("0",), options, repeat=number)
-    with mock.patch.object(training, "requested_runs", only_the_last):
-        training.train_dataset(Dataset.find(Workspace.at(work), "1"), asked)
-
-
 def measured(tree, work, number):
     """Return the figures of a training with the code of a checkout."""
-    code = f"import smoke_training as s; s.train(s.Path({str(work)!r}), {number})"
+    words = f"p.Path({str(work)!r}), {CONFIGURATIONS}, {number}"
+    code = f"import partial_labels as p; p.train_nth({words})"
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), here))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start, begun = time.time(), time.monotonic()
+    start, started = time.time(), time.monotonic()
     command = [sys.executable, "-c", code]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    wall, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = (
+        time.monotonic() - started,
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+    )
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     figures = {"command, s": wall, "command, CPU s": cpu}
     for configuration in CONFIGURATIONS:

@@ -1,6 +1,7 @@
 """Mixed precision of a smoke training on a CPU: its steps only, never a prediction."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,8 +78,7 @@ def test_a_trainer_uses_it_where_the_cpu_has_it(can, monkeypatch):
 def test_what_the_cpu_has_is_what_the_system_says():
     """On Linux, the kernel names the instructions of the CPU."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a device
-            words = set(file.read().split())
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except FileNotFoundError:
         pytest.skip("no /proc/cpuinfo: this system does not name them so")
     if not hasattr(torch.cpu, "get_capabilities"):
