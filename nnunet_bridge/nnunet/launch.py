@@ -15,6 +15,7 @@ from importlib import import_module
 from nnunet_bridge.nnunet.names import EXT_TRAINERS, TRUSTED_VARIABLE
 from nnunet_bridge.nnunet.parent import end_with_parent
 from nnunet_bridge.nnunet.pickles import read_pickles_as_data
+from nnunet_bridge.nnunet.postponed import nothing_is_compiled, postponed
 
 TASKS = {
     "plan": ("planning", "plan"),
@@ -32,10 +33,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one task; the arguments are those that `nnunet.commands` builds."""
     end_with_parent()
     words = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="nnunet_bridge.nnunet.launch")
+    prog = "nnunet_bridge.nnunet.launch"
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--trusted-trainer", default="")
     name, do = TASKS.get(words[0] if words else "", ("", ""))
     if not name:
@@ -43,7 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     read_pickles_as_data()
     if words[0] in ("plan", "train"):
         _read_labels_as_whole_numbers()
-    task = import_module(f"nnunet_bridge.nnunet.inside.{name}")
+    known, _ = parser.parse_known_args(words)
+    if known.device == "cpu" and not known.trusted_trainer:
+        nothing_is_compiled()
+    with postponed():
+        task = import_module(f"nnunet_bridge.nnunet.inside.{name}")
     task.add_arguments(parser)
     asked = parser.parse_args(words)
     if asked.trusted_trainer:  # the user named a trainer, whose code will run

@@ -105,7 +105,7 @@ def test_S10_arguments_on_record_do_not_replace_ours(tmp_path):
         run, Resources("cpu", 1, 1, 0), resume=False, own_arguments=own
     )
     parser = argparse.ArgumentParser()
-    for name in ("--threads", "--workers"):
+    for name in ("--threads", "--workers", "--device"):
         parser.add_argument(name)
     training.add_arguments(parser)
 

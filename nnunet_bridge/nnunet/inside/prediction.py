@@ -47,7 +47,6 @@ def add_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--member", action="append", nargs="+", required=True)
     predict.add_argument("--images", type=Path, required=True)
     predict.add_argument("--out", type=Path, required=True)
-    predict.add_argument("--device", required=True)
     predict.add_argument("--progress", type=Path, required=True)
     predict.add_argument("--previous", type=Path)
     predict.add_argument("--openvino", type=Path)

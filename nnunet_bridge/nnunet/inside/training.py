@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.run import run_training as nnunet
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_bridge.core.errors import SecurityError
 from nnunet_bridge.core.quoting import quoted
@@ -38,7 +40,7 @@ Five minutes, less half a minute to write the checkpoint."""
 
 def add_arguments(train: argparse.ArgumentParser) -> None:
     """Declare the arguments of the task."""
-    for name in ("dataset", "configuration", "fold", "trainer", "plans", "device"):
+    for name in ("dataset", "configuration", "fold", "trainer", "plans"):
         train.add_argument(f"--{name}", required=True)
     train.add_argument("--gpus", type=int, default=1)
     train.add_argument("--events", type=Path, required=True)
@@ -51,8 +53,6 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
 
 def train(asked: argparse.Namespace) -> None:
     """Train and validate one fold."""
-    from nnunetv2.run import run_training as nnunet
-
     start = asked.encoder_weights, asked.patience
     hooks = TrainerHooks(asked.events, *start, asked.gpus)
     prepare_training(hooks)
@@ -112,8 +112,6 @@ class OnEachGpu:
 
     def __call__(self, rank: int, *arguments: Any) -> None:  # noqa: ANN401 - nnU-Net's
         """Train in this process."""
-        from nnunetv2.run import run_training as nnunet
-
         prepare()
         prepare_training(self.hooks, rank)
         nnunet.run_ddp(rank, *arguments)
@@ -124,9 +122,6 @@ def prepare_training(hooks: TrainerHooks, rank: int = 0) -> None:
 
     Each rank draws random numbers of its own, so that each sees other patches.
     """
-    from nnunetv2.run import run_training as nnunet
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
     _load_without_gpu()
     _write_checkpoints_whole(nnUNetTrainer)
     _write_checkpoints_often(nnUNetTrainer)

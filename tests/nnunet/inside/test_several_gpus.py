@@ -142,6 +142,7 @@ def test_nnunet_is_given_ours_to_start_and_can_pickle_it(monkeypatch, tmp_path):
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     words = argparse.ArgumentParser()
+    words.add_argument("--device")
     training.add_arguments(words)
 
     training.train(
