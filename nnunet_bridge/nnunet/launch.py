@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         nothing_is_compiled()
     with postponed():
         task = import_module(f"nnunet_bridge.nnunet.inside.{name}")
+        if words[0] == "predict":  # imports it later
+            import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     task.add_arguments(parser)
     asked = parser.parse_args(words)
     if asked.trusted_trainer:  # the user named a trainer, whose code will run

@@ -111,7 +111,9 @@ class _ModulesOfCompiler(Loader):
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         """Load the package, and with it the module, which is not loaded once more."""
-        if sys.modules.get(_COMPILER) is not self._compiler or _COMPILER not in name:
+        if sys.modules.get(_COMPILER) is not self._compiler or not name.startswith(
+            f"{_COMPILER}."
+        ):
             return None
         self._compiler.remove()
         import_module(_COMPILER)

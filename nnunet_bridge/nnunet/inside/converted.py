@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ _CPU = {
     "PERFORMANCE_HINT": "LATENCY",
     "ENABLE_CPU_PINNING": False,  # other programs use the cores, too
 }
+_STREAMS = 4  # more need more memory than nnU-Net
+_SMALL = 1 << 17
+"""Voxels of a window up to which threads waste time when they share one."""
+
 _NETWORK = "network.xml"
 _CLOSE = 1e-3
 """Largest difference of a logit that is rounding, by the largest logit."""
@@ -37,13 +42,23 @@ class Converted(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - OpenVINO's types
         super().__init__()
-        threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = _openvino().Core().compile_model(model, "CPU", {**_CPU, **threads})
-        self._request = compiled.create_infer_request()
+        threads, size = torch.get_num_threads(), math.prod(model.inputs[0].shape[2:])
+        self.at_once = min(threads, _STREAMS) if size <= _SMALL else 1
+        """How many windows can be computed at the same time, each by fewer threads."""
+
+        options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": self.at_once}
+        compiled = _openvino().Core().compile_model(model, "CPU", {**_CPU, **options})
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.at_once):
+            self._free.put(compiled.create_infer_request())
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """Return the (1, heads, ...) logits of a (1, channels, ...) window."""
-        (logits,) = self._request.infer([window.numpy()], share_inputs=True).values()
+        request = self._free.get()
+        try:
+            (logits,) = request.infer([window.numpy()], share_inputs=True).values()
+        finally:
+            self._free.put(request)
         return torch.from_numpy(logits)
 
 

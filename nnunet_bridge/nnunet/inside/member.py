@@ -138,7 +138,7 @@ class Member:
             [str(file) for file in files],
             str(previous) if stage else None,
             self.plans,
-            self.configuration,
+            self.configuration if stage else _WithoutLabels(self.configuration),
             self.dataset,
         )
         if stage:
@@ -204,6 +204,21 @@ class Member:
             (first, second, third),
             prepared.spacing_mm,
         )
+
+
+class _WithoutLabels(nnunet.ConfigurationManager):  # type: ignore[misc]
+    """A configuration for images without labels.
+
+    nnU-Net resamples a mask of the image in their place, which nothing uses.
+    """
+
+    def __init__(self, configuration: Any) -> None:  # noqa: ANN401 - nnU-Net's own
+        super().__init__(configuration.configuration)
+
+    @property
+    def resampling_fn_seg(self) -> Callable[..., npt.NDArray[np.int8]]:
+        """Return a function that returns nothing of a mask."""
+        return lambda *_: np.zeros(1, dtype=np.int8)
 
 
 def _networks(predictor: Any) -> tuple[torch.nn.Module, ...]:  # noqa: ANN401 - nnU-Net's own

@@ -1,12 +1,14 @@
 """Prepare the process of a task before it calls nnU-Net.
 
 - No foreign pickle can run: checkpoints load by an allow-list (FAULTS S01).
+- Our trainers are found without nnU-Net's search, which imports all of its own first.
 - A single worker is a thread of this process: nnU-Net would start an interpreter that
   imports torch again (10 s) for every stage.
 """
 
 import multiprocessing
 import multiprocessing.pool
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,10 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_bridge.nnunet import trainers
+from nnunet_bridge.nnunet.models import TRAINERS
+
 
 def prepare(threads: int = 0) -> None:
     """Prepare this process; `threads` are torch's own, 0 leaves it to torch."""
     load_only_what_is_allowed()
+    find_our_trainers_first()
     one_worker_is_a_thread()
     if threads:
         torch.set_num_threads(threads)
@@ -51,6 +57,28 @@ def json_read_by(module: ModuleType, read: Callable[[Path], Any]) -> Iterator[No
         yield
     finally:
         module.load_json = own  # type: ignore[attr-defined]
+
+
+def find_our_trainers_first() -> None:
+    """Let nnU-Net look for trainers of our names in our package only."""
+    from nnunetv2.utilities import find_objects
+
+    search = find_objects.recursive_find_python_class
+
+    def found(folder: str, name: str, *place: Any, **options: Any) -> Any:  # noqa: ANN401 - as the original
+        return our_trainer(name) or search(folder, name, *place, **options)
+
+    find_objects.recursive_find_python_class = found
+
+
+def our_trainer(name: str) -> type | None:
+    """Return the trainer of this name, if it is ours."""
+    if name.startswith("Bridge") and name in TRAINERS:
+        for found in pkgutil.iter_modules(trainers.__path__, f"{trainers.__name__}."):
+            trainer: type | None = getattr(import_module(found.name), name, None)
+            if trainer is not None:
+                return trainer
+    return None
 
 
 def one_worker_is_a_thread() -> None:

@@ -11,10 +11,13 @@ nnU-Net's own (half precision), so the planes are equal to the bit.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +35,10 @@ BACKGROUND_LOGIT = 10.0
 
 _HIGHEST_WEIGHT = 10
 _WIDTH = 1 / 8  # height and relative width of the Gaussian, as in nnU-Net's predictor
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class NotFiniteError(ArithmeticError):
@@ -66,6 +73,11 @@ class Networks:
 
     device: torch.device
     step: float = STEP  # distance of neighbouring windows, as a share of the patch
+
+    @property
+    def at_once(self) -> int:
+        """The number of windows that are computed at the same time."""
+        return min(getattr(network, "at_once", 1) for network in self.folds)
 
     @property
     def manners(self) -> tuple[Manner, ...]:
@@ -206,10 +218,11 @@ class Sweep:
         sums.sparse = self.body is not None
         wanted, *in_plane = self.inside
         rows = self.rows
+        of_windows = self._of_windows()
         with weights_kept():
             for row, following in itertools.zip_longest(rows, rows[1:]):
                 sums.forget_before(row)
-                self._add_row(row, sums)
+                self._add_row(row, sums, of_windows)
                 # No later window reaches the planes before the next row.
                 end = self.volume.shape[1] if following is None else following
                 for plane in range(max(row, wanted.start), min(end, wanted.stop)):
@@ -229,30 +242,68 @@ class Sweep:
         )
         return steps
 
-    def _add_row(self, row: int, sums: _Sums) -> None:
+    def _add_row(
+        self, row: int, sums: _Sums, of_windows: Iterator[Iterable[torch.Tensor]]
+    ) -> None:
         """Add all windows whose first plane is `row`."""
-        depth = len(sums.gaussian)
-        slab = self.volume[:, row : row + depth].to(self.networks.device)
         height, width = self.networks.patch[-2:]
         for y, x in self.corners(row):
             at = (slice(y, y + height), slice(x, x + width))
-            window = slab[(slice(None), slice(None), *at)]
-            window = window if self._is_3d else window[:, 0]
-            # A contiguous copy, as in nnU-Net: another memory layout selects another
-            # algorithm of the convolutions, which rounds differently.
-            window = torch.clone(window[None], memory_format=torch.contiguous_format)
-            for fold, network in enumerate(self.networks.folds):
-                with _precision(self.networks.device, self.manner):
-                    logits = mirrored(
-                        network,
-                        window,
-                        self.networks.mirror_axes,
-                        at_once=self.manner.at_once,
-                    )[0]
-                logits = logits.to(self.manner.sums_on)
-                sums.add(fold, logits if self._is_3d else logits[:, None], at)
+            for fold, logits in enumerate(next(of_windows)):
+                summed = logits.to(self.manner.sums_on)
+                sums.add(fold, summed if self._is_3d else summed[:, None], at)
             sums.add_weights(at)
             self.window_done()
+
+    def _of_windows(self) -> Iterator[Iterable[torch.Tensor]]:
+        """Yield the logits of every window, of each fold."""
+        windows = (
+            (slab, corner)
+            for row, slab in self._slabs()
+            for corner in self.corners(row)
+        )
+        if self.networks.at_once == 1:
+            return map(self._of_folds, windows)
+        return ahead(
+            lambda window: list(self._of_folds(window)), windows, self.networks.at_once
+        )
+
+    def _slabs(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the first plane of every row of windows, and the row's part."""
+        depth = self.networks.patch[0] if self._is_3d else 1
+        for row in self.rows:
+            yield row, self.volume[:, row : row + depth].to(self.networks.device)
+
+    def _of_folds(
+        self, window: tuple[torch.Tensor, tuple[int, int]]
+    ) -> Iterator[torch.Tensor]:
+        """Yield the logits of each fold for a row's part and a (y, x) in it."""
+        slab, (y, x) = window
+        height, width = self.networks.patch[-2:]
+        part = slab[..., y : y + height, x : x + width]
+        part = part if self._is_3d else part[:, 0]
+        # A contiguous copy, as in nnU-Net: another memory layout selects another
+        # algorithm of the convolutions, which rounds differently.
+        part = torch.clone(part[None], memory_format=torch.contiguous_format)
+        axes, at_once = self.networks.mirror_axes, self.manner.at_once
+        for network in self.networks.folds:
+            with _precision(self.networks.device, self.manner):
+                (logits,) = mirrored(network, part, axes, at_once=at_once)
+            yield logits
+
+
+def ahead(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
+) -> Iterator[_Result]:
+    """Yield what a function returns for each item, in order; so many run at once."""
+    with ThreadPoolExecutor(at_once) as threads:
+        coming: deque[Future[_Result]] = deque()
+        for item in items:
+            coming.append(threads.submit(function, item))
+            if len(coming) > at_once:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def mirrored(
