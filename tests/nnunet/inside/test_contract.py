@@ -69,6 +69,7 @@ PARTS = {
 BASES = {
     "nnUNetTrainer": TRAINER, "ReportAugmentation": TRAINER, "plain": AUGMENTER,
     "nnUNetDataLoader": LOADER, "BasicTransform": TRANSFORM,
+    "ConfigurationManager": CONFIGURATION,
 }  # fmt: skip
 """Base of a class of ours -> the class of nnU-Net; a mixin of trainers is one."""
 
@@ -101,6 +102,7 @@ nnunetv2.imageio.nibabel_reader_writer NibabelIO() NibabelIOWithReorient()
 nnunetv2.imageio.simpleitk_reader_writer SimpleITKIO()
 WRITER read_seg(seg_fname) write_seg(seg, output_fname, properties)
 nnunetv2.inference.predict_from_raw_data PlansManager(plans_file_or_dict)
+    ConfigurationManager(configuration_dict)
     determine_num_input_channels(plans_manager, configuration_or_config_manager,
         dataset_json)
     nnUNetPredictor(*, perform_everything_on_device, device)
@@ -118,6 +120,7 @@ nnunetv2.preprocessing.resampling.default_resampling
         separate_z_anisotropy_threshold)
     resample_data_or_seg_to_shape(data, new_shape, current_spacing, new_spacing, *,
         is_seg, order, order_z, force_separate_z, separate_z_anisotropy_threshold)
+    resize(image, output_shape, order, *, mode, anti_aliasing)
 nnunetv2.run.run_training
     get_trainer_from_args(dataset_name_or_id, configuration, fold, trainer_name,
         plans_identifier)
@@ -163,6 +166,8 @@ TRAINER _best_ema configuration_manager current_epoch dataset_json device
     validation_step(batch)
 nnunetv2.utilities.ddp_allgather AllGatherGrad
 nnunetv2.utilities.default_n_proc_DA get_allowed_n_proc_DA()
+nnunetv2.utilities.find_objects
+    recursive_find_python_class(folder, class_name, current_module, ...)
 nnunetv2.utilities.helpers softmax_helper_dim1(x)
 nnunetv2.utilities.label_handling.label_handling
     convert_labelmap_to_one_hot(segmentation, all_labels, output_dtype)
@@ -170,7 +175,8 @@ LABELS foreground_labels has_regions ignore_label num_segmentation_heads
 HANDLER PlansManager(plans_file_or_dict)
 CONFIGURATION batch_dice batch_size configuration network_arch_class_name
     network_arch_init_kwargs network_arch_init_kwargs_req_import patch_size
-    preprocessor_class previous_stage_name resampling_fn_probabilities spacing
+    preprocessor_class previous_stage_name resampling_fn_probabilities
+    resampling_fn_seg spacing
 PLANS available_configurations image_reader_writer_class plans plans_name
     transpose_backward transpose_forward get_configuration(configuration_name)
     get_label_manager(dataset_json)
