@@ -5,7 +5,8 @@ rule is separable: here each axis is a product with a matrix, whose columns are 
 SciPy makes of a single voxel. In double precision both differ by 1e-15 of the range.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -14,15 +15,21 @@ import numpy.typing as npt
 import torch
 from nnunetv2.preprocessing.resampling import default_resampling
 from scipy.ndimage import zoom
+from skimage.transform import resize
 
 _CUBIC = 3
 _Image = npt.NDArray[np.float64]
-_resize: Callable[..., _Image] = default_resampling.resize
 
 
-def resample_images_by_axis() -> None:
-    """Let nnU-Net's preprocessing resample images by `resized`, in this process."""
+@contextmanager
+def images_by_axis() -> Iterator[None]:
+    """Let nnU-Net's preprocessing call `resized`, until the block ends."""
+    own = default_resampling.resize
     default_resampling.resize = resized
+    try:
+        yield
+    finally:
+        default_resampling.resize = own
 
 
 def resized(image: _Image, shape: Sequence[int], order: int, **options: Any) -> _Image:  # noqa: ANN401 - scikit-image's
@@ -32,7 +39,8 @@ def resized(image: _Image, shape: Sequence[int], order: int, **options: Any) -> 
     and other options.
     """
     if order != _CUBIC or options != {"mode": "edge", "anti_aliasing": False}:
-        return _resize(image, shape, order, **options)
+        theirs: Any = resize
+        return np.asarray(theirs(image, shape, order, **options))
     *depth, rows, columns = map(_weights, image.shape, map(int, shape))
     planes = torch.from_numpy(image).reshape(-1, *image.shape[-2:])
     if depth and image.shape[0] != shape[0]:

@@ -16,6 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunet_bridge.nnunet.estimates import PlannedMember
 from nnunet_bridge.nnunet.inside.body import Body
 from nnunet_bridge.nnunet.inside.converted import Converted, converted, smallest_step
+from nnunet_bridge.nnunet.inside.cubic import images_by_axis
 from nnunet_bridge.nnunet.inside.label_planes import labels_of
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampled, Resampling
@@ -134,13 +135,14 @@ class Member:
         if stage and previous is None:
             raise ValueError(f"The labelmap of {stage} is missing.")
         preprocessor = self.configuration.preprocessor_class(verbose=False)
-        volume, labels, properties = preprocessor.run_case(
-            [str(file) for file in files],
-            str(previous) if stage else None,
-            self.plans,
-            self.configuration if stage else _WithoutLabels(self.configuration),
-            self.dataset,
-        )
+        with images_by_axis():
+            volume, labels, properties = preprocessor.run_case(
+                [str(file) for file in files],
+                str(previous) if stage else None,
+                self.plans,
+                self.configuration if stage else _WithoutLabels(self.configuration),
+                self.dataset,
+            )
         if stage:
             known = self.label_manager.foreground_labels
             hints = convert_labelmap_to_one_hot(labels[0], known, volume.dtype)

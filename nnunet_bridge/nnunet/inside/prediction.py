@@ -24,7 +24,6 @@ import torch
 from nnunet_bridge.formats.files import open_to_write, write_json
 from nnunet_bridge.nnunet.estimates import FAST_STEP
 from nnunet_bridge.nnunet.inside.converted import NotConvertedError
-from nnunet_bridge.nnunet.inside.cubic import resample_images_by_axis
 from nnunet_bridge.nnunet.inside.label_planes import labels_of
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
@@ -68,7 +67,6 @@ def predict(asked: argparse.Namespace) -> None:
     device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    resample_images_by_axis()
     members = _members(asked, device)
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.openvino:

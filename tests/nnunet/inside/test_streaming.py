@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from argparse import Namespace
 from contextlib import nullcontext
@@ -36,8 +38,11 @@ with warnings.catch_warnings():
     from nnunet_bridge.nnunet.inside.overlaps import Overlaps
     from nnunet_bridge.nnunet.inside.resampling import Resampling
     from nnunet_bridge.nnunet.inside.sliding import (
+        Manner,
         Networks,
         NotFiniteError,
+        Sweep,
+        ahead,
         mirrored,
         weights_kept,
     )
@@ -501,6 +506,51 @@ def test_half_copies_of_the_weights_are_made_once_for_all_windows():
     dropped, kept = copies(nullcontext()), copies(weights_kept())
 
     assert (dropped, kept) == (5 * 3, 5 + 2)  # the window, the weight and the bias
+
+
+class Uneven(torch.nn.Module):
+    """A network that needs another time for every window, some of them at once."""
+
+    def __init__(self, at_once):
+        super().__init__()
+        self.at_once, self.running, self.most = at_once, 0, 0
+        self.lock, self.waits = threading.Lock(), iter(np.tile([0.02, 0.0, 0.01], 99))
+
+    def forward(self, window):
+        with self.lock:
+            self.running += 1
+            self.most, wait = max(self.most, self.running), next(self.waits)
+        time.sleep(wait)
+        with self.lock:
+            self.running -= 1
+        return torch.cat([window, -window, window * window], dim=1)
+
+
+@pytest.mark.parametrize("patch", [(6, 5), (4, 6, 5)], ids=["2d", "3d"])
+def test_windows_that_are_computed_at_once_are_added_in_their_order(patch):
+    volume = torch.randn(1, 7, 9, 8, generator=torch.Generator().manual_seed(0))
+    found, manner = {}, Manner(torch.device("cpu"))
+    for at_once in (1, 3):
+        network, done = Uneven(at_once), []
+        networks = Networks((network, network), patch, HEADS, (0,), manner.sums_on)
+        sweep = Sweep.over(networks, volume, manner, lambda d=done: d.append(1))
+        found[at_once] = torch.stack(list(sweep.planes()))
+        assert (network.most, len(done)) == (at_once, sweep.windows)
+
+    assert torch.equal(found[1], found[3])
+
+
+def test_a_fault_in_a_window_ends_those_that_are_computed_at_once():
+    def double(number):
+        if number == 3:
+            raise ValueError("the fourth")
+        return 2 * number
+
+    computed = ahead(double, range(100), 4)
+
+    assert [next(computed) for _ in range(3)] == [0, 2, 4]
+    with pytest.raises(ValueError, match="the fourth"):
+        next(computed)
 
 
 def test_several_processes_predict_each_image_once(tmp_path):
