@@ -1,8 +1,8 @@
 """Import what nnU-Net imports but rarely uses only when it is used.
 
-nnU-Net's modules load libraries for drawing, tables and compiling, which take longer to
-load than torch and need a seventh of the memory of a small prediction. A prediction
-uses none of them, a training on a CPU only the first.
+nnU-Net's modules load libraries for drawing, tables and compiling. They take longer to
+load than torch and need 170 MB. A prediction uses none of them, a training on a CPU
+only those for drawing.
 """
 
 import sys
