@@ -54,10 +54,10 @@ FULL_ITERATIONS = FULL_EPOCHS * (250 + 50 / 3)
 _CPU_BYTES_PER_NUMBER = 22
 """A number of a feature map on a CPU: value, gradient, and PyTorch's own."""
 
-_PREDICTION_PROCESS_BYTES = 1200 << 20
-"""A process that has imported torch and nnU-Net and loaded no model."""
+_PREDICTION_PROCESS_BYTES = 1000 << 20
+"""A process that has imported torch, nnU-Net and OpenVINO and loaded no model."""
 
-_CUDA_BYTES = 1200 << 20  # CUDA and cuDNN, on the host, beside a process
+_CUDA_BYTES = 1400 << 20  # CUDA, cuDNN and torch's compiler, on the host, beside it
 _FLOAT, _DOUBLE, _HALF = 4, 8, 2
 _SEPARATE_ABOVE = 3.0
 """Ratio of spacings from which nnU-Net treats the longest axis on its own."""
@@ -326,17 +326,18 @@ class PlannedMember:
         return float(windows * math.prod(self.patch) * self.folds * forms)
 
     def preparing_bytes(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
-        """Return what nnU-Net's preprocessing of an image holds at its height."""
+        """Return what the preprocessing of an image holds at its height."""
         voxels, seen = math.prod(shape), self.seen_shape(shape, spacing_mm)
         read = voxels * (self.channels * 2 * _FLOAT + 2)
         if seen == tuple(shape[axis] for axis in self.axes):
             return read + voxels * self.channels * _FLOAT
-        seen_voxels = math.prod(seen)
+        seen_voxels, planes = math.prod(seen), shape[self.axes[0]]
         resampled = seen_voxels * (self.channels * _FLOAT + 1)
-        working = (voxels + seen_voxels) * 2 * _DOUBLE
-        separate = max(spacing_mm) / min(spacing_mm) > _SEPARATE_ABOVE
-        if separate and seen[0] != shape[self.axes[0]]:
-            working += seen_voxels * 9 * _DOUBLE
+        working = seen_voxels * _DOUBLE
+        if seen[0] != planes:
+            working += voxels * seen[0] // planes * _DOUBLE
+            if max(spacing_mm) / min(spacing_mm) > _SEPARATE_ABOVE:
+                working += seen_voxels * 9 * _DOUBLE
         return read + resampled + voxels * self.channels * _DOUBLE + working
 
     def predicting_bytes(
@@ -375,7 +376,8 @@ def host_bytes(
         m.predicting_bytes(shape, spacing_mm, on_gpu=on_gpu) for m in members
     )
     height = preparing + predicting if ahead else max(preparing, predicting)
-    weights = sum(member.weights_bytes for member in members)
+    # OpenVINO keeps two copies.
+    weights = sum(member.weights_bytes for member in members) * (1 if on_gpu else 2)
     return _PREDICTION_PROCESS_BYTES + on_gpu * _CUDA_BYTES + weights + height
 
 
