@@ -51,6 +51,9 @@ class Converted(torch.nn.Module):
         self._free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.at_once):
             self._free.put(compiled.create_infer_request())
+        # OpenVINO's first call prepares what all share; two at once can wait for each
+        # other for ever.
+        self(torch.zeros(*model.inputs[0].shape))
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """Return the (1, heads, ...) logits of a (1, channels, ...) window."""

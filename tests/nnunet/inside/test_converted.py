@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -18,6 +19,7 @@ with warnings.catch_warnings():
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     from nnunet_bridge.nnunet.inside.converted import (
+        Converted,
         NotConvertedError,
         converted,
         smallest_step,
@@ -153,6 +155,24 @@ def test_a_network_is_converted_once_and_another_one_anew(tmp_path, monkeypatch)
 
         with pytest.raises(NotConvertedError):
             converted(network, *sizes, tmp_path / "kept")
+
+
+def test_the_first_call_ends_before_windows_are_computed_at_once(tmp_path, monkeypatch):
+    """Two first calls at once could wait for each other: seen with OpenVINO 2026."""
+    calls, forward = [], Converted.forward
+
+    def seen(self, window):
+        calls.append(threading.current_thread())
+        return forward(self, window)
+
+    network, kept = torch.nn.Conv2d(1, 2, 3).eval(), tmp_path / "kept"
+    with torch.inference_mode():
+        converted(copy.deepcopy(network), (1, 16, 16), (1, 8, 8), kept)
+        monkeypatch.setattr(Converted, "forward", seen)
+
+        converted(network, (1, 16, 16), (1, 8, 8), kept)
+
+    assert calls == [threading.main_thread()]
 
 
 class Doubtful(torch.nn.Module):
