@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
+from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +59,11 @@ class _Postponed(ModuleType):
     """In place of a module that is loaded when a function of it is called."""
 
     __path__ = []  # noqa: RUF012 - a package, perhaps; nobody adds to it
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        # To find the spec of another would load its package.
+        self.__spec__ = ModuleSpec(name, None) if "." in name else find_spec(name)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the module has
         if name.startswith("__"):  # `inspect` looks at all modules

@@ -51,6 +51,20 @@ print(seaborn.color_palette("deep", 1).as_hex()[0], matplotlib.pyplot.isinteract
     assert answer_of(code) == ["False", "True", "True", "#4c72b0", "False"]
 
 
+def test_where_code_may_be_compiled_the_compiler_is_loaded_among_postponed_modules():
+    code = """
+import sys
+from nnunet_bridge.nnunet.postponed import postponed
+with postponed():
+    import nnunet_bridge.nnunet.inside.training
+import torch
+network = torch.compile(torch.nn.Linear(2, 1), backend="eager")
+print(isinstance(network, sys.modules["torch._dynamo"].OptimizedModule))
+print(*network(torch.ones(1, 2)).shape)
+"""
+    assert answer_of(code) == ["True", "1", "1"]
+
+
 def test_an_optimiser_needs_no_compiler():
     code = """
 import sys
