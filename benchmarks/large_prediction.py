@@ -63,7 +63,7 @@ ALLOWED_SHARE = {
 }
 """Options of `predict` -> share of the voxels that may differ from nnU-Net's."""
 
-OURS, EXACT = tuple(ALLOWED_SHARE), 2  # the first two compute every window
+OURS = tuple(ALLOWED_SHARE)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.quick:
         options.shape = (64, 64, 84)
         options.rounds = 1
-    ours = OURS[:EXACT] if options.exact else OURS
+    ours = [who for who in OURS if ALLOWED_SHARE[who] < 1 or not options.exact]
     with tempfile.TemporaryDirectory() as name:
         options.folder = Path(name)
         _run(_own(options, "prepare"), options)

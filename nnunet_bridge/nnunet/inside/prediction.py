@@ -12,7 +12,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -28,7 +27,7 @@ from nnunet_bridge.nnunet.inside.label_planes import labels_of
 from nnunet_bridge.nnunet.inside.member import Cropped, Member, Prepared
 from nnunet_bridge.nnunet.inside.overlaps import Overlaps
 from nnunet_bridge.nnunet.inside.resampling import Resampled
-from nnunet_bridge.nnunet.inside.sliding import NotFiniteError
+from nnunet_bridge.nnunet.inside.sliding import NotFiniteError, ahead
 from nnunet_bridge.nnunet.names import (
     ENGINE_FILE,
     FILE_ENDING,
@@ -89,7 +88,10 @@ def predict(asked: argparse.Namespace) -> None:
     report = Report(asked.progress, [job.member.work(job.files) for job in jobs])
     # Half copies of weights are not kept in inference mode.
     with torch.no_grad() if device.type == "cuda" else torch.inference_mode():
-        prepared = _prepared(jobs, ahead=asked.workers > 1)
+        # With workers, the next image is prepared while this one is predicted.
+        prepared = (
+            ahead(Job.prepare, jobs, 1) if asked.workers > 1 else map(Job.prepare, jobs)
+        )
         for case_id in cases:
             case = Case(asked.out, report)
             for member in members[:-1]:
@@ -133,23 +135,6 @@ class Job:
     def prepare(self) -> Prepared:
         """Return the image, preprocessed for the member."""
         return self.member.prepare(self.files, self.previous)
-
-
-def _prepared(jobs: Sequence[Job], *, ahead: bool) -> Iterator[Prepared]:
-    """Yield the images of the jobs; with `ahead`, prepare the next one meanwhile."""
-    if not ahead:
-        for job in jobs:
-            yield job.prepare()
-        return
-    with ThreadPoolExecutor(1) as thread:
-        coming: Future[Prepared] | None = thread.submit(jobs[0].prepare)
-        for following in [*jobs[1:], None]:
-            prepared = coming.result() if coming else None
-            # The next image is prepared while the caller predicts this one.
-            coming = thread.submit(following.prepare) if following else None
-            if prepared:
-                yield prepared
-            del prepared  # before the next one arrives
 
 
 @dataclass(slots=True)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from nnunet_bridge.nnunet import trainers
-from nnunet_bridge.nnunet.models import TRAINERS
 
 
 def prepare(threads: int = 0) -> None:
@@ -73,7 +72,7 @@ def find_our_trainers_first() -> None:
 
 def our_trainer(name: str) -> type | None:
     """Return the trainer of this name, if it is ours."""
-    if name.startswith("Bridge") and name in TRAINERS:
+    if name.startswith("Bridge"):
         for found in pkgutil.iter_modules(trainers.__path__, f"{trainers.__name__}."):
             trainer: type | None = getattr(import_module(found.name), name, None)
             if trainer is not None:
