@@ -82,9 +82,10 @@ def installed(dist, tmp_path_factory):
     return place / "bin"
 
 
-def answer(installed, *words, folder):
+def answer(installed, *words, folder, **more):
     """Run a command of the environment outside the checkout."""
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    variables = kept | more
     command = [installed / words[0], *words[1:]]
     done = subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, check=False
@@ -109,7 +110,8 @@ def test_the_installed_command_is_that_of_the_wheel(installed, tmp_path):
 @pytest.mark.long
 @pytest.mark.training
 def test_the_demo_runs_from_the_wheel(installed, tmp_path):
-    text = answer(installed, "nnunet-bridge", "demo", "here", folder=tmp_path)
+    few = {"PYTHONPATH": str(ROOT / "tests" / "few_steps")}
+    text = answer(installed, "nnunet-bridge", "demo", "here", folder=tmp_path, **few)
 
     assert "index.html" in text
     assert list(tmp_path.glob("here/**/comparison/index.html"))
