@@ -7,7 +7,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates
-from scipy.spatial import cKDTree
 
 from nnunet_bridge.core.grid import FloatArray
 from nnunet_bridge.core.image import Label, Labelmap
@@ -40,6 +39,8 @@ def distances_mm(mesh: Mesh, reference: Mesh | None, drawn: Labelmap) -> FloatAr
     """
     if reference is None:
         return np.full(len(mesh.vertices_mm), np.inf)
+    from scipy.spatial import cKDTree
+
     found, _ = cKDTree(reference.vertices_mm).query(mesh.vertices_mm)
     places = drawn.grid.to_voxel(mesh.vertices_mm).T
     low = np.maximum(np.floor(places.min(axis=1)).astype(int) - 1, 0)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import KDTree
 
 from nnunet_bridge.core.errors import GeometryError, InputError
 from nnunet_bridge.core.grid import FloatArray
@@ -321,6 +320,8 @@ def _directed(start: _Surface, end: _Surface, *, spacing_mm: FloatArray) -> _Dir
     distances_mm = np.zeros(len(start.areas_mm2))
     apart = ~_also_in(start.corners, end.corners)
     if apart.any():
+        from scipy.spatial import KDTree
+
         away = start.corners[:, apart]
         steps_mm = spacing_mm[:, np.newaxis]
         tree = KDTree(
