@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.backends.cpu import get_cpu_capability as cpu_capability
 
+from nnunet_bridge.nnunet.inside.convolutions import speed_up_gradients
 from nnunet_bridge.nnunet.inside.wrappers import plain_network
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its maximum
@@ -75,6 +77,8 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         network.decoder.seg_layers[:-1].requires_grad_(requires_grad=False)
         if self.device.type == "cpu" and cpu_has_bfloat16():
             train_in_bfloat16(network)
+        elif self.device.type == "cpu" and cpu_capability() == "AVX2":
+            speed_up_gradients(network)
         rate, weights = self.initial_lr, self.network.parameters()
         adam = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2, fused=True)
         return adam, _PerStep()
