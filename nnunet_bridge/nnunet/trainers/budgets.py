@@ -75,10 +75,11 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         """
         network = plain_network(self.network)
         network.decoder.seg_layers[:-1].requires_grad_(requires_grad=False)
-        if self.device.type == "cpu" and cpu_has_bfloat16():
-            train_in_bfloat16(network)
-        elif self.device.type == "cpu" and cpu_capability() == "AVX2":
-            speed_up_gradients(network)
+        if self.device.type == "cpu":
+            if cpu_has_bfloat16():
+                train_in_bfloat16(network)
+            elif cpu_capability() == "AVX2":
+                speed_up_gradients(network)
         rate, weights = self.initial_lr, self.network.parameters()
         adam = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2, fused=True)
         return adam, _PerStep()

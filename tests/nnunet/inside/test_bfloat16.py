@@ -5,26 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from small_networks import cpu_trainer, small_network
 
 from nnunet_bridge.nnunet.trainers import budgets
-from nnunet_bridge.nnunet.trainers.budgets import (
-    BridgeSmokeTrainer,
-    cpu_has_bfloat16,
-    train_in_bfloat16,
-)
+from nnunet_bridge.nnunet.trainers.budgets import cpu_has_bfloat16, train_in_bfloat16
 
 
 def network():
-    torch.manual_seed(1)
-    return PlainConvUNet(
-        *(1, 3, (8, 16, 24), torch.nn.Conv2d, 3, (1, 2, 2), 2, 3, 1),
-        conv_bias=True,
-        norm_op=torch.nn.InstanceNorm2d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=torch.nn.LeakyReLU,
-        deep_supervision=False,
-    )
+    return small_network(2, 3, (1, 2, 2), convolutions=2)
 
 
 @pytest.fixture
@@ -63,12 +51,9 @@ def test_a_step_has_nearly_the_gradients_of_float32(both):
 @pytest.mark.parametrize("can", [True, False])
 def test_a_trainer_uses_it_where_the_cpu_has_it(can, monkeypatch):
     monkeypatch.setattr(budgets, "cpu_has_bfloat16", lambda: can)
-    trainer = BridgeSmokeTrainer.__new__(BridgeSmokeTrainer)
-    trainer.device, trainer.initial_lr = torch.device("cpu"), 3e-3
-    trainer.network = network()
-    names = trainer.network.state_dict().keys()
+    names = network().state_dict().keys()
 
-    trainer.configure_optimizers()
+    trainer = cpu_trainer(network())
 
     plain = network().train()(image := torch.randn(1, 1, 32, 40))
     assert torch.equal(trainer.network.train()(image), plain) != can

@@ -8,25 +8,17 @@ from dynamic_network_architectures.architectures.unet import (
     PlainConvUNet,
     ResidualEncoderUNet,
 )
+from small_networks import cpu_trainer, small_network
 
 from nnunet_bridge.nnunet.inside.convolutions import speed_up_gradients
 from nnunet_bridge.nnunet.trainers import budgets
-from nnunet_bridge.nnunet.trainers.budgets import BridgeSmokeTrainer
 
 NAME = "_ConvolutionBackward"
 
 
 def network(kind=PlainConvUNet):
-    torch.manual_seed(1)
-    return kind(
-        *(1, 3, (8, 16, 24), torch.nn.Conv3d, ((1, 3, 3), 3, 3), (1, 2, (1, 2, 2))),
-        *(1, 3, 1),
-        conv_bias=True,
-        norm_op=torch.nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=torch.nn.LeakyReLU,
-        deep_supervision=False,
-    )
+    kernels, strides = ((1, 3, 3), 3, 3), (1, 2, (1, 2, 2))
+    return small_network(3, kernels, strides, convolutions=1, kind=kind)
 
 
 def gradients(net, images):
@@ -111,11 +103,8 @@ def test_a_trainer_uses_them_where_they_are_faster(
 ):
     monkeypatch.setattr(budgets, "cpu_has_bfloat16", lambda: bfloat16)
     monkeypatch.setattr(budgets, "cpu_capability", lambda: capability)
-    trainer = BridgeSmokeTrainer.__new__(BridgeSmokeTrainer)
-    trainer.device, trainer.initial_lr = torch.device("cpu"), 3e-3
-    trainer.network = network()
 
-    trainer.configure_optimizers()
+    trainer = cpu_trainer(network())
 
     changed = [
         "forward" in vars(module) for module in trainer.network.encoder.modules()
