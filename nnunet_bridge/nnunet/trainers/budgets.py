@@ -8,7 +8,9 @@ key ``nnunet_bridge``, so that a checkpoint has everything that made it:
 ``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
 """
 
+import ctypes
 import math
+import sys
 from typing import Any
 
 import torch
@@ -84,6 +86,12 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         adam = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2, fused=True)
         return adam, _PerStep()
 
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does; on a CPU, keep freed memory for the next step."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        super().on_train_start()
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Set the learning rate of this step, then train as nnU-Net does."""
         steps = self.num_iterations_per_epoch
@@ -131,6 +139,21 @@ def train_in_bfloat16(network: torch.nn.Module) -> None:
         return outputs.float()
 
     network.forward = forward_mixed
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory of small tensors; return whether it does.
+
+    glibc gives freed memory back to the system, which has to clear it before the next
+    step gets it again. Tensors of a smoke network are smaller than 32 MiB, the highest
+    limit on a 64-bit system (mallopt(3)); larger ones are given back as before. Other
+    libraries have no such limits.
+    """
+    if sys.platform != "linux":
+        return False
+    set_limit = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim, mmap = (-1, 2**31 - 1), (-3, 2**25)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    return set_limit is not None and all(set_limit(*one) for one in (trim, mmap))
 
 
 class _PerStep:
