@@ -39,7 +39,10 @@ def measured(tree, work, number):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start, started = time.time(), time.monotonic()
     command = [sys.executable, "-c", code]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    # Python looks for modules in the current folder first: it must not be a checkout.
+    subprocess.run(
+        command, cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
     wall, after = (
         time.monotonic() - started,
         resource.getrusage(resource.RUSAGE_CHILDREN),

@@ -8,16 +8,13 @@ key ``nnunet_bridge``, so that a checkpoint has everything that made it:
 ``{"2d": {"epochs": 10, "iterations": 50, "validation_iterations": 5, ...}}``.
 """
 
-import ctypes
 import math
-import sys
 from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch.backends.cpu import get_cpu_capability as cpu_capability
 
-from nnunet_bridge.nnunet.inside.convolutions import speed_up_gradients
+from nnunet_bridge.nnunet.inside.cpu_steps import keep_freed_memory, speed_up_steps
 from nnunet_bridge.nnunet.inside.wrappers import plain_network
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its maximum
@@ -78,10 +75,7 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
         network = plain_network(self.network)
         network.decoder.seg_layers[:-1].requires_grad_(requires_grad=False)
         if self.device.type == "cpu":
-            if cpu_has_bfloat16():
-                train_in_bfloat16(network)
-            elif cpu_capability() == "AVX2":
-                speed_up_gradients(network)
+            speed_up_steps(network)
         rate, weights = self.initial_lr, self.network.parameters()
         adam = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2, fused=True)
         return adam, _PerStep()
@@ -118,42 +112,6 @@ class BridgeSmokeTrainer(BridgeQuickTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - nnU-Net's signature
         """Keep one output; nnU-Net switches deep supervision around its validation."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where it does not, it is slower."""
-    facts: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(facts.get("avx512_bf16") or facts.get("amx_bf16"))
-
-
-def train_in_bfloat16(network: torch.nn.Module) -> None:
-    """Compute the steps of a training on a CPU in mixed precision, as on a GPU.
-
-    The outputs, and so the loss, are float32; so is all of every prediction.
-    """
-    forward = network.forward
-
-    def forward_mixed(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=network.training):
-            outputs: torch.Tensor = forward(images)
-        return outputs.float()
-
-    network.forward = forward_mixed
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory of small tensors; return whether it does.
-
-    glibc gives freed memory back to the system, which has to clear it before the next
-    step gets it again. Tensors of a smoke network are smaller than 32 MiB, the highest
-    limit on a 64-bit system (mallopt(3)); larger ones are given back as before. Other
-    libraries have no such limits.
-    """
-    if sys.platform != "linux":
-        return False
-    set_limit = getattr(ctypes.CDLL(None), "mallopt", None)
-    trim, mmap = (-1, 2**31 - 1), (-3, 2**25)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    return set_limit is not None and all(set_limit(*one) for one in (trim, mmap))
 
 
 class _PerStep:

@@ -1,4 +1,4 @@
-"""The faster gradients of 3D convolutions are those of torch in double precision."""
+"""Faster gradients and norms of a smoke training are those of double precision."""
 
 import copy
 
@@ -10,8 +10,8 @@ from dynamic_network_architectures.architectures.unet import (
 )
 from small_networks import cpu_trainer, small_network
 
-from nnunet_bridge.nnunet.inside.convolutions import speed_up_gradients
-from nnunet_bridge.nnunet.trainers import budgets
+from nnunet_bridge.nnunet.inside import cpu_steps
+from nnunet_bridge.nnunet.inside.cpu_steps import speed_up_gradients, speed_up_norms
 
 NAME = "_ConvolutionBackward"
 
@@ -51,6 +51,29 @@ def test_the_gradients_of_a_convolution_are_the_exact_ones(
     torch.testing.assert_close(outputs.double(), expected_outputs, atol=1e-5, rtol=1e-4)
     for one, other in zip(found, expected, strict=True):
         assert (one - other).abs().max() < 1e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_norms_and_their_gradients_are_the_exact_ones(dimensions, affine):
+    torch.manual_seed(3)
+    kind = getattr(torch.nn, f"InstanceNorm{dimensions}d")
+    plain = kind(6, eps=1e-5, affine=affine)
+    for weights in plain.parameters():
+        torch.nn.init.normal_(weights)
+    ours, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    speed_up_norms(ours)
+    images = 50 + 3 * torch.randn(2, 6, *(9, 10, 11)[:dimensions])
+
+    outputs, found = gradients(ours, images)
+    expected_outputs, expected = gradients(exact, images.double())
+
+    assert "GroupNorm" in type(outputs.grad_fn).__name__
+    torch.testing.assert_close(outputs.double(), expected_outputs, atol=1e-4, rtol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() < 1e-4 * other.abs().max()
+    with torch.no_grad():
+        assert torch.equal(*(net.eval()(images) for net in (ours, plain)))
 
 
 @pytest.mark.parametrize("kind", [PlainConvUNet, ResidualEncoderUNet])
@@ -101,12 +124,15 @@ def test_other_convolutions_stay_as_they_are(options):
 def test_a_trainer_uses_them_where_they_are_faster(
     capability, bfloat16, faster, monkeypatch
 ):
-    monkeypatch.setattr(budgets, "cpu_has_bfloat16", lambda: bfloat16)
-    monkeypatch.setattr(budgets, "cpu_capability", lambda: capability)
+    monkeypatch.setattr(cpu_steps, "cpu_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(cpu_steps, "cpu_capability", lambda: capability)
 
     trainer = cpu_trainer(network())
 
-    changed = [
-        "forward" in vars(module) for module in trainer.network.encoder.modules()
-    ]
-    assert any(changed) == faster
+    changed = {
+        type(module)
+        for module in trainer.network.encoder.modules()
+        if "forward" in vars(module)
+    }
+    assert (torch.nn.Conv3d in changed) == faster
+    assert torch.nn.InstanceNorm3d in changed, "they are faster everywhere"
