@@ -14,6 +14,9 @@ from torch.backends.cpu import get_cpu_capability as cpu_capability
 from torch.nn.functional import conv3d, group_norm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""The `forward` of a module."""
+
 
 def speed_up_steps(network: torch.nn.Module) -> None:
     """Change how a network computes while it trains on this CPU."""
@@ -47,10 +50,10 @@ def speed_up_norms(network: torch.nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, _InstanceNorm) and not module.track_running_stats:
-            _compute_training_by(_normalised, module)
+            _train_by(partial(_normalised, module), module)
 
 
-def _normalised(module: Any, images: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's
+def _normalised(module: _InstanceNorm, images: torch.Tensor) -> torch.Tensor:
     scale = module.weight, module.bias
     return group_norm(images, module.num_features, *scale, module.eps)
 
@@ -66,14 +69,12 @@ def train_in_bfloat16(network: torch.nn.Module) -> None:
 
     The outputs, and so the loss, are float32; so is all of every prediction.
     """
-    forward = network.forward
+    _train_by(partial(_mixed, network.forward), network)
 
-    def forward_mixed(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=network.training):
-            outputs: torch.Tensor = forward(images)
-        return outputs.float()
 
-    network.forward = forward_mixed
+def _mixed(forward: Forward, images: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return forward(images).float()
 
 
 def speed_up_gradients(network: torch.nn.Module) -> None:
@@ -94,23 +95,25 @@ def speed_up_gradients(network: torch.nn.Module) -> None:
             and (module.groups, module.dilation) == (1, (1, 1, 1))
             and (module.padding_mode, type(module.padding)) == ("zeros", tuple)
         ):
-            _compute_training_by(_convolved, module)
+            _train_by(partial(_convolved, module), module)
 
 
-def _convolved(module: Any, images: torch.Tensor) -> Any:  # noqa: ANN401 - torch's
+def _convolved(module: torch.nn.Conv3d, images: torch.Tensor) -> torch.Tensor:
     steps = module.stride, module.padding
-    return _Convolution.apply(images, module.weight, module.bias, *steps)
+    found: torch.Tensor
+    found = _Convolution.apply(images, module.weight, module.bias, *steps)
+    return found
 
 
-def _compute_training_by(
-    way: Callable[[Any, Any], Any], module: torch.nn.Module
-) -> None:
-    """Compute a module in another way while it trains, and only then."""
+def _train_by(way: Forward, module: torch.nn.Module) -> None:
+    """Compute the outputs of a module in another way while it trains, and only then."""
     module.forward = partial(_forward, module, module.forward, way)
 
 
-def _forward(module: Any, plain: Any, way: Any, images: torch.Tensor) -> Any:  # noqa: ANN401 - torch's
-    return way(module, images) if module.training else plain(images)
+def _forward(
+    module: torch.nn.Module, plain: Forward, way: Forward, images: torch.Tensor
+) -> torch.Tensor:
+    return way(images) if module.training else plain(images)
 
 
 class _Convolution(torch.autograd.Function):

@@ -134,5 +134,5 @@ def test_a_trainer_uses_them_where_they_are_faster(
         for module in trainer.network.encoder.modules()
         if "forward" in vars(module)
     }
-    assert (torch.nn.Conv3d in changed) == faster
-    assert torch.nn.InstanceNorm3d in changed, "they are faster everywhere"
+    convolutions = {torch.nn.Conv3d} if faster else set()
+    assert changed == {torch.nn.InstanceNorm3d} | convolutions, "norms everywhere"
